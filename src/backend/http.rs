@@ -1,0 +1,1 @@
+//! HTTP and files as sources of manifests and artifacts.

@@ -1,0 +1,458 @@
+//! The outside world behind two traits: an [`Engine`] that runs containers and a [`Store`] that holds artifacts.
+//!
+//! Nothing here decides anything. Each method asks for a state and accepts that it is already so.
+
+pub mod cache;
+pub mod http;
+pub mod podman;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::io::AsyncWrite;
+
+use crate::model::{
+    Artifact, ArtifactKey, CachedArtifact, ContainerId, ContainerName, ContainerSpec, ContainerState, Guest, HostKey,
+    ImageId, ImageRef, Location, Manifest, ManifestError, Name, Sha256Digest,
+};
+
+/// Everything a pass looks at and acts on.
+#[derive(Debug)]
+pub struct World<E, S> {
+    /// Runs containers.
+    pub engine: E,
+    /// Holds artifacts.
+    pub store: S,
+}
+
+/// A stream of bytes that may break off with an error.
+pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
+/// How far a transfer has come. Written by the one who moves the bytes, read by whoever draws a bar.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// A transfer of `total` bytes (0: not known) that has not begun.
+    pub fn new(total: u64) -> Arc<Self> {
+        Arc::new(Self { done: AtomicU64::new(0), total: AtomicU64::new(total) })
+    }
+
+    /// Says that `bytes` have been moved in all.
+    pub fn set(&self, bytes: u64) {
+        self.done.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Says that `bytes` more have been moved.
+    pub fn add(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Says how many bytes there are.
+    pub fn set_total(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes moved so far, and bytes in all (0: not known).
+    pub fn get(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------- engine
+
+/// What a look at the engine is to find.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Whose containers.
+    pub owner: Name,
+    /// Names that are wanted: a stranger who holds one is found too.
+    pub names: BTreeSet<ContainerName>,
+    /// Those of `names` whose health verdict is wanted while they run.
+    pub health: BTreeSet<ContainerName>,
+    /// Containers whose label was hashed with another key than this are inspected for their live values.
+    pub key: HostKey,
+}
+
+/// What a container is created from.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Its name. During a replacement not the one in `spec`.
+    pub name: ContainerName,
+    /// The image.
+    pub image: ImageRef,
+    /// Everything else.
+    pub spec: ContainerSpec,
+    /// Labels, ours among them.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A command to run in a container.
+#[derive(Debug, Clone, Default)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// `NAME=value` on top of the container's own environment.
+    pub env: Vec<String>,
+    /// Working directory; `None` for the container's own.
+    pub workdir: Option<String>,
+    /// Whether standard input will be sent.
+    pub stdin: bool,
+}
+
+/// A command that runs in a container.
+pub struct Exec {
+    /// For [`Engine::exec_exit`].
+    pub id: String,
+    /// What it prints, until it ends.
+    pub output: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
+    /// Its standard input, when asked for. Shutting it down is end of file.
+    pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A piece of output with the stream it came from. Bytes, not text: it may end inside a character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chunk {
+    /// From standard output.
+    Stdout(Bytes),
+    /// From standard error.
+    Stderr(Bytes),
+}
+
+/// Which log lines.
+#[derive(Debug, Clone, Default)]
+pub struct LogRequest {
+    /// Go on as new lines come, until the container ends.
+    pub follow: bool,
+    /// Only the last so many lines.
+    pub tail: Option<u64>,
+}
+
+/// Something happened in the engine. Only a hint to look again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineEvent {
+    /// What happened, in the engine's word (`die`, `start`, `remove`, …).
+    pub action: String,
+    /// The container's name, when it is about one.
+    pub container: Option<String>,
+}
+
+/// Runs containers. Implemented by Podman over its socket.
+pub trait Engine: Send + Sync {
+    /// Looks at the owner's containers, at strangers with a wanted name, and at the images.
+    fn look(&self, look: &Look) -> impl Future<Output = Result<Guest, EngineError>> + Send;
+
+    /// Looks closely at one container: restarts and health verdict included. `None` when there is none.
+    fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
+
+    /// The id of the image with this name; `None` when there is none.
+    fn image(&self, reference: &ImageRef) -> impl Future<Output = Result<Option<ImageId>, EngineError>> + Send;
+
+    /// Loads a plain (decompressed) docker-archive. Yields the names it carried, or `sha256:<id>` where it carried none.
+    fn load(&self, tar: ByteStream) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;
+
+    /// Pulls an image from its registry.
+    fn pull(
+        &self,
+        reference: &ImageRef,
+        progress: Arc<Progress>,
+    ) -> impl Future<Output = Result<ImageId, EngineError>> + Send;
+
+    /// Gives an image another name.
+    fn tag(&self, image: &ImageId, reference: &ImageRef) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Removes an image, with all its names, unless a container uses it (`conflict`). Fine when it is gone already.
+    fn remove_image(&self, image: &ImageId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Creates a container, not started.
+    fn create(&self, create: &Create) -> impl Future<Output = Result<ContainerId, EngineError>> + Send;
+
+    /// Starts it. Fine when it runs already.
+    fn start(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Unfreezes it. Fine when it is not frozen.
+    fn unpause(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Stops it: its stop signal, then KILL after `grace`. Fine when it does not run.
+    fn stop(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Gives it another name.
+    fn rename(&self, id: &ContainerId, name: &ContainerName) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Removes it, stopping it first within `grace`. Fine when it is gone already.
+    fn remove(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Runs its health check once, now. The verdict is in the next look.
+    fn run_healthcheck(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Starts a command in it.
+    fn exec(&self, id: &ContainerId, request: &ExecRequest) -> impl Future<Output = Result<Exec, EngineError>> + Send;
+
+    /// The exit code of a command that has ended.
+    fn exec_exit(&self, exec: &str) -> impl Future<Output = Result<i32, EngineError>> + Send;
+
+    /// Its log.
+    fn logs(
+        &self,
+        id: &ContainerId,
+        request: &LogRequest,
+    ) -> impl Future<Output = Result<Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>, EngineError>> + Send;
+
+    /// What happens from now on to the owner's containers and to images. Malformed events are left out.
+    fn events(
+        &self,
+        owner: &Name,
+    ) -> impl Future<Output = Result<Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>, EngineError>> + Send;
+}
+
+/// What kind of failure an engine reported. Fixed words, for scripts and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EngineErrorKind {
+    /// No such container, image or exec session.
+    NotFound,
+    /// The name, port or object is taken or in use.
+    Conflict,
+    /// No answer within the deadline.
+    Timeout,
+    /// Not allowed.
+    PermissionDenied,
+    /// The engine cannot be reached, or went away in the middle.
+    TransportUnavailable,
+    /// The engine refused (API).
+    ApiError,
+    /// The engine refused (command line).
+    CommandFailed,
+    /// An answer that makes no sense to this build.
+    Unknown,
+}
+
+impl EngineErrorKind {
+    /// The word for it in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "notFound",
+            Self::Conflict => "conflict",
+            Self::Timeout => "timeout",
+            Self::PermissionDenied => "permissionDenied",
+            Self::TransportUnavailable => "transportUnavailable",
+            Self::ApiError => "apiError",
+            Self::CommandFailed => "commandFailed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether trying again later may help by itself.
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Timeout | Self::TransportUnavailable)
+    }
+}
+
+/// A failure of the engine.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    /// What kind.
+    pub kind: EngineErrorKind,
+    /// A sentence: what was tried, on what, and what came back. No cause is repeated elsewhere.
+    pub message: String,
+    /// The request (`POST /containers/create`) or command line.
+    pub command: Option<String>,
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// Exit code of a command.
+    pub exit_code: Option<i32>,
+    /// The answer's body, cut to 4 KiB.
+    pub body: Option<String>,
+    /// What the command printed on standard error, cut to 4 KiB.
+    pub stderr: Option<String>,
+}
+
+impl EngineError {
+    /// An error with no details beyond its sentence.
+    pub fn new(kind: EngineErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), command: None, status: None, exit_code: None, body: None, stderr: None }
+    }
+}
+
+// ----------------------------------------------------------------------------------------------------------- store
+
+/// Holds artifacts and the manifest. Implemented by the cache directory.
+pub trait Store: Send + Sync {
+    /// The manifest at its published place (conditional GET where there is an earlier copy).
+    fn published(&self, at: &Location) -> impl Future<Output = Result<Manifest, StoreError>> + Send;
+
+    /// The last good manifest. `None` when there is none, or what is there cannot be read as one.
+    fn local(&self) -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send;
+
+    /// Every artifact file, with what the index proves of it. Costs a `stat` each.
+    fn list(&self) -> impl Future<Output = Result<BTreeMap<ArtifactKey, CachedArtifact>, StoreError>> + Send;
+
+    /// Hashes a file the index does not prove, and remembers the result. `None` when it is gone.
+    fn prove(&self, key: &ArtifactKey) -> impl Future<Output = Result<Option<Sha256Digest>, StoreError>> + Send;
+
+    /// Brings an artifact into the cache: nothing to do when its bytes are there already; otherwise resumed, verified,
+    /// synced and renamed. A wrong file in its place is moved aside first. `progress` counts bytes of the artifact.
+    /// Yields whether bytes had to be fetched.
+    fn fetch(
+        &self,
+        artifact: &Artifact,
+        from: &Location,
+        progress: Arc<Progress>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Writes the manifest into the cache, atomically.
+    fn commit_manifest(&self, manifest: &Manifest) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Opens an artifact as a plain tar: decompressed (gzip, zstd or not at all, told by its first bytes) while it is
+    /// read. `progress` counts compressed bytes.
+    fn open(
+        &self,
+        key: &ArtifactKey,
+        progress: Arc<Progress>,
+    ) -> impl Future<Output = Result<ByteStream, StoreError>> + Send;
+
+    /// Remembers which image the artifact with this digest yields.
+    fn remember_image(
+        &self,
+        digest: Sha256Digest,
+        image: &ImageId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Removes an artifact file. Fine when it is gone already; never one that is being written or read.
+    fn remove(&self, key: &ArtifactKey) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The manifest could not be had.
+    #[error("manifest fetch failed: {at} ({cause})")]
+    ManifestFetch {
+        /// Where, fit for showing.
+        at: String,
+        /// HTTP status or cause.
+        cause: String,
+        /// Whether trying again later may help by itself.
+        retryable: bool,
+    },
+    /// The manifest was had and is not usable.
+    #[error("{at}: {err}")]
+    Manifest {
+        /// Where, fit for showing.
+        at: String,
+        /// What is wrong with it.
+        err: ManifestError,
+    },
+    /// An artifact could not be had.
+    #[error("download failed: {at} ({cause})")]
+    Download {
+        /// Where, fit for showing.
+        at: String,
+        /// HTTP status or cause.
+        cause: String,
+        /// Whether trying again later may help by itself.
+        retryable: bool,
+    },
+    /// The bytes are not the promised ones.
+    #[error("sha256 mismatch for {what}: expected {expected}, got {got}")]
+    DigestMismatch {
+        /// Path or key.
+        what: String,
+        /// As the manifest says.
+        expected: Sha256Digest,
+        /// As hashed.
+        got: Sha256Digest,
+    },
+    /// The length is not the promised one.
+    #[error("size mismatch for {what}: expected {expected} bytes, got {got}")]
+    SizeMismatch {
+        /// Path or key.
+        what: String,
+        /// As the manifest says.
+        expected: u64,
+        /// As offered or received.
+        got: u64,
+    },
+    /// Not enough room.
+    #[error("not enough space in {}: {need} bytes needed, {free} free", path.display())]
+    NoSpace {
+        /// The file system's directory.
+        path: std::path::PathBuf,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// The tarball cannot be decompressed.
+    #[error("artifact `{key}` is damaged: {why}")]
+    Damaged {
+        /// The artifact.
+        key: ArtifactKey,
+        /// What the decompressor says.
+        why: String,
+    },
+    /// A path below the cache leads elsewhere.
+    #[error("refusing `{}`: it leaves the cache through a symbolic link", path.display())]
+    Escapes {
+        /// The path.
+        path: std::path::PathBuf,
+    },
+    /// The file system refused.
+    #[error("failed to {what} `{}`", path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "write", "rename".
+        what: &'static str,
+        /// On which path.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        err: std::io::Error,
+    },
+}
+
+impl StoreError {
+    /// Whether trying again later may help by itself.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::ManifestFetch { retryable, .. } | Self::Download { retryable, .. } => *retryable,
+            Self::Io { .. } => true,
+            Self::Manifest { .. }
+            | Self::DigestMismatch { .. }
+            | Self::SizeMismatch { .. }
+            | Self::NoSpace { .. }
+            | Self::Damaged { .. }
+            | Self::Escapes { .. } => false,
+        }
+    }
+
+    /// The word for it in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ManifestFetch { .. } => "manifestFetch",
+            Self::Manifest { .. } => "manifestInvalid",
+            Self::Download { .. } => "download",
+            Self::DigestMismatch { .. } => "digestMismatch",
+            Self::SizeMismatch { .. } => "sizeMismatch",
+            Self::NoSpace { .. } => "noSpace",
+            Self::Damaged { .. } => "damaged",
+            Self::Escapes { .. } => "escapes",
+            Self::Io { .. } => "io",
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What the state file wants, checked and resolved.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use url::Url;
+
+use super::ids::{AgentName, Arch, ArtifactKey, Name, Sha256Digest};
+use super::manifest::Artifact;
+use super::spec::{ContainerSpec, HostKey};
+
+/// The whole desired state.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// Who owns what is made from this file.
+    pub name: Name,
+    /// Absolute path of the directory that holds `cache` and `state`.
+    pub root: PathBuf,
+    /// Where the manifest is published. `None` when neither file nor environment names one.
+    pub manifest: Option<Location>,
+    /// How the cache is kept.
+    pub cache: CachePolicy,
+    /// Where containers run.
+    pub runtime: Runtime,
+    /// The agents by name.
+    pub agents: BTreeMap<AgentName, Agent>,
+    /// This machine's architecture.
+    pub host_arch: Arch,
+    /// The key for hashing sensitive values.
+    pub key: HostKey,
+}
+
+/// How the cache is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachePolicy {
+    /// The architectures that are fetched, unless an agent says otherwise. Never empty.
+    pub arches: Vec<Arch>,
+    /// Older versions kept per agent beside what is in use. Default 1.
+    pub keep: u32,
+}
+
+/// Where containers run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Runtime {
+    /// In a Lima virtual machine.
+    Lima {
+        /// The instance's name.
+        instance: String,
+    },
+    /// In Podman on this host.
+    Podman {
+        /// Path of its API socket. `None`: `$CONTAINER_HOST`, `$DOCKER_HOST`, then the usual rootless and rootful ones.
+        socket: Option<PathBuf>,
+    },
+}
+
+/// A line and column of the state file, both counted from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file as the user named it; `-` for standard input.
+    pub file: String,
+    /// Line.
+    pub line: u64,
+    /// Column.
+    pub column: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// One agent.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Where it stands in the state file.
+    pub place: Place,
+    /// Which version.
+    pub version: Version,
+    /// Image repository without tag; `None` takes the manifest's. Always set unless `source` is the manifest.
+    pub image: Option<String>,
+    /// Where the image comes from.
+    pub source: ImageSource,
+    /// The architectures to fetch. Never empty.
+    pub arches: Vec<Arch>,
+    /// What the tarballs must hash to, by architecture, whatever the manifest says.
+    pub pins: BTreeMap<Arch, Sha256Digest>,
+    /// What is to become of its container.
+    pub state: AgentState,
+    /// Observe and report, change nothing.
+    pub suspend: bool,
+    /// The container.
+    pub container: ContainerSpec,
+}
+
+impl Agent {
+    /// The architecture its container runs at: the host's where it is listed, else the first listed.
+    pub fn run_arch(&self, host: Arch) -> Arch {
+        if self.arches.contains(&host) { host } else { self.arches.first().copied().unwrap_or(host) }
+    }
+}
+
+/// Which version of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Version {
+    /// This one.
+    Exact(String),
+    /// Whatever the manifest offers. With another source, the tag `latest`.
+    Latest,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Version::Exact(version) => f.write_str(version),
+            Version::Latest => f.write_str("latest"),
+        }
+    }
+}
+
+/// Where an image comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImageSource {
+    /// A tarball of the manifest, through the cache.
+    #[default]
+    Manifest,
+    /// `podman pull`, when it is not there yet.
+    Registry,
+    /// It must be there.
+    Local,
+}
+
+/// What is to become of an agent's container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AgentState {
+    /// It runs.
+    #[default]
+    Running,
+    /// It exists and does not run.
+    Stopped,
+    /// It does not exist.
+    Absent,
+}
+
+impl fmt::Display for AgentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AgentState::Running => "running",
+            AgentState::Stopped => "stopped",
+            AgentState::Absent => "absent",
+        })
+    }
+}
+
+/// An artifact some agent wants in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// For which agent.
+    pub agent: AgentName,
+    /// For which architecture.
+    pub arch: Arch,
+    /// The artifact.
+    pub artifact: Artifact,
+}
+
+/// Where a manifest or an artifact is published.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Location {
+    /// `http` or `https`.
+    Http(Url),
+    /// A file on this machine.
+    File(PathBuf),
+}
+
+impl Location {
+    /// Reads `https://…`, `http://…`, `file:///…` or an absolute path.
+    ///
+    /// # Errors
+    /// A sentence for anything else.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(url) = Url::parse(text) {
+            return match url.scheme() {
+                "http" | "https" => Ok(Self::Http(url)),
+                "file" => url.to_file_path().map(Self::File).map_err(|()| {
+                    "a file URL needs an absolute path and no host, like `file:///srv/vm/manifest.json`".to_owned()
+                }),
+                other => Err(format!("`{other}:` is not supported: use https, http, file or a path")),
+            };
+        }
+        if text.starts_with('/') {
+            return Ok(Self::File(PathBuf::from(text)));
+        }
+        Err("expected an https, http or file URL, or a path".to_owned())
+    }
+
+    /// Where an artifact lies when the manifest is here: this location less `/vm/manifest.json` (or less its last path
+    /// segment), plus the key. Query and fragment are dropped.
+    pub fn artifact(&self, key: &ArtifactKey) -> Location {
+        match self {
+            Location::Http(url) => {
+                let mut url = url.clone();
+                let path = format!("{}/{key}", base(url.path().trim_end_matches('/')));
+                url.set_path(&path);
+                url.set_query(None);
+                url.set_fragment(None);
+                Location::Http(url)
+            }
+            Location::File(path) => {
+                let base = base(path.to_str().unwrap_or_default());
+                Location::File(PathBuf::from(format!("{base}/{key}")))
+            }
+        }
+    }
+}
+
+fn base(path: &str) -> &str {
+    let base =
+        path.strip_suffix("/vm/manifest.json").unwrap_or_else(|| path.rfind('/').map_or("", |slash| &path[..slash]));
+    base.trim_end_matches('/')
+}
+
+impl fmt::Display for Location {
+    /// The URL without the password or the query, which may hold a token; a path as it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::Http(url) => {
+                let mut url = url.clone();
+                if url.password().is_some() {
+                    let _ = url.set_password(Some("***"));
+                }
+                if url.query().is_some() {
+                    url.set_query(Some("***"));
+                }
+                write!(f, "{url}")
+            }
+            Location::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artifacts_lie_beside_the_manifest() {
+        let key = ArtifactKey::new("vm/images/a-1-x64.tar.gz").unwrap();
+        let at = |text: &str| Location::parse(text).unwrap().artifact(&key).to_string();
+        assert_eq!(at("https://c.example/vm/manifest.json?t=1#x"), "https://c.example/vm/images/a-1-x64.tar.gz");
+        assert_eq!(at("https://c.example/p/vm/manifest.json"), "https://c.example/p/vm/images/a-1-x64.tar.gz");
+        assert_eq!(at("http://c.example/p/m.json"), "http://c.example/p/vm/images/a-1-x64.tar.gz");
+        assert_eq!(at("file:///srv/pub/vm/manifest.json"), "/srv/pub/vm/images/a-1-x64.tar.gz");
+        assert_eq!(at("/srv/pub/m.json"), "/srv/pub/vm/images/a-1-x64.tar.gz");
+    }
+
+    #[test]
+    fn a_location_hides_what_may_be_a_token() {
+        let shown = Location::parse("https://u:canary@c.example/vm/manifest.json?sig=canary").unwrap().to_string();
+        assert_eq!(shown, "https://u:***@c.example/vm/manifest.json?***");
+        assert!(Location::parse("ftp://x/y").unwrap_err().contains("not supported"));
+        assert!(Location::parse("vm/manifest.json").is_err());
+    }
+}

@@ -1,0 +1,449 @@
+//! Checked strings. A value that enters through one of these is never asked about again.
+
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a string is not what it should be. One sentence, lower case, naming what was found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct IdError(pub String);
+
+fn dns_label(what: &str, text: &str) -> Result<(), IdError> {
+    let ok = !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if ok {
+        return Ok(());
+    }
+    Err(IdError(format!(
+        "`{text}` is not {what}: use 1 to 63 lower-case letters, digits and `-`, starting and ending with a letter or digit"
+    )))
+}
+
+fn container_name(text: &str) -> Result<(), IdError> {
+    let mut bytes = text.bytes();
+    let ok = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        && text.len() <= 200;
+    if ok {
+        return Ok(());
+    }
+    Err(IdError(format!(
+        "`{text}` is not a container name: Podman takes letters, digits, `_`, `.` and `-`, starting with a letter or digit"
+    )))
+}
+
+fn image_ref(text: &str) -> Result<(), IdError> {
+    let ok = !text.is_empty()
+        && text.len() <= 512
+        && text.bytes().all(|b| b.is_ascii_graphic())
+        && !text.contains("//")
+        && !text.starts_with(['/', ':', '@', '-'])
+        && !text.ends_with(['/', ':', '@']);
+    if ok { Ok(()) } else { Err(IdError(format!("`{text}` is not an image reference"))) }
+}
+
+fn non_empty(text: &str) -> Result<(), IdError> {
+    if text.is_empty() { Err(IdError("an id may not be empty".into())) } else { Ok(()) }
+}
+
+macro_rules! checked_string {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks `text` and wraps it.
+            ///
+            /// # Errors
+            /// A sentence that says what is wrong with `text`.
+            pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
+                let text = text.into();
+                let check: fn(&str) -> Result<(), IdError> = $check;
+                check(&text)?;
+                Ok(Self(text))
+            }
+
+            /// The string itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(text: String) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+    };
+}
+
+checked_string! {
+    /// The name of a state file: who owns what. A DNS label; label, lock and state directory are named after it.
+    Name, |text| dns_label("a name", text)
+}
+checked_string! {
+    /// The name of one agent. A DNS label.
+    AgentName, |text| dns_label("an agent name", text)
+}
+checked_string! {
+    /// A container name as Podman takes it, without a leading slash.
+    ContainerName, container_name
+}
+checked_string! {
+    /// A container id as Podman gives it (64 hex digits on every version seen).
+    ContainerId, non_empty
+}
+checked_string! {
+    /// An image reference with tag or digest, e.g. `ghcr.io/openclaw/openclaw:2026.4.12`.
+    ImageRef, image_ref
+}
+
+impl ImageRef {
+    /// Joins repository and version: `repo:tag`, or `repo@sha256:…` when the version is a digest.
+    ///
+    /// # Errors
+    /// When the two do not make an image reference.
+    pub fn join(repository: &str, version: &str) -> Result<Self, IdError> {
+        let mark = if version.starts_with("sha256:") { '@' } else { ':' };
+        Self::new(format!("{repository}{mark}{version}"))
+    }
+
+    /// The name Podman files it under: short names become `docker.io/library/…` or `docker.io/…`, except `localhost/…`
+    /// and names whose first segment is a host (has a dot or a colon).
+    pub fn qualified(&self) -> ImageRef {
+        let text = &self.0;
+        let Some((first, _)) = text.split_once('/') else {
+            return Self(format!("docker.io/library/{text}"));
+        };
+        if first == "localhost" || first.contains('.') || first.contains(':') {
+            return self.clone();
+        }
+        Self(format!("docker.io/{text}"))
+    }
+}
+
+/// An image id: the config digest as 64 hex digits, without the `sha256:` some answers put before it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct ImageId(String);
+
+impl ImageId {
+    /// The hex digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 12 digits, as `podman images` prints them.
+    pub fn short(&self) -> &str {
+        self.0.get(..12).unwrap_or(&self.0)
+    }
+}
+
+impl From<String> for ImageId {
+    fn from(text: String) -> Self {
+        match text.strip_prefix("sha256:") {
+            Some(hex) => Self(hex.to_owned()),
+            None => Self(text),
+        }
+    }
+}
+
+impl From<&str> for ImageId {
+    fn from(text: &str) -> Self {
+        Self::from(text.to_owned())
+    }
+}
+
+impl From<ImageId> for String {
+    fn from(id: ImageId) -> String {
+        id.0
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageId({})", self.short())
+    }
+}
+
+/// The key of an artifact in the manifest, e.g. `vm/images/openclaw-2026.4.12-arm64.tar.gz`: a relative, normal path
+/// below `vm/`, safe to join to the cache directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ArtifactKey(String);
+
+impl ArtifactKey {
+    /// Checks that the key stays below `vm/` whatever the manifest says.
+    ///
+    /// # Errors
+    /// When it is absolute, has `..`, `.`, an empty segment, a backslash or a control character, or lies elsewhere.
+    pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
+        let text = text.into();
+        let refuse = |why: &str| Err(IdError(format!("artifact key `{}` {why}", text.escape_debug())));
+        if text.len() > 512 {
+            return refuse("is longer than 512 bytes");
+        }
+        if text.starts_with('/') {
+            return refuse("is absolute; keys are relative to the cache");
+        }
+        if text.contains('\\') || text.chars().any(char::is_control) {
+            return refuse("has a backslash or a control character");
+        }
+        if Path::new(&text).components().any(|part| !matches!(part, Component::Normal(_)))
+            || text.split('/').any(|part| part.is_empty() || part == "." || part == "..")
+        {
+            return refuse("has `..`, `.` or an empty segment; keys must be plain paths");
+        }
+        if !text.starts_with("vm/") {
+            return refuse("is not below `vm/`");
+        }
+        if text == "vm/manifest.json" {
+            return refuse("is the manifest itself");
+        }
+        if text.ends_with(".partial") || text.ends_with(".partial.json") {
+            return refuse("ends like an unfinished download");
+        }
+        Ok(Self(text))
+    }
+
+    /// The key as published.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last path segment.
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// Where this artifact lies in a cache directory.
+    pub fn path_in(&self, cache: &Path) -> PathBuf {
+        cache.join(&self.0)
+    }
+}
+
+impl fmt::Display for ArtifactKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ArtifactKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl TryFrom<String> for ArtifactKey {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        Self::new(text)
+    }
+}
+
+impl From<ArtifactKey> for String {
+    fn from(key: ArtifactKey) -> String {
+        key.0
+    }
+}
+
+/// A sha256 digest. Written as 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Sha256Digest([u8; 32]);
+
+impl Sha256Digest {
+    /// From the raw bytes a hasher yields.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// From 64 hex digits of either case.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let wrong = || IdError(format!("`{}` is not a sha256: expected 64 hex digits", text.escape_debug()));
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(wrong());
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
+            if pair.starts_with('+') {
+                return Err(wrong());
+            }
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The raw bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl TryFrom<String> for Sha256Digest {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Sha256Digest> for String {
+    fn from(digest: Sha256Digest) -> String {
+        digest.to_string()
+    }
+}
+
+/// A CPU architecture that images are published for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arch {
+    /// 64-bit ARM.
+    Arm64,
+    /// 64-bit x86.
+    X64,
+}
+
+impl Arch {
+    /// Every architecture, in the order they are fetched.
+    pub const ALL: [Arch; 2] = [Arch::Arm64, Arch::X64];
+
+    /// The word used in manifests and file names.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Arch::Arm64 => "arm64",
+            Arch::X64 => "x64",
+        }
+    }
+
+    /// From a machine's own name for its architecture (`uname -m`, Rust, Node): `aarch64`/`arm64`, and
+    /// `x86_64`/`amd64`/`x64`/`ia32`.
+    ///
+    /// # Errors
+    /// `unsupported host arch: …` for anything else.
+    pub fn from_machine(word: &str) -> Result<Self, IdError> {
+        match word {
+            "aarch64" | "arm64" => Ok(Arch::Arm64),
+            "x86_64" | "amd64" | "x64" | "ia32" => Ok(Arch::X64),
+            other => Err(IdError(format!("unsupported host arch: {other}"))),
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stay_below_vm() {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "vm/../x",
+            "vm/./x",
+            "vm//x",
+            "x/vm/y",
+            "vm",
+            "vm/",
+            "vm/a\\b",
+            "vm/a\nb",
+            "vm/manifest.json",
+            "vm/images/a.partial",
+            "vm/images/a.partial.json",
+        ] {
+            assert!(ArtifactKey::new(bad).is_err(), "{bad:?} was accepted");
+        }
+        let key = ArtifactKey::new("vm/images/a-1-x64.tar.gz").unwrap();
+        assert_eq!(key.path_in(Path::new("/c")), Path::new("/c/vm/images/a-1-x64.tar.gz"));
+        assert_eq!(key.file_name(), "a-1-x64.tar.gz");
+    }
+
+    #[test]
+    fn digests_are_64_hex_digits_and_nothing_else() {
+        let text = "ab".repeat(32);
+        assert_eq!(Sha256Digest::parse(&text).unwrap().to_string(), text);
+        assert_eq!(Sha256Digest::parse(&text.to_uppercase()).unwrap().to_string(), text);
+        for bad in ["", "unused", &"ab".repeat(31), &"+a".repeat(32), &"é".repeat(32), &"zz".repeat(32)] {
+            assert!(Sha256Digest::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn machine_words_become_arches() {
+        assert_eq!(Arch::from_machine("ia32").unwrap(), Arch::X64);
+        assert_eq!(Arch::from_machine("aarch64").unwrap(), Arch::Arm64);
+        assert_eq!(Arch::from_machine("arm").unwrap_err().to_string(), "unsupported host arch: arm");
+    }
+
+    #[test]
+    fn image_references_join_and_qualify() {
+        let by_digest = ImageRef::join("r.example/a", &format!("sha256:{}", "0".repeat(64))).unwrap();
+        assert!(by_digest.as_str().contains("@sha256:"));
+        let qualified = |text: &str| ImageRef::new(text).unwrap().qualified().to_string();
+        assert_eq!(qualified("agent:1"), "docker.io/library/agent:1");
+        assert_eq!(qualified("acme/agent:1"), "docker.io/acme/agent:1");
+        assert_eq!(qualified("localhost/agent:1"), "localhost/agent:1");
+        assert_eq!(qualified("127.0.0.1:5000/agent:1"), "127.0.0.1:5000/agent:1");
+    }
+}

@@ -1,0 +1,22 @@
+//! Plain types: what is wanted, what was seen, and the words both are said in.
+//!
+//! Nothing here does I/O, reads a clock or knows a backend; all of it can be built in a test by hand.
+
+pub mod desired;
+pub mod ids;
+pub mod manifest;
+pub mod observed;
+pub mod spec;
+pub mod text;
+
+pub use desired::{Agent, AgentState, CachePolicy, Desired, ImageSource, Location, Place, Runtime, Version, Wanted};
+pub use ids::{
+    AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, Name, Sha256Digest,
+};
+pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
+pub use observed::{CachedArtifact, CachedFile, ContainerState, Guest, Health, Live, Observed, Owner, Phase, Seen};
+pub use spec::{
+    CanonicalSpec, ContainerSpec, FieldChange, HealthCheck, HealthTest, HostKey, Mount, Port, Protocol, RestartPolicy,
+    SPEC_VERSION,
+};
+pub use text::Text;

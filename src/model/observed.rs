@@ -1,0 +1,194 @@
+//! What is really there, as one look found it.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
+use super::manifest::Manifest;
+use super::spec::{CanonicalSpec, Port};
+
+/// The outcome of one look. "Not there" and "could not look" are different: the second never deletes or creates.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seen<T> {
+    /// It is there.
+    Present(T),
+    /// It is not there.
+    Absent,
+    /// It could not be looked at.
+    Unknown {
+        /// The reason, as a sentence for people.
+        why: String,
+    },
+}
+
+impl<T> Seen<T> {
+    /// The value, when it is there.
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Seen::Present(value) => Some(value),
+            Seen::Absent | Seen::Unknown { .. } => None,
+        }
+    }
+
+    /// The reason, when it could not be looked at.
+    pub fn unknown(&self) -> Option<&str> {
+        match self {
+            Seen::Unknown { why } => Some(why),
+            Seen::Present(_) | Seen::Absent => None,
+        }
+    }
+}
+
+/// Everything one pass looked at.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// The manifest at its published place. `Absent` when the state file needs none.
+    pub published: Seen<Manifest>,
+    /// The last good manifest, in the cache.
+    pub local: Seen<Manifest>,
+    /// Every artifact file in the cache.
+    pub artifacts: Seen<BTreeMap<ArtifactKey, CachedArtifact>>,
+    /// Podman: our containers, those with a wanted name, and the images.
+    pub guest: Seen<Guest>,
+}
+
+/// An artifact file in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedArtifact {
+    /// Its length in bytes.
+    pub size: u64,
+    /// The sha256 of its bytes, proved by the index or by hashing; `None` when neither was needed in this look.
+    pub digest: Option<Sha256Digest>,
+    /// The image that loading it yields, where that is remembered.
+    pub image: Option<ImageId>,
+    /// When it was last written.
+    pub modified: SystemTime,
+}
+
+/// An artifact file with its key. What `cache list` shows.
+pub type CachedFile = (ArtifactKey, CachedArtifact);
+
+/// Podman's side of a look.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Guest {
+    /// Podman's version, e.g. `4.3.1`.
+    pub version: String,
+    /// Every image name (tag or digest, fully qualified) with the image it stands for.
+    pub images: BTreeMap<ImageRef, ImageId>,
+    /// Containers that carry our name, and strangers that hold a wanted name.
+    pub containers: BTreeMap<ContainerName, ContainerState>,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerState {
+    /// Its id.
+    pub id: ContainerId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The image it was made from.
+    pub image: ImageId,
+    /// The name of that image at creation, as Podman keeps it.
+    pub image_name: String,
+    /// Where it stands in its life.
+    pub phase: Phase,
+    /// When it was last started.
+    pub started_at: Option<SystemTime>,
+    /// The pid of its first process on Podman's machine, while it runs.
+    pub pid: Option<u32>,
+    /// How often Podman restarted it by itself, where the look tells.
+    pub restarts: Option<u32>,
+    /// Ports it publishes.
+    pub ports: Vec<Port>,
+    /// The verdict of its health check, when it has one and the look tells.
+    pub health: Option<Health>,
+    /// Values as they are in the live container; looked up only where the label cannot be compared.
+    pub live: Option<Live>,
+}
+
+/// Whose a container is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Owner {
+    /// It carries our `steadfast.name`.
+    Ours {
+        /// `steadfast.agent`; `None` when that label is missing or not an agent name.
+        agent: Option<AgentName>,
+        /// `steadfast.spec`; `None` when it cannot be read.
+        spec: Option<CanonicalSpec>,
+        /// `steadfast.spec-version`; 0 when missing.
+        version: u32,
+    },
+    /// It carries another owner's `steadfast.name`, or none at all. Never touched without `--adopt`.
+    Foreign,
+}
+
+/// Where a container stands in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Made, never started.
+    Created,
+    /// Its process runs.
+    Running,
+    /// Frozen by somebody.
+    Paused,
+    /// On its way down; Podman moves it on.
+    Stopping,
+    /// Its process ended.
+    Exited {
+        /// The exit code.
+        code: i32,
+    },
+    /// Being removed; Podman moves it on.
+    Removing,
+    /// A word this build does not know.
+    Other(String),
+}
+
+/// The verdict of a health check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// No verdict yet.
+    Starting,
+    /// The last check passed.
+    Healthy,
+    /// As many checks in a row failed as `retries` says.
+    Unhealthy,
+    /// A word this build does not know.
+    Other(String),
+}
+
+/// Values as they are in a live container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Environment, Podman's own additions included.
+    pub env: BTreeMap<String, String>,
+    /// Command without entrypoint.
+    pub command: Option<Vec<String>>,
+    /// Bind mounts by target: `source` or `source:ro`.
+    pub mounts: BTreeMap<String, String>,
+    /// `host:address` lines.
+    pub add_hosts: Option<Vec<String>>,
+    /// Health check command.
+    pub health_test: Option<Vec<String>>,
+}
+
+impl Live {
+    /// The live value of a canonical field; `None` when live inspection does not tell.
+    pub fn field(&self, field: &str) -> Option<Vec<String>> {
+        if let Some(variable) = field.strip_prefix("container.env.") {
+            return self.env.get(variable).map(|value| vec![value.clone()]);
+        }
+        if let Some(target) = field.strip_prefix("container.mounts[") {
+            return self.mounts.get(target.strip_suffix(']')?).map(|source| vec![source.clone()]);
+        }
+        match field {
+            "container.command" => self.command.clone(),
+            "container.healthcheck.test" => self.health_test.clone(),
+            "container.addHosts" => self.add_hosts.clone().map(|mut hosts| {
+                hosts.sort();
+                hosts
+            }),
+            _ => None,
+        }
+    }
+}
