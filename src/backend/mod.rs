@@ -35,6 +35,9 @@ pub struct World<E, S> {
 /// A stream of bytes that may break off with an error.
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
+/// What an engine sends bit by bit, until it ends or breaks off with an error.
+pub type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, EngineError>> + Send>>;
+
 /// How far a transfer has come. Written by the one who moves the bytes, read by whoever draws a bar.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -85,7 +88,7 @@ pub struct Look {
 }
 
 /// What a container is created from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Create {
     /// Its name. During a replacement not the one in `spec`.
     pub name: ContainerName,
@@ -115,7 +118,7 @@ pub struct Exec {
     /// For [`Engine::exec_exit`].
     pub id: String,
     /// What it prints, until it ends.
-    pub output: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
+    pub output: Flow<Chunk>,
     /// Its standard input, when asked for. Shutting it down is end of file.
     pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
 }
@@ -212,13 +215,10 @@ pub trait Engine: Send + Sync {
         &self,
         id: &ContainerId,
         request: &LogRequest,
-    ) -> impl Future<Output = Result<Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>, EngineError>> + Send;
+    ) -> impl Future<Output = Result<Flow<Chunk>, EngineError>> + Send;
 
     /// What happens from now on to the owner's containers and to images. Malformed events are left out.
-    fn events(
-        &self,
-        owner: &Name,
-    ) -> impl Future<Output = Result<Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>, EngineError>> + Send;
+    fn events(&self, owner: &Name) -> impl Future<Output = Result<Flow<EngineEvent>, EngineError>> + Send;
 }
 
 /// What kind of failure an engine reported. Fixed words, for scripts and metrics.

@@ -1,0 +1,378 @@
+//! What can be done, why, and what the rest waits for. Each says itself in one sentence.
+
+use std::fmt;
+
+use crate::backend::Create;
+use crate::model::{
+    AgentName, Artifact, ArtifactKey, ContainerId, ContainerName, FieldChange, ImageId, ImageRef, Location, Manifest,
+    Phase,
+};
+
+/// One idempotent step. It carries all it needs; execution makes no choices.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Write the published manifest into the cache, now that its artifacts are there.
+    SyncManifest {
+        /// What to write.
+        manifest: Box<Manifest>,
+    },
+    /// Bring an artifact into the cache.
+    FetchArtifact {
+        /// What.
+        artifact: Artifact,
+        /// Where it is published.
+        from: Location,
+    },
+    /// Load an artifact into the engine, and see that the image carries its name.
+    LoadImage {
+        /// The tarball.
+        artifact: Artifact,
+        /// The name the image must have.
+        reference: ImageRef,
+        /// The image is in the engine already and lacks only the name.
+        tag: Option<ImageId>,
+    },
+    /// Pull an image from its registry.
+    PullImage {
+        /// Which.
+        reference: ImageRef,
+    },
+    /// Create a container where there is none.
+    CreateContainer {
+        /// What to create.
+        create: Create,
+        /// Whether it is to run.
+        start: bool,
+    },
+    /// Start a container that exists, or unfreeze it.
+    StartContainer {
+        /// Which.
+        id: ContainerId,
+        /// Its name.
+        name: ContainerName,
+        /// It is frozen, not stopped.
+        paused: bool,
+        /// What ran before it, kept by an interrupted replacement: it comes back should the start fail.
+        previous: Option<ContainerId>,
+    },
+    /// Stop a container and keep it.
+    StopContainer {
+        /// Which.
+        id: ContainerId,
+        /// Its name.
+        name: ContainerName,
+    },
+    /// Put a successor in a container's place, in the order that never leaves nothing.
+    ReplaceContainer {
+        /// The successor, under its final name.
+        create: Create,
+        /// Whether it is to run.
+        start: bool,
+        /// What it takes the place of.
+        old: ContainerId,
+        /// The name that one has now.
+        old_name: ContainerName,
+        /// Whether that one runs now.
+        old_runs: bool,
+    },
+    /// Stop and remove a container.
+    RemoveContainer {
+        /// Which.
+        id: ContainerId,
+        /// Its name.
+        name: ContainerName,
+    },
+    /// Remove an artifact that nothing needs any more.
+    PruneArtifact {
+        /// Which.
+        key: ArtifactKey,
+    },
+    /// Remove an image that nothing needs any more.
+    PruneImage {
+        /// Which.
+        image: ImageId,
+        /// Its name.
+        reference: ImageRef,
+    },
+}
+
+impl Action {
+    /// The fixed word for it in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Action::SyncManifest { .. } => "syncManifest",
+            Action::FetchArtifact { .. } => "fetchArtifact",
+            Action::LoadImage { .. } => "loadImage",
+            Action::PullImage { .. } => "pullImage",
+            Action::CreateContainer { .. } => "createContainer",
+            Action::StartContainer { .. } => "startContainer",
+            Action::StopContainer { .. } => "stopContainer",
+            Action::ReplaceContainer { .. } => "replaceContainer",
+            Action::RemoveContainer { .. } => "removeContainer",
+            Action::PruneArtifact { .. } => "pruneArtifact",
+            Action::PruneImage { .. } => "pruneImage",
+        }
+    }
+
+    /// What it acts on: a key, an image reference or a container name.
+    pub fn target(&self) -> String {
+        match self {
+            Action::SyncManifest { .. } => "vm/manifest.json".to_owned(),
+            Action::FetchArtifact { artifact, .. } => artifact.key.to_string(),
+            Action::PruneArtifact { key } => key.to_string(),
+            Action::LoadImage { reference, .. }
+            | Action::PullImage { reference }
+            | Action::PruneImage { reference, .. } => reference.to_string(),
+            Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => create.name.to_string(),
+            Action::StartContainer { name, .. }
+            | Action::StopContainer { name, .. }
+            | Action::RemoveContainer { name, .. } => name.to_string(),
+        }
+    }
+
+    /// Bytes to fetch for it.
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            Action::FetchArtifact { artifact, .. } => Some(artifact.size_bytes),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self {
+            Action::SyncManifest { .. } => "write manifest",
+            Action::FetchArtifact { .. } => "fetch",
+            Action::LoadImage { tag: None, .. } => "load image",
+            Action::LoadImage { tag: Some(_), .. } => "tag image",
+            Action::PullImage { .. } => "pull image",
+            Action::CreateContainer { .. } => "create container",
+            Action::StartContainer { paused: true, .. } => "unpause container",
+            Action::StartContainer { .. } => "start container",
+            Action::StopContainer { .. } => "stop container",
+            Action::ReplaceContainer { .. } => "replace container",
+            Action::RemoveContainer { .. } => "remove container",
+            Action::PruneArtifact { .. } => "prune artifact",
+            Action::PruneImage { .. } => "prune image",
+        };
+        write!(f, "{verb} `{}`", self.target())
+    }
+}
+
+/// Why a step is planned. A fact about what was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The artifact is not in the cache.
+    NotCached,
+    /// Its file has other bytes than the manifest promises.
+    WrongBytes,
+    /// The cache has no manifest yet.
+    ManifestMissing,
+    /// The published manifest is another one.
+    ManifestChanged,
+    /// The engine has no image of this name.
+    ImageMissing,
+    /// It is not known which image the tarball holds.
+    ImageUnknown,
+    /// The name stands for another image.
+    ImageTagMoved,
+    /// There is no such container.
+    ContainerMissing,
+    /// It should run and does not.
+    NotRunning(Phase),
+    /// It runs and should not.
+    WantedStopped,
+    /// These fields differ.
+    Changed(Vec<FieldChange>),
+    /// Its spec label cannot be read.
+    SpecUnreadable,
+    /// It belongs to nobody, and was given to us.
+    Adopted,
+    /// The agent is gone from the state file.
+    Orphaned,
+    /// The agent is to be absent.
+    WantedAbsent,
+    /// A replacement that did not finish left it.
+    Leftover,
+    /// It holds a host port that another agent takes over, which gives up one that this agent takes.
+    PortSwap,
+    /// The state file is being taken down.
+    TakenDown,
+    /// Newer versions are in use and as many older ones kept as the state file says.
+    Superseded,
+}
+
+impl Reason {
+    /// The differing fields, where that is the reason.
+    pub fn changes(&self) -> &[FieldChange] {
+        match self {
+            Reason::Changed(changes) => changes,
+            _ => &[],
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Reason::NotCached => "not in the cache",
+            Reason::WrongBytes => "the cached file has other bytes than the manifest promises",
+            Reason::ManifestMissing => "the cache has no manifest",
+            Reason::ManifestChanged => "the published manifest changed",
+            Reason::ImageMissing => "the image is not there",
+            Reason::ImageUnknown => "it is not known yet which image the tarball holds",
+            Reason::ImageTagMoved => "the name stands for another image",
+            Reason::ContainerMissing => "it does not exist",
+            Reason::NotRunning(phase) => return write!(f, "it is {phase}"),
+            Reason::WantedStopped => "it is to be stopped",
+            Reason::Changed(changes) => {
+                for (at, change) in changes.iter().enumerate() {
+                    let comma = if at == 0 { "" } else { ", " };
+                    write!(f, "{comma}{}", change.field)?;
+                }
+                return f.write_str(" changed");
+            }
+            Reason::SpecUnreadable => "its spec label cannot be read",
+            Reason::Adopted => "it is taken over from its owner",
+            Reason::Orphaned => "its agent is not in the state file any more",
+            Reason::WantedAbsent => "it is to be absent",
+            Reason::Leftover => "an interrupted replacement left it",
+            Reason::PortSwap => "another agent takes over its host port",
+            Reason::TakenDown => "the state file is taken down",
+            Reason::Superseded => "newer versions are in use",
+        };
+        f.write_str(text)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Phase::Created => f.write_str("created and was never started"),
+            Phase::Running => f.write_str("running"),
+            Phase::Paused => f.write_str("paused"),
+            Phase::Stopping => f.write_str("stopping"),
+            Phase::Exited { code } => write!(f, "exited with code {code}"),
+            Phase::Removing => f.write_str("being removed"),
+            Phase::Other(word) => write!(f, "`{word}`"),
+        }
+    }
+}
+
+/// A step that can be taken now, whatever becomes of the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// For which agent.
+    pub agent: Option<AgentName>,
+    /// What is done.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// A step that is wanted and cannot be taken yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiting {
+    /// For which agent.
+    pub agent: Option<AgentName>,
+    /// Kind of the step, as [`Action::kind`].
+    pub kind: &'static str,
+    /// Its target, as [`Action::target`].
+    pub target: String,
+    /// Why it is wanted.
+    pub reason: Reason,
+    /// What it waits for.
+    pub on: WaitingOn,
+}
+
+/// What a step waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitingOn {
+    /// A manifest that offers what is wanted.
+    Manifest {
+        /// Why there is none.
+        why: String,
+    },
+    /// An artifact that another step fetches.
+    Artifact {
+        /// Which.
+        key: ArtifactKey,
+    },
+    /// An image that another step brings.
+    Image {
+        /// Which.
+        reference: ImageRef,
+    },
+    /// An image that nobody brings: `source: local`, and it is not there.
+    LocalImage {
+        /// Which.
+        reference: ImageRef,
+    },
+    /// A container that another step removes or replaces.
+    Removal {
+        /// Its name.
+        name: ContainerName,
+    },
+    /// A stranger's container that holds the name.
+    Stranger {
+        /// Its name.
+        name: ContainerName,
+    },
+    /// Podman finishing what it does to the container (stopping, removing).
+    Transition {
+        /// What was seen.
+        phase: Phase,
+    },
+    /// A look that was not possible.
+    Sight {
+        /// Why.
+        why: String,
+    },
+}
+
+impl WaitingOn {
+    /// The fixed word for it in JSON.
+    pub fn word(&self) -> &'static str {
+        match self {
+            WaitingOn::Manifest { .. } => "manifest",
+            WaitingOn::Artifact { .. } => "artifact",
+            WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } => "image",
+            WaitingOn::Removal { .. } | WaitingOn::Stranger { .. } => "removal",
+            WaitingOn::Transition { .. } | WaitingOn::Sight { .. } => "sight",
+        }
+    }
+
+    /// Whether no step of this plan, and no patience, will end the wait.
+    pub fn is_blocked(&self) -> bool {
+        match self {
+            WaitingOn::Manifest { .. }
+            | WaitingOn::LocalImage { .. }
+            | WaitingOn::Stranger { .. }
+            | WaitingOn::Sight { .. } => true,
+            WaitingOn::Artifact { .. }
+            | WaitingOn::Image { .. }
+            | WaitingOn::Removal { .. }
+            | WaitingOn::Transition { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for WaitingOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitingOn::Manifest { why } => write!(f, "once a manifest offers it: {why}"),
+            WaitingOn::Artifact { key } => write!(f, "once `{key}` is fetched"),
+            WaitingOn::Image { reference } => write!(f, "once image `{reference}` is there"),
+            WaitingOn::LocalImage { reference } => {
+                write!(f, "once somebody brings image `{reference}` (source: local)")
+            }
+            WaitingOn::Removal { name } => write!(f, "once container `{name}` has gone or let go"),
+            WaitingOn::Stranger { name } => {
+                write!(f, "container `{name}` exists and does not belong to this state file")
+            }
+            WaitingOn::Transition { phase } => write!(f, "once Podman is done: it is {phase}"),
+            WaitingOn::Sight { why } => write!(f, "unknown until it can be seen: {why}"),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Which tarballs are wanted, and which of them must be fetched. The manifest is written once they are there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Action, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
+use crate::model::{
+    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, Desired, ImageSource, ManifestError, Observed, Owner,
+    Seen, Sha256Digest, Version,
+};
+
+/// What became of the artifact each agent runs from.
+pub(super) enum Fetched {
+    /// Its bytes are in the cache and proved.
+    Cached(Artifact),
+    /// A step of this plan fetches it.
+    Coming(Artifact),
+    /// It cannot be told or had.
+    Blocked(WaitingOn),
+}
+
+/// The artifact that is meant by an agent's version for one architecture.
+///
+/// Looked for in the published manifest, then in the last good one, so that a pinned version survives the publisher
+/// moving on. An older version that neither offers is still known by the agent's own `sha256` pin, by the cache's index,
+/// or by the label of the container that runs from it.
+///
+/// # Errors
+/// A sentence that says why nothing offers it.
+pub fn resolve_artifact(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, String> {
+    let found = offered(name, agent, arch, observed)
+        .or_else(|refusal| remembered(name, agent, arch, observed).ok_or(refusal))?;
+    match agent.pins.get(&arch) {
+        Some(pin) if *pin != found.sha256 => Err(format!(
+            "the manifest's {arch} tarball of `{name}` has sha256 {}, the state file pins {pin}",
+            found.sha256
+        )),
+        _ => Ok(found),
+    }
+}
+
+fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, String> {
+    let mut refusal = None;
+    for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {
+        let offer = manifest.agent(name.as_str()).and_then(|offer| match &agent.version {
+            Version::Exact(wanted) if *wanted != offer.version => Err(ManifestError::OtherVersion {
+                agent: name.to_string(),
+                wanted: wanted.clone(),
+                offered: offer.version.clone(),
+            }),
+            _ => manifest.artifact(name.as_str(), arch),
+        });
+        match offer {
+            Ok(artifact) => return Ok(artifact),
+            Err(err) => refusal = refusal.or(Some(err.to_string())),
+        }
+        if agent.version == Version::Latest {
+            break;
+        }
+    }
+    Err(refusal.unwrap_or_else(|| match observed.published.unknown() {
+        Some(why) => why.to_owned(),
+        None => "no manifest is configured: set `manifest.url` or $STEADFAST_MANIFEST_URL".to_owned(),
+    }))
+}
+
+fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Option<Artifact> {
+    let Version::Exact(version) = &agent.version else { return None };
+    let key = ArtifactKey::new(format!("vm/images/{name}-{version}-{arch}.tar.gz")).ok()?;
+    let cached = observed.artifacts.present().and_then(|artifacts| artifacts.get(&key));
+    let sha256 = agent
+        .pins
+        .get(&arch)
+        .copied()
+        .or_else(|| cached.and_then(|cached| cached.digest))
+        .or_else(|| labelled(name, version, observed))?;
+    Some(Artifact { key, sha256, size_bytes: cached.map_or(0, |cached| cached.size) })
+}
+
+fn labelled(name: &AgentName, version: &str, observed: &Observed) -> Option<Sha256Digest> {
+    observed.guest.present()?.containers.values().find_map(|container| match &container.owner {
+        Owner::Ours { agent: Some(agent), spec: Some(spec), .. } if agent == name => {
+            let image = spec.image()?;
+            image.ends_with(&format!(":{version}")).then_some(spec.artifact).flatten()
+        }
+        _ => None,
+    })
+}
+
+pub(super) fn plan(
+    desired: &Desired,
+    observed: &Observed,
+    active: &[(&AgentName, &Agent)],
+    plan: &mut Plan,
+) -> BTreeMap<AgentName, Fetched> {
+    let mut outcomes = BTreeMap::new();
+    let mut planned = BTreeSet::new();
+    let mut all_there = true;
+    let empty = BTreeMap::new();
+    let cached = match &observed.artifacts {
+        Seen::Present(cached) => Ok(cached),
+        Seen::Absent => Ok(&empty),
+        Seen::Unknown { why } => Err(why),
+    };
+    for &(name, agent) in active {
+        if agent.source != ImageSource::Manifest || agent.state == AgentState::Absent {
+            continue;
+        }
+        let run_arch = agent.run_arch(desired.host_arch);
+        for &arch in &agent.arches {
+            let runs = arch == run_arch;
+            let artifact = match resolve_artifact(name, agent, arch, observed) {
+                Ok(artifact) => artifact,
+                Err(why) if runs => {
+                    blocked(name, WaitingOn::Manifest { why }, &mut outcomes, plan);
+                    continue;
+                }
+                Err(why) => {
+                    plan.notes.push(Note::ArchMissing { agent: name.clone(), why });
+                    continue;
+                }
+            };
+            let cached = match cached {
+                Ok(cached) => cached.get(&artifact.key),
+                Err(why) => {
+                    if runs {
+                        blocked(name, WaitingOn::Sight { why: why.clone() }, &mut outcomes, plan);
+                    }
+                    continue;
+                }
+            };
+            let reason = match cached {
+                Some(cached) if cached.digest == Some(artifact.sha256) => {
+                    if runs {
+                        outcomes.insert(name.clone(), Fetched::Cached(artifact));
+                    }
+                    continue;
+                }
+                Some(_) => Reason::WrongBytes,
+                None => Reason::NotCached,
+            };
+            all_there = false;
+            let Some(from) = desired.manifest.as_ref().map(|manifest| manifest.artifact(&artifact.key)) else {
+                let why = "no manifest is configured: set `manifest.url` or $STEADFAST_MANIFEST_URL".to_owned();
+                blocked(name, WaitingOn::Manifest { why }, &mut outcomes, plan);
+                continue;
+            };
+            if planned.insert(artifact.key.clone()) {
+                plan.step(name.clone(), Action::FetchArtifact { artifact: artifact.clone(), from }, reason);
+            }
+            if runs {
+                outcomes.insert(name.clone(), Fetched::Coming(artifact));
+            }
+        }
+    }
+    plan_manifest(observed, &outcomes, all_there, plan);
+    outcomes
+}
+
+fn blocked(name: &AgentName, on: WaitingOn, outcomes: &mut BTreeMap<AgentName, Fetched>, plan: &mut Plan) {
+    plan.waiting.push(Waiting {
+        agent: Some(name.clone()),
+        kind: "fetchArtifact",
+        target: name.to_string(),
+        reason: Reason::NotCached,
+        on: on.clone(),
+    });
+    outcomes.insert(name.clone(), Fetched::Blocked(on));
+}
+
+/// The local manifest is "the last whose artifacts are all present": it follows the published one, after them.
+fn plan_manifest(observed: &Observed, outcomes: &BTreeMap<AgentName, Fetched>, all_there: bool, plan: &mut Plan) {
+    let Some(published) = observed.published.present() else { return };
+    if outcomes.is_empty() || outcomes.values().any(|fetched| matches!(fetched, Fetched::Blocked(_))) {
+        return;
+    }
+    let reason = match &observed.local {
+        Seen::Present(local) if local == published => return,
+        Seen::Present(_) => Reason::ManifestChanged,
+        Seen::Absent => Reason::ManifestMissing,
+        Seen::Unknown { .. } => return,
+    };
+    let action = Action::SyncManifest { manifest: Box::new(published.clone()) };
+    let missing = outcomes.values().find_map(|fetched| match fetched {
+        Fetched::Coming(artifact) => Some(artifact.key.clone()),
+        Fetched::Cached(_) | Fetched::Blocked(_) => None,
+    });
+    match missing {
+        Some(key) => plan.wait(None, &action, reason, WaitingOn::Artifact { key }),
+        None if all_there => plan.step(None, action, reason),
+        None => {
+            if let Some(key) = plan.ready.iter().find_map(|step| match &step.action {
+                Action::FetchArtifact { artifact, .. } => Some(artifact.key.clone()),
+                _ => None,
+            }) {
+                plan.wait(None, &action, reason, WaitingOn::Artifact { key });
+            }
+        }
+    }
+}
+
+/// The image repository an agent runs from: its own, else the manifest's.
+pub(super) fn repository(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<String, WaitingOn> {
+    if let Some(image) = &agent.image {
+        return Ok(image.clone());
+    }
+    let manifest = effective_manifest(observed).ok_or_else(|| WaitingOn::Manifest {
+        why: observed.published.unknown().unwrap_or("no manifest is configured").to_owned(),
+    })?;
+    match manifest.agent(name.as_str()) {
+        Ok(offer) => Ok(offer.image.clone()),
+        Err(err) => Err(WaitingOn::Manifest { why: err.to_string() }),
+    }
+}
+
+/// The version an agent runs at, with `latest` resolved.
+pub(super) fn version(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<String, WaitingOn> {
+    match (&agent.version, agent.source) {
+        (Version::Exact(version), _) => Ok(version.clone()),
+        (Version::Latest, ImageSource::Registry | ImageSource::Local) => Ok("latest".to_owned()),
+        (Version::Latest, ImageSource::Manifest) => {
+            let manifest = effective_manifest(observed).ok_or_else(|| WaitingOn::Manifest {
+                why: observed.published.unknown().unwrap_or("no manifest is configured").to_owned(),
+            })?;
+            match manifest.agent(name.as_str()) {
+                Ok(offer) => Ok(offer.version.clone()),
+                Err(err) => Err(WaitingOn::Manifest { why: err.to_string() }),
+            }
+        }
+    }
+}

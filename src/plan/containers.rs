@@ -1,0 +1,505 @@
+//! The containers: one decision per agent over (wanted, seen).
+//!
+//! Only what carries our label is ever changed. A stranger with a wanted name is a wait, with a hint. What a replacement
+//! that was killed left behind (`….next`, `….prev`) is finished or cleared here, never guessed at elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::images::ImageFor;
+use super::{Action, Note, Plan, Policy, Reason, Step, WaitingOn};
+use crate::backend::Create;
+use crate::model::{
+    Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Desired, FieldChange, Guest, ImageRef,
+    Name, Observed, Owner, Phase, RestartPolicy, SPEC_VERSION, Seen,
+};
+
+/// What a successor is called until it takes the name.
+pub const NEXT_SUFFIX: &str = ".next";
+/// What a predecessor is called until it is dropped.
+pub const PREV_SUFFIX: &str = ".prev";
+
+/// The labels of a container of ours.
+pub fn labels(owner: &Name, agent: &AgentName, spec: &CanonicalSpec) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("steadfast.name".to_owned(), owner.to_string()),
+        ("steadfast.agent".to_owned(), agent.to_string()),
+        ("steadfast.spec".to_owned(), spec.to_label()),
+        ("steadfast.spec-version".to_owned(), SPEC_VERSION.to_string()),
+    ])
+}
+
+/// The containers of one agent.
+#[derive(Default)]
+struct Mine<'a> {
+    main: Option<(&'a ContainerName, &'a ContainerState)>,
+    next: Option<(&'a ContainerName, &'a ContainerState)>,
+    prev: Option<(&'a ContainerName, &'a ContainerState)>,
+    others: Vec<(&'a ContainerName, &'a ContainerState)>,
+}
+
+pub(super) fn plan(
+    desired: &Desired,
+    observed: &Observed,
+    active: &[(&AgentName, &Agent)],
+    images: &BTreeMap<AgentName, ImageFor>,
+    policy: &Policy,
+    plan: &mut Plan,
+) {
+    let guest = match &observed.guest {
+        Seen::Present(guest) => guest,
+        Seen::Absent => return blind(active, "Podman is not there", plan),
+        Seen::Unknown { why } => return blind(active, why, plan),
+    };
+    let mine = by_agent(guest);
+    let first = plan.ready.len();
+    for &(name, agent) in active {
+        let empty = Mine::default();
+        let found = mine.get(name).unwrap_or(&empty);
+        let sorted = sort_out(&agent.container.name, found);
+        let stranger = guest
+            .containers
+            .get(&agent.container.name)
+            .filter(|container| !is_ours(container, name))
+            .map(|container| (&agent.container.name, container));
+        match agent.state {
+            AgentState::Absent => remove_all(name, &sorted, Reason::WantedAbsent, plan),
+            AgentState::Running | AgentState::Stopped => {
+                let Some(image) = images.get(name) else { continue };
+                keep(desired, name, agent, &sorted, stranger, image, policy, plan);
+            }
+        }
+    }
+    if policy.only.is_empty() {
+        orphans(desired, guest, policy, plan);
+    }
+    let steps = plan.ready.split_off(first);
+    let ordered = order_by_ports(desired, guest, steps, plan);
+    plan.ready.extend(ordered);
+}
+
+/// While Podman cannot be seen, its containers are unknown; nothing is guessed.
+fn blind(active: &[(&AgentName, &Agent)], why: &str, plan: &mut Plan) {
+    for &(name, agent) in active {
+        plan.waiting.push(super::Waiting {
+            agent: Some(name.clone()),
+            kind: "createContainer",
+            target: agent.container.name.to_string(),
+            reason: Reason::ContainerMissing,
+            on: WaitingOn::Sight { why: why.to_owned() },
+        });
+    }
+}
+
+fn by_agent(guest: &Guest) -> BTreeMap<&AgentName, Mine<'_>> {
+    let mut mine = BTreeMap::<&AgentName, Mine<'_>>::new();
+    for (name, container) in &guest.containers {
+        if let Owner::Ours { agent: Some(agent), .. } = &container.owner {
+            mine.entry(agent).or_default().others.push((name, container));
+        }
+    }
+    mine
+}
+
+fn is_ours(container: &ContainerState, agent: &AgentName) -> bool {
+    matches!(&container.owner, Owner::Ours { agent: Some(owner), .. } if owner == agent)
+}
+
+fn sort_out<'a>(wanted: &ContainerName, found: &Mine<'a>) -> Mine<'a> {
+    let mut sorted = Mine::default();
+    for &(name, container) in &found.others {
+        let slot = if name == wanted {
+            &mut sorted.main
+        } else if name.as_str().ends_with(NEXT_SUFFIX) && sorted.next.is_none() {
+            &mut sorted.next
+        } else if name.as_str().ends_with(PREV_SUFFIX) && sorted.prev.is_none() {
+            &mut sorted.prev
+        } else {
+            sorted.others.push((name, container));
+            continue;
+        };
+        *slot = Some((name, container));
+    }
+    sorted
+}
+
+fn remove(
+    agent: Option<&AgentName>,
+    name: &ContainerName,
+    container: &ContainerState,
+    reason: Reason,
+    plan: &mut Plan,
+) {
+    let action = Action::RemoveContainer { id: container.id.clone(), name: name.clone() };
+    if container.phase == Phase::Removing {
+        let phase = container.phase.clone();
+        plan.wait(agent.cloned(), &action, reason, WaitingOn::Transition { phase });
+    } else {
+        plan.step(agent.cloned(), action, reason);
+    }
+}
+
+fn remove_all(agent: &AgentName, mine: &Mine<'_>, reason: Reason, plan: &mut Plan) {
+    for &(name, container) in mine.main.iter().chain(&mine.next).chain(&mine.prev).chain(&mine.others) {
+        remove(Some(agent), name, container, reason.clone(), plan);
+    }
+}
+
+/// An agent that is to have a container, running or stopped.
+#[expect(clippy::too_many_arguments, reason = "one decision over everything that is known of one agent")]
+fn keep(
+    desired: &Desired,
+    name: &AgentName,
+    agent: &Agent,
+    mine: &Mine<'_>,
+    stranger: Option<(&ContainerName, &ContainerState)>,
+    image: &ImageFor,
+    policy: &Policy,
+    plan: &mut Plan,
+) {
+    let start = agent.state == AgentState::Running;
+    let create = image.reference.as_ref().ok().map(|reference| Create {
+        name: agent.container.name.clone(),
+        image: reference.clone(),
+        spec: agent.container.clone(),
+        labels: labels(
+            &desired.name,
+            name,
+            &CanonicalSpec::new(&agent.container, reference, image.artifact, &desired.key),
+        ),
+    });
+
+    // What it replaces, if anything: a stranger that is given to us, itself, or itself under an older name.
+    let current = match (stranger, mine.main) {
+        (Some((held, container)), _) => {
+            if !policy.adopt {
+                let Some(create) = create else { return waits(name, agent, image, Reason::ContainerMissing, plan) };
+                let action = Action::CreateContainer { create, start };
+                plan.wait(name.clone(), &action, Reason::ContainerMissing, WaitingOn::Stranger { name: held.clone() });
+                return;
+            }
+            Some((held, container, Reason::Adopted))
+        }
+        (None, Some((held, container))) => match judge(desired, agent, container, image) {
+            Judgement::Same => {
+                return settle(name, agent, held, container, mine, plan);
+            }
+            Judgement::Unsure(why) => {
+                let Some(create) = create else { return waits(name, agent, image, Reason::SpecUnreadable, plan) };
+                let action = replacement(create, start, held, container);
+                plan.wait(name.clone(), &action, Reason::SpecUnreadable, WaitingOn::Sight { why });
+                return;
+            }
+            Judgement::Differs(reason) => Some((held, container, reason)),
+        },
+        (None, None) => mine.others.first().map(|&(held, container)| {
+            let change = FieldChange {
+                field: "container.name".to_owned(),
+                from: Some(held.to_string()),
+                to: Some(agent.container.name.to_string()),
+            };
+            (held, container, Reason::Changed(vec![change]))
+        }),
+    };
+
+    // A half-made successor is worthless: it is cleared before a new one is made.
+    if let Some((next, container)) = mine.next {
+        remove(Some(name), next, container, Reason::Leftover, plan);
+    }
+    // The name of the predecessor must be free for the one that is replaced now.
+    let in_the_way = if current.is_some() { mine.next.or(mine.prev) } else { mine.next };
+    if let (Some(_), Some((prev, container))) = (&current, mine.prev) {
+        remove(Some(name), prev, container, Reason::Leftover, plan);
+    }
+    let (action, reason) = match (create, current) {
+        (None, current) => {
+            let reason = current.map_or(Reason::ContainerMissing, |(_, _, reason)| reason);
+            return waits(name, agent, image, reason, plan);
+        }
+        (Some(create), None) => (Action::CreateContainer { create, start }, Reason::ContainerMissing),
+        (Some(create), Some((held, container, reason))) => (replacement(create, start, held, container), reason),
+    };
+    match (&image.image, in_the_way) {
+        (Err(on), _) => plan.wait(name.clone(), &action, reason, on.clone()),
+        (Ok(_), Some((left, _))) => {
+            plan.wait(name.clone(), &action, reason, WaitingOn::Removal { name: left.clone() });
+        }
+        (Ok(_), None) => plan.step(name.clone(), action, reason),
+    }
+}
+
+fn replacement(create: Create, start: bool, held: &ContainerName, container: &ContainerState) -> Action {
+    Action::ReplaceContainer {
+        create,
+        start,
+        old: container.id.clone(),
+        old_name: held.clone(),
+        old_runs: matches!(container.phase, Phase::Running | Phase::Paused),
+    }
+}
+
+fn waits(name: &AgentName, agent: &Agent, image: &ImageFor, reason: Reason, plan: &mut Plan) {
+    let on = match (&image.reference, &image.image) {
+        (Err(on), _) | (Ok(_), Err(on)) => on.clone(),
+        (Ok(_), Ok(_)) => return,
+    };
+    let kind = if reason == Reason::ContainerMissing { "createContainer" } else { "replaceContainer" };
+    let target = agent.container.name.to_string();
+    plan.waiting.push(super::Waiting { agent: Some(name.clone()), kind, target, reason, on });
+}
+
+enum Judgement {
+    Same,
+    Differs(Reason),
+    Unsure(String),
+}
+
+/// Whether a container is what is wanted, but for whether it runs.
+fn judge(desired: &Desired, agent: &Agent, container: &ContainerState, image: &ImageFor) -> Judgement {
+    let Owner::Ours { spec, version, .. } = &container.owner else { return Judgement::Differs(Reason::Adopted) };
+    let Some(spec) = spec else {
+        return if *version > SPEC_VERSION {
+            Judgement::Unsure(format!(
+                "a newer steadfast made it (spec version {version}, this build knows {SPEC_VERSION})"
+            ))
+        } else {
+            Judgement::Differs(Reason::SpecUnreadable)
+        };
+    };
+    // What cannot be told now is taken to be as it was: not knowing is no reason to replace.
+    let reference = match &image.reference {
+        Ok(reference) => reference.clone(),
+        Err(_) => match spec.image().and_then(|image| ImageRef::new(image).ok()) {
+            Some(reference) => reference,
+            None => return Judgement::Same,
+        },
+    };
+    let mut changes = spec.changes(*version, &agent.container, &reference, &desired.key, container.live.as_ref());
+    if !changes.iter().any(|change| change.field == "image") {
+        changes.extend(image_change(container, spec, image));
+    }
+    ports_change(agent, container, &mut changes);
+    if changes.is_empty() { Judgement::Same } else { Judgement::Differs(Reason::Changed(changes)) }
+}
+
+/// The same reference may come to mean another image: a tarball published anew, a tag built or pulled anew.
+fn image_change(container: &ContainerState, spec: &CanonicalSpec, image: &ImageFor) -> Option<FieldChange> {
+    let change =
+        |from: String, to: String| FieldChange { field: "image.id".to_owned(), from: Some(from), to: Some(to) };
+    match &image.image {
+        Ok(wanted) if *wanted != container.image => {
+            Some(change(container.image.short().to_owned(), wanted.short().to_owned()))
+        }
+        Ok(_) => None,
+        Err(on) if on.is_blocked() => None,
+        Err(_) => match (spec.artifact, image.artifact) {
+            (Some(from), Some(to)) if from != to => Some(FieldChange {
+                field: "artifact.sha256".to_owned(),
+                from: Some(from.to_string()[..12].to_owned()),
+                to: Some(to.to_string()[..12].to_owned()),
+            }),
+            _ => None,
+        },
+    }
+}
+
+/// Published ports can be told reliably from a look, so a container that lost or gained one is seen whatever its label
+/// says.
+fn ports_change(agent: &Agent, container: &ContainerState, changes: &mut Vec<FieldChange>) {
+    if changes.iter().any(|change| change.field == "container.ports") {
+        return;
+    }
+    let shown = |ports: BTreeSet<String>| {
+        (!ports.is_empty()).then(|| format!("[{}]", ports.into_iter().collect::<Vec<_>>().join(", ")))
+    };
+    let from: BTreeSet<String> = container.ports.iter().map(ToString::to_string).collect();
+    let to: BTreeSet<String> = agent.container.ports.iter().map(ToString::to_string).collect();
+    if from != to {
+        changes.push(FieldChange { field: "container.ports".to_owned(), from: shown(from), to: shown(to) });
+    }
+}
+
+/// The right container is there; is it in the right state, and is anything left beside it?
+fn settle(
+    name: &AgentName,
+    agent: &Agent,
+    held: &ContainerName,
+    container: &ContainerState,
+    mine: &Mine<'_>,
+    plan: &mut Plan,
+) {
+    let start = |paused| Action::StartContainer {
+        id: container.id.clone(),
+        name: held.clone(),
+        paused,
+        previous: mine.prev.map(|(_, previous)| previous.id.clone()),
+    };
+    let stop = Action::StopContainer { id: container.id.clone(), name: held.clone() };
+    let not_running = Reason::NotRunning(container.phase.clone());
+    let mut right = false;
+    match (agent.state, &container.phase) {
+        (_, Phase::Stopping | Phase::Removing) => {
+            let on = WaitingOn::Transition { phase: container.phase.clone() };
+            plan.wait(name.clone(), &start(false), not_running, on);
+        }
+        (_, Phase::Other(word)) => {
+            let on = WaitingOn::Sight { why: format!("Podman says it is `{word}`") };
+            plan.wait(name.clone(), &start(false), not_running, on);
+        }
+        (AgentState::Running, Phase::Running) | (AgentState::Stopped, Phase::Created | Phase::Exited { .. }) => {
+            right = true;
+        }
+        (AgentState::Running, Phase::Created) => plan.step(name.clone(), start(false), not_running),
+        (AgentState::Running, Phase::Paused) => plan.step(name.clone(), start(true), not_running),
+        (AgentState::Running, Phase::Exited { code }) => {
+            if stays_ended(agent.container.restart, *code) {
+                right = true;
+            } else {
+                plan.step(name.clone(), start(false), not_running);
+            }
+        }
+        (AgentState::Stopped | AgentState::Absent, Phase::Running | Phase::Paused) => {
+            plan.step(name.clone(), stop, Reason::WantedStopped);
+        }
+        (AgentState::Absent, _) => {}
+    }
+    if right {
+        for &(left, container) in mine.next.iter().chain(&mine.prev).chain(&mine.others) {
+            remove(Some(name), left, container, Reason::Leftover, plan);
+        }
+    }
+}
+
+/// Whether a container that ended by itself is to stay so.
+pub(crate) fn stays_ended(policy: RestartPolicy, code: i32) -> bool {
+    match policy {
+        RestartPolicy::No => true,
+        RestartPolicy::OnFailure => code == 0,
+        RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
+    }
+}
+
+fn orphans(desired: &Desired, guest: &Guest, policy: &Policy, plan: &mut Plan) {
+    for (name, container) in &guest.containers {
+        let Owner::Ours { agent, .. } = &container.owner else { continue };
+        if agent.as_ref().is_some_and(|agent| desired.agents.contains_key(agent)) {
+            continue;
+        }
+        if policy.prune {
+            remove(agent.as_ref(), name, container, Reason::Orphaned, plan);
+        } else {
+            plan.notes.push(Note::OrphanKept { name: name.clone() });
+        }
+    }
+}
+
+pub(super) fn plan_down(observed: &Observed, plan: &mut Plan) {
+    let Some(guest) = observed.guest.present() else { return };
+    for (name, container) in &guest.containers {
+        if let Owner::Ours { agent, .. } = &container.owner {
+            remove(agent.as_ref(), name, container, Reason::TakenDown, plan);
+        }
+    }
+}
+
+/// A host port can only be taken once its holder has let go of it. Steps that start a container whose port another of
+/// our containers holds, and is about to give up, wait for that one; where two wait for each other, one is stopped first.
+fn order_by_ports(desired: &Desired, guest: &Guest, steps: Vec<Step>, plan: &mut Plan) -> Vec<Step> {
+    let holders = port_holders(guest);
+    let leaving: BTreeMap<&ContainerName, usize> =
+        steps.iter().enumerate().filter_map(|(at, step)| Some((gives_up(&step.action)?, at))).collect();
+    let mut waits_for: BTreeMap<usize, ContainerName> = BTreeMap::new();
+    for (at, step) in steps.iter().enumerate() {
+        let Some(own) = takes_over(&step.action) else { continue };
+        let ports = wanted_ports(desired, step);
+        let holder = ports.iter().find_map(|port| {
+            let holder = *holders.get(port)?;
+            (Some(holder) != own && leaving.contains_key(holder)).then(|| holder.clone())
+        });
+        if let Some(holder) = holder {
+            waits_for.insert(at, holder);
+        }
+    }
+    let mut stopped = BTreeSet::new();
+    for &at in waits_for.keys() {
+        if in_a_ring(at, &waits_for, &leaving, &stopped) {
+            stopped.insert(at);
+        }
+    }
+    let mut ready = Vec::with_capacity(steps.len());
+    for (at, step) in steps.iter().enumerate() {
+        match waits_for.get(&at) {
+            None => ready.push(step.clone()),
+            Some(holder) => {
+                let on = WaitingOn::Removal { name: holder.clone() };
+                plan.wait(step.agent.clone(), &step.action, step.reason.clone(), on);
+                if let (true, Action::ReplaceContainer { old, old_name, old_runs: true, .. }) =
+                    (stopped.contains(&at), &step.action)
+                {
+                    let action = Action::StopContainer { id: old.clone(), name: old_name.clone() };
+                    ready.push(Step { agent: step.agent.clone(), action, reason: Reason::PortSwap });
+                }
+            }
+        }
+    }
+    ready
+}
+
+type HostPort = (u16, crate::model::Protocol);
+
+fn port_holders(guest: &Guest) -> BTreeMap<HostPort, &ContainerName> {
+    let mut holders = BTreeMap::new();
+    for (name, container) in &guest.containers {
+        if matches!(container.phase, Phase::Running | Phase::Paused | Phase::Stopping) {
+            for port in &container.ports {
+                holders.insert((port.host_port, port.protocol), name);
+            }
+        }
+    }
+    holders
+}
+
+/// The container whose ports this step frees.
+fn gives_up(action: &Action) -> Option<&ContainerName> {
+    match action {
+        Action::ReplaceContainer { old_name, .. } => Some(old_name),
+        Action::RemoveContainer { name, .. } | Action::StopContainer { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+/// For a step that starts a container: the container whose ports it may have for the taking.
+fn takes_over(action: &Action) -> Option<Option<&ContainerName>> {
+    match action {
+        Action::CreateContainer { start: true, .. } => Some(None),
+        Action::StartContainer { name, .. } => Some(Some(name)),
+        Action::ReplaceContainer { start: true, old_name, .. } => Some(Some(old_name)),
+        _ => None,
+    }
+}
+
+fn wanted_ports(desired: &Desired, step: &Step) -> Vec<HostPort> {
+    let agent = step.agent.as_ref().and_then(|agent| desired.agents.get(agent));
+    agent.map_or_else(Vec::new, |agent| {
+        agent.container.ports.iter().map(|port| (port.host_port, port.protocol)).collect()
+    })
+}
+
+fn in_a_ring(
+    from: usize,
+    waits_for: &BTreeMap<usize, ContainerName>,
+    leaving: &BTreeMap<&ContainerName, usize>,
+    stopped: &BTreeSet<usize>,
+) -> bool {
+    let mut at = from;
+    for _ in 0..=waits_for.len() {
+        if stopped.contains(&at) {
+            return false;
+        }
+        let Some(next) = waits_for.get(&at).and_then(|holder| leaving.get(holder)) else { return false };
+        at = *next;
+        if at == from {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,147 @@
+//! Which image each agent runs, and what must happen before it is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::artifacts::{self, Fetched};
+use super::{Action, Plan, Reason, WaitingOn};
+use crate::model::{
+    Agent, AgentName, AgentState, Artifact, Guest, ImageId, ImageRef, ImageSource, Observed, Owner, Seen, Sha256Digest,
+};
+
+/// The image of one agent.
+pub(super) struct ImageFor {
+    /// Its full name, or why that cannot be told.
+    pub reference: Result<ImageRef, WaitingOn>,
+    /// The tarball it comes from.
+    pub artifact: Option<Sha256Digest>,
+    /// The image itself, or what it waits for.
+    pub image: Result<ImageId, WaitingOn>,
+}
+
+pub(super) fn plan(
+    observed: &Observed,
+    active: &[(&AgentName, &Agent)],
+    fetched: &BTreeMap<AgentName, Fetched>,
+    plan: &mut Plan,
+) -> BTreeMap<AgentName, ImageFor> {
+    let mut planned = BTreeSet::new();
+    let labelled = match observed.guest.present() {
+        Some(guest) => images_by_artifact(guest),
+        None => BTreeMap::new(),
+    };
+    let mut images = BTreeMap::new();
+    for &(name, agent) in active {
+        if agent.state == AgentState::Absent {
+            continue;
+        }
+        let mut image =
+            ImageFor { reference: reference(name, agent, observed), artifact: None, image: unseen(observed) };
+        if let (Ok(reference), Seen::Present(guest)) = (&image.reference, &observed.guest) {
+            let has = guest.images.get(reference);
+            match agent.source {
+                ImageSource::Local => {
+                    image.image = has.cloned().ok_or_else(|| WaitingOn::LocalImage { reference: reference.clone() });
+                }
+                ImageSource::Registry => {
+                    image.image = has.cloned().ok_or_else(|| WaitingOn::Image { reference: reference.clone() });
+                    if has.is_none() && planned.insert(reference.clone()) {
+                        plan.step(
+                            name.clone(),
+                            Action::PullImage { reference: reference.clone() },
+                            Reason::ImageMissing,
+                        );
+                    }
+                }
+                ImageSource::Manifest => {
+                    let (artifact, there) = match fetched.get(name) {
+                        Some(Fetched::Cached(artifact)) => (artifact, true),
+                        Some(Fetched::Coming(artifact)) => (artifact, false),
+                        Some(Fetched::Blocked(on)) => {
+                            image.image = Err(on.clone());
+                            images.insert(name.clone(), image);
+                            continue;
+                        }
+                        None => continue,
+                    };
+                    image.artifact = Some(artifact.sha256);
+                    let known = known_image(artifact, observed, &labelled);
+                    image.image = load(name, reference, artifact, there, known, guest, &mut planned, plan);
+                }
+            }
+        } else if let Some(Fetched::Cached(artifact) | Fetched::Coming(artifact)) = fetched.get(name) {
+            image.artifact = Some(artifact.sha256);
+        }
+        if let Err(on) = &image.reference {
+            image.image = Err(on.clone());
+        }
+        images.insert(name.clone(), image);
+    }
+    images
+}
+
+#[expect(clippy::too_many_arguments, reason = "one decision over everything that is known of one image")]
+fn load(
+    name: &AgentName,
+    reference: &ImageRef,
+    artifact: &Artifact,
+    there: bool,
+    known: Option<ImageId>,
+    guest: &Guest,
+    planned: &mut BTreeSet<ImageRef>,
+    plan: &mut Plan,
+) -> Result<ImageId, WaitingOn> {
+    let has = guest.images.get(reference);
+    let reason = match (&known, has) {
+        (Some(known), Some(has)) if known == has => return Ok(known.clone()),
+        (Some(_), Some(_)) => Reason::ImageTagMoved,
+        (Some(_), None) => Reason::ImageMissing,
+        (None, Some(_)) => Reason::ImageUnknown,
+        (None, None) => Reason::ImageMissing,
+    };
+    let tag = known.filter(|known| guest.images.values().any(|id| id == known));
+    let loadable = there || tag.is_some();
+    let action = Action::LoadImage { artifact: artifact.clone(), reference: reference.clone(), tag };
+    if planned.insert(reference.clone()) {
+        if loadable {
+            plan.step(name.clone(), action, reason);
+        } else {
+            plan.wait(name.clone(), &action, reason, WaitingOn::Artifact { key: artifact.key.clone() });
+        }
+    }
+    Err(WaitingOn::Image { reference: reference.clone() })
+}
+
+/// The image a tarball yields: remembered by the cache, else told by a container that was made from it.
+fn known_image(
+    artifact: &Artifact,
+    observed: &Observed,
+    labelled: &BTreeMap<Sha256Digest, ImageId>,
+) -> Option<ImageId> {
+    let remembered = observed
+        .artifacts
+        .present()
+        .and_then(|artifacts| artifacts.get(&artifact.key))
+        .filter(|cached| cached.digest == Some(artifact.sha256))
+        .and_then(|cached| cached.image.clone());
+    remembered.or_else(|| labelled.get(&artifact.sha256).cloned())
+}
+
+fn images_by_artifact(guest: &Guest) -> BTreeMap<Sha256Digest, ImageId> {
+    let labelled = guest.containers.values().filter_map(|container| match &container.owner {
+        Owner::Ours { spec: Some(spec), .. } => Some((spec.artifact?, container.image.clone())),
+        Owner::Ours { .. } | Owner::Foreign => None,
+    });
+    labelled.collect()
+}
+
+fn unseen(observed: &Observed) -> Result<ImageId, WaitingOn> {
+    Err(WaitingOn::Sight { why: observed.guest.unknown().unwrap_or("Podman was not looked at").to_owned() })
+}
+
+fn reference(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<ImageRef, WaitingOn> {
+    let repository = artifacts::repository(name, agent, observed)?;
+    let version = artifacts::version(name, agent, observed)?;
+    ImageRef::join(&repository, &version)
+        .map(|reference| reference.qualified())
+        .map_err(|err| WaitingOn::Manifest { why: err.to_string() })
+}

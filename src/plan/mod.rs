@@ -1,0 +1,203 @@
+//! The plan: the steps that turn what is observed into what is desired.
+//!
+//! A pure function of its arguments. No I/O, no clock, no randomness; what it needs to know about the world stands in
+//! [`Observed`], and what it decides stands in [`Plan`]. Each file here diffs one layer; this one joins them.
+
+pub mod action;
+mod artifacts;
+mod containers;
+mod images;
+mod prune;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use action::{Action, Reason, Step, Waiting, WaitingOn};
+pub use artifacts::resolve_artifact;
+pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
+
+use crate::model::{AgentName, AgentState, ArtifactKey, Desired, ImageSource, Manifest, Observed, Seen, Wanted};
+
+/// What the user allows a plan to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Remove containers of agents that are gone from the state file, and what nothing needs any more.
+    pub prune: bool,
+    /// Take over strangers' containers that hold a wanted name.
+    pub adopt: bool,
+    /// Only these agents; empty for all.
+    pub only: BTreeSet<AgentName>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { prune: true, adopt: false, only: BTreeSet::new() }
+    }
+}
+
+impl Policy {
+    fn includes(&self, agent: &AgentName) -> bool {
+        self.only.is_empty() || self.only.contains(agent)
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// Steps that can start now and do not depend on each other.
+    pub ready: Vec<Step>,
+    /// Steps that are wanted and wait.
+    pub waiting: Vec<Waiting>,
+    /// What a person should know beside.
+    pub notes: Vec<Note>,
+}
+
+/// Something a plan leaves as it is, and says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The manifest could not be had; the last good one serves.
+    Offline {
+        /// Why.
+        why: String,
+    },
+    /// The agent is suspended, and nothing is done about it.
+    Suspended {
+        /// Which.
+        agent: AgentName,
+    },
+    /// The container belongs to an agent that is gone, and stays since pruning is off.
+    OrphanKept {
+        /// Its name.
+        name: crate::model::ContainerName,
+    },
+    /// The manifest has no tarball for an architecture that is only kept in the cache.
+    ArchMissing {
+        /// Which agent.
+        agent: AgentName,
+        /// What is missing.
+        why: String,
+    },
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Note::Offline { why } => write!(f, "going on with the last good manifest: {why}"),
+            Note::Suspended { agent } => write!(f, "agent `{agent}` is suspended: nothing is changed"),
+            Note::OrphanKept { name } => {
+                write!(f, "container `{name}` belongs to no agent of the state file and is kept (--no-prune)")
+            }
+            Note::ArchMissing { agent, why } => write!(f, "agent `{agent}`: {why}"),
+        }
+    }
+}
+
+/// Counts of a plan's steps, ready and waiting together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Containers to create.
+    pub create: usize,
+    /// Containers to replace.
+    pub replace: usize,
+    /// Containers to start.
+    pub start: usize,
+    /// Containers to stop.
+    pub stop: usize,
+    /// Containers to remove.
+    pub remove: usize,
+    /// Artifacts to fetch.
+    pub fetch: usize,
+    /// Their bytes.
+    pub fetch_bytes: u64,
+    /// Steps hidden by something that could not be seen.
+    pub unknown: usize,
+}
+
+impl Plan {
+    /// Whether there is nothing to do and nothing to wait for.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Counts by kind.
+    pub fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        let ready = self.ready.iter().map(|step| step.action.kind());
+        for kind in ready.chain(self.waiting.iter().map(|waiting| waiting.kind)) {
+            match kind {
+                "createContainer" => summary.create += 1,
+                "replaceContainer" => summary.replace += 1,
+                "startContainer" => summary.start += 1,
+                "stopContainer" => summary.stop += 1,
+                "removeContainer" => summary.remove += 1,
+                "fetchArtifact" => summary.fetch += 1,
+                _ => {}
+            }
+        }
+        summary.fetch_bytes = self.ready.iter().filter_map(|step| step.action.bytes()).sum();
+        summary.unknown = self.waiting.iter().filter(|waiting| matches!(waiting.on, WaitingOn::Sight { .. })).count();
+        summary
+    }
+
+    fn step(&mut self, agent: impl Into<Option<AgentName>>, action: Action, reason: Reason) {
+        self.ready.push(Step { agent: agent.into(), action, reason });
+    }
+
+    fn wait(&mut self, agent: impl Into<Option<AgentName>>, action: &Action, reason: Reason, on: WaitingOn) {
+        let (kind, target) = (action.kind(), action.target());
+        self.waiting.push(Waiting { agent: agent.into(), kind, target, reason, on });
+    }
+}
+
+/// Plans.
+pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
+    let mut plan = Plan::default();
+    if let (Seen::Unknown { why }, Seen::Present(_)) = (&observed.published, &observed.local) {
+        plan.notes.push(Note::Offline { why: why.clone() });
+    }
+    let agents: Vec<_> = desired.agents.iter().filter(|(name, _)| policy.includes(name)).collect();
+    for (name, agent) in &agents {
+        if agent.suspend {
+            plan.notes.push(Note::Suspended { agent: (*name).clone() });
+        }
+    }
+    let active: Vec<_> = agents.into_iter().filter(|(_, agent)| !agent.suspend).collect();
+
+    let fetched = artifacts::plan(desired, observed, &active, &mut plan);
+    let images = images::plan(observed, &active, &fetched, &mut plan);
+    containers::plan(desired, observed, &active, &images, policy, &mut plan);
+    if policy.prune && policy.only.is_empty() {
+        prune::plan(desired, observed, &mut plan);
+    }
+    plan
+}
+
+/// Plans the removal of everything the state file owns.
+pub fn plan_down(observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    containers::plan_down(observed, &mut plan);
+    plan
+}
+
+/// The manifest that counts: the published one, else the last good one.
+pub fn effective_manifest(observed: &Observed) -> Option<&Manifest> {
+    observed.published.present().or(observed.local.present())
+}
+
+/// The artifacts that are wanted in the cache, as far as they can be told.
+pub fn wanted_artifacts(desired: &Desired, observed: &Observed) -> Vec<Wanted> {
+    let mut seen = BTreeMap::<ArtifactKey, ()>::new();
+    let mut wanted = Vec::new();
+    for (name, agent) in &desired.agents {
+        if agent.source != ImageSource::Manifest || agent.state == AgentState::Absent {
+            continue;
+        }
+        for &arch in &agent.arches {
+            let Ok(artifact) = resolve_artifact(name, agent, arch, observed) else { continue };
+            if seen.insert(artifact.key.clone(), ()).is_none() {
+                wanted.push(Wanted { agent: name.clone(), arch, artifact });
+            }
+        }
+    }
+    wanted
+}
