@@ -1,6 +1,8 @@
 //! steadfast: a declarative reconciler for agents in containers.
 
+pub mod act;
 pub mod backend;
 pub mod error;
 pub mod model;
+pub mod observe;
 pub mod plan;

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::backend::Create;
 use crate::model::{
     AgentName, Artifact, ArtifactKey, ContainerId, ContainerName, FieldChange, ImageId, ImageRef, Location, Manifest,
-    Phase,
+    Phase, RestartPolicy,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -54,6 +54,8 @@ pub enum Action {
         paused: bool,
         /// What ran before it, kept by an interrupted replacement: it comes back should the start fail.
         previous: Option<ContainerId>,
+        /// When Podman restarts it by itself.
+        restart: RestartPolicy,
     },
     /// Stop a container and keep it.
     StopContainer {

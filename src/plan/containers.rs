@@ -332,6 +332,7 @@ fn settle(
         name: held.clone(),
         paused,
         previous: mine.prev.map(|(_, previous)| previous.id.clone()),
+        restart: agent.container.restart,
     };
     let stop = Action::StopContainer { id: container.id.clone(), name: held.clone() };
     let not_running = Reason::NotRunning(container.phase.clone());

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use action::{Action, Reason, Step, Waiting, WaitingOn};
 pub use artifacts::resolve_artifact;
+pub(crate) use containers::stays_ended;
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
 
 use crate::model::{AgentName, AgentState, ArtifactKey, Desired, ImageSource, Manifest, Observed, Seen, Wanted};

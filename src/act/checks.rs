@@ -1,0 +1,52 @@
+//! What Podman will not check before it acts, checked here, so that nothing is half done.
+//!
+//! Podman 4.3 creates a missing bind source as a directory owned by root, and finds a busy host port only at the start,
+//! leaving a container that was `created` and never ran.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+
+use super::{ActError, Patience};
+use crate::backend::Create;
+use crate::model::{Port, Protocol};
+
+/// Checks bind sources, and host ports when the container is to start.
+pub(super) fn before_create(create: &Create, start: bool, patience: &Patience) -> Result<(), ActError> {
+    if !patience.local {
+        return Ok(());
+    }
+    mount_sources(create)?;
+    if start { ports_are_free(create) } else { Ok(()) }
+}
+
+/// Checks that every bind source exists.
+pub(super) fn mount_sources(create: &Create) -> Result<(), ActError> {
+    for mount in &create.spec.mounts {
+        if std::fs::metadata(mount.source.expose()).is_err() {
+            let path = if mount.source.is_sensitive() { "(sensitive)" } else { mount.source.expose() };
+            return Err(ActError::MountSource { path: path.to_owned(), container: create.spec.name.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every host port can be taken. A port that cannot be tried (no such address, not allowed) is left to
+/// Podman to judge.
+pub(super) fn ports_are_free(create: &Create) -> Result<(), ActError> {
+    for port in &create.spec.ports {
+        if is_taken(port) {
+            return Err(ActError::PortTaken { port: port.to_string(), container: create.spec.name.to_string() });
+        }
+    }
+    Ok(())
+}
+
+fn is_taken(port: &Port) -> bool {
+    let address: IpAddr = port.host_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let address = SocketAddr::new(address, port.host_port);
+    let tried = match port.protocol {
+        Protocol::Tcp => TcpListener::bind(address).map(drop),
+        Protocol::Udp => UdpSocket::bind(address).map(drop),
+        Protocol::Sctp => return false,
+    };
+    tried.is_err_and(|err| err.kind() == std::io::ErrorKind::AddrInUse)
+}

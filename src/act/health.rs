@@ -1,0 +1,98 @@
+//! Waiting for a container to become healthy, where nobody else runs its checks.
+//!
+//! Without systemd nothing runs Podman's health timers (Podman 4.3). While we wait, the test is tried quietly by `exec`
+//! every moment, which counts for nothing; once it passes, Podman is asked to run the check and so to record it. On the
+//! check's own interval Podman is asked in any case, so that failures add up to a verdict as they would have.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use crate::backend::{Engine, EngineError, ExecRequest};
+use crate::model::{ContainerId, ContainerState, Health, HealthCheck, HealthTest, Phase};
+
+/// How a wait for health ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is healthy.
+    Healthy,
+    /// As many checks in a row failed as `retries` says.
+    Unhealthy,
+    /// Its process ended meanwhile.
+    Ended {
+        /// The exit code.
+        code: i32,
+    },
+    /// It is gone, or in a state that is neither.
+    Gone,
+    /// The time was up.
+    TimedOut,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Waits until the container is healthy, for as long as `patience`.
+///
+/// # Errors
+/// When Podman cannot be asked.
+pub async fn wait_until_healthy<E: Engine>(
+    engine: &E,
+    id: &ContainerId,
+    check: &HealthCheck,
+    patience: Duration,
+) -> Result<Verdict, EngineError> {
+    let started = Instant::now();
+    let deadline = started + patience;
+    let mut pause = FIRST_PAUSE;
+    let mut next_check = started + check.start_period.max(check.interval);
+    // A verdict from before is not an answer: what is unhealthy may have recovered since.
+    let mut first = true;
+    loop {
+        match verdict(engine.inspect(id).await?) {
+            Some(Verdict::Unhealthy) if first => {}
+            Some(verdict) => return Ok(verdict),
+            None if Instant::now() >= deadline => return Ok(Verdict::TimedOut),
+            None => {}
+        }
+        first = false;
+        if passes(engine, id, check).await || Instant::now() >= next_check {
+            next_check = Instant::now() + check.interval;
+            engine.run_healthcheck(id).await?;
+            if let Some(verdict) = verdict(engine.inspect(id).await?) {
+                return Ok(verdict);
+            }
+        }
+        tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+        pause = (pause * 2).min(LONGEST_PAUSE).min(check.interval.max(FIRST_PAUSE));
+    }
+}
+
+fn verdict(seen: Option<ContainerState>) -> Option<Verdict> {
+    let Some(seen) = seen else { return Some(Verdict::Gone) };
+    match (&seen.phase, &seen.health) {
+        (Phase::Running, Some(Health::Healthy)) => Some(Verdict::Healthy),
+        (Phase::Running, Some(Health::Unhealthy)) => Some(Verdict::Unhealthy),
+        (Phase::Running | Phase::Created | Phase::Stopping, _) => None,
+        (Phase::Exited { code }, _) => Some(Verdict::Ended { code: *code }),
+        (Phase::Paused | Phase::Removing | Phase::Other(_), _) => Some(Verdict::Gone),
+    }
+}
+
+/// Tries the test once, without Podman taking note.
+async fn passes<E: Engine>(engine: &E, id: &ContainerId, check: &HealthCheck) -> bool {
+    let command = match &check.test {
+        HealthTest::Command(words) => words.iter().map(|word| word.expose().to_owned()).collect(),
+        HealthTest::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.expose().to_owned()],
+    };
+    let request = ExecRequest { command, ..ExecRequest::default() };
+    let tried = async {
+        let mut exec = engine.exec(id, &request).await?;
+        while let Some(chunk) = exec.output.next().await {
+            chunk?;
+        }
+        engine.exec_exit(&exec.id).await
+    };
+    matches!(tokio::time::timeout(check.timeout, tried).await, Ok(Ok(0)))
+}

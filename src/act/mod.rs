@@ -1,0 +1,308 @@
+//! Turns an [`Action`] into effects. Choices belong in [`crate::plan`], where they can be tested without a world; if an
+//! `if` appears here, ask whether the planner should have made it.
+
+mod checks;
+mod health;
+mod load;
+mod replace;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use health::{Verdict as HealthVerdict, wait_until_healthy};
+
+use crate::backend::{Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, World};
+use crate::model::{ContainerId, ContainerState, ImageRef, Phase, RestartPolicy};
+use crate::plan::{Action, stays_ended};
+
+/// How patient actions are.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// Time a container gets between its stop signal and KILL. Default 10 s.
+    pub grace: Duration,
+    /// How long a successor must stay up before its predecessor is dropped. Default 500 ms.
+    pub settle: Duration,
+    /// How long a successor may take to become healthy. Default 10 min.
+    pub healthy: Duration,
+    /// Whether host ports and bind sources are this machine's, so that they can be checked beforehand.
+    pub local: bool,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(10),
+            settle: Duration::from_millis(500),
+            healthy: Duration::from_secs(600),
+            local: true,
+        }
+    }
+}
+
+/// What an action did, as far as the next look does not tell it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The container it started, which is to be looked at once more.
+    pub started: Option<ContainerId>,
+    /// It has been looked at already, and stayed up.
+    pub settled: bool,
+    /// Bytes had to be fetched.
+    pub fetched: bool,
+}
+
+/// Why an action failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// The cache or the network.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Podman.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The tarball holds another image than its manifest says.
+    #[error("tarball `{artifact}` holds {}, not `{wanted}`", names(found))]
+    OtherImage {
+        /// Key of the tarball.
+        artifact: String,
+        /// The name it should carry.
+        wanted: ImageRef,
+        /// The names it carries.
+        found: Vec<String>,
+    },
+    /// A bind mount's source is not there.
+    #[error("mount source `{path}` of container `{container}` does not exist")]
+    MountSource {
+        /// The missing path.
+        path: String,
+        /// Whose mount.
+        container: String,
+    },
+    /// A host port is taken by somebody else.
+    #[error("host port {port} that container `{container}` publishes is taken")]
+    PortTaken {
+        /// As `address:port/protocol`.
+        port: String,
+        /// Who wants it.
+        container: String,
+    },
+    /// A container ended as soon as it was started.
+    #[error("container `{container}` {how}{}", tail(log))]
+    EndedAtOnce {
+        /// Which.
+        container: String,
+        /// How it ended.
+        how: Ending,
+        /// Its last log lines.
+        log: String,
+    },
+    /// A health check said no.
+    #[error("container `{container}` is not healthy: {why}{}", tail(log))]
+    Unhealthy {
+        /// Which.
+        container: String,
+        /// What the check said.
+        why: String,
+        /// Its last log lines.
+        log: String,
+    },
+    /// A successor failed, and its predecessor is back.
+    #[error("container `{container}` was rolled back: its successor failed")]
+    RolledBack {
+        /// Which.
+        container: String,
+        /// Why the successor failed.
+        #[source]
+        cause: Box<ActError>,
+    },
+    /// A successor failed, and its predecessor did not come back either.
+    #[error("container `{container}` could not be rolled back ({why}) after its successor failed")]
+    RollBackFailed {
+        /// Which.
+        container: String,
+        /// Why the predecessor did not come back.
+        why: String,
+        /// Why the successor failed.
+        #[source]
+        cause: Box<ActError>,
+    },
+    /// The user asked to stop before it was done.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// With this exit code, and stayed so.
+    Exited(i32),
+    /// Again and again: Podman restarts it each time.
+    Restarts,
+    /// It cannot be told.
+    Gone,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Exited(code) => write!(f, "ended at once with exit code {code}"),
+            Ending::Restarts => f.write_str("keeps ending, and Podman keeps restarting it"),
+            Ending::Gone => f.write_str("went away as soon as it was started"),
+        }
+    }
+}
+
+/// How a container that was just started has ended, if it has. A one-shot that is done has not gone wrong.
+pub(crate) fn ended(seen: Option<&ContainerState>, restart: RestartPolicy) -> Option<Ending> {
+    let Some(seen) = seen else { return Some(Ending::Gone) };
+    match &seen.phase {
+        _ if seen.restarts.is_some_and(|restarts| restarts > 0) => Some(Ending::Restarts),
+        Phase::Running | Phase::Paused => None,
+        Phase::Exited { code: 0 } if stays_ended(restart, 0) => None,
+        Phase::Exited { code } => Some(Ending::Exited(*code)),
+        Phase::Created | Phase::Stopping | Phase::Removing | Phase::Other(_) => Some(Ending::Gone),
+    }
+}
+
+fn names(found: &[String]) -> String {
+    if found.is_empty() {
+        "no image".to_owned()
+    } else {
+        found.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn tail(log: &str) -> String {
+    if log.is_empty() { String::new() } else { format!("; its last log lines:\n{log}") }
+}
+
+/// What the loop should do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// Try again after a while.
+    Retry,
+    /// Only somebody who changes something can help.
+    NeedsUser,
+}
+
+impl ActError {
+    /// What the loop should do next.
+    pub fn disposition(&self) -> Disposition {
+        let retry = match self {
+            ActError::Store(err) => err.is_retryable(),
+            ActError::Engine(err) => err.kind.is_retryable() || err.kind == EngineErrorKind::NotFound,
+            ActError::OtherImage { .. }
+            | ActError::MountSource { .. }
+            | ActError::PortTaken { .. }
+            | ActError::EndedAtOnce { .. }
+            | ActError::Unhealthy { .. }
+            | ActError::RolledBack { .. }
+            | ActError::RollBackFailed { .. }
+            | ActError::Interrupted => false,
+        };
+        if retry { Disposition::Retry } else { Disposition::NeedsUser }
+    }
+
+    /// The word for it in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            ActError::Store(err) => err.kind(),
+            ActError::Engine(err) => err.kind.as_str(),
+            ActError::OtherImage { .. } => "otherImage",
+            ActError::MountSource { .. } => "mountSource",
+            ActError::PortTaken { .. } => "conflict",
+            ActError::EndedAtOnce { .. } => "endedAtOnce",
+            ActError::Unhealthy { .. } => "unhealthy",
+            ActError::RolledBack { .. } => "rolledBack",
+            ActError::RollBackFailed { .. } => "rollBackFailed",
+            ActError::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Takes one step. Safe to repeat, safe to be killed in.
+///
+/// # Errors
+/// What went wrong; [`ActError::disposition`] says whether trying again may help.
+pub async fn act<E: Engine, S: Store>(
+    world: &World<E, S>,
+    action: &Action,
+    progress: Arc<Progress>,
+    patience: &Patience,
+) -> Result<Done, ActError> {
+    match action {
+        Action::SyncManifest { manifest } => {
+            world.store.commit_manifest(manifest).await?;
+            Ok(Done::default())
+        }
+        Action::FetchArtifact { artifact, from } => {
+            let fetched = world.store.fetch(artifact, from, progress).await?;
+            Ok(Done { fetched, ..Done::default() })
+        }
+        Action::LoadImage { artifact, reference, tag } => {
+            load::load(world, artifact, reference, tag.as_ref(), progress).await?;
+            Ok(Done::default())
+        }
+        Action::PullImage { reference } => {
+            world.engine.pull(reference, progress).await?;
+            Ok(Done::default())
+        }
+        Action::CreateContainer { create, start } => {
+            checks::before_create(create, *start, patience)?;
+            let id = world.engine.create(create).await?;
+            if !*start {
+                return Ok(Done::default());
+            }
+            world.engine.start(&id).await?;
+            Ok(Done { started: Some(id), ..Done::default() })
+        }
+        Action::StartContainer { id, paused: true, .. } => {
+            world.engine.unpause(id).await?;
+            Ok(Done::default())
+        }
+        Action::StartContainer { id, name, paused: false, previous, restart } => {
+            replace::start(world, id, name, *restart, previous.as_ref(), patience).await
+        }
+        Action::StopContainer { id, .. } => {
+            world.engine.stop(id, patience.grace).await?;
+            Ok(Done::default())
+        }
+        Action::ReplaceContainer { create, start, old, old_name, old_runs } => {
+            replace::replace(world, create, *start, old, old_name, *old_runs, patience).await
+        }
+        Action::RemoveContainer { id, .. } => {
+            world.engine.remove(id, patience.grace).await?;
+            Ok(Done::default())
+        }
+        Action::PruneArtifact { key } => {
+            world.store.remove(key).await?;
+            Ok(Done::default())
+        }
+        Action::PruneImage { image, .. } => match world.engine.remove_image(image).await {
+            // Somebody else's container uses it: then it is needed after all.
+            Err(err) if err.kind == EngineErrorKind::Conflict => Ok(Done::default()),
+            outcome => Ok(outcome.map(|()| Done::default())?),
+        },
+    }
+}
+
+/// The last lines of a container's log, for an error message. Best effort: empty when they cannot be had.
+pub(crate) async fn last_lines<E: Engine>(engine: &E, id: &ContainerId) -> String {
+    use futures_util::StreamExt;
+
+    let request = crate::backend::LogRequest { follow: false, tail: Some(LOG_LINES) };
+    let Ok(mut log) = engine.logs(id, &request).await else { return String::new() };
+    let mut text = Vec::new();
+    while let Some(Ok(chunk)) = log.next().await {
+        let (crate::backend::Chunk::Stdout(bytes) | crate::backend::Chunk::Stderr(bytes)) = chunk;
+        text.extend_from_slice(&bytes);
+        if text.len() > LOG_BYTES {
+            break;
+        }
+    }
+    text.truncate(LOG_BYTES);
+    let text = String::from_utf8_lossy(&text);
+    text.trim_end().lines().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
+}
+
+const LOG_LINES: u64 = 10;
+const LOG_BYTES: usize = 4096;
