@@ -3,6 +3,8 @@
 pub mod act;
 pub mod backend;
 pub mod error;
+pub mod handles;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod reconcile;

@@ -1,0 +1,117 @@
+//! The scratch file: handles of live things, written after a look. Never read to decide anything.
+//!
+//! It is for people and for other programs that want to reach what is there. It may be deleted, truncated or filled with
+//! garbage at any time; the next look writes it anew.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::model::{Observed, Owner, Phase};
+
+/// Where handles are kept.
+#[derive(Debug)]
+pub struct Scratch {
+    path: Option<PathBuf>,
+    engine: BTreeMap<&'static str, String>,
+    last: Mutex<Option<String>>,
+}
+
+#[derive(Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct Handles<'a> {
+    schema_version: u32,
+    engine: &'a BTreeMap<&'static str, String>,
+    podman_version: Option<&'a str>,
+    containers: BTreeMap<&'a str, Handle<'a>>,
+}
+
+#[derive(Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct Handle<'a> {
+    id: &'a str,
+    agent: Option<&'a str>,
+    state: &'static str,
+    pid: Option<u32>,
+    started_at: Option<String>,
+    image: &'a str,
+}
+
+impl Scratch {
+    /// Handles in this file. `engine` tells how Podman is reached (`socket`, …).
+    pub fn new(path: &Path, engine: BTreeMap<&'static str, String>) -> Self {
+        Self { path: Some(path.to_owned()), engine, last: Mutex::new(None) }
+    }
+
+    /// Handles that are not kept.
+    pub fn off() -> Self {
+        Self { path: None, engine: BTreeMap::new(), last: Mutex::new(None) }
+    }
+
+    /// Writes what was seen, unless it is what stands there. A failure is logged, not fatal.
+    pub async fn record(&self, observed: &Observed) {
+        let (Some(path), Some(guest)) = (&self.path, observed.guest.present()) else { return };
+        let containers = guest
+            .containers
+            .iter()
+            .filter_map(|(name, seen)| {
+                let Owner::Ours { agent, .. } = &seen.owner else { return None };
+                let handle = Handle {
+                    id: seen.id.as_str(),
+                    agent: agent.as_ref().map(crate::model::AgentName::as_str),
+                    state: word(&seen.phase),
+                    pid: seen.pid,
+                    started_at: seen.started_at.map(rfc3339),
+                    image: seen.image.as_str(),
+                };
+                Some((name.as_str(), handle))
+            })
+            .collect();
+        let handles =
+            Handles { schema_version: 1, engine: &self.engine, podman_version: Some(&guest.version), containers };
+        let Ok(mut text) = serde_json::to_string_pretty(&handles) else { return };
+        text.push('\n');
+        if self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref() == Some(&text) {
+            return;
+        }
+        if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+            return;
+        }
+        match write_atomically(path, text.as_bytes()) {
+            Ok(()) => *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(text),
+            Err(err) => tracing::warn!(path = %path.display(), error = %err, "cannot write the handles"),
+        }
+    }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// The word for a phase in JSON.
+pub fn word(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Created => "created",
+        Phase::Running => "running",
+        Phase::Paused => "paused",
+        Phase::Stopping => "stopping",
+        Phase::Exited { .. } => "exited",
+        Phase::Removing => "removing",
+        Phase::Other(_) => "unknown",
+    }
+}
+
+/// Temp file in the same directory, then rename: readers see the old or the new, never half. Mode 0600.
+fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    file.persist(path).map_err(|err| err.error)?;
+    Ok(())
+}

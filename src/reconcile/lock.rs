@@ -1,0 +1,133 @@
+//! The lock of a state file: held by whoever changes things, so that two never do at once.
+//!
+//! A kernel lock (`flock`): it ends with its holder, however that one ends. What the holder writes into the file is for
+//! people only.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// A lock that is held. It is let go when this is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// What it does, e.g. `apply`.
+    pub command: String,
+    /// Since when (RFC 3339).
+    pub since: String,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`steadfast {}` (pid {}, since {})", self.command, self.pid, self.since)
+    }
+}
+
+/// Why a lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody holds it.
+    #[error("the lock `{}` is held by {}", path.display(), match holder { Some(holder) => holder.to_string(), None => "another process".to_owned() })]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+        /// By whom, where that can be read.
+        holder: Option<Holder>,
+    },
+    /// The file system refused.
+    #[error("failed to lock `{}`", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        err: std::io::Error,
+    },
+}
+
+const POLL: Duration = Duration::from_millis(50);
+const SAY_AFTER: Duration = Duration::from_secs(1);
+
+/// Takes the lock at `path`, waiting for as long as `patience`; `held` hears once of who holds it, after a second.
+///
+/// # Errors
+/// When somebody else holds it all the time, or the file system refuses.
+pub async fn take(
+    path: &Path,
+    command: &str,
+    patience: Duration,
+    held: impl Fn(&LockError),
+) -> Result<Lock, LockError> {
+    let io = |err| LockError::Io { path: path.to_owned(), err };
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+    }
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+    let began = Instant::now();
+    let mut said = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(std::fs::TryLockError::WouldBlock) => {}
+            Err(std::fs::TryLockError::Error(err)) => return Err(io(err)),
+        }
+        let waited = began.elapsed();
+        if waited >= patience {
+            return Err(LockError::Held { path: path.to_owned(), holder: read_holder(&mut file) });
+        }
+        if !said && waited >= SAY_AFTER {
+            held(&LockError::Held { path: path.to_owned(), holder: read_holder(&mut file) });
+            said = true;
+        }
+        tokio::time::sleep(POLL.min(patience - waited)).await;
+    }
+    let holder = Holder {
+        pid: std::process::id(),
+        command: command.to_owned(),
+        since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+    };
+    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| {
+        let line = serde_json::to_string(&holder).unwrap_or_default();
+        writeln!(file, "{line}")
+    });
+    if let Err(err) = written {
+        tracing::warn!(error = %err, "cannot write the holder into the lock file");
+    }
+    Ok(Lock { _file: file })
+}
+
+fn read_holder(file: &mut File) -> Option<Holder> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(4096).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_second_waits_then_names_the_first_and_gets_it_once_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/demo/lock");
+        let first = take(&path, "apply", Duration::ZERO, |_| {}).await.unwrap();
+        let err = take(&path, "apply", Duration::from_millis(120), |_| {}).await.unwrap_err().to_string();
+        assert!(err.contains(&format!("`steadfast apply` (pid {}, since ", std::process::id())), "{err}");
+        drop(first);
+        take(&path, "down", Duration::ZERO, |_| {}).await.unwrap();
+    }
+}

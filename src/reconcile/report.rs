@@ -1,0 +1,102 @@
+//! What a convergence came to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::act::{ActError, Done};
+use crate::model::{AgentName, Name, Observed};
+use crate::plan::{Plan, Step, Waiting};
+
+/// The outcome of a convergence.
+#[derive(Debug)]
+pub struct Report {
+    /// Of which state file.
+    pub name: Name,
+    /// The last look left nothing to do, and nothing went wrong.
+    pub converged: bool,
+    /// Every step that was taken, in the order they ended.
+    pub taken: Vec<Taken>,
+    /// What stands in the way.
+    pub troubles: Vec<Trouble>,
+    /// What is left to do.
+    pub residual: Plan,
+    /// The last look.
+    pub observed: Observed,
+    /// The published manifest was there and is not usable.
+    pub manifest_invalid: bool,
+    /// The time was up.
+    pub timed_out: bool,
+    /// The user asked to stop.
+    pub interrupted: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A step that was taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// The step.
+    pub step: Step,
+    /// How it ended.
+    pub outcome: Result<Done, Arc<ActError>>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Something that keeps an agent from what is wanted.
+#[derive(Debug, Clone)]
+pub enum Trouble {
+    /// A step failed for good, or what it started did not stay or become healthy.
+    Failed {
+        /// Which agent.
+        agent: Option<AgentName>,
+        /// Why.
+        error: Arc<ActError>,
+    },
+    /// The same difference comes back after each successful step.
+    NonConvergent {
+        /// Which agent.
+        agent: Option<AgentName>,
+        /// The step that does not help.
+        action: String,
+        /// The difference that stays.
+        reason: String,
+    },
+    /// A step waits for something that only somebody else can bring about.
+    Blocked {
+        /// The step and what it waits for.
+        waiting: Waiting,
+    },
+}
+
+impl Trouble {
+    /// The agent it concerns, if any.
+    pub fn agent(&self) -> Option<&AgentName> {
+        match self {
+            Trouble::Failed { agent, .. } | Trouble::NonConvergent { agent, .. } => agent.as_ref(),
+            Trouble::Blocked { waiting } => waiting.agent.as_ref(),
+        }
+    }
+}
+
+impl PartialEq for Trouble {
+    /// Troubles are the same when they say the same.
+    fn eq(&self, other: &Self) -> bool {
+        self.agent() == other.agent() && self.to_string() == other.to_string()
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Trouble::Failed { error, .. } => write!(f, "{}", crate::error::Chain(&**error)),
+            Trouble::NonConvergent { action, reason, .. } => {
+                write!(f, "stalled (NonConvergent): to {action} does not help, still {reason}")
+            }
+            Trouble::Blocked { waiting } => match &waiting.on {
+                crate::plan::WaitingOn::Manifest { why } | crate::plan::WaitingOn::Sight { why } => f.write_str(why),
+                on => write!(f, "{on}"),
+            },
+        }
+    }
+}
