@@ -1,1 +1,374 @@
-//! HTTP and files as sources of manifests and artifacts.
+//! HTTP and files as sources: one question, one answer, and what went wrong in words and in kind.
+//!
+//! Whether and when to ask again belongs in [`super::cache`]; here is only what an answer means.
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{self, HeaderMap, HeaderName};
+use reqwest::{StatusCode, redirect};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::time::timeout;
+
+use crate::model::Location;
+
+/// How many redirects are followed.
+const MAX_REDIRECTS: usize = 10;
+
+/// How much of a file is read at a time.
+const FILE_CHUNK: usize = 256 * 1024;
+
+/// Asks for manifests and artifacts. The HTTP client is made when it is first needed: loading the system's
+/// certificates costs more than a whole look at a warm cache.
+#[derive(Debug)]
+pub struct Client {
+    http: OnceLock<reqwest::Client>,
+    connect_timeout: Duration,
+    stall_timeout: Duration,
+}
+
+/// What is asked for beside the place.
+#[derive(Debug, Clone, Default)]
+pub struct Ask {
+    /// Answer with [`Status::NotModified`] when this is still so.
+    pub unless: Option<Validators>,
+    /// Only the bytes from here on.
+    pub from: u64,
+    /// The strong ETag that the bytes before `from` belong to; with another one, all bytes come.
+    pub if_range: Option<String>,
+}
+
+/// What a server said to tell one version of a document from the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// `ETag`, with its quotes.
+    pub etag: Option<String>,
+    /// `Last-Modified`, as it was sent.
+    pub last_modified: Option<String>,
+}
+
+impl Validators {
+    /// Whether there is nothing to tell versions apart by.
+    pub fn is_empty(&self) -> bool {
+        self.etag.is_none() && self.last_modified.is_none()
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// What kind.
+    pub status: Status,
+    /// How many bytes the body says it has.
+    pub length: Option<u64>,
+    /// For the next conditional question.
+    pub validators: Validators,
+    /// The bytes.
+    pub body: Body,
+}
+
+/// What kind of answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// All bytes (200).
+    Whole,
+    /// The bytes from `start` on (206).
+    Part {
+        /// The first byte's offset. `None` when the answer does not say.
+        start: Option<u64>,
+        /// How many bytes there are in all, where that is said.
+        total: Option<u64>,
+    },
+    /// Nothing new (304).
+    NotModified,
+    /// There are no bytes from there on (416).
+    PastTheEnd {
+        /// How many bytes there are in all, where that is said.
+        total: Option<u64>,
+    },
+}
+
+/// Why there is no answer, or no more of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The HTTP status, or the cause in words. Never has the URL in it.
+    pub cause: String,
+    /// Whether trying again may help by itself.
+    pub retryable: bool,
+    /// Nobody answered at all.
+    pub unreachable: bool,
+    /// The server's wish (`Retry-After`).
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure that stays.
+    pub fn permanent(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), retryable: false, unreachable: false, retry_after: None }
+    }
+
+    /// A failure that may pass.
+    pub fn passing(cause: impl Into<String>) -> Self {
+        Self { retryable: true, ..Self::permanent(cause) }
+    }
+
+    fn stalled(after: Duration) -> Self {
+        Self::passing(format!("no data for {}", humantime::format_duration(after)))
+    }
+
+    fn file(err: &io::Error) -> Self {
+        Self::permanent(plain_words(err))
+    }
+}
+
+impl Client {
+    /// A client which gives up on a connection after `connect_timeout`, and on an answer after `stall_timeout` without
+    /// a byte of it.
+    pub fn new(connect_timeout: Duration, stall_timeout: Duration) -> Self {
+        Self { http: OnceLock::new(), connect_timeout, stall_timeout }
+    }
+
+    fn http(&self) -> Result<&reqwest::Client, Failure> {
+        if let Some(http) = self.http.get() {
+            return Ok(http);
+        }
+        // An error only means that somebody was faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("steadfast/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.connect_timeout)
+            .redirect(redirect::Policy::custom(follow))
+            // Bulk bytes want a connection of their own, and no flow-control windows on top of TCP's.
+            .http1_only()
+            .build()
+            .map_err(|err| Failure::permanent(deepest(&err.without_url())))?;
+        Ok(self.http.get_or_init(|| http))
+    }
+
+    /// Asks once.
+    ///
+    /// # Errors
+    /// When nobody answers, or with another status than those of [`Status`].
+    pub async fn get(&self, at: &Location, ask: &Ask) -> Result<Answer, Failure> {
+        match at {
+            Location::Http(url) => {
+                let mut request = self.http()?.get(url.clone());
+                if let Some(unless) = &ask.unless {
+                    for (name, value) in
+                        [(header::IF_NONE_MATCH, &unless.etag), (header::IF_MODIFIED_SINCE, &unless.last_modified)]
+                    {
+                        if let Some(value) = value {
+                            request = request.header(name, value);
+                        }
+                    }
+                }
+                if ask.from > 0 {
+                    request = request.header(header::RANGE, format!("bytes={}-", ask.from));
+                    if let Some(etag) = &ask.if_range {
+                        request = request.header(header::IF_RANGE, etag);
+                    }
+                }
+                let response = timeout(self.stall_timeout, request.send())
+                    .await
+                    .map_err(|_| Failure::stalled(self.stall_timeout))?
+                    .map_err(failure)?;
+                self.answer(response)
+            }
+            Location::File(path) => self.file(path, ask.from).await.map_err(|err| Failure::file(&err)),
+        }
+    }
+
+    fn answer(&self, response: reqwest::Response) -> Result<Answer, Failure> {
+        let headers = response.headers();
+        let range = text(headers, header::CONTENT_RANGE).and_then(|range| content_range(&range));
+        let (start, total) = range.unwrap_or_default();
+        let status = match response.status() {
+            StatusCode::OK => Status::Whole,
+            StatusCode::PARTIAL_CONTENT => Status::Part { start, total },
+            StatusCode::NOT_MODIFIED => Status::NotModified,
+            StatusCode::RANGE_NOT_SATISFIABLE => Status::PastTheEnd { total },
+            other => {
+                let retryable = other.is_server_error()
+                    || matches!(other, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+                let retry_after = text(headers, header::RETRY_AFTER).and_then(|text| retry_after(&text));
+                return Err(Failure { retryable, retry_after, ..Failure::permanent(other.as_str()) });
+            }
+        };
+        Ok(Answer {
+            status,
+            length: response.content_length(),
+            validators: Validators {
+                etag: text(headers, header::ETAG),
+                last_modified: text(headers, header::LAST_MODIFIED),
+            },
+            body: Body { bytes: Source::Http(response), stall_timeout: self.stall_timeout },
+        })
+    }
+
+    async fn file(&self, path: &Path, from: u64) -> io::Result<Answer> {
+        let mut options = tokio::fs::OpenOptions::new();
+        // Without NONBLOCK, opening a fifo would wait for somebody to write into it.
+        options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+        let mut file = options.open(path).await?;
+        let metadata = file.metadata().await?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let total = metadata.len();
+        let status = match from {
+            0 => Status::Whole,
+            from if from >= total => Status::PastTheEnd { total: Some(total) },
+            from => Status::Part { start: Some(from), total: Some(total) },
+        };
+        file.seek(io::SeekFrom::Start(from.min(total))).await?;
+        file.set_max_buf_size(FILE_CHUNK);
+        Ok(Answer {
+            status,
+            length: Some(total.saturating_sub(from)),
+            validators: Validators::default(),
+            body: Body { bytes: Source::File(file), stall_timeout: self.stall_timeout },
+        })
+    }
+}
+
+/// The bytes of an answer, in pieces as they come.
+#[derive(Debug)]
+pub struct Body {
+    bytes: Source,
+    stall_timeout: Duration,
+}
+
+#[derive(Debug)]
+enum Source {
+    Http(reqwest::Response),
+    File(tokio::fs::File),
+}
+
+impl Body {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// When the connection breaks, when the body is shorter than it said, or when nothing comes for the stall timeout.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        match &mut self.bytes {
+            Source::Http(response) => timeout(self.stall_timeout, response.chunk())
+                .await
+                .map_err(|_| Failure::stalled(self.stall_timeout))?
+                .map_err(failure),
+            Source::File(file) => {
+                let mut piece = BytesMut::with_capacity(FILE_CHUNK);
+                let read = file.read_buf(&mut piece).await.map_err(|err| Failure::file(&err))?;
+                Ok((read > 0).then(|| piece.freeze()))
+            }
+        }
+    }
+
+    /// All bytes, unless they are more than `limit`: then `None`, with no more than that read.
+    ///
+    /// # Errors
+    /// As [`Body::chunk`].
+    pub async fn at_most(mut self, limit: usize) -> Result<Option<Vec<u8>>, Failure> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = self.chunk().await? {
+            if bytes.len() + piece.len() > limit {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Some(bytes))
+    }
+}
+
+/// Follows redirects, but not from https to http: what was to be private and genuine stays so.
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let downgrade =
+        attempt.previous().last().is_some_and(|from| from.scheme() == "https" && attempt.url().scheme() != "https");
+    if downgrade {
+        attempt.error("redirected from https to http")
+    } else if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error("too many redirects")
+    } else {
+        attempt.follow()
+    }
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10` (RFC 9110, 14.4) as (start, total).
+fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
+    let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
+    Some((start, total.trim().parse().ok()))
+}
+
+/// Seconds, or an HTTP date (RFC 9110, 10.2.3).
+fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = httpdate::parse_http_date(text.trim()).ok()?;
+    Some(then.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+fn failure(err: reqwest::Error) -> Failure {
+    let err = err.without_url();
+    let stays = err.is_builder() || err.is_redirect() || chain(&err).any(is_tls);
+    let cause = match err.is_timeout() && err.is_connect() {
+        true => "connecting timed out".to_owned(),
+        false => deepest(&err),
+    };
+    Failure { cause, retryable: !stays, unreachable: err.is_connect(), retry_after: None }
+}
+
+fn chain<'a>(err: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(err), |err| (**err).source())
+}
+
+fn is_tls(err: &(dyn Error + 'static)) -> bool {
+    err.is::<rustls::Error>()
+        || err.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The last sentence of a chain says most: "client error (Connect)" helps nobody.
+fn deepest(err: &(dyn Error + 'static)) -> String {
+    let last = chain(err).last().unwrap_or(err);
+    last.downcast_ref::<io::Error>().map_or_else(|| last.to_string(), plain_words)
+}
+
+/// An I/O error without its number.
+fn plain_words(err: &io::Error) -> String {
+    let text = err.to_string();
+    let words = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = words.chars();
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_and_rubbish_is_not() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((Some(5), Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((Some(5), None)));
+        assert_eq!(content_range("bytes */10"), Some((None, Some(10))));
+        assert_eq!(content_range("pages 1-2/3"), None);
+        assert_eq!(content_range("bytes"), None);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
+        let wait = retry_after(&later).unwrap();
+        assert!(wait > Duration::from_secs(90) && wait <= Duration::from_secs(100), "{wait:?}");
+        assert_eq!(retry_after("soon"), None);
+    }
+}

@@ -1,1 +1,172 @@
-//! The artifact cache directory.
+//! The artifact cache directory: [`Cache`], the [`Store`] of the real world.
+//!
+//! What is wanted is decided by the callers; here bytes are fetched, proved, kept and removed. A file's existence
+//! proves nothing: it counts once its bytes were hashed, by us, and it is still the very same file.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `paths` | where things lie; no path leads out through a symbolic link |
+//! | `index` | what is known of files without reading them |
+//! | `partial` | a download under way: lock, running hash, commit |
+//! | `fetch` | bring one artifact in: attempts, resume, quarantine |
+//! | `manifest` | the published manifest and its local copy |
+//! | `unpack` | read an artifact as a plain tar |
+//! | `sync`, `verify`, `gc` | the verbs of `steadfast cache` |
+
+mod fetch;
+mod gc;
+mod index;
+mod manifest;
+mod partial;
+mod paths;
+mod sync;
+mod unpack;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+pub use gc::{Garbage, GcReport, GcRequest, gc_candidates};
+pub use sync::{SyncAgent, SyncReport, SyncRequest, SyncWanted};
+pub use unpack::damage;
+pub use verify::{Checked, Verdict, VerifyReport};
+
+use self::index::{IndexFile, ManifestOrigin};
+use self::partial::blocking;
+use self::paths::{Layout, failed};
+use super::http::Client;
+use super::{ByteStream, Progress, Store, StoreError};
+use crate::model::{Artifact, ArtifactKey, CachedArtifact, ImageId, Location, Manifest, Sha256Digest};
+
+/// How a cache fetches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// How often a failed request is repeated before giving up. A download that moves on between failures starts
+    /// counting anew. Default 5.
+    pub retries: u32,
+    /// The wait before the first repetition; doubled each time up to 30 s, and jittered. Default 500 ms.
+    pub backoff: Duration,
+    /// How long a connection may take to come about. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long an answer may go without a byte. Default 30 s. There is no limit on the whole.
+    pub stall_timeout: Duration,
+    /// How many artifacts are downloaded at the same time. Default 4.
+    pub parallel: usize,
+    /// Whether what is written is synced to the disk before it counts. Default true; false is for tests on worlds that
+    /// do not outlive them.
+    pub durable: bool,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        Self {
+            retries: 5,
+            backoff: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
+            parallel: 4,
+            durable: true,
+        }
+    }
+}
+
+/// The artifact cache below `<root>/cache`. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Cache(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    options: CacheOptions,
+    client: Client,
+    index: IndexFile,
+    /// One lock per artifact that is being fetched in this process.
+    flights: Mutex<BTreeMap<ArtifactKey, Arc<tokio::sync::Mutex<()>>>>,
+    downloads: Semaphore,
+    /// Where the manifest that was fetched last came from.
+    origin: Mutex<Option<ManifestOrigin>>,
+}
+
+impl Cache {
+    /// A cache below `<root>/cache`. Touches nothing: directories are made when something is first written.
+    ///
+    /// # Errors
+    /// When `root` is relative and the working directory is gone.
+    pub fn open(root: &Path, options: CacheOptions) -> Result<Self, StoreError> {
+        let layout = Layout::new(root).map_err(failed("find", root))?;
+        Ok(Self(Arc::new(Inner {
+            client: Client::new(options.connect_timeout, options.stall_timeout),
+            index: IndexFile::new(layout.clone()),
+            flights: Mutex::default(),
+            downloads: Semaphore::new(options.parallel.max(1)),
+            origin: Mutex::default(),
+            layout,
+            options,
+        })))
+    }
+
+    /// Path of the last good manifest: `<root>/cache/vm/manifest.json`.
+    pub fn manifest_path(&self) -> PathBuf {
+        self.0.layout.manifest()
+    }
+
+    /// Path at which an artifact lies, or would.
+    pub fn artifact_path(&self, key: &ArtifactKey) -> PathBuf {
+        self.0.layout.artifact(key)
+    }
+}
+
+impl Store for Cache {
+    async fn published(&self, at: &Location) -> Result<Manifest, StoreError> {
+        self.fetch_manifest(at).await
+    }
+
+    async fn local(&self) -> Result<Option<Manifest>, StoreError> {
+        let cache = self.clone();
+        Ok(blocking(move |_| cache.read_manifest()).await)
+    }
+
+    async fn list(&self) -> Result<BTreeMap<ArtifactKey, CachedArtifact>, StoreError> {
+        let cache = self.clone();
+        blocking(move |_| cache.list_files()).await
+    }
+
+    async fn prove(&self, key: &ArtifactKey) -> Result<Option<Sha256Digest>, StoreError> {
+        let (cache, key) = (self.clone(), key.clone());
+        blocking(move |stop| cache.digest_of(&key, false, stop)).await
+    }
+
+    async fn fetch(&self, artifact: &Artifact, from: &Location, progress: Arc<Progress>) -> Result<bool, StoreError> {
+        self.bring(artifact, from, progress).await
+    }
+
+    async fn commit_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let (cache, text) = (self.clone(), manifest.to_pretty());
+        blocking(move |_| cache.write_manifest(&text)).await
+    }
+
+    async fn open(&self, key: &ArtifactKey, progress: Arc<Progress>) -> Result<ByteStream, StoreError> {
+        let (cache, key) = (self.clone(), key.clone());
+        blocking(move |_| cache.unpack(&key, progress)).await
+    }
+
+    async fn remember_image(&self, digest: Sha256Digest, image: &ImageId) -> Result<(), StoreError> {
+        let (cache, image) = (self.clone(), image.clone());
+        blocking(move |_| {
+            if cache.0.index.read().image(&digest) != Some(&image) {
+                cache.0.index.try_update(|index| index.put_image(digest, &image));
+            }
+        })
+        .await;
+        Ok(())
+    }
+
+    async fn remove(&self, key: &ArtifactKey) -> Result<(), StoreError> {
+        let (cache, key) = (self.clone(), key.clone());
+        blocking(move |_| cache.remove_artifact(&key)).await.map(drop)
+    }
+}

@@ -1,0 +1,289 @@
+//! `index.json`: what is known of files without reading them. Derived; deleting it costs a re-hash and nothing else.
+//!
+//! An entry is believed only while the file is the very one it was made of: same device, inode, size and times.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::paths::{Layout, failed};
+use crate::backend::StoreError;
+use crate::error::Chain;
+use crate::model::{ArtifactKey, ImageId, Sha256Digest};
+
+const VERSION: u32 = 1;
+
+/// An index larger than this is not ours (10,000 artifacts take about 4 MiB).
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How many images are remembered whose tarball is no longer here.
+const MAX_IMAGES: usize = 4096;
+
+/// A file written to this recently may be written to again without its times changing: the kernel's clock ticks every
+/// 1 to 10 ms.
+const TICK: Duration = Duration::from_millis(20);
+
+/// As [`TICK`], on a file system that keeps whole seconds.
+const COARSE_TICK: Duration = Duration::from_millis(1100);
+
+/// Everything that changes when a file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mtime: i64,
+    ctime: i64,
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mtime: nanos(metadata.mtime(), metadata.mtime_nsec()),
+            ctime: nanos(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// How long to wait until a further write to this file could not go unseen.
+    pub(super) fn unsettled_for(&self, now: SystemTime) -> Option<Duration> {
+        let coarse = self.mtime % 1_000_000_000 == 0 && self.ctime % 1_000_000_000 == 0;
+        let tick = if coarse { COARSE_TICK } else { TICK };
+        let now = i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()?;
+        // A file from the future (the clock was set back) is no risk: the next write brings it to the present.
+        let age = u64::try_from(now.saturating_sub(self.ctime.max(self.mtime))).ok()?;
+        tick.checked_sub(Duration::from_nanos(age)).filter(|wait| !wait.is_zero())
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Entry {
+    #[serde(flatten)]
+    stamp: Stamp,
+    sha256: Sha256Digest,
+    /// For people who read the file; [`Index::image`] goes by digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<ImageId>,
+}
+
+/// Which published version the copy in the cache is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ManifestOrigin {
+    /// The sha256 of its URL, which may hold a secret.
+    pub(super) place: Sha256Digest,
+    pub(super) etag: Option<String>,
+    pub(super) last_modified: Option<String>,
+    /// The sha256 of the copy.
+    pub(super) copy: Sha256Digest,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Index {
+    version: u32,
+    #[serde(default)]
+    files: BTreeMap<ArtifactKey, Entry>,
+    #[serde(default)]
+    images: BTreeMap<Sha256Digest, ImageId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) manifest: Option<ManifestOrigin>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { version: VERSION, files: BTreeMap::new(), images: BTreeMap::new(), manifest: None }
+    }
+}
+
+impl Index {
+    /// What the file with this stamp hashes to, where that is known.
+    pub(super) fn digest(&self, key: &ArtifactKey, stamp: &Stamp) -> Option<Sha256Digest> {
+        self.files.get(key).filter(|entry| entry.stamp == *stamp).map(|entry| entry.sha256)
+    }
+
+    pub(super) fn image(&self, digest: &Sha256Digest) -> Option<&ImageId> {
+        self.images.get(digest)
+    }
+
+    pub(super) fn put(&mut self, key: ArtifactKey, stamp: Stamp, sha256: Sha256Digest) {
+        let image = self.images.get(&sha256).cloned();
+        self.files.insert(key, Entry { stamp, sha256, image });
+    }
+
+    pub(super) fn forget(&mut self, key: &ArtifactKey) {
+        self.files.remove(key);
+    }
+
+    pub(super) fn put_image(&mut self, digest: Sha256Digest, image: &ImageId) {
+        self.images.insert(digest, image.clone());
+        for entry in self.files.values_mut().filter(|entry| entry.sha256 == digest) {
+            entry.image = Some(image.clone());
+        }
+        if self.images.len() > MAX_IMAGES {
+            let here: Vec<_> = self.files.values().map(|entry| entry.sha256).collect();
+            self.images.retain(|known, _| *known == digest || here.contains(known));
+        }
+    }
+
+    /// Forgets files for which `is_there` is false.
+    pub(super) fn retain_files(&mut self, is_there: impl Fn(&ArtifactKey) -> bool) {
+        self.files.retain(|key, _| is_there(key));
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Self>(bytes).ok().filter(|index| index.version == VERSION)
+    }
+}
+
+/// The index file with the copy of it that was last read.
+#[derive(Debug)]
+pub(super) struct IndexFile {
+    layout: Layout,
+    memory: Mutex<Option<(Stamp, Arc<Index>)>>,
+}
+
+impl IndexFile {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self { layout, memory: Mutex::new(None) }
+    }
+
+    /// The index as it stands. Missing, unreadable or filled with garbage, it is empty.
+    pub(super) fn read(&self) -> Arc<Index> {
+        self.read_file()
+            .unwrap_or_else(|err| {
+                warn!(err = %Chain(&err), "cannot read the cache index; files will be hashed again");
+                None
+            })
+            .unwrap_or_default()
+    }
+
+    fn read_file(&self) -> Result<Option<Arc<Index>>, StoreError> {
+        let path = self.layout.index();
+        let Some(file) = self.layout.open(&path)? else { return Ok(None) };
+        let metadata = file.metadata().map_err(failed("look at", &path))?;
+        let stamp = Stamp::of(&metadata);
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, index)) = &*memory
+            && *known == stamp
+        {
+            return Ok(Some(Arc::clone(index)));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(stamp.size.min(MAX_BYTES)).unwrap_or_default());
+        file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        let index = Index::parse(&bytes).unwrap_or_else(|| {
+            warn!("the cache index is not readable as one; files will be hashed again");
+            Index::default()
+        });
+        let index = Arc::new(index);
+        *memory = Some((stamp, Arc::clone(&index)));
+        Ok(Some(index))
+    }
+
+    /// Changes the index: read, changed and written under a lock, so that two processes keep each other's entries.
+    /// Blocks while another process writes its own, which takes milliseconds.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Index)) -> Result<(), StoreError> {
+        let path = self.layout.index_lock();
+        let lock = self.layout.open_or_create(&path)?;
+        File::lock(&lock).map_err(failed("lock", &path))?;
+        let mut index = Index::clone(&self.read());
+        change(&mut index);
+        let bytes = serde_json::to_vec_pretty(&index)
+            .map_err(|err| failed("write", &self.layout.index())(std::io::Error::from(err)))?;
+        self.layout.replace(&self.layout.index(), &bytes, false)
+    }
+
+    /// As [`IndexFile::update`], for what is only convenience: a cache that cannot be written to is still good to read.
+    pub(super) fn try_update(&self, change: impl FnOnce(&mut Index)) {
+        if let Err(err) = self.update(change) {
+            warn!(err = %Chain(&err), "cannot write the cache index; files will be hashed again next time");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn key() -> ArtifactKey {
+        ArtifactKey::new("vm/images/a-1-x64.tar.gz").unwrap()
+    }
+
+    fn stamp(size: u64) -> Stamp {
+        Stamp { device: 1, inode: 2, size, mtime: 3, ctime: 4 }
+    }
+
+    #[test]
+    fn an_entry_is_believed_only_of_the_very_file() {
+        let digest = Sha256Digest::from_bytes([7; 32]);
+        let mut index = Index::default();
+        index.put(key(), stamp(5), digest);
+        assert_eq!(index.digest(&key(), &stamp(5)), Some(digest));
+        for other in [
+            Stamp { device: 9, ..stamp(5) },
+            Stamp { inode: 9, ..stamp(5) },
+            Stamp { size: 9, ..stamp(5) },
+            Stamp { mtime: 9, ..stamp(5) },
+            Stamp { ctime: 9, ..stamp(5) },
+        ] {
+            assert_eq!(index.digest(&key(), &other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_empty_index_and_is_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path()).unwrap();
+        fs::create_dir_all(layout.cache()).unwrap();
+        for garbage in ["", "{", "[]", r#"{"version":2}"#, r#"{"version":1,"files":{"../x":{}}}"#, "\0\0\0\0"] {
+            fs::write(layout.index(), garbage).unwrap();
+            let file = IndexFile::new(layout.clone());
+            assert_eq!(file.read().digest(&key(), &stamp(5)), None);
+            file.update(|index| index.put(key(), stamp(5), Sha256Digest::from_bytes([7; 32]))).unwrap();
+            assert!(IndexFile::new(layout.clone()).read().digest(&key(), &stamp(5)).is_some(), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn writers_keep_each_others_entries() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..8u8 {
+                let layout = layout.clone();
+                scope.spawn(move || {
+                    let file = IndexFile::new(layout);
+                    for turn in 0..10u8 {
+                        let image = ImageId::from("abc");
+                        file.update(|index| {
+                            index.put_image(Sha256Digest::from_bytes([writer * 10 + turn; 32]), &image)
+                        })
+                        .unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(IndexFile::new(layout).read().images.len(), 80);
+    }
+
+    #[test]
+    fn a_file_written_a_moment_ago_is_not_settled() {
+        let at = |nanos: u64| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+        let fresh = Stamp { mtime: 5_000_000_001, ctime: 5_000_000_002, ..stamp(1) };
+        assert_eq!(fresh.unsettled_for(at(5_000_000_002)), Some(TICK));
+        assert_eq!(fresh.unsettled_for(at(5_100_000_000)), None);
+        assert_eq!(fresh.unsettled_for(at(1_000_000_000)), None, "the clock was set back");
+        let coarse = Stamp { mtime: 5_000_000_000, ctime: 5_000_000_000, ..stamp(1) };
+        assert!(coarse.unsettled_for(at(5_500_000_000)).is_some());
+    }
+}

@@ -1,0 +1,147 @@
+//! The published manifest and its local copy. What the manifest says is [`crate::model::manifest`]'s subject.
+
+use std::io::Read;
+use std::sync::PoisonError;
+
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use super::fetch::Retry;
+use super::index::ManifestOrigin;
+use super::partial::blocking;
+use super::paths::failed;
+use super::{Cache, StoreError};
+use crate::backend::http::{Answer, Ask, Failure, Status, Validators};
+use crate::error::Chain;
+use crate::model::manifest::MAX_MANIFEST_BYTES;
+use crate::model::{Location, Manifest, ManifestError, Sha256Digest};
+
+/// How often a place is tried where nobody answers at all. Offline is normal, and nobody wants to wait for it.
+const MAX_KNOCKS: u32 = 1;
+
+impl Cache {
+    /// Fetches the manifest, unless the copy in the cache is known to be the published one.
+    pub(super) async fn fetch_manifest(&self, at: &Location) -> Result<Manifest, StoreError> {
+        let place = place(at);
+        let cache = self.clone();
+        let known = blocking(move |_| cache.known_copy(&place)).await;
+        let ask = Ask { unless: known.as_ref().map(|(validators, _)| validators.clone()), ..Ask::default() };
+        let mut retry = Retry::new(&self.0.options);
+        loop {
+            match self.ask_for_manifest(at, &ask).await {
+                Ok(Said::Same) => match known {
+                    Some((_, manifest)) => return Ok(manifest),
+                    None => return Err(refused(at, &Failure::permanent("304"))),
+                },
+                Ok(Said::TooLong) => {
+                    return Err(StoreError::Manifest { at: at.to_string(), err: ManifestError::TooLarge });
+                }
+                Ok(Said::Bytes(bytes, validators)) => {
+                    let manifest =
+                        Manifest::parse(&bytes).map_err(|err| StoreError::Manifest { at: at.to_string(), err })?;
+                    let origin = ManifestOrigin {
+                        place,
+                        etag: validators.etag,
+                        last_modified: validators.last_modified,
+                        copy: sha256(manifest.to_pretty().as_bytes()),
+                    };
+                    *self.0.origin.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
+                    return Ok(manifest);
+                }
+                Err(failure) => {
+                    let give_up = failure.unreachable && retry.count() >= MAX_KNOCKS;
+                    match retry.wait(&failure).filter(|_| !give_up) {
+                        Some(wait) => {
+                            warn!(cause = %failure.cause, at = %at, "manifest fetch failed; trying again");
+                            tokio::time::sleep(wait).await;
+                        }
+                        None => return Err(refused(at, &failure)),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask_for_manifest(&self, at: &Location, ask: &Ask) -> Result<Said, Failure> {
+        let Answer { status, length, validators, body } = self.0.client.get(at, ask).await?;
+        match status {
+            Status::NotModified => return Ok(Said::Same),
+            Status::Whole => {}
+            Status::Part { .. } => return Err(Failure::permanent("206")),
+            Status::PastTheEnd { .. } => return Err(Failure::permanent("416")),
+        }
+        if length.is_some_and(|length| length > MAX_MANIFEST_BYTES as u64) {
+            return Ok(Said::TooLong);
+        }
+        Ok(match body.at_most(MAX_MANIFEST_BYTES).await? {
+            Some(bytes) => Said::Bytes(bytes, validators),
+            None => Said::TooLong,
+        })
+    }
+
+    /// The copy in the cache with what a server may compare it by, when it came from `place` and nobody has changed it
+    /// since.
+    fn known_copy(&self, place: &Sha256Digest) -> Option<(Validators, Manifest)> {
+        let origin = self.0.index.read().manifest.clone().filter(|origin| origin.place == *place)?;
+        let validators = Validators { etag: origin.etag, last_modified: origin.last_modified };
+        let bytes = self.manifest_bytes().ok()??;
+        if validators.is_empty() || sha256(&bytes) != origin.copy {
+            return None;
+        }
+        Some((validators, Manifest::parse(&bytes).ok()?))
+    }
+
+    /// The local manifest. One that cannot be read is as good as none: it is only ever a copy.
+    pub(super) fn read_manifest(&self) -> Option<Manifest> {
+        let bytes = self.manifest_bytes().unwrap_or_else(|err| {
+            warn!(err = %Chain(&err), "cannot read the manifest in the cache; going on without it");
+            None
+        })?;
+        Manifest::parse(&bytes)
+            .inspect_err(|err| warn!(err = %err, "the manifest in the cache is not valid; going on without it"))
+            .ok()
+    }
+
+    fn manifest_bytes(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.0.layout.manifest();
+        let Some(file) = self.0.layout.open(&path)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        Ok(Some(bytes))
+    }
+
+    /// Writes the local manifest, and remembers which published version it is.
+    pub(super) fn write_manifest(&self, text: &str) -> Result<(), StoreError> {
+        if self.manifest_bytes().ok().flatten().as_deref() != Some(text.as_bytes()) {
+            self.0.layout.replace(&self.0.layout.manifest(), text.as_bytes(), self.0.options.durable)?;
+        }
+        let origin = self.0.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let origin = origin.filter(|origin| origin.copy == sha256(text.as_bytes()));
+        if origin.is_some() && self.0.index.read().manifest != origin {
+            self.0.index.try_update(|index| index.manifest = origin);
+        }
+        Ok(())
+    }
+}
+
+enum Said {
+    Same,
+    TooLong,
+    Bytes(Vec<u8>, Validators),
+}
+
+fn refused(at: &Location, failure: &Failure) -> StoreError {
+    StoreError::ManifestFetch { at: at.to_string(), cause: failure.cause.clone(), retryable: failure.retryable }
+}
+
+/// A name for a place that gives no secret away.
+fn place(at: &Location) -> Sha256Digest {
+    match at {
+        Location::Http(url) => sha256(url.as_str().as_bytes()),
+        Location::File(path) => sha256(path.as_os_str().as_encoded_bytes()),
+    }
+}
+
+fn sha256(bytes: &[u8]) -> Sha256Digest {
+    Sha256Digest::from_bytes(Sha256::digest(bytes).into())
+}

@@ -1,0 +1,279 @@
+//! A download under way: the bytes that are here already, their running hash, and the lock that makes it ours.
+//!
+//! The `.partial` file is its own lock (flock). It vanishes by being renamed, so no lock files are left to pile up;
+//! who gets the lock checks that the path still names the file, else the one before has finished or given up.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tracing::{debug, info};
+
+use super::index::Stamp;
+use super::paths::{Layout, failed, remove_file, still_names, sync_directory};
+use crate::backend::{Progress, StoreError};
+use crate::model::{ArtifactKey, Sha256Digest};
+
+/// After so many bytes the kernel is asked to begin writing them to the disk, so that the sync at the end is short.
+const WRITE_BACK: u64 = 8 * 1024 * 1024;
+
+/// How much is read at a time when a file is hashed.
+const HASH_CHUNK: usize = 256 * 1024;
+
+/// What a partial belongs to: its `.partial.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sidecar {
+    /// Where the bytes came from, without secrets.
+    pub(super) url: String,
+    /// The strong ETag they came with.
+    #[serde(default)]
+    pub(super) etag: Option<String>,
+    /// What the whole must hash to.
+    pub(super) sha256: Sha256Digest,
+}
+
+/// A partial file that nobody else touches while this value lives.
+#[derive(Debug)]
+pub(super) struct Partial {
+    file: File,
+    path: PathBuf,
+    sidecar_path: PathBuf,
+    /// As it stands on disk.
+    pub(super) sidecar: Option<Sidecar>,
+    hasher: Sha256,
+    /// Bytes that are written and hashed.
+    pub(super) len: u64,
+    /// Some of them were written by an earlier run, and may have suffered since (a power cut).
+    pub(super) has_old_bytes: bool,
+}
+
+impl Partial {
+    /// Takes the lock, waiting for whoever holds it. Meanwhile `progress` shows how far the holder has come.
+    /// Dropping the future gives up waiting.
+    pub(super) async fn lock(layout: &Layout, key: &ArtifactKey, progress: &Progress) -> Result<Self, StoreError> {
+        let (path, sidecar_path) = (layout.partial(key), layout.sidecar(key));
+        loop {
+            let file = layout.open_or_create(&path)?;
+            let mut pause = Duration::from_millis(2);
+            let mut waited = Duration::ZERO;
+            loop {
+                match file.try_lock() {
+                    Ok(()) => break,
+                    Err(TryLockError::WouldBlock) => {}
+                    Err(TryLockError::Error(err)) => return Err(failed("lock", &path)(err)),
+                }
+                if let Ok(metadata) = file.metadata() {
+                    progress.set(metadata.len());
+                }
+                tokio::time::sleep(pause).await;
+                if waited < Duration::from_secs(1) && waited + pause >= Duration::from_secs(1) {
+                    info!(artifact = %key, "waiting for another process that fetches this artifact");
+                }
+                waited += pause;
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+            if still_names(&path, &file) {
+                let sidecar = read_sidecar(layout, &sidecar_path);
+                return Ok(Self {
+                    file,
+                    path,
+                    sidecar_path,
+                    sidecar,
+                    hasher: Sha256::new(),
+                    len: 0,
+                    has_old_bytes: false,
+                });
+            }
+        }
+    }
+
+    /// Takes up the bytes of an earlier run: reads them back once, for their hash. Nothing is kept of a partial that
+    /// belongs to other bytes, is longer than `size`, or does not say what it belongs to.
+    pub(super) fn take_up(&mut self, sha256: &Sha256Digest, size: u64, stop: &AtomicBool) -> Result<(), StoreError> {
+        let there = self.file.metadata().map_err(failed("look at", &self.path))?.len();
+        let ours = self.sidecar.as_ref().is_some_and(|sidecar| sidecar.sha256 == *sha256);
+        if !ours || there > size {
+            if there > 0 {
+                debug!(path = %self.path.display(), "the unfinished download belongs to other bytes; starting over");
+            }
+            return self.start_over();
+        }
+        self.file.seek(SeekFrom::Start(0)).map_err(failed("read", &self.path))?;
+        self.hasher = Sha256::new();
+        self.len = hash_into(&mut self.hasher, &mut self.file, stop).map_err(failed("read", &self.path))?;
+        self.has_old_bytes = self.len > 0;
+        Ok(())
+    }
+
+    /// Back to no bytes at all.
+    pub(super) fn start_over(&mut self) -> Result<(), StoreError> {
+        self.file.set_len(0).map_err(failed("truncate", &self.path))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(failed("truncate", &self.path))?;
+        self.hasher = Sha256::new();
+        self.len = 0;
+        self.has_old_bytes = false;
+        Ok(())
+    }
+
+    /// Says what the bytes that come next belong to.
+    pub(super) fn label(&mut self, sidecar: Sidecar) -> Result<(), StoreError> {
+        if self.sidecar.as_ref() == Some(&sidecar) {
+            return Ok(());
+        }
+        let text =
+            serde_json::to_vec(&sidecar).map_err(|err| failed("write", &self.sidecar_path)(io::Error::from(err)))?;
+        remove_file(&self.sidecar_path)?;
+        fs::write(&self.sidecar_path, text).map_err(failed("write", &self.sidecar_path))?;
+        self.sidecar = Some(sidecar);
+        Ok(())
+    }
+
+    /// Hashes and writes pieces until there are no more. Each is on its way to the disk before the next is taken, so a
+    /// kill loses no more than what waits in the channel. Runs on a thread of its own; both costs are hidden behind the
+    /// network that way.
+    pub(super) fn absorb(
+        mut self,
+        mut pieces: mpsc::Receiver<Bytes>,
+        size: u64,
+        progress: &Progress,
+    ) -> Result<Self, StoreError> {
+        let mut on_its_way = self.len;
+        while let Some(piece) = pieces.blocking_recv() {
+            self.hasher.update(&piece);
+            self.file.write_all(&piece).map_err(|err| self.no_room(err, size))?;
+            self.len += piece.len() as u64;
+            progress.set(self.len);
+            if self.len - on_its_way >= WRITE_BACK {
+                begin_write_back(&self.file, on_its_way, self.len - on_its_way);
+                on_its_way = self.len;
+            }
+        }
+        Ok(self)
+    }
+
+    fn no_room(&self, err: io::Error, size: u64) -> StoreError {
+        match err.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                let path = self.path.parent().unwrap_or(&self.path).to_owned();
+                let free = free_space(&path).unwrap_or_default();
+                StoreError::NoSpace { path, need: size.saturating_sub(self.len), free }
+            }
+            _ => failed("write", &self.path)(err),
+        }
+    }
+
+    /// What the bytes hash to.
+    pub(super) fn digest(&self) -> Sha256Digest {
+        Sha256Digest::from_bytes(self.hasher.clone().finalize().into())
+    }
+
+    /// Makes the bytes the artifact: sync, rename, sync of the directory. The lock is held until the value returned is
+    /// dropped.
+    pub(super) fn commit(self, to: &Path, durable: bool) -> Result<(File, Stamp), StoreError> {
+        if durable {
+            self.file.sync_all().map_err(failed("sync", &self.path))?;
+        }
+        fs::rename(&self.path, to).map_err(failed("rename", &self.path))?;
+        if durable && let Some(directory) = to.parent() {
+            sync_directory(directory)?;
+        }
+        remove_file(&self.sidecar_path)?;
+        let stamp = Stamp::of(&self.file.metadata().map_err(failed("look at", to))?);
+        Ok((self.file, stamp))
+    }
+
+    /// Removes it, with its sidecar.
+    pub(super) fn discard(self) -> Result<(), StoreError> {
+        remove_file(&self.sidecar_path)?;
+        remove_file(&self.path)
+    }
+
+    /// Gives the lock back. What has been written stays, to be taken up later.
+    pub(super) fn put_down(self) -> Result<(), StoreError> {
+        match self.file.metadata() {
+            Ok(metadata) if metadata.len() > 0 => Ok(()),
+            _ => self.discard(),
+        }
+    }
+}
+
+/// Takes the lock of a partial if nobody holds it; `None` when somebody does.
+pub(super) fn try_hold(layout: &Layout, path: &Path) -> Result<Option<File>, StoreError> {
+    let Some(file) = layout.open(path)? else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(still_names(path, &file).then_some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(err)) => Err(failed("lock", path)(err)),
+    }
+}
+
+fn read_sidecar(layout: &Layout, path: &Path) -> Option<Sidecar> {
+    let file = layout.open(path).ok()??;
+    let mut text = Vec::new();
+    file.take(64 * 1024).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Hashes a reader to its end in constant memory, unless told to stop. Yields how many bytes there were.
+pub(super) fn hash_into(hasher: &mut Sha256, from: &mut impl Read, stop: &AtomicBool) -> io::Result<u64> {
+    let mut chunk = vec![0; HASH_CHUNK];
+    let mut total = 0;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("hashing was given up"));
+        }
+        match from.read(&mut chunk) {
+            Ok(0) => return Ok(total),
+            Ok(read) => {
+                hasher.update(&chunk[..read]);
+                total += read as u64;
+            }
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+/// Bytes that this user may still write on the file system of `path`.
+pub(super) fn free_space(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Linux starts writing out the dirty pages of a range that is declared unneeded, and keeps those that are dirty still.
+#[cfg(target_os = "linux")]
+fn begin_write_back(file: &File, from: u64, len: u64) {
+    let _ = rustix::fs::fadvise(file, from, std::num::NonZeroU64::new(len), rustix::fs::Advice::DontNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn begin_write_back(_file: &File, _from: u64, _len: u64) {}
+
+/// Runs blocking work on a thread of its own. When the future is dropped the work is told to stop.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> T {
+    struct StopOnDrop(Arc<AtomicBool>);
+    impl Drop for StopOnDrop {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let guard = StopOnDrop(Arc::clone(&stop));
+    let done = tokio::task::spawn_blocking(move || work(&stop)).await;
+    drop(guard);
+    match done {
+        Ok(value) => value,
+        Err(err) => match err.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is being shut down; whoever waits here is dropped with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,224 @@
+//! Where things lie below `<root>/cache`, and the guard that no path leads out of it.
+//!
+//! Files are opened through here: never through a symbolic link, and private to the user when they are made.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::backend::StoreError;
+use crate::model::ArtifactKey;
+
+/// How temporary files begin. [`super::gc`] removes those that a killed process left behind.
+pub(super) const TEMPORARY: &str = ".steadfast-tmp-";
+
+const PARTIAL: &str = ".partial";
+const SIDECAR: &str = ".partial.json";
+
+/// The layout of one cache directory.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(root: &Path) -> io::Result<Self> {
+        Ok(Self { root: std::path::absolute(root)? })
+    }
+
+    /// `<root>/cache`. May itself be a symbolic link: that is its owner's choice.
+    pub(super) fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    pub(super) fn manifest(&self) -> PathBuf {
+        self.cache().join("vm/manifest.json")
+    }
+
+    pub(super) fn index(&self) -> PathBuf {
+        self.cache().join("index.json")
+    }
+
+    pub(super) fn index_lock(&self) -> PathBuf {
+        self.cache().join("index.lock")
+    }
+
+    pub(super) fn quarantine(&self) -> PathBuf {
+        self.cache().join("quarantine")
+    }
+
+    pub(super) fn artifact(&self, key: &ArtifactKey) -> PathBuf {
+        key.path_in(&self.cache())
+    }
+
+    pub(super) fn partial(&self, key: &ArtifactKey) -> PathBuf {
+        self.cache().join(format!("{key}{PARTIAL}"))
+    }
+
+    pub(super) fn sidecar(&self, key: &ArtifactKey) -> PathBuf {
+        self.cache().join(format!("{key}{SIDECAR}"))
+    }
+
+    /// The key of a partial's path; `None` when it is not one.
+    pub(super) fn key_of_partial(&self, path: &Path) -> Option<ArtifactKey> {
+        let text = path.strip_prefix(self.cache()).ok()?.to_str()?;
+        let key = text.strip_suffix(PARTIAL).or_else(|| text.strip_suffix(SIDECAR))?;
+        ArtifactKey::new(key).ok()
+    }
+
+    /// The key of an artifact's path; `None` when it cannot be one.
+    pub(super) fn key_of(&self, path: &Path) -> Option<ArtifactKey> {
+        ArtifactKey::new(path.strip_prefix(self.cache()).ok()?.to_str()?).ok()
+    }
+
+    /// Refuses a path below the cache with a symbolic link in it that leads out of the cache, or at its end.
+    pub(super) fn guard(&self, path: &Path) -> Result<(), StoreError> {
+        let cache = self.cache();
+        let below = path.strip_prefix(&cache).map_err(|_| StoreError::Escapes { path: path.to_owned() })?;
+        let mut here = cache.clone();
+        for part in below.components() {
+            let Component::Normal(part) = part else {
+                return Err(StoreError::Escapes { path: path.to_owned() });
+            };
+            here.push(part);
+            match fs::symlink_metadata(&here) {
+                Ok(found) if found.is_symlink() => {
+                    let stays = here != path
+                        && matches!((here.canonicalize(), cache.canonicalize()), (Ok(to), Ok(cache)) if to.starts_with(&cache));
+                    if !stays {
+                        return Err(StoreError::Escapes { path: here });
+                    }
+                }
+                Ok(_) => {}
+                Err(err) if err.kind() == io::ErrorKind::NotFound => break,
+                Err(err) => return Err(failed("look at", &here)(err)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directory that `path` is to lie in, private to the user.
+    pub(super) fn make_room_for(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        self.guard(path)?;
+        let directory = path.parent().unwrap_or(path);
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("create", directory))?;
+        Ok(directory.to_owned())
+    }
+
+    /// Opens an existing file to read it. `None` when there is none.
+    pub(super) fn open(&self, path: &Path) -> Result<Option<File>, StoreError> {
+        self.guard(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+        match options.open(path) {
+            Ok(file) => {
+                let kind = file.metadata().map_err(failed("look at", path))?;
+                match kind.is_file() {
+                    true => Ok(Some(file)),
+                    false => Err(failed("read", path)(io::Error::other("not a regular file"))),
+                }
+            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(failed("open", path)(err)),
+        }
+    }
+
+    /// Opens a file to read and write it, making it, and its directory, when there is none.
+    pub(super) fn open_or_create(&self, path: &Path) -> Result<File, StoreError> {
+        self.make_room_for(path)?;
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits() as i32);
+        options.open(path).map_err(failed("create", path))
+    }
+
+    /// Puts `bytes` in the place of `path`: all of them or nothing.
+    pub(super) fn replace(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
+        use std::io::Write;
+        let directory = self.make_room_for(path)?;
+        let mut temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .tempfile_in(&directory)
+            .map_err(failed("create a temporary file in", &directory))?;
+        temporary.write_all(bytes).map_err(failed("write", path))?;
+        if durable {
+            temporary.as_file().sync_all().map_err(failed("sync", path))?;
+        }
+        temporary.persist(path).map_err(|err| failed("write", path)(err.error))?;
+        if durable { sync_directory(&directory) } else { Ok(()) }
+    }
+}
+
+/// Wraps an I/O error with what was tried on which path.
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |err| StoreError::Io { what, path, err }
+}
+
+/// Makes a rename in this directory last.
+pub(super) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
+    File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed("sync", directory))
+}
+
+/// Removes a file; fine when it is gone already.
+pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(err)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `path` still names this very file.
+pub(super) fn still_names(path: &Path, file: &File) -> bool {
+    match (fs::symlink_metadata(path), file.metadata()) {
+        (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_link_out_is_refused_and_a_link_within_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path()).unwrap();
+        let vm = layout.cache().join("vm");
+        fs::create_dir_all(vm.join("real")).unwrap();
+        symlink(outside.path(), vm.join("out")).unwrap();
+        symlink("real", vm.join("in")).unwrap();
+        symlink("real/x", vm.join("last")).unwrap();
+        symlink("nowhere", vm.join("dangling")).unwrap();
+        let refused = |path: &str| matches!(layout.guard(&vm.join(path)), Err(StoreError::Escapes { .. }));
+        assert!(refused("out/a"));
+        assert!(refused("last"));
+        assert!(refused("dangling/a"));
+        assert!(!refused("in/a"));
+        assert!(!refused("not/there/yet"));
+        assert!(matches!(layout.open_or_create(&vm.join("out/a")), Err(StoreError::Escapes { .. })));
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0, "nothing was written outside");
+    }
+
+    #[test]
+    fn what_is_made_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("new")).unwrap();
+        layout.replace(&layout.manifest(), b"{}", true).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&layout.manifest()), 0o600);
+        assert_eq!(mode(&layout.cache().join("vm")), 0o700);
+        assert_eq!(fs::read_dir(layout.cache().join("vm")).unwrap().count(), 1, "no temporary file is left");
+    }
+}
