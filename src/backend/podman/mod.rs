@@ -1,1 +1,170 @@
-//! Podman.
+//! Podman, behind [`Engine`]: one type for every way to reach it.
+//!
+//! [`Podman`] picks the transport and hands every call on. What a call means on the wire stands in [`api`]; how Podman's
+//! answers are read stands in [`wire`]. Nothing here decides what should run.
+
+mod address;
+mod api;
+mod error;
+mod exec;
+mod http;
+mod image;
+mod look;
+mod spec;
+pub mod stream;
+mod wire;
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+
+use super::{
+    ByteStream, Chunk, Create, Engine, EngineError, EngineEvent, Exec, ExecRequest, LogRequest, Look, Progress,
+};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, ImageId, ImageRef, Name};
+
+pub use address::Machine;
+pub use api::Api;
+
+/// Podman, by whichever way it is reached.
+#[derive(Debug)]
+pub enum Podman {
+    /// Through its API socket.
+    Api(Api),
+}
+
+impl Podman {
+    /// Finds Podman's API socket and prepares a client for it. Nothing is sent yet.
+    ///
+    /// The socket is `socket`, else `$CONTAINER_HOST`, else `$DOCKER_HOST` (`unix://` only), else the first that exists
+    /// of `$XDG_RUNTIME_DIR/podman/podman.sock`, `/run/user/<uid>/podman/podman.sock` and `/run/podman/podman.sock`
+    /// (for root the last comes first). `vars` looks up environment variables.
+    ///
+    /// # Errors
+    /// `transportUnavailable` when there is no socket; the sentence names the places tried and how to start one. Also
+    /// for an address that is not a unix socket, such as `ssh://…`.
+    pub fn connect(socket: Option<&Path>, vars: impl Fn(&str) -> Option<String>) -> Result<Self, EngineError> {
+        let socket = address::find(socket, vars)?;
+        Api::new(&socket, Machine::of_local_socket()).map(Self::Api)
+    }
+}
+
+impl Engine for Podman {
+    async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
+        match self {
+            Self::Api(api) => api.look(look).await,
+        }
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+        match self {
+            Self::Api(api) => api.inspect(id).await,
+        }
+    }
+
+    async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
+        match self {
+            Self::Api(api) => api.image(reference).await,
+        }
+    }
+
+    async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
+        match self {
+            Self::Api(api) => api.load(tar).await,
+        }
+    }
+
+    async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
+        match self {
+            Self::Api(api) => api.pull(reference, progress).await,
+        }
+    }
+
+    async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.tag(image, reference).await,
+        }
+    }
+
+    async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.remove_image(image).await,
+        }
+    }
+
+    async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
+        match self {
+            Self::Api(api) => api.create(create).await,
+        }
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.start(id).await,
+        }
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.unpause(id).await,
+        }
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.stop(id, grace).await,
+        }
+    }
+
+    async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.rename(id, name).await,
+        }
+    }
+
+    async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.remove(id, grace).await,
+        }
+    }
+
+    async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.run_healthcheck(id).await,
+        }
+    }
+
+    async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
+        match self {
+            Self::Api(api) => api.exec(id, request).await,
+        }
+    }
+
+    async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
+        match self {
+            Self::Api(api) => api.exec_exit(exec).await,
+        }
+    }
+
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        request: &LogRequest,
+    ) -> Result<Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>, EngineError> {
+        match self {
+            Self::Api(api) => api.logs(id, request).await,
+        }
+    }
+
+    async fn events(
+        &self,
+        owner: &Name,
+    ) -> Result<Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>, EngineError> {
+        match self {
+            Self::Api(api) => api.events(owner).await,
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Podman's API: the life of containers and the events about them. Images stand in [`super::image`], looking in
+//! [`super::look`], commands and logs in [`super::exec`].
+//!
+//! Libpod paths go through [`Http`]; bollard does what Docker's paths do as well, under a pinned version: asking Podman for
+//! its version the way bollard negotiates takes a quarter of a second.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::{
+    RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder, StopContainerOptionsBuilder,
+};
+use bollard::{ClientVersion, Docker};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use super::address::Machine;
+use super::error;
+use super::http::{Call, DEADLINE, Http, query, segment};
+use super::spec;
+use super::stream::Lines;
+use super::wire;
+use crate::backend::{Create, EngineError, EngineErrorKind, EngineEvent};
+use crate::model::{ContainerId, ContainerName, ContainerState, Name, Phase};
+
+/// How long making a container may take. It may have to wait for other work on the same storage.
+const CREATE: Duration = Duration::from_secs(60);
+/// How long a start may take: networks, mounts and the runtime.
+const START: Duration = Duration::from_secs(60);
+/// How long a health check may take; its own timeout is Podman's business, which 4.3 does not mind.
+const HEALTHCHECK: Duration = Duration::from_secs(120);
+/// Added to the grace of a stop: killing and cleaning up take time as well.
+const AFTER_GRACE: Duration = Duration::from_secs(30);
+/// How long after a start that changed nothing the container is watched for a death Podman has not noticed yet.
+const SWALLOWED: Duration = Duration::from_secs(2);
+/// Between two looks of that watch.
+const SWALLOWED_STEP: Duration = Duration::from_millis(50);
+/// Podman 5 holds the headers of `/events` back until the first event; 4.3 sends them at once.
+const EVENT_HEADERS: Duration = Duration::from_millis(500);
+
+/// What one `/_ping` told.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// Podman's version, e.g. `4.3.1`.
+    pub version: String,
+    /// Before every libpod path, e.g. `/v4.0.0/libpod`.
+    prefix: String,
+}
+
+/// Podman's API over one unix socket.
+#[derive(Debug)]
+pub struct Api {
+    http: Http,
+    machine: Machine,
+    server: OnceCell<Server>,
+    docker: OnceLock<Docker>,
+}
+
+impl Api {
+    /// A client for the API on `socket`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `unknown`, when no client can be set up at all.
+    pub fn new(socket: &Path, machine: Machine) -> Result<Self, EngineError> {
+        Ok(Self { http: Http::new(socket)?, machine, server: OnceCell::new(), docker: OnceLock::new() })
+    }
+
+    /// The socket it talks to.
+    pub fn socket(&self) -> &Path {
+        self.http.socket()
+    }
+
+    pub(super) fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// Who answers. Asked once.
+    pub(super) async fn server(&self) -> Result<&Server, EngineError> {
+        self.server
+            .get_or_try_init(|| async {
+                let call = Call::get("reach Podman", "/_ping");
+                let answer = self.http.send(&call).await.map_err(|err| self.not_podman(err))?;
+                let version = answer.headers.get("Libpod-API-Version").and_then(|value| value.to_str().ok());
+                let Some(version) = version else {
+                    return Err(self.not_podman(call.unreadable("no Libpod-API-Version")));
+                };
+                // Podman 4 and 5 take any path version from 4.0.0 on. Of a later one only its own is sure.
+                let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok()).unwrap_or(4);
+                let prefix = if major <= 5 { "/v4.0.0/libpod".to_owned() } else { format!("/v{major}.0.0/libpod") };
+                Ok(Server { version: version.to_owned(), prefix })
+            })
+            .await
+    }
+
+    /// An HTTP server that does not answer a ping as Podman does is something else; a broken connection stays one.
+    fn not_podman(&self, mut err: EngineError) -> EngineError {
+        if err.status.is_some() || err.kind == EngineErrorKind::Unknown {
+            err.kind = EngineErrorKind::Unknown;
+            err.message = format!(
+                "failed to reach Podman: what answers on `{}` is not Podman (no Libpod-API-Version in its ping); check the \
+                 socket's path",
+                self.socket().display()
+            );
+        }
+        err
+    }
+
+    /// A libpod path with its version.
+    pub(super) async fn libpod(&self, path: &str) -> Result<String, EngineError> {
+        Ok(format!("{}{path}", self.server().await?.prefix))
+    }
+
+    pub(super) async fn container_path(&self, id: &ContainerId, rest: &str) -> Result<String, EngineError> {
+        self.libpod(&format!("/containers/{}{rest}", segment(id.as_str()))).await
+    }
+
+    /// bollard's client, made when first needed: a look does without it.
+    pub(super) fn docker(&self, deadline: Duration) -> Result<Docker, EngineError> {
+        let docker = match self.docker.get() {
+            Some(docker) => docker,
+            None => {
+                let path = self.socket().to_string_lossy();
+                let version = ClientVersion { major_version: 1, minor_version: 41 };
+                let made = Docker::connect_with_unix(&path, DEADLINE.as_secs(), &version)
+                    .map_err(|err| error::from_bollard("reach Podman", "connect", self.socket(), &err))?;
+                self.docker.get_or_init(|| made)
+            }
+        };
+        Ok(docker.clone().with_timeout(deadline))
+    }
+
+    /// Waits for a call of bollard's within `deadline`.
+    pub(super) async fn through_bollard<T>(
+        &self,
+        what: &str,
+        command: &str,
+        deadline: Duration,
+        call: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> Result<T, EngineError> {
+        match tokio::time::timeout(deadline, call).await {
+            Ok(done) => done.map_err(|err| error::from_bollard(what, command, self.socket(), &err)),
+            Err(_) => Err(error::timed_out(what, command, deadline)),
+        }
+    }
+
+    /// See [`crate::backend::Engine::create`].
+    pub async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
+        self.check_sources(create)?;
+        let gateway = match spec::needs_gateway(create) {
+            true => Some(self.gateway(create).await?),
+            false => None,
+        };
+        let what = format!("create container `{}`", create.name);
+        let call = Call::post(what, self.libpod("/containers/create").await?)
+            .json(&spec::body(create, gateway.as_deref()))
+            .within(CREATE);
+        let answer = self.http.send(&call).await.map_err(|err| error::scrub(err, spec::secrets(create)))?;
+        let answer = answer.json(&call)?;
+        let id = answer.get("Id").or_else(|| answer.get("ID")).and_then(Value::as_str).unwrap_or_default();
+        for warning in answer.get("Warnings").and_then(Value::as_array).into_iter().flatten() {
+            tracing::debug!(container = %create.name, %warning, "Podman warned about a container");
+        }
+        ContainerId::new(id).map_err(|_| call.unreadable("it names no container"))
+    }
+
+    /// A bind source must exist: of the libpod versions seen some refuse it with a bare `statfs`, others might make it.
+    fn check_sources(&self, create: &Create) -> Result<(), EngineError> {
+        if self.machine == Machine::Elsewhere {
+            return Ok(());
+        }
+        for mount in &create.spec.mounts {
+            let source = Path::new(mount.source.expose());
+            if let Err(err) = source.symlink_metadata()
+                && err.kind() == std::io::ErrorKind::NotFound
+            {
+                let shown = if mount.source.is_sensitive() { "(sensitive)" } else { mount.source.expose() };
+                return Err(EngineError::new(
+                    EngineErrorKind::NotFound,
+                    format!(
+                        "failed to create container `{}`: `{shown}`, to be mounted at `{}`, does not exist on this machine; \
+                         create it, or correct the mount's source",
+                        create.name, mount.target
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The address under which containers on the default network reach Podman's machine. Docker's path, since it calls that
+    /// network `bridge` whatever its real name is.
+    async fn gateway(&self, create: &Create) -> Result<String, EngineError> {
+        let call =
+            Call::get(format!("find the host's address for container `{}`", create.name), "/v1.41/networks/bridge");
+        let network = self.http.send(&call).await?.json(&call)?;
+        let configs = network.pointer("/IPAM/Config").and_then(Value::as_array);
+        let gateways = configs.into_iter().flatten().filter_map(|config| config.get("Gateway")?.as_str());
+        let mut gateways: Vec<_> = gateways.filter(|address| !address.is_empty()).collect();
+        gateways.sort_by_key(|address| address.contains(':'));
+        match gateways.first() {
+            Some(address) => Ok((*address).to_owned()),
+            None => {
+                Err(call.unreadable("the default network has no gateway; name an address instead of `host-gateway`"))
+            }
+        }
+    }
+
+    /// See [`crate::backend::Engine::start`].
+    pub async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        if self.start_once(id).await? != ALREADY_SO {
+            return Ok(());
+        }
+        // Podman believes it runs. Between a death and its being noticed (conmon's exit file, up to a quarter second on
+        // 4.3.1) that is a mistake, and the start has been swallowed.
+        let Some(before) = self.inspect(id).await? else { return Ok(()) };
+        let began = Instant::now();
+        let mut now = before.clone();
+        loop {
+            match now.phase {
+                Phase::Running if now.pid != before.pid || now.started_at != before.started_at => return Ok(()),
+                Phase::Running if self.surely_alive(&now) => return Ok(()),
+                Phase::Exited { .. } | Phase::Created => return self.start_once(id).await.map(|_| ()),
+                _ if began.elapsed() >= SWALLOWED => return Ok(()),
+                _ => {}
+            }
+            tokio::time::sleep(SWALLOWED_STEP).await;
+            now = match self.inspect(id).await? {
+                Some(now) => now,
+                None => return Ok(()),
+            };
+        }
+    }
+
+    /// Yields the status: 204 for started, 304 for [`ALREADY_SO`].
+    async fn start_once(&self, id: &ContainerId) -> Result<u16, EngineError> {
+        let path = self.container_path(id, "/start").await?;
+        let call = Call::post(format!("start container `{id}`"), path).within(START);
+        Ok(self.http.send(&call).await?.status)
+    }
+
+    /// Whether the first process lives for certain: its pid is there, no zombie, and in this container's control group.
+    /// Without that proof (another machine, no control groups) the answer is no.
+    fn surely_alive(&self, state: &ContainerState) -> bool {
+        let (Machine::Here, Some(pid)) = (self.machine, state.pid) else { return false };
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let dead = read("stat").rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+        !dead && read("cgroup").contains(state.id.as_str())
+    }
+
+    /// See [`crate::backend::Engine::unpause`].
+    pub async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let command = format!("POST /containers/{id}/unpause");
+        let docker = self.docker(DEADLINE)?;
+        let unpause = docker.unpause_container(id.as_str());
+        let done = self.through_bollard(&format!("unpause container `{id}`"), &command, DEADLINE, unpause).await;
+        match done {
+            Err(err) if err.message.contains("is not paused") => Ok(()),
+            done => done,
+        }
+    }
+
+    /// See [`crate::backend::Engine::stop`].
+    pub async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        match self.stop_once(id, grace).await {
+            // 4.3.1 kills a frozen container's process but cannot clean up after it: it has to be unfrozen.
+            Err(err) if err.message.contains("container state improper") => {
+                self.unpause(id).await?;
+                self.stop_once(id, grace).await
+            }
+            done => done,
+        }
+    }
+
+    async fn stop_once(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
+        let deadline = grace + AFTER_GRACE;
+        let options = StopContainerOptionsBuilder::new().t(seconds).build();
+        let docker = self.docker(deadline)?;
+        let stop = docker.stop_container(id.as_str(), Some(options));
+        let command = format!("POST /containers/{id}/stop?t={seconds}");
+        self.through_bollard(&format!("stop container `{id}`"), &command, deadline, stop).await
+    }
+
+    /// See [`crate::backend::Engine::rename`].
+    pub async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
+        let options = RenameContainerOptionsBuilder::new().name(name.as_str()).build();
+        let docker = self.docker(DEADLINE)?;
+        let rename = docker.rename_container(id.as_str(), options);
+        let command = format!("POST /containers/{id}/rename?name={name}");
+        self.through_bollard(&format!("rename container `{id}` to `{name}`"), &command, DEADLINE, rename).await
+    }
+
+    /// See [`crate::backend::Engine::remove`]. Anonymous volumes go with it, as with `podman rm -v`.
+    pub async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        match self.stop(id, grace).await {
+            Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
+            // What cannot be stopped in good order is removed by force.
+            Err(err) if !err.kind.is_retryable() => {
+                tracing::debug!(container = %id, error = %err, "a container did not stop in good order");
+            }
+            Err(err) => return Err(err),
+            Ok(()) => {}
+        }
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let docker = self.docker(AFTER_GRACE)?;
+        let remove = docker.remove_container(id.as_str(), Some(options));
+        let command = format!("DELETE /containers/{id}?force=true&v=true");
+        let done = self.through_bollard(&format!("remove container `{id}`"), &command, AFTER_GRACE, remove).await;
+        unless_gone(done).map(|_| ())
+    }
+
+    /// See [`crate::backend::Engine::run_healthcheck`]. `conflict` when it has none or does not run.
+    pub async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let path = self.container_path(id, "/healthcheck").await?;
+        let call = Call::get(format!("run the health check of container `{id}`"), path).within(HEALTHCHECK);
+        self.http.send(&call).await.map(|_| ())
+    }
+
+    /// See [`crate::backend::Engine::events`].
+    pub async fn events(
+        &self,
+        owner: &Name,
+    ) -> Result<Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>, EngineError> {
+        // Only types are filtered by Podman. Its label filters mean "any of" and need a value (4.3.1), and a filter it
+        // does not know yields silence instead of an error.
+        let filters = query(r#"{"type":["container","image"]}"#);
+        let path = self.libpod(&format!("/events?stream=true&filters={filters}")).await?;
+        let call = Call::get("follow Podman's events", path);
+        let subscription = Subscription::open(self.http.clone(), call, owner.clone());
+        let mut subscription = Box::pin(subscription);
+        // A refused connection is an error of this call; headers that are merely late are not.
+        let source = match tokio::time::timeout(EVENT_HEADERS, &mut subscription).await {
+            Ok(opened) => Source::Open(opened?),
+            Err(_) => Source::Opening(subscription),
+        };
+        Ok(Box::pin(stream::unfold(source, Source::next)))
+    }
+}
+
+/// The status of a start that changed nothing.
+const ALREADY_SO: u16 = 304;
+
+/// `None` when the object is gone.
+pub(super) fn unless_gone<T>(result: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(err) if err.kind == EngineErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// An open stream of events.
+struct Subscription {
+    http: Http,
+    call: Call,
+    owner: Name,
+    body: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
+    lines: Lines,
+    ready: VecDeque<Bytes>,
+}
+
+/// A stream of events whose answer may not have begun.
+enum Source {
+    Opening(Pin<Box<dyn Future<Output = Result<Subscription, EngineError>> + Send>>),
+    Open(Subscription),
+    Over,
+}
+
+impl Source {
+    async fn next(self) -> Option<(Result<EngineEvent, EngineError>, Self)> {
+        let mut subscription = match self {
+            Self::Open(subscription) => subscription,
+            Self::Opening(opening) => match opening.await {
+                Ok(subscription) => subscription,
+                Err(err) => return Some((Err(err), Self::Over)),
+            },
+            Self::Over => return None,
+        };
+        match subscription.next().await? {
+            Ok(event) => Some((Ok(event), Self::Open(subscription))),
+            Err(err) => Some((Err(err), Self::Over)),
+        }
+    }
+}
+
+impl Subscription {
+    async fn open(http: Http, call: Call, owner: Name) -> Result<Self, EngineError> {
+        let response = http.open(&call, None).await?;
+        let body = Box::pin(response.bytes_stream());
+        Ok(Self { http, call, owner, body, lines: Lines::default(), ready: VecDeque::new() })
+    }
+
+    async fn next(&mut self) -> Option<Result<EngineEvent, EngineError>> {
+        loop {
+            while let Some(line) = self.ready.pop_front() {
+                if let Some(event) = wire::event(&line, &self.owner) {
+                    return Some(Ok(event));
+                }
+            }
+            match self.body.next().await? {
+                Ok(bytes) => self.lines.push(&bytes, &mut self.ready),
+                Err(err) => return Some(Err(self.http.broken(&self.call, &err))),
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What Podman's failures mean: statuses, sentences and broken connections become an [`EngineError`].
+//!
+//! Podman's codes are not Docker's (a duplicate name is 500 on 4.3 and 409 on 5.x), so its sentences are read too. Every
+//! phrase that is looked for stands here and nowhere else. A request's body never enters an error: it may hold secrets.
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::backend::{EngineError, EngineErrorKind};
+
+/// How much of an answer's body is kept in an error.
+const BODY_LIMIT: usize = 4096;
+/// How much of Podman's own sentence goes into ours.
+const SENTENCE_LIMIT: usize = 600;
+
+/// An answer with a failing status. `what` completes "failed to …".
+pub(super) fn refused(what: &str, command: &str, status: u16, body: &[u8]) -> EngineError {
+    let text = String::from_utf8_lossy(body);
+    let sentence = sentence(&text).unwrap_or_else(|| format!("HTTP status {status}"));
+    let kind = kind(status, &sentence);
+    let message = match busy_address(&sentence) {
+        Some(address) => format!("failed to {what}: the host port {address} is taken by another process or container"),
+        None => format!("failed to {what}: {}", cut(&sentence, SENTENCE_LIMIT)),
+    };
+    EngineError {
+        command: Some(command.to_owned()),
+        status: Some(status),
+        body: Some(cut(&text, BODY_LIMIT).to_owned()),
+        ..EngineError::new(kind, message)
+    }
+}
+
+/// Podman said in a stream, under status 200, that it failed.
+pub(super) fn refused_midway(what: &str, command: &str, sentence: &str) -> EngineError {
+    let sentence = one_line(sentence);
+    EngineError {
+        command: Some(command.to_owned()),
+        body: Some(cut(&sentence, BODY_LIMIT).to_owned()),
+        ..EngineError::new(kind(500, &sentence), format!("failed to {what}: {}", cut(&sentence, SENTENCE_LIMIT)))
+    }
+}
+
+/// No answer within our own deadline.
+pub(super) fn timed_out(what: &str, command: &str, after: Duration) -> EngineError {
+    let after = humantime::format_duration(after);
+    EngineError {
+        command: Some(command.to_owned()),
+        ..EngineError::new(EngineErrorKind::Timeout, format!("failed to {what}: Podman did not answer within {after}"))
+    }
+}
+
+/// The connection could not be made, or broke.
+pub(super) fn broken(what: &str, command: &str, socket: &Path, error: &(dyn Error + 'static)) -> EngineError {
+    let socket = socket.display();
+    let (kind, cause) = match io_kind(error) {
+        Some(io::ErrorKind::PermissionDenied) => (
+            EngineErrorKind::PermissionDenied,
+            format!("no permission to use the Podman socket `{socket}`; run as its owner, or use a rootless socket"),
+        ),
+        Some(io::ErrorKind::NotFound) => (
+            EngineErrorKind::TransportUnavailable,
+            format!(
+                "the Podman socket `{socket}` is gone; start Podman's service again, for example with `podman system \
+                 service --time=0 unix://{socket}`"
+            ),
+        ),
+        Some(io::ErrorKind::ConnectionRefused) => (
+            EngineErrorKind::TransportUnavailable,
+            format!(
+                "nobody listens on the Podman socket `{socket}`; start Podman's service again, for example with `podman \
+                 system service --time=0 unix://{socket}`"
+            ),
+        ),
+        _ => (
+            EngineErrorKind::TransportUnavailable,
+            format!("the connection to Podman on `{socket}` broke ({})", deepest(error)),
+        ),
+    };
+    EngineError { command: Some(command.to_owned()), ..EngineError::new(kind, format!("failed to {what}: {cause}")) }
+}
+
+/// An answer that cannot be read.
+pub(super) fn unreadable(what: &str, command: &str, why: &str) -> EngineError {
+    EngineError {
+        command: Some(command.to_owned()),
+        ..EngineError::new(
+            EngineErrorKind::Unknown,
+            format!("failed to {what}: Podman's answer cannot be read ({why})"),
+        )
+    }
+}
+
+/// A failure that bollard reports.
+pub(super) fn from_bollard(what: &str, command: &str, socket: &Path, error: &bollard::errors::Error) -> EngineError {
+    use bollard::errors::Error as Bollard;
+    match error {
+        Bollard::DockerResponseServerError { status_code, message } => {
+            refused(what, command, *status_code, message.as_bytes())
+        }
+        Bollard::DockerStreamError { error } => refused_midway(what, command, error),
+        Bollard::RequestTimeoutError => EngineError {
+            command: Some(command.to_owned()),
+            ..EngineError::new(EngineErrorKind::Timeout, format!("failed to {what}: Podman did not answer in time"))
+        },
+        Bollard::JsonDataError { message, .. } => unreadable(what, command, message),
+        Bollard::JsonSerdeError { err } => unreadable(what, command, &err.to_string()),
+        Bollard::SocketNotFoundError(_) => broken(what, command, socket, &io::Error::from(io::ErrorKind::NotFound)),
+        other => broken(what, command, socket, other),
+    }
+}
+
+/// Replaces each of `secrets` wherever Podman repeated it. Values of fewer than four bytes would shred the text and are
+/// not secrets worth the name.
+pub(super) fn scrub<'a>(mut error: EngineError, secrets: impl Iterator<Item = &'a str> + Clone) -> EngineError {
+    let clean = |text: &mut String| {
+        for secret in secrets.clone().filter(|secret| secret.len() >= 4) {
+            if text.contains(secret) {
+                *text = text.replace(secret, "(sensitive)");
+            }
+        }
+    };
+    clean(&mut error.message);
+    [&mut error.body, &mut error.stderr].into_iter().flatten().for_each(clean);
+    error
+}
+
+/// The kind by status and Podman's sentence (4.3.1 as measured; newer ones as their sources say).
+fn kind(status: u16, sentence: &str) -> EngineErrorKind {
+    const GONE: [&str; 6] = [
+        "no such container",
+        "no such image",
+        "image not known",
+        "no such exec session",
+        "no such network",
+        // A bind source that does not exist: `statfs /x: no such file or directory`.
+        "statfs ",
+    ];
+    const TAKEN: [&str; 5] = [
+        "is already in use",
+        "address already in use",
+        "port is already allocated",
+        "name is in use",
+        "image is in use by",
+    ];
+    let lower = sentence.to_ascii_lowercase();
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| lower.contains(phrase));
+    match status {
+        404 => EngineErrorKind::NotFound,
+        409 => EngineErrorKind::Conflict,
+        408 => EngineErrorKind::Timeout,
+        401 | 403 => EngineErrorKind::PermissionDenied,
+        502..=504 => EngineErrorKind::TransportUnavailable,
+        500 if says(&TAKEN) => EngineErrorKind::Conflict,
+        500 if says(&GONE) => EngineErrorKind::NotFound,
+        _ => EngineErrorKind::ApiError,
+    }
+}
+
+/// The address in `listen tcp4 127.0.0.1:80: bind: address already in use` or `Bind for 0.0.0.0:80 failed: port is
+/// already allocated`.
+fn busy_address(sentence: &str) -> Option<&str> {
+    let before = match sentence.find(": bind: address already in use") {
+        Some(end) => &sentence[..end],
+        None => {
+            let end = sentence.find("port is already allocated")?;
+            sentence[..end].trim_end_matches([' ', ':']).trim_end_matches("failed").trim_end()
+        }
+    };
+    before
+        .rsplit([' ', '"'])
+        .next()
+        .filter(|word| word.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok()))
+}
+
+/// Podman's own sentence in one line: the JSON's `message`, else the text itself.
+fn sentence(body: &str) -> Option<String> {
+    let parsed = serde_json::from_str::<Value>(body).ok();
+    let text = match &parsed {
+        Some(Value::Object(fields)) => ["message", "cause", "error"]
+            .into_iter()
+            .find_map(|field| fields.get(field)?.as_str().filter(|text| !text.trim().is_empty())),
+        Some(Value::String(text)) => Some(text.as_str()),
+        _ => Some(body),
+    };
+    text.map(one_line).filter(|text| !text.is_empty())
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// At most `limit` bytes, ending at a character.
+fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
+
+fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn deepest(error: &(dyn Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,237 @@
+//! Images through Podman's API: which there are, loading, pulling, naming and removing them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::{CreateImageOptionsBuilder, TagImageOptionsBuilder};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use super::api::{Api, unless_gone};
+use super::error;
+use super::http::{Call, DEADLINE, query, segment};
+use super::wire;
+use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
+use crate::model::{ImageId, ImageRef};
+
+/// How long Podman may take no byte of an archive that is being loaded.
+const LOAD_STALL: Duration = Duration::from_secs(60);
+/// How long Podman may work on an archive it has received whole.
+const LOAD_WORK: Duration = Duration::from_secs(15 * 60);
+/// How long a pull may go without any news. Podman sends none while it writes a layer to its storage.
+const PULL_STALL: Duration = Duration::from_secs(5 * 60);
+/// How long removing an image may take.
+const REMOVE: Duration = Duration::from_secs(60);
+
+impl Api {
+    pub(super) async fn images(&self) -> Result<BTreeMap<ImageRef, ImageId>, EngineError> {
+        let call = Call::get("list images", self.libpod("/images/json").await?);
+        let answer = self.http().send(&call).await?.json(&call)?;
+        if !matches!(answer, Value::Array(_) | Value::Null) {
+            return Err(call.unreadable("expected a list"));
+        }
+        Ok(wire::images(&answer))
+    }
+
+    /// See [`crate::backend::Engine::image`].
+    pub async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
+        let found = self.inspect_image(reference.as_str()).await?;
+        Ok(found.as_ref().and_then(|image| image.get("Id")).and_then(Value::as_str).map(ImageId::from))
+    }
+
+    async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {
+        let path = self.libpod(&format!("/images/{}/json", segment(name))).await?;
+        let call = Call::get(format!("inspect image `{name}`"), path);
+        let Some(answer) = unless_gone(self.http().send(&call).await)? else { return Ok(None) };
+        answer.json(&call).map(Some)
+    }
+
+    /// See [`crate::backend::Engine::load`].
+    pub async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
+        let call = Call::post("load an image", self.libpod("/images/load").await?);
+        let upload = Arc::new(Upload::default());
+        let watched = upload.clone();
+        let ended = upload.clone();
+        let body = tar
+            .inspect(move |item| watched.saw(item))
+            .chain(futures_util::stream::once(async move { ended.finished() }).filter_map(|()| async { None }));
+        let sending = self.http().upload(&call, reqwest::Body::wrap_stream(body));
+        let result = tokio::select! {
+            result = sending => result,
+            // Dropping the request closes its connection: Podman sees a body that breaks off and keeps nothing of it.
+            (stalled, limit) = upload.stall() => Err(EngineError {
+                command: Some(call.command()),
+                ..EngineError::new(EngineErrorKind::Timeout, format!(
+                    "failed to load an image: {stalled} for {}", humantime::format_duration(limit)
+                ))
+            }),
+        };
+        if let Some(broken) = upload.failure() {
+            // Not the engine's fault, and not helped by trying again: the archive could not be read to its end.
+            return Err(EngineError {
+                command: Some(call.command()),
+                ..EngineError::new(
+                    EngineErrorKind::ApiError,
+                    format!("failed to load an image: its archive could not be read ({broken})"),
+                )
+            });
+        }
+        let answer: Value = serde_json::from_slice(&result?).map_err(|err| call.unreadable(&err.to_string()))?;
+        let names = answer.get("Names").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        // 4.3 joins the names of one image with commas in some answers.
+        let names: Vec<_> = names.flat_map(|line| line.split(',')).map(str::to_owned).collect();
+        if names.is_empty() {
+            return Err(call.unreadable("it names no image"));
+        }
+        Ok(names)
+    }
+
+    /// See [`crate::backend::Engine::pull`]. `progress` counts compressed bytes of layers, as far as Podman tells.
+    pub async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
+        let what = format!("pull image `{reference}`");
+        let command = format!("POST /images/create?fromImage={reference}");
+        let options = CreateImageOptionsBuilder::new().from_image(reference.as_str()).build();
+        let mut news = Box::pin(self.docker(PULL_STALL)?.create_image(Some(options), None, None));
+        let mut layers: HashMap<String, (u64, u64)> = HashMap::new();
+        loop {
+            let Ok(next) = tokio::time::timeout(PULL_STALL, news.next()).await else {
+                return Err(error::timed_out(&what, &command, PULL_STALL));
+            };
+            let info = match next {
+                None => break,
+                Some(Ok(info)) => info,
+                // A line that bollard cannot read is no news.
+                Some(Err(bollard::errors::Error::JsonDataError { .. })) => continue,
+                Some(Err(err)) => return Err(error::from_bollard(&what, &command, self.socket(), &err)),
+            };
+            if let (Some(layer), Some(detail)) = (info.id, info.progress_detail) {
+                let amount = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0);
+                layers.insert(layer, (amount(detail.current), amount(detail.total)));
+                let (done, total) = layers.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
+                progress.set_total(total);
+                progress.set(done);
+            }
+        }
+        match self.image(reference).await? {
+            Some(id) => Ok(id),
+            None => Err(error::unreadable(&what, &command, "the pull ended and the image is not there")),
+        }
+    }
+
+    /// See [`crate::backend::Engine::tag`].
+    pub async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
+        let what = format!("name image {} `{reference}`", image.short());
+        let name = reference.as_str();
+        // A colon after the last slash parts the tag; one before it belongs to a port.
+        let (repository, tag) = match name.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+            _ => (name, "latest"),
+        };
+        if name.contains('@') {
+            let message = format!("failed to {what}: a digest cannot be given to an image, only a tag");
+            return Err(EngineError::new(EngineErrorKind::ApiError, message));
+        }
+        let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
+        let docker = self.docker(DEADLINE)?;
+        let done = docker.tag_image(image.as_str(), Some(options));
+        self.through_bollard(&what, &format!("POST /images/{image}/tag"), DEADLINE, done).await
+    }
+
+    /// See [`crate::backend::Engine::remove_image`].
+    pub async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
+        let Some(found) = self.inspect_image(image.as_str()).await? else { return Ok(()) };
+        // By id, Podman removes an image of several names only by force, and force removes containers too. So the names go
+        // one by one, the last takes the image along, and use by a container is looked at first.
+        let names: Vec<_> = found.get("RepoTags").and_then(Value::as_array).into_iter().flatten().collect();
+        if names.len() <= 1 {
+            return self.remove_image_name(image, image.as_str()).await;
+        }
+        self.refuse_while_used(image).await?;
+        for name in names.iter().filter_map(|name| name.as_str()) {
+            self.remove_image_name(image, name).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_image_name(&self, image: &ImageId, name: &str) -> Result<(), EngineError> {
+        let path = self.libpod(&format!("/images/{}?force=false", segment(name))).await?;
+        let call = Call::delete(format!("remove image {}", image.short()), path).within(REMOVE);
+        unless_gone(self.http().send(&call).await).map(|_| ())
+    }
+
+    async fn refuse_while_used(&self, image: &ImageId) -> Result<(), EngineError> {
+        let filters = query(&json!({ "ancestor": [image.as_str()] }).to_string());
+        let path = self.libpod(&format!("/containers/json?all=true&filters={filters}")).await?;
+        let call = Call::get(format!("find the containers of image {}", image.short()), path);
+        let answer = self.http().send(&call).await?.json(&call)?;
+        let Some(user) = answer.as_array().and_then(|users| users.first()) else { return Ok(()) };
+        let name = user.pointer("/Names/0").or_else(|| user.get("Id")).and_then(Value::as_str).unwrap_or("unknown");
+        Err(EngineError::new(
+            EngineErrorKind::Conflict,
+            format!("failed to remove image {}: container `{name}` uses it", image.short()),
+        ))
+    }
+}
+
+/// What became of an archive that is being sent: seen by the body as it is read, asked by the one who waits.
+#[derive(Debug)]
+struct Upload {
+    began: Instant,
+    /// Milliseconds from `began` to the last byte taken.
+    last: AtomicU64,
+    finished: AtomicBool,
+    failure: Mutex<Option<String>>,
+}
+
+impl Default for Upload {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            last: AtomicU64::new(0),
+            finished: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        }
+    }
+}
+
+impl Upload {
+    fn saw(&self, item: &std::io::Result<bytes::Bytes>) {
+        self.touch();
+        if let Err(err) = item
+            && let Ok(mut failure) = self.failure.lock()
+        {
+            failure.get_or_insert_with(|| err.to_string());
+        }
+    }
+
+    fn finished(&self) {
+        self.touch();
+        self.finished.store(true, Ordering::Release);
+    }
+
+    fn touch(&self) {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(since, Ordering::Release);
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.lock().ok()?.clone()
+    }
+
+    /// Comes back once nothing has moved for too long, with what stands still.
+    async fn stall(&self) -> (&'static str, Duration) {
+        loop {
+            let (limit, what) = match self.finished.load(Ordering::Acquire) {
+                true => (LOAD_WORK, "Podman received the archive and has not answered"),
+                false => (LOAD_STALL, "nothing of the archive moved"),
+            };
+            let idle = self.began.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Acquire)));
+            if idle >= limit {
+                return (what, limit);
+            }
+            tokio::time::sleep((limit - idle).min(Duration::from_secs(1))).await;
+        }
+    }
+}

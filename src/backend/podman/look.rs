@@ -1,0 +1,125 @@
+//! One look at Podman: its containers and images, in at most four requests when nothing is special.
+//!
+//! Ping (once per client), containers by label, images; and, only when a wanted name is not among ours, containers by name,
+//! to find the stranger who holds it. What the list cannot tell is inspected, container by container.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use serde_json::{Value, json};
+
+use super::api::Api;
+use super::http::{Call, query};
+use super::wire;
+use crate::backend::{EngineError, Look};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, Phase};
+
+/// Inspections under way at once.
+const INSPECTIONS: usize = 8;
+/// With more names than this in question, all containers are listed and filtered here: a request line has its limits.
+const NAMES_IN_A_FILTER: usize = 500;
+
+impl Api {
+    /// See [`crate::backend::Engine::look`].
+    pub async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
+        let server = self.server().await?;
+        let (containers, images) = tokio::try_join!(self.containers(look), self.images())?;
+        Ok(Guest { version: server.version.clone(), images, containers })
+    }
+
+    async fn containers(&self, look: &Look) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {
+        let label = format!("{}={}", wire::LABEL_NAME, look.owner);
+        let mut containers = self.list(look, &json!({ "label": [label] })).await?;
+        // An older Podman may not know the filter, or match it by pattern.
+        containers.retain(|_, state| matches!(state.owner, Owner::Ours { .. }));
+
+        let unseen: Vec<_> = look.names.iter().filter(|name| !containers.contains_key(*name)).collect();
+        if !unseen.is_empty() {
+            let mut strangers = self.list(look, &names_filter(&unseen)).await?;
+            strangers.retain(|name, _| look.names.contains(name));
+            for (name, state) in strangers {
+                containers.entry(name).or_insert(state);
+            }
+        }
+        self.look_closer(look, &mut containers).await?;
+        Ok(containers)
+    }
+
+    async fn list(&self, look: &Look, filters: &Value) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {
+        let path = format!("/containers/json?all=true&filters={}", query(&filters.to_string()));
+        let call = Call::get("list containers", self.libpod(&path).await?);
+        let answer = self.http().send(&call).await?.json(&call)?;
+        let entries = match &answer {
+            Value::Array(entries) => entries.as_slice(),
+            Value::Null => &[],
+            _ => return Err(call.unreadable("expected a list")),
+        };
+        Ok(entries.iter().filter_map(|entry| wire::listed(entry, &look.owner)).collect())
+    }
+
+    /// Inspects what the list does not tell: a health verdict (Podman 4.3 and later do tell it), and the live values of a
+    /// container whose label was hashed with another key.
+    async fn look_closer(
+        &self,
+        look: &Look,
+        containers: &mut BTreeMap<ContainerName, ContainerState>,
+    ) -> Result<(), EngineError> {
+        let wanted: Vec<(ContainerName, ContainerId)> = containers
+            .iter()
+            .filter(|(name, state)| lacks_health(look, name, state) || lacks_key(look, state))
+            .map(|(name, state)| (name.clone(), state.id.clone()))
+            .collect();
+        let mut answers = stream::iter(wanted)
+            .map(|(name, id)| async move {
+                let seen = self.inspect_as(&id, |owner| owner == look.owner.as_str()).await;
+                (name, seen)
+            })
+            .buffer_unordered(INSPECTIONS);
+        while let Some((name, seen)) = answers.next().await {
+            match seen? {
+                Some(closer) => containers.insert(name, closer),
+                // Removed between the list and the inspection.
+                None => containers.remove(&name),
+            };
+        }
+        Ok(())
+    }
+
+    /// See [`crate::backend::Engine::inspect`]. Any owner's label makes it [`Owner::Ours`], since no owner is given.
+    pub async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+        self.inspect_as(id, |_| true).await
+    }
+
+    async fn inspect_as(
+        &self,
+        id: &ContainerId,
+        ours: impl Fn(&str) -> bool,
+    ) -> Result<Option<ContainerState>, EngineError> {
+        let path = self.container_path(id, "/json").await?;
+        let call = Call::get(format!("inspect container `{id}`"), path);
+        let Some(answer) = super::api::unless_gone(self.http().send(&call).await)? else { return Ok(None) };
+        match wire::inspected(&answer.json(&call)?, ours) {
+            Some((_, state)) => Ok(Some(state)),
+            None => Err(call.unreadable("it names no container")),
+        }
+    }
+}
+
+fn lacks_health(look: &Look, name: &ContainerName, state: &ContainerState) -> bool {
+    state.phase == Phase::Running && state.health.is_none() && look.health.contains(name)
+}
+
+fn lacks_key(look: &Look, state: &ContainerState) -> bool {
+    matches!(&state.owner, Owner::Ours { spec: Some(spec), .. } if !spec.readable_with(&look.key))
+}
+
+/// One anchored pattern for all names; Podman matches it against the name without a slash.
+fn names_filter(names: &[&ContainerName]) -> Value {
+    if names.len() > NAMES_IN_A_FILTER {
+        return json!({});
+    }
+    // A container name has no special character but the dot.
+    let names = names.iter().map(|name| name.as_str().replace('.', "\\.")).collect::<Vec<_>>();
+    json!({ "name": [format!("^({})$", names.join("|"))] })
+}

@@ -1,0 +1,314 @@
+//! How Podman's JSON is read: list, inspect, images and events, leniently.
+//!
+//! A field that is missing, null or of another type than expected counts as not told; a word that is not known becomes
+//! `Other`. So an answer of an older or newer Podman (4.3 to 5.x seen) costs at most a detail, never the whole look.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use crate::backend::EngineEvent;
+use crate::model::{
+    AgentName, CanonicalSpec, ContainerId, ContainerName, ContainerState, Health, ImageId, ImageRef, Live, Name, Owner,
+    Phase, Port, Protocol,
+};
+
+/// Label: whose container it is.
+pub(super) const LABEL_NAME: &str = "steadfast.name";
+/// Label: which agent it is.
+pub(super) const LABEL_AGENT: &str = "steadfast.agent";
+/// Label: what it was created from.
+pub(super) const LABEL_SPEC: &str = "steadfast.spec";
+/// Label: in which version of that record.
+pub(super) const LABEL_SPEC_VERSION: &str = "steadfast.spec-version";
+
+/// One entry of `GET /libpod/containers/json`. `None` when it has no id.
+pub(super) fn listed(entry: &Value, owner: &Name) -> Option<(ContainerName, ContainerState)> {
+    let id = ContainerId::new(text(entry, "Id")?).ok()?;
+    let name = entry
+        .get("Names")
+        .and_then(Value::as_array)
+        .and_then(|names| names.iter().find_map(|name| container_name(name.as_str()?)))
+        .or_else(|| container_name(id.as_str().get(..12)?))?;
+    let phase = phase(text(entry, "State").unwrap_or_default(), int(entry, "ExitCode"));
+    let state = ContainerState {
+        owner: owner_of(entry.get("Labels"), |name| name == owner.as_str()),
+        image: ImageId::from(text(entry, "ImageID").unwrap_or_default()),
+        image_name: text(entry, "Image").unwrap_or_default().to_owned(),
+        pid: pid(entry, &phase),
+        started_at: time(entry.get("StartedAt")),
+        restarts: int(entry, "Restarts").and_then(|count| u32::try_from(count).ok()),
+        ports: listed_ports(entry.get("Ports")),
+        health: listed_health(entry, &phase),
+        live: None,
+        id,
+        phase,
+    };
+    Some((name, state))
+}
+
+/// `GET /libpod/containers/<id>/json`. `ours` says whether a `steadfast.name` is the owner's.
+pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(ContainerName, ContainerState)> {
+    let empty = Value::Null;
+    let part = |name: &str| answer.get(name).unwrap_or(&empty);
+    let (state, config, host) = (part("State"), part("Config"), part("HostConfig"));
+    let id = ContainerId::new(text(answer, "Id")?).ok()?;
+    let name = container_name(text(answer, "Name")?)?;
+    let phase = phase(text(state, "Status").unwrap_or_default(), int(state, "ExitCode"));
+    let container = ContainerState {
+        owner: owner_of(config.get("Labels"), ours),
+        image: ImageId::from(text(answer, "Image").unwrap_or_default()),
+        image_name: text(answer, "ImageName").or_else(|| text(config, "Image")).unwrap_or_default().to_owned(),
+        pid: pid(state, &phase),
+        started_at: time(state.get("StartedAt")),
+        restarts: int(answer, "RestartCount").and_then(|count| u32::try_from(count).ok()),
+        ports: inspected_ports(host.get("PortBindings")),
+        // Podman 4.3 tells a check that does not exist as one with an empty status; Podman 3 wrote `Healthcheck`.
+        health: ["Health", "Healthcheck"].iter().find_map(|field| health(text(state.get(*field)?, "Status")?)),
+        live: Some(live(answer, config, host)),
+        id,
+        phase,
+    };
+    Some((name, container))
+}
+
+/// Every name in `GET /libpod/images/json` with its image.
+pub(super) fn images(answer: &Value) -> BTreeMap<ImageRef, ImageId> {
+    let mut images = BTreeMap::new();
+    for image in answer.as_array().into_iter().flatten() {
+        let Some(id) = text(image, "Id") else { continue };
+        for field in ["RepoTags", "RepoDigests", "Names"] {
+            for name in strings(image.get(field)) {
+                if let Ok(reference) = ImageRef::new(name)
+                    && !reference.as_str().contains("<none>")
+                {
+                    images.insert(reference, ImageId::from(id));
+                }
+            }
+        }
+    }
+    images
+}
+
+/// One line of `GET /libpod/events`. `None` when it is malformed or not the owner's business.
+pub(super) fn event(line: &[u8], owner: &Name) -> Option<EngineEvent> {
+    let event: Value = serde_json::from_slice(line).ok()?;
+    let action = text(&event, "Action").or_else(|| text(&event, "status"))?.to_owned();
+    let attributes = event.get("Actor").and_then(|actor| actor.get("Attributes"));
+    match text(&event, "Type")? {
+        "container" => {
+            let attributes = attributes?;
+            if text(attributes, LABEL_NAME) != Some(owner.as_str()) {
+                return None;
+            }
+            Some(EngineEvent { action, container: text(attributes, "name").map(str::to_owned) })
+        }
+        "image" => Some(EngineEvent { action, container: None }),
+        _ => None,
+    }
+}
+
+fn container_name(text: &str) -> Option<ContainerName> {
+    ContainerName::new(text.trim_start_matches('/')).ok()
+}
+
+fn owner_of(labels: Option<&Value>, ours: impl Fn(&str) -> bool) -> Owner {
+    let label = |name: &str| labels.and_then(|labels| text(labels, name));
+    if !label(LABEL_NAME).is_some_and(ours) {
+        return Owner::Foreign;
+    }
+    Owner::Ours {
+        agent: label(LABEL_AGENT).and_then(|name| AgentName::new(name).ok()),
+        spec: label(LABEL_SPEC).and_then(CanonicalSpec::from_label),
+        version: label(LABEL_SPEC_VERSION).and_then(|version| version.parse().ok()).unwrap_or(0),
+    }
+}
+
+/// Podman's words (4.3: created, running, paused, stopping, stopped, exited, initialized, removing). `stopped` is a
+/// container whose process ended and which Podman has not cleaned up yet.
+fn phase(word: &str, exit_code: Option<i64>) -> Phase {
+    match word.to_ascii_lowercase().as_str() {
+        "created" | "configured" | "initialized" => Phase::Created,
+        "running" => Phase::Running,
+        "paused" => Phase::Paused,
+        "stopping" => Phase::Stopping,
+        "exited" | "stopped" => {
+            Phase::Exited { code: exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default() }
+        }
+        "removing" => Phase::Removing,
+        _ => Phase::Other(word.to_owned()),
+    }
+}
+
+fn pid(of: &Value, phase: &Phase) -> Option<u32> {
+    matches!(phase, Phase::Running | Phase::Paused | Phase::Stopping)
+        .then(|| int(of, "Pid").and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0))
+        .flatten()
+}
+
+fn health(word: &str) -> Option<Health> {
+    match word {
+        "" | "none" => None,
+        "starting" => Some(Health::Starting),
+        "healthy" => Some(Health::Healthy),
+        "unhealthy" => Some(Health::Unhealthy),
+        other => Some(Health::Other(other.to_owned())),
+    }
+}
+
+/// Libpod's list says the verdict in `Status` (4.3.1: exactly the word, empty without a check). Elsewhere that field is
+/// prose (`Up 2 minutes (healthy)`), of which only the verdict in brackets is believed.
+fn listed_health(entry: &Value, phase: &Phase) -> Option<Health> {
+    if let Some(word) = entry.get("Health").and_then(|health| text(health, "Status").or(health.as_str())) {
+        return health(word);
+    }
+    let status = text(entry, "Status")?;
+    match health(status) {
+        Some(Health::Other(_)) | None => {
+            let bracket = status.rsplit_once('(').and_then(|(_, rest)| rest.strip_suffix(')'))?;
+            match health(bracket.trim_start_matches("health: ")) {
+                Some(Health::Other(_)) | None => None,
+                told => told.filter(|_| *phase == Phase::Running),
+            }
+        }
+        told => told.filter(|_| *phase == Phase::Running),
+    }
+}
+
+fn protocol(word: &str) -> Option<Protocol> {
+    match word.to_ascii_lowercase().as_str() {
+        "" | "tcp" => Some(Protocol::Tcp),
+        "udp" => Some(Protocol::Udp),
+        "sctp" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+fn host_ip(text: Option<&str>) -> String {
+    text.filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0").to_owned()
+}
+
+/// `[{"host_ip", "host_port", "container_port", "range", "protocol"}]`; an entry may stand for `range` ports in a row and
+/// for several protocols (`tcp,udp`).
+fn listed_ports(ports: Option<&Value>) -> Vec<Port> {
+    let mut found = Vec::new();
+    for entry in ports.and_then(Value::as_array).into_iter().flatten() {
+        let port = |field: &str| int(entry, field).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+        let (Some(host), Some(container)) = (port("host_port"), port("container_port")) else { continue };
+        let range = int(entry, "range").and_then(|range| u16::try_from(range).ok()).unwrap_or(1).max(1);
+        for protocol in text(entry, "protocol").unwrap_or("tcp").split(',').filter_map(protocol) {
+            for offset in 0..range {
+                let (Some(host_port), Some(container_port)) = (host.checked_add(offset), container.checked_add(offset))
+                else {
+                    break;
+                };
+                let host_ip = host_ip(text(entry, "host_ip"));
+                found.push(Port { host_ip, host_port, container_port, protocol });
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`
+fn inspected_ports(bindings: Option<&Value>) -> Vec<Port> {
+    let mut found = Vec::new();
+    for (inside, outside) in bindings.and_then(Value::as_object).into_iter().flatten() {
+        let (number, word) = inside.split_once('/').unwrap_or((inside, "tcp"));
+        let (Ok(container_port), Some(protocol)) = (number.parse(), protocol(word)) else { continue };
+        for binding in outside.as_array().into_iter().flatten() {
+            let Some(host_port) = int(binding, "HostPort").and_then(|port| u16::try_from(port).ok()) else { continue };
+            found.push(Port { host_ip: host_ip(text(binding, "HostIp")), host_port, container_port, protocol });
+        }
+    }
+    found.sort();
+    found
+}
+
+fn live(answer: &Value, config: &Value, host: &Value) -> Live {
+    let env = strings(config.get("Env"))
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let mounts = answer
+        .get("Mounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|mount| text(mount, "Type").is_none_or(|word| word == "bind"))
+        .filter_map(|mount| {
+            let (source, target) = (text(mount, "Source")?, text(mount, "Destination")?);
+            let access = if mount.get("RW") == Some(&Value::Bool(false)) { ":ro" } else { "" };
+            Some((target.to_owned(), format!("{source}{access}")))
+        })
+        .collect();
+    let list = |value: Option<&Value>| {
+        value.filter(|value| value.is_array()).map(|value| strings(Some(value)).map(str::to_owned).collect::<Vec<_>>())
+    };
+    // `host-gateway` was replaced at creation, so the live lines can only be compared where the label has none.
+    let replaced = config
+        .get("Labels")
+        .and_then(|labels| text(labels, LABEL_SPEC))
+        .is_some_and(|label| label.contains(":host-gateway"));
+    Live {
+        env,
+        command: list(config.get("Cmd")),
+        mounts,
+        add_hosts: list(host.get("ExtraHosts")).filter(|_| !replaced),
+        health_test: config.get("Healthcheck").and_then(|check| list(check.get("Test"))),
+    }
+}
+
+fn text<'a>(of: &'a Value, field: &str) -> Option<&'a str> {
+    of.get(field)?.as_str()
+}
+
+/// A number, or a string of one.
+fn int(of: &Value, field: &str) -> Option<i64> {
+    match of.get(field)? {
+        Value::Number(number) => number.as_i64().or_else(|| number.as_f64().map(|float| float as i64)),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+fn strings(of: Option<&Value>) -> impl Iterator<Item = &str> {
+    of.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// A moment: seconds since 1970 as a number or a string of one, or RFC 3339 with any offset. The zero of Go's clock
+/// (year 1) and anything else before 1970 mean "never".
+fn time(value: Option<&Value>) -> Option<SystemTime> {
+    let since = match value? {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => match text.trim().parse::<f64>() {
+            Ok(seconds) => seconds,
+            Err(_) => return rfc3339(text.trim()),
+        },
+        _ => return None,
+    };
+    let since = Duration::try_from_secs_f64(since).ok().filter(|since| !since.is_zero())?;
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+fn rfc3339(text: &str) -> Option<SystemTime> {
+    if let Some(time) = text.strip_suffix(['Z', 'z']) {
+        return utc(time);
+    }
+    // `…+02:00`: Podman 4 writes inspected times in the time zone of its machine.
+    let (time, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let (hours, minutes) = offset[1..].split_once(':')?;
+    let offset_seconds = hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60;
+    let moved = Duration::from_secs(offset_seconds);
+    match offset.as_bytes().first()? {
+        b'+' => utc(time)?.checked_sub(moved),
+        b'-' => utc(time)?.checked_add(moved),
+        _ => None,
+    }
+}
+
+fn utc(time: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(&format!("{time}Z")).ok()
+}
