@@ -35,9 +35,6 @@ pub struct World<E, S> {
 /// A stream of bytes that may break off with an error.
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
-/// What an engine sends bit by bit, until it ends or breaks off with an error.
-pub type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, EngineError>> + Send>>;
-
 /// How far a transfer has come. Written by the one who moves the bytes, read by whoever draws a bar.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -118,7 +115,7 @@ pub struct Exec {
     /// For [`Engine::exec_exit`].
     pub id: String,
     /// What it prints, until it ends.
-    pub output: Flow<Chunk>,
+    pub output: Chunks,
     /// Its standard input, when asked for. Shutting it down is end of file.
     pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
 }
@@ -137,6 +134,12 @@ pub enum Chunk {
     /// From standard error.
     Stderr(Bytes),
 }
+
+/// Output as it comes. Ends with what makes it, or after its first error.
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>;
+
+/// Events as they come. Ends with the connection, or after its first error.
+pub type Events = Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>;
 
 /// Which log lines.
 #[derive(Debug, Clone, Default)]
@@ -211,14 +214,10 @@ pub trait Engine: Send + Sync {
     fn exec_exit(&self, exec: &str) -> impl Future<Output = Result<i32, EngineError>> + Send;
 
     /// Its log.
-    fn logs(
-        &self,
-        id: &ContainerId,
-        request: &LogRequest,
-    ) -> impl Future<Output = Result<Flow<Chunk>, EngineError>> + Send;
+    fn logs(&self, id: &ContainerId, request: &LogRequest) -> impl Future<Output = Result<Chunks, EngineError>> + Send;
 
     /// What happens from now on to the owner's containers and to images. Malformed events are left out.
-    fn events(&self, owner: &Name) -> impl Future<Output = Result<Flow<EngineEvent>, EngineError>> + Send;
+    fn events(&self, owner: &Name) -> impl Future<Output = Result<Events, EngineError>> + Send;
 }
 
 /// What kind of failure an engine reported. Fixed words, for scripts and metrics.

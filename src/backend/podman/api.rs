@@ -25,7 +25,7 @@ use super::http::{Call, DEADLINE, Http, query, segment};
 use super::spec;
 use super::stream::Lines;
 use super::wire;
-use crate::backend::{Create, EngineError, EngineErrorKind, EngineEvent};
+use crate::backend::{Create, EngineError, EngineErrorKind, EngineEvent, Events};
 use crate::model::{ContainerId, ContainerName, ContainerState, Name, Phase};
 
 /// How long making a container may take. It may have to wait for other work on the same storage.
@@ -322,10 +322,7 @@ impl Api {
     }
 
     /// See [`crate::backend::Engine::events`].
-    pub async fn events(
-        &self,
-        owner: &Name,
-    ) -> Result<Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>, EngineError> {
+    pub async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
         // Only types are filtered by Podman. Its label filters mean "any of" and need a value (4.3.1), and a filter it
         // does not know yields silence instead of an error.
         let filters = query(r#"{"type":["container","image"]}"#);
@@ -335,7 +332,7 @@ impl Api {
         let mut subscription = Box::pin(subscription);
         // A refused connection is an error of this call; headers that are merely late are not.
         let source = match tokio::time::timeout(EVENT_HEADERS, &mut subscription).await {
-            Ok(opened) => Source::Open(opened?),
+            Ok(opened) => Source::Open(Box::new(opened?)),
             Err(_) => Source::Opening(subscription),
         };
         Ok(Box::pin(stream::unfold(source, Source::next)))
@@ -367,7 +364,7 @@ struct Subscription {
 /// A stream of events whose answer may not have begun.
 enum Source {
     Opening(Pin<Box<dyn Future<Output = Result<Subscription, EngineError>> + Send>>),
-    Open(Subscription),
+    Open(Box<Subscription>),
     Over,
 }
 
@@ -376,7 +373,7 @@ impl Source {
         let mut subscription = match self {
             Self::Open(subscription) => subscription,
             Self::Opening(opening) => match opening.await {
-                Ok(subscription) => subscription,
+                Ok(subscription) => Box::new(subscription),
                 Err(err) => return Some((Err(err), Self::Over)),
             },
             Self::Over => return None,

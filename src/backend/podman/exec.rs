@@ -14,7 +14,7 @@ use super::api::Api;
 use super::error;
 use super::http::{Call, DEADLINE, segment};
 use super::stream::Frames;
-use crate::backend::{Chunk, EngineError, Exec, ExecRequest, LogRequest};
+use crate::backend::{Chunk, Chunks, EngineError, Exec, ExecRequest, LogRequest};
 use crate::model::ContainerId;
 
 /// How long after the end of its output a command may take to end itself.
@@ -23,8 +23,6 @@ const EXIT: Duration = Duration::from_secs(10);
 const EXIT_STEP: Duration = Duration::from_millis(20);
 /// How long starting a command may take.
 const EXEC: Duration = Duration::from_secs(60);
-
-type Chunks = Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>;
 
 impl Api {
     /// See [`crate::backend::Engine::exec`].

@@ -15,15 +15,10 @@ pub mod stream;
 mod wire;
 
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
-
-use super::{
-    ByteStream, Chunk, Create, Engine, EngineError, EngineEvent, Exec, ExecRequest, LogRequest, Look, Progress,
-};
+use super::{ByteStream, Chunks, Create, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, ImageId, ImageRef, Name};
 
 pub use address::Machine;
@@ -149,20 +144,13 @@ impl Engine for Podman {
         }
     }
 
-    async fn logs(
-        &self,
-        id: &ContainerId,
-        request: &LogRequest,
-    ) -> Result<Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>, EngineError> {
+    async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
         match self {
             Self::Api(api) => api.logs(id, request).await,
         }
     }
 
-    async fn events(
-        &self,
-        owner: &Name,
-    ) -> Result<Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>, EngineError> {
+    async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
         match self {
             Self::Api(api) => api.events(owner).await,
         }

@@ -1,0 +1,195 @@
+//! What every test of the suite starts from: an owner and an image of its own, and clearing up whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, stream};
+use steadfast::backend::{ByteStream, Chunk, Create, Engine, Exec, Look};
+use steadfast::model::{
+    CanonicalSpec, ContainerId, ContainerName, ContainerSpec, ContainerState, Guest, HostKey, ImageId, ImageRef, Name,
+    RestartPolicy, SPEC_VERSION, Text,
+};
+
+use crate::support;
+use crate::support::archive::docker_archive;
+
+/// No grace: the shells of the test images need none.
+pub const NOW: Duration = Duration::ZERO;
+
+pub struct Bench<E> {
+    pub engine: E,
+    pub owner: Name,
+    pub image: ImageRef,
+    pub image_id: ImageId,
+    pub key: HostKey,
+}
+
+/// Runs one test and clears up after it, also when it fails.
+pub async fn run<E: Engine>(engine: E, test: impl AsyncFnOnce(&Bench<E>)) {
+    let owner = support::unique("t");
+    let image = docker_archive().tag(format!("localhost/{owner}:1")).file("owner", owner.clone());
+    engine.load(whole(image.build())).await.expect("the test's image loads");
+    let bench = Bench {
+        engine,
+        image: ImageRef::new(format!("localhost/{owner}:1")).expect("a reference"),
+        image_id: ImageId::from(image.id()),
+        owner: Name::new(owner).expect("a name"),
+        key: HostKey::from_bytes([7; 32]),
+    };
+    let outcome = AssertUnwindSafe(test(&bench)).catch_unwind().await;
+    bench.clear().await;
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+impl<E: Engine> Bench<E> {
+    async fn clear(&self) {
+        for state in self.guest().await.containers.values() {
+            let _ = self.engine.remove(&state.id, NOW).await;
+        }
+        let _ = self.engine.remove_image(&self.image_id).await;
+    }
+
+    pub fn name(&self, suffix: &str) -> ContainerName {
+        ContainerName::new(format!("{}-{suffix}", self.owner)).expect("a container name")
+    }
+
+    /// A container that runs a shell line.
+    pub fn shell(&self, suffix: &str, line: &str) -> Create {
+        self.command(suffix, &["sh", "-c", line])
+    }
+
+    pub fn command(&self, suffix: &str, words: &[&str]) -> Create {
+        let spec = ContainerSpec {
+            name: self.name(suffix),
+            command: Some(words.iter().map(|word| Text::plain(*word)).collect()),
+            env: BTreeMap::new(),
+            mounts: Vec::new(),
+            ports: Vec::new(),
+            restart: RestartPolicy::No,
+            add_hosts: Vec::new(),
+            healthcheck: None,
+        };
+        let mut create = Create { name: spec.name.clone(), image: self.image.clone(), spec, labels: BTreeMap::new() };
+        self.label(&mut create);
+        create
+    }
+
+    /// Gives it the labels that fit its spec.
+    pub fn label(&self, create: &mut Create) {
+        let spec = CanonicalSpec::new(&create.spec, &create.image, None, &self.key);
+        create.labels = BTreeMap::from([
+            ("steadfast.name".to_owned(), self.owner.to_string()),
+            ("steadfast.agent".to_owned(), "agent".to_owned()),
+            ("steadfast.spec".to_owned(), spec.to_label()),
+            ("steadfast.spec-version".to_owned(), SPEC_VERSION.to_string()),
+        ]);
+    }
+
+    pub async fn made(&self, create: &Create) -> ContainerId {
+        self.engine.create(create).await.unwrap_or_else(|err| panic!("{err} {:?}", err.body))
+    }
+
+    pub async fn started(&self, create: &Create) -> ContainerId {
+        let id = self.made(create).await;
+        self.engine.start(&id).await.unwrap_or_else(|err| panic!("{err} {:?}", err.body));
+        id
+    }
+
+    pub fn looking_for(&self, names: &[&ContainerName]) -> Look {
+        Look {
+            owner: self.owner.clone(),
+            names: names.iter().map(|name| (*name).clone()).collect(),
+            health: BTreeSet::new(),
+            key: self.key.clone(),
+        }
+    }
+
+    pub async fn guest(&self) -> Guest {
+        self.engine.look(&self.looking_for(&[])).await.expect("a look")
+    }
+
+    pub async fn state(&self, id: &ContainerId) -> ContainerState {
+        let guest = self.guest().await;
+        guest.containers.into_values().find(|state| state.id == *id).expect("the container is seen")
+    }
+
+    /// Looks until the container is as wanted.
+    pub async fn until(&self, id: &ContainerId, wanted: impl Fn(&ContainerState) -> bool) -> ContainerState {
+        let began = Instant::now();
+        loop {
+            let state = self.state(id).await;
+            if wanted(&state) {
+                return state;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "not as wanted after 20 s: {state:?}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+}
+
+/// What came out on standard output and standard error.
+#[derive(Debug, Default, PartialEq)]
+pub struct Output {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    pub async fn of<S, X>(mut chunks: Pin<Box<S>>) -> Self
+    where
+        S: futures_util::Stream<Item = Result<Chunk, X>> + ?Sized,
+        X: std::fmt::Display,
+    {
+        let mut output = Self::default();
+        while let Some(chunk) = chunks.next().await {
+            match chunk.unwrap_or_else(|err| panic!("{err}")) {
+                Chunk::Stdout(bytes) => output.stdout.extend(bytes),
+                Chunk::Stderr(bytes) => output.stderr.extend(bytes),
+            }
+        }
+        output
+    }
+
+    pub fn text(&self) -> (String, String) {
+        (String::from_utf8_lossy(&self.stdout).into_owned(), String::from_utf8_lossy(&self.stderr).into_owned())
+    }
+}
+
+/// The output of a command that is sent nothing.
+pub async fn output(exec: Exec) -> Output {
+    within(Output::of(exec.output)).await
+}
+
+/// A test that would hang fails instead.
+pub async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("done within a minute")
+}
+
+/// An archive as a stream, in pieces that are no multiple of anything.
+pub fn whole(bytes: Vec<u8>) -> ByteStream {
+    let pieces: Vec<_> = bytes.chunks(65_521).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    Box::pin(stream::iter(pieces))
+}
+
+/// A request to Podman beside the engine, for what no engine offers.
+pub async fn aside(method: reqwest::Method, path: &str) -> reqwest::Response {
+    let tls =
+        rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .unix_socket(support::podman_socket())
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .build()
+        .expect("a client");
+    client.request(method, format!("http://d/v4.0.0/libpod{path}")).send().await.expect("an answer")
+}

@@ -1,0 +1,283 @@
+//! Creating, looking, starting, stopping, removing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use steadfast::backend::{Engine, ExecRequest};
+use steadfast::model::{
+    Health, HealthCheck, HealthTest, HostKey, Mount, Owner, Phase, Port, Protocol, RestartPolicy, Text,
+};
+
+use crate::bench::{Bench, NOW, aside, output, within};
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+fn check(line: &str, retries: u32) -> HealthCheck {
+    HealthCheck {
+        test: HealthTest::Shell(Text::plain(line)),
+        interval: Duration::from_secs(3600),
+        timeout: Duration::from_secs(5),
+        retries,
+        start_period: Duration::ZERO,
+    }
+}
+
+pub async fn every_field_reaches_the_container<E: Engine>(bench: &Bench<E>) {
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("note"), "from outside").unwrap();
+    let port =
+        Port { host_ip: "127.0.0.1".into(), host_port: free_port(), container_port: 80, protocol: Protocol::Tcp };
+    let udp = Port { host_ip: "0.0.0.0".into(), host_port: free_port(), container_port: 53, protocol: Protocol::Udp };
+    let mut create = bench.shell("full", "sleep 1000");
+    create.spec.env = BTreeMap::from([
+        ("PLAIN".to_owned(), Text::plain("two words=and \"more\"")),
+        ("EMPTY".to_owned(), Text::plain("")),
+    ]);
+    create.spec.mounts = vec![
+        Mount { source: Text::plain(source.path().display().to_string()), target: "/data".into(), read_only: true },
+        Mount { source: Text::plain(source.path().display().to_string()), target: "/both".into(), read_only: false },
+    ];
+    create.spec.ports = vec![port.clone(), udp.clone()];
+    create.spec.restart = RestartPolicy::OnFailure;
+    create.spec.add_hosts = vec![
+        Text::plain("host.containers.internal:host-gateway"),
+        Text::plain("host.docker.internal:host-gateway"),
+        Text::plain("other:10.1.2.3"),
+    ];
+    create.spec.healthcheck = Some(check("exit 0", 2));
+    bench.label(&mut create);
+    let id = bench.made(&create).await;
+    assert_eq!(bench.state(&id).await.phase, Phase::Created, "it is made, not started");
+    bench.engine.start(&id).await.unwrap();
+
+    let listed = bench.state(&id).await;
+    let mut ports = vec![port, udp];
+    ports.sort();
+    assert_eq!(listed.phase, Phase::Running);
+    assert_eq!(listed.image, bench.image_id);
+    assert_eq!(listed.image_name, bench.image.as_str());
+    assert_eq!(listed.ports, ports);
+    assert_eq!(listed.health, Some(Health::Starting));
+    assert!(listed.pid.is_some() && listed.started_at.is_some(), "{listed:?}");
+    let Owner::Ours { agent, spec, version } = &listed.owner else { panic!("{listed:?}") };
+    assert_eq!(agent.as_ref().map(|agent| agent.as_str()), Some("agent"));
+    assert!(spec.as_ref().unwrap().changes(*version, &create.spec, &create.image, &bench.key, None).is_empty());
+
+    let closer = bench.engine.inspect(&id).await.unwrap().unwrap();
+    assert_eq!((closer.phase.clone(), closer.pid, closer.restarts), (Phase::Running, listed.pid, Some(0)));
+    assert_eq!(closer.ports, ports);
+    let live = closer.live.unwrap();
+    assert_eq!(live.env.get("PLAIN").map(String::as_str), Some("two words=and \"more\""));
+    assert_eq!(live.env.get("EMPTY").map(String::as_str), Some(""));
+    assert_eq!(live.env.get("BUILT").map(String::as_str), Some("yes"), "the image's own environment stays");
+    assert_eq!(live.command.unwrap(), ["sh", "-c", "sleep 1000"]);
+    assert_eq!(live.mounts["/data"], format!("{}:ro", source.path().display()));
+    assert_eq!(live.mounts["/both"], source.path().display().to_string());
+    assert_eq!(live.health_test.unwrap(), ["CMD-SHELL", "exit 0"]);
+
+    let line = "cat /data/note; touch /data/x 2>/dev/null && echo written; echo back > /both/y; cat /etc/hosts";
+    let request = ExecRequest { command: vec!["sh".into(), "-c".into(), line.into()], ..ExecRequest::default() };
+    let (inside, _) = output(bench.engine.exec(&id, &request).await.unwrap()).await.text();
+    assert!(inside.starts_with("from outside") && !inside.contains("written"), "{inside}");
+    assert_eq!(std::fs::read_to_string(source.path().join("y")).unwrap(), "back\n");
+    let address = |host: &str| {
+        let line = inside.lines().find(|line| line.split_whitespace().any(|word| word == host));
+        line.and_then(|line| line.split_whitespace().next()).unwrap_or_default().to_owned()
+    };
+    assert_eq!(address("other"), "10.1.2.3");
+    assert!(!inside.contains("host-gateway"), "{inside}");
+    assert!(address("host.docker.internal").parse::<std::net::IpAddr>().is_ok(), "{inside}");
+    assert!(address("host.containers.internal").parse::<std::net::IpAddr>().is_ok(), "{inside}");
+}
+
+pub async fn a_look_finds_ours_and_the_stranger_with_a_wanted_name<E: Engine>(bench: &Bench<E>) {
+    let ours = bench.made(&bench.shell("ours", "true")).await;
+    let mut foreign = bench.shell("foreign", "true");
+    foreign.labels = BTreeMap::from([("steadfast.name".to_owned(), "somebody-else".to_owned())]);
+    let foreign_id = bench.made(&foreign).await;
+    let mut bystander = bench.shell("foreign-2", "true");
+    bystander.labels.clear();
+    let bystander_id = bench.made(&bystander).await;
+
+    let names = [&bench.name("ours"), &bench.name("foreign"), &bench.name("none")];
+    let guest = bench.engine.look(&bench.looking_for(&names)).await.unwrap();
+    let seen: Vec<_> = guest.containers.iter().map(|(name, state)| (name.clone(), state.id.clone())).collect();
+    assert_eq!(seen, [(bench.name("foreign"), foreign_id.clone()), (bench.name("ours"), ours)]);
+    assert_eq!(guest.containers[&bench.name("foreign")].owner, Owner::Foreign);
+    assert!(matches!(guest.containers[&bench.name("ours")].owner, Owner::Ours { .. }));
+    assert_eq!(guest.images.get(&bench.image), Some(&bench.image_id));
+    assert!(guest.version.split('.').count() >= 3, "{}", guest.version);
+
+    for id in [foreign_id, bystander_id] {
+        bench.engine.remove(&id, NOW).await.unwrap();
+    }
+}
+
+pub async fn the_life_of_a_container<E: Engine>(bench: &Bench<E>) {
+    let create = bench.shell("life", "trap 'exit 3' TERM; while true; do sleep 0.1; done");
+    let id = bench.made(&create).await;
+    bench.engine.start(&id).await.unwrap();
+    bench.until(&id, |state| state.phase == Phase::Running).await;
+    let renamed = bench.name("life.prev");
+    bench.engine.rename(&id, &renamed).await.unwrap();
+    assert!(bench.guest().await.containers.contains_key(&renamed));
+    assert!(!bench.guest().await.containers.contains_key(&create.name), "the old name is free");
+
+    bench.engine.stop(&id, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(bench.state(&id).await.phase, Phase::Exited { code: 3 }, "it had its grace");
+    bench.engine.start(&id).await.unwrap();
+    assert_eq!(bench.state(&id).await.phase, Phase::Running);
+    bench.engine.remove(&id, NOW).await.unwrap();
+    assert!(bench.guest().await.containers.is_empty());
+    assert_eq!(bench.engine.inspect(&id).await.unwrap(), None);
+}
+
+pub async fn asking_twice_is_fine<E: Engine>(bench: &Bench<E>) {
+    let id = bench.made(&bench.shell("twice", "sleep 1000")).await;
+    bench.engine.stop(&id, NOW).await.unwrap();
+    for _ in 0..2 {
+        bench.engine.start(&id).await.unwrap();
+    }
+    let pid = bench.state(&id).await.pid;
+    bench.engine.start(&id).await.unwrap();
+    assert_eq!(bench.state(&id).await.pid, pid, "a running container is left alone");
+    bench.engine.unpause(&id).await.unwrap();
+    for _ in 0..2 {
+        bench.engine.stop(&id, NOW).await.unwrap();
+    }
+    for _ in 0..2 {
+        bench.engine.remove(&id, NOW).await.unwrap();
+    }
+}
+
+pub async fn exit_codes_are_seen<E: Engine>(bench: &Bench<E>) {
+    for code in [0, 7] {
+        let id = bench.started(&bench.shell(&format!("exit{code}"), &format!("exit {code}"))).await;
+        let state = bench.until(&id, |state| matches!(state.phase, Phase::Exited { .. })).await;
+        assert_eq!(state.phase, Phase::Exited { code });
+        assert_eq!(state.pid, None);
+        assert_eq!(bench.engine.inspect(&id).await.unwrap().unwrap().phase, Phase::Exited { code });
+    }
+}
+
+pub async fn a_frozen_container_is_unfrozen_stopped_and_removed<E: Engine>(bench: &Bench<E>) {
+    let id = bench.started(&bench.shell("frozen", "sleep 1000")).await;
+    let freeze = async || {
+        let answer = aside(reqwest::Method::POST, &format!("/containers/{id}/pause")).await;
+        assert!(answer.status().is_success(), "{answer:?}");
+        assert_eq!(bench.state(&id).await.phase, Phase::Paused);
+    };
+    freeze().await;
+    bench.engine.unpause(&id).await.unwrap();
+    assert_eq!(bench.state(&id).await.phase, Phase::Running);
+    freeze().await;
+    bench.engine.stop(&id, NOW).await.unwrap();
+    assert!(matches!(bench.state(&id).await.phase, Phase::Exited { .. }));
+    bench.engine.start(&id).await.unwrap();
+    freeze().await;
+    bench.engine.remove(&id, NOW).await.unwrap();
+    assert!(bench.guest().await.containers.is_empty());
+}
+
+/// Podman on this machine only: the process is killed behind its back.
+pub async fn a_start_right_after_a_death_is_not_swallowed<E: Engine>(bench: &Bench<E>) {
+    let id = bench.started(&bench.shell("died", "sleep 1000")).await;
+    for _ in 0..5 {
+        let before = bench.until(&id, |state| state.phase == Phase::Running).await.pid.unwrap();
+        let killed = std::process::Command::new("kill").args(["-9", &before.to_string()]).status().unwrap();
+        assert!(killed.success());
+        bench.engine.start(&id).await.unwrap();
+        let now = bench.engine.inspect(&id).await.unwrap().unwrap();
+        assert_eq!(now.phase, Phase::Running);
+        assert_ne!(now.pid, Some(before), "the start was swallowed");
+    }
+}
+
+pub async fn health_checks_run_on_demand<E: Engine>(bench: &Bench<E>) {
+    let mut create = bench.shell("health", "sleep 1000");
+    create.spec.healthcheck = Some(check("test -e /tmp/well", 2));
+    let id = bench.started(&create).await;
+    let mut look = bench.looking_for(&[&create.name]);
+    look.health = BTreeSet::from([create.name.clone()]);
+    let verdict = async || bench.engine.look(&look).await.unwrap().containers[&create.name].health.clone();
+    assert_eq!(verdict().await, Some(Health::Starting));
+    for _ in 0..2 {
+        bench.engine.run_healthcheck(&id).await.unwrap();
+    }
+    assert_eq!(verdict().await, Some(Health::Unhealthy));
+    let touch = ExecRequest { command: vec!["touch".into(), "/tmp/well".into()], ..ExecRequest::default() };
+    output(bench.engine.exec(&id, &touch).await.unwrap()).await;
+    bench.engine.run_healthcheck(&id).await.unwrap();
+    assert_eq!(verdict().await, Some(Health::Healthy));
+    assert_eq!(bench.engine.inspect(&id).await.unwrap().unwrap().health, Some(Health::Healthy));
+}
+
+pub async fn a_lost_key_brings_live_values<E: Engine>(bench: &Bench<E>) {
+    let mut create = bench.shell("key", "true");
+    create.spec.env.insert("TOKEN".into(), Text::sensitive("canary-value"));
+    bench.label(&mut create);
+    let id = bench.made(&create).await;
+    assert_eq!(bench.state(&id).await.live, None, "with our key, the label is enough");
+    let mut look = bench.looking_for(&[]);
+    look.key = HostKey::from_bytes([9; 32]);
+    let guest = bench.engine.look(&look).await.unwrap();
+    let state = &guest.containers[&create.name];
+    let live = state.live.as_ref().expect("live values");
+    assert_eq!(live.env["TOKEN"], "canary-value");
+    let Owner::Ours { spec: Some(spec), version, .. } = &state.owner else { panic!("{state:?}") };
+    assert!(spec.changes(*version, &create.spec, &create.image, &look.key, Some(live)).is_empty());
+}
+
+pub async fn events_are_the_owners<E: Engine>(bench: &Bench<E>) {
+    let mut events = bench.engine.events(&bench.owner).await.unwrap();
+    let mut foreign = bench.shell("foreign", "true");
+    foreign.labels.clear();
+    let foreign_id = bench.made(&foreign).await;
+    bench.engine.remove(&foreign_id, NOW).await.unwrap();
+    let ours = bench.name("ours");
+    let id = bench.started(&bench.shell("ours", "exit 5")).await;
+    let mut seen = Vec::new();
+    within(async {
+        while !seen.contains(&"die".to_owned()) && !seen.contains(&"died".to_owned()) {
+            let event = events.next().await.expect("the stream goes on").unwrap();
+            let Some(container) = event.container else { continue };
+            assert_eq!(container, ours.as_str(), "somebody else's event");
+            seen.push(event.action);
+        }
+    })
+    .await;
+    assert!(seen.contains(&"create".to_owned()) && seen.contains(&"start".to_owned()), "{seen:?}");
+    bench.engine.remove(&id, NOW).await.unwrap();
+    within(async {
+        while !seen.contains(&"remove".to_owned()) {
+            seen.push(events.next().await.expect("the stream goes on").unwrap().action);
+        }
+    })
+    .await;
+}
+
+pub async fn ports_lead_to_the_agent<E: Engine>(bench: &Bench<E>) {
+    let port = free_port();
+    let mut create = bench.command("agent", &["/agent"]);
+    create.spec.ports =
+        vec![Port { host_ip: "127.0.0.1".into(), host_port: port, container_port: 8080, protocol: Protocol::Tcp }];
+    create.spec.command = None;
+    bench.started(&create).await;
+    let answer = within(async {
+        loop {
+            let tried = std::process::Command::new("busybox")
+                .args(["wget", "-qO-", &format!("http://127.0.0.1:{port}/")])
+                .output()
+                .unwrap();
+            if tried.status.success() {
+                return String::from_utf8(tried.stdout).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(answer, "hello from the agent\n");
+}

@@ -1,0 +1,33 @@
+//! Helpers that the integration tests share: image archives made on the spot, and where the real Podman is.
+#![allow(dead_code)] // each test binary uses its own part
+
+pub mod archive;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A name no other test of this run or of one beside it uses. Fit for containers, owners and image tags.
+pub fn unique(what: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("sf-{what}-{}-{count}", std::process::id())
+}
+
+/// The socket of the Podman that tests may fill with containers.
+pub fn podman_socket() -> PathBuf {
+    match std::env::var_os("STEADFAST_TEST_PODMAN_SOCKET") {
+        Some(path) if !path.is_empty() => PathBuf::from(path),
+        _ => panic!(
+            "STEADFAST_TEST_PODMAN_SOCKET is not set: these tests need a real Podman to play with. Start one with \
+             `podman system service --time=0 unix:///tmp/test-podman.sock` and set the variable to that path"
+        ),
+    }
+}
+
+/// The statically linked busybox that test images are made of.
+pub fn busybox() -> PathBuf {
+    let candidates = ["/bin/busybox", "/usr/bin/busybox", "/sbin/busybox"];
+    candidates.iter().map(PathBuf::from).find(|path| path.exists()).unwrap_or_else(|| {
+        panic!("no busybox found (tried {candidates:?}); install one that is statically linked, such as Debian's `busybox-static`")
+    })
+}
