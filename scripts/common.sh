@@ -1,0 +1,105 @@
+# shellcheck shell=bash
+# What every script of this repository needs: messages, downloads of packages, free ports, digests.
+# Sourced, never run. Nothing here knows about Podman (podman-env.sh) or images (image.sh).
+# Written for bash 3.2, since that is what macOS has.
+
+say() { printf '%s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$1" >&2; if [ $# -gt 1 ]; then printf 'hint: %s\n' "$2" >&2; fi; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+is_macos() { [ "$(uname -s)" = Darwin ]; }
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+# as_root CMD…: directly when we are root, else through sudo. Fails without a question when sudo would need a password and
+# nobody is there to type it.
+as_root() {
+  if is_root; then "$@"; return; fi
+  have sudo || return 1
+  if [ -t 0 ]; then sudo "$@"; else sudo -n "$@"; fi
+}
+can_be_root() { is_root || { have sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; }; }
+
+# The package manager of this machine: apt-get, dnf, brew, or nothing.
+package_manager() {
+  local each
+  for each in apt-get dnf brew; do if have "$each"; then printf '%s' "$each"; return; fi; done
+}
+
+package_installed() {
+  case $(package_manager) in
+    apt-get) [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ] ;;
+    dnf) rpm -q "$1" >/dev/null 2>&1 ;;
+    brew) brew list "$1" >/dev/null 2>&1 ;;
+    *) return 1 ;;
+  esac
+}
+
+package_offered() {
+  case $(package_manager) in
+    apt-get) [ -n "$(apt-cache madison "$1" 2>/dev/null)" ] ;;
+    *) return 0 ;;
+  esac
+}
+
+# install_packages PACKAGE…: installs those which are not there yet and which the distribution knows. Says what it installs.
+# Returns 1, after a message, when something is missing and cannot be installed.
+install_packages() {
+  local manager missing="" each
+  manager=$(package_manager)
+  for each in "$@"; do package_installed "$each" || missing="$missing $each"; done
+  [ -n "$missing" ] || return 0
+  if [ -z "$manager" ]; then say "missing here:$missing (no apt-get, dnf or brew to install them with)"; return 1; fi
+  if [ "$manager" != brew ] && ! can_be_root; then
+    say "missing here:$missing (not root, and sudo is not available without a password)"
+    return 1
+  fi
+  # A machine that was just made has no package lists, and then nothing is on offer.
+  if [ "$manager" = apt-get ]; then
+    for each in $missing; do
+      if ! package_offered "$each"; then say "refreshing the package lists"; as_root apt-get update -qq >&2 || true; break; fi
+    done
+    set --
+    for each in $missing; do if package_offered "$each"; then set -- "$@" "$each"; fi; done
+    [ $# -gt 0 ] || return 0
+    say "installing with apt-get: $*"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null </dev/null
+    return
+  fi
+  say "installing with $manager:$missing"
+  # shellcheck disable=SC2086 # a list of package names
+  case $manager in
+    dnf) as_root dnf install -y -q --setopt=install_weak_deps=False $missing >&2 </dev/null ;;
+    brew) brew install --quiet $missing >&2 </dev/null ;;
+  esac
+}
+
+# require_rust: cargo, or a sentence that says where to get it. Rust is not installed behind anybody's back.
+require_rust() {
+  if ! have cargo && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"; fi
+  have cargo || die "Rust is not installed: there is no \`cargo\` in PATH" "install it from https://rustup.rs, then run this again"
+  have cc || have gcc || have clang || install_packages gcc libc6-dev || die "Rust needs a C linker, and there is no \`cc\` in PATH"
+}
+
+# port_free PORT: nothing answers there on loopback. A connection, since it needs no tool.
+port_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# free_port [FIRST]: a TCP port nobody answers on, tried upwards from FIRST or from a random place below the ephemeral range.
+free_port() {
+  local port=${1:-$((20000 + RANDOM % 10000))} tries=0
+  until port_free "$port"; do
+    port=$((port + 1)); tries=$((tries + 1))
+    [ "$tries" -lt 200 ] || die "no free TCP port found near $port"
+  done
+  printf '%s' "$port"
+}
+
+sha256_of() { if have sha256sum; then sha256sum "$1" | cut -d' ' -f1; else shasum -a 256 "$1" | cut -d' ' -f1; fi; }
+size_of() { wc -c <"$1" | tr -d ' '; }
+
+# This machine's architecture as manifests spell it.
+host_arch() {
+  case $(uname -m) in
+    aarch64 | arm64) printf arm64 ;;
+    x86_64 | amd64) printf x64 ;;
+    *) die "unsupported host arch: $(uname -m)" ;;
+  esac
+}
