@@ -6,7 +6,7 @@
 #
 #   . scripts/common.sh; . scripts/image.sh; . scripts/podman-env.sh
 #   podman_env_install                         what is missing, by the machine's package manager
-#   podman_env_start DIR                       DIR must not exist or be empty; exports CONTAINER_HOST
+#   podman_env_start DIR                       DIR must not exist or be empty; exports CONTAINER_HOST and CONTAINERS_CONF
 #   in_podman_ns CMD…                          runs CMD where published ports answer on 127.0.0.1
 #   podman_env_cli ARG…                        podman with the private configuration, without the socket
 #   podman_env_attach DIR                      in another process, to use or stop what podman_env_start left running
@@ -40,34 +40,36 @@ podman_env_install() {
 
 # Whether what Podman needs beside itself is there. netavark is no command in PATH.
 podman_env_tools_present() {
+  local directory found=""
   is_macos && return 0
-  have crun || have runc || return 1
-  have ip || return 1
-  ls /usr/lib/podman/netavark /usr/libexec/podman/netavark /usr/local/libexec/podman/netavark 2>/dev/null | grep -q . || return 1
-  is_root || { have newuidmap && { have slirp4netns || have pasta; }; }
+  for directory in /usr/lib/podman /usr/libexec/podman /usr/local/lib/podman /usr/local/libexec/podman; do
+    if [ -x "$directory/netavark" ]; then found=yes; fi
+  done
+  PATH=$PATH:/usr/sbin:/sbin
+  [ -n "$found" ] && have ip && { have crun || have runc; } && { is_root || { have newuidmap && { have slirp4netns || have pasta; }; }; }
 }
 
 podman_env_start() {
   local version
-  pe_dir=$1 pe_service="" pe_holder="" pe_machine="" pe_namespace=host
+  pe_dir=$1 pe_base="" pe_service="" pe_holder="" pe_machine="" pe_namespace=host
   mkdir -p "$pe_dir"
   pe_dir=$(cd "$pe_dir" && pwd -P)
   [ -z "$(ls -A "$pe_dir")" ] || die "$pe_dir is not empty" "another run may be using it; remove it if not"
-  # A unix socket path has at most 107 bytes on Linux, 103 on macOS, and conmon's are longer than ours.
-  [ ${#pe_dir} -le 60 ] || die "the path of the scratch directory is too long for unix sockets: $pe_dir" "set TMPDIR to a shorter path"
+  # A unix socket path has at most 107 bytes, and conmon's are longer than ours. (On macOS ours are inside the machine.)
+  is_macos || [ ${#pe_dir} -le 60 ] || die "the path of the scratch directory is too long for unix sockets: $pe_dir" "set TMPDIR to a shorter path"
   chmod 0755 "$pe_dir"
   version=$(podman --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
   [ "${version:-0}" -ge "$PODMAN_ENV_OLDEST" ] || die "$(podman --version) is too old; $PODMAN_ENV_OLDEST.0 or newer is needed"
   if is_macos; then pe_start_machine; else pe_start_service; fi
   pe_save
-  export CONTAINER_HOST="unix://$pe_socket"
+  pe_export
   say "private Podman $(podman --version | sed 's/.* //') is up: $pe_settings"
 }
 
 # in_podman_ns CMD…: in the caller's directory and environment.
 in_podman_ns() {
   # shellcheck disable=SC2016 # expanded by the inner shell
-  case $pe_namespace in
+  case ${pe_namespace:-host} in
     host) "$@" ;;
     root) nsenter --target "$pe_holder" --mount --net --ipc -- sh -c 'cd "$0" && exec "$@"' "$PWD" "$@" ;;
     user)
@@ -83,8 +85,8 @@ podman_env_attach() {
   [ -r "$1/state.sh" ] || return 1
   # shellcheck disable=SC1091 # written by pe_save
   . "$1/state.sh"
-  export CONTAINER_HOST="unix://$pe_socket"
   pe_set_environment
+  pe_export
 }
 
 podman_env_stop() {
@@ -105,7 +107,7 @@ podman_env_stop() {
   # Files of a normal user's containers belong to sub-uids, so they must be removed where those are ours.
   rm -rf "$pe_dir" 2>/dev/null || true
   if [ -d "$pe_dir" ]; then
-    case $pe_namespace in
+    case ${pe_namespace:-host} in
       host) env "${pe_environment[@]}" podman unshare rm -rf "$pe_dir" >/dev/null 2>&1 || true ;;
       *) in_podman_ns rm -rf "$pe_dir" >/dev/null 2>&1 || true ;;
     esac
@@ -113,10 +115,16 @@ podman_env_stop() {
   if [ -n "$pe_holder" ]; then pe_end "$pe_holder"; fi
   rm -rf "$pe_dir" 2>/dev/null || say "could not remove all of $pe_dir"
   pe_dir=""
-  unset CONTAINER_HOST
+  unset CONTAINER_HOST CONTAINERS_CONF
 }
 
 # ---- below: not for callers --------------------------------------------------------------------------------------------
+
+# What clients need. The configuration too: `podman --url … run` asks for the cgroups mode that the client's file names.
+pe_export() {
+  export CONTAINER_HOST="unix://$pe_socket"
+  is_macos || export CONTAINERS_CONF="$pe_base/containers.conf"
+}
 
 # pe_end PID: TERM, and KILL after five seconds.
 pe_end() {
@@ -280,7 +288,7 @@ CONF
   chmod 0700 "$pe_dir/xdg"
   printf '{"default":[{"type":"insecureAcceptAnything"}]}\n' >"$pe_dir/home/.config/containers/policy.json"
   # A registry on loopback speaks plain HTTP, and Podman wants its very port to be named for that.
-  [ -n "${PODMAN_ENV_REGISTRY:-}" ] || PODMAN_ENV_REGISTRY=127.0.0.1:$(free_port)
+  [ -n "${PODMAN_ENV_REGISTRY:-}" ] || PODMAN_ENV_REGISTRY=127.0.0.1:$(free_port 15000)
   export PODMAN_ENV_REGISTRY
   printf 'unqualified-search-registries = []\n[[registry]]\nlocation = "%s"\ninsecure = true\n' "$PODMAN_ENV_REGISTRY" >"$pe_dir/registries.conf"
 }
@@ -311,7 +319,12 @@ pe_write_network() {
 # pe_enter host|private: from now on in_podman_ns goes there.
 pe_enter() {
   pe_namespace=host pe_holder=""
-  [ "$1" = private ] || return 0
+  if [ "$1" = host ]; then
+    # Both slirp4netns and pasta need it; without it no container of a normal user gets a network.
+    if is_root || [ -w /dev/net/tun ]; then return 0; fi
+    printf '^ host namespaces cannot be used: /dev/net/tun is not there or not writable\n' >>"$pe_log"
+    return 1
+  fi
   have unshare && have nsenter || return 1
   rm -f "$pe_dir/ns-ready"
   if is_root; then
@@ -394,7 +407,9 @@ PODMAN_ENV_LIBRARY_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # Run, not sourced.
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   set -euo pipefail
+  # shellcheck source=SCRIPTDIR/common.sh
   . "$PODMAN_ENV_LIBRARY_DIR/common.sh"
+  # shellcheck source=SCRIPTDIR/image.sh
   . "$PODMAN_ENV_LIBRARY_DIR/image.sh"
   [ $# -gt 0 ] || die "usage: scripts/podman-env.sh CMD…"
   podman_env_install
