@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# Every check of this repository, on a machine with nothing but Rust: format, clippy, rustdoc, licences and sources, unit,
+# property and whole-command tests, and the suites that talk to a real Podman. Installs what it needs and says so.
+#
+#   tests/run.sh              all of it
+#   tests/run.sh STAGE…       only these: format clippy doc audit tests podman
+#
+# Runs as root and as a normal user. The last line counts: each check and each test is one. A test that the machine cannot run is
+# skipped and named with its reason; with CI=true a skip fails the run.
+#
+# A test that finds out by itself that it cannot run appends `name: reason` as one line to the file $STEADFAST_TEST_SKIPS
+# and returns.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=$(cd "$here/.." && pwd)
+# shellcheck source=SCRIPTDIR/../scripts/common.sh
+. "$repository/scripts/common.sh"
+# shellcheck source=SCRIPTDIR/../scripts/image.sh
+. "$repository/scripts/image.sh"
+# shellcheck source=SCRIPTDIR/../scripts/podman-env.sh
+. "$repository/scripts/podman-env.sh"
+
+# Test targets that need a real Podman. They are compiled with the feature `podman-tests` and run one after another.
+PODMAN_TARGETS=(podman)
+STAGES=(format clippy doc audit tests podman)
+
+passed=0 failed=0 skipped=0
+failures="" scratch=""
+
+main() {
+  local stage
+  for stage in "$@"; do
+    case " ${STAGES[*]} " in *" $stage "*) ;; *) die "no stage is called \`$stage\`" "stages: ${STAGES[*]}" ;; esac
+  done
+  [ $# -gt 0 ] || set -- "${STAGES[@]}"
+  cd "$repository"
+  require_rust
+  scratch=$(mktemp -d "${TMPDIR:-/tmp}/sft.XXXXXX")
+  trap clean_up EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  export STEADFAST_TEST_SKIPS=$scratch/skipped-by-themselves
+  : >"$STEADFAST_TEST_SKIPS"
+  : >"$scratch/skips"
+  choose_target_dir
+  # The machine's own settings must not leak into what is tested.
+  unset STEADFAST_FILE STEADFAST_ROOT STEADFAST_MANIFEST_URL CONTAINER_HOST DOCKER_HOST CARGO_BUILD_TARGET
+  export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+  # Incremental data is written for the next edit, and here there is none.
+  if [ "${CI:-}" = true ]; then export CARGO_INCREMENTAL=0; fi
+  for stage in "$@"; do "stage_$stage"; done
+  summary
+}
+
+# The dependency tree is compiled twice, no more: checked (clippy, then rustdoc from the same metadata) and built (all tests).
+# So every stage uses the same profile and the same features.
+
+stage_format() {
+  need_component rustfmt cargo-fmt || { skip "format" "cargo fmt is not installed"; return; }
+  check "format" cargo fmt --check
+}
+
+stage_clippy() {
+  need_component clippy cargo-clippy || { skip "clippy" "cargo clippy is not installed"; return; }
+  check "clippy" cargo clippy --all-targets --all-features --locked --quiet -- -D warnings
+}
+
+stage_doc() { check "rustdoc" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked --quiet; }
+
+stage_audit() {
+  local tools deny
+  # Outside the tree, so that it is built once per machine: it takes longer than everything else here.
+  tools=${XDG_CACHE_HOME:-$HOME/.cache}/steadfast-tools
+  deny=$(command -v cargo-deny || true)
+  if [ -z "$deny" ]; then deny=$tools/bin/cargo-deny; fi
+  if [ ! -x "$deny" ]; then
+    headline "installing cargo-deny into $tools"
+    # Not optimised: it reads a few hundred small files once, and the build is what costs.
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$scratch/deny-target cargo install --quiet --locked --debug --root "$tools" cargo-deny || {
+      rm -rf "$scratch/deny-target"
+      skip "licences and sources" "cargo-deny could not be installed"
+      return
+    }
+    rm -rf "$scratch/deny-target"
+  fi
+  check "licences and sources" "$deny" --log-level error check licenses sources bans
+}
+
+stage_tests() {
+  local target
+  set -- --lib --bins
+  for target in $(test_targets); do
+    case " ${PODMAN_TARGETS[*]} " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
+  done
+  cargo_test "$@"
+  # rustdoc's examples, which cargo will not run together with the others.
+  cargo_test --doc
+}
+
+stage_podman() {
+  local target present=""
+  for target in "${PODMAN_TARGETS[@]}"; do
+    case " $(test_targets | tr '\n' ' ') " in *" $target "*) present="$present $target" ;; *) skip "$target" "there is no such test target" ;; esac
+  done
+  [ -n "$present" ] || return 0
+  podman_env_install
+  local registry=docker-registry
+  case $(package_manager) in
+    apt-get) install_packages busybox-static docker-registry curl || true ;;
+    dnf) install_packages busybox curl || true; registry=registry ;;
+  esac
+  if ! have "$registry"; then say "no $registry here: the tests that pull from a registry will say so"; fi
+  local selected=()
+  for target in $present; do selected+=(--test "$target"); done
+  # Compiled outside, since private namespaces have no network.
+  cargo test --locked --features podman-tests --no-run --quiet "${selected[@]}" || { fail "compiling$present"; return; }
+  headline "a private Podman for:$present"
+  podman_env_start "$scratch/p"
+  export STEADFAST_TEST_PODMAN_SOCKET=$pe_socket
+  # The registry port which this Podman reaches over plain HTTP.
+  export STEADFAST_TEST_REGISTRY=$PODMAN_ENV_REGISTRY
+  for target in $present; do cargo_test --test "$target"; done
+  podman_env_stop
+  unset STEADFAST_TEST_PODMAN_SOCKET STEADFAST_TEST_REGISTRY
+}
+
+# ---- what the stages are made of -----------------------------------------------------------------------------------------
+
+headline() { printf '\n=== %s\n' "$*"; }
+skip() { printf '%s: %s\n' "$1" "$2" >>"$scratch/skips"; }
+fail() { failed=$((failed + 1)); failures="$failures
+  $1"; }
+
+# check NAME CMD…: one check, one count.
+check() {
+  local name=$1; shift
+  headline "$name"
+  if "$@"; then passed=$((passed + 1)); printf 'ok\n'; else fail "$name"; fi
+}
+
+# cargo_test ARG…: runs cargo test inside the namespaces of the private Podman, if there are any, and adds up its counts.
+cargo_test() {
+  local log=$scratch/test.log status=0 count
+  headline "cargo test $*"
+  in_podman_ns cargo test --locked --features podman-tests --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+  count=$(add_up passed); passed=$((passed + count))
+  count=$(add_up failed); failed=$((failed + count))
+  sed -n 's/^ \{0,4\}\(test [^ ].*\) \.\.\. FAILED$/\1/p' "$log" >"$scratch/failed"
+  while read -r name; do failures="$failures
+  $name"; done <"$scratch/failed"
+  # `#[ignore = "reason"]`
+  sed -n 's/^test \(.*\) \.\.\. ignored, \(.*\)$/\1: \2/p; s/^test \(.*\) \.\.\. ignored$/\1: ignored, no reason given/p' "$log" >"$scratch/ignored"
+  cat "$scratch/ignored" >>"$scratch/skips"
+  # Did not compile, or a process died before it could count.
+  if [ "$status" -ne 0 ] && [ "$count" -eq 0 ]; then fail "cargo test $*"; fi
+}
+
+# add_up WORD: the sum of `N WORD` over all `test result:` lines of the log.
+add_up() {
+  sed -n "s/^test result:.* \([0-9][0-9]*\) $1;.*/\1/p" "$scratch/test.log" | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+# The integration test targets, as cargo finds them: tests/NAME.rs and tests/NAME/main.rs.
+test_targets() {
+  local path
+  for path in tests/*.rs; do if [ -e "$path" ]; then basename "$path" .rs; fi; done
+  for path in tests/*/main.rs; do if [ -e "$path" ]; then basename "$(dirname "$path")"; fi; done
+}
+
+# need_component COMPONENT COMMAND: true when the command is there, or rustup can add it.
+need_component() {
+  have "$2" && cargo "${2#cargo-}" --version >/dev/null 2>&1 && return 0
+  have rustup || return 1
+  say "adding the Rust component $1"
+  rustup component add "$1" >&2
+}
+
+# The tree's own target directory, unless it belongs to somebody else, as after a run by root.
+choose_target_dir() {
+  [ -z "${CARGO_TARGET_DIR:-}" ] || return 0
+  if [ -e target ] && { [ ! -w target ] || { [ -e target/debug ] && [ ! -w target/debug ]; }; } || { [ ! -e target ] && [ ! -w . ]; }; then
+    export CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/steadfast-target
+    say "target/ is not ours to write, using $CARGO_TARGET_DIR"
+  fi
+}
+
+summary() {
+  local by_themselves
+  printf '\n'
+  if [ -n "$failures" ]; then printf 'failed:%s\n' "$failures"; fi
+  # A test that skipped itself returned, and so was counted as passed.
+  by_themselves=$(wc -l <"$STEADFAST_TEST_SKIPS")
+  passed=$((passed - by_themselves))
+  cat "$STEADFAST_TEST_SKIPS" >>"$scratch/skips"
+  sed 's/^/skipped: /' "$scratch/skips"
+  skipped=$(($(wc -l <"$scratch/skips")))
+  printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
+  if [ "$failed" -gt 0 ]; then exit 1; fi
+  if [ "${CI:-}" = true ] && [ "$skipped" -gt 0 ]; then say "error: nothing may be skipped when CI=true"; exit 1; fi
+  if [ "$passed" -le 0 ]; then say "error: nothing was run"; exit 1; fi
+}
+
+clean_up() {
+  trap '' INT TERM
+  podman_env_stop
+  if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
+}
+
+main "$@"
