@@ -47,12 +47,42 @@ pub enum Runtime {
     Lima {
         /// The instance's name.
         instance: String,
+        /// Absolute path of the template it is made from.
+        template: PathBuf,
+        /// Lima's home directory. `None`: `$LIMA_HOME`, else `~/.lima`.
+        home: Option<PathBuf>,
+        /// How Podman in it is reached.
+        transport: Transport,
+        /// What happens when the template changes.
+        on_template_change: TemplateChange,
     },
     /// In Podman on this host.
     Podman {
         /// Path of its API socket. `None`: `$CONTAINER_HOST`, `$DOCKER_HOST`, then the usual rootless and rootful ones.
         socket: Option<PathBuf>,
     },
+}
+
+/// How Podman in a virtual machine is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// The first of the two below that answers.
+    #[default]
+    Auto,
+    /// Its unix socket, forwarded.
+    Api,
+    /// `limactl shell INSTANCE -- podman …`.
+    Shell,
+}
+
+/// What happens when the template of a virtual machine changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TemplateChange {
+    /// It is reported.
+    #[default]
+    Warn,
+    /// The machine is made anew; what is in it is lost.
+    Recreate,
 }
 
 /// A line and column of the state file, both counted from 1.

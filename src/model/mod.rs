@@ -9,7 +9,10 @@ pub mod observed;
 pub mod spec;
 pub mod text;
 
-pub use desired::{Agent, AgentState, CachePolicy, Desired, ImageSource, Location, Place, Runtime, Version, Wanted};
+pub use desired::{
+    Agent, AgentState, CachePolicy, Desired, ImageSource, Location, Place, Runtime, TemplateChange, Transport, Version,
+    Wanted,
+};
 pub use ids::{
     AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, Name, Sha256Digest,
 };

@@ -1,0 +1,283 @@
+//! From a `container:` mapping to the spec of a container.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decode::{At, Cx, Path, Str, Table};
+use super::document::{ContainerDoc, HealthDoc, MountDoc, PortDoc, PortEntry, TestEntry};
+use super::env_file;
+use super::ports;
+use super::problem::Draft;
+use super::resolve::{checked, file_path, refuse};
+use crate::model::text::names_a_secret;
+use crate::model::{
+    AgentName, ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, Name, Port, Protocol, Text,
+};
+
+/// The most bytes all agents of a file may take from env files together.
+const MAX_ENV_BYTES: usize = 64 * 1024 * 1024;
+
+type Variables = Arc<Vec<(String, String)>>;
+
+/// The env files read so far: a file that many agents name is read once.
+#[derive(Debug, Default)]
+pub(super) struct EnvFiles {
+    /// `None`: it is broken, and that was reported.
+    read: BTreeMap<PathBuf, Option<Variables>>,
+    bytes: usize,
+}
+
+impl EnvFiles {
+    /// Every path that was looked at.
+    pub(super) fn into_paths(self) -> Vec<PathBuf> {
+        self.read.into_keys().collect()
+    }
+
+    fn get(&mut self, cx: &mut Cx<'_>, node: u32, path: Path<'_>, file: PathBuf) -> Option<Variables> {
+        if let Some(read) = self.read.get(&file) {
+            return read.clone();
+        }
+        let variables = match env_file::read(&file) {
+            Ok(variables) => Some(Arc::new(variables)),
+            Err(wrong) => {
+                for wrong in wrong {
+                    let draft = Draft::at(cx.tree.span(node), path.to_string(), wrong.message);
+                    cx.problems.add(match wrong.line {
+                        Some(line) => draft.elsewhere(&file, line),
+                        None => draft,
+                    });
+                }
+                None
+            }
+        };
+        self.read.insert(file, variables.clone());
+        variables
+    }
+}
+
+/// Resolves a container. Fields that are wrong are reported and left at their default, so that what is wrong with the
+/// others is reported too. Its ports come with the nodes they were written in.
+pub(super) fn resolve(
+    cx: &mut Cx<'_>,
+    dir: &std::path::Path,
+    env_files: &mut EnvFiles,
+    owner: Option<&Name>,
+    agent: &AgentName,
+    doc: ContainerDoc,
+    path: Path<'_>,
+) -> Option<(ContainerSpec, Vec<At<Port>>)> {
+    let name = match &doc.name {
+        Some(name) => checked(cx, name, path.key("name"), |name| ContainerName::new(name)),
+        None => owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok()),
+    };
+    let env = environment(cx, dir, env_files, &doc, path);
+    let mounts = mounts(cx, dir, &doc, path);
+    let ports = doc.ports.map(|ports| self::ports(cx, ports.value.0, path.key("ports"))).unwrap_or_default();
+    let add_hosts = doc.add_hosts.map(|list| list.value.0).unwrap_or_default();
+    let hosts_path = path.key("addHosts");
+    let add_hosts = add_hosts
+        .iter()
+        .enumerate()
+        .filter_map(|(index, host)| {
+            checked(cx, host, hosts_path.index(index), check_host)?;
+            Some(text(host.value.0.clone(), false))
+        })
+        .collect();
+    let healthcheck = doc.healthcheck.and_then(|check| health(cx, check.value, path.key("healthcheck")));
+    let command = doc.command.map(|list| list.value.0.into_iter().map(|word| text(word.value.0, false)).collect());
+    let spec = ContainerSpec {
+        name: name?,
+        command,
+        env,
+        mounts,
+        ports: ports.iter().map(|port| port.value.clone()).collect(),
+        restart: doc.restart.map(|restart| restart.value.0).unwrap_or_default(),
+        add_hosts,
+        healthcheck,
+    };
+    Some((spec, ports))
+}
+
+/// A string of the file as the model keeps it.
+fn text(string: Str, secret: bool) -> Text {
+    if string.from_env || secret { Text::sensitive(string.value) } else { Text::plain(string.value) }
+}
+
+fn environment(
+    cx: &mut Cx<'_>,
+    dir: &std::path::Path,
+    env_files: &mut EnvFiles,
+    doc: &ContainerDoc,
+    path: Path<'_>,
+) -> BTreeMap<String, Text> {
+    let mut env = BTreeMap::new();
+    if let Some(file) = &doc.env_file
+        && let path = path.key("envFile")
+        && let Some(file_path) = file_path(cx, dir, file, path)
+        && let Some(variables) = env_files.get(cx, file.node, path, file_path)
+    {
+        env_files.bytes += variables.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if env_files.bytes > MAX_ENV_BYTES {
+            let most = MAX_ENV_BYTES / (1024 * 1024);
+            cx.wrong(file.node, path, format!("the env files of all agents together are larger than {most} MiB"));
+        } else {
+            env.extend(variables.iter().map(|(name, value)| (name.clone(), Text::sensitive(value))));
+        }
+    }
+    let Some(At { value: Table(entries), .. }) = &doc.env else { return env };
+    let path = path.key("env");
+    for entry in entries {
+        let secret = names_a_secret(&entry.name);
+        if secret && !entry.at.value.0.from_env {
+            cx.problems.mask(cx.tree.span(entry.at.node));
+        }
+        if !env_file::is_name(&entry.name) {
+            let message = "a variable's name has letters, digits, `_`, `.` and `-` only, and starts with none of the digits";
+            cx.wrong(entry.key, path.key(&entry.name), message);
+        }
+        env.insert(entry.name.clone(), text(entry.at.value.0.clone(), secret));
+    }
+    env
+}
+
+fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, doc: &ContainerDoc, path: Path<'_>) -> Vec<Mount> {
+    let Some(list) = &doc.mounts else { return Vec::new() };
+    let mut targets = BTreeSet::new();
+    let list_path = path.key("mounts");
+    let mut mounts = Vec::new();
+    for (index, At { value: MountDoc { source, target, read_only }, .. }) in list.value.0.iter().enumerate() {
+        let path = list_path.index(index);
+        let source = source.as_ref().and_then(|source| {
+            let resolved = file_path(cx, dir, source, path.key("source"))?;
+            Some(text(Str { value: resolved.to_string_lossy().into_owned(), from_env: source.value.0.from_env }, false))
+        });
+        let Some(target) = target else { continue };
+        let clean = checked(cx, target, path.key("target"), check_target);
+        if let Some(clean) = &clean
+            && !targets.insert(clean.clone())
+        {
+            refuse(cx, target, path.key("target"), "is mounted twice in this container", "another mount has this target");
+        }
+        if let (Some(source), Some(target)) = (source, clean) {
+            mounts.push(Mount { source, target, read_only: read_only.as_ref().is_some_and(|flag| flag.value.0) });
+        }
+    }
+    mounts
+}
+
+fn check_target(target: &str) -> Result<String, String> {
+    if !target.starts_with('/') {
+        return Err(format!("`{target}` is not an absolute path in the container"));
+    }
+    if target.split('/').any(|part| part == ".." || part == ".") {
+        return Err(format!("`{target}` has `.` or `..` in it: write the path itself"));
+    }
+    if target.contains(':') {
+        return Err(format!("`{target}` has a colon, which Podman takes for the start of options"));
+    }
+    let parts: Vec<_> = target.split('/').filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return Err(format!("`{target}` would hide the whole image: name a directory in it"));
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+fn check_host(line: &str) -> Result<(), String> {
+    let wrong = || format!("`{line}` is not `host:address`, like \"db.internal:10.0.0.5\"");
+    let (host, address) = line.split_once(':').ok_or_else(wrong)?;
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err(wrong());
+    }
+    if address == "host-gateway" || ports::ip(address).is_ok() {
+        return Ok(());
+    }
+    Err(format!("`{line}` is not `host:address`: the address must be an IP address or `host-gateway`"))
+}
+
+fn ports(cx: &mut Cx<'_>, entries: Vec<At<PortEntry>>, path: Path<'_>) -> Vec<At<Port>> {
+    let mut resolved = Vec::new();
+    for (index, At { node, value }) in entries.into_iter().enumerate() {
+        let path = path.index(index);
+        let port = match value {
+            PortEntry::Short(word) => checked(cx, &At { node, value: word }, path, ports::parse),
+            PortEntry::Long(PortDoc { host_ip, host_port, container_port, protocol }) => {
+                let host_ip = match &host_ip {
+                    Some(ip) => checked(cx, ip, path.key("hostIp"), ports::ip),
+                    None => Some("0.0.0.0".to_owned()),
+                };
+                let number = |port: u32| u16::try_from(port).ok();
+                match (host_ip, host_port, container_port) {
+                    (Some(host_ip), Some(host), Some(container)) => {
+                        number(host.value.0).zip(number(container.value.0)).map(|(host_port, container_port)| Port {
+                            host_ip,
+                            host_port,
+                            container_port,
+                            protocol: protocol.map_or(Protocol::Tcp, |protocol| protocol.value.0),
+                        })
+                    }
+                    _ => None,
+                }
+            }
+        };
+        resolved.extend(port.map(|value| At { node, value }));
+    }
+    resolved
+}
+
+fn health(cx: &mut Cx<'_>, doc: HealthDoc, path: Path<'_>) -> Option<HealthCheck> {
+    let interval = doc.interval.as_ref().map_or(Duration::from_secs(30), |time| time.value.0);
+    let timeout = doc.timeout.as_ref().map_or(Duration::from_secs(30), |time| time.value.0);
+    for (key, time) in [("interval", &doc.interval), ("timeout", &doc.timeout)] {
+        if let Some(time) = time
+            && time.value.0 < Duration::from_millis(1)
+        {
+            cx.wrong(time.node, path.key(key), format!("a health check's {key} must be at least 1ms"));
+        }
+    }
+    let test = test(cx, doc.test?, path.key("test"))?;
+    Some(HealthCheck {
+        test,
+        interval,
+        timeout,
+        retries: doc.retries.map_or(3, |retries| retries.value.0),
+        start_period: doc.start_period.map_or(Duration::ZERO, |time| time.value.0),
+    })
+}
+
+fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> Option<HealthTest> {
+    let words = match value {
+        TestEntry::Line(line) if line.0.value.trim().is_empty() => {
+            cx.wrong(node, path, "the health check runs nothing");
+            return None;
+        }
+        TestEntry::Line(line) => return Some(HealthTest::Shell(text(line.0, false))),
+        TestEntry::Words(list) => list.0,
+    };
+    let mut words = words.into_iter().map(|word| word.value.0);
+    let first = words.next().map(|word| word.value).unwrap_or_default();
+    let mut rest: Vec<_> = words.map(|word| text(word, false)).collect();
+    match (first.as_str(), rest.len()) {
+        ("NONE", 0) => None,
+        ("NONE", _) => {
+            cx.wrong(node, path, "nothing may follow NONE");
+            None
+        }
+        ("CMD", 0) | ("CMD-SHELL", 0) => {
+            cx.wrong(node, path, format!("{first} runs nothing: a command must follow it"));
+            None
+        }
+        ("CMD", _) => Some(HealthTest::Command(rest)),
+        ("CMD-SHELL", 1) => rest.pop().map(HealthTest::Shell),
+        ("CMD-SHELL", _) => {
+            cx.wrong_help(node, path, "CMD-SHELL takes one line", "quote the whole line, or use CMD");
+            None
+        }
+        _ => {
+            let message = "a health check's list starts with CMD, CMD-SHELL or NONE";
+            cx.wrong_help(node, path, message, "put CMD before the program to run it as it is");
+            None
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The state file's fields, as they are written. Doc comments are what editors show; the schema is made from here.
+//!
+//! What the fields mean together belongs in `resolve.rs`.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::decode::{
+    Choice, Cx, Decode, Flag, Later, List, Loose, Path, REFERENCE, Table, Time, VersionWord, Whole, Word, Words, record,
+};
+use super::tree::{NodeId, View};
+use crate::model::{AgentState, ImageSource, Protocol, RestartPolicy, TemplateChange, Transport};
+
+record! {
+    /// The agents you want on this machine. steadfast makes the machine match this file and keeps it so.
+    /// `${env:NAME}` and `${env:NAME:-default}` are replaced in any string value.
+    #[schemars(rename = "StateFile")]
+    StateDoc {
+        /// The version of this file format.
+        #[schemars(extend("const" = "steadfast/v1", "examples" = ["steadfast/v1"]))]
+        required api_version "apiVersion": Word,
+        /// Who owns what is made from this file: containers are labelled with it, the lock and the state directory are
+        /// named after it. A DNS label. Two files with one name would remove each other's agents.
+        #[schemars(extend("examples" = ["demo"]))]
+        required name "name": Word,
+        /// Where the cache and the state are kept. `--root` wins over it; without either it is `$STEADFAST_ROOT`, else
+        /// `~/.steadfast`. Keep it short: a unix socket path has about 104 bytes.
+        #[schemars(extend("default" = "~/.steadfast", "examples" = ["~/.steadfast"]))]
+        optional root "root": Word,
+        /// Where the manifest is published: the JSON that lists agents, versions and image tarballs.
+        optional manifest "manifest": ManifestDoc,
+        /// What is fetched into the cache, and what is kept there.
+        optional cache "cache": CacheDoc,
+        /// Where containers run: in a Lima virtual machine, or in Podman on this host. Exactly one of the two.
+        #[schemars(extend("examples" = [{"podman": {}}]))]
+        required runtime "runtime": RuntimeDoc,
+        /// The agents by name. A name is a DNS label.
+        #[schemars(extend("propertyNames" = {"pattern": DNS_LABEL}))]
+        required agents "agents": Table<Later<AgentDoc>>,
+    }
+}
+
+/// A DNS label, for schemas.
+pub(super) const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+
+record! {
+    /// Where the manifest is published.
+    #[schemars(rename = "ManifestSource")]
+    ManifestDoc {
+        /// An https, http or file URL, or a path. `--manifest-url` wins over it; `$STEADFAST_MANIFEST_URL` is taken
+        /// when the file names none. Artifacts are fetched from beside it.
+        #[schemars(extend("examples" = ["https://cdn.example.com/vm/manifest.json", "./vm/manifest.json"]))]
+        optional url "url": Word,
+    }
+}
+
+record! {
+    /// What is fetched into the cache, and what is kept there.
+    #[schemars(rename = "Cache")]
+    CacheDoc {
+        /// The architectures that are fetched, unless an agent says otherwise.
+        #[schemars(extend("default" = ["host"], "examples" = [["host"], ["arm64", "x64"]], "minItems" = 1))]
+        optional arches "arches": List<Choice<ArchWord>>,
+        /// How many older versions are kept per agent beside what is in use.
+        #[schemars(extend("default" = 1, "examples" = [1]))]
+        optional keep "keep": Whole<0, 1000>,
+    }
+}
+
+/// How an architecture is named in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ArchWord {
+    Host,
+    Arm64,
+    X64,
+    All,
+}
+
+impl Words for ArchWord {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("host", Self::Host), ("arm64", Self::Arm64), ("x64", Self::X64), ("all", Self::All)];
+}
+
+record! {
+    /// Where containers run: exactly one of `lima` and `podman`.
+    #[schemars(rename = "Runtime", extend("oneOf" = [{"required": ["lima"]}, {"required": ["podman"]}]))]
+    RuntimeDoc {
+        /// In Podman inside a Lima virtual machine.
+        #[schemars(extend("examples" = [{"instance": "agents", "template": "./agents-vm.yaml"}]))]
+        optional lima "lima": LimaDoc,
+        /// In Podman on this host. `podman: {}` takes the socket that `$CONTAINER_HOST` or `$DOCKER_HOST` names, then
+        /// the usual rootless and rootful ones.
+        #[schemars(extend("examples" = [{}, {"socket": "unix:///run/podman/podman.sock"}]))]
+        optional podman "podman": PodmanDoc,
+    }
+}
+
+record! {
+    /// A Lima virtual machine.
+    #[schemars(rename = "Lima")]
+    LimaDoc {
+        /// The instance's name in Lima.
+        #[schemars(extend("examples" = ["agents"]))]
+        required instance "instance": Word,
+        /// The Lima template the instance is made from. A path.
+        #[schemars(extend("examples" = ["../template/agents-vm.yaml"]))]
+        required template "template": Word,
+        /// Lima's home directory. `$LIMA_HOME`, else `~/.lima`, when the file names none.
+        #[schemars(extend("examples" = ["~/.lima"]))]
+        optional home "home": Word,
+        /// How Podman in the machine is reached: `api` is its unix socket, `shell` is `limactl shell`, `auto` takes the
+        /// first that answers.
+        #[schemars(extend("default" = "auto", "examples" = ["auto"]))]
+        optional transport "transport": Choice<Transport>,
+        /// What happens when the template changes: `warn` reports it, `recreate` deletes the machine with all that is
+        /// in it and makes a new one.
+        #[schemars(extend("default" = "warn", "examples" = ["warn"]))]
+        optional on_template_change "onTemplateChange": Choice<TemplateChange>,
+    }
+}
+
+impl Words for Transport {
+    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("api", Self::Api), ("shell", Self::Shell)];
+}
+
+impl Words for TemplateChange {
+    const WORDS: &'static [(&'static str, Self)] = &[("warn", Self::Warn), ("recreate", Self::Recreate)];
+}
+
+record! {
+    /// Podman on this host.
+    #[schemars(rename = "Podman")]
+    PodmanDoc {
+        /// Its API socket: `unix://` and an absolute path, or a path.
+        #[schemars(extend("examples" = ["unix:///run/podman/podman.sock"]))]
+        optional socket "socket": Word,
+    }
+}
+
+record! {
+    /// One agent: an image at a version, and the container it runs in.
+    #[schemars(rename = "Agent")]
+    AgentDoc {
+        /// The version, which is the image's tag (or `sha256:…` digest), or `latest`: whatever the manifest offers.
+        /// Quote it, since YAML reads `1.10` as the number 1.1.
+        #[schemars(extend("examples" = ["2026.4.12", "latest"]))]
+        required version "version": VersionWord,
+        /// The image's repository, without tag. The manifest's, when the file names none.
+        #[schemars(extend("examples" = ["ghcr.io/openclaw/openclaw"]))]
+        optional image "image": Word,
+        /// Where the image comes from: `manifest` is a tarball through the cache, `registry` is `podman pull`, `local`
+        /// must be there already.
+        #[schemars(extend("default" = "manifest", "examples" = ["manifest"]))]
+        optional source "source": Choice<ImageSource>,
+        /// The architectures to fetch, instead of those of `cache.arches`.
+        #[schemars(extend("examples" = [["host"]], "minItems" = 1))]
+        optional arches "arches": List<Choice<ArchWord>>,
+        /// What the tarballs must hash to, by architecture, whatever the manifest says.
+        #[schemars(extend("examples" = [{"x64": "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"}]))]
+        optional sha256 "sha256": PinsDoc,
+        /// What is to become of its container: `running`, `stopped` (it exists and does not run), `absent`.
+        #[schemars(extend("default" = "running", "examples" = ["running"]))]
+        optional state "state": Choice<AgentState>,
+        /// Observe and report, change nothing.
+        #[schemars(extend("default" = false, "examples" = [false]))]
+        optional suspend "suspend": Flag,
+        /// The container it runs in.
+        #[schemars(extend("examples" = [{"command": ["serve"], "ports": ["127.0.0.1:8080:80"]}]))]
+        optional container "container": ContainerDoc,
+    }
+}
+
+impl Words for ImageSource {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("manifest", Self::Manifest), ("registry", Self::Registry), ("local", Self::Local)];
+}
+
+impl Words for AgentState {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("running", Self::Running), ("stopped", Self::Stopped), ("absent", Self::Absent)];
+}
+
+record! {
+    /// What tarballs must hash to, by architecture.
+    #[schemars(rename = "Pins")]
+    PinsDoc {
+        /// The sha256 of the arm64 tarball: 64 hex digits.
+        #[schemars(extend("examples" = ["000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]))]
+        optional arm64 "arm64": Word,
+        /// The sha256 of the x64 tarball: 64 hex digits.
+        #[schemars(extend("examples" = ["000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]))]
+        optional x64 "x64": Word,
+    }
+}
+
+record! {
+    /// The container of an agent.
+    #[schemars(rename = "Container")]
+    ContainerDoc {
+        /// Its name in Podman. `<name>-<agent>` when the file gives none.
+        #[schemars(extend("examples" = ["demo-openclaw"]))]
+        optional name "name": Word,
+        /// Arguments after the image's entrypoint, instead of the image's own command.
+        #[schemars(extend("examples" = [["node", "dist/index.js", "gateway"]]))]
+        optional command "command": List<Loose>,
+        /// Environment variables. They win over those of `envFile`. Values from `${env:…}`, and of variables named like
+        /// secrets (token, key, password, …), are never shown.
+        #[schemars(extend("examples" = [{"HOME": "/home/node", "TOKEN": "${env:OPENCLAW_TOKEN}"}]))]
+        optional env "env": Table<Loose>,
+        /// A file with `NAME=value` lines. Its values are never shown.
+        #[schemars(extend("examples" = ["./openclaw.env"]))]
+        optional env_file "envFile": Word,
+        /// Directories and files of the host to mount.
+        #[schemars(extend("examples" = [[{"source": "/srv/openclaw", "target": "/home/node"}]]))]
+        optional mounts "mounts": List<MountDoc>,
+        /// Published ports.
+        #[schemars(extend("examples" = [["127.0.0.1:18789:18789"]]))]
+        optional ports "ports": List<PortEntry>,
+        /// When Podman restarts it by itself. `no` is a one-shot, `on-failure` takes an exit with 0 for completion.
+        #[schemars(extend("default" = "unless-stopped", "examples" = ["unless-stopped"]))]
+        optional restart "restart": Choice<RestartPolicy>,
+        /// Extra lines of `/etc/hosts`, as `host:address`; the address may be `host-gateway`.
+        #[schemars(extend("examples" = [["host.containers.internal:host-gateway"]]))]
+        optional add_hosts "addHosts": List<Word>,
+        /// The check that tells whether it is healthy. Without one, running is good enough.
+        #[schemars(extend("examples" = [{"test": ["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"]}]))]
+        optional healthcheck "healthcheck": HealthDoc,
+    }
+}
+
+impl Words for RestartPolicy {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("no", Self::No),
+        ("on-failure", Self::OnFailure),
+        ("always", Self::Always),
+        ("unless-stopped", Self::UnlessStopped),
+    ];
+    const FALSE: Option<Self> = Some(Self::No);
+}
+
+record! {
+    /// A bind mount.
+    #[schemars(rename = "Mount")]
+    MountDoc {
+        /// A path on the machine Podman runs on. It must exist.
+        #[schemars(extend("examples" = ["/srv/openclaw", "./data"]))]
+        required source "source": Word,
+        /// An absolute path in the container.
+        #[schemars(extend("examples" = ["/home/node"]))]
+        required target "target": Word,
+        /// Whether the container may only read it.
+        #[schemars(extend("default" = false, "examples" = [true]))]
+        optional read_only "readOnly": Flag,
+    }
+}
+
+/// A published port, in one of its two forms.
+#[derive(Debug)]
+pub(super) enum PortEntry {
+    Short(Loose),
+    Long(PortDoc),
+}
+
+record! {
+    /// A published port.
+    #[schemars(rename = "Port")]
+    PortDoc {
+        /// The host's address to listen on; all of them when the file names none.
+        #[schemars(extend("default" = "0.0.0.0", "examples" = ["127.0.0.1"]))]
+        optional host_ip "hostIp": Word,
+        /// The port on the host.
+        #[schemars(extend("examples" = [18789]))]
+        required host_port "hostPort": Whole<1, 65535>,
+        /// The port in the container.
+        #[schemars(extend("examples" = [18789]))]
+        required container_port "containerPort": Whole<1, 65535>,
+        /// The transport protocol.
+        #[schemars(extend("default" = "tcp", "examples" = ["tcp"]))]
+        optional protocol "protocol": Choice<Protocol>,
+    }
+}
+
+impl Words for Protocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp), ("udp", Self::Udp), ("sctp", Self::Sctp)];
+}
+
+impl Decode for PortEntry {
+    fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
+        match cx.tree.view(node) {
+            View::Map(_) => PortDoc::decode(cx, node, path).map(PortEntry::Long),
+            View::List(_) => {
+                cx.mistyped(node, path, "a port like \"127.0.0.1:8080:80\"");
+                None
+            }
+            _ => Loose::decode(cx, node, path).map(PortEntry::Short),
+        }
+    }
+}
+
+impl JsonSchema for PortEntry {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "PortEntry".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [
+            {
+                "type": "string",
+                "description": "[HOST_IP:]HOST_PORT:CONTAINER_PORT[/PROTOCOL]",
+                "pattern": format!(r"^((\[[0-9a-fA-F:.]+\]|[0-9.]+):)?[0-9]{{1,5}}:[0-9]{{1,5}}(/(tcp|udp|sctp))?$|{REFERENCE}"),
+                "examples": ["127.0.0.1:18789:18789", "8080:80/tcp", "[::1]:5353:53/udp"],
+            },
+            generator.subschema_for::<PortDoc>(),
+        ]})
+    }
+}
+
+record! {
+    /// A health check.
+    #[schemars(rename = "HealthCheck")]
+    HealthDoc {
+        /// What is run: `[CMD, program, argument…]` as it is, `[CMD-SHELL, line]` or a plain string by the container's
+        /// shell. `[NONE]` is no check.
+        #[schemars(extend("examples" = [["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"], "test -e /ready"]))]
+        required test "test": TestEntry,
+        /// The time between two runs.
+        #[schemars(extend("default" = "30s", "examples" = ["30s"]))]
+        optional interval "interval": Time,
+        /// The time one run may take.
+        #[schemars(extend("default" = "30s", "examples" = ["10s"]))]
+        optional timeout "timeout": Time,
+        /// How many failures in a row make it unhealthy.
+        #[schemars(extend("default" = 3, "examples" = [3]))]
+        optional retries "retries": Whole<1, 1000>,
+        /// The time after the start in which failures do not count.
+        #[schemars(extend("default" = "0s", "examples" = ["5s"]))]
+        optional start_period "startPeriod": Time,
+    }
+}
+
+/// The command of a health check, in one of its two forms.
+#[derive(Debug)]
+pub(super) enum TestEntry {
+    Line(Loose),
+    Words(List<Loose>),
+}
+
+impl Decode for TestEntry {
+    fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
+        match cx.tree.view(node) {
+            View::List(_) => List::decode(cx, node, path).map(TestEntry::Words),
+            View::Map(_) => {
+                cx.mistyped(node, path, "a command like [CMD, curl, -sf, \"http://127.0.0.1:8080\"], or a shell line");
+                None
+            }
+            _ => Loose::decode(cx, node, path).map(TestEntry::Line),
+        }
+    }
+}
+
+impl JsonSchema for TestEntry {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "HealthTest".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [
+            {"type": "string", "minLength": 1, "description": "A line for the container's shell."},
+            {"type": "array", "minItems": 2, "items": {"type": ["string", "number", "boolean"]},
+             "prefixItems": [{"enum": ["CMD", "CMD-SHELL"]}]},
+            {"type": "array", "const": ["NONE"]},
+        ]})
+    }
+}

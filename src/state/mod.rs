@@ -1,0 +1,85 @@
+//! The state file: YAML in, [`Desired`] out, or every problem of the file at once.
+//!
+//! ```text
+//! bytes ──read──▶ Input ──tree──▶ positions ──decode──▶ document ──resolve──▶ Desired
+//! ```
+//!
+//! `tree` alone knows YAML, `decode` and `document` what the fields look like, `resolve` what they mean together.
+//! Watching the file, and what to do about it, belong elsewhere.
+
+mod container;
+mod decode;
+mod document;
+mod env_file;
+mod ports;
+mod problem;
+mod read;
+mod resolve;
+mod schema;
+mod snippet;
+mod starter;
+mod substitute;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::model::{Arch, Desired, HostKey};
+
+pub use problem::{Invalid, Problem, ReadError, StateError};
+pub use read::{Input, read};
+pub use schema::{manifest_schema, pretty, schema};
+pub use starter::STARTER;
+
+/// The most bytes of a state file (16 MiB).
+pub const MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// What a state file is resolved against, beside itself.
+pub struct Context<'a> {
+    /// The process environment.
+    pub vars: BTreeMap<String, String>,
+    /// From `--root`; wins over the file's `root`, which wins over `$STEADFAST_ROOT` and `~/.steadfast`.
+    pub root: Option<PathBuf>,
+    /// From `--manifest-url`; wins over the file's `manifest.url`, which wins over `$STEADFAST_MANIFEST_URL`.
+    pub manifest_url: Option<String>,
+    /// This machine's architecture.
+    pub host_arch: Arch,
+    /// The key for hashing sensitive values, from the resolved root. Asked only when the file is valid.
+    pub key: &'a dyn Fn(&Path) -> HostKey,
+}
+
+/// A state file that was loaded.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it wants.
+    pub desired: Desired,
+    /// Absolute paths of the env files it names, for who watches them. Sorted, each once.
+    pub env_files: Vec<PathBuf>,
+}
+
+/// Parses, checks and resolves a state file. Reads the env files it names and nothing else.
+///
+/// # Errors
+/// [`StateError::Invalid`] with every problem of the file.
+pub fn load(input: &Input, context: &Context<'_>) -> Result<Loaded, StateError> {
+    let text = input.text.strip_prefix('\u{feff}').unwrap_or(&input.text);
+    let mut problems = problem::Problems::default();
+    if text.len() > MAX_BYTES {
+        return Err(ReadError::TooLarge { file: input.name.clone() }.into());
+    }
+    let Some(tree) = tree::Tree::parse(text, &mut problems) else {
+        return Err(problems.into_error(&input.name, text, false).into());
+    };
+    let mut cx = decode::Cx { tree: &tree, vars: &context.vars, problems };
+    let loaded = resolve::resolve(&mut cx, input, text, context);
+    match loaded {
+        Some(loaded) if cx.problems.is_empty() => Ok(loaded),
+        _ => Err(cx.problems.into_error(&input.name, text, true).into()),
+    }
+}
+
+/// Where the root is when no state file is read: `root` (from `--root`), else `$STEADFAST_ROOT`, else `~/.steadfast`.
+/// `None` when the home directory is needed and `$HOME` is not set.
+pub fn default_root(root: Option<&Path>, vars: &BTreeMap<String, String>) -> Option<PathBuf> {
+    resolve::root_without_file(root, vars)
+}

@@ -1,0 +1,217 @@
+//! What is wrong with a state file: every problem with its place, path and way out.
+//!
+//! Problems are collected as byte ranges while the file is read, and become lines, columns and excerpts once, at the
+//! end, when it is known which parts of the file hold secrets.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::snippet::{self, Excerpt, Lines};
+use crate::model::Place;
+
+/// How many problems of one file are told; the rest is counted.
+const MAX_PROBLEMS: usize = 100;
+
+/// Why there is no desired state.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StateError {
+    /// The file could not be read at all.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
+    /// The file was read and is not a valid state file.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}
+
+impl StateError {
+    /// The problems in the order of the file; none when it could not be read.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            StateError::Unreadable(_) => &[],
+            StateError::Invalid(invalid) => &invalid.problems,
+        }
+    }
+
+    /// The error for a person: each problem with the lines it is about, the place underlined. Secrets are masked.
+    pub fn render(&self, color: bool) -> String {
+        match self {
+            StateError::Unreadable(err) => format!("error: {err}\n"),
+            StateError::Invalid(invalid) => snippet::render(invalid, color),
+        }
+    }
+}
+
+/// Why a state file could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// There is no such file.
+    #[error("there is no state file `{file}`: name one with `-f FILE`, or write a first one with `steadfast init`")]
+    NotFound {
+        /// As the user named it.
+        file: String,
+    },
+    /// It is a directory, a socket, a device.
+    #[error("`{file}` is not a file")]
+    NotAFile {
+        /// As the user named it.
+        file: String,
+    },
+    /// It is too large.
+    #[error("`{file}` is larger than {} MiB, the most a state file may have", super::MAX_BYTES / (1024 * 1024))]
+    TooLarge {
+        /// As the user named it.
+        file: String,
+    },
+    /// It is not text.
+    #[error("{place}: the file is not UTF-8 text")]
+    NotUtf8 {
+        /// Where the first wrong byte stands.
+        place: Place,
+    },
+    /// The file system refused.
+    #[error("failed to read `{file}`: {why}")]
+    Io {
+        /// As the user named it.
+        file: String,
+        /// What the system says.
+        why: String,
+    },
+}
+
+/// The problems of a state file.
+#[derive(Debug, Clone)]
+pub struct Invalid {
+    /// The file as the user named it.
+    pub file: String,
+    /// The problems in the order of the file, at most a hundred.
+    pub problems: Vec<Problem>,
+    /// How many more there are.
+    pub more: usize,
+}
+
+impl fmt::Display for Invalid {
+    /// One line per problem: `file:line:column: path: message; way out`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "\n{}: and {more} more problems", self.file),
+        }
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// Where: in the state file, or in an env file it names.
+    pub place: Place,
+    /// Path of the field, e.g. `agents.openclaw.container.ports[0]`; empty when the problem is about the whole file.
+    pub path: String,
+    /// What is wrong. Never a secret.
+    pub message: String,
+    /// The way out, where there is an obvious one.
+    pub help: Option<String>,
+    pub(super) excerpt: Option<Excerpt>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(also) = self.excerpt.as_ref().and_then(|excerpt| excerpt.also.as_ref()) {
+            write!(f, " ({} at line {})", also.label, also.line)?;
+        }
+        match &self.help {
+            Some(help) => write!(f, "; {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A problem that still speaks in bytes.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) span: Range<usize>,
+    path: String,
+    message: String,
+    help: Option<String>,
+    also: Option<(Range<usize>, String)>,
+    /// Set when the problem is in another file than the state file.
+    elsewhere: Option<Place>,
+}
+
+impl Draft {
+    pub(super) fn at(span: Range<usize>, path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { span, path: path.into(), message: message.into(), help: None, also: None, elsewhere: None }
+    }
+
+    pub(super) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    /// Another place it has to do with.
+    pub(super) fn also(self, span: Range<usize>, label: impl Into<String>) -> Self {
+        Self { also: Some((span, label.into())), ..self }
+    }
+
+    /// The problem itself is in line `line` of another file, which is never shown.
+    pub(super) fn elsewhere(self, file: &std::path::Path, line: u64) -> Self {
+        Self { elsewhere: Some(Place { file: file.display().to_string(), line, column: 1 }), ..self }
+    }
+}
+
+/// Collects what is wrong.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    drafts: Vec<Draft>,
+    more: usize,
+    masks: Vec<Range<usize>>,
+}
+
+impl Problems {
+    pub(super) fn add(&mut self, draft: Draft) {
+        if self.drafts.len() < MAX_PROBLEMS { self.drafts.push(draft) } else { self.more += 1 }
+    }
+
+    /// This part of the file holds a secret and is never shown.
+    pub(super) fn mask(&mut self, span: Range<usize>) {
+        self.masks.push(span);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.drafts.is_empty()
+    }
+
+    /// The error, with places and excerpts. `parsed` tells whether the masks are complete.
+    pub(super) fn into_error(mut self, file: &str, source: &str, parsed: bool) -> Invalid {
+        self.drafts.sort_by_key(|draft| draft.span.start);
+        let lines = Lines::new(source);
+        let hidden = snippet::Hidden::new(source, &self.masks, parsed);
+        let problems = self
+            .drafts
+            .into_iter()
+            .map(|draft| {
+                let (line, column) = lines.position(draft.span.start);
+                let excerpt = Excerpt::new(source, &lines, &hidden, &draft.span, draft.also.as_ref());
+                Problem {
+                    place: draft.elsewhere.unwrap_or_else(|| Place { file: file.to_owned(), line, column }),
+                    path: draft.path,
+                    message: draft.message,
+                    help: draft.help,
+                    excerpt: Some(excerpt),
+                }
+            })
+            .collect();
+        Invalid { file: file.to_owned(), problems, more: self.more }
+    }
+}
