@@ -27,7 +27,7 @@ fn check(line: &str, retries: u32) -> HealthCheck {
 
 pub async fn every_field_reaches_the_container<E: Engine>(bench: &Bench<E>) {
     let source = tempfile::tempdir().unwrap();
-    std::fs::write(source.path().join("note"), "from outside").unwrap();
+    std::fs::write(source.path().join("note"), "from outside\n").unwrap();
     let port =
         Port { host_ip: "127.0.0.1".into(), host_port: free_port(), container_port: 80, protocol: Protocol::Tcp };
     let udp = Port { host_ip: "0.0.0.0".into(), host_port: free_port(), container_port: 53, protocol: Protocol::Udp };

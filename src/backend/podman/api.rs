@@ -220,10 +220,17 @@ impl Api {
         let Some(before) = self.inspect(id).await? else { return Ok(()) };
         let began = Instant::now();
         let mut now = before.clone();
+        // Seen alive twice, since one that has just been killed may take a moment to die.
+        let mut alive = false;
         loop {
             match now.phase {
                 Phase::Running if now.pid != before.pid || now.started_at != before.started_at => return Ok(()),
-                Phase::Running if self.surely_alive(&now) => return Ok(()),
+                Phase::Running if self.surely_alive(&now) => {
+                    if alive {
+                        return Ok(());
+                    }
+                    alive = true;
+                }
                 Phase::Exited { .. } | Phase::Created => return self.start_once(id).await.map(|_| ()),
                 _ if began.elapsed() >= SWALLOWED => return Ok(()),
                 _ => {}

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bollard::query_parameters::{CreateImageOptionsBuilder, TagImageOptionsBuilder};
+use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::api::{Api, unless_gone};
 use super::error;
-use super::http::{Call, DEADLINE, query, segment};
+use super::http::{Call, query, segment};
 use super::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
 use crate::model::{ImageId, ImageRef};
@@ -123,20 +123,20 @@ impl Api {
     /// See [`crate::backend::Engine::tag`].
     pub async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
         let what = format!("name image {} `{reference}`", image.short());
-        let name = reference.as_str();
+        // In full: libpod would file a short name under `localhost/`, where no look-up of ours searches.
+        let qualified = reference.qualified();
+        let name = qualified.as_str();
+        if name.contains('@') {
+            let message = format!("failed to {what}: a digest cannot be given to an image, only a tag");
+            return Err(EngineError::new(EngineErrorKind::ApiError, message));
+        }
         // A colon after the last slash parts the tag; one before it belongs to a port.
         let (repository, tag) = match name.rsplit_once(':') {
             Some((repository, tag)) if !tag.contains('/') => (repository, tag),
             _ => (name, "latest"),
         };
-        if name.contains('@') {
-            let message = format!("failed to {what}: a digest cannot be given to an image, only a tag");
-            return Err(EngineError::new(EngineErrorKind::ApiError, message));
-        }
-        let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
-        let docker = self.docker(DEADLINE)?;
-        let done = docker.tag_image(image.as_str(), Some(options));
-        self.through_bollard(&what, &format!("POST /images/{image}/tag"), DEADLINE, done).await
+        let path = format!("/images/{image}/tag?repo={}&tag={}", query(repository), query(tag));
+        self.http().send(&Call::post(what, self.libpod(&path).await?)).await.map(|_| ())
     }
 
     /// See [`crate::backend::Engine::remove_image`].
