@@ -12,6 +12,8 @@ mod image;
 mod look;
 mod spec;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::path::Path;

@@ -1,0 +1,388 @@
+//! The client against sockets that misbehave, and answers as several Podmans give them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::http::{Call, Http};
+use super::{Api, Machine, wire};
+use crate::backend::{EngineErrorKind, Look};
+use crate::model::{ContainerName, Health, HostKey, Name, Owner, Phase, Protocol};
+
+/// A socket that answers as `behave` says. It is given the request's head.
+struct Fake {
+    _directory: tempfile::TempDir,
+    socket: PathBuf,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fake {
+    fn new<F, A>(behave: F) -> Self
+    where
+        F: Fn(String, UnixStream) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("podman.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (seen, behave) = (requests.clone(), Arc::new(behave));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (seen, behave) = (seen.clone(), behave.clone());
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        match stream.read_u8().await {
+                            Ok(byte) => head.push(byte),
+                            Err(_) => return,
+                        }
+                    }
+                    let head = String::from_utf8(head).unwrap();
+                    seen.lock().unwrap().push(head.lines().next().unwrap().to_owned());
+                    behave(head, stream).await;
+                });
+            }
+        });
+        Self { _directory: directory, socket, requests }
+    }
+
+    /// Answers each request with a status and a body, and a ping as Podman 4.3.1 does.
+    fn answering(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
+        Self::new(move |head, mut stream| {
+            let (status, body) = match head.contains("/_ping") {
+                true => (200, "OK".to_owned()),
+                false => answer(head.lines().next().unwrap()),
+            };
+            async move {
+                let head = format!(
+                    "HTTP/1.1 {status} X\r\nLibpod-Api-Version: 4.3.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(head.as_bytes()).await;
+            }
+        })
+    }
+
+    fn api(&self) -> Api {
+        Api::new(&self.socket, Machine::Elsewhere).unwrap()
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn look(names: &[&str]) -> Look {
+    let names: BTreeSet<_> = names.iter().map(|name| ContainerName::new(*name).unwrap()).collect();
+    Look { owner: owner(), health: names.clone(), names, key: HostKey::from_bytes([1; 32]) }
+}
+
+fn owner() -> Name {
+    Name::new("demo").unwrap()
+}
+
+fn ours(name: &str) -> Value {
+    json!({"Id": format!("id-{name}"), "Names": [name], "State": "running", "Status": "healthy", "ImageID": "abc",
+           "Labels": {"steadfast.name": "demo"}})
+}
+
+#[tokio::test]
+async fn nothing_to_do_costs_three_requests_and_a_ping_only_once() {
+    let fake = Fake::answering(|request| match request.contains("/images/") {
+        true => (200, "[]".into()),
+        false => (200, json!([ours("a"), ours("b")]).to_string()),
+    });
+    let api = fake.api();
+    for round in 1..=2 {
+        let guest = api.look(&look(&["a", "b"])).await.unwrap();
+        assert_eq!(guest.containers.len(), 2);
+        assert_eq!(guest.version, "4.3.1");
+        assert_eq!(fake.requests().len(), 1 + 2 * round, "{:?}", fake.requests());
+    }
+    api.look(&look(&["a", "b", "c.d"])).await.unwrap();
+    let requests = fake.requests();
+    assert_eq!(requests.len(), 1 + 2 * 3 + 1, "one more to find a stranger");
+    assert!(requests.last().unwrap().contains("%5E%28c%5C%5C.d%29%24"), "{requests:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_podman_is_told_apart_from_what_is_not_there() {
+    let docker = Fake::new(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK").await;
+    });
+    let web = Fake::new(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nno").await;
+    });
+    for fake in [docker, web] {
+        let err = fake.api().look(&look(&[])).await.unwrap_err();
+        assert_eq!(err.kind, EngineErrorKind::Unknown, "{err}");
+        assert!(err.message.contains("is not Podman"), "{err}");
+    }
+    let gone = Fake::answering(|_| (200, String::new()));
+    std::fs::remove_file(&gone.socket).unwrap();
+    let err = gone.api().look(&look(&[])).await.unwrap_err();
+    assert_eq!(err.kind, EngineErrorKind::TransportUnavailable);
+    assert!(err.message.contains("is gone; start Podman's service again"), "{err}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let stale = directory.path().join("stale.sock");
+    drop(UnixListener::bind(&stale).unwrap());
+    let err = Api::new(&stale, Machine::Here).unwrap().look(&look(&[])).await.unwrap_err();
+    assert_eq!(err.kind, EngineErrorKind::TransportUnavailable);
+    assert!(err.message.contains("nobody listens on the Podman socket"), "{err}");
+}
+
+#[tokio::test]
+async fn a_socket_that_hangs_before_or_within_its_answer_times_out() {
+    let silent = Fake::new(|_, stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    });
+    let stuck = Fake::new(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[").await;
+        std::future::pending::<()>().await;
+    });
+    for fake in [silent, stuck] {
+        let http = Http::new(&fake.socket).unwrap();
+        let began = Instant::now();
+        let call = Call::get("list containers", "/x").within(Duration::from_millis(200));
+        let err = http.send(&call).await.unwrap_err();
+        assert_eq!(err.kind, EngineErrorKind::Timeout, "{err}");
+        assert_eq!(err.message, "failed to list containers: Podman did not answer within 200ms");
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_closes_midway_is_a_broken_transport() {
+    let within = Fake::new(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[").await;
+    });
+    let before = Fake::new(|_, stream| async move { drop(stream) });
+    for fake in [within, before] {
+        let err = fake.api().look(&look(&[])).await.unwrap_err();
+        assert_eq!(err.kind, EngineErrorKind::TransportUnavailable, "{err}");
+        assert!(err.message.contains("broke"), "{err}");
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_an_answer_that_cannot_be_read() {
+    for body in ["<html>", "{\"a\":", "{}", "12"] {
+        let fake = Fake::answering(move |_| (200, body.to_owned()));
+        let err = fake.api().look(&look(&[])).await.unwrap_err();
+        assert_eq!(err.kind, EngineErrorKind::Unknown, "{body}: {err}");
+        assert!(err.message.contains("cannot be read"), "{err}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_sorted_by_status_and_by_podmans_words() {
+    use EngineErrorKind::{ApiError, Conflict, NotFound, PermissionDenied, Timeout, TransportUnavailable};
+    let cases = [
+        (500, r#"{"message":"the container name \"q1\" is already in use by abc"}"#, Conflict),
+        (409, r#"{"message":"container name q1 is used"}"#, Conflict),
+        (
+            500,
+            r#"{"message":"cannot listen on the TCP port: listen tcp4 127.0.0.1:80: bind: address already in use"}"#,
+            Conflict,
+        ),
+        (500, r#"{"message":"Bind for 0.0.0.0:80 failed: port is already allocated"}"#, Conflict),
+        (500, r#"{"message":"container abc does not exist in database: no such container"}"#, NotFound),
+        (404, r#"{"message":"no such container"}"#, NotFound),
+        (401, "", PermissionDenied),
+        (403, "no", PermissionDenied),
+        (408, "", Timeout),
+        (503, "", TransportUnavailable),
+        (
+            500,
+            r#"{"message":"runc: exec: \"x\": executable file not found in $PATH: OCI runtime attempted to invoke a command that was not found"}"#,
+            ApiError,
+        ),
+        (500, "plain text\nof several lines", ApiError),
+        (400, r#"{"cause":"bad"}"#, ApiError),
+    ];
+    for (status, body, kind) in cases {
+        let fake = Fake::answering(move |_| (status, body.to_owned()));
+        let err = fake.api().look(&look(&[])).await.unwrap_err();
+        assert_eq!(err.kind, kind, "{status} {body}: {err}");
+        assert_eq!(err.status, Some(status));
+        assert!(!err.message.contains('\n') && err.message.starts_with("failed to list "), "{err}");
+        assert!(err.command.as_ref().unwrap().starts_with("GET /v4.0.0/libpod/"), "{err:?}");
+        if body.contains(":80") {
+            assert!(err.message.contains(":80 is taken"), "{err}");
+        }
+    }
+    let long = Fake::answering(|_| (500, "é".repeat(40_000)));
+    let err = long.api().look(&look(&[])).await.unwrap_err();
+    assert!(err.message.len() < 700 && err.body.unwrap().len() <= 4096);
+}
+
+#[tokio::test]
+async fn events_come_although_their_headers_are_late_and_lines_are_malformed() {
+    let fake = Fake::new(|head, mut stream| async move {
+        if head.contains("/_ping") {
+            let _ = stream
+                .write_all(
+                    b"HTTP/1.1 200 OK\r\nLibpod-Api-Version: 5.4.0\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+                )
+                .await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await;
+        for line in [
+            "not json\n",
+            "{\"Type\":\"container\"}\n",
+            "{\"Type\":\"container\",\"Action\":\"die\",\"Actor\":{\"Attributes\":{\"name\":\"x\",\"steadfast.name\":\"other\"}}}\n",
+            "{\"Type\":\"container\",\"Action\":\"die\",\"Actor\":{\"Attributes\":",
+            "{\"name\":\"a\",\"steadfast.name\":\"demo\"}}}\r\n{\"Type\":\"image\",\"Action\":\"pull\"}\n",
+        ] {
+            let _ = stream.write_all(line.as_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let events = fake.api().events(&owner()).await.unwrap();
+    let seen: Vec<_> = events.map(|event| event.map(|event| (event.action, event.container)).unwrap()).collect().await;
+    assert_eq!(seen, [("die".to_owned(), Some("a".to_owned())), ("pull".to_owned(), None)]);
+}
+
+#[tokio::test]
+async fn an_upload_that_podman_cuts_off_is_a_broken_transport() {
+    let fake = Fake::new(|head, mut stream| async move {
+        if head.contains("/_ping") {
+            let _ =
+                stream.write_all(b"HTTP/1.1 200 OK\r\nLibpod-Api-Version: 4.3.1\r\nContent-Length: 0\r\n\r\n").await;
+            return;
+        }
+        let mut some = [0; 1000];
+        let _ = stream.read_exact(&mut some).await;
+    });
+    let body = stream::repeat_with(|| Ok(Bytes::from(vec![0; 64 << 10]))).take(1000);
+    let err = fake.api().load(Box::pin(body)).await.unwrap_err();
+    assert_eq!(err.kind, EngineErrorKind::TransportUnavailable, "{err}");
+}
+
+fn listed(entry: Value) -> crate::model::ContainerState {
+    wire::listed(&entry, &owner()).unwrap().1
+}
+
+/// As Podman 4.3.1 answered.
+#[test]
+fn the_list_of_4_3_1_is_read() {
+    let answer: Value = serde_json::from_str(include_str!("../../../tests/fixtures/podman/list-4.3.1.json")).unwrap();
+    let seen: Vec<_> = answer.as_array().unwrap().iter().map(|entry| wire::listed(entry, &owner()).unwrap()).collect();
+    let by = |name: &str| &seen.iter().find(|(found, _)| found.as_str() == name).unwrap().1;
+    let running = by("running");
+    assert_eq!(running.phase, Phase::Running);
+    assert_eq!(running.health, Some(Health::Healthy), "libpod's list tells the verdict");
+    assert_eq!(running.pid, Some(19587));
+    assert_eq!(running.started_at, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_237_770)));
+    assert_eq!(running.ports[0].to_string(), "127.0.0.1:18080:80/tcp");
+    assert!(matches!(running.owner, Owner::Ours { .. }));
+    let created = by("created");
+    assert_eq!((created.phase.clone(), created.started_at, created.pid), (Phase::Created, None, None));
+    assert_eq!(created.health, None, "`starting` is no verdict before the start");
+    assert_eq!(by("exited").phase, Phase::Exited { code: 7 });
+    assert_eq!(by("exited").owner, Owner::Foreign);
+}
+
+#[test]
+fn the_inspection_of_4_3_1_is_read() {
+    let answer: Value =
+        serde_json::from_str(include_str!("../../../tests/fixtures/podman/inspect-4.3.1.json")).unwrap();
+    let (name, state) = wire::inspected(&answer, |name| name == "demo").unwrap();
+    assert_eq!(name.as_str(), "running");
+    assert_eq!((state.phase, state.health, state.restarts), (Phase::Running, Some(Health::Healthy), Some(0)));
+    assert_eq!(state.ports[0].to_string(), "127.0.0.1:18080:80/tcp");
+    let live = state.live.unwrap();
+    assert_eq!(live.mounts["/data"], "/srv/data:ro");
+    assert_eq!(live.env["A"], "b c");
+    assert_eq!(live.command.unwrap(), ["sleep", "1000"]);
+    assert_eq!(live.add_hosts.unwrap(), ["foo:1.2.3.4"]);
+    assert_eq!(live.health_test.unwrap(), ["CMD", "/busybox", "true"]);
+}
+
+/// As Podman 4.9 and 5 say it, and as nobody says it yet.
+#[test]
+fn other_versions_words_are_read() {
+    let phases = [
+        ("initialized", Phase::Created),
+        ("configured", Phase::Created),
+        ("stopped", Phase::Exited { code: 3 }),
+        ("exited", Phase::Exited { code: 3 }),
+        ("stopping", Phase::Stopping),
+        ("removing", Phase::Removing),
+        ("paused", Phase::Paused),
+        ("Running", Phase::Running),
+        ("dead", Phase::Other("dead".into())),
+        ("hibernating", Phase::Other("hibernating".into())),
+    ];
+    for (word, phase) in phases {
+        assert_eq!(listed(json!({"Id": "a1", "Names": ["/n"], "State": word, "ExitCode": "3"})).phase, phase);
+    }
+    let later = listed(json!({
+        "Id": "a1", "Names": ["n"], "State": "running", "Status": "Up 2 minutes (healthy)", "Restarts": 4, "Pid": "77",
+        "StartedAt": "2026-04-24T12:00:00.5+02:00", "Created": 1, "Labels": null, "Ports": null, "New": {"x": []},
+    }));
+    assert_eq!((later.restarts, later.pid, later.health), (Some(4), Some(77), Some(Health::Healthy)));
+    assert_eq!(humantime::format_rfc3339_millis(later.started_at.unwrap()).to_string(), "2026-04-24T10:00:00.500Z");
+    assert_eq!(later.owner, Owner::Foreign);
+
+    let with_health =
+        listed(json!({"Id": "a1", "Names": ["n"], "State": "running", "Health": {"Status": "unhealthy"}}));
+    assert_eq!(with_health.health, Some(Health::Unhealthy));
+    let unheard = listed(json!({"Id": "a1", "Names": ["n"], "State": "running", "Health": {"Status": "queasy"}}));
+    assert_eq!(unheard.health, Some(Health::Other("queasy".into())));
+
+    let nameless = wire::listed(&json!({"Id": "0123456789abcdef", "Names": null, "State": 5}), &owner()).unwrap();
+    assert_eq!(nameless.0.as_str(), "0123456789ab");
+    assert_eq!(nameless.1.phase, Phase::Other(String::new()));
+    assert!(wire::listed(&json!({"Names": ["n"]}), &owner()).is_none(), "without an id it is nothing");
+    assert!(wire::listed(&json!("n"), &owner()).is_none());
+
+    let ranges = listed(json!({"Id": "a1", "Names": ["n"], "State": "created", "Ports": [
+        {"host_ip": "", "host_port": 5000, "container_port": 6000, "range": 2, "protocol": "tcp,udp"},
+        {"host_port": 0, "container_port": 1}, {"container_port": "x"}, null,
+    ]}));
+    assert_eq!(ranges.ports.len(), 4);
+    assert_eq!(ranges.ports.iter().filter(|port| port.protocol == Protocol::Udp).count(), 2);
+    assert!(ranges.ports.iter().all(|port| port.host_ip == "0.0.0.0"));
+}
+
+#[test]
+fn later_inspections_are_read() {
+    let (_, state) = wire::inspected(
+        &json!({
+            "Id": "a1", "Name": "/n", "State": {"Status": "exited", "ExitCode": 137, "StartedAt": 1_795_237_770,
+            "Health": null}, "RestartCount": "2", "Config": {"Env": null, "Cmd": null},
+            "HostConfig": {"PortBindings": {"80/tcp": null, "53/udp": [{"HostPort": 5353}]}},
+        }),
+        |_| true,
+    )
+    .unwrap();
+    assert_eq!((state.phase, state.restarts, state.health), (Phase::Exited { code: 137 }, Some(2), None));
+    assert_eq!(state.ports[0].to_string(), "0.0.0.0:5353:53/udp");
+    assert!(state.started_at.is_some());
+    assert_eq!(state.owner, Owner::Foreign, "no label, no owner");
+}
+
+#[test]
+fn image_names_are_gathered_and_none_is_no_name() {
+    let images = wire::images(&json!([
+        {"Id": "sha256:aa", "RepoTags": ["localhost/a:1", "<none>:<none>"], "RepoDigests": ["localhost/a@sha256:ff"]},
+        {"Id": "bb", "RepoTags": null, "Names": ["ghcr.io/x/y:2"]},
+        {"RepoTags": ["lost:1"]}, null,
+    ]));
+    let seen: Vec<_> = images.iter().map(|(name, id)| format!("{name}={id}")).collect();
+    assert_eq!(seen, ["ghcr.io/x/y:2=bb", "localhost/a:1=aa", "localhost/a@sha256:ff=aa"]);
+}
