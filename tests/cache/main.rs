@@ -1,0 +1,9 @@
+//! The artifact cache against a real server on loopback that misbehaves to order, and on real file systems.
+
+mod fetch;
+mod keep;
+mod manifest;
+mod processes;
+mod server;
+mod unpack;
+mod world;

@@ -1,0 +1,187 @@
+//! The manifest, and the whole of `cache sync`.
+
+use std::time::Duration;
+
+use steadfast::backend::cache::{CacheOptions, SyncAgent, SyncRequest, SyncWanted};
+use steadfast::backend::{Store, StoreError};
+use steadfast::model::{AgentName, Arch, Location, Version};
+
+use crate::server::{End, Reply, Server};
+use crate::world::{KEY, TARBALL, World, at, key, manifest, manifest_of, options, publish, published, sha256, sync};
+
+const MANIFEST: &str = "vm/manifest.json";
+
+#[tokio::test]
+async fn the_first_sync_fetches_and_the_second_skips() {
+    let (world, server) = (World::new(), published(TARBALL).await);
+    let from = at(&server, MANIFEST);
+    let report = world.sync(&from).await.unwrap();
+    assert_eq!((report.downloaded, report.skipped), (vec![key(KEY)], false));
+    assert_eq!(report.manifest_path, world.path(MANIFEST));
+    assert_eq!(world.read(KEY), TARBALL);
+    let copy = String::from_utf8(world.read(MANIFEST)).unwrap();
+    assert!(copy.starts_with("{\n  \"schemaVersion\": 2,") && copy.ends_with("}\n"), "{copy}");
+
+    for cache in [world.cache.clone(), world.reopened()] {
+        let report = sync(&cache, &from).await.unwrap();
+        assert!(report.skipped && report.downloaded.is_empty());
+    }
+    assert_eq!(server.requests(KEY).len(), 1, "the tarball came once");
+    assert!(server.requests(MANIFEST)[1..].iter().all(|request| request.header("if-none-match") == Some("\"m1\"")));
+    assert_eq!(server.sent(), (manifest(TARBALL).len() + TARBALL.len()) as u64, "nothing else was sent");
+}
+
+#[tokio::test]
+async fn files_and_paths_work_as_urls_do() {
+    let source = tempfile::tempdir().unwrap();
+    let path = publish(source.path(), TARBALL);
+    for text in [format!("file://{}", path.display()), path.display().to_string()] {
+        let world = World::new();
+        let from = Location::parse(&text).unwrap();
+        assert_eq!(world.sync(&from).await.unwrap().downloaded, [key(KEY)]);
+        assert!(world.sync(&from).await.unwrap().skipped);
+    }
+    let err = World::new().sync(&Location::parse("/nowhere/vm/manifest.json").unwrap()).await.unwrap_err();
+    assert_eq!(err.to_string(), "manifest fetch failed: /nowhere/vm/manifest.json (no such file or directory)");
+}
+
+#[tokio::test]
+async fn an_unchanged_answer_is_only_good_for_the_copy_it_belongs_to() {
+    let (world, server) = (World::new(), published(TARBALL).await);
+    let from = at(&server, MANIFEST);
+    world.sync(&from).await.unwrap();
+    let conditional = || server.requests(MANIFEST).last().unwrap().header("if-none-match").is_some();
+    for spoiled in ["", "{}", &manifest(b"other bytes")] {
+        world.write(MANIFEST, spoiled);
+        let got = world.reopened().published(&from).await.unwrap();
+        assert!(!conditional(), "{spoiled:?} is not the copy");
+        assert_eq!(got.artifact("openclaw", Arch::X64).unwrap().sha256, sha256(TARBALL));
+        world.sync(&from).await.unwrap();
+    }
+    world.published_again(&from).await;
+    assert!(conditional(), "the copy is whole again");
+    let elsewhere = at(&server, "other/vm/manifest.json");
+    let _ = world.cache.published(&elsewhere).await;
+    assert!(server.requests("/other/vm/manifest.json")[0].header("if-none-match").is_none());
+}
+
+impl World {
+    async fn published_again(&self, from: &Location) {
+        self.reopened().published(from).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_cannot_be_had_names_the_place_and_the_status() {
+    for (reply, cause, asked) in [
+        (Reply::new(404, "<html>"), "404", 1),
+        (Reply::new(403, ""), "403", 1),
+        (Reply::new(503, ""), "503", 6),
+        (Reply::new(302, "").header("Location", "/vm/manifest.json"), "too many redirects", 11),
+        (Reply::new(200, "{}").end(End::Stall(1)), "no data for 50ms", 6),
+        (Reply::new(200, "{}").end(End::Stall(0)).length(Some(9)), "no data for 50ms", 6),
+    ] {
+        let stall_timeout = Duration::from_millis(if cause.starts_with("no data") { 50 } else { 30_000 });
+        let world = World::with(CacheOptions { stall_timeout, ..options() });
+        let server = Server::start(move |_| reply.clone()).await;
+        let from = at(&server, MANIFEST);
+        let err = world.sync(&from).await.unwrap_err();
+        assert_eq!(err.to_string(), format!("manifest fetch failed: {from} ({cause})"));
+        assert_eq!(server.requests(MANIFEST).len(), asked, "{cause}");
+        assert!(!world.has(""), "nothing was written");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_server_gets_another_chance() {
+    let server = Server::start(|request| match (request.path.ends_with("json"), request.nth) {
+        (true, 0) => Reply::new(503, ""),
+        (true, _) => Reply::new(200, manifest(TARBALL)),
+        (false, _) => Reply::new(200, TARBALL),
+    })
+    .await;
+    assert!(!World::new().sync(&at(&server, MANIFEST)).await.unwrap().skipped);
+}
+
+#[tokio::test]
+async fn what_is_no_manifest_is_refused_and_changes_nothing() {
+    let huge = vec![b' '; 100 * 1024 * 1024];
+    for (reply, why) in [
+        (Reply::new(200, "<html>"), "manifest is not valid"),
+        (Reply::new(200, r#"{"schemaVersion":3}"#), "schemaVersion 3"),
+        (Reply::new(200, huge.clone()), "larger than 4194304 bytes"),
+        (Reply::new(200, huge).length(None), "larger than 4194304 bytes"),
+        (Reply::new(200, manifest(TARBALL).replace("vm/images/openclaw-2026.4.12-x64", "vm/../../x")), "`..`"),
+        (Reply::new(200, manifest(TARBALL).replace("vm/images/openclaw-2026.4.12-x64", "/etc/x")), "is absolute"),
+        (Reply::new(200, manifest(TARBALL).replace(&sha256(TARBALL).to_string(), "beef")), "not a sha256"),
+    ] {
+        let (world, good) = (World::new(), published(TARBALL).await);
+        world.sync(&at(&good, MANIFEST)).await.unwrap();
+        let before = world.read(MANIFEST);
+        let server = Server::start(move |_| reply.clone()).await;
+        let err = world.sync(&at(&server, MANIFEST)).await.unwrap_err();
+        assert!(matches!(err, StoreError::Manifest { .. }), "{err}");
+        assert!(err.to_string().contains(why), "{err}");
+        assert!(server.sent() < 20 * 1024 * 1024, "{} bytes were taken", server.sent());
+        assert_eq!((world.read(MANIFEST), server.requests(KEY).len()), (before, 0));
+    }
+}
+
+#[tokio::test]
+async fn the_local_manifest_is_written_last() {
+    let server = Server::start(|request| match request.path.ends_with("json") {
+        true => Reply::new(200, manifest_of(&[("a", "1", b"aaa"), ("b", "1", b"bbb"), ("c", "1", b"ccc")])),
+        false if request.path.contains("/a-") => Reply::new(404, ""),
+        false if request.path.contains("/b-") => Reply::new(200, "BBB"),
+        false => Reply::new(200, "ccc").pace(Duration::from_millis(50)),
+    })
+    .await;
+    let world = World::new();
+    let err = world.sync(&at(&server, MANIFEST)).await.unwrap_err();
+    assert!(matches!(err, StoreError::DigestMismatch { .. }), "wrong bytes are graver than a 404: {err}");
+    assert!(world.has("vm/images/c-1-x64.tar.gz"), "the others are brought in all the same");
+    assert!(!world.has(MANIFEST));
+    assert!(world.cache.local().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn only_the_agents_asked_for_are_fetched() {
+    let text = manifest_of(&[("a", "1", b"aaa"), ("b", "1", b"bbb")]);
+    let server = Server::start(move |request| match request.path.ends_with("json") {
+        true => Reply::new(200, text.clone()),
+        false => Reply::new(200, if request.path.contains("/a-") { "aaa" } else { "bbb" }),
+    })
+    .await;
+    let world = World::new();
+    let agent = |version: &str, arch| SyncAgent {
+        agent: AgentName::new("b").unwrap(),
+        version: Version::Exact(version.into()),
+        arches: vec![arch],
+        pins: [(Arch::X64, sha256(b"bbb"))].into(),
+    };
+    let ask = |agent| SyncRequest { manifest: at(&server, MANIFEST), wanted: SyncWanted::Agents(vec![agent]) };
+    let report = world.cache.sync(&ask(agent("1", Arch::X64)), |_, _| {}).await.unwrap();
+    assert_eq!(report.downloaded, [key("vm/images/b-1-x64.tar.gz")]);
+    let err = world.cache.sync(&ask(agent("2", Arch::X64)), |_, _| {}).await.unwrap_err().to_string();
+    assert!(err.ends_with("the manifest offers `b` at version 1, not 2"), "{err}");
+    let err = world.cache.sync(&ask(agent("1", Arch::Arm64)), |_, _| {}).await.unwrap_err().to_string();
+    assert!(err.ends_with("`unused` is not a sha256: expected 64 hex digits"), "{err}");
+    let pinned = SyncAgent { pins: [(Arch::X64, sha256(b"pinned"))].into(), ..agent("1", Arch::X64) };
+    let err = World::new().cache.sync(&ask(pinned), |_, _| {}).await.unwrap_err();
+    assert!(matches!(err, StoreError::DigestMismatch { expected, .. } if expected == sha256(b"pinned")), "{err}");
+}
+
+#[tokio::test]
+async fn a_local_manifest_that_cannot_be_read_is_as_good_as_none() {
+    let (world, server) = (World::new(), published(TARBALL).await);
+    let from = at(&server, MANIFEST);
+    assert!(world.cache.local().await.unwrap().is_none());
+    world.sync(&from).await.unwrap();
+    assert!(world.cache.local().await.unwrap().is_some());
+    for garbage in ["", "{", "[]", "{\"schemaVersion\":1}"] {
+        world.write(MANIFEST, garbage);
+        assert!(world.cache.local().await.unwrap().is_none(), "{garbage:?}");
+        assert!(world.sync(&from).await.unwrap().skipped, "the artifact is still proved");
+        assert!(world.cache.local().await.unwrap().is_some());
+    }
+}
