@@ -72,6 +72,26 @@ install_packages() {
   esac
 }
 
+# The directory for tools that are kept between runs, outside of the tree.
+tools_dir() { printf '%s' "${XDG_CACHE_HOME:-$HOME/.cache}/steadfast-tools"; }
+
+# unpacked PACKAGE PATH: prints where PATH of a Debian package is after unpacking it into the tools directory. It is not
+# installed, since that would need root and might start a service.
+unpacked() {
+  local dir work
+  dir=$(tools_dir)/$1
+  if [ ! -e "$dir/$2" ]; then
+    have apt-get && have dpkg-deb || return 1
+    work=$(mktemp -d "${TMPDIR:-/tmp}/deb.XXXXXX")
+    package_offered "$1" || as_root apt-get update -qq >&2 || true
+    say "unpacking $1 into $dir"
+    # shellcheck disable=SC2015 # every failure ends in the same place
+    (cd "$work" && apt-get download -qq "$1" >/dev/null 2>&1 && mkdir -p "$dir" && dpkg-deb -x ./*.deb "$dir") || true
+    rm -rf "$work"
+  fi
+  [ -e "$dir/$2" ] && printf '%s' "$dir/$2"
+}
+
 # require_rust: cargo, or a sentence that says where to get it. Rust is not installed behind anybody's back.
 require_rust() {
   if ! have cargo && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"; fi

@@ -4,20 +4,20 @@
 
 IMAGE_LIBRARY_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# static_busybox: path of a statically linked busybox, installing the distribution's when there is none. Fails where the
-# distribution has no such thing.
+# static_busybox: path of a statically linked busybox, or failure.
 static_busybox() {
   local path
-  for path in "$(command -v busybox.static || true)" "$(command -v busybox || true)" /bin/busybox; do
+  for path in "$(command -v busybox.static || true)" "$(command -v busybox || true)" "$(tools_dir)/busybox-static/bin/busybox"; do
     if [ -n "$path" ] && [ -x "$path" ] && ! ldd "$path" 2>/dev/null | grep -q '=>'; then printf '%s' "$path"; return 0; fi
   done
   return 1
 }
 
+# install_busybox: gets the distribution's when there is none. Fails where it has no static one.
 install_busybox() {
   static_busybox >/dev/null && return 0
   case $(package_manager) in
-    apt-get) install_packages busybox-static ;;
+    apt-get) unpacked busybox-static bin/busybox >/dev/null || install_packages busybox-static ;;
     dnf) install_packages busybox ;;
   esac
   static_busybox >/dev/null

@@ -140,6 +140,8 @@ pe_save() {
   for name in pe_dir pe_base pe_service pe_holder pe_machine pe_namespace pe_socket pe_settings PODMAN_ENV_REGISTRY; do
     printf '%s=%q\n' "$name" "${!name:-}"
   done >"$pe_dir/state.sh"
+  # For programs that start `podman` without the socket: the assignments, one a line.
+  if ! is_macos; then printf '%s\n' "${pe_environment[@]}" | grep '=' >"$pe_dir/local.env"; fi
 }
 
 pe_start_machine() {

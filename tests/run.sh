@@ -71,7 +71,7 @@ stage_doc() { check "rustdoc" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 stage_audit() {
   local tools deny
   # Outside the tree, so that it is built once per machine: it takes longer than everything else here.
-  tools=${XDG_CACHE_HOME:-$HOME/.cache}/steadfast-tools
+  tools=$(tools_dir)
   deny=$(command -v cargo-deny || true)
   if [ -z "$deny" ]; then deny=$tools/bin/cargo-deny; fi
   if [ ! -x "$deny" ]; then
@@ -105,12 +105,11 @@ stage_podman() {
   done
   [ -n "$present" ] || return 0
   podman_env_install
-  local registry=docker-registry
-  case $(package_manager) in
-    apt-get) install_packages busybox-static docker-registry curl || true ;;
-    dnf) install_packages busybox curl || true; registry=registry ;;
-  esac
-  if ! have "$registry"; then say "no $registry here: the tests that pull from a registry will say so"; fi
+  have curl || install_packages curl || true
+  install_busybox || true
+  local registry
+  if ! have docker-registry && registry=$(unpacked docker-registry usr/bin/docker-registry); then PATH=$(dirname "$registry"):$PATH; fi
+  if ! have docker-registry; then say "no docker-registry here (only Debian and Ubuntu have it): tests that pull from a registry cannot run"; fi
   local selected=()
   for target in $present; do selected+=(--test "$target"); done
   # Compiled outside, since private namespaces have no network.

@@ -1,0 +1,139 @@
+"""Timing, turns, and the table. What is measured stands in rows.py."""
+
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+MIB = 1 << 20
+
+
+class Run:
+    """One finished command: wall seconds, peak memory in KiB (of the greatest process), output."""
+
+    def __init__(self, seconds, rss, stdout):
+        self.seconds, self.rss, self.stdout = seconds, rss, stdout
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.quick, self.full = options.quick, options.full
+        self.scratch = os.environ["BENCH_SCRATCH"]
+        self.steadfast = os.environ["STEADFAST"]
+        self.socket = os.environ["CONTAINER_HOST"]
+        self.compose = shutil.which("docker-compose")
+        self.podman_compose = shutil.which("podman-compose")
+        self.lines = []
+        # For clients of the socket.
+        self.env = dict(os.environ, DOCKER_HOST=self.socket, COMPOSE_PARALLEL_LIMIT="300", NO_COLOR="1", no_proxy="127.0.0.1")
+        # For `podman` without the socket, which podman-compose starts.
+        self.local_env = {k: v for k, v in os.environ.items() if k not in ("CONTAINER_HOST", "DOCKER_HOST")}
+        with open(os.environ["BENCH_PODMAN_ENV"], encoding="utf-8") as file:
+            self.local_env.update(line.rstrip("\n").split("=", 1) for line in file)
+
+    def rounds(self, slow=False):
+        return self.options.rounds or (2 if self.quick else 3 if slow else 5)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def run(self, *command, env=None, cwd=None, ok=(0,), memory=False, limit=1800):
+        """Runs a command to its end. With `memory` through GNU time, which costs about a millisecond."""
+        report = os.path.join(self.scratch, "time")
+        argv = (["/usr/bin/time", "-q", "-f", "%M", "-o", report] if memory else []) + [str(word) for word in command]
+        with open(os.path.join(self.scratch, "stdout"), "w+b") as out, open(os.path.join(self.scratch, "stderr"), "w+b") as err:
+            begin = time.perf_counter()
+            code = subprocess.run(argv, env=env or self.env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=limit).returncode
+            seconds = time.perf_counter() - begin
+            out.seek(0)
+            err.seek(0)
+            stdout = out.read()
+            if code not in ok:
+                raise AssertionError("`%s` ended with %d: %s" % (" ".join(argv), code, err.read()[-1500:].decode(errors="replace")))
+        rss = None
+        if memory:
+            with open(report, encoding="utf-8") as file:
+                rss = int(file.read().split()[-1])
+        return Run(seconds, rss, stdout)
+
+    def apply(self, file, *flags, **more):
+        return self.run(self.steadfast, "apply", "-f", file, *flags, **more)
+
+    def podman(self, *words):
+        return self.run("podman", "--url", self.socket, *words).stdout.decode()
+
+    def clear(self):
+        """Removes all containers; images stay."""
+        self.run("podman", "rm", "--all", "--force", "--time", "0", env=self.local_env, ok=(0, 1, 125))
+
+    def turns(self, rounds, contestants):
+        """Lets each contestant (name -> function that gives seconds) have its turn in every round: A B A B."""
+        results = {name: [] for name in contestants}
+        for number in range(rounds):
+            for name, function in contestants.items():
+                took = function()
+                results[name].append(took)
+                print("   round %d  %-22s %.4f s" % (number + 1, name, took), file=sys.stderr)
+        return results
+
+    def directory(self, name, fresh=True):
+        path = os.path.join(self.scratch, name)
+        if fresh:
+            shutil.rmtree(path, ignore_errors=True)
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    def library(self, script, *arguments):
+        """Runs shell with the functions of scripts/common.sh and scripts/image.sh."""
+        prelude = 'set -euo pipefail; . "$BENCH_SCRIPTS/common.sh"; . "$BENCH_SCRIPTS/image.sh"; '
+        return self.run("bash", "-c", prelude + script, "bash", *arguments).stdout.decode().strip()
+
+    def load_agent_image(self):
+        self.run("podman", "--url", self.socket, "load", "-q", "-i", os.path.join(self.scratch, "agent.tar"))
+
+    # -- the table ----------------------------------------------------------------------------------------------------
+
+    def compare(self, what, results, ours, target, ratio, good):
+        """A row from rounds: our median, every other one's, `ratio(ours, best of the others)` against the target."""
+        mine = statistics.median(results[ours])
+        others = {name: statistics.median(values) for name, values in results.items() if name != ours}
+        if not others:
+            self.add(what, spread(results[ours]), "nothing to compare with", "", target, None)
+            return
+        value = ratio(mine, min(others.values()))
+        against = "<br>".join("%s %s" % (name, spread(results[name])) for name in others)
+        self.add(what, spread(results[ours]), against, "%.2f×" % value if value < 10 else "%.0f×" % value, target, good(value))
+
+    def add(self, what, ours, against, ratio, target, good):
+        verdict = {True: "pass", False: "**fail**", None: "not judged"}[good]
+        self.lines.append((what, ours, against, ratio, target, verdict))
+        print("   %s: %s, target %s: %s" % (what, ours, target, verdict), file=sys.stderr)
+
+    def failed(self, what, error):
+        text = re.sub(r"\s+", " ", str(error)).replace("|", "\\|")
+        self.add(what, "error: " + text[:300], "", "", "", False)
+        print("   " + str(error), file=sys.stderr)
+
+    def good(self):
+        return bool(self.lines) and all(line[-1] == "pass" or line[-1] == "not judged" for line in self.lines)
+
+    def table(self):
+        head = ("measured side by side, in one run", "steadfast", "against", "ratio", "must be", "")
+        rows = [head, ("---",) * len(head)] + self.lines
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def spread(values):
+    """The median with the least and the greatest."""
+    return "%s [%s..%s]" % (seconds(statistics.median(values)), seconds(min(values)), seconds(max(values)))
+
+
+def seconds(value):
+    return "%.1f ms" % (value * 1e3) if value < 0.1 else "%.0f ms" % (value * 1e3) if value < 1 else "%.2f s" % value
+
+
+def mib(kib):
+    return "%.1f MiB" % (kib / 1024)

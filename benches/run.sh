@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Measures steadfast beside its peers in one run on this machine and prints a markdown table of medians and ratios.
+#
+#   benches/run.sh                     the whole table, about half an hour
+#   benches/run.sh --quick             smaller numbers and fewer rounds, a few minutes: to see that it works, not to quote
+#   benches/run.sh --full              also the memory of a 4 GiB download; wants 25 GiB of disk
+#   benches/run.sh --rows fetch,plan   only these rows (--list names them)
+#   benches/run.sh --rounds 7          rounds per row; the contestants take turns within each
+#   benches/run.sh --out FILE          writes the table there as well
+#
+# Linux only. Installs Podman, docker-compose, curl, GNU time and strace from the distribution, podman-compose from PyPI into a venv of
+# its own, and says so. STEADFAST=/path/to/steadfast skips the build.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=$(cd "$here/.." && pwd)
+# shellcheck source=SCRIPTDIR/../scripts/common.sh
+. "$repository/scripts/common.sh"
+# shellcheck source=SCRIPTDIR/../scripts/image.sh
+. "$repository/scripts/image.sh"
+# shellcheck source=SCRIPTDIR/../scripts/podman-env.sh
+. "$repository/scripts/podman-env.sh"
+
+PODMAN_COMPOSE="podman-compose>=1.5,<2"
+scratch=""
+
+main() {
+  ! is_macos || die "the benchmarks need Linux: on macOS containers are in a virtual machine, and the figures would be its own"
+  have python3 || install_packages python3 || die "python3 is not installed"
+  case " $* " in *" --list "* | *" --help "* | *" -h "*) exec python3 -B "$here/bench.py" "$@" ;; esac
+  install_peers
+  build
+  scratch=$(mktemp -d "${TMPDIR:-/tmp}/sfb.XXXXXX")
+  trap clean_up EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  podman_env_start "$scratch/p"
+  make_image localhost/bench-agent:1 1 "$scratch/agent.tar"
+  in_podman_ns env BENCH_SCRATCH="$scratch" BENCH_SCRIPTS="$repository/scripts" BENCH_PODMAN_ENV="$pe_dir/local.env" \
+    python3 -B "$here/bench.py" "$@"
+}
+
+install_peers() {
+  local venv
+  podman_env_install
+  have curl || install_packages curl || die "curl is not installed"
+  [ -x /usr/bin/time ] || install_packages time || die "GNU time is not installed"
+  have strace || install_packages strace || say "no strace here: the warm check goes without its proof that no byte was read"
+  have docker-compose || install_packages docker-compose || say "no docker-compose here: measuring without it"
+  if ! have podman-compose; then
+    venv=$(tools_dir)/podman-compose
+    if [ ! -x "$venv/bin/podman-compose" ]; then
+      say "installing podman-compose into $venv"
+      # Debian keeps venv apart from python3.
+      python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv || true
+      { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet "$PODMAN_COMPOSE" >&2; } || { rm -rf "$venv"; say "podman-compose could not be installed: measuring without it"; }
+    fi
+    PATH=$PATH:$venv/bin
+  fi
+  export PATH
+}
+
+build() {
+  local target
+  if [ -n "${STEADFAST:-}" ]; then
+    [ -x "$STEADFAST" ] || die "STEADFAST=$STEADFAST is no program that can be run"
+    STEADFAST=$(cd "$(dirname "$STEADFAST")" && pwd)/$(basename "$STEADFAST")
+  else
+    require_rust
+    (cd "$repository" && cargo build --release --locked)
+    target=${CARGO_TARGET_DIR:-$repository/target}
+    case $target in /*) ;; *) target=$repository/$target ;; esac
+    STEADFAST=$target/release/steadfast
+  fi
+  export STEADFAST
+}
+
+clean_up() {
+  trap '' INT TERM
+  podman_env_stop
+  if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
+}
+
+main "$@"
+
