@@ -1,7 +1,23 @@
 //! steadfast: a declarative reconciler for agents in containers.
+//!
+//! One pass is the whole story:
+//!
+//! ```text
+//!  state file ──parse, validate, resolve──▶ Desired ─┐
+//!                                                    ├─▶ plan() ──▶ Plan ──▶ act ──┐
+//!  cache dir ─┬──observe (side by side)───▶ Observed ┘    (pure)        (idempotent) │
+//!  Podman ────┘        ▲                                                             │
+//!                      └────────── observe again: the plan must now be empty ◀───────┘
+//! ```
+//!
+//! [`state`] turns the file into [`model::Desired`]; [`observe`] looks at the world behind the two traits in
+//! [`backend`]; [`plan`] compares them and decides; [`act`] does what was decided; [`reconcile`] repeats that until there
+//! is nothing left to do. [`cli`] is the command line over it. `plan` and `model` know neither clock nor disk nor
+//! network.
 
 pub mod act;
 pub mod backend;
+pub mod cli;
 pub mod error;
 pub mod handles;
 pub mod model;
@@ -9,3 +25,5 @@ pub mod observe;
 pub mod plan;
 pub mod reconcile;
 pub mod state;
+pub mod status;
+pub mod telemetry;

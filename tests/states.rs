@@ -14,7 +14,8 @@ fn here() -> PathBuf {
 
 /// Loads with a small, known environment.
 fn load(input: &Input) -> Result<Loaded, StateError> {
-    let vars = [("HOME", "/home/u"), ("OPENCLAW_TOKEN", "canary-from-env"), ("DB_PASSWORD", "canary-two"), ("PORT", "8080")];
+    let vars =
+        [("HOME", "/home/u"), ("OPENCLAW_TOKEN", "canary-from-env"), ("DB_PASSWORD", "canary-two"), ("PORT", "8080")];
     let vars: BTreeMap<_, _> = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let key = |_: &Path| HostKey::from_bytes([7; 32]);
     state::load(input, &Context { vars, root: None, manifest_url: None, host_arch: Arch::X64, key: &key })
@@ -56,7 +57,9 @@ fn valid_files_pass_loader_and_schema() {
     let mut files = yaml_files(&here().join("tests/states/valid"));
     let examples = yaml_files(&here().join("examples"));
     // CI workflows and the like lie there too.
-    files.extend(examples.into_iter().filter(|path| std::fs::read_to_string(path).unwrap().contains("\napiVersion: steadfast/")));
+    files.extend(
+        examples.into_iter().filter(|path| std::fs::read_to_string(path).unwrap().contains("\napiVersion: steadfast/")),
+    );
     assert!(files.len() > 2, "found only {files:?}");
     for path in files {
         let input = read(&path).unwrap();
@@ -91,7 +94,9 @@ fn invalid_files_fail_with_their_whole_message() {
                 let _ = writeln!(wrong, "{name}: the loader accepts it");
                 continue;
             }
-            Err(err) => format!("{err}\n\n{}", err.render(false)).replace(&here().display().to_string(), "<repository>"),
+            Err(err) => {
+                format!("{err}\n\n{}", err.render(false)).replace(&here().display().to_string(), "<repository>")
+            }
         };
         if message.contains("canary") {
             let _ = writeln!(wrong, "{name}: a secret is in its message:\n{message}");
@@ -131,7 +136,11 @@ fn the_schemas_are_fresh() {
 fn every_field_of_the_schemas_is_explained() {
     fn visit(at: &str, schema: &serde_json::Value, bare: &mut Vec<String>) {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-            if property.get("description").is_none() || property.get("examples").is_none() && property.get("$ref").is_none() && property.get("anyOf").is_none() {
+            if property.get("description").is_none()
+                || property.get("examples").is_none()
+                    && property.get("$ref").is_none()
+                    && property.get("anyOf").is_none()
+            {
                 bare.push(format!("{at}.{name}"));
             }
         }

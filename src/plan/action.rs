@@ -226,7 +226,7 @@ impl fmt::Display for Reason {
             Reason::ImageUnknown => "it is not known yet which image the tarball holds",
             Reason::ImageTagMoved => "the name stands for another image",
             Reason::ContainerMissing => "it does not exist",
-            Reason::NotRunning(phase) => return write!(f, "it is {phase}"),
+            Reason::NotRunning(phase) => return write!(f, "it {phase}"),
             Reason::WantedStopped => "it is to be stopped",
             Reason::Changed(changes) => {
                 for (at, change) in changes.iter().enumerate() {
@@ -251,13 +251,13 @@ impl fmt::Display for Reason {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Phase::Created => f.write_str("created and was never started"),
-            Phase::Running => f.write_str("running"),
-            Phase::Paused => f.write_str("paused"),
-            Phase::Stopping => f.write_str("stopping"),
+            Phase::Created => f.write_str("was never started"),
+            Phase::Running => f.write_str("is running"),
+            Phase::Paused => f.write_str("is paused"),
+            Phase::Stopping => f.write_str("is stopping"),
             Phase::Exited { code } => write!(f, "exited with code {code}"),
-            Phase::Removing => f.write_str("being removed"),
-            Phase::Other(word) => write!(f, "`{word}`"),
+            Phase::Removing => f.write_str("is being removed"),
+            Phase::Other(word) => write!(f, "is `{word}`"),
         }
     }
 }
@@ -373,7 +373,7 @@ impl fmt::Display for WaitingOn {
             WaitingOn::Stranger { name } => {
                 write!(f, "container `{name}` exists and does not belong to this state file")
             }
-            WaitingOn::Transition { phase } => write!(f, "once Podman is done: it is {phase}"),
+            WaitingOn::Transition { phase } => write!(f, "once Podman is done: it {phase}"),
             WaitingOn::Sight { why } => write!(f, "unknown until it can be seen: {why}"),
         }
     }

@@ -541,8 +541,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         troubles.extend(
             run.failed.into_values().map(|failed| Trouble::Failed { agent: failed.agent, error: failed.error }),
         );
-        let blocked = residual.waiting.iter().filter(|waiting| waiting.on.is_blocked());
-        troubles.extend(blocked.map(|waiting| Trouble::Blocked { waiting: waiting.clone() }));
+        troubles.extend(report::blocked(&residual));
         let converged = residual.is_empty() && troubles.is_empty() && !timed_out;
         Report {
             name: self.desired.name.clone(),

@@ -32,6 +32,30 @@ pub struct Report {
     pub took: Duration,
 }
 
+impl Report {
+    /// The report of a plan that was only made: what stands in its way.
+    pub fn of_plan(name: Name, observed: Observed, plan: Plan, manifest_invalid: bool) -> Self {
+        Self {
+            name,
+            converged: plan.is_empty(),
+            taken: Vec::new(),
+            troubles: blocked(&plan).collect(),
+            residual: plan,
+            observed,
+            manifest_invalid,
+            timed_out: false,
+            interrupted: false,
+            took: Duration::ZERO,
+        }
+    }
+}
+
+/// The waits of a plan that nothing in it will end.
+pub(super) fn blocked(plan: &Plan) -> impl Iterator<Item = Trouble> {
+    let blocked = plan.waiting.iter().filter(|waiting| waiting.on.is_blocked());
+    blocked.map(|waiting| Trouble::Blocked { waiting: waiting.clone() })
+}
+
 /// A step that was taken.
 #[derive(Debug)]
 pub struct Taken {

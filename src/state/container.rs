@@ -134,7 +134,8 @@ fn environment(
             cx.problems.mask(cx.tree.span(entry.at.node));
         }
         if !env_file::is_name(&entry.name) {
-            let message = "a variable's name has letters, digits, `_`, `.` and `-` only, and starts with none of the digits";
+            let message =
+                "a variable's name has letters, digits, `_`, `.` and `-` only, and starts with none of the digits";
             cx.wrong(entry.key, path.key(&entry.name), message);
         }
         env.insert(entry.name.clone(), text(entry.at.value.0.clone(), secret));
@@ -158,7 +159,13 @@ fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, doc: &ContainerDoc, path: Path
         if let Some(clean) = &clean
             && !targets.insert(clean.clone())
         {
-            refuse(cx, target, path.key("target"), "is mounted twice in this container", "another mount has this target");
+            refuse(
+                cx,
+                target,
+                path.key("target"),
+                "is mounted twice in this container",
+                "another mount has this target",
+            );
         }
         if let (Some(source), Some(target)) = (source, clean) {
             mounts.push(Mount { source, target, read_only: read_only.as_ref().is_some_and(|flag| flag.value.0) });

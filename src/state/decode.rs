@@ -155,9 +155,8 @@ impl Plain {
             ".nan" | ".NaN" | ".NAN" => unsigned.len() == text.len(),
             _ => {
                 let based = |prefix: &str, radix| {
-                    text.strip_prefix(prefix).is_some_and(|digits| {
-                        !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix))
-                    })
+                    text.strip_prefix(prefix)
+                        .is_some_and(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix)))
                 };
                 based("0o", 8)
                     || based("0x", 16)
@@ -456,7 +455,10 @@ impl<T: Words> Decode for Choice<T> {
             cx.mistyped(node, path, &format!("one of {}", expected()));
             return None;
         };
-        if plain && text == "false" && let Some(meant) = T::FALSE {
+        if plain
+            && text == "false"
+            && let Some(meant) = T::FALSE
+        {
             return Some(Choice(meant));
         }
         if plain && Plain::of(text) == Plain::Null {

@@ -17,7 +17,9 @@ pub(super) fn parse(text: &str) -> Result<Port, String> {
         Some((_, other)) => return Err(format!("unknown protocol `{other}`: use tcp, udp or sctp")),
     };
     let Some((front, container)) = address.rsplit_once(':') else {
-        return Err(format!("expected {FORM}, found one port: name the host's and the container's, like \"{text}:{text}\""));
+        return Err(format!(
+            "expected {FORM}, found one port: name the host's and the container's, like \"{text}:{text}\""
+        ));
     };
     let (host_ip, host) = match front.rsplit_once(':') {
         None => ("0.0.0.0", front),
@@ -71,7 +73,9 @@ impl Taken {
         let ip: IpAddr = port.host_ip.parse().ok()?;
         let (number, protocol) = (port.host_port, port.protocol);
         let exact = |ip: IpAddr| self.exact.get(&(number, protocol, ip));
-        let every = |v6: bool| exact(if v6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() });
+        let every = |v6: bool| {
+            exact(if v6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() })
+        };
         let first = |v6: bool| self.first.get(&(number, protocol, v6));
         let there = match ip {
             _ if ip.is_unspecified() && ip.is_ipv6() => first(true).or(first(false)),

@@ -94,7 +94,8 @@ pub(super) fn checked<T: HasStr, V, E: Display>(
         Ok(value) => Some(value),
         Err(err) => {
             let message = err.to_string();
-            let message = if string.from_env { without_value(&message, string, cx.tree.text(at.node)) } else { message };
+            let message =
+                if string.from_env { without_value(&message, string, cx.tree.text(at.node)) } else { message };
             cx.wrong(at.node, path, message);
             None
         }
@@ -129,10 +130,12 @@ pub(super) fn file_path<T: HasStr>(cx: &mut Cx<'_>, dir: &FilePath, at: &At<T>, 
 fn expand(text: &str, dir: &FilePath, vars: &BTreeMap<String, String>) -> Result<PathBuf, String> {
     let path = match text.strip_prefix('~') {
         _ if text.is_empty() => return Err("expected a path, found an empty string".into()),
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => match vars.get("HOME").filter(|home| !home.is_empty()) {
-            Some(home) => FilePath::new(home).join(rest.trim_start_matches('/')),
-            None => return Err(format!("`{text}` needs the home directory, and $HOME is not set")),
-        },
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            match vars.get("HOME").filter(|home| !home.is_empty()) {
+                Some(home) => FilePath::new(home).join(rest.trim_start_matches('/')),
+                None => return Err(format!("`{text}` needs the home directory, and $HOME is not set")),
+            }
+        }
         Some(_) => return Err(format!("`{text}` names another user's home directory: write the path itself")),
         None => dir.join(text),
     };
@@ -168,17 +171,13 @@ fn root(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_>, p
 
 fn location(text: &str, dir: &FilePath, vars: &BTreeMap<String, String>) -> Result<Location, String> {
     // A scheme is what stands before `:`; a path has a `/` first, or no `:` at all.
-    let scheme = text.split_once(':').is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)));
+    let scheme = text
+        .split_once(':')
+        .is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)));
     if scheme { Location::parse(text) } else { expand(text, dir, vars).map(Location::File) }
 }
 
-fn manifest(
-    cx: &mut Cx<'_>,
-    doc: &StateDoc,
-    input: &Input,
-    context: &Context<'_>,
-    path: Path<'_>,
-) -> Option<Location> {
+fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_>, path: Path<'_>) -> Option<Location> {
     let path = path.key("manifest");
     let path = path.key("url");
     let vars = cx.vars;
@@ -257,7 +256,9 @@ fn lima(cx: &mut Cx<'_>, doc: LimaDoc, input: &Input, path: Path<'_>) -> Option<
         checked(cx, instance, path.key("instance"), |name| {
             // Lima: `^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`, at most 76 bytes.
             let ok = name.len() <= 76
-                && name.split(['.', '_', '-']).all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric()));
+                && name
+                    .split(['.', '_', '-'])
+                    .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric()));
             let why = "Lima takes letters and digits, with single `.`, `_` and `-` between them";
             if ok { Ok(name.to_owned()) } else { Err(format!("`{name}` is not an instance name: {why}")) }
         })
@@ -327,15 +328,8 @@ impl Agents<'_> {
         // A name that is no DNS label was reported; its container is still worth checking.
         let stand_in = || AgentName::new("agent").ok();
         let Some(for_name) = agent_name.clone().or_else(stand_in) else { return };
-        let resolved = container::resolve(
-            cx,
-            self.dir,
-            &mut self.env_files,
-            self.owner,
-            &for_name,
-            container,
-            container_path,
-        );
+        let resolved =
+            container::resolve(cx, self.dir, &mut self.env_files, self.owner, &for_name, container, container_path);
         let Some((container, ports)) = resolved else { return };
         self.claim_name(cx, &container.name, name, named_at, container_path);
         if state != AgentState::Absent {
@@ -345,10 +339,18 @@ impl Agents<'_> {
         let (line, column) = self.lines.position(cx.tree.span(key).start);
         let place = Place { file: self.file.to_owned(), line, column };
         let suspend = doc.suspend.is_some_and(|flag| flag.value.0);
-        self.agents.insert(agent_name, Agent { place, version, image, source, arches, pins, state, suspend, container });
+        self.agents
+            .insert(agent_name, Agent { place, version, image, source, arches, pins, state, suspend, container });
     }
 
-    fn image(&self, cx: &mut Cx<'_>, doc: &AgentDoc, source: ImageSource, node: NodeId, path: Path<'_>) -> Option<String> {
+    fn image(
+        &self,
+        cx: &mut Cx<'_>,
+        doc: &AgentDoc,
+        source: ImageSource,
+        node: NodeId,
+        path: Path<'_>,
+    ) -> Option<String> {
         match &doc.image {
             Some(image) => checked(cx, image, path.key("image"), check_repository),
             None if source == ImageSource::Manifest => None,
@@ -392,18 +394,13 @@ impl Agents<'_> {
         self.names.insert(container.clone(), (agent.to_owned(), node));
     }
 
-    fn claim_ports(
-        &mut self,
-        cx: &mut Cx<'_>,
-        agent: &str,
-        ports: &[At<Port>],
-        path: Path<'_>,
-    ) {
+    fn claim_ports(&mut self, cx: &mut Cx<'_>, agent: &str, ports: &[At<Port>], path: Path<'_>) {
         let ports_path = path.key("ports");
         for (index, At { node, value: port }) in ports.iter().enumerate() {
             let holder = Holder { agent: agent.to_owned(), node: *node };
             let Some(other) = self.ports.take(port, holder) else { continue };
-            let whose = if other.agent == agent { "this agent".to_owned() } else { format!("agent `{}`", cut(&other.agent)) };
+            let whose =
+                if other.agent == agent { "this agent".to_owned() } else { format!("agent `{}`", cut(&other.agent)) };
             let message = format!("the host port {}/{} is taken by {whose}", port.host_port, port.protocol);
             let draft = Draft::at(cx.tree.span(*node), ports_path.index(index).to_string(), message);
             cx.problems.add(draft.also(cx.tree.span(other.node), "taken here"));
@@ -434,7 +431,9 @@ fn check_version(text: &str) -> Result<Version, String> {
 
 fn check_repository(text: &str) -> Result<String, String> {
     let last = text.rsplit('/').next().unwrap_or_default();
-    if let Some((repository, tag)) = text.split_once('@').or_else(|| last.contains(':').then(|| text.rsplit_once(':')).flatten()) {
+    if let Some((repository, tag)) =
+        text.split_once('@').or_else(|| last.contains(':').then(|| text.rsplit_once(':')).flatten())
+    {
         return Err(format!("`{text}` has a tag: write `image: {repository}` and `version: \"{tag}\"`"));
     }
     let (host, path) = match text.split_once('/') {

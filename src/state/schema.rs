@@ -37,8 +37,7 @@ fn generate<T: JsonSchema>() -> Value {
 /// Makes a record's schema say what its decoder does: which fields are required, and that only a mapping or list may be
 /// left blank.
 pub(super) fn tidy_record<R: Record>(schema: &mut Schema) {
-    let required: Vec<Value> =
-        R::REQUIRED.iter().filter(|key| !key.is_empty()).map(|key| Value::from(*key)).collect();
+    let required: Vec<Value> = R::REQUIRED.iter().filter(|key| !key.is_empty()).map(|key| Value::from(*key)).collect();
     if !required.is_empty() {
         schema.insert("required".into(), required.into());
     }

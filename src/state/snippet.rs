@@ -68,7 +68,8 @@ impl Hidden {
         let line = source[..range.start].rfind('\n').map_or(0, |newline| newline + 1);
         let end_of_guess = secret_value(&source[line..range.end]).map_or(usize::MAX, |at| line + at);
         // Ranges may nest (an alias in a list), so a binary search on the start alone is not enough; there are few.
-        let near: Vec<_> = self.ranges.iter().filter(|hidden| hidden.start < range.end && hidden.end > range.start).collect();
+        let near: Vec<_> =
+            self.ranges.iter().filter(|hidden| hidden.start < range.end && hidden.end > range.start).collect();
         source[range.clone()]
             .char_indices()
             .map(|(at, c)| {
@@ -183,7 +184,11 @@ fn cut(source: &str, lines: &Lines<'_>, hidden: &Hidden, span: &Range<usize>) ->
         }
         at
     };
-    let from = if line.len() <= MAX_LINE { line.start } else { floor(span.start.saturating_sub(MAX_LINE / 2).max(line.start)) };
+    let from = if line.len() <= MAX_LINE {
+        line.start
+    } else {
+        floor(span.start.saturating_sub(MAX_LINE / 2).max(line.start))
+    };
     let to = floor(line.end.min(from + MAX_LINE));
     let text = hidden.show(source, from..to);
     // Masking changes how many bytes a character takes, so the underline is counted in characters.
@@ -219,7 +224,8 @@ fn group<'a>(invalid: &'a Invalid, problem: &'a Problem) -> Group<'a> {
     let mut group = Group::with_title(Level::ERROR.primary_title(title));
     if problem.place.file != invalid.file {
         let place = &problem.place;
-        group = group.element(Origin::path(place.file.clone()).line(place.line as usize).char_column(place.column as usize));
+        group = group
+            .element(Origin::path(place.file.clone()).line(place.line as usize).char_column(place.column as usize));
     }
     if let Some(excerpt) = &problem.excerpt {
         if let Some(also) = excerpt.also.as_ref().filter(|also| also.line != excerpt.line) {

@@ -59,7 +59,10 @@ pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>) -> Result<
                     Some(near) => format!("did you mean `${{env:{near}}}`?"),
                     None => format!("set it, or give a default: `${{env:{name}:-default}}`"),
                 };
-                return Err(Wrong { message: format!("the environment variable `{name}` is not set"), help: Some(help) });
+                return Err(Wrong {
+                    message: format!("the environment variable `{name}` is not set"),
+                    help: Some(help),
+                });
             }
         }
         from_env = true;
@@ -70,7 +73,9 @@ pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>) -> Result<
 }
 
 fn is_variable(name: &str) -> bool {
-    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.is_empty() && !name.as_bytes()[0].is_ascii_digit()
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !name.is_empty()
+        && !name.as_bytes()[0].is_ascii_digit()
 }
 
 #[cfg(test)]

@@ -110,7 +110,8 @@ impl<'s> Tree<'s> {
         match root.map(|root| tree.view(root)) {
             Some(View::Scalar { text: "", plain: true }) | None => {
                 problems.add(
-                    Draft::at(0..0, String::new(), "the file is empty").help("`steadfast init` writes a file to start from"),
+                    Draft::at(0..0, String::new(), "the file is empty")
+                        .help("`steadfast init` writes a file to start from"),
                 );
                 None
             }
@@ -285,7 +286,8 @@ impl<'s> Builder<'s, '_> {
         let last = self.tree.children.last().filter(|_| count > 0).map(|last| self.tree.span(*last).end);
         if let Some(node) = self.tree.nodes.get_mut(frame.node as usize) {
             (node.a, node.b) = (first, count);
-            let end = if self.tree.source.as_bytes().get(node.start as usize).is_some_and(|b| matches!(b, b'[' | b'{')) {
+            let end = if self.tree.source.as_bytes().get(node.start as usize).is_some_and(|b| matches!(b, b'[' | b'{'))
+            {
                 end
             } else {
                 last.unwrap_or(end)
@@ -339,21 +341,32 @@ impl<'s> Builder<'s, '_> {
                 View::Scalar { text, .. } => text,
                 View::Broken => continue,
                 View::List(_) | View::Map(_) => {
-                    drafts.push(Draft::at(self.tree.span(key), parent.clone(), "a key must be a word, not a list or mapping"));
+                    drafts.push(Draft::at(
+                        self.tree.span(key),
+                        parent.clone(),
+                        "a key must be a word, not a list or mapping",
+                    ));
                     continue;
                 }
             };
             // Most mappings have a handful of keys; comparing those costs less than hashing them.
             let first = if keys.len() <= 12 {
-                keys[..index].iter().copied().find(|other| matches!(self.tree.view(*other), View::Scalar { text: t, .. } if t == text))
+                keys[..index]
+                    .iter()
+                    .copied()
+                    .find(|other| matches!(self.tree.view(*other), View::Scalar { text: t, .. } if t == text))
             } else {
                 let first = *seen.entry(text).or_insert(key);
                 (first != key).then_some(first)
             };
             if let Some(first) = first {
                 drafts.push(
-                    Draft::at(self.tree.span(key), join(&parent, text), format!("the key `{}` is here twice", super::decode::cut(text)))
-                        .also(self.tree.span(first), "first here"),
+                    Draft::at(
+                        self.tree.span(key),
+                        join(&parent, text),
+                        format!("the key `{}` is here twice", super::decode::cut(text)),
+                    )
+                    .also(self.tree.span(first), "first here"),
                 );
             }
         }
@@ -377,10 +390,15 @@ impl<'s> Builder<'s, '_> {
                 View::List(items) if items.iter().all(|item| matches!(self.tree.view(*item), View::Map(_))) => {
                     sources.extend_from_slice(items);
                 }
-                _ => self.problems.add(Draft::at(self.tree.span(key), self.path(), "`<<` takes a mapping, or a list of mappings")),
+                _ => self.problems.add(Draft::at(
+                    self.tree.span(key),
+                    self.path(),
+                    "`<<` takes a mapping, or a list of mappings",
+                )),
             }
         }
-        let mut known: std::collections::HashSet<&str> = merged.iter().step_by(2).map(|key| self.tree.text(*key)).collect();
+        let mut known: std::collections::HashSet<&str> =
+            merged.iter().step_by(2).map(|key| self.tree.text(*key)).collect();
         for source in sources {
             let View::Map(pairs) = self.tree.view(source) else { continue };
             for pair in pairs.chunks_exact(2) {
@@ -403,7 +421,11 @@ impl<'s> Builder<'s, '_> {
         let plain_bang = tag.parts() == ("", "!") || tag.parts() == ("!", "");
         if !plain_bang && !tag.core_suffix().is_some_and(|suffix| known.contains(&suffix)) {
             let range = span.tag_span().map_or_else(|| range_of(span), |tag| range_of(&tag));
-            let draft = Draft::at(range, self.path(), format!("the tag `{}` means nothing here", super::decode::cut(&tag.original())));
+            let draft = Draft::at(
+                range,
+                self.path(),
+                format!("the tag `{}` means nothing here", super::decode::cut(&tag.original())),
+            );
             self.problems.add(draft);
         }
     }

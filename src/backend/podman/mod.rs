@@ -47,6 +47,13 @@ impl Podman {
         let socket = address::find(socket, vars)?;
         Api::new(&socket, Machine::of_local_socket()).map(Self::Api)
     }
+
+    /// The path of the socket it is reached through.
+    pub fn socket(&self) -> &Path {
+        match self {
+            Self::Api(api) => api.socket(),
+        }
+    }
 }
 
 impl Engine for Podman {

@@ -1,0 +1,316 @@
+//! `cache sync|list|verify|gc`: the artifact cache alone. Works with a state file and without one.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::reconcile::refuse_markdown;
+use super::render::{self, units};
+use super::signals::Signals;
+use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
+use crate::backend::cache::{Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
+use crate::backend::{Engine, Look, Progress, Store};
+use crate::model::{AgentState, Arch, Desired, ImageSource, Location, Owner};
+
+pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitStatus, CliError> {
+    refuse_markdown(settings)?;
+    match verb {
+        CacheVerb::Sync(args) => sync(settings, args).await,
+        CacheVerb::List(_) => list(settings).await,
+        CacheVerb::Verify { deep, .. } => verify(settings, deep).await,
+        CacheVerb::Gc { dry_run, keep, .. } => gc(settings, dry_run, keep).await,
+    }
+}
+
+/// The state file, when the user named one or there is one where it is looked for.
+fn desired(settings: &Settings, manifest_url: Option<String>) -> Result<Option<Desired>, CliError> {
+    if !settings.file_named && !settings.file.exists() {
+        return Ok(None);
+    }
+    Ok(Some(settings.load(manifest_url)?.desired))
+}
+
+fn root(settings: &Settings, desired: Option<&Desired>) -> Result<PathBuf, CliError> {
+    desired.map_or_else(|| settings.root_without_file(), |desired| Ok(desired.root.clone()))
+}
+
+async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliError> {
+    // An architecture nobody publishes for ends it before anything is fetched.
+    let host = settings.host_arch()?;
+    let arches = args.arch.as_deref().map(|word| match word {
+        "host" => vec![host],
+        "arm64" => vec![Arch::Arm64],
+        "x64" => vec![Arch::X64],
+        _ => Arch::ALL.to_vec(),
+    });
+    let desired = desired(settings, args.manifest_url.clone())?;
+    let manifest = manifest(settings, &args, desired.as_ref())?;
+    let wanted = match &desired {
+        None => SyncWanted::All(arches.unwrap_or_else(|| vec![host])),
+        Some(desired) => SyncWanted::Agents(
+            desired
+                .agents
+                .iter()
+                .filter(|(_, agent)| agent.source == ImageSource::Manifest && agent.state != AgentState::Absent)
+                .map(|(name, agent)| SyncAgent {
+                    agent: name.clone(),
+                    version: agent.version.clone(),
+                    arches: arches.clone().unwrap_or_else(|| agent.arches.clone()),
+                    pins: agent.pins.clone(),
+                })
+                .collect(),
+        ),
+    };
+    let options = CacheOptions { retries: args.retries, stall_timeout: args.stall_timeout, ..CacheOptions::default() };
+    let cache = settings.cache(&root(settings, desired.as_ref())?, options)?;
+    let signals = Signals::listen("stopping; what has come stays and is resumed next time");
+    let bars = Bars::new(settings.bars);
+    let request = SyncRequest { manifest, wanted };
+    let report = tokio::select! {
+        report = cache.sync(&request, |artifact, progress| bars.add(artifact.key.file_name(), progress)) => report,
+        () = signals.token.cancelled() => {
+            bars.clear();
+            return Ok(signals.status().unwrap_or(ExitStatus::Interrupted));
+        }
+    };
+    bars.clear();
+    let report = report.map_err(|err| CliError::from_store(&err))?;
+    match settings.output {
+        Format::Json | Format::Yaml => render::print_data(
+            settings.output,
+            &json!({
+                "downloaded": report.downloaded,
+                "manifestPath": report.manifest_path,
+                "skipped": report.skipped,
+            }),
+        )?,
+        Format::Text | Format::Markdown => {
+            let mut text = String::new();
+            for key in &report.downloaded {
+                let _ = writeln!(text, "fetched {key}");
+            }
+            if report.skipped {
+                text.push_str("nothing to fetch: everything wanted is in the cache\n");
+            }
+            render::print(&text)?;
+        }
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn manifest(settings: &Settings, args: &SyncArgs, desired: Option<&Desired>) -> Result<Location, CliError> {
+    if let Some(manifest) = desired.and_then(|desired| desired.manifest.clone()) {
+        return Ok(manifest);
+    }
+    let text = args
+        .manifest_url
+        .clone()
+        .or_else(|| settings.vars.get("STEADFAST_MANIFEST_URL").filter(|url| !url.is_empty()).cloned())
+        .ok_or_else(|| {
+            CliError::new(ExitStatus::Usage, "no manifest is named")
+                .hint("give --manifest-url URL, set $STEADFAST_MANIFEST_URL, or `manifest.url` in a state file")
+        })?;
+    // A relative path is relative to the working directory, as on any command line.
+    let parsed = Location::parse(&text).or_else(|why| match std::path::absolute(&text) {
+        Ok(path) if !text.contains("://") => Ok(Location::File(path)),
+        _ => Err(why),
+    });
+    parsed.map_err(|why| CliError::new(ExitStatus::Usage, format!("--manifest-url: {why}")))
+}
+
+async fn list(settings: &Settings) -> Result<ExitStatus, CliError> {
+    let cache = open(settings)?.1;
+    let files = cache.list().await.map_err(|err| CliError::from_store(&err))?;
+    if settings.output.is_data() {
+        let files: Vec<_> = files
+            .iter()
+            .map(|(key, file)| {
+                json!({
+                    "key": key,
+                    "bytes": file.size,
+                    "sha256": file.digest,
+                    "imageId": file.image,
+                    "modified": humantime::format_rfc3339_seconds(file.modified).to_string(),
+                })
+            })
+            .collect();
+        render::print_data(settings.output, &json!({"manifestPath": cache.manifest_path(), "artifacts": files}))?;
+        return Ok(ExitStatus::Done);
+    }
+    let mut text = String::new();
+    for (key, file) in &files {
+        let digest = file.digest.map_or_else(|| "not proved yet".to_owned(), |digest| format!("sha256 {digest}"));
+        let _ = writeln!(text, "{:>10}  {key}  {digest}", units::bytes(file.size));
+    }
+    if files.is_empty() {
+        text.push_str("the cache is empty\n");
+    }
+    render::print(&text)?;
+    Ok(ExitStatus::Done)
+}
+
+async fn verify(settings: &Settings, deep: bool) -> Result<ExitStatus, CliError> {
+    let cache = open(settings)?.1;
+    let report = cache.verify(deep).await.map_err(|err| CliError::from_store(&err))?;
+    let bad: Vec<_> = report.bad().collect();
+    if settings.output.is_data() {
+        let files: Vec<_> = report
+            .files
+            .iter()
+            .map(|file| {
+                let (verdict, expected) = match &file.verdict {
+                    Verdict::Good => ("good", None),
+                    Verdict::Bad { expected } => ("bad", Some(*expected)),
+                    Verdict::Unlisted => ("unlisted", None),
+                };
+                json!({"key": file.key, "bytes": file.size, "sha256": file.digest, "verdict": verdict, "expected": expected})
+            })
+            .collect();
+        render::print_data(
+            settings.output,
+            &json!({"ok": bad.is_empty(), "hasManifest": report.has_manifest, "artifacts": files}),
+        )?;
+    } else {
+        let mut text = String::new();
+        for file in &report.files {
+            let verdict = match &file.verdict {
+                Verdict::Good => "good".to_owned(),
+                Verdict::Bad { expected } => format!("BAD: expected sha256 {expected}, got {}", file.digest),
+                Verdict::Unlisted => "not in the manifest".to_owned(),
+            };
+            let _ = writeln!(text, "{}  {verdict}", file.key);
+        }
+        let _ = writeln!(text, "{} checked, {} bad", units::count(report.files.len(), "artifact"), bad.len());
+        render::print(&text)?;
+    }
+    if let Some(file) = bad.first() {
+        let more = if bad.len() > 1 { format!(" and {} more", bad.len() - 1) } else { String::new() };
+        return Err(CliError::new(
+            ExitStatus::Unverified,
+            format!("`{}`{more} has other bytes than the manifest promises", file.key),
+        )
+        .hint("`steadfast cache sync` or `apply` moves it aside and fetches it again"));
+    }
+    Ok(ExitStatus::Done)
+}
+
+async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) -> Result<ExitStatus, CliError> {
+    let (desired, cache) = open(settings)?;
+    let mut request = GcRequest {
+        keep: keep.or(desired.as_ref().map(|desired| desired.cache.keep)).unwrap_or(1),
+        dry_run,
+        ..GcRequest::default()
+    };
+    if let Some(manifest) = cache.local().await.map_err(|err| CliError::from_store(&err))? {
+        request.agents.extend(manifest.agents.keys().cloned());
+    }
+    if let Some(desired) = &desired {
+        request.agents.extend(desired.agents.keys().map(ToString::to_string));
+        roots(settings, desired, &cache, &mut request).await?;
+    }
+    let report = cache.gc(request).await.map_err(|err| CliError::from_store(&err))?;
+    if settings.output.is_data() {
+        let removed: Vec<_> = report
+            .removed
+            .iter()
+            .map(|garbage| json!({"path": garbage.path, "key": garbage.key, "bytes": garbage.bytes}))
+            .collect();
+        render::print_data(
+            settings.output,
+            &json!({
+                "dryRun": dry_run, "removed": removed, "busy": report.busy, "kept": report.kept, "freedBytes": report.freed(),
+            }),
+        )?;
+        return Ok(ExitStatus::Done);
+    }
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let mut text = String::new();
+    for garbage in &report.removed {
+        let _ = writeln!(text, "{verb} {} ({})", garbage.path.display(), units::bytes(garbage.bytes));
+    }
+    let _ = writeln!(
+        text,
+        "{verb} {}, {}; {} kept",
+        units::count(report.removed.len(), "file"),
+        units::bytes(report.freed()),
+        units::count(report.kept, "artifact"),
+    );
+    render::print(&text)?;
+    Ok(ExitStatus::Done)
+}
+
+/// What is desired, and what runs. Podman must answer for that: what cannot be seen is not taken to be unused.
+async fn roots(settings: &Settings, desired: &Desired, cache: &Cache, request: &mut GcRequest) -> Result<(), CliError> {
+    let engine = settings.engine(desired)?;
+    let look =
+        Look { owner: desired.name.clone(), names: BTreeSet::new(), health: BTreeSet::new(), key: desired.key.clone() };
+    let guest = engine.look(&look).await.map_err(|err| {
+        CliError::from_engine(&err).hint("without Podman it cannot be told what runs, so nothing was removed")
+    })?;
+    let in_use: BTreeSet<_> = guest
+        .containers
+        .values()
+        .filter_map(|container| match &container.owner {
+            Owner::Ours { spec: Some(spec), .. } => spec.artifact,
+            Owner::Ours { .. } | Owner::Foreign => None,
+        })
+        .collect();
+    let files = cache.list().await.map_err(|err| CliError::from_store(&err))?;
+    for (key, file) in files {
+        if file.digest.is_some_and(|digest| in_use.contains(&digest)) {
+            request.roots.insert(key);
+        }
+    }
+    for (name, agent) in &desired.agents {
+        let crate::model::Version::Exact(version) = &agent.version else { continue };
+        let keys = agent.arches.iter().map(|arch| format!("vm/images/{name}-{version}-{arch}.tar.gz"));
+        request.roots.extend(keys.filter_map(|key| crate::model::ArtifactKey::new(key).ok()));
+    }
+    Ok(())
+}
+
+fn open(settings: &Settings) -> Result<(Option<Desired>, Cache), CliError> {
+    let desired = desired(settings, None)?;
+    let cache = settings.cache(&root(settings, desired.as_ref())?, CacheOptions::default())?;
+    Ok((desired, cache))
+}
+
+/// Download bars on a terminal.
+struct Bars {
+    all: Option<MultiProgress>,
+    tickers: Mutex<Vec<tokio::task::AbortHandle>>,
+}
+
+impl Bars {
+    fn new(on: bool) -> Self {
+        Self { all: on.then(MultiProgress::new), tickers: Mutex::default() }
+    }
+
+    fn add(&self, name: &str, progress: &Arc<Progress>) {
+        let Some(all) = &self.all else { return };
+        let template = "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = all.add(ProgressBar::new(progress.get().1).with_style(style).with_message(name.to_owned()));
+        let progress = progress.clone();
+        let ticker = tokio::spawn(async move {
+            loop {
+                bar.set_position(progress.get().0);
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        });
+        self.tickers.lock().unwrap_or_else(PoisonError::into_inner).push(ticker.abort_handle());
+    }
+
+    fn clear(&self) {
+        for ticker in self.tickers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            ticker.abort();
+        }
+        if let Some(all) = &self.all {
+            let _ = all.clear();
+        }
+    }
+}

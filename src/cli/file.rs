@@ -1,0 +1,78 @@
+//! `init`, `validate`, `schema`, `completions`: verbs about files, not about the machine.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+use serde_json::json;
+
+use super::render;
+use super::{Cli, CliError, ExitStatus, Format, Settings};
+use crate::state;
+
+/// Writes a starter state file. Never over another file.
+pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
+    let path = &settings.file;
+    if path.as_os_str() == "-" {
+        render::print(state::STARTER)?;
+        return Ok(ExitStatus::Done);
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(|err| {
+        let failed = CliError::new(ExitStatus::Error, format!("failed to write `{}`: {err}", path.display()));
+        if err.kind() == std::io::ErrorKind::AlreadyExists {
+            failed.hint("`init` never overwrites; name another file with -f, or remove that one")
+        } else {
+            failed
+        }
+    })?;
+    file.write_all(state::STARTER.as_bytes())
+        .map_err(|err| CliError::new(ExitStatus::Error, format!("failed to write `{}`: {err}", path.display())))?;
+    if !settings.quiet {
+        anstream::eprintln!("wrote `{}`; edit it, then run `steadfast plan -f {0}`", path.display());
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// Parses and checks the state file.
+pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
+    let loaded = match settings.load(None) {
+        Ok(loaded) => loaded,
+        Err(err) if settings.output.is_data() => {
+            let problems = settings.problems();
+            render::print_data(settings.output, &json!({"valid": false, "problems": problems}))?;
+            return Ok(err.status);
+        }
+        Err(err) => return Err(err),
+    };
+    let desired = &loaded.desired;
+    match settings.output {
+        Format::Json | Format::Yaml => render::print_data(
+            settings.output,
+            &json!({
+                "valid": true,
+                "name": desired.name,
+                "agents": desired.agents.keys().collect::<Vec<_>>(),
+                "problems": [],
+            }),
+        )?,
+        Format::Text | Format::Markdown => {
+            let agents = render::units::count(desired.agents.len(), "agent");
+            render::print(&format!("`{}` is valid: `{}`, {agents}.\n", settings.file.display(), desired.name))?;
+        }
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// Prints a JSON schema.
+pub(super) fn schema(_: &Settings, manifest: bool) -> Result<ExitStatus, CliError> {
+    let schema = if manifest { state::manifest_schema() } else { state::schema() };
+    render::print(&state::pretty(&schema))?;
+    Ok(ExitStatus::Done)
+}
+
+/// Prints a completion script.
+pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitStatus, CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "steadfast", &mut script);
+    render::print(&String::from_utf8_lossy(&script))?;
+    Ok(ExitStatus::Done)
+}

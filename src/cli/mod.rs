@@ -1,0 +1,387 @@
+//! The command line: what was typed becomes [`Settings`] once, each family of verbs has a file, and what they found out
+//! is worded in [`render`]. Nothing outside of this room writes to standard output.
+
+mod agent;
+mod cache;
+mod doctor;
+mod file;
+mod reconcile;
+pub mod render;
+mod settings;
+mod signals;
+mod status;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use render::errors::{CliError, ExitStatus};
+pub use settings::Settings;
+
+use crate::model::AgentName;
+
+/// Keep agents in containers as a file says.
+///
+/// You describe the agents you want in a state file; steadfast fetches and verifies their images, and creates, starts,
+/// replaces and removes their containers until the machine matches the file.
+#[derive(Debug, Parser)]
+#[command(name = "steadfast", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    file: FileArg,
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done, or nothing to do       5 another process holds the lock
+  1 error                        6 verification failed (sha256)
+  2 plan --detailed-exitcode:   64 usage
+    changes are pending         65 the state file or the manifest is invalid
+  3 applied, not converged     130 interrupted
+  4 rolled back                143 terminated";
+
+/// Not a global flag, since `-f` means something else to `logs`.
+#[derive(Debug, Clone, Default, Args)]
+struct FileArg {
+    /// The state file; `-` reads standard input [default: $STEADFAST_FILE, else ./steadfast.yaml]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Directory of cache and state [default: the state file's `root`, else $STEADFAST_ROOT, else ~/.steadfast]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// What to write to standard output
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    output: Format,
+    /// How to write logs to standard error
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// Log more; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Print errors and results only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// When to use colours (see also $NO_COLOR)
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    color: Color,
+}
+
+/// What is written to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs; stable.
+    Json,
+    /// The same as JSON, in YAML.
+    Yaml,
+    /// For a pull-request comment (`plan` only).
+    Markdown,
+}
+
+impl Format {
+    /// Whether it is for programs.
+    pub fn is_data(self) -> bool {
+        matches!(self, Format::Json | Format::Yaml)
+    }
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// When colours are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Write a commented starter state file
+    Init(FileArg),
+    /// Check the state file and touch nothing else
+    Validate(FileArg),
+    /// Show what `apply` would do
+    Plan(PlanArgs),
+    /// Make the machine match the state file
+    Apply(ApplyArgs),
+    /// Show desired beside observed
+    Status(StatusArgs),
+    /// Remove everything this state file owns
+    Down(DownArgs),
+    /// Print an agent's log, standard output and standard error kept apart
+    Logs(LogsArgs),
+    /// Run a command in an agent; its exit code is ours
+    Exec(ExecArgs),
+    /// Work with the artifact cache alone
+    #[command(subcommand)]
+    Cache(CacheVerb),
+    /// Check every layer and name the first that fails, with its fix
+    Doctor(FileArg),
+    /// Print the JSON schema of the state file, for editors
+    Schema {
+        /// The schema of the manifest instead
+        #[arg(long)]
+        manifest: bool,
+    },
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Verb {
+    /// The state file, where the verb was given one.
+    fn file(&self) -> Option<&std::path::Path> {
+        let file = match self {
+            Verb::Init(file) | Verb::Validate(file) | Verb::Doctor(file) => file,
+            Verb::Plan(args) => &args.file,
+            Verb::Apply(args) => &args.file,
+            Verb::Status(args) => &args.file,
+            Verb::Down(args) => &args.file,
+            Verb::Exec(args) => &args.file,
+            Verb::Cache(CacheVerb::Sync(args)) => &args.file,
+            Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,
+            Verb::Logs(args) => return args.file.as_deref(),
+            Verb::Schema { .. } | Verb::Completions { .. } => return None,
+        };
+        file.file.as_deref()
+    }
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// Exit with 2 when changes are pending
+    #[arg(long)]
+    detailed_exitcode: bool,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Debug, Args)]
+struct PolicyArgs {
+    /// Keep containers whose agent is gone from the state file, and old artifacts
+    #[arg(long)]
+    no_prune: bool,
+    /// Take over containers of others that hold a wanted name (they are replaced)
+    #[arg(long)]
+    adopt: bool,
+    /// Only this agent; may be given several times
+    #[arg(long, value_name = "AGENT")]
+    only: Vec<AgentName>,
+}
+
+#[derive(Debug, Args)]
+struct ApplyArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// The longest it may take
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Let a state file without agents remove those that are there
+    #[arg(long)]
+    allow_empty: bool,
+    /// How long to wait for another steadfast that holds the lock
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    lock_timeout: Duration,
+    /// Look once more, this long after the last start, at what was started
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = humantime::parse_duration)]
+    settle: Duration,
+    /// Leave after the actions: do not wait for health, do not look once more
+    #[arg(long)]
+    no_wait: bool,
+    /// Container steps at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+    /// Downloads at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel_downloads: u16,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Debug, Args)]
+struct DownArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// The longest it may take
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// How long to wait for another steadfast that holds the lock
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    lock_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// Go on, and print again whenever something changes
+    #[arg(short, long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+struct LogsArgs {
+    /// The state file (here without its short form)
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Whose log
+    agent: AgentName,
+    /// Go on as new lines come
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last so many lines
+    #[arg(long, value_name = "N")]
+    tail: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct ExecArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// In which agent
+    agent: AgentName,
+    /// Pass standard input on
+    #[arg(short, long)]
+    interactive: bool,
+    /// Set a variable for the command; without a value, pass on ours
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Directory to run it in
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum CacheVerb {
+    /// Fetch and verify what the state file wants; without a state file, all that the manifest offers
+    Sync(SyncArgs),
+    /// List the artifacts in the cache
+    List(FileArg),
+    /// Check the artifacts in the cache against what is known of them
+    Verify {
+        #[command(flatten)]
+        file: FileArg,
+        /// Hash every byte, whatever the index says
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Remove artifacts that nothing needs any more
+    Gc {
+        #[command(flatten)]
+        file: FileArg,
+        /// Show what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Older versions to keep per agent [default: the state file's `cache.keep`, else 1]
+        #[arg(long, value_name = "N")]
+        keep: Option<u32>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SyncArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// The manifest [default: the state file's, else $STEADFAST_MANIFEST_URL]
+    #[arg(long, value_name = "URL")]
+    manifest_url: Option<String>,
+    /// For which architecture [default: the state file's, else host]
+    #[arg(long, value_name = "ARCH", value_parser = ["host", "arm64", "x64", "all"])]
+    arch: Option<String>,
+    /// How often a download is tried again
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    retries: u32,
+    /// How long a download may make no progress
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    stall_timeout: Duration,
+}
+
+/// Runs the command line this process was started with.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(err) => {
+            // Help and version are no errors and go to standard output.
+            let status = if err.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
+            let _ = err.print();
+            return status.into();
+        }
+    };
+    let settings = Settings::new(&cli.global, cli.verb.file().or(cli.file.file.as_deref()));
+    crate::telemetry::init(&settings);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(err) => {
+            return settings.fail(&CliError::new(ExitStatus::Error, format!("cannot start the runtime: {err}")));
+        }
+    };
+    let outcome = runtime.block_on(dispatch(&settings, cli.verb));
+    // A blocking read of standard input may never end; it must not keep us.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(status) => status.into(),
+        Err(err) => settings.fail(&err),
+    }
+}
+
+async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliError> {
+    match verb {
+        Verb::Init(_) => file::init(settings),
+        Verb::Validate(_) => file::validate(settings),
+        Verb::Schema { manifest } => file::schema(settings, manifest),
+        Verb::Completions { shell } => file::completions(shell),
+        Verb::Plan(args) => reconcile::plan(settings, args).await,
+        Verb::Apply(args) => reconcile::apply(settings, args).await,
+        Verb::Down(args) => reconcile::down(settings, args).await,
+        Verb::Status(args) => status::status(settings, args).await,
+        Verb::Logs(args) => agent::logs(settings, args).await,
+        Verb::Exec(args) => agent::exec(settings, args).await,
+        Verb::Cache(verb) => cache::cache(settings, verb).await,
+        Verb::Doctor(_) => doctor::doctor(settings).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

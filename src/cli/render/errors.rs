@@ -1,0 +1,231 @@
+//! Errors: the sentence, then the way out. The library stops after the first line; the hints are given here.
+
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+
+use super::styled;
+use crate::act::ActError;
+use crate::backend::{EngineError, EngineErrorKind, StoreError};
+use crate::error::Chain;
+use crate::plan::WaitingOn;
+use crate::reconcile::lock::LockError;
+use crate::reconcile::{Refusal, Trouble};
+use crate::state::StateError;
+
+/// What the process ends with. Scripts rely on these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// What is wanted could not be looked at or done.
+    Error = 1,
+    /// `plan --detailed-exitcode`: changes are pending.
+    Pending = 2,
+    /// Applied, not converged.
+    NotConverged = 3,
+    /// A replacement was rolled back.
+    RolledBack = 4,
+    /// Another process holds the lock.
+    Locked = 5,
+    /// Verification failed.
+    Unverified = 6,
+    /// Bad flags.
+    Usage = 64,
+    /// The state file or the manifest is invalid.
+    Invalid = 65,
+    /// `exec` itself failed.
+    ExecFailed = 125,
+    /// SIGINT.
+    Interrupted = 130,
+    /// SIGTERM.
+    Terminated = 143,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        ExitCode::from(status as u8)
+    }
+}
+
+/// An error as it reaches the user.
+#[derive(Debug)]
+pub struct CliError {
+    /// What the process ends with.
+    pub status: ExitStatus,
+    /// The sentence.
+    pub message: String,
+    /// What may help, one line each.
+    pub hints: Vec<String>,
+    /// The message is laid out already and wants no `error:` before it.
+    pub laid_out: bool,
+}
+
+impl CliError {
+    /// An error without hints.
+    pub fn new(status: ExitStatus, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), hints: Vec::new(), laid_out: false }
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// The problems of a state file, with their places.
+    pub fn state(err: &StateError, color: bool) -> Self {
+        Self { status: ExitStatus::Invalid, message: err.render(color), hints: Vec::new(), laid_out: true }
+    }
+
+    /// A failure of the store.
+    pub fn from_store(err: &StoreError) -> Self {
+        let status = match err {
+            StoreError::DigestMismatch { .. } | StoreError::SizeMismatch { .. } => ExitStatus::Unverified,
+            StoreError::Manifest { .. } => ExitStatus::Invalid,
+            _ => ExitStatus::Error,
+        };
+        Self { hints: store_hint(err).into_iter().collect(), ..Self::new(status, Chain(err).to_string()) }
+    }
+
+    /// A failure of Podman.
+    pub fn from_engine(err: &EngineError) -> Self {
+        Self {
+            hints: engine_hint(err.kind).into_iter().collect(),
+            ..Self::new(ExitStatus::Error, Chain(err).to_string())
+        }
+    }
+
+    /// A lock that was not had.
+    pub fn from_lock(err: &LockError) -> Self {
+        match err {
+            LockError::Held { .. } => Self::new(ExitStatus::Locked, Chain(err).to_string())
+                .hint("wait for it, or give --lock-timeout a longer time; the lock ends with its holder, there is nothing to clean up"),
+            LockError::Io { .. } => Self::new(ExitStatus::Error, Chain(err).to_string())
+                .hint("the root directory must be writable: see --root and `root` in the state file"),
+        }
+    }
+
+    /// A convergence that was not begun.
+    pub fn from_refusal(err: &Refusal) -> Self {
+        Self::new(ExitStatus::Error, err.to_string())
+            .hint("give --allow-empty if that is meant; `steadfast down` removes everything too")
+    }
+}
+
+/// Writes an error to standard error.
+pub fn print(err: &CliError, color: bool) {
+    let label = AnsiColor::Red.on_default().bold();
+    if err.laid_out {
+        anstream::eprint!("{}{}", err.message, if err.message.ends_with('\n') { "" } else { "\n" });
+    } else {
+        anstream::eprintln!("{} {}", styled("error:", label, color), err.message);
+    }
+    for hint in &err.hints {
+        print_hint(hint, color);
+    }
+}
+
+/// Writes a hint to standard error.
+pub fn print_hint(hint: &str, color: bool) {
+    let label: Style = AnsiColor::Cyan.on_default().bold();
+    anstream::eprintln!("{} {hint}", styled("hint:", label, color));
+}
+
+/// Writes a trouble to standard error, with its hint.
+pub fn print_trouble(trouble: &Trouble, color: bool) {
+    let label = AnsiColor::Red.on_default().bold();
+    let whose = trouble.agent().map(|agent| format!("agent `{agent}`: ")).unwrap_or_default();
+    anstream::eprintln!("{} {whose}{trouble}", styled("error:", label, color));
+    if let Some(hint) = trouble_hint(trouble) {
+        print_hint(&hint, color);
+    }
+}
+
+/// What the process ends with for a trouble.
+pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
+    match trouble {
+        Trouble::Failed { error, .. } => match &**error {
+            ActError::Store(err) => CliError::from_store(err).status,
+            ActError::RolledBack { .. } | ActError::RollBackFailed { .. } => ExitStatus::RolledBack,
+            ActError::Unhealthy { .. } => ExitStatus::NotConverged,
+            _ => ExitStatus::Error,
+        },
+        Trouble::NonConvergent { .. } => ExitStatus::NotConverged,
+        Trouble::Blocked { waiting } => match &waiting.on {
+            WaitingOn::Manifest { .. } if manifest_invalid => ExitStatus::Invalid,
+            WaitingOn::Manifest { why } if why.contains(" pins ") => ExitStatus::Unverified,
+            _ => ExitStatus::Error,
+        },
+    }
+}
+
+fn trouble_hint(trouble: &Trouble) -> Option<String> {
+    match trouble {
+        Trouble::Failed { error, .. } => act_hint(error),
+        Trouble::NonConvergent { .. } => Some(
+            "something else changes it back, or Podman does not do what it says; `steadfast plan` shows the difference"
+                .into(),
+        ),
+        Trouble::Blocked { waiting } => match &waiting.on {
+            WaitingOn::Stranger { name } => Some(format!(
+                "remove or rename it (`podman rename {name} …`), choose another `container.name`, or give --adopt to replace it"
+            )),
+            WaitingOn::LocalImage { .. } => {
+                Some("build or load it (`podman load`, `podman build`), or choose `source: registry`".into())
+            }
+            WaitingOn::Manifest { .. } => Some(
+                "`steadfast doctor` checks the manifest; $STEADFAST_MANIFEST_URL and `manifest.url` name it".into(),
+            ),
+            WaitingOn::Sight { .. } => Some("`steadfast doctor` checks every layer".into()),
+            _ => None,
+        },
+    }
+}
+
+fn act_hint(err: &ActError) -> Option<String> {
+    match err {
+        ActError::Store(err) => store_hint(err),
+        ActError::Engine(err) => engine_hint(err.kind),
+        ActError::OtherImage { .. } => Some("the publisher must build the tarball from the image the manifest names; an `image` in the state file must be the manifest's".into()),
+        ActError::MountSource { .. } => Some("create it first: Podman would make an empty directory owned by root in its place".into()),
+        ActError::PortTaken { .. } => Some("`ss -ltnp` shows who listens; choose another host port, or stop that process".into()),
+        ActError::EndedAtOnce { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
+        ActError::Unhealthy { .. } => Some("`steadfast logs AGENT` and `steadfast exec AGENT -- CMD` help to find out why".into()),
+        ActError::RolledBack { cause, .. } | ActError::RollBackFailed { cause, .. } => act_hint(cause),
+        ActError::Interrupted => None,
+    }
+}
+
+fn store_hint(err: &StoreError) -> Option<String> {
+    let hint = match err {
+        StoreError::ManifestFetch { .. } => "is the URL right, and the network up? `steadfast doctor` checks it",
+        StoreError::Manifest { .. } => "the publisher must mend it; nothing was changed",
+        StoreError::Download { .. } => "what has come stays and is resumed next time",
+        StoreError::DigestMismatch { .. } => {
+            "the manifest or the upload is wrong, or somebody changes bytes on the way; nothing of it is used"
+        }
+        StoreError::SizeMismatch { .. } => "the manifest or the upload is wrong; nothing of it is used",
+        StoreError::NoSpace { .. } => "`steadfast cache gc` frees what nothing needs; --root chooses another place",
+        StoreError::Damaged { .. } => {
+            "its digest matches, so the published tarball itself is broken: it must be published anew"
+        }
+        StoreError::Escapes { .. } => "the cache must be a plain directory tree; remove the link",
+        StoreError::Io { .. } => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn engine_hint(kind: EngineErrorKind) -> Option<String> {
+    let hint = match kind {
+        EngineErrorKind::TransportUnavailable => {
+            "is Podman's service running? `systemctl --user start podman.socket`, or `podman system service --time=0`"
+        }
+        EngineErrorKind::Timeout => "Podman's service may hang: `podman ps` in a terminal shows whether it answers",
+        EngineErrorKind::PermissionDenied => "the socket belongs to another user: see `runtime.podman.socket`",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}

@@ -1,0 +1,54 @@
+//! Words for people and JSON for programs. The only place that writes to standard output.
+
+pub mod errors;
+pub mod plan;
+pub mod progress;
+pub mod report;
+pub mod status;
+pub mod units;
+
+use std::io::Write;
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use super::{CliError, ExitStatus, Format};
+
+/// Green: something comes to be.
+pub(super) const ADD: Style = AnsiColor::Green.on_default();
+/// Yellow: something changes.
+pub(super) const CHANGE: Style = AnsiColor::Yellow.on_default();
+/// Red: something goes.
+pub(super) const REMOVE: Style = AnsiColor::Red.on_default();
+/// Dim: what is only said beside.
+pub(super) const ASIDE: Style = Style::new().dimmed();
+/// Bold.
+pub(super) const STRONG: Style = Style::new().bold();
+
+/// Text in a style, or plain.
+pub(super) fn styled(text: &str, style: Style, color: bool) -> String {
+    if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+/// Writes to standard output. A reader that went away is no error.
+pub(super) fn print(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CliError::new(ExitStatus::Error, format!("cannot write to standard output: {err}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes what is for programs, pretty and with a final newline: JSON, or the same in YAML.
+pub(super) fn print_data(format: Format, value: &impl Serialize) -> Result<(), CliError> {
+    let cannot = |err: &dyn std::fmt::Display| {
+        CliError::new(ExitStatus::Error, format!("cannot word the answer for a program: {err}"))
+    };
+    let text = match format {
+        Format::Yaml => serde_yaml::to_string(value).map_err(|err| cannot(&err))?,
+        _ => serde_json::to_string_pretty(value).map_err(|err| cannot(&err))? + "\n",
+    };
+    print(&text)
+}

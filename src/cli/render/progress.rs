@@ -1,0 +1,130 @@
+//! Steps as they happen, on standard error: bars with rate and time left on a terminal, plain lines otherwise.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::{ADD, ASIDE, REMOVE, styled, units};
+use crate::act::{ActError, Done};
+use crate::backend::Progress;
+use crate::model::AgentName;
+use crate::plan::{Action, Step};
+use crate::reconcile::Reporter;
+
+/// Draws or prints.
+#[derive(Debug)]
+pub struct Printer {
+    quiet: bool,
+    color: bool,
+    bars: Option<MultiProgress>,
+    drawn: Mutex<BTreeMap<String, Drawn>>,
+}
+
+#[derive(Debug)]
+struct Drawn {
+    bar: ProgressBar,
+    ticker: tokio::task::AbortHandle,
+}
+
+const TICK: Duration = Duration::from_millis(100);
+
+impl Printer {
+    /// `bars` on a terminal; without, each step is one line. `quiet` prints nothing.
+    pub fn new(quiet: bool, color: bool, bars: bool) -> Self {
+        let bars = (bars && !quiet).then(MultiProgress::new);
+        Self { quiet, color, bars, drawn: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn line(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
+        match &self.bars {
+            // Printed above the bars, which are drawn again below it.
+            Some(bars) => bars.suspend(|| anstream::eprintln!("{text}")),
+            None => anstream::eprintln!("{text}"),
+        }
+    }
+
+    fn draw(&self, step: &Step, progress: &Arc<Progress>) {
+        let Some(bars) = &self.bars else { return };
+        let bar = bars.add(ProgressBar::new_spinner());
+        bar.set_style(spinner());
+        bar.set_message(step.action.to_string());
+        bar.enable_steady_tick(TICK);
+        let (follower, progress) = (bar.clone(), progress.clone());
+        let ticker = tokio::spawn(async move {
+            let mut has_total = false;
+            loop {
+                let (done, total) = progress.get();
+                if total > 0 && !has_total {
+                    follower.set_style(bytes_bar());
+                    has_total = true;
+                }
+                if total > 0 {
+                    follower.set_length(total);
+                    follower.set_position(done);
+                }
+                tokio::time::sleep(TICK).await;
+            }
+        });
+        let drawn = Drawn { bar, ticker: ticker.abort_handle() };
+        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).insert(name(step), drawn);
+    }
+
+    fn erase(&self, step: &Step) {
+        if let Some(drawn) = self.drawn.lock().unwrap_or_else(PoisonError::into_inner).remove(&name(step)) {
+            drawn.ticker.abort();
+            drawn.bar.finish_and_clear();
+        }
+    }
+}
+
+fn name(step: &Step) -> String {
+    format!("{} {}", step.action.kind(), step.action.target())
+}
+
+fn spinner() -> ProgressStyle {
+    ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+fn bytes_bar() -> ProgressStyle {
+    let template = "{spinner} {msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+impl Reporter for Printer {
+    fn started(&self, step: &Step, progress: &Arc<Progress>) {
+        if self.bars.is_some() {
+            return self.draw(step, progress);
+        }
+        let long = matches!(
+            step.action,
+            Action::FetchArtifact { .. } | Action::LoadImage { tag: None, .. } | Action::PullImage { .. }
+        );
+        if long {
+            let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();
+            self.line(&format!("… {}{bytes}: {}", step.action, step.reason));
+        }
+    }
+
+    fn finished(&self, step: &Step, outcome: Result<&Done, &ActError>, took: Duration) {
+        self.erase(step);
+        let took = styled(&format!("({})", units::short(took)), ASIDE, self.color);
+        match outcome {
+            Ok(_) => self.line(&format!("{} {}: {} {took}", styled("✓", ADD, self.color), step.action, step.reason)),
+            Err(ActError::Interrupted) => {
+                self.line(&format!("{} {}: stopped", styled("-", REMOVE, self.color), step.action))
+            }
+            // The error itself is said once, at the end, where it is not lost between other lines.
+            Err(_) => self.line(&format!("{} {}: failed {took}", styled("✗", REMOVE, self.color), step.action)),
+        }
+    }
+
+    fn awaiting_health(&self, agents: &[AgentName]) {
+        let names: Vec<_> = agents.iter().map(AgentName::as_str).collect();
+        self.line(&format!("… waiting for health: {}", names.join(", ")));
+    }
+}

@@ -1,0 +1,227 @@
+//! Flags and environment → [`Settings`], once.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::render::errors::{CliError, ExitStatus};
+use super::{Color, Format, Global, LogFormat};
+use crate::backend::podman::Podman;
+use crate::backend::{World, cache::Cache, cache::CacheOptions};
+use crate::model::{Arch, Desired, HostKey, Runtime};
+use crate::state::{self, Context, Input, Loaded};
+
+/// What was typed, and what the environment adds to it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The state file.
+    pub file: PathBuf,
+    /// Whether the user named it, by flag or environment.
+    pub file_named: bool,
+    /// `--root`.
+    pub root: Option<PathBuf>,
+    /// What goes to standard output.
+    pub output: Format,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// How many `-v`.
+    pub verbose: u8,
+    /// `-q`.
+    pub quiet: bool,
+    /// Colours on standard output.
+    pub color_stdout: bool,
+    /// Colours on standard error.
+    pub color_stderr: bool,
+    /// Whether bars may be drawn on standard error.
+    pub bars: bool,
+    /// The process environment.
+    pub vars: BTreeMap<String, String>,
+}
+
+impl Settings {
+    pub(super) fn new(global: &Global, file: Option<&Path>) -> Self {
+        let vars: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let set = |name: &str| vars.get(name).filter(|value| !value.is_empty());
+        let named = file.map(Path::to_path_buf).or_else(|| set("STEADFAST_FILE").map(PathBuf::from));
+        let colours = |terminal: bool| match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && set("NO_COLOR").is_none() && vars.get("TERM").is_none_or(|term| term != "dumb"),
+        };
+        let stderr_is_terminal = std::io::stderr().is_terminal();
+        Self {
+            file_named: named.is_some(),
+            file: named.unwrap_or_else(|| PathBuf::from("steadfast.yaml")),
+            root: global.root.clone(),
+            output: global.output,
+            log_format: global.log_format,
+            verbose: global.verbose,
+            quiet: global.quiet,
+            color_stdout: colours(std::io::stdout().is_terminal()),
+            color_stderr: colours(stderr_is_terminal),
+            bars: stderr_is_terminal
+                && !global.quiet
+                && global.log_format == LogFormat::Text
+                && vars.get("TERM").is_none_or(|term| term != "dumb"),
+            vars,
+        }
+    }
+
+    /// Words an error on standard error; yields its exit code.
+    pub(super) fn fail(&self, err: &CliError) -> ExitCode {
+        super::render::errors::print(err, self.color_stderr);
+        err.status.into()
+    }
+
+    /// This machine's architecture. `$STEADFAST_HOST_ARCH` overrides it, for running images under emulation.
+    pub fn host_arch(&self) -> Result<Arch, CliError> {
+        let word = self.vars.get("STEADFAST_HOST_ARCH").map_or(std::env::consts::ARCH, String::as_str);
+        Arch::from_machine(word).map_err(|err| CliError::new(ExitStatus::Error, err.to_string()))
+    }
+
+    /// Reads the state file.
+    pub fn input(&self) -> Result<Input, CliError> {
+        state::read(&self.file).map_err(|err| CliError::state(&err.into(), self.color_stderr))
+    }
+
+    /// Reads, checks and resolves the state file. The host key is read where there is one; otherwise one is made up and
+    /// not kept, so that nothing is written.
+    pub fn load(&self, manifest_url: Option<String>) -> Result<Loaded, CliError> {
+        let input = self.input()?;
+        let context = Context {
+            vars: self.vars.clone(),
+            root: self.root.clone(),
+            manifest_url,
+            host_arch: self.host_arch()?,
+            key: &|root| super::settings::read_key(root).unwrap_or_else(fresh_key),
+        };
+        state::load(&input, &context).map_err(|err| CliError::state(&err, self.color_stderr))
+    }
+
+    /// The problems of the state file, as JSON: file, line, column, path, message and help of each.
+    pub fn problems(&self) -> Vec<serde_json::Value> {
+        let problem = |file: &str, line: u64, column: u64, path: &str, message: &str, help: Option<&str>| serde_json::json!({"file": file, "line": line, "column": column, "path": path, "message": message, "help": help});
+        let unreadable = |message: String| vec![problem(&self.file.display().to_string(), 0, 0, "", &message, None)];
+        let input = match state::read(&self.file) {
+            Ok(input) => input,
+            Err(err) => return unreadable(err.to_string()),
+        };
+        let Ok(host_arch) = self.host_arch() else { return Vec::new() };
+        let context = Context {
+            vars: self.vars.clone(),
+            root: self.root.clone(),
+            manifest_url: None,
+            host_arch,
+            key: &|_| HostKey::from_bytes([0; 32]),
+        };
+        match state::load(&input, &context) {
+            Ok(_) => Vec::new(),
+            Err(err) if err.problems().is_empty() => unreadable(err.to_string()),
+            Err(err) => err
+                .problems()
+                .iter()
+                .map(|found| {
+                    let place = &found.place;
+                    problem(&place.file, place.line, place.column, &found.path, &found.message, found.help.as_deref())
+                })
+                .collect(),
+        }
+    }
+
+    /// `--root`, else `$STEADFAST_ROOT`, else `~/.steadfast`; for when there is no state file.
+    pub fn root_without_file(&self) -> Result<PathBuf, CliError> {
+        let set = |name: &str| self.vars.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let root = self
+            .root
+            .clone()
+            .or_else(|| set("STEADFAST_ROOT"))
+            .or_else(|| set("HOME").map(|home| home.join(".steadfast")))
+            .ok_or_else(|| {
+                CliError::new(ExitStatus::Error, "no directory to work in: $HOME is not set").hint("give --root")
+            })?;
+        std::path::absolute(&root)
+            .map_err(|err| CliError::new(ExitStatus::Error, format!("`{}` is not a path: {err}", root.display())))
+    }
+
+    /// The cache below `root`.
+    pub fn cache(&self, root: &Path, options: CacheOptions) -> Result<Cache, CliError> {
+        Cache::open(root, options).map_err(|err| CliError::from_store(&err))
+    }
+
+    /// The world a state file speaks of.
+    pub fn world(&self, desired: &Desired, options: CacheOptions) -> Result<World<Podman, Cache>, CliError> {
+        let engine = self.engine(desired)?;
+        Ok(World { engine, store: self.cache(&desired.root, options)? })
+    }
+
+    /// The engine a state file speaks of.
+    pub fn engine(&self, desired: &Desired) -> Result<Podman, CliError> {
+        let socket = match &desired.runtime {
+            Runtime::Podman { socket } => socket.as_deref(),
+            Runtime::Lima { .. } => {
+                return Err(CliError::new(
+                    ExitStatus::Error,
+                    "`runtime.lima` is not available yet: this version runs agents on a Podman of this host",
+                )
+                .hint("use `runtime: {podman: {}}`; the state file is valid and will work unchanged once Lima is available"));
+            }
+        };
+        Podman::connect(socket, |name: &str| self.vars.get(name).cloned()).map_err(|err| CliError::from_engine(&err))
+    }
+}
+
+/// The directory of a state file's state below its root.
+pub fn state_dir(desired: &Desired) -> PathBuf {
+    desired.root.join("state").join(desired.name.as_str())
+}
+
+fn key_path(root: &Path) -> PathBuf {
+    root.join("state").join("key")
+}
+
+fn read_key(root: &Path) -> Option<HostKey> {
+    let text = std::fs::read_to_string(key_path(root)).ok()?;
+    let digest = crate::model::Sha256Digest::parse(text.trim()).ok()?;
+    Some(HostKey::from_bytes(*digest.as_bytes()))
+}
+
+fn fresh_key() -> HostKey {
+    let mut bytes = [0; 32];
+    if getrandom::fill(&mut bytes).is_err() {
+        // Without randomness from the system nothing that is hashed could be kept secret.
+        tracing::error!("no randomness from the system; sensitive values are hashed with a guessable key");
+    }
+    HostKey::from_bytes(bytes)
+}
+
+/// The host key, made and kept where there is none that can be read. A lost key is no harm: what was hashed with it is
+/// compared with the live values instead.
+pub fn keep_key(root: &Path) -> std::io::Result<HostKey> {
+    use std::io::Write;
+    use std::os::unix::fs::DirBuilderExt;
+
+    if let Some(key) = read_key(root) {
+        return Ok(key);
+    }
+    let path = key_path(root);
+    let dir = path.parent().unwrap_or(root);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let key = fresh_key();
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    writeln!(file, "{}", crate::model::Sha256Digest::from_bytes(*key.as_bytes()))?;
+    file.as_file().sync_all()?;
+    if path.exists() {
+        // What is there is no key.
+        file.persist(&path).map_err(|err| err.error)?;
+        return Ok(key);
+    }
+    match file.persist_noclobber(&path) {
+        Ok(_) => Ok(key),
+        // Another process was faster: its key counts.
+        Err(err) if err.error.kind() == std::io::ErrorKind::AlreadyExists => read_key(root).ok_or(err.error),
+        Err(err) => Err(err.error),
+    }
+}

@@ -1,0 +1,342 @@
+//! Desired beside observed: the status of each agent and of what it stands on. A pure function of one look.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::handles::word;
+use crate::model::{
+    Agent, AgentName, AgentState, ContainerState, Desired, Health, ImageSource, Name, Observed, Owner, Phase, Seen,
+};
+use crate::plan::{Plan, effective_manifest, resolve_artifact, stays_ended};
+
+/// The status of a state file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Whose.
+    pub name: Name,
+    /// Nothing is left to do, and every agent is ready.
+    pub converged: bool,
+    /// When it was looked at (RFC 3339).
+    pub observed_at: String,
+    /// The manifest that counts.
+    pub manifest: Option<ManifestStatus>,
+    /// The virtual machine; null on a Podman of this host.
+    pub vm: Option<()>,
+    /// Podman.
+    pub podman: PodmanStatus,
+    /// The agents by name.
+    pub agents: BTreeMap<AgentName, AgentStatus>,
+    /// Containers of ours that belong to no agent of the file.
+    pub orphans: Vec<String>,
+}
+
+/// The manifest that counts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestStatus {
+    /// When its publisher wrote it.
+    pub updated_at: String,
+    /// Where it is published, fit for showing.
+    pub url: Option<String>,
+    /// Why the last good one serves, when it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offline: Option<String>,
+}
+
+/// Podman.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PodmanStatus {
+    /// Whether it answers.
+    pub reachable: bool,
+    /// Its version.
+    pub version: Option<String>,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AgentStatus {
+    /// What is wanted.
+    pub desired: DesiredStatus,
+    /// `Synced`, `OutOfSync` or `Unknown`.
+    pub sync: &'static str,
+    /// `Healthy`, `Progressing`, `Degraded`, `Completed`, `Failed`, `Stopped` or `Unknown`.
+    pub health: &'static str,
+    /// It is as wanted, and healthy where it has a check.
+    pub ready: bool,
+    /// Its container.
+    pub container: Option<ContainerStatus>,
+    /// Its image.
+    pub image: Option<ImageStatus>,
+    /// Its tarball.
+    pub artifact: Option<ArtifactStatus>,
+    /// `Ready`, `Reconciling` and `Stalled`.
+    pub conditions: Vec<Condition>,
+}
+
+/// What is wanted of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DesiredStatus {
+    /// `running`, `stopped` or `absent`.
+    pub state: String,
+    /// The version as the file says it.
+    pub version: String,
+    /// It is only observed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerStatus {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `created`, `running`, `paused`, `stopping`, `exited`, `removing` or `unknown`.
+    pub state: &'static str,
+    /// The code it exited with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// When it was last started.
+    pub started_at: Option<String>,
+    /// How often Podman restarted it; 0 where that was not looked at.
+    pub restarts: u32,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ImageStatus {
+    /// Its id.
+    pub id: String,
+    /// The name it was created with.
+    pub reference: String,
+}
+
+/// A tarball.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ArtifactStatus {
+    /// Its key.
+    pub key: String,
+    /// Whether its bytes are in the cache.
+    pub present: bool,
+    /// What they must hash to.
+    pub sha256: String,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// A condition, as Kubernetes has them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Which.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// One fixed word.
+    pub reason: &'static str,
+    /// A sentence.
+    pub message: String,
+    /// Since when, as far as one look can tell.
+    pub last_transition_time: String,
+}
+
+/// The status that one look shows. `plan` is the plan made from it; `now` is when it was taken.
+pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTime) -> Status {
+    let observed_at = rfc3339(now);
+    let agents: BTreeMap<_, _> = desired
+        .agents
+        .iter()
+        .map(|(name, agent)| (name.clone(), agent_status(name, agent, desired, observed, plan, &observed_at)))
+        .collect();
+    let orphans = match observed.guest.present() {
+        None => Vec::new(),
+        Some(guest) => guest
+            .containers
+            .iter()
+            .filter(|(_, container)| match &container.owner {
+                Owner::Ours { agent, .. } => !agent.as_ref().is_some_and(|agent| desired.agents.contains_key(agent)),
+                Owner::Foreign => false,
+            })
+            .map(|(name, _)| name.to_string())
+            .collect(),
+    };
+    Status {
+        name: desired.name.clone(),
+        converged: plan.is_empty() && agents.values().all(|agent| agent.ready || agent.desired.suspend),
+        observed_at,
+        manifest: effective_manifest(observed).map(|manifest| ManifestStatus {
+            updated_at: manifest.updated_at.clone(),
+            url: desired.manifest.as_ref().map(ToString::to_string),
+            offline: observed.published.unknown().map(ToOwned::to_owned),
+        }),
+        vm: None,
+        podman: PodmanStatus {
+            reachable: observed.guest.present().is_some(),
+            version: observed.guest.present().map(|guest| guest.version.clone()),
+            error: observed.guest.unknown().map(ToOwned::to_owned),
+        },
+        agents,
+        orphans,
+    }
+}
+
+fn agent_status(
+    name: &AgentName,
+    agent: &Agent,
+    desired: &Desired,
+    observed: &Observed,
+    plan: &Plan,
+    now: &str,
+) -> AgentStatus {
+    let found = observed.guest.present().and_then(|guest| {
+        let seen = guest.containers.get_key_value(agent.container.name.as_str())?;
+        matches!(&seen.1.owner, Owner::Ours { agent: Some(owner), .. } if owner == name).then_some(seen)
+    });
+    let sync = if observed.guest.unknown().is_some() {
+        "Unknown"
+    } else if in_sync(name, plan) {
+        "Synced"
+    } else {
+        "OutOfSync"
+    };
+    let health = match (&observed.guest, found) {
+        (Seen::Unknown { .. }, _) => "Unknown",
+        (_, Some((_, container))) => health(agent, container),
+        (_, None) if agent.state == AgentState::Absent => "Stopped",
+        (_, None) => "Degraded",
+    };
+    let right_health = match agent.state {
+        AgentState::Running => matches!(health, "Healthy" | "Completed"),
+        AgentState::Stopped | AgentState::Absent => matches!(health, "Stopped" | "Completed" | "Failed"),
+    };
+    let ready = sync == "Synced" && right_health;
+    let since =
+        found.filter(|_| ready).and_then(|(_, container)| container.started_at).map_or_else(|| now.to_owned(), rfc3339);
+    AgentStatus {
+        desired: DesiredStatus {
+            state: agent.state.to_string(),
+            version: agent.version.to_string(),
+            suspend: agent.suspend,
+        },
+        sync,
+        health,
+        ready,
+        container: found.map(|(name, container)| ContainerStatus {
+            id: container.id.to_string(),
+            name: name.to_string(),
+            state: word(&container.phase),
+            exit_code: match container.phase {
+                Phase::Exited { code } => Some(code),
+                _ => None,
+            },
+            started_at: container.started_at.map(rfc3339),
+            restarts: container.restarts.unwrap_or(0),
+        }),
+        image: found.map(|(_, container)| ImageStatus {
+            id: container.image.to_string(),
+            reference: container.image_name.clone(),
+        }),
+        artifact: artifact(name, agent, desired, observed),
+        conditions: conditions(name, agent, observed, plan, ready, health, &since),
+    }
+}
+
+fn artifact(name: &AgentName, agent: &Agent, desired: &Desired, observed: &Observed) -> Option<ArtifactStatus> {
+    if agent.source != ImageSource::Manifest || agent.state == AgentState::Absent {
+        return None;
+    }
+    let artifact = resolve_artifact(name, agent, agent.run_arch(desired.host_arch), observed).ok()?;
+    let cached = observed.artifacts.present().and_then(|artifacts| artifacts.get(&artifact.key));
+    Some(ArtifactStatus {
+        key: artifact.key.to_string(),
+        present: cached.is_some_and(|cached| cached.digest == Some(artifact.sha256)),
+        sha256: artifact.sha256.to_string(),
+        bytes: artifact.size_bytes,
+    })
+}
+
+/// Whether no step of the plan concerns the agent.
+fn in_sync(name: &AgentName, plan: &Plan) -> bool {
+    !plan.ready.iter().any(|step| step.agent.as_ref() == Some(name))
+        && !plan.waiting.iter().any(|waiting| waiting.agent.as_ref() == Some(name))
+}
+
+fn health(agent: &Agent, container: &ContainerState) -> &'static str {
+    match (&container.phase, &container.health) {
+        (Phase::Running, Some(Health::Unhealthy)) => "Degraded",
+        (Phase::Running, Some(Health::Starting)) => "Progressing",
+        (Phase::Running, Some(Health::Other(_))) => "Unknown",
+        (Phase::Running, None) if agent.container.healthcheck.is_some() => "Progressing",
+        (Phase::Running, _) => "Healthy",
+        (Phase::Exited { .. } | Phase::Created, _) if agent.state == AgentState::Stopped => "Stopped",
+        (Phase::Exited { code }, _) if stays_ended(agent.container.restart, *code) => {
+            if *code == 0 {
+                "Completed"
+            } else {
+                "Failed"
+            }
+        }
+        (Phase::Exited { .. } | Phase::Created | Phase::Paused, _) => "Degraded",
+        (Phase::Stopping | Phase::Removing, _) => "Progressing",
+        (Phase::Other(_), _) => "Unknown",
+    }
+}
+
+fn conditions(
+    name: &AgentName,
+    agent: &Agent,
+    observed: &Observed,
+    plan: &Plan,
+    ready: bool,
+    health: &str,
+    since: &str,
+) -> Vec<Condition> {
+    let steps: Vec<_> = plan.ready.iter().filter(|step| step.agent.as_ref() == Some(name)).collect();
+    let waits: Vec<_> = plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(name)).collect();
+    let blocked = waits.iter().find(|waiting| waiting.on.is_blocked());
+    let (reason, message) = if ready {
+        ("Converged", "as the state file says".to_owned())
+    } else if let Some(why) = observed.guest.unknown() {
+        ("SocketUnreachable", why.to_owned())
+    } else if agent.suspend {
+        ("Suspended", "the agent is suspended: nothing is changed".to_owned())
+    } else if let Some(waiting) = blocked {
+        ("Blocked", waiting.on.to_string())
+    } else if let Some(step) = steps.first() {
+        let reason = match step.action.kind() {
+            "fetchArtifact" => "Downloading",
+            "loadImage" | "pullImage" => "LoadingImage",
+            _ => "Pending",
+        };
+        (reason, format!("to do: {} ({})", step.action, step.reason))
+    } else if let Some(waiting) = waits.first() {
+        ("Pending", waiting.on.to_string())
+    } else {
+        ("Unhealthy", format!("its health is {health}"))
+    };
+    let condition = |kind, holds: bool, message: &str| Condition {
+        kind,
+        status: if holds { "True" } else { "False" },
+        reason,
+        message: message.to_owned(),
+        last_transition_time: since.to_owned(),
+    };
+    vec![
+        condition("Ready", ready, &message),
+        condition("Reconciling", !ready && blocked.is_none() && !(steps.is_empty() && waits.is_empty()), &message),
+        condition("Stalled", !ready && blocked.is_some(), &message),
+    ]
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
