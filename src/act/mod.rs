@@ -252,25 +252,25 @@ pub async fn act<E: Engine, S: Store>(
             if !*start {
                 return Ok(Done::default());
             }
-            world.engine.start(&id).await?;
+            world.engine.start(&id).await.map_err(|err| err.naming(&id, &create.name))?;
             Ok(Done { started: Some(id), ..Done::default() })
         }
-        Action::StartContainer { id, paused: true, .. } => {
-            world.engine.unpause(id).await?;
+        Action::StartContainer { id, name, paused: true, .. } => {
+            world.engine.unpause(id).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::StartContainer { id, name, paused: false, previous, restart } => {
             replace::start(world, id, name, *restart, previous.as_ref(), patience).await
         }
-        Action::StopContainer { id, .. } => {
-            world.engine.stop(id, patience.grace).await?;
+        Action::StopContainer { id, name } => {
+            world.engine.stop(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::ReplaceContainer { create, start, old, old_name, old_runs } => {
             replace::replace(world, create, *start, old, old_name, *old_runs, patience).await
         }
-        Action::RemoveContainer { id, .. } => {
-            world.engine.remove(id, patience.grace).await?;
+        Action::RemoveContainer { id, name } => {
+            world.engine.remove(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::PruneArtifact { key } => {

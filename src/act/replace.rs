@@ -30,6 +30,7 @@ pub(super) async fn replace<E: Engine, S>(
     let predecessor = Predecessor { id: old, name: old_name, runs: old_runs };
 
     if let Err(err) = step_aside(engine, &predecessor, &new, &create.name, patience).await {
+        let err = err.naming(&new, &create.name).naming(old, old_name);
         return Err(put_back(engine, &predecessor, &new, err.into(), patience).await);
     }
     if start {
@@ -44,7 +45,7 @@ pub(super) async fn replace<E: Engine, S>(
             return Err(put_back(engine, &predecessor, &new, err, patience).await);
         }
     }
-    engine.remove(old, patience.grace).await?;
+    engine.remove(old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
     Ok(Done { started: start.then_some(new), settled: true, ..Done::default() })
 }
 
@@ -60,7 +61,7 @@ pub(super) async fn start<E: Engine, S>(
 ) -> Result<Done, ActError> {
     let engine = &world.engine;
     let Some(previous) = previous else {
-        engine.start(id).await?;
+        engine.start(id).await.map_err(|err| err.naming(id, name))?;
         return Ok(Done { started: Some(id.clone()), ..Done::default() });
     };
     match start_and_watch(engine, id, name, Watch { restart, check: None }, patience).await {
@@ -107,7 +108,7 @@ async fn start_and_watch<E: Engine>(
     watch: Watch<'_>,
     patience: &Patience,
 ) -> Result<(), ActError> {
-    engine.start(id).await?;
+    engine.start(id).await.map_err(|err| err.naming(id, name))?;
     tokio::time::sleep(patience.settle).await;
     let seen = engine.inspect(id).await?;
     if let Some(how) = ended(seen.as_ref(), watch.restart) {
@@ -160,7 +161,7 @@ async fn put_back<E: Engine>(
     let cause = Box::new(cause);
     match back.await {
         Ok(()) => {
-            tracing::warn!(container = %container, error = %Chain(&cause), "rolled back a replacement");
+            tracing::info!(container = %container, error = %Chain(&cause), "rolled back a replacement");
             ActError::RolledBack { container, cause }
         }
         Err(err) => ActError::RollBackFailed { container, why: Chain(&err).to_string(), cause },

@@ -283,6 +283,13 @@ pub struct EngineError {
 }
 
 impl EngineError {
+    /// The same error with a container called by its name: people do not know ids.
+    #[must_use]
+    pub fn naming(mut self, id: &ContainerId, name: &ContainerName) -> Self {
+        self.message = self.message.replace(id.as_str(), name.as_str());
+        self
+    }
+
     /// An error with no details beyond its sentence.
     pub fn new(kind: EngineErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), command: None, status: None, exit_code: None, body: None, stderr: None }

@@ -181,8 +181,9 @@ async fn agents(
         let state = format!("{name}: {}, {}", agent.sync, agent.health);
         match agent.conditions.first() {
             Some(condition) if !agent.ready => {
-                let fix = match agent.sync {
-                    "OutOfSync" => "`steadfast apply` does it; `steadfast plan` shows it first",
+                let fix = match (condition.reason, agent.sync) {
+                    ("Blocked", _) => "`steadfast plan` says what would help",
+                    (_, "OutOfSync") => "`steadfast apply` does it; `steadfast plan` shows it first",
                     _ => "`steadfast logs AGENT` shows what it says",
                 };
                 checks.bad("agent", format!("{state}: {}", condition.message), fix);
@@ -213,7 +214,7 @@ fn report(settings: &Settings, checks: &[Check]) -> Result<ExitStatus, CliError>
         match first_bad {
             None => text.push_str("\neverything is well\n"),
             Some(check) => {
-                let _ = writeln!(text, "\nthe first layer that fails is the {}", check.layer);
+                let _ = writeln!(text, "\nthe first that fails: {}, {}", check.layer, check.found);
             }
         }
         render::print(&text)?;

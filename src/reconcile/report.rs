@@ -119,6 +119,9 @@ impl std::fmt::Display for Trouble {
             }
             Trouble::Blocked { waiting } => match &waiting.on {
                 crate::plan::WaitingOn::Manifest { why } | crate::plan::WaitingOn::Sight { why } => f.write_str(why),
+                crate::plan::WaitingOn::LocalImage { reference } => {
+                    write!(f, "image `{reference}` is not there, and with `source: local` nobody fetches it")
+                }
                 on => write!(f, "{on}"),
             },
         }
