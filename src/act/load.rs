@@ -1,9 +1,11 @@
 //! From a tarball in the cache to a named image in the engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::TryStreamExt;
 
 use super::ActError;
-use crate::backend::{Engine, EngineError, EngineErrorKind, Progress, Store, World};
+use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, World};
 use crate::model::{Artifact, ImageId, ImageRef};
 
 pub(super) async fn load<E: Engine, S: Store>(
@@ -16,14 +18,32 @@ pub(super) async fn load<E: Engine, S: Store>(
     if let Some(image) = tag {
         return Ok(world.engine.tag(image, reference).await?);
     }
-    let tar = world.store.open(&artifact.key, progress).await?;
-    let names = world.engine.load(tar).await?;
+    let broken = Arc::new(Mutex::new(None));
+    let tar = watched(world.store.open(&artifact.key, progress).await?, broken.clone());
+    let names = world.engine.load(tar).await.map_err(|err| match taken(&broken) {
+        Some(cause) => ActError::Store(cause),
+        None => err.into(),
+    })?;
     let image = named(world, artifact, reference, &names).await?;
     // A failure costs a second load next time, nothing else.
     if let Err(err) = world.store.remember_image(artifact.sha256, &image).await {
         tracing::warn!(error = %crate::error::Chain(&err), "cannot remember which image an artifact yields");
     }
     Ok(())
+}
+
+/// The same stream. Should the store break it off, its reason is kept in `broken`: engines only pass on the words.
+fn watched(tar: ByteStream, broken: Arc<Mutex<Option<StoreError>>>) -> ByteStream {
+    Box::pin(tar.map_err(move |err| {
+        let words = err.to_string();
+        let cause = err.into_inner().and_then(|inner| inner.downcast::<StoreError>().ok());
+        *broken.lock().unwrap_or_else(PoisonError::into_inner) = cause.map(|cause| *cause);
+        std::io::Error::other(words)
+    }))
+}
+
+fn taken(broken: &Mutex<Option<StoreError>>) -> Option<StoreError> {
+    broken.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// The image that was loaded, under the wanted name. A tarball without a name is given it; one with another name is

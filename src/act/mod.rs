@@ -248,11 +248,11 @@ pub async fn act<E: Engine, S: Store>(
         }
         Action::CreateContainer { create, start } => {
             checks::before_create(create, *start, patience)?;
-            let id = world.engine.create(create).await?;
+            let id = world.engine.create(create).await.map_err(|err| err.hiding(&create.spec))?;
             if !*start {
                 return Ok(Done::default());
             }
-            world.engine.start(&id).await.map_err(|err| err.naming(&id, &create.name))?;
+            world.engine.start(&id).await.map_err(|err| err.naming(&id, &create.name).hiding(&create.spec))?;
             Ok(Done { started: Some(id), ..Done::default() })
         }
         Action::StartContainer { id, name, paused: true, .. } => {

@@ -26,7 +26,7 @@ pub(super) async fn replace<E: Engine, S>(
         checks::mount_sources(create)?;
     }
     let successor = Create { name: suffixed(&create.name, NEXT_SUFFIX), ..create.clone() };
-    let new = engine.create(&successor).await?;
+    let new = engine.create(&successor).await.map_err(|err| err.hiding(&create.spec))?;
     let predecessor = Predecessor { id: old, name: old_name, runs: old_runs };
 
     if let Err(err) = step_aside(engine, &predecessor, &new, &create.name, patience).await {
@@ -42,6 +42,10 @@ pub(super) async fn replace<E: Engine, S>(
             Err(err) => Err(err),
         };
         if let Err(err) = outcome {
+            let err = match err {
+                ActError::Engine(err) => err.hiding(&create.spec).into(),
+                other => other,
+            };
             return Err(put_back(engine, &predecessor, &new, err, patience).await);
         }
     }

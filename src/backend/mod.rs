@@ -290,6 +290,18 @@ impl EngineError {
         self
     }
 
+    /// The same error without the values that must not be shown. Podman repeats what it was given when it refuses it.
+    #[must_use]
+    pub fn hiding(mut self, spec: &ContainerSpec) -> Self {
+        for text in spec.sensitive() {
+            self.message = self.message.replace(text, "(sensitive)");
+            for kept in [&mut self.body, &mut self.stderr] {
+                *kept = kept.take().map(|kept| kept.replace(text, "(sensitive)"));
+            }
+        }
+        self
+    }
+
     /// An error with no details beyond its sentence.
     pub fn new(kind: EngineErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), command: None, status: None, exit_code: None, body: None, stderr: None }

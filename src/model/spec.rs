@@ -40,6 +40,25 @@ pub struct ContainerSpec {
     pub healthcheck: Option<HealthCheck>,
 }
 
+impl ContainerSpec {
+    /// The values in it that must never be shown. One or two characters are no secret, and would blank whole sentences.
+    pub fn sensitive(&self) -> impl Iterator<Item = &str> {
+        let check = self.healthcheck.as_ref().map(|check| match &check.test {
+            HealthTest::Command(words) => words.as_slice(),
+            HealthTest::Shell(line) => std::slice::from_ref(line),
+        });
+        self.env
+            .values()
+            .chain(self.command.iter().flatten())
+            .chain(self.mounts.iter().map(|mount| &mount.source))
+            .chain(&self.add_hosts)
+            .chain(check.into_iter().flatten())
+            .filter(|text| text.is_sensitive())
+            .map(Text::expose)
+            .filter(|text| text.len() > 2)
+    }
+}
+
 /// A bind mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
