@@ -3,6 +3,8 @@
 //! Nothing here decides anything. Each method asks for a state and accepts that it is already so.
 
 pub mod cache;
+#[doc(hidden)]
+pub mod fake;
 pub mod http;
 pub mod podman;
 

@@ -1,0 +1,439 @@
+//! A small honest model of the world, for tests: containers, images, tarballs and a manifest, in memory.
+//!
+//! It is not a list of expected calls. It has Podman's manners where they matter (names and ports are taken, a failed
+//! start leaves what was created, a stop by request ends Podman's own restarts) and no rules of steadfast's. Failures are
+//! ordered beforehand; a process that is killed is a world that does not answer any more. What a program does is told by
+//! its environment: `CRASH=<code>` ends at once, `SICK=<seconds>` fails its health check that long.
+
+mod engine;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{EngineError, EngineErrorKind, StoreError, World};
+use crate::model::{
+    ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, Manifest, Phase, Port, Sha256Digest,
+};
+
+/// A world. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Fake {
+    inner: Arc<Mutex<State>>,
+    killed: Arc<Notify>,
+}
+
+/// What is in the world. Tests read and change it at will.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// Containers by id.
+    pub containers: BTreeMap<ContainerId, FakeContainer>,
+    /// Names of images.
+    pub images: BTreeMap<ImageRef, ImageId>,
+    /// Images, named or not.
+    pub image_store: BTreeSet<ImageId>,
+    /// What a registry offers.
+    pub registry: BTreeMap<ImageRef, ImageId>,
+    /// What loading the tarball of this digest yields: the image, and the names it carries.
+    pub tarballs: BTreeMap<Sha256Digest, (ImageId, Vec<String>)>,
+    /// The published manifest; `None` when it cannot be had.
+    pub published: Option<Manifest>,
+    /// The manifest in the cache.
+    pub local: Option<Manifest>,
+    /// Files in the cache.
+    pub files: BTreeMap<ArtifactKey, FakeFile>,
+    /// Files at the published place, by key.
+    pub offered: BTreeMap<ArtifactKey, Sha256Digest>,
+    /// Which image an artifact yields, as the cache remembers.
+    pub remembered: BTreeMap<Sha256Digest, ImageId>,
+    /// Host ports that other programs hold.
+    pub busy_ports: BTreeSet<u16>,
+    /// How long calls take, by word.
+    pub latency: BTreeMap<&'static str, Duration>,
+    /// Every call that was made.
+    pub calls: Vec<Call>,
+    /// Every change that was made, in order.
+    pub effects: Vec<Effect>,
+    /// The most calls with this word that were under way at the same time.
+    pub most: BTreeMap<&'static str, usize>,
+    under_way: BTreeMap<&'static str, usize>,
+    faults: Vec<Fault>,
+    kill_after: Option<usize>,
+    dead: bool,
+    serial: u64,
+    execs: BTreeMap<String, i32>,
+    subscribers: Vec<tokio::sync::mpsc::UnboundedSender<super::EngineEvent>>,
+}
+
+/// A container.
+#[derive(Debug, Clone)]
+pub struct FakeContainer {
+    /// Its name.
+    pub name: ContainerName,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it was created to be.
+    pub spec: ContainerSpec,
+    /// Its image.
+    pub image: ImageId,
+    /// The name of its image at creation.
+    pub image_name: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// How often Podman restarted it.
+    pub restarts: u32,
+    /// Failed checks in a row, and whether any check has passed since the start.
+    pub checks: (u32, bool),
+    /// When it was started.
+    pub started: Option<Instant>,
+}
+
+/// A file in the cache.
+#[derive(Debug, Clone)]
+pub struct FakeFile {
+    /// What its bytes hash to.
+    pub digest: Sha256Digest,
+    /// Its length.
+    pub size: u64,
+    /// Whether the index proves it.
+    pub proved: bool,
+    /// When it was written.
+    pub modified: SystemTime,
+}
+
+/// A call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Its word: the method's name.
+    pub word: &'static str,
+    /// What it was about: a container name, image name or key.
+    pub target: String,
+    /// When, since the first call.
+    pub at: Instant,
+}
+
+/// A change, and who was left after it.
+#[derive(Debug, Clone)]
+pub struct Effect {
+    /// The call.
+    pub call: Call,
+    /// The `steadfast.name` of the container it changed, if it changed one.
+    pub owner: Option<Option<String>>,
+    /// The agents that have a container after it.
+    pub agents: BTreeSet<String>,
+}
+
+/// When in a call a failure strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strike {
+    /// Nothing has been done.
+    Before,
+    /// All has been done, and the answer is lost.
+    After,
+    /// Nothing is done, and no answer ever comes.
+    Hang,
+}
+
+/// A failure to order.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// Which call; empty for any that changes something.
+    pub word: &'static str,
+    /// About what; empty for anything.
+    pub target: String,
+    /// When in the call.
+    pub strike: Strike,
+    /// Whether it is of the kind that goes away by itself.
+    pub transient: bool,
+    /// How many calls succeed before it strikes.
+    pub skip: usize,
+    /// How often it strikes.
+    pub times: usize,
+}
+
+impl Fault {
+    /// A failure that goes away after this many times.
+    pub fn transient(word: &'static str, strike: Strike, times: usize) -> Self {
+        Self { word, target: String::new(), strike, transient: true, skip: 0, times }
+    }
+
+    /// A failure that stays.
+    pub fn lasting(word: &'static str) -> Self {
+        Self {
+            word,
+            target: String::new(),
+            strike: Strike::Before,
+            transient: false,
+            skip: 0,
+            times: usize::MAX,
+        }
+    }
+
+    /// Only about this.
+    #[must_use]
+    pub fn on(mut self, target: &str) -> Self {
+        target.clone_into(&mut self.target);
+        self
+    }
+}
+
+trait Broken: Sized {
+    fn broken(call: &str, transient: bool) -> Self;
+}
+
+impl Broken for EngineError {
+    fn broken(call: &str, transient: bool) -> Self {
+        let kind = if transient { EngineErrorKind::TransportUnavailable } else { EngineErrorKind::ApiError };
+        Self::new(kind, format!("ordered failure of {call}"))
+    }
+}
+
+impl Broken for StoreError {
+    fn broken(call: &str, transient: bool) -> Self {
+        Self::Download { at: call.to_owned(), cause: "ordered failure".to_owned(), retryable: transient }
+    }
+}
+
+/// Counts a call as under way until it is dropped.
+struct UnderWay<'a>(&'a Fake, &'static str);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0.state().under_way.get_mut(self.1) {
+            *count -= 1;
+        }
+    }
+}
+
+impl Fake {
+    /// An empty world.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A world of its own that is the same so far.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { inner: Arc::new(Mutex::new(self.state().clone())), killed: Arc::default() }
+    }
+
+    /// As the outside world of a reconciler.
+    pub fn world(&self) -> World<Fake, Fake> {
+        World { engine: self.clone(), store: self.clone() }
+    }
+
+    /// What is in it.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Orders a failure.
+    pub fn order(&self, fault: Fault) {
+        self.state().faults.push(fault);
+    }
+
+    /// From the moment `effects` more changes have been made, nothing answers any more, as if the process that asks had
+    /// been killed.
+    pub fn kill_after(&self, effects: usize) {
+        let mut state = self.state();
+        state.kill_after = Some(effects);
+        state.dead = effects == 0;
+    }
+
+    /// Resolves when the process that asks is dead.
+    pub async fn killed(&self) {
+        loop {
+            let told = self.killed.notified();
+            if self.state().dead {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// The next process: the world answers again, and what was counted is forgotten.
+    pub fn restart(&self) {
+        let mut state = self.state();
+        state.kill_after = None;
+        state.dead = false;
+        state.faults.clear();
+        state.calls.clear();
+        state.effects.clear();
+        state.most.clear();
+    }
+
+    async fn call<T, E: Broken>(
+        &self,
+        word: &'static str,
+        target: impl Into<String>,
+        work: impl FnOnce(&mut State) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let target = target.into();
+        let (strike, transient, latency) = {
+            let mut state = self.state();
+            let call = Call { word, target: target.clone(), at: Instant::now() };
+            state.calls.push(call);
+            let count = state.under_way.entry(word).or_default();
+            *count += 1;
+            let count = *count;
+            let most = state.most.entry(word).or_default();
+            *most = count.max(*most);
+            let strike = state.strike(word, &target);
+            (strike.map(|(strike, _)| strike), strike.is_some_and(|(_, t)| t), state.latency.get(word).copied())
+        };
+        let _under_way = UnderWay(self, word);
+        if let Some(latency) = latency {
+            tokio::time::sleep(latency).await;
+        }
+        if self.state().dead || strike == Some(Strike::Hang) {
+            self.killed.notify_waiters();
+            std::future::pending::<()>().await;
+        }
+        let broken = || E::broken(&format!("{word} {target}"), transient);
+        if strike == Some(Strike::Before) {
+            return Err(broken());
+        }
+        let outcome = work(&mut self.state());
+        if self.state().dead {
+            self.killed.notify_waiters();
+            std::future::pending::<()>().await;
+        }
+        if strike == Some(Strike::After) && outcome.is_ok() {
+            return Err(broken());
+        }
+        outcome
+    }
+}
+
+const CHANGES: [&str; 15] = [
+    "load", "pull", "tag", "remove_image", "create", "start", "unpause", "stop", "rename", "remove", "fetch",
+    "commit_manifest", "remember_image", "remove_file", "run_healthcheck",
+];
+
+impl State {
+    fn strike(&mut self, word: &str, target: &str) -> Option<(Strike, bool)> {
+        let meant = |fault: &&mut Fault| {
+            (fault.word == word || fault.word.is_empty() && CHANGES.contains(&word))
+                && (fault.target.is_empty() || fault.target == target)
+                && fault.times > 0
+        };
+        let fault = self.faults.iter_mut().find(meant)?;
+        if fault.skip > 0 {
+            fault.skip -= 1;
+            return None;
+        }
+        fault.times = fault.times.saturating_sub(1);
+        Some((fault.strike, fault.transient))
+    }
+
+    /// Notes a change that has just been made.
+    fn changed(&mut self, word: &'static str, target: &str, owner: Option<Option<String>>) {
+        let agents = self.containers.values().filter_map(|one| one.labels.get("steadfast.agent").cloned()).collect();
+        let call = Call { word, target: target.to_owned(), at: Instant::now() };
+        self.effects.push(Effect { call, owner, agents });
+        let event = super::EngineEvent { action: word.to_owned(), container: Some(target.to_owned()) };
+        self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
+        if let Some(left) = &mut self.kill_after {
+            *left = left.saturating_sub(1);
+            self.dead = *left == 0;
+        }
+    }
+
+    fn serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// The container of this name.
+    pub fn named(&self, name: &str) -> Option<(&ContainerId, &FakeContainer)> {
+        self.containers.iter().find(|(_, one)| one.name.as_str() == name)
+    }
+
+    /// The container of this name, to be changed.
+    pub fn named_mut(&mut self, name: &str) -> Option<&mut FakeContainer> {
+        self.containers.values_mut().find(|one| one.name.as_str() == name)
+    }
+
+    /// Adds a container as somebody else would.
+    pub fn put(&mut self, container: FakeContainer) -> ContainerId {
+        let id = self.new_id();
+        self.containers.insert(id.clone(), container);
+        id
+    }
+
+    fn new_id(&mut self) -> ContainerId {
+        let text = format!("{:064x}", 0xc0de_0000 + self.serial());
+        ContainerId::new(text).unwrap_or_else(|_| unreachable!("64 digits are an id"))
+    }
+
+    /// The container's process ends by itself. Podman restarts it as its policy says.
+    pub fn die(&mut self, name: &str, code: i32) {
+        if let Some(one) = self.named_mut(name) {
+            one.end(code);
+        }
+    }
+
+    /// Somebody kills the container by request, so that Podman does not restart it.
+    pub fn kill(&mut self, name: &str) {
+        if let Some(one) = self.named_mut(name) {
+            one.phase = Phase::Exited { code: 137 };
+        }
+    }
+
+    /// How many calls with this word were made.
+    pub fn count(&self, word: &str) -> usize {
+        self.calls.iter().filter(|call| call.word == word).count()
+    }
+
+    fn port_is_taken(&self, but: &ContainerId, port: &Port) -> bool {
+        self.busy_ports.contains(&port.host_port)
+            || self.containers.iter().any(|(id, one)| {
+                id != but
+                    && matches!(one.phase, Phase::Running | Phase::Paused | Phase::Stopping)
+                    && one
+                        .spec
+                        .ports
+                        .iter()
+                        .any(|held| (held.host_port, held.protocol) == (port.host_port, port.protocol))
+            })
+    }
+}
+
+impl FakeContainer {
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.spec.env.get(name).map(crate::model::Text::expose)
+    }
+
+    fn begin(&mut self) {
+        self.phase = Phase::Running;
+        self.checks = (0, false);
+        self.started = Some(Instant::now());
+        if let Some(code) = self.variable("CRASH").and_then(|code| code.parse().ok()) {
+            self.end(code);
+        }
+    }
+
+    fn end(&mut self, code: i32) {
+        use crate::model::RestartPolicy as Restart;
+        let again = match self.spec.restart {
+            Restart::No => false,
+            Restart::OnFailure => code != 0,
+            Restart::Always | Restart::UnlessStopped => true,
+        };
+        if again {
+            self.restarts += 1;
+            self.phase = Phase::Running;
+        } else {
+            self.phase = Phase::Exited { code };
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        let sick: u64 = self.variable("SICK").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+        self.started.is_some_and(|started| started.elapsed() >= Duration::from_secs(sick))
+    }
+}

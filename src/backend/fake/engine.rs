@@ -1,0 +1,328 @@
+//! The Podman of the fake world, with the manners of Podman 4.3.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+
+use super::{Fake, FakeContainer, State};
+use crate::backend::{
+    ByteStream, Chunk, Create, Engine, EngineError, EngineErrorKind, EngineEvent, Exec, ExecRequest, Flow, LogRequest,
+    Look, Progress,
+};
+use crate::model::{
+    CanonicalSpec, ContainerId, ContainerName, ContainerState, Guest, Health, ImageId, ImageRef, Live, Name, Owner,
+    Phase, Sha256Digest,
+};
+
+fn not_found(what: &str) -> EngineError {
+    EngineError::new(EngineErrorKind::NotFound, format!("no such object: {what}"))
+}
+
+fn refused(why: String) -> EngineError {
+    EngineError::new(EngineErrorKind::ApiError, why)
+}
+
+fn conflict(why: String) -> EngineError {
+    EngineError::new(EngineErrorKind::Conflict, why)
+}
+
+fn owner(one: &FakeContainer) -> Option<Option<String>> {
+    Some(one.labels.get("steadfast.name").cloned())
+}
+
+fn seen(id: &ContainerId, one: &FakeContainer, look: Option<&Look>, closely: bool) -> ContainerState {
+    let label = |name: &str| one.labels.get(name);
+    let ours = look.is_none_or(|look| label("steadfast.name").is_some_and(|name| name == look.owner.as_str()));
+    let spec = label("steadfast.spec").and_then(|text| CanonicalSpec::from_label(text));
+    let stale = look.is_some_and(|look| spec.as_ref().is_some_and(|spec| !spec.readable_with(&look.key)));
+    let health = closely || look.is_some_and(|look| look.health.contains(&one.name));
+    ContainerState {
+        id: id.clone(),
+        owner: if ours {
+            Owner::Ours {
+                agent: label("steadfast.agent").and_then(|agent| agent.parse().ok()),
+                version: label("steadfast.spec-version").and_then(|version| version.parse().ok()).unwrap_or(0),
+                spec,
+            }
+        } else {
+            Owner::Foreign
+        },
+        image: one.image.clone(),
+        image_name: one.image_name.clone(),
+        phase: one.phase.clone(),
+        started_at: one.started.map(|_| SystemTime::UNIX_EPOCH),
+        pid: (one.phase == Phase::Running).then_some(7),
+        restarts: closely.then_some(one.restarts),
+        ports: one.spec.ports.clone(),
+        health: one.spec.healthcheck.as_ref().filter(|_| health).map(|check| match one.checks {
+            (_, true) => Health::Healthy,
+            (failures, false) if failures >= check.retries => Health::Unhealthy,
+            (_, false) => Health::Starting,
+        }),
+        live: stale.then(|| live(one)),
+    }
+}
+
+fn live(one: &FakeContainer) -> Live {
+    let env = one.spec.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+    let command = one.spec.command.as_ref();
+    let mounts = one.spec.mounts.iter().map(|mount| {
+        let access = if mount.read_only { ":ro" } else { "" };
+        (mount.target.clone(), format!("{}{access}", mount.source.expose()))
+    });
+    Live {
+        env: env.collect(),
+        command: command.map(|words| words.iter().map(|word| word.expose().to_owned()).collect()),
+        mounts: mounts.collect(),
+        add_hosts: Some(one.spec.add_hosts.iter().map(|host| host.expose().to_owned()).collect()),
+        health_test: None,
+    }
+}
+
+impl Fake {
+    /// A call about a container, under its name.
+    async fn on<T>(
+        &self,
+        word: &'static str,
+        id: &ContainerId,
+        work: impl FnOnce(&mut State, &str) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let name = self.state().containers.get(id).map_or_else(|| id.to_string(), |one| one.name.to_string());
+        self.call(word, name.clone(), |state| work(state, &name)).await
+    }
+}
+
+fn find<'a>(state: &'a mut State, id: &ContainerId) -> Result<&'a mut FakeContainer, EngineError> {
+    state.containers.get_mut(id).ok_or_else(|| not_found(id.as_str()))
+}
+
+impl Engine for Fake {
+    async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
+        self.call("look", "", |state| {
+            let containers = state.containers.iter().filter_map(|(id, one)| {
+                let ours = one.labels.get("steadfast.name").is_some_and(|name| name == look.owner.as_str());
+                (ours || look.names.contains(&one.name)).then(|| (one.name.clone(), seen(id, one, Some(look), false)))
+            });
+            Ok(Guest {
+                version: "4.3.1".to_owned(),
+                containers: containers.collect(),
+                images: state.images.clone(),
+            })
+        })
+        .await
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+        self.on("inspect", id, |state, _| Ok(state.containers.get(id).map(|one| seen(id, one, None, true)))).await
+    }
+
+    async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
+        self.call("image", reference.as_str(), |state| Ok(state.images.get(reference).cloned())).await
+    }
+
+    async fn load(&self, mut tar: ByteStream) -> Result<Vec<String>, EngineError> {
+        let mut text = Vec::new();
+        while let Some(bytes) = tar.next().await {
+            text.extend_from_slice(&bytes.map_err(|err| refused(format!("cannot read the archive: {err}")))?);
+        }
+        let digest = Sha256Digest::parse(&String::from_utf8_lossy(&text)).map_err(|err| refused(err.to_string()))?;
+        self.call("load", digest.to_string(), |state| {
+            let (image, names) =
+                state.tarballs.get(&digest).cloned().ok_or_else(|| refused("not an archive".to_owned()))?;
+            state.image_store.insert(image.clone());
+            for name in &names {
+                let name = ImageRef::new(name.as_str()).map_err(|err| refused(err.to_string()))?;
+                state.images.insert(name.qualified(), image.clone());
+            }
+            state.changed("load", "", None);
+            Ok(if names.is_empty() { vec![format!("sha256:{image}")] } else { names })
+        })
+        .await
+    }
+
+    async fn pull(&self, reference: &ImageRef, _: Arc<Progress>) -> Result<ImageId, EngineError> {
+        self.call("pull", reference.as_str(), |state| {
+            let image = state.registry.get(reference).cloned().ok_or_else(|| not_found(reference.as_str()))?;
+            state.image_store.insert(image.clone());
+            state.images.insert(reference.clone(), image.clone());
+            state.changed("pull", reference.as_str(), None);
+            Ok(image)
+        })
+        .await
+    }
+
+    async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
+        self.call("tag", reference.as_str(), |state| {
+            if !state.image_store.contains(image) {
+                return Err(not_found(image.as_str()));
+            }
+            state.images.insert(reference.clone(), image.clone());
+            state.changed("tag", reference.as_str(), None);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
+        self.call("remove_image", image.as_str(), |state| {
+            if state.containers.values().any(|one| one.image == *image) {
+                return Err(conflict(format!("image {image} is in use")));
+            }
+            if state.image_store.remove(image) {
+                state.images.retain(|_, id| id != image);
+                state.changed("remove_image", image.as_str(), None);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
+        self.call("create", create.name.as_str(), |state| {
+            if let Some((id, _)) = state.named(create.name.as_str()) {
+                return Err(conflict(format!("the container name `{}` is already in use by {id}", create.name)));
+            }
+            let image = state.images.get(&create.image).cloned().ok_or_else(|| not_found(create.image.as_str()))?;
+            let container = FakeContainer {
+                name: create.name.clone(),
+                labels: create.labels.clone(),
+                spec: create.spec.clone(),
+                image,
+                image_name: create.image.to_string(),
+                phase: Phase::Created,
+                restarts: 0,
+                checks: (0, false),
+                started: None,
+            };
+            let owner = owner(&container);
+            let id = state.put(container);
+            state.changed("create", create.name.as_str(), owner);
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.on("start", id, |state, name| {
+            let one = find(state, id)?.clone();
+            match one.phase {
+                Phase::Running => return Ok(()),
+                Phase::Paused => return Err(refused(format!("container {name} is paused: unpause it"))),
+                _ => {}
+            }
+            if let Some(port) = one.spec.ports.iter().find(|port| state.port_is_taken(id, port)) {
+                return Err(refused(format!("cannot listen on {port}: bind: address already in use")));
+            }
+            let one = find(state, id)?;
+            one.begin();
+            let owner = owner(one);
+            state.changed("start", name, owner);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.on("unpause", id, |state, name| {
+            let one = find(state, id)?;
+            if one.phase == Phase::Paused {
+                one.phase = Phase::Running;
+                let owner = owner(one);
+                state.changed("unpause", name, owner);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop(&self, id: &ContainerId, _: Duration) -> Result<(), EngineError> {
+        self.on("stop", id, |state, name| {
+            let one = find(state, id)?;
+            match one.phase {
+                Phase::Running | Phase::Stopping => {
+                    one.phase = Phase::Exited { code: 143 };
+                    let owner = owner(one);
+                    state.changed("stop", name, owner);
+                    Ok(())
+                }
+                Phase::Paused => {
+                    Err(refused(format!("can only stop created or running containers; {name} is in state paused")))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
+        self.on("rename", id, |state, _| {
+            if let Some((holder, _)) = state.named(name.as_str()) {
+                return Err(conflict(format!("the container name `{name}` is already in use by {holder}")));
+            }
+            let one = find(state, id)?;
+            one.name = name.clone();
+            let owner = owner(one);
+            state.changed("rename", name.as_str(), owner);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove(&self, id: &ContainerId, _: Duration) -> Result<(), EngineError> {
+        self.on("remove", id, |state, name| {
+            if let Some(one) = state.containers.remove(id) {
+                state.changed("remove", name, owner(&one));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.on("run_healthcheck", id, |state, _| {
+            let one = find(state, id)?;
+            one.checks = if one.is_well() { (0, true) } else { (one.checks.0 + 1, false) };
+            Ok(())
+        })
+        .await
+    }
+
+    async fn exec(&self, id: &ContainerId, _: &ExecRequest) -> Result<Exec, EngineError> {
+        self.on("exec", id, |state, name| {
+            let one = find(state, id)?;
+            if one.phase != Phase::Running {
+                return Err(refused(format!("can only create exec sessions on running containers: {name}")));
+            }
+            let code = i32::from(!one.is_well());
+            let exec = format!("exec-{}", state.serial());
+            state.execs.insert(exec.clone(), code);
+            Ok(Exec { id: exec, output: Box::pin(stream::empty()), stdin: None })
+        })
+        .await
+    }
+
+    async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
+        self.call("exec_exit", exec, |state| state.execs.get(exec).copied().ok_or_else(|| not_found(exec))).await
+    }
+
+    async fn logs(&self, id: &ContainerId, _: &LogRequest) -> Result<Flow<Chunk>, EngineError> {
+        self.on("logs", id, |state, _| {
+            let line = find(state, id)?.variable("CRASH").map(|code| format!("ending with {code}\n"));
+            let chunks = line.map(|line| Ok(Chunk::Stderr(Bytes::from(line))));
+            Ok(Box::pin(stream::iter(chunks)) as Flow<Chunk>)
+        })
+        .await
+    }
+
+    async fn events(&self, _: &Name) -> Result<Flow<EngineEvent>, EngineError> {
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        self.call("events", "", |state| {
+            state.subscribers.push(sender);
+            Ok(())
+        })
+        .await?;
+        Ok(Box::pin(stream::unfold(receiver, async |mut receiver| Some((Ok(receiver.recv().await?), receiver)))))
+    }
+}
