@@ -48,7 +48,12 @@ pub(super) fn plan(
     let guest = match &observed.guest {
         Seen::Present(guest) => guest,
         Seen::Absent => return blind(active, "Podman is not there", plan),
-        Seen::Unknown { why } => return blind(active, why, plan),
+        Seen::Unknown { why } => {
+            if active.is_empty() && policy.prune && policy.only.is_empty() {
+                unseen(Reason::Orphaned, why, plan);
+            }
+            return blind(active, why, plan);
+        }
     };
     let mine = by_agent(guest);
     let first = plan.ready.len();
@@ -88,6 +93,13 @@ fn blind(active: &[(&AgentName, &Agent)], why: &str, plan: &mut Plan) {
             on: WaitingOn::Sight { why: why.to_owned() },
         });
     }
+}
+
+/// Whether anything is there to remove is not known.
+fn unseen(reason: Reason, why: &str, plan: &mut Plan) {
+    let on = WaitingOn::Sight { why: why.to_owned() };
+    let target = "containers".to_owned();
+    plan.waiting.push(super::Waiting { agent: None, kind: "removeContainer", target, reason, on });
 }
 
 fn by_agent(guest: &Guest) -> BTreeMap<&AgentName, Mine<'_>> {
@@ -171,7 +183,13 @@ fn keep(
     // What it replaces, if anything: a stranger that is given to us, itself, or itself under an older name.
     let current = match (stranger, mine.main) {
         (Some((held, container)), _) => {
-            if !policy.adopt {
+            // What another agent of ours has is that agent's to give up, and an orphan goes by itself.
+            let leaves = match &container.owner {
+                Owner::Foreign => false,
+                Owner::Ours { agent: Some(owner), .. } if desired.agents.contains_key(owner) => true,
+                Owner::Ours { .. } => policy.prune && policy.only.is_empty(),
+            };
+            if leaves || !policy.adopt {
                 let Some(create) = create else { return waits(name, agent, image, Reason::ContainerMissing, plan) };
                 let action = Action::CreateContainer { create, start };
                 plan.wait(name.clone(), &action, Reason::ContainerMissing, WaitingOn::Stranger { name: held.clone() });
@@ -394,7 +412,11 @@ fn orphans(desired: &Desired, guest: &Guest, policy: &Policy, plan: &mut Plan) {
 }
 
 pub(super) fn plan_down(observed: &Observed, plan: &mut Plan) {
-    let Some(guest) = observed.guest.present() else { return };
+    let guest = match &observed.guest {
+        Seen::Present(guest) => guest,
+        Seen::Absent => return,
+        Seen::Unknown { why } => return unseen(Reason::TakenDown, why, plan),
+    };
     for (name, container) in &guest.containers {
         if let Owner::Ours { agent, .. } = &container.owner {
             remove(agent.as_ref(), name, container, Reason::TakenDown, plan);
@@ -408,13 +430,20 @@ fn order_by_ports(desired: &Desired, guest: &Guest, steps: Vec<Step>, plan: &mut
     let holders = port_holders(guest);
     let leaving: BTreeMap<&ContainerName, usize> =
         steps.iter().enumerate().filter_map(|(at, step)| Some((gives_up(&step.action)?, at))).collect();
+    // A holder may itself still wait for what it is replaced with.
+    let leaves_later = |holder: &ContainerName| match guest.containers.get(holder).map(|container| &container.owner) {
+        Some(Owner::Ours { agent: Some(agent), .. }) => plan.waiting.iter().any(|waiting| {
+            waiting.agent.as_ref() == Some(agent) && matches!(waiting.kind, "replaceContainer" | "removeContainer")
+        }),
+        _ => false,
+    };
     let mut waits_for: BTreeMap<usize, ContainerName> = BTreeMap::new();
     for (at, step) in steps.iter().enumerate() {
         let Some(own) = takes_over(&step.action) else { continue };
         let ports = wanted_ports(desired, step);
         let holder = ports.iter().find_map(|port| {
             let holder = *holders.get(port)?;
-            (Some(holder) != own && leaving.contains_key(holder)).then(|| holder.clone())
+            (Some(holder) != own && (leaving.contains_key(holder) || leaves_later(holder))).then(|| holder.clone())
         });
         if let Some(holder) = holder {
             waits_for.insert(at, holder);

@@ -10,7 +10,7 @@ use crate::model::{AgentName, Arch, ArtifactKey, CachedArtifact, Desired, Observ
 
 pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     let (Some(artifacts), Some(guest)) = (observed.artifacts.present(), observed.guest.present()) else { return };
-    if observed.published.unknown().is_some() {
+    if observed.published.unknown().is_some() || observed.local.unknown().is_some() {
         return;
     }
     let mut roots: BTreeSet<ArtifactKey> =
@@ -47,7 +47,11 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     for ((agent, _), mut versions) in idle {
         versions.sort_by(|(key_a, a), (key_b, b)| b.modified.cmp(&a.modified).then(key_b.cmp(key_a)));
         for (key, cached) in versions.into_iter().skip(desired.cache.keep as usize) {
-            if let Some(image) = cached.image.as_ref().filter(|image| !used_images.contains(image)) {
+            // Another tarball may yield the same image.
+            let only = |image: &&crate::model::ImageId| {
+                !artifacts.iter().any(|(other, at)| other != key && at.image.as_ref() == Some(*image))
+            };
+            if let Some(image) = cached.image.as_ref().filter(|image| !used_images.contains(image)).filter(only) {
                 let named = guest.images.iter().find(|(_, id)| *id == image);
                 if let Some((reference, _)) = named {
                     let action = Action::PruneImage { image: image.clone(), reference: reference.clone() };
