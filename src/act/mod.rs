@@ -195,9 +195,11 @@ impl ActError {
             | ActError::PortTaken { .. }
             | ActError::EndedAtOnce { .. }
             | ActError::Unhealthy { .. }
-            | ActError::RolledBack { .. }
-            | ActError::RollBackFailed { .. }
             | ActError::Interrupted => false,
+            // A successor that only Podman's hiccup kept from its place deserves another try.
+            ActError::RolledBack { cause, .. } | ActError::RollBackFailed { cause, .. } => {
+                return cause.disposition();
+            }
         };
         if retry { Disposition::Retry } else { Disposition::NeedsUser }
     }
@@ -263,6 +265,8 @@ pub async fn act<E: Engine, S: Store>(
             replace::start(world, id, name, *restart, previous.as_ref(), patience).await
         }
         Action::StopContainer { id, name } => {
+            // Podman 4.3 refuses to stop what is paused.
+            world.engine.unpause(id).await.map_err(|err| err.naming(id, name))?;
             world.engine.stop(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
