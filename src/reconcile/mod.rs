@@ -136,7 +136,28 @@ struct Progressed {
     last_start: Option<Instant>,
     troubles: Vec<Trouble>,
     given_up: BTreeSet<AgentName>,
+    settled: BTreeSet<ContainerId>,
     healthy: BTreeSet<ContainerId>,
+}
+
+impl Progressed {
+    /// A passing failure whose step is not wanted any more is over: its answer was lost, or somebody else did the work.
+    fn forget_what_passed(&mut self, observed: &Observed, plan: &Plan) {
+        if observed.guest.unknown().is_some() || observed.artifacts.unknown().is_some() {
+            return;
+        }
+        let ready = plan.ready.iter().map(|step| lane(&step.action));
+        let waiting = plan.waiting.iter().map(|waiting| lane_of(waiting.kind, &waiting.target));
+        let wanted: BTreeSet<_> = ready.chain(waiting).collect();
+        self.failed
+            .retain(|lane, failed| wanted.contains(lane) || failed.error.disposition() == Disposition::NeedsUser);
+    }
+
+    /// When the next step is to be tried again.
+    fn next_retry(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.failed.values().filter_map(|failed| failed.retry_at).filter(|at| *at > now).min()
+    }
 }
 
 struct Failed {
@@ -166,7 +187,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
     /// When it would be too dangerous to begin.
     pub async fn converge(&self) -> Result<Report, Refusal> {
         let published = look_at_published(&self.world.store, self.desired).await;
-        self.drive(published.invalid, async || {
+        self.drive(published.invalid, true, async || {
             let observed = observe(self.world, self.desired, &published).await;
             let plan = plan(self.desired, &observed, &self.options.policy);
             (observed, plan)
@@ -180,7 +201,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
     /// None today.
     pub async fn down(&self) -> Result<Report, Refusal> {
         let published = crate::observe::Published { manifest: crate::model::Seen::Absent, invalid: false };
-        self.drive(false, async || {
+        self.drive(false, false, async || {
             let observed = observe(self.world, self.desired, &published).await;
             let plan = plan_down(&observed);
             (observed, plan)
@@ -188,7 +209,12 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         .await
     }
 
-    async fn drive(&self, manifest_invalid: bool, look: impl AsyncFn() -> (Observed, Plan)) -> Result<Report, Refusal> {
+    async fn drive(
+        &self,
+        manifest_invalid: bool,
+        guarded: bool,
+        look: impl AsyncFn() -> (Observed, Plan),
+    ) -> Result<Report, Refusal> {
         let began = Instant::now();
         let deadline = began + self.options.timeout;
         let mut run = Progressed::default();
@@ -197,7 +223,9 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         let mut blind = 0;
         let (observed, residual, timed_out) = loop {
             let (observed, plan) = look().await;
-            self.refuse_if_empty(&observed)?;
+            if guarded {
+                self.refuse_if_empty(&observed)?;
+            }
             self.scratch.record(&observed).await;
             if observed.guest.unknown().is_some() && !run.taken.is_empty() && blind < BLIND_TRIES {
                 blind += 1;
@@ -205,6 +233,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
                 continue;
             }
             blind = 0;
+            run.forget_what_passed(&observed, &plan);
             self.judge_deaths(&mut run, &observed, &plan).await;
             let mut queue: VecDeque<Step> = plan
                 .ready
@@ -218,7 +247,9 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             // Start what is ready, and go on until a look may show something new.
             loop {
                 self.launch(&mut queue, &mut flights, &mut flying);
-                let Some(landed) = self.next_landing(&mut flights, deadline).await else { break };
+                // One that flies long holds up nobody who is to be tried again, or whom Podman is about to move on.
+                let wake = run.next_retry().into_iter().chain(self.next_poll(&plan)).fold(deadline, Instant::min);
+                let Some(landed) = self.next_landing(&mut flights, wake).await else { break };
                 flying.remove(&lane(&landed.step.action));
                 let opens = others_wait && opens_ways(&landed);
                 self.land(&mut run, landed);
@@ -310,11 +341,12 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             } else {
                 (flying.len() - downloads, self.options.parallel)
             };
-            if busy >= limit.max(1) {
+            let lane = lane(&step.action);
+            if flying.contains(&lane) || busy >= limit.max(1) {
                 held.push_back(step);
                 continue;
             }
-            flying.insert(lane(&step.action));
+            flying.insert(lane);
             flights.push(fly(self.world, step, &self.options.patience, self.reporter, &self.cancel));
         }
         *queue = held;
@@ -346,12 +378,16 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
                         run.last_start = Some(Instant::now());
                     }
                     if done.settled {
-                        run.healthy.insert(id.clone());
+                        run.settled.insert(id.clone());
                     }
                 }
             }
             Err(error) if matches!(**error, ActError::Interrupted) => {}
             Err(error) => {
+                // What is left of it is for a person to look at, the predecessor above all.
+                if matches!(**error, ActError::RollBackFailed { .. }) && error.disposition() == Disposition::NeedsUser {
+                    run.given_up.extend(step.agent.clone());
+                }
                 let tries = run.failed.get(&lane).map_or(0, |failed| failed.tries) + 1;
                 let again = error.disposition() == Disposition::Retry && tries < TRIES;
                 let retry_at = again.then(|| Instant::now() + Backoff::STEP.delay(tries));
@@ -401,13 +437,8 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
 
     /// Nothing can be started now. Wait for something, or stop.
     async fn what_next(&self, run: &mut Progressed, observed: &Observed, plan: &Plan, deadline: Instant) -> Next {
-        let now = Instant::now();
-        let retry = run.failed.values().filter_map(|failed| failed.retry_at).min();
-        if let Some(at) = retry {
+        if let Some(at) = run.next_retry().or_else(|| self.next_poll(plan)) {
             return self.pause(at.min(deadline)).await;
-        }
-        if plan.waiting.iter().any(|waiting| matches!(waiting.on, crate::plan::WaitingOn::Transition { .. })) {
-            return self.pause((now + TRANSITION_POLL).min(deadline)).await;
         }
         if !self.options.wait {
             return Next::Stop;
@@ -416,6 +447,12 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             return Next::Look;
         }
         Next::Stop
+    }
+
+    /// When to look again at what Podman is about to move on.
+    fn next_poll(&self, plan: &Plan) -> Option<Instant> {
+        let moves = plan.waiting.iter().any(|waiting| matches!(waiting.on, crate::plan::WaitingOn::Transition { .. }));
+        moves.then(|| Instant::now() + TRANSITION_POLL)
     }
 
     async fn pause(&self, until: Instant) -> Next {
@@ -431,7 +468,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         self.pause((last + self.options.patience.settle).min(deadline)).await;
         let started = run.started.clone().into_iter();
         let unsettled: Vec<_> =
-            started.filter(|(agent, id)| !run.given_up.contains(agent) && !run.healthy.contains(id)).collect();
+            started.filter(|(agent, id)| !run.given_up.contains(agent) && !run.settled.contains(id)).collect();
         let looks = join_all(unsettled.iter().map(|(_, id)| self.world.engine.inspect(id))).await;
         for ((agent, id), seen) in unsettled.into_iter().zip(looks) {
             // A look that fails here is taken again by the next pass.
@@ -565,11 +602,11 @@ enum Next {
 
 /// Steps in one lane are never in flight together.
 fn lane(action: &Action) -> String {
-    if is_container_step(action) {
-        format!("container {}", action.target())
-    } else {
-        format!("{} {}", action.kind(), action.target())
-    }
+    lane_of(action.kind(), &action.target())
+}
+
+fn lane_of(kind: &str, target: &str) -> String {
+    if kind.ends_with("Container") { format!("container {target}") } else { format!("{kind} {target}") }
 }
 
 fn is_container_step(action: &Action) -> bool {
