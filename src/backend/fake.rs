@@ -163,14 +163,7 @@ impl Fault {
 
     /// A failure that stays.
     pub fn lasting(word: &'static str) -> Self {
-        Self {
-            word,
-            target: String::new(),
-            strike: Strike::Before,
-            transient: false,
-            skip: 0,
-            times: usize::MAX,
-        }
+        Self { word, target: String::new(), strike: Strike::Before, transient: false, skip: 0, times: usize::MAX }
     }
 
     /// Only about this.
@@ -310,8 +303,21 @@ impl Fake {
 }
 
 const CHANGES: [&str; 15] = [
-    "load", "pull", "tag", "remove_image", "create", "start", "unpause", "stop", "rename", "remove", "fetch",
-    "commit_manifest", "remember_image", "remove_file", "run_healthcheck",
+    "load",
+    "pull",
+    "tag",
+    "remove_image",
+    "create",
+    "start",
+    "unpause",
+    "stop",
+    "rename",
+    "remove",
+    "fetch",
+    "commit_manifest",
+    "remember_image",
+    "remove_file",
+    "run_healthcheck",
 ];
 
 impl State {

@@ -105,11 +105,7 @@ impl Engine for Fake {
                 let ours = one.labels.get("steadfast.name").is_some_and(|name| name == look.owner.as_str());
                 (ours || look.names.contains(&one.name)).then(|| (one.name.clone(), seen(id, one, Some(look), false)))
             });
-            Ok(Guest {
-                version: "4.3.1".to_owned(),
-                containers: containers.collect(),
-                images: state.images.clone(),
-            })
+            Ok(Guest { version: "4.3.1".to_owned(), containers: containers.collect(), images: state.images.clone() })
         })
         .await
     }

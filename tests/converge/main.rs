@@ -1,0 +1,8 @@
+//! The planner and the loop on a fake world: stories with one ending each, and properties over generated worlds.
+//!
+//! Time is tokio's paused clock, so that waiting costs nothing.
+
+mod passes;
+mod plans;
+mod properties;
+mod worlds;

@@ -1,0 +1,309 @@
+//! Stories of the planner: a world, a wish, and the whole plan.
+
+use steadfast::model::*;
+
+use crate::worlds::*;
+
+async fn plans(story: &Story, wanted: &[&str]) {
+    assert_eq!(story.plan().await, wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_machine_fetches_first() {
+    plans(
+        &Story::new(&["a"]),
+        &[
+            "fetch `vm/images/a-1-x64.tar.gz`: not in the cache",
+            "later syncManifest `vm/manifest.json`: the cache has no manifest, once `vm/images/a-1-x64.tar.gz` is fetched",
+            "later loadImage `r.example/a:1`: the image is not there, once `vm/images/a-1-x64.tar.gz` is fetched",
+            "later createContainer `demo-a`: it does not exist, once image `r.example/a:1` is there",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_as_wanted_is_left_alone() {
+    plans(&Story::running(&["a", "b"]).await, &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_gone_is_created() {
+    let story = Story::running(&["a", "b"]).await;
+    let id = story.id("demo-a");
+    story.fake.state().containers.remove(&id);
+    plans(&story, &["create container `demo-a`: it does not exist"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_phase_has_its_answer() {
+    let story = Story::running(&["a"]).await;
+    let rows: [(Phase, &[&str]); 7] = [
+        (Phase::Running, &[]),
+        (Phase::Created, &["start container `demo-a`: it is created and was never started"]),
+        (Phase::Exited { code: 0 }, &["start container `demo-a`: it is exited with code 0"]),
+        (Phase::Paused, &["unpause container `demo-a`: it is paused"]),
+        (Phase::Stopping, &["later startContainer `demo-a`: it is stopping, once Podman is done: it is stopping"]),
+        (
+            Phase::Removing,
+            &["later startContainer `demo-a`: it is being removed, once Podman is done: it is being removed"],
+        ),
+        (
+            Phase::Other("odd".into()),
+            &["later startContainer `demo-a`: it is `odd`, unknown until it can be seen: Podman says it is `odd`"],
+        ),
+    ];
+    for (phase, wanted) in rows {
+        story.fake.state().named_mut("demo-a").unwrap().phase = phase;
+        plans(&story, wanted).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ended_stays_as_its_restart_policy_says() {
+    for (restart, code, stays) in [
+        (RestartPolicy::No, 0, true),
+        (RestartPolicy::No, 3, true),
+        (RestartPolicy::OnFailure, 0, true),
+        (RestartPolicy::OnFailure, 3, false),
+        (RestartPolicy::Always, 0, false),
+        (RestartPolicy::UnlessStopped, 0, false),
+    ] {
+        let mut story = Story::new(&["a"]);
+        story.agent("a").container.restart = restart;
+        let story = story.settled().await;
+        story.fake.state().named_mut("demo-a").unwrap().phase = Phase::Exited { code };
+        assert_eq!(story.plan().await.is_empty(), stays, "{restart} after {code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopped_means_stopped_and_absent_means_absent() {
+    let mut story = Story::running(&["a"]).await;
+    story.agent("a").state = AgentState::Stopped;
+    plans(&story, &["stop container `demo-a`: it is to be stopped"]).await;
+    story.agent("a").state = AgentState::Absent;
+    plans(&story, &["remove container `demo-a`: it is to be absent"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_agent_is_only_reported() {
+    let mut story = Story::running(&["a"]).await;
+    story.fake.state().kill("demo-a");
+    story.set_env("a", "MODE", "two");
+    story.agent("a").suspend = true;
+    plans(&story, &["note: agent `a` is suspended: nothing is changed"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orphan_goes_when_pruning_is_on() {
+    let mut story = Story::running(&["a", "b"]).await;
+    story.desired.agents.remove("b");
+    plans(&story, &["remove container `demo-b`: its agent is not in the state file any more"]).await;
+    story.options.policy.prune = false;
+    plans(&story, &["note: container `demo-b` belongs to no agent of the state file and is kept (--no-prune)"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_these_agents_are_touched() {
+    let mut story = Story::running(&["a", "b", "gone"]).await;
+    story.desired.agents.remove("gone");
+    story.fake.state().kill("demo-a");
+    story.fake.state().kill("demo-b");
+    story.options.policy.only = [agent_name("a")].into();
+    plans(&story, &["start container `demo-a`: it is exited with code 137"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_with_a_wanted_name_is_a_conflict_until_it_is_given_to_us() {
+    let mut story = Story::running(&["a"]).await;
+    let id = story.id("demo-a");
+    story.fake.state().containers.remove(&id);
+    story.fake.state().put(foreign("demo-a"));
+    plans(
+        &story,
+        &[
+            "later createContainer `demo-a`: it does not exist, container `demo-a` exists and does not belong to this state file",
+        ],
+    )
+    .await;
+    story.options.policy.adopt = true;
+    plans(&story, &["replace container `demo-a`: it is taken over from its owner"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_lost_its_name_gets_it_back() {
+    let story = Story::running(&["a"]).await;
+    story.fake.state().images.clear();
+    plans(&story, &["load image `r.example/a:1`: the image is not there"]).await;
+    let other = ImageRef::new("r.example/other:1").unwrap();
+    story.fake.state().images.insert(other, image_of("a", "1"));
+    plans(&story, &["tag image `r.example/a:1`: the image is not there"]).await;
+    story.fake.state().images.insert(reference_of("a", "1"), image_of("b", "1"));
+    plans(&story, &["tag image `r.example/a:1`: the name stands for another image"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_or_wrong_artifact_is_fetched_while_the_container_runs_on() {
+    let story = Story::running(&["a"]).await;
+    let file = story.fake.state().files.remove(&key_of("a", "1")).unwrap();
+    plans(&story, &["fetch `vm/images/a-1-x64.tar.gz`: not in the cache"]).await;
+    let wrong = steadfast::backend::fake::FakeFile { digest: digest("rot"), proved: false, ..file };
+    story.fake.state().files.insert(key_of("a", "1"), wrong);
+    plans(&story, &["fetch `vm/images/a-1-x64.tar.gz`: the cached file has other bytes than the manifest promises"])
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_replaces_one_container_and_names_the_field() {
+    let mut story = Story::running(&["a", "b"]).await;
+    story.set_env("a", "MODE", "two");
+    plans(&story, &["replace container `demo-a`: container.env.MODE changed"]).await;
+    story.agent("a").container.restart = RestartPolicy::Always;
+    story.agent("a").container.ports.push(port(8001));
+    plans(&story, &["replace container `demo-a`: container.env.MODE, container.ports, container.restart changed"])
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_version_is_brought_before_anything_is_replaced() {
+    let mut story = Story::running(&["a"]).await;
+    publish(&mut story.fake.state(), &[("a", "2")]);
+    plans(&story, &["write manifest `vm/manifest.json`: the published manifest changed"]).await;
+    story.agent("a").version = Version::Latest;
+    plans(
+        &story,
+        &[
+            "fetch `vm/images/a-2-x64.tar.gz`: not in the cache",
+            "later syncManifest `vm/manifest.json`: the published manifest changed, once `vm/images/a-2-x64.tar.gz` is fetched",
+            "later loadImage `r.example/a:2`: the image is not there, once `vm/images/a-2-x64.tar.gz` is fetched",
+            "later replaceContainer `demo-a`: image changed, once image `r.example/a:2` is there",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_version_survives_the_publisher_moving_on() {
+    let story = Story::running(&["a"]).await;
+    publish(&mut story.fake.state(), &[("a", "2")]);
+    let report = story.converge().await;
+    assert!(report.converged, "{:?}", report.troubles);
+    // Now neither manifest offers it; the index, and then the container's label, still know it.
+    plans(&story, &[]).await;
+    story.fake.state().files.get_mut(&key_of("a", "1")).unwrap().proved = false;
+    plans(&story, &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pin_that_does_not_match_is_refused() {
+    let mut story = Story::new(&["a"]);
+    story.agent("a").pins.insert(Arch::X64, digest("else"));
+    let plan = story.plan().await;
+    assert_eq!(plan.len(), 2, "{plan:?}");
+    assert!(plan[0].starts_with("later fetchArtifact `a`") && plan[0].contains("the state file pins"), "{plan:?}");
+    assert!(plan[1].starts_with("later createContainer `demo-a`"), "{plan:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn offline_the_last_good_manifest_serves() {
+    let mut story = Story::running(&["a"]).await;
+    story.agent("a").version = Version::Latest;
+    story.fake.state().published = None;
+    let gone = "manifest fetch failed: https://cdn.example/vm/manifest.json (404 Not Found)";
+    plans(&story, &[&format!("note: going on with the last good manifest: {gone}")]).await;
+    let story = Story::new(&["a"]);
+    story.fake.state().published = None;
+    plans(
+        &story,
+        &[
+            &format!("later fetchArtifact `a`: not in the cache, once a manifest offers it: {gone}"),
+            &format!("later createContainer `demo-a`: it does not exist, once a manifest offers it: {gone}"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_container_name_takes_the_old_one_along() {
+    let mut story = Story::running(&["a"]).await;
+    story.agent("a").container.name = container_name("web");
+    plans(&story, &["replace container `web`: container.name changed"]).await;
+    assert!(story.converge().await.converged);
+    assert_eq!(story.names(), ["web"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_of_a_newer_build_is_waited_on_and_an_unreadable_one_replaced() {
+    let story = Story::running(&["a"]).await;
+    let label = |name: &str, value: &str| {
+        story.fake.state().named_mut("demo-a").unwrap().labels.insert(name.into(), value.into());
+    };
+    label("steadfast.spec", "rubbish");
+    plans(&story, &["replace container `demo-a`: its spec label cannot be read"]).await;
+    label("steadfast.spec-version", "9");
+    plans(
+        &story,
+        &[
+            "later replaceContainer `demo-a`: its spec label cannot be read, unknown until it can be seen: a newer steadfast made it (spec version 9, this build knows 1)",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_host_key_recreates_nothing() {
+    let mut story = Story::new(&["a"]);
+    story.agent("a").container.env.insert("TOKEN".into(), Text::sensitive("canary"));
+    let mut story = story.settled().await;
+    story.desired.key = HostKey::from_bytes([2; 32]);
+    plans(&story, &[]).await;
+    story.agent("a").container.env.insert("TOKEN".into(), Text::sensitive("canary two"));
+    plans(&story, &["replace container `demo-a`: container.env.TOKEN changed"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_passes_from_a_removed_agent() {
+    let mut story = Story::new(&["a", "b"]);
+    story.agent("a").container.ports = vec![port(8001)];
+    let mut story = story.settled().await;
+    story.desired.agents.remove("a");
+    story.agent("b").container.ports = vec![port(8001)];
+    plans(
+        &story,
+        &[
+            "remove container `demo-a`: its agent is not in the state file any more",
+            "later replaceContainer `demo-b`: container.ports changed, once container `demo-a` has gone or let go",
+        ],
+    )
+    .await;
+    assert!(story.converge().await.converged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_local_image_is_waited_for_and_a_registry_one_pulled() {
+    let mut story = Story::new(&["a", "b"]);
+    story.agent("a").source = ImageSource::Local;
+    story.agent("b").source = ImageSource::Registry;
+    plans(
+        &story,
+        &[
+            "pull image `r.example/b:1`: the image is not there",
+            "later createContainer `demo-a`: it does not exist, once somebody brings image `r.example/a:1` (source: local)",
+            "later createContainer `demo-b`: it does not exist, once image `r.example/b:1` is there",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_seen_is_said() {
+    let mut story = Story::running(&["a"]).await;
+    story.fake.order(steadfast::backend::fake::Fault::lasting("look"));
+    let blind = "unknown until it can be seen: ordered failure of look ";
+    plans(&story, &[&format!("later createContainer `demo-a`: it does not exist, {blind}")]).await;
+    // With no agent left it is still not known that nothing is there.
+    story.desired.agents.clear();
+    assert_ne!(story.plan().await, Vec::<String>::new());
+    assert!(!story.down().await.converged);
+}
