@@ -36,7 +36,10 @@ record! {
         #[schemars(extend("examples" = [{"podman": {}}]))]
         required runtime "runtime": RuntimeDoc,
         /// The agents by name. A name is a DNS label.
-        #[schemars(extend("propertyNames" = {"pattern": DNS_LABEL}))]
+        #[schemars(extend(
+            "propertyNames" = {"pattern": DNS_LABEL},
+            "examples" = [{"openclaw": {"version": "2026.4.12"}}]
+        ))]
         required agents "agents": Table<Later<AgentDoc>>,
     }
 }

@@ -21,6 +21,9 @@ mod starter;
 mod substitute;
 mod tree;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -388,7 +388,7 @@ impl Agents<'_> {
         if let Some((other, first)) = self.names.get(container) {
             let message = format!("the container name `{container}` is taken by agent `{}`", cut(other));
             let draft = Draft::at(cx.tree.span(node), path.key("name").to_string(), message);
-            cx.problems.add(draft.also(cx.tree.span(*first), "taken here"));
+            cx.problems.add(draft.also(cx.tree.span(*first), "taken"));
             return;
         }
         self.names.insert(container.clone(), (agent.to_owned(), node));
@@ -403,7 +403,7 @@ impl Agents<'_> {
                 if other.agent == agent { "this agent".to_owned() } else { format!("agent `{}`", cut(&other.agent)) };
             let message = format!("the host port {}/{} is taken by {whose}", port.host_port, port.protocol);
             let draft = Draft::at(cx.tree.span(*node), ports_path.index(index).to_string(), message);
-            cx.problems.add(draft.also(cx.tree.span(other.node), "taken here"));
+            cx.problems.add(draft.also(cx.tree.span(other.node), "taken"));
         }
     }
 }

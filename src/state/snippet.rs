@@ -120,7 +120,9 @@ fn guess(source: &str) -> Vec<Range<usize>> {
         let text = line.trim_end();
         let words = text.trim_start();
         let indent = text.len() - words.len();
-        let entry = words.starts_with("- ") || words.contains(": ") || words.ends_with(':');
+        // A tab in the indentation is what may be wrong with the file; such a line ends nothing.
+        let tabbed = text[..indent].contains('\t');
+        let entry = !tabbed && (words.starts_with("- ") || words.contains(": ") || words.ends_with(':'));
         if let Some((named_at, empty)) = below
             && !words.is_empty()
             && entry
@@ -238,10 +240,9 @@ fn group<'a>(invalid: &'a Invalid, problem: &'a Problem) -> Group<'a> {
                         .annotation(AnnotationKind::Primary.span(excerpt.span.clone())),
                 )
                 .element(
-                    Snippet::source(also.text.clone())
-                        .line_start(also.line)
-                        .path(invalid.file.as_str())
-                        .annotation(AnnotationKind::Context.span(also.span.clone()).label(also.label.clone())),
+                    Snippet::source(also.text.clone()).line_start(also.line).path(invalid.file.as_str()).annotation(
+                        AnnotationKind::Context.span(also.span.clone()).label(format!("{} here", also.label)),
+                    ),
                 );
         } else {
             let mut snippet = Snippet::source(excerpt.text.clone())
@@ -249,7 +250,8 @@ fn group<'a>(invalid: &'a Invalid, problem: &'a Problem) -> Group<'a> {
                 .path(invalid.file.as_str())
                 .annotation(AnnotationKind::Primary.span(excerpt.span.clone()));
             if let Some(also) = &excerpt.also {
-                snippet = snippet.annotation(AnnotationKind::Context.span(also.span.clone()).label(also.label.clone()));
+                snippet = snippet
+                    .annotation(AnnotationKind::Context.span(also.span.clone()).label(format!("{} here", also.label)));
             }
             group = group.element(snippet);
         }

@@ -24,6 +24,9 @@ pub(super) struct Wrong {
 
 /// Makes the substitutions in `text`.
 pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>) -> Result<Substituted, Wrong> {
+    if !text.contains('$') {
+        return Ok(Substituted { value: text.to_owned(), from_env: false });
+    }
     let mut value = String::new();
     let mut from_env = false;
     let mut rest = text;

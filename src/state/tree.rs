@@ -18,6 +18,8 @@ pub(super) const MAX_NODES: u64 = 2_000_000;
 pub(super) const MAX_ALIAS_NODES: u64 = 1_000_000;
 /// The most bytes that all aliases of a file may stand for, counted each time one is used.
 pub(super) const MAX_ALIAS_BYTES: u64 = 16 * 1024 * 1024;
+/// The most anchors of a file.
+pub(super) const MAX_ANCHORS: usize = 10_000;
 /// How deep lists and mappings may be nested. The state file itself needs seven levels.
 pub(super) const MAX_DEPTH: usize = 64;
 
@@ -234,6 +236,7 @@ impl<'s> Builder<'s, '_> {
     fn scalar(&mut self, text: Cow<'s, str>, plain: bool, anchor: usize, range: Range<usize>) -> Result<(), Draft> {
         let bytes = text.len() as u64;
         let at = match &text {
+            _ if text.is_empty() => Some(range.start),
             Cow::Borrowed(text) => offset_in(self.tree.source, text),
             Cow::Owned(_) => None,
         };
@@ -250,10 +253,21 @@ impl<'s> Builder<'s, '_> {
                 self.node(range, Kind::Owned { plain }, index, 0)?
             }
         };
-        if anchor != 0 {
-            self.anchors.insert(anchor, Anchor { node: id, size: Some((1, bytes)) });
-        }
+        self.anchor(anchor, Anchor { node: id, size: Some((1, bytes)) })?;
         self.child(id, 1, bytes);
+        Ok(())
+    }
+
+    /// Remembers what an anchor names; 0 is no anchor.
+    fn anchor(&mut self, id: usize, anchor: Anchor) -> Result<(), Draft> {
+        if id == 0 {
+            return Ok(());
+        }
+        if self.anchors.len() >= MAX_ANCHORS {
+            let span = self.tree.span(anchor.node);
+            return Err(Draft::at(span, self.path(), format!("the file has more than {MAX_ANCHORS} anchors")));
+        }
+        self.anchors.insert(id, anchor);
         Ok(())
     }
 
@@ -262,9 +276,7 @@ impl<'s> Builder<'s, '_> {
             return Err(Draft::at(range, String::new(), format!("nested more than {MAX_DEPTH} levels deep")));
         }
         let node = self.node(range, if map { Kind::Map } else { Kind::List }, 0, 0)?;
-        if anchor != 0 {
-            self.anchors.insert(anchor, Anchor { node, size: None });
-        }
+        self.anchor(anchor, Anchor { node, size: None })?;
         self.frames.push(Frame { node, map, base: self.pending.len(), anchor, nodes: 1, bytes: 0, merges: false });
         Ok(())
     }
@@ -366,7 +378,7 @@ impl<'s> Builder<'s, '_> {
                         join(&parent, text),
                         format!("the key `{}` is here twice", super::decode::cut(text)),
                     )
-                    .also(self.tree.span(first), "first here"),
+                    .also(self.tree.span(first), "first"),
                 );
             }
         }

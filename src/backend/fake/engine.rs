@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 
 use super::{Fake, FakeContainer, State};
 use crate::backend::{
-    ByteStream, Chunk, Create, Engine, EngineError, EngineErrorKind, EngineEvent, Exec, ExecRequest, Flow, LogRequest,
+    ByteStream, Chunk, Chunks, Create, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest,
     Look, Progress,
 };
 use crate::model::{
@@ -303,16 +303,16 @@ impl Engine for Fake {
         self.call("exec_exit", exec, |state| state.execs.get(exec).copied().ok_or_else(|| not_found(exec))).await
     }
 
-    async fn logs(&self, id: &ContainerId, _: &LogRequest) -> Result<Flow<Chunk>, EngineError> {
+    async fn logs(&self, id: &ContainerId, _: &LogRequest) -> Result<Chunks, EngineError> {
         self.on("logs", id, |state, _| {
             let line = find(state, id)?.variable("CRASH").map(|code| format!("ending with {code}\n"));
             let chunks = line.map(|line| Ok(Chunk::Stderr(Bytes::from(line))));
-            Ok(Box::pin(stream::iter(chunks)) as Flow<Chunk>)
+            Ok(Box::pin(stream::iter(chunks)) as Chunks)
         })
         .await
     }
 
-    async fn events(&self, _: &Name) -> Result<Flow<EngineEvent>, EngineError> {
+    async fn events(&self, _: &Name) -> Result<Events, EngineError> {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
         self.call("events", "", |state| {
             state.subscribers.push(sender);

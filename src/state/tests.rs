@@ -1,0 +1,327 @@
+//! What goes through the whole loader: what comes out of a file, what hostile files cost, what never gets out.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::model::{AgentName, HealthTest, Location, RestartPolicy, Runtime, Version};
+
+fn input(text: impl Into<String>) -> Input {
+    Input { name: "s.yaml".into(), text: text.into(), dir: "/srv/demo".into() }
+}
+
+fn context<'a>(vars: &[(&str, &str)], key: &'a dyn Fn(&Path) -> HostKey) -> Context<'a> {
+    let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Context { vars, root: None, manifest_url: None, host_arch: Arch::X64, key }
+}
+
+fn key(_: &Path) -> HostKey {
+    HostKey::from_bytes([7; 32])
+}
+
+fn load_with(text: impl Into<String>, vars: &[(&str, &str)]) -> Result<Loaded, StateError> {
+    load(&input(text), &context(vars, &key))
+}
+
+const HOME: &[(&str, &str)] = &[("HOME", "/home/u")];
+
+/// A file with one agent that has these lines.
+fn agent(lines: &str) -> String {
+    let mut text =
+        "apiVersion: steadfast/v1\nname: demo\nruntime: {podman: {}}\nagents:\n  a:\n    version: \"1\"\n".to_owned();
+    for line in lines.lines() {
+        let _ = writeln!(text, "    {line}");
+    }
+    text
+}
+
+fn good(lines: &str) -> crate::model::Agent {
+    let loaded = load_with(agent(lines), HOME).unwrap_or_else(|err| panic!("{}", err.render(false)));
+    loaded.desired.agents[&AgentName::new("a").unwrap()].clone()
+}
+
+/// The problems less their file name.
+fn bad(text: impl Into<String>) -> String {
+    load_with(text, HOME).unwrap_err().to_string().replace("s.yaml:", "")
+}
+
+#[test]
+fn what_a_file_leaves_out_has_the_documented_default() {
+    let agent = good("container: {healthcheck: {test: up}}");
+    assert_eq!(agent.container.name.as_str(), "demo-a");
+    assert_eq!(agent.container.restart, RestartPolicy::UnlessStopped);
+    assert_eq!((agent.arches, agent.version), (vec![Arch::X64], Version::Exact("1".into())));
+    let check = agent.container.healthcheck.unwrap();
+    assert_eq!((check.interval, check.timeout), (Duration::from_secs(30), Duration::from_secs(30)));
+    assert_eq!((check.retries, check.start_period), (3, Duration::ZERO));
+    assert!(matches!(check.test, HealthTest::Shell(line) if line.expose() == "up"));
+    assert_eq!(agent.place.to_string(), "s.yaml:5:3");
+}
+
+#[test]
+fn flag_file_and_environment_have_their_order() {
+    let file = "root: ./data\nmanifest: {url: ./m.json}\n".to_owned() + &agent("");
+    let plain = agent("");
+    let resolved = |text: &str, root: Option<&str>, url: Option<&str>, vars: &[(&str, &str)]| {
+        let context =
+            Context { root: root.map(PathBuf::from), manifest_url: url.map(str::to_owned), ..context(vars, &key) };
+        let desired = load(&input(text), &context).unwrap().desired;
+        (desired.root.display().to_string(), desired.manifest.map(|at| at.to_string()).unwrap_or_default())
+    };
+    let vars =
+        [("HOME", "/home/u"), ("STEADFAST_ROOT", "/env"), ("STEADFAST_MANIFEST_URL", "https://e.example/m.json")];
+    let pair = |root: &str, url: &str| (root.to_owned(), url.to_owned());
+    assert_eq!(resolved(&file, Some("/flag"), Some("/flag.json"), &vars), pair("/flag", "/flag.json"));
+    assert_eq!(resolved(&file, None, None, &vars), pair("/srv/demo/data", "/srv/demo/m.json"));
+    assert_eq!(resolved(&plain, None, None, &vars), pair("/env", "https://e.example/m.json"));
+    assert_eq!(resolved(&plain, None, None, HOME), pair("/home/u/.steadfast", ""));
+    assert_eq!(
+        load_with(plain, &[]).unwrap_err().problems()[0].help.as_deref(),
+        Some("give one with `--root`, `root:` or $STEADFAST_ROOT")
+    );
+}
+
+#[test]
+fn what_comes_from_outside_is_sensitive() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("e.env"), "FROM_FILE=f\nWINS=file\n").unwrap();
+    let text = agent(
+        "container:\n  envFile: e.env\n  command: [\"x${env:V}\", y]\n  env: {A: \"${env:V}\", B: b, API_KEY: k, WINS: env}",
+    );
+    let input = Input { dir: dir.path().to_owned(), ..input(text) };
+    let loaded = load(&input, &context(&[("HOME", "/h"), ("V", "v")], &key)).unwrap();
+    assert_eq!(loaded.env_files, [dir.path().join("e.env")]);
+    let spec = &loaded.desired.agents.values().next().unwrap().container;
+    let shown: Vec<_> =
+        spec.env.iter().map(|(name, value)| format!("{name}={}/{}", value.expose(), value.is_sensitive())).collect();
+    assert_eq!(shown, ["A=v/true", "API_KEY=k/true", "B=b/false", "FROM_FILE=f/true", "WINS=env/false"]);
+    let command: Vec<_> =
+        spec.command.as_ref().unwrap().iter().map(|word| (word.expose(), word.is_sensitive())).collect();
+    assert_eq!(command, [("xv", true), ("y", false)]);
+}
+
+#[test]
+fn paths_are_resolved_and_not_guessed_at() {
+    let agent = good("container:\n  mounts: [{source: ./d/../e, target: /t/}, {source: ~/x, target: /u}]");
+    let mounts: Vec<_> =
+        agent.container.mounts.iter().map(|mount| (mount.source.expose(), mount.target.as_str())).collect();
+    assert_eq!(mounts, [("/srv/demo/d/../e", "/t"), ("/home/u/x", "/u")]);
+    assert!(
+        bad(super::tests::agent("container:\n  mounts: [{source: ~bob/x, target: /t}]"))
+            .contains("another user's home")
+    );
+}
+
+#[test]
+fn runtimes_are_told_apart() {
+    let with = |runtime: &str| {
+        let text = agent("").replace("{podman: {}}", runtime);
+        load_with(text, HOME).map(|loaded| loaded.desired.runtime).map_err(|err| err.to_string())
+    };
+    assert_eq!(with("{podman: }").unwrap(), Runtime::Podman { socket: None });
+    let at = |socket: &str| Runtime::Podman { socket: Some(socket.into()) };
+    assert_eq!(with("{podman: {socket: 'unix:///run/p.sock'}}").unwrap(), at("/run/p.sock"));
+    assert_eq!(with("{podman: {socket: p.sock}}").unwrap(), at("/srv/demo/p.sock"));
+    assert!(with("{podman: {socket: 'tcp://h:1'}}").unwrap_err().contains("not a unix socket"));
+    assert!(
+        matches!(with("{lima: {instance: a, template: t.yaml}}").unwrap(), Runtime::Lima { instance, .. } if instance == "a")
+    );
+    assert!(with("{}").unwrap_err().contains("exactly one of `lima` and `podman` is needed"));
+    assert!(with("{podman: {}, lima: {instance: a, template: t}}").unwrap_err().contains("both `lima` and `podman`"));
+}
+
+#[test]
+fn the_key_is_not_asked_for_a_broken_file() {
+    let key = |_: &Path| -> HostKey { panic!("asked") };
+    let context = Context { key: &key, ..context(HOME, &key) };
+    assert!(load(&input("name: x"), &context).is_err());
+}
+
+#[test]
+fn a_value_from_the_environment_is_not_in_its_own_error() {
+    let canary = "canary;rm -rf";
+    for (line, field) in [
+        ("image: \"${env:V}\"", "image"),
+        ("state: \"${env:V}\"", "state"),
+        ("suspend: \"${env:V}\"", "suspend"),
+        ("container: {name: \"${env:V}\"}", "name"),
+        ("container: {ports: [\"${env:V}:80\"]}", "ports[0]"),
+        ("container: {addHosts: [\"${env:V}\"]}", "addHosts[0]"),
+        ("container: {mounts: [{source: \"~${env:V}\", target: \"${env:V}\"}]}", "mounts[0].source"),
+        ("container: {healthcheck: {test: up, interval: \"${env:V}\", retries: \"${env:V}\"}}", "interval"),
+        ("sha256: {x64: \"${env:V}\"}", "x64"),
+    ] {
+        let err = load_with(agent(line), &[("HOME", "/h"), ("V", canary)]).unwrap_err();
+        let told = format!("{err} {err:?} {}", err.render(true));
+        assert!(!told.contains("canary") && told.contains(field), "{told}");
+    }
+}
+
+#[test]
+fn a_secret_beside_a_problem_is_masked() {
+    for text in [
+        agent("container: {env: {TOKEN: canary, A: }}"),
+        agent("container:\n  env: {A: , TOKEN: \"canary\", B: ok}"),
+        agent("container:\n  env:\n    - API_KEY=canary"),
+        agent("container:\n  env:\n    DB_PASSWORD: canary\n   bad: 1"),
+        agent("container:\n  env:\n    PRIVATE_KEY: |\n      canary one\n\tcanary two: x\n"),
+        agent("container:\n  env:\n    TOKEN: &t canary\n    TOKEN: *t"),
+        agent("container:\n  env: {X: &t canary, TOKEN: *t, Y: }"),
+        agent("container: {env: {TOKEN: \"canary\\q\"}}"),
+    ] {
+        let err = load_with(text.clone(), HOME).unwrap_err();
+        let told = format!("{err} {err:?} {}", err.render(false));
+        assert!(!told.contains("canary"), "{text}\n{told}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_told_at_once_and_in_order() {
+    let told = bad(agent("verison: 1\ncontainer:\n  restrat: no\n  ports: [\"0:1\"]"));
+    assert_eq!(
+        told,
+        "7:5: agents.a.verison: unknown field `verison`; did you mean `version`?\n\
+         9:7: agents.a.container.restrat: unknown field `restrat`; did you mean `restart`?\n\
+         10:15: agents.a.container.ports[0]: the host port `0` is out of range: ports go from 1 to 65535"
+    );
+}
+
+#[test]
+fn a_thousand_problems_are_counted_not_told() {
+    let lines: String = (0..1000).fold(String::new(), |text, n| text + &format!("x{n}: 1\n"));
+    let err = load_with(agent(&lines), HOME).unwrap_err();
+    assert_eq!(err.problems().len(), 100);
+    assert!(err.to_string().ends_with("s.yaml: and 900 more problems"));
+}
+
+/// The error of a file that must be refused quickly.
+fn refused(text: String) -> String {
+    let start = Instant::now();
+    let told = bad(text);
+    // Debug builds on a busy machine are slow; what this guards against takes minutes or all memory.
+    assert!(start.elapsed() < Duration::from_secs(60), "took {:?}", start.elapsed());
+    told
+}
+
+#[test]
+fn alias_bombs_are_refused() {
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let row = vec![format!("*a{}", level - 1); 9].join(", ");
+        let _ = writeln!(laughs, "a{level}: &a{level} [{row}]");
+    }
+    assert!(refused(laughs).contains("aliases of this file expand to too much"));
+    let quadratic = format!("a: &a [{}]\nb: [{}]\n", vec!["x"; 40_000].join(","), vec!["*a"; 40_000].join(","));
+    assert!(quadratic.len() < 260_000);
+    assert!(refused(quadratic).contains("expand to too much"));
+    let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(200_000), vec!["*a"; 1000].join(","));
+    assert!(refused(long).contains("expand to too much"));
+    let many: String = (0..20_000).map(|n| format!("- &a{n} x\n")).collect();
+    assert!(refused(many).contains("more than 10000 anchors"));
+    assert!(refused("a: &a [*a]\n".into()).contains("this alias stands inside what it refers to"));
+}
+
+#[test]
+fn deep_and_wide_files_are_refused() {
+    assert!(refused("[".repeat(100_000)).contains("nested more than 64 levels deep"));
+    assert!(refused("{a: ".repeat(100_000)).contains("nested more than 64 levels deep"));
+    assert!(refused("- ".repeat(100_000)).contains("nested more than 64 levels deep"));
+    assert!(refused("- \n".repeat(MAX_BYTES / 3)).contains("more than 2000000 values"));
+    assert!(load_with("#".repeat(MAX_BYTES + 1), HOME).unwrap_err().to_string().contains("larger than 16 MiB"));
+}
+
+#[test]
+fn odd_files_do_not_panic() {
+    for text in [
+        "",
+        "\u{feff}",
+        "\0",
+        "---",
+        "...",
+        "%YAML 3.0\n---\n",
+        "? ",
+        ": ",
+        "&a",
+        "*a",
+        "!",
+        "!!",
+        "|",
+        ">\n ",
+        "\"",
+        "'",
+        "{",
+        "]",
+        "- - - -",
+        "a: b: c",
+        "é: \"\\ud800\"",
+        "\u{2028}a: \t",
+        "<<: 1",
+        "? [a]\n: b",
+        "null",
+        "~",
+        "[]",
+        "agents: {a: {container: {env: {é: }}}}",
+    ] {
+        let err = load_with(text, HOME).unwrap_err();
+        assert!(!err.render(true).is_empty() && !err.to_string().is_empty(), "{text:?}");
+    }
+}
+
+#[test]
+fn merge_keys_give_what_the_mapping_lacks() {
+    let text = agent("container: &c {restart: always, command: [a]}").replace("agents:", "agents:")
+        + "  b:\n    version: \"2\"\n    container: {<<: *c, restart: on-failure}\n";
+    let loaded = load_with(text, HOME).unwrap_or_else(|err| panic!("{}", err.render(false)));
+    let spec = &loaded.desired.agents[&AgentName::new("b").unwrap()].container;
+    assert_eq!(spec.restart, RestartPolicy::OnFailure);
+    assert_eq!(spec.command.as_ref().unwrap()[0].expose(), "a");
+}
+
+#[test]
+fn a_manifest_can_be_anywhere() {
+    let at = |url: &str| {
+        let text = format!("manifest: {{url: \"{url}\"}}\n{}", agent(""));
+        load_with(text, HOME).map(|loaded| loaded.desired.manifest).map_err(|err| err.to_string())
+    };
+    assert_eq!(at("~/m.json").unwrap(), Some(Location::File("/home/u/m.json".into())));
+    assert_eq!(at("file:///m.json").unwrap(), Some(Location::File("/m.json".into())));
+    assert!(at("ftp://x/m.json").unwrap_err().contains("`ftp:` is not supported"));
+}
+
+#[test]
+fn ten_thousand_agents_fit() {
+    let text = generate(10_000);
+    let loaded = load_with(text, HOME).unwrap_or_else(|err| panic!("{err}"));
+    assert_eq!(loaded.desired.agents.len(), 10_000);
+}
+
+/// A state file with so many agents of about 56 lines.
+fn generate(agents: u32) -> String {
+    let mut text = "apiVersion: steadfast/v1\nname: big\nruntime:\n  podman: {}\nagents:\n".to_owned();
+    for n in 0..agents {
+        let _ = write!(
+            text,
+            "  agent-{n}:\n    version: \"1.{n}\"\n    image: registry.example.com/team/agent\n    source: registry\n    \
+             container:\n      command:\n        - serve\n        - --port\n        - \"8080\"\n      env:\n"
+        );
+        for variable in 0..20 {
+            let _ = writeln!(text, "        VARIABLE_{variable}: value-{n}");
+        }
+        let _ = write!(text, "      mounts:\n");
+        for mount in 0..3 {
+            let _ = write!(
+                text,
+                "        - source: /srv/{n}/{mount}\n          target: /data/{mount}\n          readOnly: true\n"
+            );
+        }
+        let _ = write!(
+            text,
+            "      ports:\n        - \"127.0.{}.{}:8080:80\"\n      restart: always\n      addHosts:\n        - \"db:10.0.0.1\"\n      \
+             healthcheck:\n        test:\n          - CMD\n          - check\n        interval: 30s\n        timeout: 5s\n        retries: 3\n        startPeriod: 1s\n",
+            n / 250,
+            n % 250 + 1
+        );
+    }
+    text
+}
