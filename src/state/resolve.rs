@@ -93,23 +93,14 @@ pub(super) fn checked<T: HasStr, V, E: Display>(
     match check(&string.value) {
         Ok(value) => Some(value),
         Err(err) => {
-            let message = err.to_string();
-            let message =
-                if string.from_env { without_value(&message, string, cx.tree.text(at.node)) } else { message };
+            // The check's sentence may quote any part of the value, so none of it is told.
+            let message = match string.from_env {
+                true => format!("what `{}` yields is not valid here", cut(cx.tree.text(at.node))),
+                false => err.to_string(),
+            };
             cx.wrong(at.node, path, message);
             None
         }
-    }
-}
-
-/// The sentence of a check less the value it quotes, which came from the environment.
-fn without_value(message: &str, string: &Str, written: &str) -> String {
-    let told = message
-        .strip_prefix(&format!("`{}`", string.value))
-        .filter(|rest| string.value.len() > 2 && !rest.contains(&string.value));
-    match told {
-        Some(rest) => format!("what `{}` yields{rest}", cut(written)),
-        None => format!("what `{}` yields is not valid here", cut(written)),
     }
 }
 
