@@ -67,7 +67,7 @@ pub(super) fn resolve(
     agent: &AgentName,
     mut doc: ContainerDoc,
     path: Path<'_>,
-) -> Option<(ContainerSpec, Vec<At<Port>>)> {
+) -> Option<(ContainerSpec, Vec<(usize, At<Port>)>)> {
     let name = match &doc.name {
         Some(name) => checked(cx, name, path.key("name"), |name| ContainerName::new(name)),
         None => owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok()),
@@ -79,20 +79,19 @@ pub(super) fn resolve(
     let hosts_path = path.key("addHosts");
     let add_hosts = add_hosts
         .iter()
-        .enumerate()
         .filter_map(|(index, host)| {
-            checked(cx, host, hosts_path.index(index), check_host)?;
+            checked(cx, host, hosts_path.index(*index), check_host)?;
             Some(text(host.value.0.clone(), false))
         })
         .collect();
     let healthcheck = doc.healthcheck.and_then(|check| health(cx, check.value, path.key("healthcheck")));
-    let command = doc.command.map(|list| list.value.0.into_iter().map(|word| text(word.value.0, false)).collect());
+    let command = doc.command.map(|list| list.value.0.into_iter().map(|(_, word)| text(word.value.0, false)).collect());
     let spec = ContainerSpec {
         name: name?,
         command,
         env,
         mounts,
-        ports: ports.iter().map(|port| port.value.clone()).collect(),
+        ports: ports.iter().map(|(_, port)| port.value.clone()).collect(),
         restart: doc.restart.map(|restart| restart.value.0).unwrap_or_default(),
         add_hosts,
         healthcheck,
@@ -150,8 +149,8 @@ fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, doc: &ContainerDoc, path: Path
     let mut targets = BTreeSet::new();
     let list_path = path.key("mounts");
     let mut mounts = Vec::new();
-    for (index, At { value: MountDoc { source, target, read_only }, .. }) in list.value.0.iter().enumerate() {
-        let path = list_path.index(index);
+    for (index, At { value: MountDoc { source, target, read_only }, .. }) in &list.value.0 {
+        let path = list_path.index(*index);
         let source = source.as_ref().and_then(|source| {
             let resolved = file_path(cx, dir, source, path.key("source"))?;
             Some(text(Str { value: resolved.to_string_lossy().into_owned(), from_env: source.value.0.from_env }, false))
@@ -205,9 +204,9 @@ fn check_host(line: &str) -> Result<(), String> {
     Err(format!("`{line}` is not `host:address`: the address must be an IP address or `host-gateway`"))
 }
 
-fn ports(cx: &mut Cx<'_>, entries: Vec<At<PortEntry>>, path: Path<'_>) -> Vec<At<Port>> {
+fn ports(cx: &mut Cx<'_>, entries: Vec<(usize, At<PortEntry>)>, path: Path<'_>) -> Vec<(usize, At<Port>)> {
     let mut resolved = Vec::new();
-    for (index, At { node, value }) in entries.into_iter().enumerate() {
+    for (index, At { node, value }) in entries {
         let path = path.index(index);
         let port = match value {
             PortEntry::Short(word) => checked(cx, &At { node, value: word }, path, ports::parse),
@@ -230,7 +229,7 @@ fn ports(cx: &mut Cx<'_>, entries: Vec<At<PortEntry>>, path: Path<'_>) -> Vec<At
                 }
             }
         };
-        resolved.extend(port.map(|value| At { node, value }));
+        resolved.extend(port.map(|value| (index, At { node, value })));
     }
     resolved
 }
@@ -264,7 +263,7 @@ fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> O
         TestEntry::Line(line) => return Some(HealthTest::Shell(text(line.0, false))),
         TestEntry::Words(list) => list.0,
     };
-    let mut words = words.into_iter().map(|word| word.value.0);
+    let mut words = words.into_iter().map(|(_, word)| word.value.0);
     let first = words.next().map(|word| word.value).unwrap_or_default();
     let mut rest: Vec<_> = words.map(|word| text(word, false)).collect();
     match (first.as_str(), rest.len()) {

@@ -316,7 +316,7 @@ impl Decode for VersionWord {
         if let View::Scalar { text, plain: true } = cx.tree.view(node)
             && Plain::of(text) == Plain::Number
         {
-            let message = format!("YAML reads the version `{0}` as a number, which loses what `{0}` says", cut(text));
+            let message = format!("YAML reads the version `{}` as a number", cut(text));
             let help = format!("write \"{}\", with quotes", cut(text));
             cx.wrong_help(node, path, message, help);
             return None;
@@ -539,13 +539,14 @@ impl JsonSchema for Time {
         "Duration".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": r"^(\s*([0-9]+\s*[a-zA-Z]+\s*)+|0|.*\$\{env:.*)$"})
+        json_schema!({"type": "string", "pattern": r"^\s*([0-9]+\s*[a-zA-Z]+\s*)+$|^0$|\$\{env:"})
     }
 }
 
-/// A list. Nothing at all (`key:`) is an empty one.
+/// A list, each item with its index: items that are wrong were reported and are missing. Nothing at all (`key:`) is an
+/// empty list.
 #[derive(Debug, Clone)]
-pub(super) struct List<T>(pub(super) Vec<At<T>>);
+pub(super) struct List<T>(pub(super) Vec<(usize, At<T>)>);
 
 impl<T: Decode> Decode for List<T> {
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
@@ -554,10 +555,16 @@ impl<T: Decode> Decode for List<T> {
             if is_null(tree, node) {
                 return Some(List(Vec::new()));
             }
-            cx.mistyped(node, path, "a list");
+            if let Some(found) = found(tree, node) {
+                let message = format!("expected a list, found {found}");
+                cx.wrong_help(node, path, message, "write `[first, second]`, or a line with `- ` for each item");
+            }
             return None;
         };
-        let decoded = items.iter().enumerate().filter_map(|(index, item)| At::decode(cx, *item, path.index(index)));
+        let decoded = items
+            .iter()
+            .enumerate()
+            .filter_map(|(index, item)| Some((index, At::decode(cx, *item, path.index(index))?)));
         Some(List(decoded.collect()))
     }
 }
@@ -593,7 +600,10 @@ impl<T: Decode> Decode for Table<T> {
             if is_null(tree, node) {
                 return Some(Table(Vec::new()));
             }
-            cx.mistyped(node, path, "a mapping");
+            if let Some(found) = found(tree, node) {
+                let message = format!("expected a mapping, found {found}");
+                cx.wrong_help(node, path, message, "write a line with `name: value` for each entry");
+            }
             return None;
         };
         let mut entries = Vec::with_capacity(pairs.len() / 2);
@@ -696,7 +706,7 @@ macro_rules! record {
                     super::tree::View::Map(pairs) => pairs,
                     _ if super::decode::is_null(tree, node) => &[],
                     _ => {
-                        cx.mistyped(node, path, "a mapping");
+                        super::decode::not_a_record(cx, node, path, <Self as super::decode::Record>::REQUIRED);
                         return None;
                     }
                 };
@@ -725,15 +735,47 @@ macro_rules! record {
 }
 pub(super) use record;
 
+pub(super) fn not_a_record(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, required: &[&str]) {
+    let Some(found) = found(cx.tree, node) else { return };
+    let message = format!("expected a mapping, found {found}");
+    let fields: Vec<_> = required.iter().filter(|key| !key.is_empty()).map(|key| format!("{key}: …")).collect();
+    match fields.is_empty() || path.parent.is_none() {
+        true => cx.wrong(node, path, message),
+        false => cx.wrong_help(node, path, message, format!("write `{{{}}}`", fields.join(", "))),
+    }
+}
+
 pub(super) fn unknown_key(cx: &mut Cx<'_>, key: NodeId, path: Path<'_>, text: &str, known: &[&str]) {
     let message = format!("unknown field `{}`", cut(text));
-    match near(text, known.iter().copied()) {
-        Some(near) => cx.wrong_help(key, path.key(text), message, format!("did you mean `{near}`?")),
+    let meant = near(text, known.iter().copied())
+        .or_else(|| elsewhere(text).filter(|word| known.contains(word)))
+        .or_else(|| known.iter().find(|key| key.len() > 2 && text.starts_with(**key)).copied());
+    match meant {
+        Some(meant) => cx.wrong_help(key, path.key(text), message, format!("did you mean `{meant}`?")),
         None => {
             let known = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
             cx.wrong_help(key, path.key(text), message, format!("known here: {known}"));
         }
     }
+}
+
+/// Our word for what Compose files, Kubernetes and `podman run` call differently.
+fn elsewhere(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "environment" | "environments" => "env",
+        "volumes" | "volume" | "binds" => "mounts",
+        "extra_hosts" | "extraHosts" | "hostAliases" => "addHosts",
+        "cmd" | "args" | "entrypoint" => "command",
+        "src" | "from" => "source",
+        "dst" | "destination" | "mountPath" | "to" => "target",
+        "ro" => "readOnly",
+        "restart_policy" | "restartPolicy" => "restart",
+        "container_name" | "containerName" => "name",
+        "published" => "hostPort",
+        "tag" => "version",
+        "services" => "agents",
+        _ => return None,
+    })
 }
 
 pub(super) fn missing_key(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, required: &str) {

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{
-    Choice, Cx, Decode, Flag, Later, List, Loose, Path, REFERENCE, Table, Time, VersionWord, Whole, Word, Words, record,
+    Choice, Cx, Decode, Flag, Later, List, Loose, Path, REFERENCE, Table, Time, VersionWord, Whole, Word, Words,
+    is_null, record,
 };
 use super::tree::{NodeId, View};
 use crate::model::{AgentState, ImageSource, Protocol, RestartPolicy, TemplateChange, Transport};
@@ -22,7 +23,7 @@ record! {
         required api_version "apiVersion": Word,
         /// Who owns what is made from this file: containers are labelled with it, the lock and the state directory are
         /// named after it. A DNS label. Two files with one name would remove each other's agents.
-        #[schemars(extend("examples" = ["demo"]))]
+        #[schemars(extend("pattern" = NAME, "examples" = ["demo"]))]
         required name "name": Word,
         /// Where the cache and the state are kept. `--root` wins over it; without either it is `$STEADFAST_ROOT`, else
         /// `~/.steadfast`. Keep it short: a unix socket path has about 104 bytes.
@@ -44,8 +45,17 @@ record! {
     }
 }
 
+/// A DNS label, or a string with a substitution, for schemas.
+const NAME: &str = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$|\$\{env:";
+
+/// A sha256, for schemas.
+const SHA256: &str = r"^[0-9a-fA-F]{64}$|\$\{env:";
+
 /// A DNS label, for schemas.
 pub(super) const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+
+/// An image's repository without tag, for schemas.
+const REPOSITORY: &str = r"^([A-Za-z0-9.:\[\]-]+/)?[a-z0-9][a-z0-9._/-]*$|\$\{env:";
 
 record! {
     /// Where the manifest is published.
@@ -136,21 +146,27 @@ record! {
     #[schemars(rename = "Podman")]
     PodmanDoc {
         /// Its API socket: `unix://` and an absolute path, or a path.
-        #[schemars(extend("examples" = ["unix:///run/podman/podman.sock"]))]
+        #[schemars(extend(
+            "pattern" = r"^unix:///.+|^[^:]*$|\$\{env:",
+            "examples" = ["unix:///run/podman/podman.sock"]
+        ))]
         optional socket "socket": Word,
     }
 }
 
 record! {
     /// One agent: an image at a version, and the container it runs in.
-    #[schemars(rename = "Agent")]
+    #[schemars(rename = "Agent", extend(
+        "if" = {"properties": {"source": {"enum": ["registry", "local"]}}, "required": ["source"]},
+        "then" = {"required": ["image"]}
+    ))]
     AgentDoc {
         /// The version, which is the image's tag (or `sha256:…` digest), or `latest`: whatever the manifest offers.
         /// Quote it, since YAML reads `1.10` as the number 1.1.
         #[schemars(extend("examples" = ["2026.4.12", "latest"]))]
         required version "version": VersionWord,
         /// The image's repository, without tag. The manifest's, when the file names none.
-        #[schemars(extend("examples" = ["ghcr.io/openclaw/openclaw"]))]
+        #[schemars(extend("pattern" = REPOSITORY, "examples" = ["ghcr.io/openclaw/openclaw"]))]
         optional image "image": Word,
         /// Where the image comes from: `manifest` is a tarball through the cache, `registry` is `podman pull`, `local`
         /// must be there already.
@@ -189,10 +205,10 @@ record! {
     #[schemars(rename = "Pins")]
     PinsDoc {
         /// The sha256 of the arm64 tarball: 64 hex digits.
-        #[schemars(extend("examples" = ["000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]))]
+        #[schemars(extend("pattern" = SHA256, "examples" = ["000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]))]
         optional arm64 "arm64": Word,
         /// The sha256 of the x64 tarball: 64 hex digits.
-        #[schemars(extend("examples" = ["000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]))]
+        #[schemars(extend("pattern" = SHA256, "examples" = ["000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]))]
         optional x64 "x64": Word,
     }
 }
@@ -292,7 +308,7 @@ impl Decode for PortEntry {
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         match cx.tree.view(node) {
             View::Map(_) => PortDoc::decode(cx, node, path).map(PortEntry::Long),
-            View::List(_) => {
+            _ if is_null(cx.tree, node) || matches!(cx.tree.view(node), View::List(_)) => {
                 cx.mistyped(node, path, "a port like \"127.0.0.1:8080:80\"");
                 None
             }
@@ -375,7 +391,9 @@ impl JsonSchema for TestEntry {
         json_schema!({"anyOf": [
             {"type": "string", "minLength": 1, "description": "A line for the container's shell."},
             {"type": "array", "minItems": 2, "items": {"type": ["string", "number", "boolean"]},
-             "prefixItems": [{"enum": ["CMD", "CMD-SHELL"]}]},
+             "prefixItems": [{"const": "CMD"}]},
+            {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": ["string", "number", "boolean"]},
+             "prefixItems": [{"const": "CMD-SHELL"}]},
             {"type": "array", "const": ["NONE"]},
         ]})
     }

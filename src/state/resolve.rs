@@ -1,6 +1,6 @@
 //! From the decoded document to the desired state: defaults, paths, and what fields mean together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
 use std::path::{Component, Path as FilePath, PathBuf};
 
@@ -44,6 +44,7 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
         env_files: EnvFiles::default(),
         names: HashMap::new(),
         ports: Taken::default(),
+        seen: HashSet::new(),
         agents: BTreeMap::new(),
     };
     if let Some(At { value: Table(entries), .. }) = doc.agents {
@@ -195,7 +196,7 @@ fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_
 
 fn arches(cx: &mut Cx<'_>, list: &At<List<Choice<ArchWord>>>, host: Arch, path: Path<'_>) -> Option<Vec<Arch>> {
     let mut arches = Vec::new();
-    for word in &list.value.0 {
+    for (_, word) in &list.value.0 {
         let these: &[Arch] = match word.value.0 {
             ArchWord::Host => &[host],
             ArchWord::Arm64 => &[Arch::Arm64],
@@ -206,7 +207,7 @@ fn arches(cx: &mut Cx<'_>, list: &At<List<Choice<ArchWord>>>, host: Arch, path: 
     }
     if arches.is_empty() {
         // A list whose items were all wrong was reported item by item.
-        if is_null(cx.tree, list.node) || matches!(cx.tree.view(list.node), super::tree::View::List([])) {
+        if matches!(cx.tree.view(list.node), super::tree::View::List([])) {
             cx.wrong_help(list.node, path, "at least one architecture is needed", "leave the field out for `[host]`");
         }
         return None;
@@ -289,6 +290,7 @@ struct Agents<'a> {
     env_files: EnvFiles,
     names: HashMap<ContainerName, (String, NodeId)>,
     ports: Taken,
+    seen: HashSet<String>,
     agents: BTreeMap<AgentName, Agent>,
 }
 
@@ -310,8 +312,8 @@ impl Agents<'_> {
         }
         let pins = doc.sha256.map(|pins| self.pins(cx, pins, source, path.key("sha256"))).unwrap_or_default();
         let arches = match &doc.arches {
-            Some(list) => arches(cx, list, self.host_arch, path.key("arches")),
-            None => Some(self.cache_arches.to_vec()),
+            Some(list) if !is_null(cx.tree, list.node) => arches(cx, list, self.host_arch, path.key("arches")),
+            _ => Some(self.cache_arches.to_vec()),
         };
         let container_path = path.key("container");
         let container = doc.container.map(|container| container.value).unwrap_or_default();
@@ -322,6 +324,10 @@ impl Agents<'_> {
         let resolved =
             container::resolve(cx, self.dir, &mut self.env_files, self.owner, &for_name, container, container_path);
         let Some((container, ports)) = resolved else { return };
+        if !self.seen.insert(name.to_owned()) {
+            // The same key again, which was reported: its name and ports are no news.
+            return;
+        }
         self.claim_name(cx, &container.name, name, named_at, container_path);
         if state != AgentState::Absent {
             self.claim_ports(cx, name, &ports, container_path);
@@ -385,15 +391,15 @@ impl Agents<'_> {
         self.names.insert(container.clone(), (agent.to_owned(), node));
     }
 
-    fn claim_ports(&mut self, cx: &mut Cx<'_>, agent: &str, ports: &[At<Port>], path: Path<'_>) {
+    fn claim_ports(&mut self, cx: &mut Cx<'_>, agent: &str, ports: &[(usize, At<Port>)], path: Path<'_>) {
         let ports_path = path.key("ports");
-        for (index, At { node, value: port }) in ports.iter().enumerate() {
+        for (index, At { node, value: port }) in ports {
             let holder = Holder { agent: agent.to_owned(), node: *node };
             let Some(other) = self.ports.take(port, holder) else { continue };
             let whose =
                 if other.agent == agent { "this agent".to_owned() } else { format!("agent `{}`", cut(&other.agent)) };
             let message = format!("the host port {}/{} is taken by {whose}", port.host_port, port.protocol);
-            let draft = Draft::at(cx.tree.span(*node), ports_path.index(index).to_string(), message);
+            let draft = Draft::at(cx.tree.span(*node), ports_path.index(*index).to_string(), message);
             cx.problems.add(draft.also(cx.tree.span(other.node), "taken"));
         }
     }

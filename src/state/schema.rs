@@ -31,7 +31,25 @@ pub fn manifest_schema() -> Value {
 }
 
 fn generate<T: JsonSchema>() -> Value {
-    SchemaGenerator::new(SchemaSettings::draft2020_12()).into_root_schema_for::<T>().to_value()
+    let mut schema = SchemaGenerator::new(SchemaSettings::draft2020_12()).into_root_schema_for::<T>().to_value();
+    unwrap_lines(&mut schema);
+    schema
+}
+
+/// Doc comments are wrapped where the source is; editors wrap by themselves.
+fn unwrap_lines(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(text) if key == "description" => *text = text.replace('\n', " "),
+                    value => unwrap_lines(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(unwrap_lines),
+        _ => {}
+    }
 }
 
 /// Makes a record's schema say what its decoder does: which fields are required, and that only a mapping or list may be
@@ -42,12 +60,12 @@ pub(super) fn tidy_record<R: Record>(schema: &mut Schema) {
         schema.insert("required".into(), required.into());
     }
     let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
-    for property in properties.into_iter().flat_map(|properties| properties.values_mut()) {
-        forbid_blank_scalar(property);
+    for (key, property) in properties.into_iter().flatten() {
+        forbid_blank(property, R::REQUIRED.contains(&key.as_str()));
     }
 }
 
-fn forbid_blank_scalar(property: &mut Value) {
+fn forbid_blank(property: &mut Value, required: bool) {
     let Some(fields) = property.as_object_mut() else { return };
     if let Some(Value::Array(types)) = fields.get_mut("type") {
         if !types.iter().any(|word| word == "array" || word == "object") {
@@ -60,7 +78,8 @@ fn forbid_blank_scalar(property: &mut Value) {
         return;
     }
     let Some(Value::Array(forms)) = fields.get_mut("anyOf") else { return };
-    if forms.iter().any(|form| form.get("$ref").is_some()) && forms.len() == 2 {
+    let record = forms.len() == 2 && forms.iter().any(|form| form.get("$ref").is_some());
+    if record && !required {
         return;
     }
     forms.retain(|form| form.get("type").and_then(Value::as_str) != Some("null"));

@@ -502,6 +502,17 @@ fn explain(err: &ScanError, source: &str) -> Draft {
             format!("broken YAML: {}", err.kind()),
             Some("a value that holds `: ` must be quoted, and the keys of one mapping must be indented alike"),
         ),
+        ErrorKind::InvalidQuotedScalarIndent | ErrorKind::DocumentIndicatorInQuotedScalar => {
+            (format!("broken YAML: {}", err.kind()), Some("a quote above is probably never closed"))
+        }
+        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => (
+            format!("broken YAML: {}", err.kind()),
+            Some("a comma is missing here, or a bracket above is never closed"),
+        ),
+        ErrorKind::ExpectedBlockMappingKey | ErrorKind::ExpectedBlockSequenceEntry => (
+            format!("broken YAML: {}", err.kind()),
+            Some("look at the indentation: the keys of one mapping, and the items of one list, stand under each other"),
+        ),
         kind => (format!("broken YAML: {kind}"), None),
     };
     // `{TOKEN: ${env:TOKEN}}` is the trap of this file format.
