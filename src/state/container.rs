@@ -57,6 +57,9 @@ impl EnvFiles {
     }
 }
 
+/// Ports with their index in the file's list.
+pub(super) type Ports = Vec<(usize, At<Port>)>;
+
 /// Resolves a container. Fields that are wrong are reported and left at their default, so that what is wrong with the
 /// others is reported too. Its ports come with the nodes they were written in.
 pub(super) fn resolve(
@@ -67,7 +70,7 @@ pub(super) fn resolve(
     agent: &AgentName,
     mut doc: ContainerDoc,
     path: Path<'_>,
-) -> Option<(ContainerSpec, Vec<(usize, At<Port>)>)> {
+) -> Option<(ContainerSpec, Ports)> {
     let name = match &doc.name {
         Some(name) => checked(cx, name, path.key("name"), |name| ContainerName::new(name)),
         None => owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok()),
@@ -204,7 +207,7 @@ fn check_host(line: &str) -> Result<(), String> {
     Err(format!("`{line}` is not `host:address`: the address must be an IP address or `host-gateway`"))
 }
 
-fn ports(cx: &mut Cx<'_>, entries: Vec<(usize, At<PortEntry>)>, path: Path<'_>) -> Vec<(usize, At<Port>)> {
+fn ports(cx: &mut Cx<'_>, entries: Vec<(usize, At<PortEntry>)>, path: Path<'_>) -> Ports {
     let mut resolved = Vec::new();
     for (index, At { node, value }) in entries {
         let path = path.index(index);

@@ -145,9 +145,9 @@ pub(super) struct Draft {
     path: String,
     message: String,
     help: Option<String>,
-    also: Option<(Range<usize>, String)>,
+    also: Option<Box<(Range<usize>, String)>>,
     /// Set when the problem is in another file than the state file.
-    elsewhere: Option<Place>,
+    elsewhere: Option<Box<Place>>,
 }
 
 impl Draft {
@@ -161,12 +161,12 @@ impl Draft {
 
     /// Another place it has to do with.
     pub(super) fn also(self, span: Range<usize>, label: impl Into<String>) -> Self {
-        Self { also: Some((span, label.into())), ..self }
+        Self { also: Some(Box::new((span, label.into()))), ..self }
     }
 
     /// The problem itself is in line `line` of another file, which is never shown.
     pub(super) fn elsewhere(self, file: &std::path::Path, line: u64) -> Self {
-        Self { elsewhere: Some(Place { file: file.display().to_string(), line, column: 1 }), ..self }
+        Self { elsewhere: Some(Box::new(Place { file: file.display().to_string(), line, column: 1 })), ..self }
     }
 }
 
@@ -202,9 +202,13 @@ impl Problems {
             .into_iter()
             .map(|draft| {
                 let (line, column) = lines.position(draft.span.start);
-                let excerpt = Excerpt::new(source, &lines, &hidden, &draft.span, draft.also.as_ref());
+                let excerpt = Excerpt::new(source, &lines, &hidden, &draft.span, draft.also.as_deref());
                 Problem {
-                    place: draft.elsewhere.unwrap_or_else(|| Place { file: file.to_owned(), line, column }),
+                    place: draft.elsewhere.map(|place| *place).unwrap_or_else(|| Place {
+                        file: file.to_owned(),
+                        line,
+                        column,
+                    }),
                     path: draft.path,
                     message: draft.message,
                     help: draft.help,

@@ -270,7 +270,7 @@ fn odd_files_do_not_panic() {
 
 #[test]
 fn merge_keys_give_what_the_mapping_lacks() {
-    let text = agent("container: &c {restart: always, command: [a]}").replace("agents:", "agents:")
+    let text = agent("container: &c {restart: always, command: [a]}")
         + "  b:\n    version: \"2\"\n    container: {<<: *c, restart: on-failure}\n";
     let loaded = load_with(text, HOME).unwrap_or_else(|err| panic!("{}", err.render(false)));
     let spec = &loaded.desired.agents[&AgentName::new("b").unwrap()].container;
@@ -308,7 +308,7 @@ fn generate(agents: u32) -> String {
         for variable in 0..20 {
             let _ = writeln!(text, "        VARIABLE_{variable}: value-{n}");
         }
-        let _ = write!(text, "      mounts:\n");
+        let _ = writeln!(text, "      mounts:");
         for mount in 0..3 {
             let _ = write!(
                 text,

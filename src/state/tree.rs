@@ -234,16 +234,21 @@ impl<'s> Builder<'s, '_> {
     }
 
     fn scalar(&mut self, text: Cow<'s, str>, plain: bool, anchor: usize, range: Range<usize>) -> Result<(), Draft> {
+        // The parser says `~` for a value that is not there.
+        let text = if plain && range.is_empty() { Cow::Borrowed("") } else { text };
         let bytes = text.len() as u64;
         let at = match &text {
             _ if text.is_empty() => Some(range.start),
             Cow::Borrowed(text) => offset_in(self.tree.source, text),
             Cow::Owned(_) => None,
         };
-        if self.frames.last().is_some_and(|frame| frame.map) && self.expects_key() && plain && text == "<<" {
-            if let Some(frame) = self.frames.last_mut() {
-                frame.merges = true;
-            }
+        if plain
+            && text == "<<"
+            && self.expects_key()
+            && let Some(frame) = self.frames.last_mut()
+            && frame.map
+        {
+            frame.merges = true;
         }
         let id = match at {
             Some(at) => self.node(range, Kind::Scalar { plain }, at as u32, bytes as u32)?,
