@@ -40,8 +40,8 @@ async fn every_phase_has_its_answer() {
     let story = Story::running(&["a"]).await;
     let rows: [(Phase, &[&str]); 7] = [
         (Phase::Running, &[]),
-        (Phase::Created, &["start container `demo-a`: it is created and was never started"]),
-        (Phase::Exited { code: 0 }, &["start container `demo-a`: it is exited with code 0"]),
+        (Phase::Created, &["start container `demo-a`: it was never started"]),
+        (Phase::Exited { code: 0 }, &["start container `demo-a`: it exited with code 0"]),
         (Phase::Paused, &["unpause container `demo-a`: it is paused"]),
         (Phase::Stopping, &["later startContainer `demo-a`: it is stopping, once Podman is done: it is stopping"]),
         (
@@ -111,7 +111,7 @@ async fn only_these_agents_are_touched() {
     story.fake.state().kill("demo-a");
     story.fake.state().kill("demo-b");
     story.options.policy.only = [agent_name("a")].into();
-    plans(&story, &["start container `demo-a`: it is exited with code 137"]).await;
+    plans(&story, &["start container `demo-a`: it exited with code 137"]).await;
 }
 
 #[tokio::test(start_paused = true)]
