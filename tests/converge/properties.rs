@@ -286,7 +286,7 @@ proptest! {
                 let there = after.values().filter(|one| one.labels.get("steadfast.agent").is_some_and(|label| label == name.as_str()) && one.labels["steadfast.name"] == "demo").count();
                 prop_assert_eq!(there, usize::from(agent.state != AgentState::Absent), "containers of {}", name);
                 let image = image_of(name.as_str(), last.offered);
-                if let Some((id, _)) = before.iter().find(|(_, one)| one.spec == agent.container && one.image == image && one.labels.get("steadfast.name").is_some_and(|name| name == "demo"))
+                if let Some((id, _)) = before.iter().find(|(_, one)| one.name == agent.container.name && one.spec == agent.container && one.image == image && one.labels.get("steadfast.name").is_some_and(|name| name == "demo"))
                     && agent.state != AgentState::Absent {
                     prop_assert!(after.contains_key(id), "{} was recreated without need: {:?}", name, taken(&report));
                 }
@@ -373,7 +373,10 @@ proptest! {
                 2 => { story.fake.state().published = None; &["syncManifest", "prune"] }
                 _ => { story.fake.order(Fault::lasting("local")); &["syncManifest", "prune"] }
             };
-            let (_, plan) = story.observed_plan().await;
+            let (observed, plan) = story.observed_plan().await;
+            if hidden == 2 && observed.published.unknown().is_none() {
+                return Ok(()); // no agent needs a manifest, so none was looked for
+            }
             for step in &plan.ready {
                 let kind = step.action.kind();
                 prop_assert!(!forbidden.iter().any(|word| kind.contains(word)), "{} with {:?} unseen", step.action, forbidden);
