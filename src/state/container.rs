@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decode::{At, Cx, Path, Str};
+use super::decode::{At, Cx, Path};
 use super::document::{ContainerDoc, HealthDoc, MountDoc, PortDoc, PortEntry, TestEntry};
 use super::env_file;
 use super::ports;
 use super::problem::Draft;
 use super::resolve::{checked, file_path, refuse};
+use super::scalar::Str;
 use crate::model::text::names_a_secret;
 use crate::model::{
     AgentName, ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, Name, Port, Protocol, Text,

@@ -6,10 +6,9 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::decode::{
-    Choice, Cx, Decode, Flag, Later, List, Loose, Path, REFERENCE, Table, Time, VersionWord, Whole, Word, Words,
-    is_null, record,
-};
+use super::decode::{Cx, Decode, Later, List, Path, Table, is_null};
+use super::record::record;
+use super::scalar::{Choice, Flag, Loose, REFERENCE, Time, VersionWord, Whole, Word, Words};
 use super::tree::{NodeId, View};
 use crate::model::{AgentState, ImageSource, Protocol, RestartPolicy, TemplateChange, Transport};
 

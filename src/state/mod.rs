@@ -7,6 +7,7 @@
 //! `tree` alone knows YAML, `decode` and `document` what the fields look like, `resolve` what they mean together.
 //! Watching the file, and what to do about it, belong elsewhere.
 
+mod agents;
 mod container;
 mod decode;
 mod document;
@@ -14,11 +15,14 @@ mod env_file;
 mod ports;
 mod problem;
 mod read;
+mod record;
 mod resolve;
+mod scalar;
 mod schema;
 mod snippet;
 mod starter;
 mod substitute;
+mod syntax;
 mod tree;
 
 #[cfg(test)]

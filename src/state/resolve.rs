@@ -1,21 +1,16 @@
 //! From the decoded document to the desired state: defaults, paths, and what fields mean together.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Component, Path as FilePath, PathBuf};
 
-use super::container::{self, EnvFiles};
-use super::decode::{At, Choice, Cx, Decode, List, Loose, Path, Str, Table, Word, cut, is_null};
-use super::document::{AgentDoc, ArchWord, CacheDoc, LimaDoc, PinsDoc, PodmanDoc, RuntimeDoc, StateDoc};
-use super::ports::{Holder, Taken};
+use super::agents::Agents;
+use super::decode::{At, Cx, Decode, List, Path, Table, cut, is_null};
+use super::document::{ArchWord, CacheDoc, LimaDoc, PodmanDoc, RuntimeDoc, StateDoc};
 use super::problem::Draft;
-use super::snippet::Lines;
-use super::tree::NodeId;
+use super::scalar::{Choice, Loose, Str, Word};
 use super::{Context, Input, Loaded};
-use crate::model::{
-    Agent, AgentName, AgentState, Arch, CachePolicy, ContainerName, Desired, ImageRef, ImageSource, Location, Name,
-    Place, Port, Runtime, Sha256Digest, Version,
-};
+use crate::model::{Arch, CachePolicy, Desired, Location, Name, Runtime};
 
 /// Resolves the whole document. `None` when something is missing that cannot be done without; problems tell the rest.
 pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Context<'_>) -> Option<Loaded> {
@@ -34,26 +29,14 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let cache = cache(cx, doc.cache.as_ref(), context.host_arch, path);
     let runtime = doc.runtime.and_then(|runtime| self::runtime(cx, runtime, input, path.key("runtime")));
 
-    let mut all = Agents {
-        lines: Lines::new(text),
-        file: &input.name,
-        dir: &input.dir,
-        owner: name.as_ref(),
-        cache_arches: &cache.arches,
-        host_arch: context.host_arch,
-        env_files: EnvFiles::default(),
-        names: HashMap::new(),
-        ports: Taken::default(),
-        seen: HashSet::new(),
-        agents: BTreeMap::new(),
-    };
+    let mut all = Agents::new(input, text, name.as_ref(), &cache.arches, context.host_arch);
     if let Some(At { value: Table(entries), .. }) = doc.agents {
         let path = path.key("agents");
         for entry in entries {
             all.add(cx, entry.key, &entry.name, entry.at.node, path.key(&entry.name));
         }
     }
-    let Agents { agents, env_files, .. } = all;
+    let (agents, env_files) = all.into_parts();
     if !cx.problems.is_empty() {
         return None;
     }
@@ -61,7 +44,7 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let key = (context.key)(&root);
     let host_arch = context.host_arch;
     let desired = Desired { name, root, manifest, cache, runtime, agents, host_arch, key };
-    Some(Loaded { desired, env_files: env_files.into_paths() })
+    Some(Loaded { desired, env_files })
 }
 
 // ------------------------------------------------------------------------------------------------ checking a string
@@ -194,7 +177,12 @@ fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_
 
 // ------------------------------------------------------------------------------------------------- cache and runtime
 
-fn arches(cx: &mut Cx<'_>, list: &At<List<Choice<ArchWord>>>, host: Arch, path: Path<'_>) -> Option<Vec<Arch>> {
+pub(super) fn arches(
+    cx: &mut Cx<'_>,
+    list: &At<List<Choice<ArchWord>>>,
+    host: Arch,
+    path: Path<'_>,
+) -> Option<Vec<Arch>> {
     let mut arches = Vec::new();
     for (_, word) in &list.value.0 {
         let these: &[Arch] = match word.value.0 {
@@ -276,178 +264,4 @@ fn podman(cx: &mut Cx<'_>, doc: PodmanDoc, input: &Input, path: Path<'_>) -> Opt
         None => expand(text, &input.dir, vars),
     });
     socket.map(|socket| Runtime::Podman { socket: Some(socket) })
-}
-
-// ------------------------------------------------------------------------------------------------------------ agents
-
-struct Agents<'a> {
-    lines: Lines<'a>,
-    file: &'a str,
-    dir: &'a FilePath,
-    owner: Option<&'a Name>,
-    cache_arches: &'a [Arch],
-    host_arch: Arch,
-    env_files: EnvFiles,
-    names: HashMap<ContainerName, (String, NodeId)>,
-    ports: Taken,
-    seen: HashSet<String>,
-    agents: BTreeMap<AgentName, Agent>,
-}
-
-impl Agents<'_> {
-    fn add(&mut self, cx: &mut Cx<'_>, key: NodeId, name: &str, node: NodeId, path: Path<'_>) {
-        let agent_name = AgentName::new(name).map_err(|err| cx.wrong(key, path, err.to_string())).ok();
-        let Some(doc) = AgentDoc::decode(cx, node, path) else { return };
-        let state = doc.state.as_ref().map(|state| state.value.0).unwrap_or_default();
-        let source = doc.source.as_ref().map(|source| source.value.0).unwrap_or_default();
-        let version = doc.version.as_ref().and_then(|version| {
-            let at = At { node: version.node, value: Word(version.value.0.clone()) };
-            checked(cx, &at, path.key("version"), check_version)
-        });
-        let image = self.image(cx, &doc, source, node, path);
-        if let (Some(image), Some(Version::Exact(version)), Some(at)) = (&image, &version, &doc.image)
-            && ImageRef::join(image, version).is_err()
-        {
-            cx.wrong(at.node, path.key("image"), "image and version together are no image reference");
-        }
-        let pins = doc.sha256.map(|pins| self.pins(cx, pins, source, path.key("sha256"))).unwrap_or_default();
-        let arches = match &doc.arches {
-            Some(list) if !is_null(cx.tree, list.node) => arches(cx, list, self.host_arch, path.key("arches")),
-            _ => Some(self.cache_arches.to_vec()),
-        };
-        let container_path = path.key("container");
-        let container = doc.container.map(|container| container.value).unwrap_or_default();
-        let named_at = container.name.as_ref().map_or(key, |name| name.node);
-        // A name that is no DNS label was reported; its container is still worth checking.
-        let stand_in = || AgentName::new("agent").ok();
-        let Some(for_name) = agent_name.clone().or_else(stand_in) else { return };
-        let resolved =
-            container::resolve(cx, self.dir, &mut self.env_files, self.owner, &for_name, container, container_path);
-        let Some((container, ports)) = resolved else { return };
-        if !self.seen.insert(name.to_owned()) {
-            // The same key again, which was reported: its name and ports are no news.
-            return;
-        }
-        self.claim_name(cx, &container.name, name, named_at, container_path);
-        if state != AgentState::Absent {
-            self.claim_ports(cx, name, &ports, container_path);
-        }
-        let (Some(agent_name), Some(version), Some(arches)) = (agent_name, version, arches) else { return };
-        let (line, column) = self.lines.position(cx.tree.span(key).start);
-        let place = Place { file: self.file.to_owned(), line, column };
-        let suspend = doc.suspend.is_some_and(|flag| flag.value.0);
-        self.agents
-            .insert(agent_name, Agent { place, version, image, source, arches, pins, state, suspend, container });
-    }
-
-    fn image(
-        &self,
-        cx: &mut Cx<'_>,
-        doc: &AgentDoc,
-        source: ImageSource,
-        node: NodeId,
-        path: Path<'_>,
-    ) -> Option<String> {
-        match &doc.image {
-            Some(image) => checked(cx, image, path.key("image"), check_repository),
-            None if source == ImageSource::Manifest => None,
-            None => {
-                let word = if source == ImageSource::Registry { "registry" } else { "local" };
-                let at = doc.source.as_ref().map_or(node, |source| source.node);
-                cx.wrong(at, path, format!("the field `image` is missing, which `source: {word}` needs"));
-                None
-            }
-        }
-    }
-
-    fn pins(
-        &self,
-        cx: &mut Cx<'_>,
-        At { node, value: PinsDoc { arm64, x64 } }: At<PinsDoc>,
-        source: ImageSource,
-        path: Path<'_>,
-    ) -> BTreeMap<Arch, Sha256Digest> {
-        let mut pins = BTreeMap::new();
-        for (arch, pin) in [(Arch::Arm64, arm64), (Arch::X64, x64)] {
-            let Some(pin) = pin else { continue };
-            if let Some(digest) = checked(cx, &pin, path.key(arch.as_str()), Sha256Digest::parse) {
-                pins.insert(arch, digest);
-            }
-        }
-        if !pins.is_empty() && source != ImageSource::Manifest {
-            let help = "to pin an image of a registry, write its digest as the version: \"sha256:…\"";
-            cx.wrong_help(node, path, "these pins hash tarballs, which only `source: manifest` has", help);
-        }
-        pins
-    }
-
-    fn claim_name(&mut self, cx: &mut Cx<'_>, container: &ContainerName, agent: &str, node: NodeId, path: Path<'_>) {
-        if let Some((other, first)) = self.names.get(container) {
-            let message = format!("the container name `{container}` is taken by agent `{}`", cut(other));
-            let draft = Draft::at(cx.tree.span(node), path.key("name").to_string(), message);
-            cx.problems.add(draft.also(cx.tree.span(*first), "taken"));
-            return;
-        }
-        self.names.insert(container.clone(), (agent.to_owned(), node));
-    }
-
-    fn claim_ports(&mut self, cx: &mut Cx<'_>, agent: &str, ports: &[(usize, At<Port>)], path: Path<'_>) {
-        let ports_path = path.key("ports");
-        for (index, At { node, value: port }) in ports {
-            let holder = Holder { agent: agent.to_owned(), node: *node };
-            let Some(other) = self.ports.take(port, holder) else { continue };
-            let whose =
-                if other.agent == agent { "this agent".to_owned() } else { format!("agent `{}`", cut(&other.agent)) };
-            let message = format!("the host port {}/{} is taken by {whose}", port.host_port, port.protocol);
-            let draft = Draft::at(cx.tree.span(*node), ports_path.index(*index).to_string(), message);
-            cx.problems.add(draft.also(cx.tree.span(other.node), "taken"));
-        }
-    }
-}
-
-/// A version is an image's tag (the OCI distribution spec's grammar), a digest, or `latest`.
-fn check_version(text: &str) -> Result<Version, String> {
-    if text == "latest" {
-        return Ok(Version::Latest);
-    }
-    if let Some(hex) = text.strip_prefix("sha256:") {
-        return match Sha256Digest::parse(hex) {
-            Ok(digest) => Ok(Version::Exact(format!("sha256:{digest}"))),
-            Err(_) => Err(format!("`{text}` is not a digest: expected `sha256:` and 64 hex digits")),
-        };
-    }
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let ok = text.bytes().next().is_some_and(word)
-        && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
-        && text.len() <= 128;
-    if ok {
-        return Ok(Version::Exact(text.to_owned()));
-    }
-    Err(format!("`{text}` is not a version: it is the image's tag, so letters, digits, `_`, `.` and `-`, at most 128"))
-}
-
-fn check_repository(text: &str) -> Result<String, String> {
-    let last = text.rsplit('/').next().unwrap_or_default();
-    if let Some((repository, tag)) =
-        text.split_once('@').or_else(|| last.contains(':').then(|| text.rsplit_once(':')).flatten())
-    {
-        return Err(format!("`{text}` has a tag: write `image: {repository}` and `version: \"{tag}\"`"));
-    }
-    let (host, path) = match text.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
-        _ => ("", text),
-    };
-    if path.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Err(format!("`{text}` is not an image repository: it must be lower case"));
-    }
-    let part_ok = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.ends_with(|c: char| c.is_ascii_alphanumeric())
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-    };
-    let host_ok = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'));
-    if host_ok && text.len() <= 255 && path.split('/').all(part_ok) {
-        return Ok(text.to_owned());
-    }
-    Err(format!("`{text}` is not an image repository, like ghcr.io/openclaw/openclaw"))
 }

@@ -9,8 +9,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value;
 
-use super::decode::Record;
 use super::document::StateDoc;
+use super::record::Record;
 
 /// The schema of a state file.
 pub fn schema() -> Value {

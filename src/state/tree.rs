@@ -1,4 +1,4 @@
-//! YAML text → a compact tree of positions. The only file that knows the YAML reader.
+//! YAML text → a compact tree of positions. With `syntax.rs`, the only file that knows the YAML reader.
 //!
 //! What the values mean belongs in `decode.rs`; here a scalar is a piece of text, quoted or not. Everything a hostile
 //! file can blow up is bounded while the parser's events come in: nesting, the number of nodes, and what aliases
@@ -8,9 +8,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag};
+use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::problem::{Draft, Problems};
+use super::syntax::explain;
 
 /// The most nodes (keys, values, items) of a file. 10,000 agents with every field take about 1.2 million.
 pub(super) const MAX_NODES: u64 = 2_000_000;
@@ -479,63 +480,4 @@ fn range_of(span: &Span) -> Range<usize> {
 fn offset_in(whole: &str, part: &str) -> Option<usize> {
     let offset = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
     (offset + part.len() <= whole.len()).then_some(offset)
-}
-
-/// What is wrong with broken YAML, and the usual ways out.
-fn explain(err: &ScanError, source: &str) -> Draft {
-    let at = err.marker().byte_offset().unwrap_or_default().min(source.len());
-    let (line_start, line) = line_at(source, at);
-    let found = |needle: &str| line.find(needle).map(|index| line_start + index);
-    let (message, help): (String, Option<&str>) = match err.kind() {
-        ErrorKind::TabNotAllowed
-        | ErrorKind::TabInBlockIndentation
-        | ErrorKind::TabInIndentation
-        | ErrorKind::TabAtBlockScalarStart
-        | ErrorKind::TabInPlainScalar => {
-            let at = found("\t").unwrap_or(at);
-            return Draft::at(at..at + 1, String::new(), "a tab is used for indentation")
-                .help("YAML takes spaces only; most editors can be told to insert them");
-        }
-        ErrorKind::RecursionLimitExceeded => (format!("nested more than {MAX_DEPTH} levels deep"), None),
-        ErrorKind::UnclosedQuotedScalar => ("this quote is never closed".into(), None),
-        ErrorKind::UnclosedFlowCollection { open } => (format!("this `{open}` is never closed"), None),
-        ErrorKind::UnknownQuotedScalarEscape => (
-            "unknown escape in a double-quoted string".into(),
-            Some("write `\\\\` for a backslash, or use single quotes, where it stands for itself"),
-        ),
-        ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidSimpleKey | ErrorKind::SimpleKeyExpected => (
-            format!("broken YAML: {}", err.kind()),
-            Some("a value that holds `: ` must be quoted, and the keys of one mapping must be indented alike"),
-        ),
-        ErrorKind::InvalidQuotedScalarIndent | ErrorKind::DocumentIndicatorInQuotedScalar => {
-            (format!("broken YAML: {}", err.kind()), Some("a quote above is probably never closed"))
-        }
-        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => (
-            format!("broken YAML: {}", err.kind()),
-            Some("a comma is missing here, or a bracket above is never closed"),
-        ),
-        ErrorKind::ExpectedBlockMappingKey | ErrorKind::ExpectedBlockSequenceEntry => (
-            format!("broken YAML: {}", err.kind()),
-            Some("look at the indentation: the keys of one mapping, and the items of one list, stand under each other"),
-        ),
-        kind => (format!("broken YAML: {kind}"), None),
-    };
-    // `{TOKEN: ${env:TOKEN}}` is the trap of this file format.
-    let flow_substitution = found("${env:").filter(|at| line[..at - line_start].contains(['{', '[']));
-    let help = match flow_substitution {
-        Some(_) => Some("inside `{…}` and `[…]`, write `\"${env:NAME}\"` with quotes"),
-        None => help,
-    };
-    let width = source[at..].chars().next().filter(|c| *c != '\n' && *c != '\r').map_or(0, char::len_utf8);
-    let draft = Draft::at(at..at + width, String::new(), message);
-    match help {
-        Some(help) => draft.help(help),
-        None => draft,
-    }
-}
-
-fn line_at(source: &str, at: usize) -> (usize, &str) {
-    let start = source[..at].rfind('\n').map_or(0, |newline| newline + 1);
-    let end = source[at..].find('\n').map_or(source.len(), |newline| at + newline);
-    (start, &source[start..end])
 }

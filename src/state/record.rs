@@ -1,0 +1,121 @@
+//! Mappings with fixed keys: one definition makes the struct, its decoder and its schema.
+
+use super::decode::{Cx, Path, cut, found, near};
+use super::problem::Draft;
+use super::tree::NodeId;
+
+/// A mapping with fixed keys.
+pub(super) trait Record {
+    /// The keys that must be there.
+    const REQUIRED: &'static [&'static str];
+}
+
+/// Defines a mapping with fixed keys: the struct, how it is decoded and its schema. Every field is an `Option`, since a
+/// field that is missing or wrong was reported and must not hide what is wrong with the others.
+macro_rules! record {
+    ($(#[$meta:meta])* $name:ident { $( $(#[$field_meta:meta])* $need:ident $field:ident $key:literal: $type:ty, )* }) => {
+        #[derive(Debug, Default, schemars::JsonSchema)]
+        $(#[$meta])*
+        #[schemars(deny_unknown_fields, transform = super::schema::tidy_record::<$name>)]
+        pub(super) struct $name {
+            $( $(#[$field_meta])* #[schemars(rename = $key)] pub(super) $field: Option<super::decode::At<$type>>, )*
+        }
+
+        impl super::record::Record for $name {
+            const REQUIRED: &'static [&'static str] = {
+                // Optional keys leave an empty word, which no schema asks for.
+                &[$( super::record::record!(@$need $key) ),*]
+            };
+        }
+
+        impl super::decode::Decode for $name {
+            fn decode(
+                cx: &mut super::decode::Cx<'_>,
+                node: super::tree::NodeId,
+                path: super::decode::Path<'_>,
+            ) -> Option<Self> {
+                const KEYS: &[&str] = &[$($key),*];
+                let tree = cx.tree;
+                let pairs = match tree.view(node) {
+                    super::tree::View::Map(pairs) => pairs,
+                    _ if super::decode::is_null(tree, node) => &[],
+                    _ => {
+                        super::record::not_a_record(cx, node, path, <Self as super::record::Record>::REQUIRED);
+                        return None;
+                    }
+                };
+                let mut record = Self::default();
+                let mut seen = 0_u32;
+                for pair in pairs.chunks_exact(2) {
+                    let super::tree::View::Scalar { text, .. } = tree.view(pair[0]) else { continue };
+                    let index = KEYS.iter().position(|key| *key == text);
+                    seen |= index.map_or(0, |index| 1 << index);
+                    match text {
+                        $( $key => record.$field = super::decode::At::decode(cx, pair[1], path.key($key)), )*
+                        _ => super::record::unknown_key(cx, pair[0], path, text, KEYS),
+                    }
+                }
+                for (index, required) in <Self as super::record::Record>::REQUIRED.iter().enumerate() {
+                    if !required.is_empty() && seen & (1 << index) == 0 {
+                        super::record::missing_key(cx, node, path, required);
+                    }
+                }
+                Some(record)
+            }
+        }
+    };
+    (@required $key:literal) => { $key };
+    (@optional $key:literal) => { "" };
+}
+pub(super) use record;
+
+pub(super) fn not_a_record(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, required: &[&str]) {
+    let Some(found) = found(cx.tree, node) else { return };
+    let message = format!("expected a mapping, found {found}");
+    let fields: Vec<_> = required.iter().filter(|key| !key.is_empty()).map(|key| format!("{key}: …")).collect();
+    match fields.is_empty() || path.parent.is_none() {
+        true => cx.wrong(node, path, message),
+        false => cx.wrong_help(node, path, message, format!("write `{{{}}}`", fields.join(", "))),
+    }
+}
+
+pub(super) fn unknown_key(cx: &mut Cx<'_>, key: NodeId, path: Path<'_>, text: &str, known: &[&str]) {
+    let message = format!("unknown field `{}`", cut(text));
+    let meant = near(text, known.iter().copied())
+        .or_else(|| elsewhere(text).filter(|word| known.contains(word)))
+        .or_else(|| known.iter().find(|key| key.len() > 2 && text.starts_with(**key)).copied());
+    match meant {
+        Some(meant) => cx.wrong_help(key, path.key(text), message, format!("did you mean `{meant}`?")),
+        None => {
+            let known = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            cx.wrong_help(key, path.key(text), message, format!("known here: {known}"));
+        }
+    }
+}
+
+/// Our word for what Compose files, Kubernetes and `podman run` call differently.
+fn elsewhere(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "environment" | "environments" => "env",
+        "volumes" | "volume" | "binds" => "mounts",
+        "extra_hosts" | "extraHosts" | "hostAliases" => "addHosts",
+        "cmd" | "args" | "entrypoint" => "command",
+        "src" | "from" => "source",
+        "dst" | "destination" | "mountPath" | "to" => "target",
+        "ro" => "readOnly",
+        "restart_policy" | "restartPolicy" => "restart",
+        "container_name" | "containerName" => "name",
+        "published" => "hostPort",
+        "tag" => "version",
+        "services" => "agents",
+        _ => return None,
+    })
+}
+
+pub(super) fn missing_key(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, required: &str) {
+    let span = cx.tree.span(node);
+    // The first line of the mapping is where the key can be added; underlining all of it would say nothing.
+    let span = span.start..span.start + 1;
+    let at = if path.parent.is_none() { 0..0 } else { span };
+    cx.problems.add(Draft::at(at, path.to_string(), format!("the field `{required}` is missing")));
+}
