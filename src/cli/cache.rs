@@ -14,7 +14,7 @@ use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
 use crate::backend::cache::{Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
 use crate::backend::{Engine, Look, Progress, Store};
-use crate::model::{AgentState, Arch, Desired, ImageSource, Location, Owner};
+use crate::model::{AgentState, Arch, Desired, ImageSource, Location};
 
 pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitStatus, CliError> {
     refuse_markdown(settings)?;
@@ -251,14 +251,7 @@ async fn roots(settings: &Settings, desired: &Desired, cache: &Cache, request: &
     let guest = engine.look(&look).await.map_err(|err| {
         CliError::from_engine(&err).hint("without Podman it cannot be told what runs, so nothing was removed")
     })?;
-    let in_use: BTreeSet<_> = guest
-        .containers
-        .values()
-        .filter_map(|container| match &container.owner {
-            Owner::Ours { spec: Some(spec), .. } => spec.artifact,
-            Owner::Ours { .. } | Owner::Foreign => None,
-        })
-        .collect();
+    let in_use = guest.artifacts_in_use();
     let files = cache.list().await.map_err(|err| CliError::from_store(&err))?;
     for (key, file) in files {
         if file.digest.is_some_and(|digest| in_use.contains(&digest)) {

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use url::Url;
 
+use super::canonical::HostKey;
 use super::ids::{AgentName, Arch, ArtifactKey, Name, Sha256Digest};
 use super::manifest::Artifact;
-use super::spec::{ContainerSpec, HostKey};
+use super::spec::ContainerSpec;
 
 /// The whole desired state.
 #[derive(Debug, Clone)]

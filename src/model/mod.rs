@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, reads a clock or knows a backend; all of it can be built in a test by hand.
 
+pub mod canonical;
 pub mod desired;
 pub mod ids;
 pub mod manifest;
@@ -9,6 +10,7 @@ pub mod observed;
 pub mod spec;
 pub mod text;
 
+pub use canonical::{CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{
     Agent, AgentState, CachePolicy, Desired, ImageSource, Location, Place, Runtime, TemplateChange, Transport, Version,
     Wanted,
@@ -18,8 +20,5 @@ pub use ids::{
 };
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
 pub use observed::{CachedArtifact, CachedFile, ContainerState, Guest, Health, Live, Observed, Owner, Phase, Seen};
-pub use spec::{
-    CanonicalSpec, ContainerSpec, FieldChange, HealthCheck, HealthTest, HostKey, Mount, Port, Protocol, RestartPolicy,
-    SPEC_VERSION,
-};
+pub use spec::{ContainerSpec, HealthCheck, HealthTest, Mount, Port, Protocol, RestartPolicy};
 pub use text::Text;

@@ -1,11 +1,12 @@
 //! What is really there, as one look found it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use super::canonical::CanonicalSpec;
 use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
 use super::manifest::Manifest;
-use super::spec::{CanonicalSpec, Port};
+use super::spec::Port;
 
 /// The outcome of one look. "Not there" and "could not look" are different: the second never deletes or creates.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +78,17 @@ pub struct Guest {
     pub images: BTreeMap<ImageRef, ImageId>,
     /// Containers that carry our name, and strangers that hold a wanted name.
     pub containers: BTreeMap<ContainerName, ContainerState>,
+}
+
+impl Guest {
+    /// The tarballs that containers of ours were made from.
+    pub fn artifacts_in_use(&self) -> BTreeSet<Sha256Digest> {
+        let made_from = self.containers.values().filter_map(|container| match &container.owner {
+            Owner::Ours { spec: Some(spec), .. } => spec.artifact,
+            Owner::Ours { .. } | Owner::Foreign => None,
+        });
+        made_from.collect()
+    }
 }
 
 /// One container.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::images::ImageFor;
-use super::{Action, Note, Plan, Policy, Reason, Step, WaitingOn};
+use super::{Action, Note, Plan, Policy, Reason, WaitingOn};
 use crate::backend::Create;
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Desired, FieldChange, Guest, ImageRef,
@@ -78,7 +78,7 @@ pub(super) fn plan(
         orphans(desired, guest, policy, plan);
     }
     let steps = plan.ready.split_off(first);
-    let ordered = order_by_ports(desired, guest, steps, plan);
+    let ordered = super::ports::order_by_ports(desired, guest, steps, plan);
     plan.ready.extend(ordered);
 }
 
@@ -422,114 +422,4 @@ pub(super) fn plan_down(observed: &Observed, plan: &mut Plan) {
             remove(agent.as_ref(), name, container, Reason::TakenDown, plan);
         }
     }
-}
-
-/// A host port can only be taken once its holder has let go of it. Steps that start a container whose port another of
-/// our containers holds, and is about to give up, wait for that one; where two wait for each other, one is stopped first.
-fn order_by_ports(desired: &Desired, guest: &Guest, steps: Vec<Step>, plan: &mut Plan) -> Vec<Step> {
-    let holders = port_holders(guest);
-    let leaving: BTreeMap<&ContainerName, usize> =
-        steps.iter().enumerate().filter_map(|(at, step)| Some((gives_up(&step.action)?, at))).collect();
-    // A holder may itself still wait for what it is replaced with.
-    let leaves_later = |holder: &ContainerName| match guest.containers.get(holder).map(|container| &container.owner) {
-        Some(Owner::Ours { agent: Some(agent), .. }) => plan.waiting.iter().any(|waiting| {
-            waiting.agent.as_ref() == Some(agent) && matches!(waiting.kind, "replaceContainer" | "removeContainer")
-        }),
-        _ => false,
-    };
-    let mut waits_for: BTreeMap<usize, ContainerName> = BTreeMap::new();
-    for (at, step) in steps.iter().enumerate() {
-        let Some(own) = takes_over(&step.action) else { continue };
-        let ports = wanted_ports(desired, step);
-        let holder = ports.iter().find_map(|port| {
-            let holder = *holders.get(port)?;
-            (Some(holder) != own && (leaving.contains_key(holder) || leaves_later(holder))).then(|| holder.clone())
-        });
-        if let Some(holder) = holder {
-            waits_for.insert(at, holder);
-        }
-    }
-    let mut stopped = BTreeSet::new();
-    for &at in waits_for.keys() {
-        if in_a_ring(at, &waits_for, &leaving, &stopped) {
-            stopped.insert(at);
-        }
-    }
-    let mut ready = Vec::with_capacity(steps.len());
-    for (at, step) in steps.iter().enumerate() {
-        match waits_for.get(&at) {
-            None => ready.push(step.clone()),
-            Some(holder) => {
-                let on = WaitingOn::Removal { name: holder.clone() };
-                plan.wait(step.agent.clone(), &step.action, step.reason.clone(), on);
-                if let (true, Action::ReplaceContainer { old, old_name, old_runs: true, .. }) =
-                    (stopped.contains(&at), &step.action)
-                {
-                    let action = Action::StopContainer { id: old.clone(), name: old_name.clone() };
-                    ready.push(Step { agent: step.agent.clone(), action, reason: Reason::PortSwap });
-                }
-            }
-        }
-    }
-    ready
-}
-
-type HostPort = (u16, crate::model::Protocol);
-
-fn port_holders(guest: &Guest) -> BTreeMap<HostPort, &ContainerName> {
-    let mut holders = BTreeMap::new();
-    for (name, container) in &guest.containers {
-        if matches!(container.phase, Phase::Running | Phase::Paused | Phase::Stopping) {
-            for port in &container.ports {
-                holders.insert((port.host_port, port.protocol), name);
-            }
-        }
-    }
-    holders
-}
-
-/// The container whose ports this step frees.
-fn gives_up(action: &Action) -> Option<&ContainerName> {
-    match action {
-        Action::ReplaceContainer { old_name, .. } => Some(old_name),
-        Action::RemoveContainer { name, .. } | Action::StopContainer { name, .. } => Some(name),
-        _ => None,
-    }
-}
-
-/// For a step that starts a container: the container whose ports it may have for the taking.
-fn takes_over(action: &Action) -> Option<Option<&ContainerName>> {
-    match action {
-        Action::CreateContainer { start: true, .. } => Some(None),
-        Action::StartContainer { name, .. } => Some(Some(name)),
-        Action::ReplaceContainer { start: true, old_name, .. } => Some(Some(old_name)),
-        _ => None,
-    }
-}
-
-fn wanted_ports(desired: &Desired, step: &Step) -> Vec<HostPort> {
-    let agent = step.agent.as_ref().and_then(|agent| desired.agents.get(agent));
-    agent.map_or_else(Vec::new, |agent| {
-        agent.container.ports.iter().map(|port| (port.host_port, port.protocol)).collect()
-    })
-}
-
-fn in_a_ring(
-    from: usize,
-    waits_for: &BTreeMap<usize, ContainerName>,
-    leaving: &BTreeMap<&ContainerName, usize>,
-    stopped: &BTreeSet<usize>,
-) -> bool {
-    let mut at = from;
-    for _ in 0..=waits_for.len() {
-        if stopped.contains(&at) {
-            return false;
-        }
-        let Some(next) = waits_for.get(&at).and_then(|holder| leaving.get(holder)) else { return false };
-        at = *next;
-        if at == from {
-            return true;
-        }
-    }
-    false
 }

@@ -7,6 +7,7 @@ pub mod action;
 mod artifacts;
 mod containers;
 mod images;
+mod ports;
 mod prune;
 
 use std::collections::{BTreeMap, BTreeSet};

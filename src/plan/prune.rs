@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Plan, Reason, wanted_artifacts};
-use crate::model::{AgentName, Arch, ArtifactKey, CachedArtifact, Desired, Observed, Owner, Sha256Digest};
+use crate::model::{AgentName, Arch, ArtifactKey, CachedArtifact, Desired, Observed};
 
 pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     let (Some(artifacts), Some(guest)) = (observed.artifacts.present(), observed.guest.present()) else { return };
@@ -20,14 +20,7 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
             roots.extend(Arch::ALL.iter().filter_map(|&arch| Some(manifest.artifact(agent, arch).ok()?.key)));
         }
     }
-    let in_use: BTreeSet<Sha256Digest> = guest
-        .containers
-        .values()
-        .filter_map(|container| match &container.owner {
-            Owner::Ours { spec: Some(spec), .. } => spec.artifact,
-            Owner::Ours { .. } | Owner::Foreign => None,
-        })
-        .collect();
+    let in_use = guest.artifacts_in_use();
 
     let mut names: BTreeSet<&str> = desired.agents.keys().map(AgentName::as_str).collect();
     for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {

@@ -1,0 +1,387 @@
+//! The canonical form of a container spec: the record, kept in a label, that later looks compare against.
+//!
+//! Drift is found by comparing what is wanted with what that label says was wanted, field by field and by meaning. What
+//! Podman reports of a live container is rewritten too much (added variables, rewritten binds, expanded capabilities)
+//! to be compared instead (Podman 4.3); it is consulted only where a label cannot be read any more.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::ids::{ImageRef, Sha256Digest};
+use super::observed::Live;
+use super::spec::ContainerSpec;
+use super::text::Text;
+
+/// The version of [`CanonicalSpec`] that this build writes into `steadfast.spec-version`.
+pub const SPEC_VERSION: u32 = 1;
+
+/// The host's own key for hashing sensitive values, from `<root>/state/key`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HostKey([u8; 32]);
+
+impl HostKey {
+    /// From its 32 bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes, for writing the key file.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Eight hex digits that tell keys apart and give nothing of the key away.
+    pub fn id(&self) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update(b"steadfast key id\0");
+        hasher.update(self.0);
+        hex(&hasher.finalize()[..4])
+    }
+
+    /// 32 hex digits: HMAC-SHA256 (RFC 2104) of the value under the field it stands in, cut to 16 bytes.
+    fn fingerprint(&self, field: &str, value: &str) -> String {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| unreachable!("HMAC takes any key length"));
+        mac.update(field.as_bytes());
+        mac.update(&[0]);
+        mac.update(value.as_bytes());
+        hex(&mac.finalize().into_bytes()[..16])
+    }
+}
+
+impl fmt::Debug for HostKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostKey(#{})", self.id())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One value of a canonical spec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Leaf {
+    Plain(String),
+    Sensitive { hmac: String },
+    List(Vec<Leaf>),
+}
+
+/// What a container was created to be, as its `steadfast.spec` label keeps it: field by field, sensitive values as
+/// keyed hashes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanonicalSpec {
+    fields: BTreeMap<String, Leaf>,
+    /// [`HostKey::id`] of the key the hashes were made with.
+    key: String,
+    /// The tarball its image came from, when it came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Sha256Digest>,
+}
+
+/// A field in which two specs differ, in words that may be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldChange {
+    /// Path in the agent, e.g. `container.env.TOKEN`.
+    pub field: String,
+    /// The value now; `None` when the field is not set.
+    pub from: Option<String>,
+    /// The value wanted; `None` when the field goes.
+    pub to: Option<String>,
+}
+
+impl CanonicalSpec {
+    /// The canonical form of a spec with its image.
+    pub fn new(spec: &ContainerSpec, image: &ImageRef, artifact: Option<Sha256Digest>, key: &HostKey) -> Self {
+        let fields = wanted_fields(spec, image)
+            .into_iter()
+            .map(|(field, value)| {
+                let leaf = value.leaf(&field, key);
+                (field, leaf)
+            })
+            .collect();
+        Self { fields, key: key.id(), artifact }
+    }
+
+    /// The JSON of the label.
+    pub fn to_label(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|_| unreachable!("maps with string keys always serialise"))
+    }
+
+    /// Reads a label. `None` when it is not one of ours.
+    pub fn from_label(label: &str) -> Option<Self> {
+        serde_json::from_str(label).ok()
+    }
+
+    /// Whether the sensitive values in it can be compared with `key`. When not, [`CanonicalSpec::changes`] wants to
+    /// see the live values.
+    pub fn readable_with(&self, key: &HostKey) -> bool {
+        self.key == key.id() || !self.fields.values().any(Leaf::has_hash)
+    }
+
+    /// The image reference it was created with.
+    pub fn image(&self) -> Option<&str> {
+        match self.fields.get("image") {
+            Some(Leaf::Plain(image)) => Some(image),
+            _ => None,
+        }
+    }
+
+    /// The fields in which the wanted spec differs from this one, sorted by field.
+    ///
+    /// Values are compared by meaning: a value that became sensitive, or ceased to be, without changing is no
+    /// difference. Hashes under a lost key are compared with `live`; without it they count as equal. Fields this build
+    /// does not know are ignored when a newer build wrote them (`version` greater than [`SPEC_VERSION`]).
+    pub fn changes(
+        &self,
+        version: u32,
+        spec: &ContainerSpec,
+        image: &ImageRef,
+        key: &HostKey,
+        live: Option<&Live>,
+    ) -> Vec<FieldChange> {
+        let wanted = wanted_fields(spec, image);
+        let same_key = self.key == key.id();
+        let mut changes = Vec::new();
+        for (field, value) in &wanted {
+            let kept = self.fields.get(field);
+            let same = kept.is_some_and(|kept| {
+                if same_key || !kept.has_hash() {
+                    value.matches(field, kept, key)
+                } else {
+                    live.and_then(|live| live.field(field)).is_none_or(|now| value.is(&now))
+                }
+            });
+            if !same {
+                changes.push(FieldChange {
+                    field: field.clone(),
+                    from: kept.map(Leaf::shown),
+                    to: Some(value.leaf(field, key).shown()),
+                });
+            }
+        }
+        for (field, kept) in &self.fields {
+            if !wanted.contains_key(field) && (version <= SPEC_VERSION || known_field(field)) {
+                changes.push(FieldChange { field: field.clone(), from: Some(kept.shown()), to: None });
+            }
+        }
+        changes.sort_by(|a, b| a.field.cmp(&b.field));
+        changes
+    }
+}
+
+impl Leaf {
+    fn has_hash(&self) -> bool {
+        match self {
+            Leaf::Plain(_) => false,
+            Leaf::Sensitive { .. } => true,
+            Leaf::List(leaves) => leaves.iter().any(Leaf::has_hash),
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Leaf::Plain(text) => text.clone(),
+            Leaf::Sensitive { hmac } => format!("(sensitive) #{}", hmac.get(..4).unwrap_or(hmac)),
+            Leaf::List(leaves) => format!("[{}]", leaves.iter().map(Leaf::shown).collect::<Vec<_>>().join(", ")),
+        }
+    }
+}
+
+/// A wanted value, before it is hashed.
+enum Value {
+    One(Text),
+    Many(Vec<Text>),
+}
+
+impl Value {
+    fn plain(text: impl Into<String>) -> Self {
+        Value::One(Text::plain(text))
+    }
+
+    fn leaf(&self, field: &str, key: &HostKey) -> Leaf {
+        let one = |text: &Text| match text.is_sensitive() {
+            true => Leaf::Sensitive { hmac: key.fingerprint(field, text.expose()) },
+            false => Leaf::Plain(text.expose().to_owned()),
+        };
+        match self {
+            Value::One(text) => one(text),
+            Value::Many(texts) => Leaf::List(texts.iter().map(one).collect()),
+        }
+    }
+
+    fn matches(&self, field: &str, leaf: &Leaf, key: &HostKey) -> bool {
+        let one = |text: &Text, leaf: &Leaf| match leaf {
+            Leaf::Plain(kept) => kept == text.expose(),
+            Leaf::Sensitive { hmac } => *hmac == key.fingerprint(field, text.expose()),
+            Leaf::List(_) => false,
+        };
+        match (self, leaf) {
+            (Value::Many(texts), Leaf::List(leaves)) => {
+                texts.len() == leaves.len() && texts.iter().zip(leaves).all(|(text, leaf)| one(text, leaf))
+            }
+            (Value::Many(_), _) => false,
+            (Value::One(text), leaf) => one(text, leaf),
+        }
+    }
+
+    fn is(&self, now: &[String]) -> bool {
+        match self {
+            Value::One(text) => now.len() == 1 && now[0] == text.expose(),
+            Value::Many(texts) => texts.iter().map(Text::expose).eq(now.iter().map(String::as_str)),
+        }
+    }
+}
+
+fn known_field(field: &str) -> bool {
+    const EXACT: [&str; 5] =
+        ["image", "container.command", "container.ports", "container.restart", "container.addHosts"];
+    EXACT.contains(&field)
+        || ["container.env.", "container.mounts[", "container.healthcheck."]
+            .iter()
+            .any(|start| field.starts_with(start))
+}
+
+fn wanted_fields(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Value> {
+    let mut fields = BTreeMap::new();
+    fields.insert("image".to_owned(), Value::plain(image.as_str()));
+    fields.insert("container.restart".to_owned(), Value::plain(spec.restart.as_str()));
+    if let Some(command) = &spec.command {
+        fields.insert("container.command".to_owned(), Value::Many(command.clone()));
+    }
+    for (variable, value) in &spec.env {
+        fields.insert(format!("container.env.{variable}"), Value::One(value.clone()));
+    }
+    for mount in &spec.mounts {
+        let access = if mount.read_only { ":ro" } else { "" };
+        let source = format!("{}{access}", mount.source.expose());
+        let source = if mount.source.is_sensitive() { Text::sensitive(source) } else { Text::plain(source) };
+        fields.insert(format!("container.mounts[{}]", mount.target), Value::One(source));
+    }
+    if !spec.ports.is_empty() {
+        let mut ports: Vec<_> = spec.ports.iter().map(|port| Text::plain(port.to_string())).collect();
+        ports.sort();
+        fields.insert("container.ports".to_owned(), Value::Many(ports));
+    }
+    if !spec.add_hosts.is_empty() {
+        let mut hosts = spec.add_hosts.clone();
+        hosts.sort();
+        fields.insert("container.addHosts".to_owned(), Value::Many(hosts));
+    }
+    if let Some(check) = &spec.healthcheck {
+        let mut put = |name: &str, value: Value| fields.insert(format!("container.healthcheck.{name}"), value);
+        put("test", Value::Many(check.test.words()));
+        put("interval", Value::plain(humantime::format_duration(check.interval).to_string()));
+        put("timeout", Value::plain(humantime::format_duration(check.timeout).to_string()));
+        put("retries", Value::plain(check.retries.to_string()));
+        put("startPeriod", Value::plain(humantime::format_duration(check.start_period).to_string()));
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ContainerName, Mount, Port, Protocol, RestartPolicy};
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            name: ContainerName::new("demo-a").unwrap(),
+            command: Some(vec![Text::plain("serve")]),
+            env: BTreeMap::from([
+                ("HOME".to_owned(), Text::plain("/home/node")),
+                ("TOKEN".to_owned(), Text::sensitive("canary")),
+            ]),
+            mounts: vec![Mount { source: Text::plain("/srv"), target: "/data".into(), read_only: true }],
+            ports: vec![Port {
+                host_ip: "127.0.0.1".into(),
+                host_port: 8080,
+                container_port: 80,
+                protocol: Protocol::Tcp,
+            }],
+            restart: RestartPolicy::UnlessStopped,
+            add_hosts: vec![],
+            healthcheck: None,
+        }
+    }
+
+    fn image() -> ImageRef {
+        ImageRef::new("ghcr.io/a/a:1").unwrap()
+    }
+
+    fn key(seed: u8) -> HostKey {
+        HostKey::from_bytes([seed; 32])
+    }
+
+    fn changed(label: &CanonicalSpec, spec: &ContainerSpec, live: Option<&Live>) -> Vec<String> {
+        let changes = label.changes(SPEC_VERSION, spec, &image(), &key(1), live);
+        changes.into_iter().map(|change| change.field).collect()
+    }
+
+    #[test]
+    fn a_label_round_trips_and_differs_from_nothing() {
+        let label = CanonicalSpec::new(&spec(), &image(), None, &key(1)).to_label();
+        assert!(!label.contains("canary"), "{label}");
+        let read = CanonicalSpec::from_label(&label).unwrap();
+        assert_eq!(changed(&read, &spec(), None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_edit_names_its_field_and_hides_its_secret() {
+        let label = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        let mut edited = spec();
+        edited.env.insert("TOKEN".into(), Text::sensitive("canary two"));
+        edited.env.remove("HOME");
+        edited.mounts[0].read_only = false;
+        let changes = label.changes(SPEC_VERSION, &edited, &image(), &key(1), None);
+        let fields: Vec<_> = changes.iter().map(|change| change.field.as_str()).collect();
+        assert_eq!(fields, ["container.env.HOME", "container.env.TOKEN", "container.mounts[/data]"]);
+        assert!(changes[1].from.as_ref().unwrap().starts_with("(sensitive) #"));
+        assert_ne!(changes[1].from, changes[1].to);
+        assert!(!format!("{changes:?}").contains("canary"));
+        assert_eq!(changes[2].from.as_deref(), Some("/srv:ro"));
+    }
+
+    #[test]
+    fn becoming_sensitive_without_changing_is_no_change() {
+        let label = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        let mut edited = spec();
+        edited.env.insert("HOME".into(), Text::sensitive("/home/node"));
+        edited.env.insert("TOKEN".into(), Text::plain("canary"));
+        assert_eq!(changed(&label, &edited, None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_lost_key_is_made_good_by_the_live_value() {
+        let label = CanonicalSpec::new(&spec(), &image(), None, &key(9));
+        assert!(!label.readable_with(&key(1)));
+        assert_eq!(changed(&label, &spec(), None), Vec::<String>::new(), "unseen is not changed");
+        let live = Live { env: BTreeMap::from([("TOKEN".into(), "canary".into())]), ..Live::default() };
+        assert_eq!(changed(&label, &spec(), Some(&live)), Vec::<String>::new());
+        let live = Live { env: BTreeMap::from([("TOKEN".into(), "older".into())]), ..Live::default() };
+        assert_eq!(changed(&label, &spec(), Some(&live)), ["container.env.TOKEN"]);
+    }
+
+    #[test]
+    fn a_newer_builds_fields_are_ignored_by_an_older_one() {
+        let mut label = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        label.fields.insert("container.gpu".into(), Leaf::Plain("all".into()));
+        let at = |version| label.changes(version, &spec(), &image(), &key(1), None).len();
+        assert_eq!(at(SPEC_VERSION + 1), 0);
+        assert_eq!(at(SPEC_VERSION), 1);
+    }
+
+    #[test]
+    fn the_order_of_ports_and_hosts_does_not_matter() {
+        let mut two = spec();
+        two.ports.push(Port { host_port: 9090, ..two.ports[0].clone() });
+        let label = CanonicalSpec::new(&two, &image(), None, &key(1));
+        two.ports.reverse();
+        assert_eq!(changed(&label, &two, None), Vec::<String>::new());
+    }
+}
