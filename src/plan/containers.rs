@@ -34,6 +34,8 @@ struct Mine<'a> {
     main: Option<(&'a ContainerName, &'a ContainerState)>,
     next: Option<(&'a ContainerName, &'a ContainerState)>,
     prev: Option<(&'a ContainerName, &'a ContainerState)>,
+    /// Further leftovers. Never what is replaced, for a half-made successor is nobody's predecessor.
+    spare: Vec<(&'a ContainerName, &'a ContainerState)>,
     others: Vec<(&'a ContainerName, &'a ContainerState)>,
 }
 
@@ -121,15 +123,18 @@ fn sort_out<'a>(wanted: &ContainerName, found: &Mine<'a>) -> Mine<'a> {
     for &(name, container) in &found.others {
         let slot = if name == wanted {
             &mut sorted.main
-        } else if name.as_str().ends_with(NEXT_SUFFIX) && sorted.next.is_none() {
+        } else if name.as_str().ends_with(NEXT_SUFFIX) {
             &mut sorted.next
-        } else if name.as_str().ends_with(PREV_SUFFIX) && sorted.prev.is_none() {
+        } else if name.as_str().ends_with(PREV_SUFFIX) {
             &mut sorted.prev
         } else {
             sorted.others.push((name, container));
             continue;
         };
-        *slot = Some((name, container));
+        match slot {
+            None => *slot = Some((name, container)),
+            Some(_) => sorted.spare.push((name, container)),
+        }
     }
     sorted
 }
@@ -151,7 +156,9 @@ fn remove(
 }
 
 fn remove_all(agent: &AgentName, mine: &Mine<'_>, reason: Reason, plan: &mut Plan) {
-    for &(name, container) in mine.main.iter().chain(&mine.next).chain(&mine.prev).chain(&mine.others) {
+    for &(name, container) in
+        mine.main.iter().chain(&mine.next).chain(&mine.prev).chain(&mine.spare).chain(&mine.others)
+    {
         remove(Some(agent), name, container, reason.clone(), plan);
     }
 }
@@ -382,7 +389,7 @@ fn settle(
         (AgentState::Absent, _) => {}
     }
     if right {
-        for &(left, container) in mine.next.iter().chain(&mine.prev).chain(&mine.others) {
+        for &(left, container) in mine.next.iter().chain(&mine.prev).chain(&mine.spare).chain(&mine.others) {
             remove(Some(name), left, container, Reason::Leftover, plan);
         }
     }

@@ -307,3 +307,29 @@ async fn what_cannot_be_seen_is_said() {
     assert_ne!(story.plan().await, Vec::<String>::new());
     assert!(!story.down().await.converged);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_second_leftover_is_nobodys_predecessor() {
+    let story = Story::running(&["a"]).await;
+    let like = |name: &str, phase: Phase| {
+        let mut state = story.fake.state();
+        let mut left = state.containers.values().next().unwrap().clone();
+        (left.name, left.phase) = (container_name(name), phase);
+        state.put(left);
+    };
+    like("demo-a.prev", Phase::Exited { code: 143 });
+    like("demo-a.next", Phase::Created);
+    like("web.next", Phase::Created);
+    let id = story.id("demo-a");
+    story.fake.state().containers.remove(&id);
+    plans(
+        &story,
+        &[
+            "remove container `demo-a.next`: an interrupted replacement left it",
+            "later createContainer `demo-a`: it does not exist, once container `demo-a.next` has gone or let go",
+        ],
+    )
+    .await;
+    assert!(story.converge().await.converged);
+    assert_eq!(story.names(), ["demo-a"]);
+}
