@@ -11,6 +11,16 @@ use serde::{Deserialize, Serialize};
 #[error("{0}")]
 pub struct IdError(pub String);
 
+/// What was found, for a sentence: without control characters, and short, since a hostile word may have megabytes.
+fn found(text: &str) -> String {
+    const MOST: usize = 100;
+    let shown = |text: &str| text.replace(char::is_control, "\u{fffd}");
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("`{}…`", shown(&text[..at])),
+        None => format!("`{}`", shown(text)),
+    }
+}
+
 fn dns_label(what: &str, text: &str) -> Result<(), IdError> {
     let ok = !text.is_empty()
         && text.len() <= 63
@@ -21,7 +31,8 @@ fn dns_label(what: &str, text: &str) -> Result<(), IdError> {
         return Ok(());
     }
     Err(IdError(format!(
-        "`{text}` is not {what}: use 1 to 63 lower-case letters, digits and `-`, starting and ending with a letter or digit"
+        "{} is not {what}: use 1 to 63 lower-case letters, digits and `-`, starting and ending with a letter or digit",
+        found(text)
     )))
 }
 
@@ -34,7 +45,8 @@ fn container_name(text: &str) -> Result<(), IdError> {
         return Ok(());
     }
     Err(IdError(format!(
-        "`{text}` is not a container name: Podman takes letters, digits, `_`, `.` and `-`, starting with a letter or digit"
+        "{} is not a container name: Podman takes letters, digits, `_`, `.` and `-`, starting with a letter or digit",
+        found(text)
     )))
 }
 
@@ -45,7 +57,7 @@ fn image_ref(text: &str) -> Result<(), IdError> {
         && !text.contains("//")
         && !text.starts_with(['/', ':', '@', '-'])
         && !text.ends_with(['/', ':', '@']);
-    if ok { Ok(()) } else { Err(IdError(format!("`{text}` is not an image reference"))) }
+    if ok { Ok(()) } else { Err(IdError(format!("{} is not an image reference", found(text)))) }
 }
 
 fn non_empty(text: &str) -> Result<(), IdError> {
@@ -225,7 +237,7 @@ impl ArtifactKey {
     /// When it is absolute, has `..`, `.`, an empty segment, a backslash or a control character, or lies elsewhere.
     pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
         let text = text.into();
-        let refuse = |why: &str| Err(IdError(format!("artifact key `{}` {why}", text.escape_debug())));
+        let refuse = |why: &str| Err(IdError(format!("artifact key {} {why}", found(&text))));
         if text.len() > 512 {
             return refuse("is longer than 512 bytes");
         }
@@ -309,7 +321,7 @@ impl Sha256Digest {
     /// # Errors
     /// When it is anything else.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        let wrong = || IdError(format!("`{}` is not a sha256: expected 64 hex digits", text.escape_debug()));
+        let wrong = || IdError(format!("{} is not a sha256: expected 64 hex digits", found(text)));
         if text.len() != 64 || !text.is_ascii() {
             return Err(wrong());
         }

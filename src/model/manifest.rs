@@ -49,7 +49,7 @@ pub struct Artifact {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// Longer than [`MAX_MANIFEST_BYTES`].
-    #[error("manifest is larger than {} bytes", MAX_MANIFEST_BYTES)]
+    #[error("manifest is larger than {} MiB", MAX_MANIFEST_BYTES / (1024 * 1024))]
     TooLarge,
     /// Not JSON, or not the JSON of a manifest.
     #[error("manifest is not valid: {0}")]

@@ -109,8 +109,8 @@ async fn what_is_no_manifest_is_refused_and_changes_nothing() {
     for (reply, why) in [
         (Reply::new(200, "<html>"), "manifest is not valid"),
         (Reply::new(200, r#"{"schemaVersion":3}"#), "schemaVersion 3"),
-        (Reply::new(200, huge.clone()), "larger than 4194304 bytes"),
-        (Reply::new(200, huge).length(None), "larger than 4194304 bytes"),
+        (Reply::new(200, huge.clone()), "larger than 4 MiB"),
+        (Reply::new(200, huge).length(None), "larger than 4 MiB"),
         (Reply::new(200, manifest(TARBALL).replace("vm/images/openclaw-2026.4.12-x64", "vm/../../x")), "`..`"),
         (Reply::new(200, manifest(TARBALL).replace("vm/images/openclaw-2026.4.12-x64", "/etc/x")), "is absolute"),
         (Reply::new(200, manifest(TARBALL).replace(&sha256(TARBALL).to_string(), "beef")), "not a sha256"),
