@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::reconcile::refuse_markdown;
 use super::render::{self, units};
 use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
@@ -17,7 +16,6 @@ use crate::backend::{Engine, Look, Progress, Store};
 use crate::model::{AgentState, Arch, Desired, ImageSource, Location};
 
 pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitStatus, CliError> {
-    refuse_markdown(settings)?;
     match verb {
         CacheVerb::Sync(args) => sync(settings, args).await,
         CacheVerb::List(_) => list(settings).await,

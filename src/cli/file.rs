@@ -2,11 +2,10 @@
 
 use std::io::Write;
 
-use clap::CommandFactory;
 use serde_json::json;
 
 use super::render;
-use super::{Cli, CliError, ExitStatus, Format, Settings};
+use super::{CliError, ExitStatus, Format, Settings};
 use crate::state;
 
 /// Writes a starter state file. Never over another file.
@@ -72,7 +71,7 @@ pub(super) fn schema(_: &Settings, manifest: bool) -> Result<ExitStatus, CliErro
 /// Prints a completion script.
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitStatus, CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "steadfast", &mut script);
+    clap_complete::generate(shell, &mut super::command(), "steadfast", &mut script);
     render::print(&String::from_utf8_lossy(&script))?;
     Ok(ExitStatus::Done)
 }

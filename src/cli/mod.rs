@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use render::errors::{CliError, ExitStatus};
 pub use settings::Settings;
@@ -29,7 +29,6 @@ use crate::model::AgentName;
 /// replaces and removes their containers until the machine matches the file.
 #[derive(Debug, Parser)]
 #[command(name = "steadfast", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     file: FileArg,
@@ -332,8 +331,18 @@ pub fn main() -> ExitCode {
     run(std::env::args_os())
 }
 
+/// The whole command line. Every verb's help closes with the exit codes, since that is where people look for them.
+fn command() -> clap::Command {
+    fn close(verb: clap::Command) -> clap::Command {
+        let verb = if verb.has_subcommands() { verb.mut_subcommands(close) } else { verb };
+        verb.after_help(EXIT_CODES)
+    }
+    close(Cli::command())
+}
+
 fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(err) => {
             // Help and version are no errors and go to standard output.
@@ -342,6 +351,12 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return status.into();
         }
     };
+    // The streams themselves would strip what was asked for on a pipe.
+    match cli.global.color {
+        Color::Always => anstream::ColorChoice::AlwaysAnsi.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+        Color::Auto => {}
+    }
     let settings = Settings::new(&cli.global, cli.verb.file().or(cli.file.file.as_deref()));
     crate::telemetry::init(&settings);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -360,6 +375,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliError> {
+    if settings.output == Format::Markdown && !matches!(verb, Verb::Plan(_)) {
+        return Err(CliError::new(ExitStatus::Usage, "`-o markdown` goes with `plan` only"));
+    }
     match verb {
         Verb::Init(_) => file::init(settings),
         Verb::Validate(_) => file::validate(settings),
@@ -378,10 +396,8 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

@@ -73,7 +73,6 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
 
 /// Converges once and proves it.
 pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitStatus, CliError> {
-    refuse_markdown(settings)?;
     let mut desired = settings.load(None)?.desired;
     let options = Options {
         parallel: args.parallel.into(),
@@ -103,7 +102,6 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
 
 /// Removes everything this state file owns.
 pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStatus, CliError> {
-    refuse_markdown(settings)?;
     let desired = settings.load(None)?.desired;
     let world = settings.world(&desired, CacheOptions::default())?;
     let _lock = take_lock(settings, &desired, "down", args.lock_timeout).await?;
@@ -160,12 +158,4 @@ async fn take_lock(settings: &Settings, desired: &Desired, verb: &str, patience:
     })
     .await
     .map_err(|err| CliError::from_lock(&err))
-}
-
-/// Markdown is for plans.
-pub(super) fn refuse_markdown(settings: &Settings) -> Result<(), CliError> {
-    if settings.output == Format::Markdown {
-        return Err(CliError::new(ExitStatus::Usage, "`-o markdown` goes with `plan` only"));
-    }
-    Ok(())
 }

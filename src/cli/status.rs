@@ -4,7 +4,6 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 
-use super::reconcile::refuse_markdown;
 use super::render::{self, status as render_status};
 use super::{CliError, ExitStatus, Format, Settings, StatusArgs};
 use crate::backend::cache::{Cache, CacheOptions};
@@ -21,7 +20,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(100);
 
 pub(super) async fn status(settings: &Settings, args: StatusArgs) -> Result<ExitStatus, CliError> {
-    refuse_markdown(settings)?;
     let desired = settings.load(None)?.desired;
     let world = settings.world(&desired, CacheOptions { retries: 0, ..CacheOptions::default() })?;
     let first = look(&world, &desired).await;
