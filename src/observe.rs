@@ -66,7 +66,8 @@ async fn look_at_guest<E: Engine, S>(world: &World<E, S>, desired: &Desired) -> 
     match world.engine.look(&look).await {
         Ok(guest) => Seen::Present(guest),
         Err(err) => {
-            tracing::warn!(kind = err.kind.as_str(), error = %Chain(&err), "cannot look at Podman");
+            // The plan carries the reason to whoever asked.
+            tracing::info!(kind = err.kind.as_str(), error = %Chain(&err), "cannot look at Podman");
             Seen::Unknown { why: Chain(&err).to_string() }
         }
     }

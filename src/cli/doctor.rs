@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::reconcile::refuse_markdown;
 use super::render::{self, ADD, ASIDE, REMOVE, styled, units};
 use super::settings::state_dir;
 use super::{CliError, ExitStatus, Settings};
@@ -43,7 +42,6 @@ impl Checks {
 }
 
 pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> {
-    refuse_markdown(settings)?;
     let mut checks = Checks::default();
     match settings.load(None) {
         Ok(loaded) => {
@@ -77,8 +75,9 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
     let engine = match settings.engine(desired) {
         Ok(engine) => engine,
         Err(err) => {
-            let fix = err.hints.first().cloned().unwrap_or_default();
-            return checks.bad("podman socket", err.message, fix);
+            let fix =
+                "start Podman's service, or name its socket in `runtime.podman.socket` or $CONTAINER_HOST".to_owned();
+            return checks.bad("podman socket", err.message, err.hints.first().cloned().unwrap_or(fix));
         }
     };
     checks.ok("podman socket", engine.socket().display().to_string());

@@ -8,6 +8,7 @@ use super::styled;
 use crate::act::ActError;
 use crate::backend::{EngineError, EngineErrorKind, StoreError};
 use crate::error::Chain;
+use crate::model::ManifestError;
 use crate::plan::WaitingOn;
 use crate::reconcile::lock::LockError;
 use crate::reconcile::{Refusal, Trouble};
@@ -93,7 +94,11 @@ impl CliError {
     /// A failure of Podman.
     pub fn from_engine(err: &EngineError) -> Self {
         Self {
-            hints: engine_hint(err.kind).into_iter().collect(),
+            // Some of Podman's errors bring their own way out.
+            hints: engine_hint(err.kind)
+                .filter(|_| !err.message.contains("podman system service"))
+                .into_iter()
+                .collect(),
             ..Self::new(ExitStatus::Error, Chain(err).to_string())
         }
     }
@@ -202,8 +207,15 @@ fn act_hint(err: &ActError) -> Option<String> {
 fn store_hint(err: &StoreError) -> Option<String> {
     let hint = match err {
         StoreError::ManifestFetch { .. } => "is the URL right, and the network up? `steadfast doctor` checks it",
+        StoreError::Manifest {
+            err: ManifestError::NoAgent { .. } | ManifestError::OtherVersion { .. } | ManifestError::NoArch { .. },
+            ..
+        } => "ask for what the manifest offers, or have the missing tarball published; nothing was changed",
         StoreError::Manifest { .. } => "the publisher must mend it; nothing was changed",
-        StoreError::Download { .. } => "what has come stays and is resumed next time",
+        StoreError::Download { .. } if err.is_retryable() => "what has come stays and is resumed next time",
+        StoreError::Download { .. } => {
+            "the manifest names a tarball that cannot be had there: is its upload complete, and the manifest's URL right?"
+        }
         StoreError::DigestMismatch { .. } => {
             "the manifest or the upload is wrong, or somebody changes bytes on the way; nothing of it is used"
         }
