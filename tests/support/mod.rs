@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod archive;
+pub mod command;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

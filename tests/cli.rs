@@ -1,0 +1,24 @@
+//! Whole commands without Podman: what is typed, what comes out, and the exit code.
+
+#[path = "cli/cache.rs"]
+mod cache;
+#[path = "cli/downloads.rs"]
+mod downloads;
+#[path = "cli/files.rs"]
+mod files;
+#[path = "cli/manifests.rs"]
+mod manifests;
+#[path = "cli/published.rs"]
+mod published;
+#[path = "cli/secrets.rs"]
+mod secrets;
+#[path = "cache/server.rs"]
+#[allow(dead_code)] // a server that other tests need more of
+mod server;
+#[path = "cli/sockets.rs"]
+mod sockets;
+#[path = "cli/state_files.rs"]
+mod state_files;
+mod support;
+#[path = "cli/sync.rs"]
+mod sync;

@@ -1,0 +1,226 @@
+//! Sockets that are not there, are not Podman, hang, or close midway; and the runtime that is not available yet.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::support::command::Sandbox;
+
+/// How a fake socket behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// A Podman with nothing in it.
+    Podman,
+    /// Docker: answers, and knows no libpod.
+    Docker,
+    /// Something else that speaks HTTP.
+    WebServer,
+    /// Something that speaks no HTTP.
+    Noise,
+    /// Takes the request and never answers.
+    Hang,
+    /// Closes every connection at once.
+    Close,
+    /// A Podman whose list ends in the middle.
+    CloseMidway,
+    /// A Podman that answers with what is no JSON.
+    Garbled,
+}
+
+/// A listening socket; its threads end with the process.
+pub struct Fake {
+    dir: tempfile::TempDir,
+}
+
+impl Fake {
+    pub fn start(manner: Manner) -> Self {
+        let dir = tempfile::Builder::new().prefix("sft-").tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("podman.sock")).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || serve(stream, manner));
+            }
+        });
+        Self { dir }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("podman.sock")
+    }
+}
+
+fn serve(mut stream: UnixStream, manner: Manner) {
+    let mut held = Vec::new();
+    let mut buffer = [0; 4096];
+    if manner == Manner::Close {
+        return;
+    }
+    while let Ok(read @ 1..) = stream.read(&mut buffer) {
+        held.extend_from_slice(&buffer[..read]);
+        let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&held[..end]).into_owned();
+        held.clear();
+        let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let ping = path.ends_with("/_ping");
+        let (status, body, more) = match manner {
+            Manner::Hang => {
+                std::thread::sleep(Duration::from_secs(100));
+                return;
+            }
+            Manner::Noise => {
+                let _ = stream.write_all(b"\x00\x01SSH-2.0-OpenSSH_9.2\r\n");
+                return;
+            }
+            Manner::WebServer => ("404 Not Found", "<h1>404</h1>", ""),
+            Manner::Docker if ping => ("200 OK", "OK", "Api-Version: 1.41\r\nDocker-Experimental: false\r\n"),
+            Manner::Docker => ("404 Not Found", "{\"message\":\"page not found\"}", ""),
+            _ if ping => ("200 OK", "OK", "Api-Version: 1.41\r\nLibpod-API-Version: 4.3.1\r\n"),
+            Manner::CloseMidway => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n[{\"Id\":");
+                return;
+            }
+            Manner::Garbled => ("200 OK", "[{]", ""),
+            _ => ("200 OK", "[]", ""),
+        };
+        let answer = format!("HTTP/1.1 {status}\r\n{more}Content-Length: {}\r\n\r\n{body}", body.len());
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn state(socket: &Path) -> String {
+    format!(
+        "apiVersion: steadfast/v1\nname: demo\nruntime: {{podman: {{socket: {}}}}}\nagents:\n  hello: {{version: \"1\", image: a/b, source: local}}\n",
+        socket.display()
+    )
+}
+
+fn on(manner: Manner) -> (Sandbox, Fake) {
+    let (sandbox, fake) = (Sandbox::new(), Fake::start(manner));
+    sandbox.write("steadfast.yaml", state(&fake.path()));
+    (sandbox, fake)
+}
+
+/// What `plan` says on it; every other verb that needs Podman fails too.
+fn said(manner: Manner) -> String {
+    let (sandbox, fake) = on(manner);
+    for verb in ["apply", "status", "down", "logs hello", "doctor"] {
+        let outcome = sandbox.run(verb);
+        assert_eq!(outcome.code, 1, "`{verb}` on {manner:?}: {}{}", outcome.stdout, outcome.stderr);
+    }
+    sandbox.run("exec hello -- true").expect(125);
+    let plan = sandbox.run("plan --detailed-exitcode").expect(1);
+    plan.shown().replace(&fake.path().display().to_string(), "<socket>")
+}
+
+#[test]
+fn no_socket_names_what_was_tried() {
+    let mut sandbox = Sandbox::new();
+    sandbox.write("steadfast.yaml", state(Path::new("/nowhere/p.sock")).replace("{socket: /nowhere/p.sock}", "{}"));
+    sandbox.set("CONTAINER_HOST", "unix:///nowhere/c.sock");
+    for verb in ["plan", "apply", "status", "down"] {
+        let outcome = sandbox.run(verb).expect(1);
+        assert!(outcome.stderr.contains("`/nowhere/c.sock`, named by `$CONTAINER_HOST`"), "{}", outcome.stderr);
+        assert_eq!(outcome.stdout, "");
+    }
+    insta::assert_snapshot!("socket_by_variable", sandbox.run("plan").shown());
+    sandbox.set("CONTAINER_HOST", "ssh://me:canary@host/run/podman.sock");
+    sandbox.run("plan").expect(1).says("`$CONTAINER_HOST` is not a unix socket (ssh)").keeps_quiet_about(&["canary"]);
+    sandbox.write("steadfast.yaml", state(Path::new("/nowhere/p.sock")));
+    insta::assert_snapshot!("socket_by_state_file", sandbox.run("plan").shown());
+    let doctor = sandbox.run("doctor").expect(1);
+    assert!(
+        doctor.stdout.contains("\nthe first that fails: podman socket, no Podman socket at `/nowhere/p.sock`"),
+        "{}",
+        doctor.stdout
+    );
+}
+
+#[test]
+fn none_of_the_usual_sockets() {
+    let sandbox = Sandbox::new();
+    sandbox.write("steadfast.yaml", state(Path::new("x")).replace("{socket: x}", "{}"));
+    let outcome = sandbox.run("plan");
+    // A machine with a Podman of its own has one of them.
+    if ["/run/podman/podman.sock", "/run/user/0/podman/podman.sock"].iter().all(|path| !Path::new(path).exists()) {
+        let outcome = outcome.expect(1).says("no Podman socket found (tried ");
+        for tried in ["/run/podman/podman.sock", "/podman/podman.sock`"] {
+            assert!(outcome.stderr.contains(tried), "{}", outcome.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_no_socket() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("p.sock", "not a socket");
+    sandbox.write("steadfast.yaml", state(&file));
+    insta::assert_snapshot!("a_file_that_is_no_socket", sandbox.run("plan").expect(1).shown());
+    // A stale socket: nobody listens any more.
+    let stale = sandbox.path("stale.sock");
+    drop(UnixListener::bind(&stale).unwrap());
+    sandbox.write("steadfast.yaml", state(&stale));
+    insta::assert_snapshot!("a_stale_socket", sandbox.run("plan").expect(1).shown());
+}
+
+#[test]
+fn sockets_that_are_not_podman() {
+    insta::assert_snapshot!("socket_docker", said(Manner::Docker));
+    insta::assert_snapshot!("socket_web_server", said(Manner::WebServer));
+    insta::assert_snapshot!("socket_noise", said(Manner::Noise));
+    insta::assert_snapshot!("socket_closes", said(Manner::Close));
+    insta::assert_snapshot!("socket_closes_midway", said(Manner::CloseMidway));
+    insta::assert_snapshot!("socket_garbled", said(Manner::Garbled));
+}
+
+#[test]
+fn a_socket_that_hangs_is_given_up() {
+    let (sandbox, fake) = on(Manner::Hang);
+    let running: Vec<_> = ["plan", "apply", "status", "exec hello -- true"].map(|verb| sandbox.spawn(verb)).into();
+    let ended: Vec<_> = running.into_iter().map(|running| running.end()).collect();
+    assert_eq!(ended.iter().map(|outcome| outcome.code).collect::<Vec<_>>(), [1, 1, 1, 125]);
+    for outcome in &ended {
+        assert!(outcome.took < Duration::from_secs(40), "{:?}", outcome.took);
+    }
+    let shown = ended[0].shown().replace(&fake.path().display().to_string(), "<socket>");
+    insta::assert_snapshot!("socket_hangs", shown);
+}
+
+#[test]
+fn what_cannot_be_seen_is_not_guessed() {
+    let (sandbox, _fake) = on(Manner::CloseMidway);
+    let plan = sandbox.run("plan -o json").expect(1).json();
+    assert_eq!(plan["converged"], false);
+    assert_eq!(plan["actions"], serde_json::json!([]));
+    let status = sandbox.run("status -o json").expect(1).json();
+    assert_eq!(status["podman"]["reachable"], false);
+    assert_eq!(status["agents"]["hello"]["sync"], "Unknown");
+    assert_eq!(status["agents"]["hello"]["health"], "Unknown");
+    let apply = sandbox.run("apply -o json").expect(1).json();
+    assert_eq!((&apply["converged"], &apply["actions"]), (&false.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn an_empty_podman_is_planned_for() {
+    let (sandbox, _fake) = on(Manner::Podman);
+    insta::assert_snapshot!("plan_a_missing_local_image", sandbox.run("plan").shown());
+    let status = sandbox.run("status").expect(0);
+    insta::assert_snapshot!("status_of_nothing", status.shown());
+}
+
+#[test]
+fn lima_is_valid_and_plainly_not_available_yet() {
+    let sandbox = Sandbox::new();
+    let text =
+        state(Path::new("x")).replace("{podman: {socket: x}}", "{lima: {instance: agents, template: ./vm.yaml}}");
+    sandbox.write("steadfast.yaml", text);
+    sandbox.run("validate").expect(0);
+    for verb in ["apply", "status", "down", "logs hello", "doctor"] {
+        let outcome = sandbox.run(verb).expect(1);
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        assert!(said.contains("`runtime.lima` is not available yet"), "`{verb}`: {said}");
+    }
+    insta::assert_snapshot!("lima", sandbox.run("plan").expect(1).shown());
+}
