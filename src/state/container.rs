@@ -36,7 +36,8 @@ impl EnvFiles {
         self.read.into_keys().collect()
     }
 
-    fn get(&mut self, cx: &mut Cx<'_>, node: u32, path: Path<'_>, file: PathBuf) -> Option<Variables> {
+    /// A path that came `from_env` may hold a secret like any such value: errors tell it as it was written.
+    fn get(&mut self, cx: &mut Cx<'_>, node: u32, from_env: bool, path: Path<'_>, file: PathBuf) -> Option<Variables> {
         if let Some(read) = self.read.get(&file) {
             return read.clone();
         }
@@ -44,10 +45,13 @@ impl EnvFiles {
             Ok(variables) => Some(Arc::new(variables)),
             Err(wrong) => {
                 for wrong in wrong {
-                    let draft = Draft::at(cx.tree.span(node), path.to_string(), wrong.message);
+                    let draft = |message: String| Draft::at(cx.tree.span(node), path.to_string(), message);
+                    let written = cx.tree.text(node);
                     cx.problems.add(match wrong.line {
-                        Some(line) => draft.elsewhere(&file, line),
-                        None => draft,
+                        Some(line) if from_env => draft(format!("line {line} of `{written}`: {}", wrong.message)),
+                        Some(line) => draft(wrong.message).elsewhere(&file, line),
+                        None if from_env => draft(wrong.message.replace(&file.display().to_string(), written)),
+                        None => draft(wrong.message),
                     });
                 }
                 None
@@ -119,7 +123,7 @@ fn environment(
     if let Some(file) = &doc.env_file
         && let path = path.key("envFile")
         && let Some(file_path) = file_path(cx, dir, file, path)
-        && let Some(variables) = env_files.get(cx, file.node, path, file_path)
+        && let Some(variables) = env_files.get(cx, file.node, file.value.0.from_env, path, file_path)
     {
         env_files.bytes += variables.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if env_files.bytes > MAX_ENV_BYTES {

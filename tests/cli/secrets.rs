@@ -61,6 +61,7 @@ fn no_verb_lets_a_secret_out() {
 #[test]
 fn excerpts_of_a_broken_file_mask_its_secrets() {
     let sandbox = planted();
+    sandbox.write("canary-var", "not a variable\n");
     let broken = [
         ("    bogus: 1\n", "an unknown key"),
         ("      ports: [\"99999:80\"]\n", "a port"),
@@ -78,6 +79,7 @@ fn excerpts_of_a_broken_file_mask_its_secrets() {
         ("  other: {version: \"1\", container: {name: \"${env:A_VAR} X\"}}\n", "a variable in a name"),
         ("  other: {version: \"1\", container: {ports: [\"${env:A_VAR}\"]}}\n", "a variable in a port"),
         ("  other: {version: \"1\", container: {envFile: \"${env:A_VAR}.env\"}}\n", "a variable in a path"),
+        ("  other: {version: \"1\", container: {envFile: \"${env:A_VAR}\"}}\n", "a broken env file by a variable"),
         ("  other: {version: \"1\", container: {env: {TOKEN: \"canary-env}}}\n", "an unclosed quote"),
         ("  other:\n\tTOKEN: canary-env\n", "a tab"),
     ];
