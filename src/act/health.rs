@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
+use super::{ActError, Ending, last_lines};
 use crate::backend::{Engine, EngineError, ExecRequest};
 use crate::model::{ContainerId, ContainerState, Health, HealthCheck, HealthTest, Phase};
 
@@ -78,6 +79,31 @@ fn verdict(seen: Option<ContainerState>) -> Option<Verdict> {
         (Phase::Exited { code }, _) => Some(Verdict::Ended { code: *code }),
         (Phase::Paused | Phase::Removing | Phase::Other(_), _) => Some(Verdict::Gone),
     }
+}
+
+/// Waits like [`wait_until_healthy`], and takes anything but health for an error, with the container's last words.
+///
+/// # Errors
+/// When it ended, went away, or did not become healthy.
+pub async fn become_healthy<E: Engine>(
+    engine: &E,
+    id: &ContainerId,
+    name: &str,
+    check: &HealthCheck,
+    patience: Duration,
+) -> Result<(), ActError> {
+    let container = name.to_owned();
+    let why = match wait_until_healthy(engine, id, check, patience).await? {
+        Verdict::Healthy => return Ok(()),
+        Verdict::Ended { code } => {
+            let log = last_lines(engine, id).await;
+            return Err(ActError::EndedAtOnce { container, how: Ending::Exited(code), log });
+        }
+        Verdict::Unhealthy => "its health check failed as often as its retries allow",
+        Verdict::TimedOut => "it did not become healthy in time",
+        Verdict::Gone => "it went away",
+    };
+    Err(ActError::Unhealthy { container, why: why.to_owned(), log: last_lines(engine, id).await })
 }
 
 /// Tries the test once, without Podman taking note.

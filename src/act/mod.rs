@@ -9,7 +9,7 @@ mod replace;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use health::{Verdict as HealthVerdict, wait_until_healthy};
+pub use health::{Verdict as HealthVerdict, become_healthy, wait_until_healthy};
 
 use crate::backend::{Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, World};
 use crate::model::{ContainerId, ContainerState, ImageRef, Phase, RestartPolicy};

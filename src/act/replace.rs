@@ -5,7 +5,7 @@
 //! on any line, the next pass finds the labels and finishes or starts over; failed on any line, the predecessor is put
 //! back.
 
-use super::{ActError, Done, Ending, HealthVerdict, Patience, checks, ended, last_lines, wait_until_healthy};
+use super::{ActError, Done, Patience, become_healthy, checks, ended, last_lines};
 use crate::backend::{Create, Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
 use crate::model::{ContainerId, ContainerName, HealthCheck, Phase, RestartPolicy};
@@ -123,22 +123,7 @@ async fn start_and_watch<E: Engine>(
         return Ok(()); // a one-shot that is done
     }
     let Some(check) = watch.check else { return Ok(()) };
-    match wait_until_healthy(engine, id, check, patience.healthy).await? {
-        HealthVerdict::Healthy => Ok(()),
-        HealthVerdict::Ended { code } => {
-            let log = last_lines(engine, id).await;
-            Err(ActError::EndedAtOnce { container: name.to_string(), how: Ending::Exited(code), log })
-        }
-        verdict => {
-            let why = match verdict {
-                HealthVerdict::TimedOut => "it did not become healthy in time",
-                HealthVerdict::Gone => "it went away",
-                _ => "its health check failed as often as its retries allow",
-            };
-            let log = last_lines(engine, id).await;
-            Err(ActError::Unhealthy { container: name.to_string(), why: why.to_owned(), log })
-        }
-    }
+    become_healthy(engine, id, name.as_str(), check, patience.healthy).await
 }
 
 /// Drops the successor and brings the predecessor back under its name.

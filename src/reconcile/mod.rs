@@ -4,103 +4,36 @@
 //! planned for again, and whatever is ready starts. Deciding belongs in [`crate::plan`], doing in [`crate::act`]; what
 //! stands here is only when to look, how much to do at once, and when to stop.
 
+mod aftermath;
 pub mod backoff;
-pub mod flights;
+mod flights;
 pub mod journal;
 pub mod lock;
+mod memory;
+mod options;
 pub mod report;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use options::{Options, Refusal, Reporter, Silent};
 pub use report::{Report, Taken, Trouble};
 
-use crate::act::{ActError, Disposition, Done, Ending, HealthVerdict, Patience, ended, last_lines, wait_until_healthy};
-use crate::backend::{Engine, Progress, Store, World};
+use crate::act::{ActError, Disposition};
+use crate::backend::{Engine, Store, World};
 use crate::handles::Scratch;
-use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Desired, Health, Name, Observed, Owner, Phase};
+use crate::model::{Desired, Observed, Owner};
 use crate::observe::{look_at_published, observe};
-use crate::plan::{Action, Plan, Policy, Reason, Step, plan, plan_down};
+use crate::plan::{Action, Plan, Step, plan, plan_down};
 use backoff::Backoff;
 use flights::{Flight, Landed, fly};
 use journal::Journal;
-
-/// How a convergence is to go about it.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Container steps at once. Default 4.
-    pub parallel: usize,
-    /// Downloads at once. Default 4.
-    pub downloads: usize,
-    /// The longest it may take. Default 10 min.
-    pub timeout: Duration,
-    /// Wait for health, and look once more at what was started.
-    pub wait: bool,
-    /// How patient single steps are.
-    pub patience: Patience,
-    /// What is allowed.
-    pub policy: Policy,
-    /// A state file without agents may remove those that are there.
-    pub allow_empty: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            parallel: 4,
-            downloads: 4,
-            timeout: Duration::from_secs(600),
-            wait: true,
-            patience: Patience::default(),
-            policy: Policy::default(),
-            allow_empty: false,
-        }
-    }
-}
-
-/// Hears of each step as it happens. What is drawn on a terminal is drawn from this.
-pub trait Reporter: Send + Sync {
-    /// A step begins; `progress` follows its bytes, where it moves any.
-    fn started(&self, step: &Step, progress: &Arc<Progress>);
-    /// A step ended.
-    fn finished(&self, step: &Step, outcome: Result<&Done, &ActError>, took: Duration);
-    /// Nothing is left to do but to wait for these agents' health checks.
-    fn awaiting_health(&self, agents: &[AgentName]);
-}
-
-/// A reporter that says nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
-
-impl Reporter for Silent {
-    fn started(&self, _: &Step, _: &Arc<Progress>) {}
-    fn finished(&self, _: &Step, _: Result<&Done, &ActError>, _: Duration) {}
-    fn awaiting_health(&self, _: &[AgentName]) {}
-}
-
-/// Why nothing was begun.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// The state file has no agents, and some are there.
-    #[error("the state file has no agents, and {} of `{name}` would be removed", containers(*count))]
-    Empty {
-        /// Whose.
-        name: Name,
-        /// How many containers.
-        count: usize,
-    },
-}
-
-fn containers(count: usize) -> String {
-    if count == 1 { "1 container".to_owned() } else { format!("{count} containers") }
-}
+use memory::{Failed, Memory};
 
 /// What a convergence works with.
 pub struct Reconciler<'a, E, S> {
@@ -124,47 +57,6 @@ impl<E, S> std::fmt::Debug for Reconciler<'_, E, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reconciler").field("name", &self.desired.name).finish_non_exhaustive()
     }
-}
-
-/// What a convergence remembers between its looks.
-#[derive(Default)]
-struct Progressed {
-    taken: Vec<Taken>,
-    failed: BTreeMap<String, Failed>,
-    done: BTreeMap<(String, String), u32>,
-    started: BTreeMap<AgentName, ContainerId>,
-    last_start: Option<Instant>,
-    troubles: Vec<Trouble>,
-    given_up: BTreeSet<AgentName>,
-    settled: BTreeSet<ContainerId>,
-    healthy: BTreeSet<ContainerId>,
-}
-
-impl Progressed {
-    /// A passing failure whose step is not wanted any more is over: its answer was lost, or somebody else did the work.
-    fn forget_what_passed(&mut self, observed: &Observed, plan: &Plan) {
-        if observed.guest.unknown().is_some() || observed.artifacts.unknown().is_some() {
-            return;
-        }
-        let ready = plan.ready.iter().map(|step| lane(&step.action));
-        let waiting = plan.waiting.iter().map(|waiting| lane_of(waiting.kind, &waiting.target));
-        let wanted: BTreeSet<_> = ready.chain(waiting).collect();
-        self.failed
-            .retain(|lane, failed| wanted.contains(lane) || failed.error.disposition() == Disposition::NeedsUser);
-    }
-
-    /// When the next step is to be tried again.
-    fn next_retry(&self) -> Option<Instant> {
-        let now = Instant::now();
-        self.failed.values().filter_map(|failed| failed.retry_at).filter(|at| *at > now).min()
-    }
-}
-
-struct Failed {
-    agent: Option<AgentName>,
-    error: Arc<ActError>,
-    tries: u32,
-    retry_at: Option<Instant>,
 }
 
 const TRIES: u32 = 3;
@@ -217,7 +109,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
     ) -> Result<Report, Refusal> {
         let began = Instant::now();
         let deadline = began + self.options.timeout;
-        let mut run = Progressed::default();
+        let mut run = Memory::default();
         let mut flights = FuturesUnordered::new();
         let mut flying: BTreeSet<String> = BTreeSet::new();
         let mut blind = 0;
@@ -297,7 +189,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
 
     /// Whether a step may be taken: not one that failed for good or must wait, not one that keeps coming back, and none
     /// of an agent that was given up.
-    fn may_take(&self, run: &mut Progressed, step: &Step) -> bool {
+    fn may_take(&self, run: &mut Memory, step: &Step) -> bool {
         if step.agent.as_ref().is_some_and(|agent| run.given_up.contains(agent)) && is_container_step(&step.action) {
             return false;
         }
@@ -364,7 +256,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         }
     }
 
-    fn land(&self, run: &mut Progressed, landed: Landed) {
+    fn land(&self, run: &mut Memory, landed: Landed) {
         let Landed { step, outcome, took } = landed;
         let lane = lane(&step.action);
         self.journal.step(&step, outcome.as_ref().map_err(|err| &**err), took);
@@ -398,45 +290,8 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         run.taken.push(Taken { step, outcome, took });
     }
 
-    /// A container that this convergence started and that is down again is an error with its last words, not a thing to
-    /// start over and over.
-    async fn judge_deaths(&self, run: &mut Progressed, observed: &Observed, plan: &Plan) {
-        let dead: Vec<_> = plan
-            .ready
-            .iter()
-            .filter_map(|step| match (&step.action, &step.reason, &step.agent) {
-                (Action::StartContainer { id, .. }, Reason::NotRunning(Phase::Exited { code }), Some(agent))
-                    if run.started.get(agent) == Some(id) =>
-                {
-                    Some((agent.clone(), id.clone(), Ending::Exited(*code)))
-                }
-                _ => None,
-            })
-            .collect();
-        for (agent, id, how) in dead {
-            self.give_up(run, observed, &agent, &id, how).await;
-        }
-    }
-
-    async fn give_up(
-        &self,
-        run: &mut Progressed,
-        observed: &Observed,
-        agent: &AgentName,
-        id: &ContainerId,
-        how: Ending,
-    ) {
-        if !run.given_up.insert(agent.clone()) {
-            return;
-        }
-        let container = container_of(observed, id).map_or_else(|| agent.to_string(), |(name, _)| name);
-        let log = last_lines(&self.world.engine, id).await;
-        let error = Arc::new(ActError::EndedAtOnce { container, how, log });
-        run.troubles.push(Trouble::Failed { agent: Some(agent.clone()), error });
-    }
-
     /// Nothing can be started now. Wait for something, or stop.
-    async fn what_next(&self, run: &mut Progressed, observed: &Observed, plan: &Plan, deadline: Instant) -> Next {
+    async fn what_next(&self, run: &mut Memory, observed: &Observed, plan: &Plan, deadline: Instant) -> Next {
         if let Some(at) = run.next_retry().or_else(|| self.next_poll(plan)) {
             return self.pause(at.min(deadline)).await;
         }
@@ -462,98 +317,8 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         }
     }
 
-    /// Looks once more at what was started. Yields whether there was anything to wait for.
-    async fn settle(&self, run: &mut Progressed, observed: &Observed, deadline: Instant) -> bool {
-        let Some(last) = run.last_start.take() else { return false };
-        self.pause((last + self.options.patience.settle).min(deadline)).await;
-        let started = run.started.clone().into_iter();
-        let unsettled: Vec<_> =
-            started.filter(|(agent, id)| !run.given_up.contains(agent) && !run.settled.contains(id)).collect();
-        let looks = join_all(unsettled.iter().map(|(_, id)| self.world.engine.inspect(id))).await;
-        for ((agent, id), seen) in unsettled.into_iter().zip(looks) {
-            // A look that fails here is taken again by the next pass.
-            let (Ok(seen), Some(wanted)) = (seen, self.desired.agents.get(&agent)) else { continue };
-            if let Some(how) = ended(seen.as_ref(), wanted.container.restart) {
-                self.give_up(run, observed, &agent, &id, how).await;
-            }
-        }
-        true
-    }
-
-    /// Waits for the health of every agent that has a check. Yields whether there was anything to wait for.
-    async fn await_health(&self, run: &mut Progressed, observed: &Observed, deadline: Instant) -> bool {
-        let Some(guest) = observed.guest.present() else { return false };
-        let waiting: Vec<_> = self
-            .desired
-            .agents
-            .iter()
-            .filter(|(name, agent)| {
-                self.is_included(name)
-                    && !agent.suspend
-                    && agent.state == AgentState::Running
-                    && !run.given_up.contains(*name)
-            })
-            .filter_map(|(name, agent)| {
-                let check = agent.container.healthcheck.as_ref()?;
-                let container = guest.containers.get(&agent.container.name)?;
-                let pending = container.phase == Phase::Running
-                    && container.health != Some(Health::Healthy)
-                    && !run.healthy.contains(&container.id);
-                pending.then(|| (name.clone(), agent.container.name.to_string(), container.id.clone(), check))
-            })
-            .collect();
-        if waiting.is_empty() {
-            return false;
-        }
-        let names: Vec<_> = waiting.iter().map(|(name, ..)| name.clone()).collect();
-        self.reporter.awaiting_health(&names);
-        let patience = deadline.saturating_duration_since(Instant::now());
-        let waits = waiting.into_iter().map(async |(agent, container, id, check)| {
-            let outcome = wait_until_healthy(&self.world.engine, &id, check, patience).await;
-            let error = match outcome {
-                Ok(HealthVerdict::Healthy) => None,
-                Ok(HealthVerdict::Ended { code }) => {
-                    let log = last_lines(&self.world.engine, &id).await;
-                    Some(ActError::EndedAtOnce { container, how: Ending::Exited(code), log })
-                }
-                Ok(verdict) => {
-                    let why = match verdict {
-                        HealthVerdict::Unhealthy => "its health check failed as often as its retries allow",
-                        HealthVerdict::TimedOut => "it did not become healthy in time",
-                        _ => "it went away",
-                    };
-                    let log = last_lines(&self.world.engine, &id).await;
-                    Some(ActError::Unhealthy { container, why: why.to_owned(), log })
-                }
-                Err(err) => Some(err.into()),
-            };
-            (agent, id, error)
-        });
-        let all = join_all(waits);
-        let outcomes = tokio::select! {
-            outcomes = all => outcomes,
-            () = self.cancel.cancelled() => return true,
-        };
-        for (agent, id, error) in outcomes {
-            match error {
-                None => {
-                    run.healthy.insert(id);
-                }
-                Some(error) => {
-                    run.given_up.insert(agent.clone());
-                    run.troubles.push(Trouble::Failed { agent: Some(agent), error: Arc::new(error) });
-                }
-            }
-        }
-        true
-    }
-
-    fn is_included(&self, agent: &AgentName) -> bool {
-        self.options.policy.only.is_empty() || self.options.policy.only.contains(agent)
-    }
-
     /// Lets what is in flight end: transfers are dropped by the token, container steps are given their time.
-    async fn bring_down(&self, run: &mut Progressed, flights: &mut FuturesUnordered<Flight<'_>>) {
+    async fn bring_down(&self, run: &mut Memory, flights: &mut FuturesUnordered<Flight<'_>>) {
         self.cancel.cancel();
         let landing = async {
             while let Some(landed) = flights.next().await {
@@ -567,7 +332,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
 
     fn report(
         &self,
-        run: Progressed,
+        run: Memory,
         observed: Observed,
         residual: Plan,
         manifest_invalid: bool,
@@ -624,9 +389,4 @@ fn is_container_step(action: &Action) -> bool {
 fn opens_ways(landed: &Landed) -> bool {
     landed.outcome.is_ok()
         && !matches!(landed.step.action, Action::CreateContainer { .. } | Action::StartContainer { .. })
-}
-
-fn container_of<'a>(observed: &'a Observed, id: &ContainerId) -> Option<(String, &'a ContainerState)> {
-    let guest = observed.guest.present()?;
-    guest.containers.iter().find(|(_, container)| container.id == *id).map(|(name, seen)| (name.to_string(), seen))
 }

@@ -1,0 +1,123 @@
+//! After the steps: did what was started stay up, and did it become healthy?
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::memory::Memory;
+use super::{Reconciler, Trouble};
+use crate::act::{ActError, Ending, become_healthy, ended, last_lines};
+use crate::backend::{Engine, Store};
+use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Phase};
+use crate::plan::{Action, Plan, Reason};
+
+impl<E: Engine, S: Store> Reconciler<'_, E, S> {
+    /// A container that this convergence started and that is down again is an error with its last words, not a thing to
+    /// start over and over.
+    pub(super) async fn judge_deaths(&self, run: &mut Memory, observed: &Observed, plan: &Plan) {
+        let dead: Vec<_> = plan
+            .ready
+            .iter()
+            .filter_map(|step| match (&step.action, &step.reason, &step.agent) {
+                (Action::StartContainer { id, .. }, Reason::NotRunning(Phase::Exited { code }), Some(agent))
+                    if run.started.get(agent) == Some(id) =>
+                {
+                    Some((agent.clone(), id.clone(), Ending::Exited(*code)))
+                }
+                _ => None,
+            })
+            .collect();
+        for (agent, id, how) in dead {
+            self.give_up(run, observed, &agent, &id, how).await;
+        }
+    }
+
+    async fn give_up(&self, run: &mut Memory, observed: &Observed, agent: &AgentName, id: &ContainerId, how: Ending) {
+        if !run.given_up.insert(agent.clone()) {
+            return;
+        }
+        let container = container_of(observed, id).map_or_else(|| agent.to_string(), |(name, _)| name);
+        let log = last_lines(&self.world.engine, id).await;
+        let error = Arc::new(ActError::EndedAtOnce { container, how, log });
+        run.troubles.push(Trouble::Failed { agent: Some(agent.clone()), error });
+    }
+
+    /// Looks once more at what was started. Yields whether there was anything to wait for.
+    pub(super) async fn settle(&self, run: &mut Memory, observed: &Observed, deadline: Instant) -> bool {
+        let Some(last) = run.last_start.take() else { return false };
+        self.pause((last + self.options.patience.settle).min(deadline)).await;
+        let started = run.started.clone().into_iter();
+        let unsettled: Vec<_> =
+            started.filter(|(agent, id)| !run.given_up.contains(agent) && !run.settled.contains(id)).collect();
+        let looks = join_all(unsettled.iter().map(|(_, id)| self.world.engine.inspect(id))).await;
+        for ((agent, id), seen) in unsettled.into_iter().zip(looks) {
+            // A look that fails here is taken again by the next pass.
+            let (Ok(seen), Some(wanted)) = (seen, self.desired.agents.get(&agent)) else { continue };
+            if let Some(how) = ended(seen.as_ref(), wanted.container.restart) {
+                self.give_up(run, observed, &agent, &id, how).await;
+            }
+        }
+        true
+    }
+
+    /// Waits for the health of every agent that has a check. Yields whether there was anything to wait for.
+    pub(super) async fn await_health(&self, run: &mut Memory, observed: &Observed, deadline: Instant) -> bool {
+        let Some(guest) = observed.guest.present() else { return false };
+        let waiting: Vec<_> = self
+            .desired
+            .agents
+            .iter()
+            .filter(|(name, agent)| {
+                self.is_included(name)
+                    && !agent.suspend
+                    && agent.state == AgentState::Running
+                    && !run.given_up.contains(*name)
+            })
+            .filter_map(|(name, agent)| {
+                let check = agent.container.healthcheck.as_ref()?;
+                let container = guest.containers.get(&agent.container.name)?;
+                let pending = container.phase == Phase::Running
+                    && container.health != Some(Health::Healthy)
+                    && !run.healthy.contains(&container.id);
+                pending.then(|| (name.clone(), agent.container.name.to_string(), container.id.clone(), check))
+            })
+            .collect();
+        if waiting.is_empty() {
+            return false;
+        }
+        let names: Vec<_> = waiting.iter().map(|(name, ..)| name.clone()).collect();
+        self.reporter.awaiting_health(&names);
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let waits = waiting.into_iter().map(async |(agent, container, id, check)| {
+            let outcome = become_healthy(&self.world.engine, &id, &container, check, patience).await;
+            (agent, id, outcome)
+        });
+        let all = join_all(waits);
+        let outcomes = tokio::select! {
+            outcomes = all => outcomes,
+            () = self.cancel.cancelled() => return true,
+        };
+        for (agent, id, outcome) in outcomes {
+            match outcome {
+                Ok(()) => {
+                    run.healthy.insert(id);
+                }
+                Err(error) => {
+                    run.given_up.insert(agent.clone());
+                    run.troubles.push(Trouble::Failed { agent: Some(agent), error: Arc::new(error) });
+                }
+            }
+        }
+        true
+    }
+
+    fn is_included(&self, agent: &AgentName) -> bool {
+        self.options.policy.only.is_empty() || self.options.policy.only.contains(agent)
+    }
+}
+
+fn container_of<'a>(observed: &'a Observed, id: &ContainerId) -> Option<(String, &'a ContainerState)> {
+    let guest = observed.guest.present()?;
+    guest.containers.iter().find(|(_, container)| container.id == *id).map(|(name, seen)| (name.to_string(), seen))
+}
