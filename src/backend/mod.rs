@@ -400,14 +400,14 @@ pub enum StoreError {
         got: Sha256Digest,
     },
     /// The length is not the promised one.
-    #[error("size mismatch for {what}: expected {expected} bytes, got {got}")]
+    #[error("size mismatch for {what}: expected {expected} bytes, got {}", match got { Some(got) => got.to_string(), None => "more".to_owned() })]
     SizeMismatch {
         /// Path or key.
         what: String,
         /// As the manifest says.
         expected: u64,
-        /// As offered or received.
-        got: u64,
+        /// As offered. `None` when more came than was promised, and was not waited for.
+        got: Option<u64>,
     },
     /// Not enough room.
     #[error("not enough space in {}: {need} bytes needed, {free} free", path.display())]

@@ -63,17 +63,14 @@ fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> 
     }))
 }
 
+/// A version that nothing offers any more can be kept as long as its file is there; it could not be fetched again.
 fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Option<Artifact> {
     let Version::Exact(version) = &agent.version else { return None };
     let key = ArtifactKey::new(format!("vm/images/{name}-{version}-{arch}.tar.gz")).ok()?;
-    let cached = observed.artifacts.present().and_then(|artifacts| artifacts.get(&key));
-    let sha256 = agent
-        .pins
-        .get(&arch)
-        .copied()
-        .or_else(|| cached.and_then(|cached| cached.digest))
-        .or_else(|| labelled(name, version, observed))?;
-    Some(Artifact { key, sha256, size_bytes: cached.map_or(0, |cached| cached.size) })
+    let cached = observed.artifacts.present()?.get(&key)?;
+    let pin = agent.pins.get(&arch).copied();
+    let sha256 = pin.or(cached.digest).or_else(|| labelled(name, version, observed))?;
+    Some(Artifact { key, sha256, size_bytes: cached.size })
 }
 
 fn labelled(name: &AgentName, version: &str, observed: &Observed) -> Option<Sha256Digest> {

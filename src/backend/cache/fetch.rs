@@ -311,7 +311,7 @@ impl Cache {
                     received += piece.len() as u64;
                     if received > size {
                         let what = artifact.key.to_string();
-                        break Err(Stop::For(StoreError::SizeMismatch { what, expected: size, got: received }));
+                        break Err(Stop::For(StoreError::SizeMismatch { what, expected: size, got: None }));
                     }
                     if pieces.send(piece).await.is_err() {
                         break Ok(()); // the writer has failed, and says so below
@@ -352,7 +352,8 @@ impl Cache {
 /// Whether the answer's head fits what was asked and what the manifest promised.
 fn judge(artifact: &Artifact, ask: &Ask, answer: &Answer) -> Result<(), Stop> {
     let expected = artifact.size_bytes;
-    let wrong_size = |got| Stop::For(StoreError::SizeMismatch { what: artifact.key.to_string(), expected, got });
+    let wrong_size =
+        |got| Stop::For(StoreError::SizeMismatch { what: artifact.key.to_string(), expected, got: Some(got) });
     match answer.status {
         Status::Whole => match answer.length {
             Some(got) if got != expected => Err(wrong_size(got)),

@@ -24,8 +24,9 @@ impl Api {
     /// See [`crate::backend::Engine::look`].
     pub async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
         let server = self.server().await?;
-        let (containers, images) = tokio::try_join!(self.containers(look), self.images())?;
-        Ok(Guest { version: server.version.clone(), images, containers })
+        // Where both fail it is always the same one that is told, so that a reader sees no change where there is none.
+        let (containers, images) = tokio::join!(self.containers(look), self.images());
+        Ok(Guest { version: server.version.clone(), containers: containers?, images: images? })
     }
 
     async fn containers(&self, look: &Look) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {
