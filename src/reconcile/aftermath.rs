@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::{Reconciler, Trouble};
 use crate::act::{ActError, Ending, become_healthy, ended, last_lines};
 use crate::backend::{Engine, Store};
-use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Phase};
+use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Owner, Phase};
 use crate::plan::{Action, Plan, Reason};
 
 impl<E: Engine, S: Store> Reconciler<'_, E, S> {
@@ -77,7 +77,10 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             .filter_map(|(name, agent)| {
                 let check = agent.container.healthcheck.as_ref()?;
                 let container = guest.containers.get(&agent.container.name)?;
-                let pending = container.phase == Phase::Running
+                // A stranger that holds the name is not asked how he is: that would run our command in his container.
+                let ours = matches!(&container.owner, Owner::Ours { agent: Some(owner), .. } if owner == name);
+                let pending = ours
+                    && container.phase == Phase::Running
                     && container.health != Some(Health::Healthy)
                     && !run.healthy.contains(&container.id);
                 pending.then(|| (name.clone(), agent.container.name.to_string(), container.id.clone(), check))
