@@ -348,3 +348,16 @@ async fn blindness_in_the_middle_is_waited_out() {
     let report = story.converge().await;
     assert!(report.converged, "{:?}", troubles(&report));
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_health_check_runs_in_a_strangers_container() {
+    let mut story = Story::new(&["a"]);
+    story.agent("a").container.healthcheck = Some(health_check());
+    story.fake.state().put(foreign("demo-a"));
+    let began = Instant::now();
+    let report = story.converge().await;
+    assert!(matches!(&report.troubles[..], [Trouble::Blocked { .. }]), "{:?}", troubles(&report));
+    assert!(began.elapsed() < Duration::from_secs(1));
+    let state = story.fake.state();
+    assert_eq!((state.count("exec"), state.count("run_healthcheck")), (0, 0));
+}

@@ -333,3 +333,36 @@ async fn a_second_leftover_is_nobodys_predecessor() {
     assert!(story.converge().await.converged);
     assert_eq!(story.names(), ["demo-a"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_came_to_mean_another_image_replaces_the_container() {
+    let mut story = Story::new(&["a"]);
+    story.agent("a").source = ImageSource::Local;
+    story.fake.state().images.insert(reference_of("a", "1"), image_of("a", "1"));
+    let story = story.settled().await;
+    story.fake.state().images.insert(reference_of("a", "1"), image_of("a", "rebuilt"));
+    plans(&story, &["replace container `demo-a`: image.id changed"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn superseded_artifacts_go_unless_the_manifest_cannot_be_seen() {
+    let mut story = Story::running(&["a"]).await;
+    story.desired.cache.keep = 0;
+    story.agent("a").version = Version::Latest;
+    for version in ["2", "3"] {
+        publish(&mut story.fake.state(), &[("a", version)]);
+        story.options.policy.prune = false;
+        assert!(story.converge().await.converged);
+    }
+    story.options.policy.prune = true;
+    let prune = |version: &str| {
+        [
+            format!("prune image `r.example/a:{version}`: newer versions are in use"),
+            format!("prune artifact `vm/images/a-{version}-x64.tar.gz`: newer versions are in use"),
+        ]
+    };
+    assert_eq!(story.plan().await, [prune("2"), prune("1")].concat());
+    story.fake.state().published = None;
+    let plan = story.plan().await;
+    assert!(plan.len() == 1 && plan[0].starts_with("note: going on with the last good manifest"), "{plan:?}");
+}

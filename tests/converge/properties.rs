@@ -307,6 +307,30 @@ proptest! {
         })?;
     }
 
+    /// A stranger who holds a wanted name is left alone, whatever else is to be done.
+    #[test]
+    fn a_stranger_is_never_touched(past in any_past(), last in any_wishes(), who in 0..AGENTS.len(), prune in any::<bool>()) {
+        run(async {
+            let mut story = story(&past, &last).await;
+            story.options.policy.prune = prune;
+            let wanted = story.desired.agents.get(AGENTS[who]).map(|agent| agent.container.name.to_string());
+            let name = wanted.unwrap_or_else(|| format!("demo-{}", AGENTS[who]));
+            if let Some(id) = { story.fake.state().named(&name).map(|(id, _)| id.clone()) } {
+                story.fake.state().containers.remove(&id);
+            }
+            story.fake.state().put(foreign(&name));
+            let theirs = strangers(&story.fake);
+            let report = story.converge().await;
+            prop_assert_eq!(strangers(&story.fake), theirs);
+            for effect in &story.fake.state().effects {
+                prop_assert!(effect.owner.as_ref().is_none_or(|owner| owner.as_deref() == Some("demo")), "{:?}", effect);
+            }
+            let wanted = story.desired.agents.get(AGENTS[who]).is_some_and(|agent| agent.state != AgentState::Absent);
+            prop_assert_eq!(report.converged, !wanted, "{:?}", troubles(&report));
+            Ok(())
+        })?;
+    }
+
     /// Killed between any two steps, the next run ends where the first would have, and no agent that was there and is
     /// wanted was ever without a container.
     #[test]
