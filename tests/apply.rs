@@ -7,6 +7,12 @@
 
 #[path = "apply/converge.rs"]
 mod converge;
+#[path = "apply/failures.rs"]
+mod failures;
+#[path = "apply/memory.rs"]
+mod memory;
+#[path = "apply/published.rs"]
+mod published;
 mod support;
 #[path = "apply/world.rs"]
 mod world;
