@@ -28,7 +28,7 @@ const REMOVE: Duration = Duration::from_secs(60);
 impl Api {
     pub(super) async fn images(&self) -> Result<BTreeMap<ImageRef, ImageId>, EngineError> {
         let call = Call::get("list images", self.libpod("/images/json").await?);
-        let answer = self.http().send(&call).await?.json(&call)?;
+        let answer = self.send_list(&call).await?.json(&call)?;
         if !matches!(answer, Value::Array(_) | Value::Null) {
             return Err(call.unreadable("expected a list"));
         }

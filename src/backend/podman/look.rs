@@ -4,19 +4,22 @@
 //! to find the stranger who holds it. What the list cannot tell is inspected, container by container.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::api::Api;
-use super::http::{Call, query};
+use super::http::{Answer, Call, query};
 use super::wire;
 use crate::backend::{EngineError, Look};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, Phase};
 
 /// Inspections under way at once.
 const INSPECTIONS: usize = 8;
+/// The waits between tries of a list.
+const LIST_AGAIN: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(300)];
 /// With more names than this in question, all containers are listed and filtered here: a request line has its limits.
 const NAMES_IN_A_FILTER: usize = 500;
 
@@ -47,10 +50,21 @@ impl Api {
         Ok(containers)
     }
 
+    /// Podman 4.3 fails a whole list (500) when one thing in it goes away meanwhile. Asked again, it answers.
+    pub(super) async fn send_list(&self, call: &Call) -> Result<Answer, EngineError> {
+        for pause in LIST_AGAIN {
+            match self.http().send(call).await {
+                Err(err) if err.status == Some(500) => tokio::time::sleep(pause).await,
+                outcome => return outcome,
+            }
+        }
+        self.http().send(call).await
+    }
+
     async fn list(&self, look: &Look, filters: &Value) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {
         let path = format!("/containers/json?all=true&filters={}", query(&filters.to_string()));
         let call = Call::get("list containers", self.libpod(&path).await?);
-        let answer = self.http().send(&call).await?.json(&call)?;
+        let answer = self.send_list(&call).await?.json(&call)?;
         let entries = match &answer {
             Value::Array(entries) => entries.as_slice(),
             Value::Null => &[],
