@@ -5,14 +5,31 @@
 //!
 //! Each test has a sandbox, a name and an image of its own, and clears up after itself; they may run side by side.
 
+#[path = "apply/agents.rs"]
+mod agents;
 #[path = "apply/converge.rs"]
 mod converge;
+#[path = "apply/disks.rs"]
+mod disks;
 #[path = "apply/failures.rs"]
 mod failures;
+#[path = "apply/interrupted.rs"]
+mod interrupted;
+#[path = "apply/locks.rs"]
+mod locks;
 #[path = "apply/memory.rs"]
 mod memory;
 #[path = "apply/published.rs"]
 mod published;
+#[path = "apply/registry.rs"]
+mod registry;
+#[path = "apply/requests.rs"]
+mod requests;
+#[path = "apply/secrets.rs"]
+mod secrets;
+#[path = "cache/server.rs"]
+#[allow(dead_code)] // a server that other tests need more of
+mod server;
 mod support;
 #[path = "apply/world.rs"]
 mod world;

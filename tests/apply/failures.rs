@@ -15,8 +15,6 @@ fn a_container_that_exits_at_once_is_an_error_with_its_last_words() {
     let outcome = world.run("apply").expect(1).says("error: agent `bad`: container").says("the reason");
     assert!(outcome.stderr.contains("steadfast logs"), "{}", outcome.stderr);
     assert!(world.runs("good"), "the other agent is not held up");
-    let status = world.run("status -o json").expect(0).json();
-    assert_eq!((&status["converged"], &status["agents"]["good"]["ready"]), (&json!(false), &json!(true)), "{status}");
 
     // The same as a one-shot: it ended by itself, and stays so.
     let world = World::new();
@@ -143,10 +141,6 @@ fn a_local_image_that_is_not_there_says_how_to_get_it() {
     assert_eq!(plan["actions"][0]["changes"][0]["field"], "image.id", "{plan}");
     assert_eq!(world.apply_kinds(), ["replaceContainer"]);
     assert_ne!(world.inspect("a")["Id"], id);
-    // The image of the first container has no name any more.
-    let (_, images) = api("GET", "/v4.0.0/libpod/images/json", b"");
-    let first = world.image("1").id();
-    for one in images.as_array().unwrap().iter().filter(|one| one["Id"] == json!(first)) {
-        let _ = api("DELETE", &format!("/v4.0.0/libpod/images/{}?force=true", one["Id"].as_str().unwrap()), b"");
-    }
+    // The first image has no name any more by which it would be cleared up.
+    let _ = api("DELETE", &format!("/v4.0.0/libpod/images/{}?force=true", world.image("1").id()), b"");
 }

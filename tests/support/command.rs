@@ -125,6 +125,26 @@ impl Sandbox {
         Running::start(&mut self.command(args), self.dir.path())
     }
 
+    /// Runs a shell script in which `$STEADFAST` is the binary, where it may mount what nobody else sees. `None` where
+    /// the machine does not allow that.
+    pub fn mounting(&self, script: &str) -> Option<Outcome> {
+        let ways: [&[&str]; 2] = [&["--mount", "--propagation", "private"], &["--mount", "--map-root-user"]];
+        let works = |way: &&&[&str]| {
+            let mut probe = Command::new("unshare");
+            probe.args(**way).args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"]).stderr(Stdio::null());
+            probe.status().is_ok_and(|status| status.success())
+        };
+        let Some(way) = ways.iter().find(works) else {
+            skip("no mount namespace may be made here");
+            return None;
+        };
+        let mut command = Command::new("unshare");
+        command.args(*way).args(["sh", "-ec", script]).current_dir(self.work()).env_clear().envs(&self.vars);
+        command.env("STEADFAST", env!("CARGO_BIN_EXE_steadfast")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Some(Running::start(&mut command, self.dir.path()).end())
+    }
+
     /// The files below the root that contain one of these words.
     pub fn files_with(&self, words: &[&str]) -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -139,6 +159,15 @@ impl Sandbox {
             }
         }
         found
+    }
+}
+
+/// Tells the test runner that this test cannot run here; see `tests/run.sh`.
+pub fn skip(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    match std::env::var_os("STEADFAST_TEST_SKIPS").map(|path| std::fs::File::options().append(true).open(path)) {
+        Some(Ok(mut file)) => writeln!(file, "{name}: {why}").expect("the list of skips"),
+        _ => eprintln!("skipped: {name}: {why}"),
     }
 }
 
