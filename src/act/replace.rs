@@ -5,6 +5,8 @@
 //! on any line, the next pass finds the labels and finishes or starts over; failed on any line, the predecessor is put
 //! back.
 
+use std::time::Duration;
+
 use super::{ActError, Done, Patience, become_healthy, checks, ended, last_lines};
 use crate::backend::{Create, Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
@@ -143,7 +145,7 @@ async fn put_back<E: Engine>(
             renamed => renamed?,
         }
         if old.runs {
-            engine.start(old.id).await?;
+            start_again(engine, old.id).await.map_err(|err| err.naming(old.id, old.name))?;
         }
         Ok::<(), EngineError>(())
     };
@@ -156,6 +158,21 @@ async fn put_back<E: Engine>(
         Err(err) => ActError::RollBackFailed { container, why: Chain(&err).to_string(), cause },
     }
 }
+
+/// Starts the predecessor. After a start that failed, Podman 4.3 holds on to the successor's host ports for a moment
+/// longer than to the successor itself.
+async fn start_again<E: Engine>(engine: &E, id: &ContainerId) -> Result<(), EngineError> {
+    for _ in 0..PORT_TRIES {
+        match engine.start(id).await {
+            Err(err) if err.kind == EngineErrorKind::Conflict => tokio::time::sleep(PORT_PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+    engine.start(id).await
+}
+
+const PORT_TRIES: u32 = 50;
+const PORT_PAUSE: Duration = Duration::from_millis(100);
 
 fn suffixed(name: &ContainerName, suffix: &str) -> ContainerName {
     // A container name with `.next` or `.prev` behind it is one still; the loader leaves room for it.
