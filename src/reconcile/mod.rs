@@ -113,7 +113,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         let mut flights = FuturesUnordered::new();
         let mut flying: BTreeSet<String> = BTreeSet::new();
         let mut blind = 0;
-        let (observed, residual, timed_out) = loop {
+        let (observed, residual, end) = loop {
             let (observed, plan) = look().await;
             if guarded {
                 self.refuse_if_empty(&observed)?;
@@ -152,7 +152,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             if !flights.is_empty() || !queue.is_empty() {
                 if Instant::now() >= deadline {
                     self.bring_down(&mut run, &mut flights).await;
-                    break (observed, plan, true);
+                    break (observed, plan, End::TimedOut);
                 }
                 if !self.cancel.is_cancelled() {
                     continue;
@@ -160,20 +160,22 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             }
             if self.cancel.is_cancelled() {
                 self.bring_down(&mut run, &mut flights).await;
-                break (observed, plan, false);
+                // What is left is told from what is there now.
+                let (observed, plan) = if run.taken.len() > taken_before { look().await } else { (observed, plan) };
+                break (observed, plan, End::Interrupted);
             }
             if run.taken.len() > taken_before {
                 continue;
             }
             if Instant::now() >= deadline {
-                break (observed, plan, true);
+                break (observed, plan, End::TimedOut);
             }
             match self.what_next(&mut run, &observed, &plan, deadline).await {
                 Next::Look => {}
-                Next::Stop => break (observed, plan, false),
+                Next::Stop => break (observed, plan, End::Proved),
             }
         };
-        let report = self.report(run, observed, residual, manifest_invalid, timed_out, began.elapsed());
+        let report = self.report(run, observed, residual, manifest_invalid, end, began.elapsed());
         self.journal.pass(&report).await;
         Ok(report)
     }
@@ -336,7 +338,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         observed: Observed,
         residual: Plan,
         manifest_invalid: bool,
-        timed_out: bool,
+        end: End,
         took: Duration,
     ) -> Report {
         let mut troubles = run.troubles;
@@ -344,7 +346,8 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             run.failed.into_values().map(|failed| Trouble::Failed { agent: failed.agent, error: failed.error }),
         );
         troubles.extend(report::blocked(&residual));
-        let converged = residual.is_empty() && troubles.is_empty() && !timed_out;
+        // An empty plan is no proof while health or a last look is still awaited.
+        let converged = residual.is_empty() && troubles.is_empty() && end == End::Proved;
         Report {
             name: self.desired.name.clone(),
             converged,
@@ -353,11 +356,20 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             residual,
             observed,
             manifest_invalid,
-            timed_out,
-            interrupted: self.cancel.is_cancelled() && !timed_out && !converged,
+            timed_out: end == End::TimedOut,
+            interrupted: end == End::Interrupted,
             took,
         }
     }
+}
+
+/// How a convergence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing is left that it could do or wait for.
+    Proved,
+    TimedOut,
+    Interrupted,
 }
 
 enum Next {

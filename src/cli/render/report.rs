@@ -127,7 +127,9 @@ pub fn print_troubles(report: &Report, color: bool) {
             .map(|step| step.action.to_string())
             .chain(report.residual.waiting.iter().map(|waiting| format!("{} `{}`", waiting.kind, waiting.target)))
             .collect();
-        if !left.is_empty() {
+        if left.is_empty() {
+            anstream::eprintln!("stopped before it was proved that all is well");
+        } else {
             anstream::eprintln!("stopped; left to do: {}", left.join(", "));
         }
         print_hint("the next run goes on from here", color);
