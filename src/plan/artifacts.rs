@@ -91,7 +91,6 @@ pub(super) fn plan(
 ) -> BTreeMap<AgentName, Fetched> {
     let mut outcomes = BTreeMap::new();
     let mut planned = BTreeSet::new();
-    let mut all_there = true;
     let empty = BTreeMap::new();
     let cached = match &observed.artifacts {
         Seen::Present(cached) => Ok(cached),
@@ -135,10 +134,13 @@ pub(super) fn plan(
                 Some(_) => Reason::WrongBytes,
                 None => Reason::NotCached,
             };
-            all_there = false;
             let Some(from) = desired.manifest.as_ref().map(|manifest| manifest.artifact(&artifact.key)) else {
                 let why = "no manifest is configured: set `manifest.url` or $STEADFAST_MANIFEST_URL".to_owned();
-                blocked(name, WaitingOn::Manifest { why }, &mut outcomes, plan);
+                if runs {
+                    blocked(name, WaitingOn::Manifest { why }, &mut outcomes, plan);
+                } else {
+                    plan.notes.push(Note::ArchMissing { agent: name.clone(), why });
+                }
                 continue;
             };
             if planned.insert(artifact.key.clone()) {
@@ -149,7 +151,7 @@ pub(super) fn plan(
             }
         }
     }
-    plan_manifest(observed, &outcomes, all_there, plan);
+    plan_manifest(desired, observed, active, plan);
     outcomes
 }
 
@@ -164,34 +166,43 @@ fn blocked(name: &AgentName, on: WaitingOn, outcomes: &mut BTreeMap<AgentName, F
     outcomes.insert(name.clone(), Fetched::Blocked(on));
 }
 
-/// The local manifest is "the last whose artifacts are all present": it follows the published one, after them.
-fn plan_manifest(observed: &Observed, outcomes: &BTreeMap<AgentName, Fetched>, all_there: bool, plan: &mut Plan) {
-    let Some(published) = observed.published.present() else { return };
-    if outcomes.is_empty() || outcomes.values().any(|fetched| matches!(fetched, Fetched::Blocked(_))) {
-        return;
-    }
+/// The local manifest is "the last whose artifacts are all present": it follows the published one, after them. Agents
+/// that want nothing of it hold it up no more than those it does not offer; one that is left alone this time does.
+fn plan_manifest(desired: &Desired, observed: &Observed, active: &[(&AgentName, &Agent)], plan: &mut Plan) {
+    let (Some(published), Some(cached)) = (observed.published.present(), observed.artifacts.present()) else { return };
     let reason = match &observed.local {
         Seen::Present(local) if local == published => return,
         Seen::Present(_) => Reason::ManifestChanged,
         Seen::Absent => Reason::ManifestMissing,
         Seen::Unknown { .. } => return,
     };
+    let mut wants_any = false;
+    let mut missing = None;
+    for (name, agent) in &desired.agents {
+        if agent.source != ImageSource::Manifest || agent.state == AgentState::Absent {
+            continue;
+        }
+        let Ok(offer) = published.agent(name.as_str()) else { continue };
+        if matches!(&agent.version, Version::Exact(version) if *version != offer.version) {
+            continue;
+        }
+        // One that cannot be told, or not be trusted, is nothing this manifest brings.
+        for artifact in agent.arches.iter().filter_map(|arch| resolve_artifact(name, agent, *arch, observed).ok()) {
+            wants_any = true;
+            if cached.get(&artifact.key).is_some_and(|cached| cached.digest == Some(artifact.sha256)) {
+                continue;
+            }
+            if !active.iter().any(|(active, _)| *active == name) {
+                return;
+            }
+            missing = missing.or(Some(artifact.key));
+        }
+    }
     let action = Action::SyncManifest { manifest: Box::new(published.clone()) };
-    let missing = outcomes.values().find_map(|fetched| match fetched {
-        Fetched::Coming(artifact) => Some(artifact.key.clone()),
-        Fetched::Cached(_) | Fetched::Blocked(_) => None,
-    });
     match missing {
         Some(key) => plan.wait(None, &action, reason, WaitingOn::Artifact { key }),
-        None if all_there => plan.step(None, action, reason),
-        None => {
-            if let Some(key) = plan.ready.iter().find_map(|step| match &step.action {
-                Action::FetchArtifact { artifact, .. } => Some(artifact.key.clone()),
-                _ => None,
-            }) {
-                plan.wait(None, &action, reason, WaitingOn::Artifact { key });
-            }
-        }
+        None if wants_any => plan.step(None, action, reason),
+        None => {}
     }
 }
 

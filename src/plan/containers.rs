@@ -210,7 +210,7 @@ fn keep(
             }
             Judgement::Unsure(why) => {
                 let Some(create) = create else { return waits(name, agent, image, Reason::SpecUnreadable, plan) };
-                let action = replacement(create, start, held, container);
+                let action = replacement(create, agent, held, container);
                 plan.wait(name.clone(), &action, Reason::SpecUnreadable, WaitingOn::Sight { why });
                 return;
             }
@@ -235,13 +235,19 @@ fn keep(
     if let (Some(_), Some((prev, container))) = (&current, mine.prev) {
         remove(Some(name), prev, container, Reason::Leftover, plan);
     }
+    if let (Err(_), Some((held, container, _))) = (&image.image, &current)
+        && let Some(action) = revival(agent, held, container)
+    {
+        // Until its successor can be made, the one there is serves.
+        plan.step(name.clone(), action, Reason::NotRunning(container.phase.clone()));
+    }
     let (action, reason) = match (create, current) {
         (None, current) => {
             let reason = current.map_or(Reason::ContainerMissing, |(_, _, reason)| reason);
             return waits(name, agent, image, reason, plan);
         }
         (Some(create), None) => (Action::CreateContainer { create, start }, Reason::ContainerMissing),
-        (Some(create), Some((held, container, reason))) => (replacement(create, start, held, container), reason),
+        (Some(create), Some((held, container, reason))) => (replacement(create, agent, held, container), reason),
     };
     match (&image.image, in_the_way) {
         (Err(on), _) => plan.wait(name.clone(), &action, reason, on.clone()),
@@ -252,14 +258,37 @@ fn keep(
     }
 }
 
-fn replacement(create: Create, start: bool, held: &ContainerName, container: &ContainerState) -> Action {
+fn replacement(create: Create, agent: &Agent, held: &ContainerName, container: &ContainerState) -> Action {
     Action::ReplaceContainer {
         create,
-        start,
+        start: agent.state == AgentState::Running,
         old: container.id.clone(),
         old_name: held.clone(),
-        old_runs: matches!(container.phase, Phase::Running | Phase::Paused),
+        // Also one that should run and was found dead: should its successor fail, it is brought back running.
+        old_runs: matches!(container.phase, Phase::Running | Phase::Paused) || is_down(agent, container),
     }
+}
+
+/// Whether a container that should run does not.
+fn is_down(agent: &Agent, container: &ContainerState) -> bool {
+    let ended = match container.phase {
+        Phase::Exited { code } => !stays_ended(agent.container.restart, code),
+        Phase::Paused => true,
+        _ => false,
+    };
+    agent.state == AgentState::Running && ended
+}
+
+/// The step that brings a container of ours back to life.
+fn revival(agent: &Agent, held: &ContainerName, container: &ContainerState) -> Option<Action> {
+    let ours = matches!(container.owner, Owner::Ours { .. });
+    (ours && is_down(agent, container)).then(|| Action::StartContainer {
+        id: container.id.clone(),
+        name: held.clone(),
+        paused: container.phase == Phase::Paused,
+        previous: None,
+        restart: agent.container.restart,
+    })
 }
 
 fn waits(name: &AgentName, agent: &Agent, image: &ImageFor, reason: Reason, plan: &mut Plan) {

@@ -169,7 +169,8 @@ async fn an_edit_replaces_one_container_and_names_the_field() {
 async fn a_new_version_is_brought_before_anything_is_replaced() {
     let mut story = Story::running(&["a"]).await;
     publish(&mut story.fake.state(), &[("a", "2")]);
-    plans(&story, &["write manifest `vm/manifest.json`: the published manifest changed"]).await;
+    // Nobody wants anything of it yet, and the one that is there still offers what is wanted.
+    plans(&story, &[]).await;
     story.agent("a").version = Version::Latest;
     plans(
         &story,
@@ -185,8 +186,10 @@ async fn a_new_version_is_brought_before_anything_is_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pinned_version_survives_the_publisher_moving_on() {
-    let story = Story::running(&["a"]).await;
-    publish(&mut story.fake.state(), &[("a", "2")]);
+    let mut story = Story::running(&["a", "b"]).await;
+    publish(&mut story.fake.state(), &[("a", "2"), ("b", "2")]);
+    plans(&story, &[]).await;
+    story.agent("b").version = Version::Latest;
     let report = story.converge().await;
     assert!(report.converged, "{:?}", report.troubles);
     // Now neither manifest offers it; the index, and then the container's label, still know it.
@@ -365,4 +368,14 @@ async fn superseded_artifacts_go_unless_the_manifest_cannot_be_seen() {
     story.fake.state().published = None;
     let plan = story.plan().await;
     assert!(plan.len() == 1 && plan[0].starts_with("note: going on with the last good manifest"), "{plan:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_replaced_yet_is_kept_alive() {
+    let mut story = Story::running(&["a"]).await;
+    story.fake.state().kill("demo-a");
+    story.agent("a").version = Version::Exact("9".into());
+    let plan = story.plan().await;
+    assert!(plan.iter().any(|line| line.starts_with("start container `demo-a`")), "{plan:?}");
+    assert!(plan.iter().any(|line| line.starts_with("later replaceContainer `demo-a`")), "{plan:?}");
 }
