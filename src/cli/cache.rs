@@ -283,7 +283,7 @@ impl Bars {
 
     fn add(&self, name: &str, progress: &Arc<Progress>) {
         let Some(all) = &self.all else { return };
-        let template = "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        let template = "{msg} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = all.add(ProgressBar::new(progress.get().1).with_style(style).with_message(name.to_owned()));
         let progress = progress.clone();

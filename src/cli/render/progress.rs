@@ -91,7 +91,7 @@ fn spinner() -> ProgressStyle {
 }
 
 fn bytes_bar() -> ProgressStyle {
-    let template = "{spinner} {msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+    let template = "{spinner} {msg} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 

@@ -110,14 +110,20 @@ pub fn text(report: &Report, gone: bool) -> String {
     }
 }
 
+/// How many troubles are told one by one. Beyond that nobody reads on.
+const MOST_TROUBLES: usize = 25;
+
 /// Writes the troubles to standard error.
 pub fn print_troubles(report: &Report, color: bool) {
+    // Several steps of one agent may wait for the same thing: that is said once.
     let mut said = std::collections::BTreeSet::new();
-    for trouble in &report.troubles {
-        // Several steps of one agent may wait for the same thing: that is said once.
-        if said.insert((trouble.agent().cloned(), trouble.to_string())) {
-            print_trouble(trouble, color);
-        }
+    let once: Vec<_> =
+        report.troubles.iter().filter(|trouble| said.insert((trouble.agent(), trouble.to_string()))).collect();
+    for trouble in once.iter().take(MOST_TROUBLES) {
+        print_trouble(trouble, color);
+    }
+    if once.len() > MOST_TROUBLES {
+        anstream::eprintln!("… and {} more; `-o json` has them all", once.len() - MOST_TROUBLES);
     }
     if report.interrupted {
         let left: Vec<_> = report
