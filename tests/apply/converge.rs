@@ -89,6 +89,23 @@ fn one_edited_value_replaces_exactly_that_container_and_the_plan_names_it() {
     assert_eq!(world.apply_kinds(), none());
 }
 
+#[test]
+fn quiet_is_quiet_and_logs_may_be_json() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "")]);
+    let quiet = world.run("apply -q").expect(0);
+    assert_eq!(quiet.stderr, "");
+    world.remove("a");
+    let logged = world.run("apply -vv --log-format json").expect(0);
+    let lines: Vec<_> = logged.stderr.lines().filter(|line| line.starts_with('{')).collect();
+    assert!(!lines.is_empty(), "{}", logged.stderr);
+    for line in lines {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|err| panic!("{err}: {line}"));
+        assert!(entry["level"].is_string() && entry["message"].is_string(), "{line}");
+    }
+    assert!(!logged.stderr.contains('\u{1b}'), "{}", logged.stderr);
+}
+
 /// What is written differently and means the same changes nothing.
 #[test]
 fn another_way_of_writing_the_same_is_no_change() {

@@ -32,6 +32,45 @@ fn fetched_verified_loaded_and_started() {
     assert!(kept.starts_with("{\n  \"schemaVersion\": 2,") && kept.ends_with("}\n"), "{kept}");
 }
 
+/// The plan of a new version and a new secret in one: every field that scripts may rely on.
+#[test]
+fn a_plan_has_the_shape_that_is_promised() {
+    let world = World::bare();
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    let agent =
+        |version: &str, token: &str| format!("a: {{version: \"{version}\", container: {{env: {{TOKEN: {token}}}}}}}");
+    world.publish(&[("a", "1.0")]);
+    world.state(&[&agent("1.0", "canary-one")]);
+    world.applied();
+    let manifest = world.publish(&[("a", "2.0")]);
+    world.state(&[&agent("2.0", "canary-two")]);
+    let outcome = world.run("plan -o json").expect(0).keeps_quiet_about(&["canary"]);
+    let plan = outcome.json();
+    let tarball = &manifest["agents"]["a"]["tarballs"][arch];
+    let bytes = &tarball["sizeBytes"];
+    assert_eq!((&plan["name"], &plan["converged"]), (&json!(world.owner), &json!(false)));
+    assert_eq!(
+        plan["summary"],
+        json!({"create": 0, "replace": 1, "start": 0, "stop": 0, "remove": 0, "fetch": 1, "fetchBytes": bytes, "unknown": 0})
+    );
+    let fetch = json!({"kind": "fetchArtifact", "agent": "a", "target": tarball["key"], "reason": "not in the cache", "bytes": bytes});
+    assert_eq!(plan["actions"], json!([fetch]));
+    let waiting = plan["waiting"].as_array().unwrap();
+    let replace = waiting.iter().find(|waiting| waiting["kind"] == "replaceContainer").expect("a replacement");
+    assert_eq!((&replace["agent"], &replace["target"]), (&json!("a"), &json!(world.name("a"))));
+    assert_eq!(replace["on"], "image");
+    let changes = replace["changes"].as_array().unwrap();
+    let token = changes.iter().find(|change| change["field"] == "container.env.TOKEN").expect("the secret");
+    let hidden = |value: &serde_json::Value| value.as_str().unwrap().starts_with("(sensitive) #");
+    assert!(hidden(&token["from"]) && hidden(&token["to"]) && token["from"] != token["to"], "{token}");
+    assert!(changes.iter().any(|change| change["field"] == "image"), "{changes:?}");
+    assert_eq!(plan["interrupts"], json!(["a"]));
+    // The same in YAML, and in a comment for a pull request.
+    world.run("plan -o yaml").expect(0).keeps_quiet_about(&["canary"]);
+    let markdown = world.run("plan -o markdown").expect(0).keeps_quiet_about(&["canary"]).stdout;
+    assert!(markdown.contains("container.env.TOKEN") && markdown.contains("Interrupts: a"), "{markdown}");
+}
+
 #[test]
 fn a_new_version_is_followed_by_latest_and_not_by_a_pin() {
     let world = World::bare();

@@ -189,17 +189,19 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // With what follows it, since one owner's name may be the beginning of another's.
+        let (container, images) = (format!("{}-", self.owner), [":", "/"].map(|end| format!("/{}{end}", self.owner)));
         let (_, all) = api("GET", "/v4.0.0/libpod/containers/json?all=true", b"");
         for one in all.as_array().into_iter().flatten() {
             let name = text(&one["Names"][0]);
-            if name.starts_with(&self.owner) {
+            if name.starts_with(&container) {
                 remove(&name);
             }
         }
-        let (_, images) = api("GET", "/v4.0.0/libpod/images/json", b"");
-        for one in images.as_array().into_iter().flatten() {
+        let (_, all) = api("GET", "/v4.0.0/libpod/images/json", b"");
+        for one in all.as_array().into_iter().flatten() {
             let names = one["Names"].as_array().cloned().unwrap_or_default();
-            if names.iter().any(|name| text(name).contains(&self.owner)) {
+            if names.iter().any(|name| images.iter().any(|image| text(name).contains(image))) {
                 let _ = api("DELETE", &format!("/v4.0.0/libpod/images/{}?force=true", text(&one["Id"])), b"");
             }
         }
