@@ -37,7 +37,9 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         if !run.given_up.insert(agent.clone()) {
             return;
         }
-        let container = container_of(observed, id).map_or_else(|| agent.to_string(), |(name, _)| name);
+        let wanted =
+            || self.desired.agents.get(agent).map_or_else(|| agent.to_string(), |a| a.container.name.to_string());
+        let container = container_of(observed, id).map_or_else(wanted, |(name, _)| name);
         let log = last_lines(&self.world.engine, id).await;
         let error = Arc::new(ActError::EndedAtOnce { container, how, log });
         run.troubles.push(Trouble::Failed { agent: Some(agent.clone()), error });

@@ -118,6 +118,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             if guarded {
                 self.refuse_if_empty(&observed)?;
             }
+            tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
             self.scratch.record(&observed).await;
             if observed.guest.unknown().is_some() && !run.taken.is_empty() && blind < BLIND_TRIES {
                 blind += 1;
@@ -261,6 +262,15 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
     fn land(&self, run: &mut Memory, landed: Landed) {
         let Landed { step, outcome, took } = landed;
         let lane = lane(&step.action);
+        tracing::info!(
+            kind = step.action.kind(),
+            target = %step.action.target(),
+            agent = step.agent.as_ref().map(|agent| agent.as_str()),
+            reason = %step.reason,
+            error = outcome.as_ref().err().map(|err| err.kind()),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "took a step"
+        );
         self.journal.step(&step, outcome.as_ref().map_err(|err| &**err), took);
         match &outcome {
             Ok(done) => {
