@@ -45,8 +45,9 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
                 !artifacts.iter().any(|(other, at)| other != key && at.image.as_ref() == Some(*image))
             };
             if let Some(image) = cached.image.as_ref().filter(|image| !used_images.contains(image)).filter(only) {
-                let named = guest.images.iter().find(|(_, id)| *id == image);
-                if let Some((reference, _)) = named {
+                // An image that somebody gave another name is wanted by that somebody.
+                let mut named = guest.images.iter().filter(|(_, id)| *id == image);
+                if let (Some((reference, _)), None) = (named.next(), named.next()) {
                     let action = Action::PruneImage { image: image.clone(), reference: reference.clone() };
                     plan.step(agent.clone(), action, Reason::Superseded);
                 }
