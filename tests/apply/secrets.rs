@@ -55,31 +55,12 @@ fn a_changed_secret_is_drift_and_is_named_without_its_value() {
     world.state(&[&world.agent("a", &container), &world.agent("b", "")]);
     world.applied();
     let b = world.inspect("b")["Id"].clone();
-    let cases: [(&str, Box<dyn Fn(&mut World)>); 4] = [
-        (
-            "container.env.FROM_FILE",
-            Box::new(|world| {
-                world.sandbox.write("x.env", "FROM_FILE=canary-file-2\n");
-            }),
-        ),
-        (
-            "container.env.PLAIN",
-            Box::new(|world| {
-                world.sandbox.set("A_VAR", "canary-var-2");
-            }),
-        ),
-        (
-            "container.command",
-            Box::new(|world| {
-                world.sandbox.set("IN_COMMAND", "canary-command-2");
-            }),
-        ),
-        (
-            "container.healthcheck",
-            Box::new(|world| {
-                world.sandbox.set("IN_CHECK", "canary-check-2");
-            }),
-        ),
+    type Change = fn(&mut World);
+    let cases: [(&str, Change); 4] = [
+        ("container.env.FROM_FILE", |world| drop(world.sandbox.write("x.env", "FROM_FILE=canary-file-2\n"))),
+        ("container.env.PLAIN", |world| _ = world.sandbox.set("A_VAR", "canary-var-2")),
+        ("container.command", |world| _ = world.sandbox.set("IN_COMMAND", "canary-command-2")),
+        ("container.healthcheck", |world| _ = world.sandbox.set("IN_CHECK", "canary-check-2")),
     ];
     for (field, change) in cases {
         change(&mut world);

@@ -18,9 +18,9 @@ fn said(sandbox: &Sandbox, text: &str) -> String {
     sandbox.write("s.yaml", text);
     let validated = sandbox.run("validate -f s.yaml").expect(65);
     assert_eq!(validated.stdout, "");
-    for verb in ["plan", "apply", "status", "down", "logs --file s.yaml hello --", "exec hello -f s.yaml -- true"] {
-        let args = if verb.contains("s.yaml") { verb.replace(" --", " --") } else { format!("{verb} -f s.yaml") };
-        let outcome = sandbox.run(args.trim_end_matches(" --").to_owned()).expect(65);
+    for verb in ["plan", "apply", "status", "down", "logs hello", "exec hello -- true"] {
+        // Before the verb, where every verb takes it.
+        let outcome = sandbox.run(format!("-f s.yaml {verb}")).expect(65);
         assert_eq!(outcome.stderr, validated.stderr, "`{verb}` says the same");
     }
     assert!(!sandbox.root().exists(), "nothing was written");
