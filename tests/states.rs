@@ -14,8 +14,13 @@ fn here() -> PathBuf {
 
 /// Loads with a small, known environment.
 fn load(input: &Input) -> Result<Loaded, StateError> {
-    let vars =
-        [("HOME", "/home/u"), ("OPENCLAW_TOKEN", "canary-from-env"), ("DB_PASSWORD", "canary-two"), ("PORT", "8080")];
+    let vars = [
+        ("HOME", "/home/u"),
+        ("OPENCLAW_TOKEN", "canary-from-env"),
+        ("DB_PASSWORD", "canary-two"),
+        ("PORT", "8080"),
+        ("MODEL_KEY", "model-key"),
+    ];
     let vars: BTreeMap<_, _> = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let key = |_: &Path| HostKey::from_bytes([7; 32]);
     state::load(input, &Context { vars, root: None, manifest_url: None, host_arch: Arch::X64, key: &key })

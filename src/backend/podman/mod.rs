@@ -1,7 +1,7 @@
 //! Podman, behind [`Engine`]: one type for every way to reach it.
 //!
-//! [`Podman`] picks the transport and hands every call on. What a call means on the wire stands in [`api`]; how Podman's
-//! answers are read stands in [`wire`]. Nothing here decides what should run.
+//! [`Podman`] picks the transport and hands every call on. What a call means on the wire stands in `api`; how Podman's
+//! answers are read stands in `wire`. Nothing here decides what should run.
 
 mod address;
 mod api;
