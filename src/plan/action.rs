@@ -181,6 +181,8 @@ pub enum Reason {
     ImageTagMoved,
     /// There is no such container.
     ContainerMissing,
+    /// It could not be looked at.
+    NotSeen,
     /// It should run and does not.
     NotRunning(Phase),
     /// It runs and should not.
@@ -226,6 +228,7 @@ impl fmt::Display for Reason {
             Reason::ImageUnknown => "it is not known yet which image the tarball holds",
             Reason::ImageTagMoved => "the name stands for another image",
             Reason::ContainerMissing => "it does not exist",
+            Reason::NotSeen => "it cannot be seen",
             Reason::NotRunning(phase) => return write!(f, "it {phase}"),
             Reason::WantedStopped => "it is to be stopped",
             Reason::Changed(changes) => {

@@ -91,7 +91,7 @@ fn blind(active: &[(&AgentName, &Agent)], why: &str, plan: &mut Plan) {
             agent: Some(name.clone()),
             kind: "createContainer",
             target: agent.container.name.to_string(),
-            reason: Reason::ContainerMissing,
+            reason: Reason::NotSeen,
             on: WaitingOn::Sight { why: why.to_owned() },
         });
     }

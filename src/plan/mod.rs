@@ -125,7 +125,9 @@ impl Plan {
     pub fn summary(&self) -> Summary {
         let mut summary = Summary::default();
         let ready = self.ready.iter().map(|step| step.action.kind());
-        for kind in ready.chain(self.waiting.iter().map(|waiting| waiting.kind)) {
+        let (hidden, waiting): (Vec<_>, Vec<_>) =
+            self.waiting.iter().partition(|waiting| matches!(waiting.on, WaitingOn::Sight { .. }));
+        for kind in ready.chain(waiting.iter().map(|waiting| waiting.kind)) {
             match kind {
                 "createContainer" => summary.create += 1,
                 "replaceContainer" => summary.replace += 1,
@@ -137,7 +139,7 @@ impl Plan {
             }
         }
         summary.fetch_bytes = self.ready.iter().filter_map(|step| step.action.bytes()).sum();
-        summary.unknown = self.waiting.iter().filter(|waiting| matches!(waiting.on, WaitingOn::Sight { .. })).count();
+        summary.unknown = hidden.len();
         summary
     }
 

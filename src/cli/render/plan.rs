@@ -191,7 +191,9 @@ fn summary(plan: &Plan) -> String {
     if fetch > 0 {
         parts.push(format!("{} to fetch ({})", units::count(fetch, "artifact"), units::bytes(fetch_bytes)));
     }
-    part(&mut parts, unknown, "do that cannot be seen yet");
+    if unknown > 0 {
+        parts.push(format!("{unknown} unknown until it can be seen"));
+    }
     let others = plan.ready.len() + plan.waiting.len();
     if parts.is_empty() {
         parts.push(units::count(others, "step"));
