@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{ActError, Ending, last_lines};
 use crate::backend::{Engine, EngineError, ExecRequest};
-use crate::model::{ContainerId, ContainerState, Health, HealthCheck, HealthTest, Phase};
+use crate::model::{ContainerId, ContainerSpec, ContainerState, Health, HealthCheck, HealthTest, Phase};
 
 /// How a wait for health ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub async fn wait_until_healthy<E: Engine>(
     // A verdict from before is not an answer: what is unhealthy may have recovered since.
     let mut first = true;
     loop {
-        match verdict(engine.inspect(id).await?) {
+        match ask(engine, id, deadline).await? {
             Some(Verdict::Unhealthy) if first => {}
             Some(verdict) => return Ok(verdict),
             None if Instant::now() >= deadline => return Ok(Verdict::TimedOut),
@@ -60,13 +60,25 @@ pub async fn wait_until_healthy<E: Engine>(
         first = false;
         if passes(engine, id, check).await || Instant::now() >= next_check {
             next_check = Instant::now() + check.interval;
-            engine.run_healthcheck(id).await?;
-            if let Some(verdict) = verdict(engine.inspect(id).await?) {
+            // A check that could not be run is run again; what became of it is seen by asking.
+            if let Err(err) = engine.run_healthcheck(id).await {
+                tracing::debug!(error = %err, "could not run a health check");
+            }
+            if let Some(verdict) = ask(engine, id, deadline).await? {
                 return Ok(verdict);
             }
         }
         tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
         pause = (pause * 2).min(LONGEST_PAUSE).min(check.interval.max(FIRST_PAUSE));
+    }
+}
+
+/// The verdict now. A hiccup of Podman is no verdict, as long as there is time.
+async fn ask<E: Engine>(engine: &E, id: &ContainerId, deadline: Instant) -> Result<Option<Verdict>, EngineError> {
+    match engine.inspect(id).await {
+        Ok(seen) => Ok(verdict(seen)),
+        Err(err) if err.kind.is_retryable() && Instant::now() < deadline => Ok(None),
+        Err(err) => Err(err),
     }
 }
 
@@ -81,7 +93,7 @@ fn verdict(seen: Option<ContainerState>) -> Option<Verdict> {
     }
 }
 
-/// Waits like [`wait_until_healthy`], and takes anything but health for an error, with the container's last words.
+/// Waits like [`wait_until_healthy`] where there is a check, and takes anything but health for an error, with the container's last words.
 ///
 /// # Errors
 /// When it ended, went away, or did not become healthy.
@@ -89,21 +101,22 @@ pub async fn become_healthy<E: Engine>(
     engine: &E,
     id: &ContainerId,
     name: &str,
-    check: &HealthCheck,
+    spec: &ContainerSpec,
     patience: Duration,
 ) -> Result<(), ActError> {
+    let Some(check) = &spec.healthcheck else { return Ok(()) };
     let container = name.to_owned();
     let why = match wait_until_healthy(engine, id, check, patience).await? {
         Verdict::Healthy => return Ok(()),
         Verdict::Ended { code } => {
-            let log = last_lines(engine, id).await;
+            let log = last_lines(engine, id, spec).await;
             return Err(ActError::EndedAtOnce { container, how: Ending::Exited(code), log });
         }
         Verdict::Unhealthy => "its health check failed as often as its retries allow",
         Verdict::TimedOut => "it did not become healthy in time",
         Verdict::Gone => "it went away",
     };
-    Err(ActError::Unhealthy { container, why: why.to_owned(), log: last_lines(engine, id).await })
+    Err(ActError::Unhealthy { container, why: why.to_owned(), log: last_lines(engine, id, spec).await })
 }
 
 /// Tries the test once, without Podman taking note.

@@ -11,8 +11,11 @@ use std::time::Duration;
 
 pub use health::{Verdict as HealthVerdict, become_healthy, wait_until_healthy};
 
-use crate::backend::{Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, World};
-use crate::model::{ContainerId, ContainerState, ImageRef, Phase, RestartPolicy};
+use futures_util::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, World};
+use crate::model::{ContainerId, ContainerSpec, ContainerState, ImageRef, Phase, RestartPolicy};
 use crate::plan::{Action, stays_ended};
 
 /// How patient actions are.
@@ -24,6 +27,8 @@ pub struct Patience {
     pub settle: Duration,
     /// How long a successor may take to become healthy. Default 10 min.
     pub healthy: Duration,
+    /// Cancelled when the user asked to stop: waits for health end there, and the next run takes them up.
+    pub cancel: CancellationToken,
     /// Whether host ports and bind sources are this machine's, so that they can be checked beforehand.
     pub local: bool,
 }
@@ -34,6 +39,7 @@ impl Default for Patience {
             grace: Duration::from_secs(10),
             settle: Duration::from_millis(500),
             healthy: Duration::from_secs(600),
+            cancel: CancellationToken::new(),
             local: true,
         }
     }
@@ -261,8 +267,8 @@ pub async fn act<E: Engine, S: Store>(
             world.engine.unpause(id).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
-        Action::StartContainer { id, name, paused: false, previous, restart } => {
-            replace::start(world, id, name, *restart, previous.as_ref(), patience).await
+        Action::StartContainer { id, name, paused: false, previous, spec } => {
+            replace::start(world, id, name, spec, previous.as_ref(), patience).await
         }
         Action::StopContainer { id, name } => {
             // Podman 4.3 refuses to stop what is paused.
@@ -289,24 +295,30 @@ pub async fn act<E: Engine, S: Store>(
     }
 }
 
-/// The last lines of a container's log, for an error message. Best effort: empty when they cannot be had.
-pub(crate) async fn last_lines<E: Engine>(engine: &E, id: &ContainerId) -> String {
-    use futures_util::StreamExt;
-
-    let request = crate::backend::LogRequest { follow: false, tail: Some(LOG_LINES) };
-    let Ok(mut log) = engine.logs(id, &request).await else { return String::new() };
-    let mut text = Vec::new();
-    while let Some(Ok(chunk)) = log.next().await {
-        let (crate::backend::Chunk::Stdout(bytes) | crate::backend::Chunk::Stderr(bytes)) = chunk;
-        text.extend_from_slice(&bytes);
-        if text.len() > LOG_BYTES {
-            break;
-        }
-    }
-    text.truncate(LOG_BYTES);
-    let text = String::from_utf8_lossy(&text);
+/// The last lines of a container's log, for an error message, without the values that must not be shown. Best effort:
+/// empty when they cannot be had soon.
+pub(crate) async fn last_lines<E: Engine>(engine: &E, id: &ContainerId, spec: &ContainerSpec) -> String {
+    let text = tokio::time::timeout(LOG_TIME, read_log(engine, id)).await.unwrap_or_default();
+    let text = spec.scrub(&String::from_utf8_lossy(&text));
     text.trim_end().lines().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
 }
 
+/// The end of the log, at most [`LOG_BYTES`].
+async fn read_log<E: Engine>(engine: &E, id: &ContainerId) -> Vec<u8> {
+    let request = LogRequest { follow: false, tail: Some(LOG_LINES) };
+    let Ok(mut log) = engine.logs(id, &request).await else { return Vec::new() };
+    let mut text = Vec::new();
+    while let Some(Ok(chunk)) = log.next().await {
+        let (Chunk::Stdout(bytes) | Chunk::Stderr(bytes)) = chunk;
+        text.extend_from_slice(&bytes);
+        if text.len() > 2 * LOG_BYTES {
+            text.drain(..text.len() - LOG_BYTES);
+        }
+    }
+    text.drain(..text.len().saturating_sub(LOG_BYTES));
+    text
+}
+
+const LOG_TIME: Duration = Duration::from_secs(5);
 const LOG_LINES: u64 = 10;
 const LOG_BYTES: usize = 4096;

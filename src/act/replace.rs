@@ -1,6 +1,6 @@
 //! The safe order of a replacement.
 //!
-//! Create the successor (not started) as `….next` → stop the predecessor and keep it as `….prev` → give the successor
+//! Create the successor (not started) as `….next` → rename the predecessor to `….prev` and stop it → give the successor
 //! the name → start it → see that it stays up, and becomes healthy where it has a check → drop the predecessor. Killed
 //! on any line, the next pass finds the labels and finishes or starts over; failed on any line, the predecessor is put
 //! back.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{ActError, Done, Patience, become_healthy, checks, ended, last_lines};
 use crate::backend::{Create, Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
-use crate::model::{ContainerId, ContainerName, HealthCheck, Phase, RestartPolicy};
+use crate::model::{ContainerId, ContainerName, ContainerSpec, Phase};
 use crate::plan::{NEXT_SUFFIX, PREV_SUFFIX};
 
 /// Replaces `old` by what `create` says.
@@ -29,7 +29,11 @@ pub(super) async fn replace<E: Engine, S>(
     }
     let successor = Create { name: suffixed(&create.name, NEXT_SUFFIX), ..create.clone() };
     let new = engine.create(&successor).await.map_err(|err| err.hiding(&create.spec))?;
-    let predecessor = Predecessor { id: old, name: old_name, runs: old_runs };
+    let (home, aside) = match old_name.as_str().strip_suffix(PREV_SUFFIX).map(ContainerName::new) {
+        Some(Ok(home)) => (home, true),
+        _ => (old_name.clone(), false),
+    };
+    let predecessor = Predecessor { id: old, home, aside, runs: old_runs };
 
     if let Err(err) = step_aside(engine, &predecessor, &new, &create.name, patience).await {
         let err = err.naming(&new, &create.name).naming(old, old_name);
@@ -38,53 +42,64 @@ pub(super) async fn replace<E: Engine, S>(
     if start {
         // Only now that the predecessor has let go of its ports can they be tried.
         let ports = if patience.local { checks::ports_are_free(create) } else { Ok(()) };
-        let watch = Watch { restart: create.spec.restart, check: create.spec.healthcheck.as_ref() };
         let outcome = match ports {
-            Ok(()) => start_and_watch(engine, &new, &create.name, watch, patience).await,
+            Ok(()) => start_and_watch(engine, &new, &create.name, &create.spec, patience).await,
             Err(err) => Err(err),
         };
-        if let Err(err) = outcome {
-            let err = match err {
-                ActError::Engine(err) => err.hiding(&create.spec).into(),
-                other => other,
-            };
-            return Err(put_back(engine, &predecessor, &new, err, patience).await);
-        }
+        prove(engine, outcome, &predecessor, &new, patience).await?;
     }
     engine.remove(old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
     Ok(Done { started: start.then_some(new), settled: true, ..Done::default() })
 }
 
-/// Starts a container that exists. When an interrupted replacement left its predecessor, that one comes back should the
-/// start fail.
+/// Starts a container that exists. When an interrupted replacement left its predecessor, that one is dropped once this
+/// one has proved itself, and comes back should it fail to.
 pub(super) async fn start<E: Engine, S>(
     world: &World<E, S>,
     id: &ContainerId,
     name: &ContainerName,
-    restart: RestartPolicy,
+    spec: &ContainerSpec,
     previous: Option<&ContainerId>,
     patience: &Patience,
 ) -> Result<Done, ActError> {
     let engine = &world.engine;
     let Some(previous) = previous else {
-        engine.start(id).await.map_err(|err| err.naming(id, name))?;
+        engine.start(id).await.map_err(|err| err.naming(id, name).hiding(spec))?;
         return Ok(Done { started: Some(id.clone()), ..Done::default() });
     };
-    match start_and_watch(engine, id, name, Watch { restart, check: None }, patience).await {
-        Ok(()) => Ok(Done { started: Some(id.clone()), settled: true, ..Done::default() }),
-        Err(err) => {
-            let predecessor = Predecessor { id: previous, name, runs: true };
-            Err(put_back(engine, &predecessor, id, err, patience).await)
-        }
+    let predecessor = Predecessor { id: previous, home: name.clone(), aside: true, runs: true };
+    let outcome = start_and_watch(engine, id, name, spec, patience).await;
+    prove(engine, outcome, &predecessor, id, patience).await?;
+    engine.remove(previous, patience.grace).await.map_err(|err| err.naming(previous, name))?;
+    Ok(Done { started: Some(id.clone()), settled: true, ..Done::default() })
+}
+
+/// A successor that failed goes, and its predecessor comes back. One whose watch was broken off stays as it is, beside
+/// its predecessor: the next run goes on watching.
+async fn prove<E: Engine>(
+    engine: &E,
+    outcome: Result<(), ActError>,
+    predecessor: &Predecessor<'_>,
+    successor: &ContainerId,
+    patience: &Patience,
+) -> Result<(), ActError> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(ActError::Interrupted) => Err(ActError::Interrupted),
+        Err(err) => Err(put_back(engine, predecessor, successor, err, patience).await),
     }
 }
 
 struct Predecessor<'a> {
     id: &'a ContainerId,
-    name: &'a ContainerName,
+    /// The name it had while it ran, and gets back.
+    home: ContainerName,
+    /// It stands under the name of a predecessor already.
+    aside: bool,
     runs: bool,
 }
 
+/// Renames first: should the name be taken, nothing has been stopped yet.
 async fn step_aside<E: Engine>(
     engine: &E,
     old: &Predecessor<'_>,
@@ -92,40 +107,39 @@ async fn step_aside<E: Engine>(
     name: &ContainerName,
     patience: &Patience,
 ) -> Result<(), EngineError> {
+    if !old.aside {
+        engine.rename(old.id, &suffixed(&old.home, PREV_SUFFIX)).await?;
+    }
     if old.runs {
         engine.unpause(old.id).await?;
         engine.stop(old.id, patience.grace).await?;
     }
-    engine.rename(old.id, &suffixed(old.name, PREV_SUFFIX)).await?;
     engine.rename(new, name).await
 }
 
-/// What a container is watched for after its start.
-#[derive(Clone, Copy)]
-struct Watch<'a> {
-    restart: RestartPolicy,
-    check: Option<&'a HealthCheck>,
-}
-
+/// Starts a container, sees that it stays up, and becomes healthy where it has a check.
 async fn start_and_watch<E: Engine>(
     engine: &E,
     id: &ContainerId,
     name: &ContainerName,
-    watch: Watch<'_>,
+    spec: &ContainerSpec,
     patience: &Patience,
 ) -> Result<(), ActError> {
-    engine.start(id).await.map_err(|err| err.naming(id, name))?;
+    engine.start(id).await.map_err(|err| err.naming(id, name).hiding(spec))?;
     tokio::time::sleep(patience.settle).await;
     let seen = engine.inspect(id).await?;
-    if let Some(how) = ended(seen.as_ref(), watch.restart) {
-        let log = last_lines(engine, id).await;
+    if let Some(how) = ended(seen.as_ref(), spec.restart) {
+        let log = last_lines(engine, id, spec).await;
         return Err(ActError::EndedAtOnce { container: name.to_string(), how, log });
     }
     if seen.is_some_and(|seen| seen.phase != Phase::Running) {
         return Ok(()); // a one-shot that is done
     }
-    let Some(check) = watch.check else { return Ok(()) };
-    become_healthy(engine, id, name.as_str(), check, patience.healthy).await
+    tokio::select! {
+        biased;
+        outcome = become_healthy(engine, id, name.as_str(), spec, patience.healthy) => outcome,
+        () = patience.cancel.cancelled() => Err(ActError::Interrupted),
+    }
 }
 
 /// Drops the successor and brings the predecessor back under its name.
@@ -136,16 +150,16 @@ async fn put_back<E: Engine>(
     cause: ActError,
     patience: &Patience,
 ) -> ActError {
-    let container = old.name.to_string();
+    let container = old.home.to_string();
     let back = async {
         engine.remove(new, patience.grace).await?;
-        match engine.rename(old.id, old.name).await {
+        match engine.rename(old.id, &old.home).await {
             // It has not been renamed yet, and so holds the name itself.
             Err(err) if err.kind == EngineErrorKind::Conflict => {}
             renamed => renamed?,
         }
         if old.runs {
-            start_again(engine, old.id).await.map_err(|err| err.naming(old.id, old.name))?;
+            start_again(engine, old.id).await.map_err(|err| err.naming(old.id, &old.home))?;
         }
         Ok::<(), EngineError>(())
     };

@@ -56,13 +56,13 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
         scratch: &scratch,
         cancel: tokio_util::sync::CancellationToken::new(),
     };
-    let (observed, plan, manifest_invalid) = reconciler.plan().await;
+    let (_, plan, manifest_invalid) = reconciler.plan().await;
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, &render_plan::json(&desired.name, &plan))?,
         Format::Markdown => render::print(&render_plan::markdown(&desired.name, &plan))?,
         Format::Text => render::print(&render_plan::text(&desired.name, &plan, settings.color_stdout))?,
     }
-    let report = Report::of_plan(desired.name.clone(), observed, plan, manifest_invalid);
+    let report = Report::of_plan(desired.name.clone(), plan, manifest_invalid);
     if !report.troubles.is_empty() {
         render_report::print_troubles(&report, settings.color_stderr);
         return Ok(render_report::status(&report));

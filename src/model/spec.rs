@@ -31,6 +31,13 @@ pub struct ContainerSpec {
 }
 
 impl ContainerSpec {
+    /// The text without the values that must never be shown.
+    pub fn scrub(&self, text: &str) -> String {
+        let mut values: Vec<_> = self.sensitive().collect();
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        values.into_iter().fold(text.to_owned(), |text, value| text.replace(value, "(sensitive)"))
+    }
+
     /// The values in it that must never be shown. One or two characters are no secret, and would blank whole sentences.
     pub fn sensitive(&self) -> impl Iterator<Item = &str> {
         let check = self.healthcheck.as_ref().map(|check| match &check.test {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::backend::Create;
 use crate::model::{
-    AgentName, Artifact, ArtifactKey, ContainerId, ContainerName, FieldChange, ImageId, ImageRef, Location, Manifest,
-    Phase, RestartPolicy,
+    AgentName, Artifact, ArtifactKey, ContainerId, ContainerName, ContainerSpec, FieldChange, ImageId, ImageRef,
+    Location, Manifest, Phase,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -52,10 +52,11 @@ pub enum Action {
         name: ContainerName,
         /// It is frozen, not stopped.
         paused: bool,
-        /// What ran before it, kept by an interrupted replacement: it comes back should the start fail.
+        /// What ran before it, kept by an interrupted replacement: it comes back should this one not stay up or not
+        /// become healthy, and is dropped once it does.
         previous: Option<ContainerId>,
-        /// When Podman restarts it by itself.
-        restart: RestartPolicy,
+        /// What it was made from.
+        spec: Box<ContainerSpec>,
     },
     /// Stop a container and keep it.
     StopContainer {
@@ -199,6 +200,8 @@ pub enum Reason {
     WantedAbsent,
     /// A replacement that did not finish left it.
     Leftover,
+    /// A replacement that did not finish has not proved it yet.
+    Unproved,
     /// It holds a host port that another agent takes over, which gives up one that this agent takes.
     PortSwap,
     /// The state file is being taken down.
@@ -243,6 +246,7 @@ impl fmt::Display for Reason {
             Reason::Orphaned => "its agent is not in the state file any more",
             Reason::WantedAbsent => "it is to be absent",
             Reason::Leftover => "an interrupted replacement left it",
+            Reason::Unproved => "an interrupted replacement has not proved it yet",
             Reason::PortSwap => "another agent takes over its host port",
             Reason::TakenDown => "the state file is taken down",
             Reason::Superseded => "newer versions are in use",

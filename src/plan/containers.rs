@@ -216,6 +216,10 @@ fn keep(
             }
             Judgement::Differs(reason) => Some((held, container, reason)),
         },
+        // Killed between its two renames, a replacement leaves nothing but the predecessor.
+        (None, None) if mine.others.is_empty() && mine.prev.is_some() => {
+            mine.prev.map(|(held, container)| (held, container, Reason::ContainerMissing))
+        }
         (None, None) => mine.others.first().map(|&(held, container)| {
             let change = FieldChange {
                 field: "container.name".to_owned(),
@@ -231,8 +235,9 @@ fn keep(
         remove(Some(name), next, container, Reason::Leftover, plan);
     }
     // The name of the predecessor must be free for the one that is replaced now.
-    let in_the_way = if current.is_some() { mine.next.or(mine.prev) } else { mine.next };
-    if let (Some(_), Some((prev, container))) = (&current, mine.prev) {
+    let aside = current.as_ref().is_some_and(|(held, ..)| mine.prev.is_some_and(|(prev, _)| prev == *held));
+    let in_the_way = if current.is_some() && !aside { mine.next.or(mine.prev) } else { mine.next };
+    if let (Some(_), false, Some((prev, container))) = (&current, aside, mine.prev) {
         remove(Some(name), prev, container, Reason::Leftover, plan);
     }
     if let (Err(_), Some((held, container, _))) = (&image.image, &current)
@@ -287,7 +292,7 @@ fn revival(agent: &Agent, held: &ContainerName, container: &ContainerState) -> O
         name: held.clone(),
         paused: container.phase == Phase::Paused,
         previous: None,
-        restart: agent.container.restart,
+        spec: Box::new(agent.container.clone()),
     })
 }
 
@@ -356,10 +361,10 @@ fn image_change(container: &ContainerState, spec: &CanonicalSpec, image: &ImageF
     }
 }
 
-/// Published ports can be told reliably from a look, so a container that lost or gained one is seen whatever its label
-/// says.
+/// Published ports can be told from a look, so a container that has others is seen whatever its label says. Where it has
+/// none that says nothing: on a host network Podman drops them without a word.
 fn ports_change(agent: &Agent, container: &ContainerState, changes: &mut Vec<FieldChange>) {
-    if changes.iter().any(|change| change.field == "container.ports") {
+    if container.ports.is_empty() || changes.iter().any(|change| change.field == "container.ports") {
         return;
     }
     let shown = |ports: BTreeSet<String>| {
@@ -386,7 +391,7 @@ fn settle(
         name: held.clone(),
         paused,
         previous: mine.prev.map(|(_, previous)| previous.id.clone()),
-        restart: agent.container.restart,
+        spec: Box::new(agent.container.clone()),
     };
     let stop = Action::StopContainer { id: container.id.clone(), name: held.clone() };
     let not_running = Reason::NotRunning(container.phase.clone());
@@ -417,7 +422,10 @@ fn settle(
         }
         (AgentState::Absent, _) => {}
     }
-    if right {
+    // Its predecessor goes only once it has proved itself; one that was never to run has nothing to prove.
+    if right && mine.prev.is_some() && agent.state == AgentState::Running && container.phase == Phase::Running {
+        plan.step(name.clone(), start(false), Reason::Unproved);
+    } else if right {
         for &(left, container) in mine.next.iter().chain(&mine.prev).chain(&mine.spare).chain(&mine.others) {
             remove(Some(name), left, container, Reason::Leftover, plan);
         }

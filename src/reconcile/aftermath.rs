@@ -40,7 +40,10 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         let wanted =
             || self.desired.agents.get(agent).map_or_else(|| agent.to_string(), |a| a.container.name.to_string());
         let container = container_of(observed, id).map_or_else(wanted, |(name, _)| name);
-        let log = last_lines(&self.world.engine, id).await;
+        let log = match self.desired.agents.get(agent) {
+            Some(agent) => last_lines(&self.world.engine, id, &agent.container).await,
+            None => String::new(),
+        };
         let error = Arc::new(ActError::EndedAtOnce { container, how, log });
         run.troubles.push(Trouble::Failed { agent: Some(agent.clone()), error });
     }
@@ -77,7 +80,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
                     && !run.given_up.contains(*name)
             })
             .filter_map(|(name, agent)| {
-                let check = agent.container.healthcheck.as_ref()?;
+                agent.container.healthcheck.as_ref()?;
                 let container = guest.containers.get(&agent.container.name)?;
                 // A stranger that holds the name is not asked how he is: that would run our command in his container.
                 let ours = matches!(&container.owner, Owner::Ours { agent: Some(owner), .. } if owner == name);
@@ -85,7 +88,8 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
                     && container.phase == Phase::Running
                     && container.health != Some(Health::Healthy)
                     && !run.healthy.contains(&container.id);
-                pending.then(|| (name.clone(), agent.container.name.to_string(), container.id.clone(), check))
+                pending
+                    .then(|| (name.clone(), agent.container.name.to_string(), container.id.clone(), &agent.container))
             })
             .collect();
         if waiting.is_empty() {
@@ -94,8 +98,8 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         let names: Vec<_> = waiting.iter().map(|(name, ..)| name.clone()).collect();
         self.reporter.awaiting_health(&names);
         let patience = deadline.saturating_duration_since(Instant::now());
-        let waits = waiting.into_iter().map(async |(agent, container, id, check)| {
-            let outcome = become_healthy(&self.world.engine, &id, &container, check, patience).await;
+        let waits = waiting.into_iter().map(async |(agent, container, id, spec)| {
+            let outcome = become_healthy(&self.world.engine, &id, &container, spec, patience).await;
             (agent, id, outcome)
         });
         let all = join_all(waits);

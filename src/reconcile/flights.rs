@@ -26,7 +26,7 @@ pub(super) struct Landed {
 pub(super) fn fly<'a, E: Engine, S: Store>(
     world: &'a World<E, S>,
     step: Step,
-    patience: &'a Patience,
+    patience: Patience,
     reporter: &'a dyn Reporter,
     cancel: &'a CancellationToken,
 ) -> Flight<'a> {
@@ -36,7 +36,7 @@ pub(super) fn fly<'a, E: Engine, S: Store>(
         reporter.started(&step, &progress);
         let transfer =
             matches!(step.action, Action::FetchArtifact { .. } | Action::LoadImage { .. } | Action::PullImage { .. });
-        let work = act(world, &step.action, progress, patience);
+        let work = act(world, &step.action, progress, &patience);
         let outcome = if transfer {
             tokio::select! {
                 outcome = work => outcome,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Taken, Trouble, lane, lane_of};
+use super::{Taken, Trouble, key, key_of};
 use crate::act::{ActError, Disposition};
 use crate::model::{AgentName, ContainerId, Observed};
 use crate::plan::Plan;
@@ -30,11 +30,10 @@ impl Memory {
         if observed.guest.unknown().is_some() || observed.artifacts.unknown().is_some() {
             return;
         }
-        let ready = plan.ready.iter().map(|step| lane(&step.action));
-        let waiting = plan.waiting.iter().map(|waiting| lane_of(waiting.kind, &waiting.target));
+        let ready = plan.ready.iter().map(|step| key(&step.action));
+        let waiting = plan.waiting.iter().map(|waiting| key_of(waiting.kind, &waiting.target));
         let wanted: BTreeSet<_> = ready.chain(waiting).collect();
-        self.failed
-            .retain(|lane, failed| wanted.contains(lane) || failed.error.disposition() == Disposition::NeedsUser);
+        self.failed.retain(|key, failed| wanted.contains(key) || failed.error.disposition() == Disposition::NeedsUser);
     }
 
     /// When the next step is to be tried again.

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use options::{Options, Refusal, Reporter, Silent};
 pub use report::{Report, Taken, Trouble};
 
-use crate::act::{ActError, Disposition};
+use crate::act::{ActError, Disposition, Patience};
 use crate::backend::{Engine, Store, World};
 use crate::handles::Scratch;
 use crate::model::{Desired, Observed, Owner};
@@ -62,7 +62,11 @@ impl<E, S> std::fmt::Debug for Reconciler<'_, E, S> {
 const TRIES: u32 = 3;
 const TRANSITION_POLL: Duration = Duration::from_millis(200);
 const BLIND_TRIES: u32 = 3;
-const LANDING_TIME: Duration = Duration::from_secs(15);
+/// What a container step may take beyond two stops before it is left to the next run.
+const LANDING_TIME: Duration = Duration::from_secs(30);
+const LAST_LOOK_TIME: Duration = Duration::from_secs(10);
+/// How long before the end of all time a successor must be healthy, so that its predecessor can be put back.
+const PUT_BACK_TIME: Duration = Duration::from_millis(500);
 
 impl<E: Engine, S: Store> Reconciler<'_, E, S> {
     /// Looks once and plans.
@@ -113,11 +117,19 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         let mut flights = FuturesUnordered::new();
         let mut flying: BTreeSet<String> = BTreeSet::new();
         let mut blind = 0;
-        let (observed, residual, end) = loop {
-            let (observed, plan) = look().await;
+        let mut residual = Plan::default();
+        let end = loop {
+            let looked = self.look_beside(&look, &mut run, &mut flights, &mut flying, deadline).await;
+            let Some((observed, plan)) = looked else {
+                match self.over(deadline) {
+                    Some(end) => break end,
+                    None => continue,
+                }
+            };
             if guarded {
                 self.refuse_if_empty(&observed)?;
             }
+            residual = plan.clone();
             tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
             self.scratch.record(&observed).await;
             if observed.guest.unknown().is_some() && !run.taken.is_empty() && blind < BLIND_TRIES {
@@ -131,7 +143,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             let mut queue: VecDeque<Step> = plan
                 .ready
                 .iter()
-                .filter(|step| !flying.contains(&lane(&step.action)) && self.may_take(&mut run, step))
+                .filter(|step| !flying.contains(&lane(step)) && self.may_take(&mut run, step))
                 .cloned()
                 .collect();
             let others_wait = !plan.waiting.is_empty();
@@ -139,46 +151,78 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
 
             // Start what is ready, and go on until a look may show something new.
             loop {
-                self.launch(&mut queue, &mut flights, &mut flying);
+                self.launch(&mut queue, &mut flights, &mut flying, deadline);
                 // One that flies long holds up nobody who is to be tried again, or whom Podman is about to move on.
                 let wake = run.next_retry().into_iter().chain(self.next_poll(&plan)).fold(deadline, Instant::min);
                 let Some(landed) = self.next_landing(&mut flights, wake).await else { break };
-                flying.remove(&lane(&landed.step.action));
+                flying.remove(&lane(&landed.step));
                 let opens = others_wait && opens_ways(&landed);
                 self.land(&mut run, landed);
                 if opens || flights.is_empty() && queue.is_empty() {
                     break;
                 }
             }
-            if !flights.is_empty() || !queue.is_empty() {
-                if Instant::now() >= deadline {
-                    self.bring_down(&mut run, &mut flights).await;
-                    break (observed, plan, End::TimedOut);
-                }
-                if !self.cancel.is_cancelled() {
-                    continue;
-                }
+            if let Some(end) = self.over(deadline) {
+                break end;
             }
-            if self.cancel.is_cancelled() {
-                self.bring_down(&mut run, &mut flights).await;
-                // What is left is told from what is there now.
-                let (observed, plan) = if run.taken.len() > taken_before { look().await } else { (observed, plan) };
-                break (observed, plan, End::Interrupted);
-            }
-            if run.taken.len() > taken_before {
+            if !flights.is_empty() || !queue.is_empty() || run.taken.len() > taken_before {
                 continue;
-            }
-            if Instant::now() >= deadline {
-                break (observed, plan, End::TimedOut);
             }
             match self.what_next(&mut run, &observed, &plan, deadline).await {
                 Next::Look => {}
-                Next::Stop => break (observed, plan, End::Proved),
+                Next::Stop => break End::Proved,
             }
         };
-        let report = self.report(run, observed, residual, manifest_invalid, end, began.elapsed());
+        if end != End::Proved {
+            let before = run.taken.len();
+            self.bring_down(&mut run, &mut flights).await;
+            // What is left is told from what is there now.
+            if run.taken.len() > before
+                && let Ok((_, plan)) = tokio::time::timeout(LAST_LOOK_TIME, look()).await
+            {
+                residual = plan;
+            }
+        }
+        let report = self.report(run, residual, manifest_invalid, end, began.elapsed());
         self.journal.pass(&report).await;
         Ok(report)
+    }
+
+    /// Looks while what is in flight flies on. `None` when something landed meanwhile, since then the look may be older
+    /// than what it shows, and when it is all over.
+    async fn look_beside<'s>(
+        &'s self,
+        look: &impl AsyncFn() -> (Observed, Plan),
+        run: &mut Memory,
+        flights: &mut FuturesUnordered<Flight<'s>>,
+        flying: &mut BTreeSet<String>,
+        deadline: Instant,
+    ) -> Option<(Observed, Plan)> {
+        let looking = look();
+        tokio::pin!(looking);
+        let mut fresh = true;
+        loop {
+            tokio::select! {
+                biased;
+                looked = &mut looking => return fresh.then_some(looked),
+                Some(landed) = flights.next(), if !flights.is_empty() => {
+                    flying.remove(&lane(&landed.step));
+                    self.land(run, landed);
+                    fresh = false;
+                }
+                () = self.cancel.cancelled() => return None,
+                () = tokio::time::sleep_until(deadline) => return None,
+            }
+        }
+    }
+
+    /// How it ends, if the user or the clock says that it does.
+    fn over(&self, deadline: Instant) -> Option<End> {
+        if self.cancel.is_cancelled() {
+            Some(End::Interrupted)
+        } else {
+            (Instant::now() >= deadline).then_some(End::TimedOut)
+        }
     }
 
     fn refuse_if_empty(&self, observed: &Observed) -> Result<(), Refusal> {
@@ -196,13 +240,13 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         if step.agent.as_ref().is_some_and(|agent| run.given_up.contains(agent)) && is_container_step(&step.action) {
             return false;
         }
-        let lane = lane(&step.action);
-        if let Some(failed) = run.failed.get(&lane)
+        let key = key(&step.action);
+        if let Some(failed) = run.failed.get(&key)
             && failed.retry_at.is_none_or(|at| at > Instant::now())
         {
             return false;
         }
-        let diff = (lane, step.reason.to_string());
+        let diff = (key, step.reason.to_string());
         if run.done.get(&diff).is_some_and(|times| *times >= 2) {
             let trouble = Trouble::NonConvergent {
                 agent: step.agent.clone(),
@@ -223,6 +267,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         queue: &mut VecDeque<Step>,
         flights: &mut FuturesUnordered<Flight<'s>>,
         flying: &mut BTreeSet<String>,
+        deadline: Instant,
     ) {
         if self.cancel.is_cancelled() {
             return;
@@ -236,13 +281,19 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             } else {
                 (flying.len() - downloads, self.options.parallel)
             };
-            let lane = lane(&step.action);
+            let lane = lane(&step);
             if flying.contains(&lane) || busy >= limit.max(1) {
                 held.push_back(step);
                 continue;
             }
             flying.insert(lane);
-            flights.push(fly(self.world, step, &self.options.patience, self.reporter, &self.cancel));
+            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(PUT_BACK_TIME);
+            let patience = Patience {
+                healthy: self.options.patience.healthy.min(left),
+                cancel: self.cancel.clone(),
+                ..self.options.patience.clone()
+            };
+            flights.push(fly(self.world, step, patience, self.reporter, &self.cancel));
         }
         *queue = held;
     }
@@ -261,7 +312,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
 
     fn land(&self, run: &mut Memory, landed: Landed) {
         let Landed { step, outcome, took } = landed;
-        let lane = lane(&step.action);
+        let key = key(&step.action);
         tracing::info!(
             kind = step.action.kind(),
             target = %step.action.target(),
@@ -274,8 +325,8 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         self.journal.step(&step, outcome.as_ref().map_err(|err| &**err), took);
         match &outcome {
             Ok(done) => {
-                run.failed.remove(&lane);
-                *run.done.entry((lane, step.reason.to_string())).or_default() += 1;
+                run.failed.remove(&key);
+                *run.done.entry((key, step.reason.to_string())).or_default() += 1;
                 if let (Some(agent), Some(id)) = (&step.agent, &done.started) {
                     run.started.insert(agent.clone(), id.clone());
                     if !done.settled {
@@ -292,11 +343,11 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
                 if matches!(**error, ActError::RollBackFailed { .. }) && error.disposition() == Disposition::NeedsUser {
                     run.given_up.extend(step.agent.clone());
                 }
-                let tries = run.failed.get(&lane).map_or(0, |failed| failed.tries) + 1;
+                let tries = run.failed.get(&key).map_or(0, |failed| failed.tries) + 1;
                 let again = error.disposition() == Disposition::Retry && tries < TRIES;
                 let retry_at = again.then(|| Instant::now() + Backoff::STEP.delay(tries));
                 let failed = Failed { agent: step.agent.clone(), error: error.clone(), tries, retry_at };
-                run.failed.insert(lane, failed);
+                run.failed.insert(key, failed);
             }
         }
         run.taken.push(Taken { step, outcome, took });
@@ -337,20 +388,12 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
                 self.land(run, landed);
             }
         };
-        if tokio::time::timeout(LANDING_TIME, landing).await.is_err() {
+        if tokio::time::timeout(LANDING_TIME + 2 * self.options.patience.grace, landing).await.is_err() {
             tracing::warn!("left steps unfinished; the next run takes them up");
         }
     }
 
-    fn report(
-        &self,
-        run: Memory,
-        observed: Observed,
-        residual: Plan,
-        manifest_invalid: bool,
-        end: End,
-        took: Duration,
-    ) -> Report {
+    fn report(&self, run: Memory, residual: Plan, manifest_invalid: bool, end: End, took: Duration) -> Report {
         let mut troubles = run.troubles;
         troubles.extend(
             run.failed.into_values().map(|failed| Trouble::Failed { agent: failed.agent, error: failed.error }),
@@ -364,7 +407,6 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             taken: run.taken,
             troubles,
             residual,
-            observed,
             manifest_invalid,
             timed_out: end == End::TimedOut,
             interrupted: end == End::Interrupted,
@@ -387,12 +429,21 @@ enum Next {
     Stop,
 }
 
-/// Steps in one lane are never in flight together.
-fn lane(action: &Action) -> String {
-    lane_of(action.kind(), &action.target())
+/// Steps in one lane are never in flight together. All that is done about the containers of one agent is one lane: a
+/// replacement has three names under way, and nobody else may touch any of them meanwhile.
+fn lane(step: &Step) -> String {
+    match &step.agent {
+        Some(agent) if is_container_step(&step.action) => format!("agent {agent}"),
+        _ => key(&step.action),
+    }
 }
 
-fn lane_of(kind: &str, target: &str) -> String {
+/// What a step is remembered by.
+fn key(action: &Action) -> String {
+    key_of(action.kind(), &action.target())
+}
+
+fn key_of(kind: &str, target: &str) -> String {
     if kind.ends_with("Container") { format!("container {target}") } else { format!("{kind} {target}") }
 }
 

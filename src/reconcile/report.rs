@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::act::{ActError, Done};
-use crate::model::{AgentName, Name, Observed};
+use crate::model::{AgentName, Name};
 use crate::plan::{Plan, Step, Waiting};
 
 /// The outcome of a convergence.
@@ -20,8 +20,6 @@ pub struct Report {
     pub troubles: Vec<Trouble>,
     /// What is left to do.
     pub residual: Plan,
-    /// The last look.
-    pub observed: Observed,
     /// The published manifest was there and is not usable.
     pub manifest_invalid: bool,
     /// The time was up.
@@ -34,14 +32,13 @@ pub struct Report {
 
 impl Report {
     /// The report of a plan that was only made: what stands in its way.
-    pub fn of_plan(name: Name, observed: Observed, plan: Plan, manifest_invalid: bool) -> Self {
+    pub fn of_plan(name: Name, plan: Plan, manifest_invalid: bool) -> Self {
         Self {
             name,
             converged: plan.is_empty(),
             taken: Vec::new(),
             troubles: blocked(&plan).collect(),
             residual: plan,
-            observed,
             manifest_invalid,
             timed_out: false,
             interrupted: false,

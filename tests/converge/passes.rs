@@ -361,3 +361,44 @@ async fn no_health_check_runs_in_a_strangers_container() {
     let state = story.fake.state();
     assert_eq!((state.count("exec"), state.count("run_healthcheck")), (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_touches_a_replacement_under_way() {
+    // `a` is replaced and stays sick for long; meanwhile `b` is fetched, loaded and created, with a look after each.
+    let mut story = Story::running(&["a"]).await;
+    let before = story.id("demo-a");
+    story.set_env("a", "SICK", "100000");
+    story.agent("a").container.healthcheck = Some(health_check());
+    story.desired.agents.insert(agent_name("b"), agent("b"));
+    publish(&mut story.fake.state(), &[("a", "1"), ("b", "1")]);
+    for word in ["fetch", "load", "create"] {
+        story.fake.state().latency.insert(word, Duration::from_secs(2));
+    }
+    let report = story.converge().await;
+    let rolled_back =
+        |trouble: &Trouble| matches!(trouble, Trouble::Failed { error, .. } if error.kind() == "rolledBack");
+    assert!(report.troubles.iter().any(rolled_back), "{:?}", report.troubles);
+    assert_eq!(story.names(), ["demo-a", "demo-b"]);
+    assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before, Phase::Running));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_predecessor_goes_only_once_its_successor_is_healthy() {
+    let mut story = Story::running(&["a"]).await;
+    let before = story.id("demo-a");
+    story.set_env("a", "SICK", "100000");
+    story.agent("a").container.healthcheck = Some(health_check());
+    let cancel = story.cancel.clone();
+    let (report, ()) = tokio::join!(story.converge(), async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        cancel.cancel();
+    });
+    assert!(report.interrupted, "{:?}", report.troubles);
+    assert_eq!(story.names(), ["demo-a", "demo-a.prev"], "the watch was broken off, nothing is thrown away");
+    story.fake.restart();
+    story.cancel = Default::default();
+    let report = story.converge().await;
+    assert!(!report.converged);
+    assert_eq!(story.names(), ["demo-a"]);
+    assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before, Phase::Running));
+}

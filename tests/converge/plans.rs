@@ -304,7 +304,7 @@ async fn what_cannot_be_seen_is_said() {
     let mut story = Story::running(&["a"]).await;
     story.fake.order(steadfast::backend::fake::Fault::lasting("look"));
     let blind = "unknown until it can be seen: ordered failure of look ";
-    plans(&story, &[&format!("later createContainer `demo-a`: it does not exist, {blind}")]).await;
+    plans(&story, &[&format!("later createContainer `demo-a`: it cannot be seen, {blind}")]).await;
     // With no agent left it is still not known that nothing is there.
     story.desired.agents.clear();
     assert_ne!(story.plan().await, Vec::<String>::new());
@@ -329,7 +329,7 @@ async fn a_second_leftover_is_nobodys_predecessor() {
         &story,
         &[
             "remove container `demo-a.next`: an interrupted replacement left it",
-            "later createContainer `demo-a`: it does not exist, once container `demo-a.next` has gone or let go",
+            "later replaceContainer `demo-a`: it does not exist, once container `demo-a.next` has gone or let go",
         ],
     )
     .await;
