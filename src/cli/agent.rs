@@ -67,10 +67,8 @@ async fn copy(mut output: Chunks) -> Result<(), CliError> {
 
 /// The command's own exit code, or 125 when steadfast itself failed.
 pub(super) async fn exec(settings: &Settings, args: ExecArgs) -> Result<ExitStatus, CliError> {
-    let code = run(settings, args).await.map_err(|err| {
-        // A broken state file stays what it is; all else is ours, not the command's.
-        if err.status == ExitStatus::Invalid { err } else { CliError { status: ExitStatus::ExecFailed, ..err } }
-    })?;
+    // A broken state file too: 65 may be the command's own.
+    let code = run(settings, args).await.map_err(|err| CliError { status: ExitStatus::ExecFailed, ..err })?;
     std::process::exit(code)
 }
 
