@@ -154,7 +154,8 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
     match trouble {
         Trouble::Failed { error, .. } => match &**error {
             ActError::Store(err) => CliError::from_store(err).status,
-            ActError::RolledBack { .. } | ActError::RollBackFailed { .. } => ExitStatus::RolledBack,
+            // This code says that the predecessor runs; where it does not come back, something is broken.
+            ActError::RolledBack { .. } => ExitStatus::RolledBack,
             ActError::Unhealthy { .. } => ExitStatus::NotConverged,
             _ => ExitStatus::Error,
         },

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::super::ExitStatus;
 use super::errors::{print_hint, print_trouble, trouble_status};
 use super::units;
+use crate::act::ActError;
 use crate::error::Chain;
 use crate::model::{AgentName, FieldChange, Name};
 use crate::reconcile::{Report, Taken, Trouble};
@@ -117,8 +118,10 @@ const MOST_TROUBLES: usize = 25;
 pub fn print_troubles(report: &Report, color: bool) {
     // Several steps of one agent may wait for the same thing: that is said once.
     let mut said = std::collections::BTreeSet::new();
-    let once: Vec<_> =
+    let mut once: Vec<_> =
         report.troubles.iter().filter(|trouble| said.insert((trouble.agent(), trouble.to_string()))).collect();
+    // What nothing runs of any more comes first.
+    once.sort_by_key(|trouble| !is_left_broken(trouble));
     for trouble in once.iter().take(MOST_TROUBLES) {
         print_trouble(trouble, color);
     }
@@ -145,9 +148,17 @@ pub fn print_troubles(report: &Report, color: bool) {
     }
 }
 
+/// A replacement that failed, and whose predecessor did not come back.
+fn is_left_broken(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Failed { error, .. } if matches!(**error, ActError::RollBackFailed { .. }))
+}
+
 /// What the process ends with.
 pub fn status(report: &Report) -> ExitStatus {
-    let worst = report.troubles.iter().map(|trouble| trouble_status(trouble, report.manifest_invalid));
+    let worst: Vec<_> =
+        report.troubles.iter().map(|trouble| trouble_status(trouble, report.manifest_invalid)).collect();
+    // "Rolled back" would say of all agents that they run as before.
+    let broken = report.troubles.iter().any(is_left_broken);
     // What says most about what to do next wins.
     const ORDER: [ExitStatus; 5] = [
         ExitStatus::Unverified,
@@ -156,9 +167,58 @@ pub fn status(report: &Report) -> ExitStatus {
         ExitStatus::Error,
         ExitStatus::NotConverged,
     ];
-    let worst: Vec<_> = worst.collect();
-    if let Some(status) = ORDER.into_iter().find(|status| worst.contains(status)) {
+    let tells = |status: &ExitStatus| worst.contains(status) && !(broken && *status == ExitStatus::RolledBack);
+    if let Some(status) = ORDER.into_iter().find(tells) {
         return status;
     }
     if report.converged { ExitStatus::Done } else { ExitStatus::NotConverged }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::act::Ending;
+    use crate::model::{Observed, Seen};
+    use crate::plan::Plan;
+
+    fn failed(error: ActError) -> Trouble {
+        Trouble::Failed { agent: None, error: Arc::new(error) }
+    }
+
+    fn cause() -> Box<ActError> {
+        Box::new(ActError::EndedAtOnce { container: "demo-a".into(), how: Ending::Exited(1), log: String::new() })
+    }
+
+    fn status_of(troubles: Vec<Trouble>) -> ExitStatus {
+        status(&Report {
+            name: "demo".parse().unwrap(),
+            converged: false,
+            taken: Vec::new(),
+            troubles,
+            residual: Plan::default(),
+            observed: Observed {
+                published: Seen::Absent,
+                local: Seen::Absent,
+                artifacts: Seen::Absent,
+                guest: Seen::Absent,
+            },
+            manifest_invalid: false,
+            timed_out: false,
+            interrupted: false,
+            took: Duration::ZERO,
+        })
+    }
+
+    #[test]
+    fn rolled_back_means_that_the_old_one_runs() {
+        let back = || failed(ActError::RolledBack { container: "demo-a".into(), cause: cause() });
+        let stuck =
+            || failed(ActError::RollBackFailed { container: "demo-b".into(), why: "gone".into(), cause: cause() });
+        assert_eq!(status_of(vec![back()]), ExitStatus::RolledBack);
+        assert_eq!(status_of(vec![stuck()]), ExitStatus::Error);
+        assert_eq!(status_of(vec![back(), stuck()]), ExitStatus::Error);
+    }
 }
