@@ -13,7 +13,7 @@ use crate::model::{Arch, Desired, HostKey, Runtime};
 use crate::state::{self, Context, Input, Loaded};
 
 /// What was typed, and what the environment adds to it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// The state file.
     pub file: PathBuf,
@@ -37,6 +37,20 @@ pub struct Settings {
     pub bars: bool,
     /// The process environment.
     pub vars: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Settings {
+    /// Without the values of the environment: secrets are among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("file", &self.file)
+            .field("root", &self.root)
+            .field("output", &self.output)
+            .field("log_format", &self.log_format)
+            .field("verbose", &self.verbose)
+            .field("quiet", &self.quiet)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Settings {
