@@ -358,7 +358,12 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Color::Auto => {}
     }
     let settings = Settings::new(&cli.global, cli.verb.file().or(cli.file.file.as_deref()));
-    crate::telemetry::init(&settings);
+    crate::telemetry::init(crate::telemetry::Logging {
+        quiet: settings.quiet,
+        verbose: settings.verbose,
+        json: settings.log_format == LogFormat::Json,
+        color: settings.color_stderr,
+    });
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(err) => {
