@@ -201,16 +201,16 @@ struct ApplyArgs {
     #[command(flatten)]
     file: FileArg,
     /// The longest it may take
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     timeout: Duration,
     /// Let a state file without agents remove those that are there
     #[arg(long)]
     allow_empty: bool,
     /// How long to wait for another steadfast that holds the lock
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     lock_timeout: Duration,
     /// Look once more, this long after the last start, at what was started
-    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
     settle: Duration,
     /// Leave after the actions: do not wait for health, do not look once more
     #[arg(long)]
@@ -230,10 +230,10 @@ struct DownArgs {
     #[command(flatten)]
     file: FileArg,
     /// The longest it may take
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     timeout: Duration,
     /// How long to wait for another steadfast that holds the lock
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     lock_timeout: Duration,
 }
 
@@ -322,8 +322,20 @@ struct SyncArgs {
     #[arg(long, value_name = "N", default_value_t = 5)]
     retries: u32,
     /// How long a download may make no progress
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     stall_timeout: Duration,
+}
+
+/// Nobody means more, and what is added to the clock must not overflow it.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A duration of at most a year.
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > LONGEST => Err("longer than a year, the most it may be (365 days)".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(err) => Err(err.to_string()),
+    }
 }
 
 /// Runs the command line this process was started with.
