@@ -199,20 +199,33 @@ fn key_path(root: &Path) -> PathBuf {
 fn read_key(root: &Path) -> Option<HostKey> {
     let text = std::fs::read_to_string(key_path(root)).ok()?;
     let digest = crate::model::Sha256Digest::parse(text.trim()).ok()?;
-    Some(HostKey::from_bytes(*digest.as_bytes()))
+    // A key of zeros is what was made up without randomness: everybody could guess it.
+    (*digest.as_bytes() != NO_KEY).then(|| HostKey::from_bytes(*digest.as_bytes()))
 }
 
+const NO_KEY: [u8; 32] = [0; 32];
+
+fn random_key() -> std::io::Result<HostKey> {
+    let mut bytes = NO_KEY;
+    getrandom::fill(&mut bytes)
+        .map_err(|err| std::io::Error::other(format!("the system has no randomness to give: {err}")))?;
+    Ok(HostKey::from_bytes(bytes))
+}
+
+/// A key for this process alone, which is not kept.
 fn fresh_key() -> HostKey {
-    let mut bytes = [0; 32];
-    if getrandom::fill(&mut bytes).is_err() {
-        // Without randomness from the system nothing that is hashed could be kept secret.
-        tracing::error!("no randomness from the system; sensitive values are hashed with a guessable key");
-    }
-    HostKey::from_bytes(bytes)
+    random_key().unwrap_or_else(|err| {
+        // Nothing that is hashed with it could be kept secret, but what is only shown once is masked all the same.
+        tracing::error!(error = %err, "sensitive values are hashed with a guessable key");
+        HostKey::from_bytes(NO_KEY)
+    })
 }
 
 /// The host key, made and kept where there is none that can be read. A lost key is no harm: what was hashed with it is
 /// compared with the live values instead.
+///
+/// # Errors
+/// When it cannot be written below `root`, or the system has no randomness to make it of.
 pub fn keep_key(root: &Path) -> std::io::Result<HostKey> {
     use std::io::Write;
     use std::os::unix::fs::DirBuilderExt;
@@ -223,19 +236,51 @@ pub fn keep_key(root: &Path) -> std::io::Result<HostKey> {
     let path = key_path(root);
     let dir = path.parent().unwrap_or(root);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let key = fresh_key();
+    let key = random_key()?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     writeln!(file, "{}", crate::model::Sha256Digest::from_bytes(*key.as_bytes()))?;
     file.as_file().sync_all()?;
-    if path.exists() {
-        // What is there is no key.
-        file.persist(&path).map_err(|err| err.error)?;
+    let file = match file.persist_noclobber(&path) {
+        Ok(_) => return Ok(key),
+        Err(err) if err.error.kind() == std::io::ErrorKind::AlreadyExists => err.file,
+        Err(err) => return Err(err.error),
+    };
+    // Another process was faster: its key counts.
+    if let Some(key) = read_key(root) {
         return Ok(key);
     }
-    match file.persist_noclobber(&path) {
-        Ok(_) => Ok(key),
-        // Another process was faster: its key counts.
-        Err(err) if err.error.kind() == std::io::ErrorKind::AlreadyExists => read_key(root).ok_or(err.error),
-        Err(err) => Err(err.error),
+    // What is there is no key.
+    file.persist(&path).map_err(|err| err.error)?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_come_at_once_share_one_key() {
+        for _ in 0..20 {
+            let root = tempfile::tempdir().unwrap();
+            let keys: Vec<[u8; 32]> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| keep_key(root.path()).unwrap())).collect();
+                threads.into_iter().map(|thread| *thread.join().unwrap().as_bytes()).collect()
+            });
+            let kept = read_key(root.path()).unwrap();
+            assert!(keys.iter().all(|key| key == kept.as_bytes()), "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_replaced_and_a_key_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let path = key_path(root.path());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for garbage in ["", "garbage", &"0".repeat(64)] {
+            std::fs::write(&path, garbage).unwrap();
+            let key = keep_key(root.path()).unwrap();
+            assert_ne!(*key.as_bytes(), NO_KEY);
+            assert_eq!(keep_key(root.path()).unwrap().as_bytes(), key.as_bytes(), "after `{garbage}`");
+        }
     }
 }
