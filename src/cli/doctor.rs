@@ -66,7 +66,7 @@ pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> 
 
 async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
     root(&desired.root, checks);
-    lock(desired, checks).await;
+    lock(desired, checks);
     let Ok(cache) = settings.cache(&desired.root, CacheOptions { retries: 1, ..CacheOptions::default() }) else {
         return;
     };
@@ -114,15 +114,11 @@ fn root(root: &Path, checks: &mut Checks) {
     checks.ok("root directory", format!("`{}`, {} free", root.display(), units::bytes(free)));
 }
 
-async fn lock(desired: &Desired, checks: &mut Checks) {
-    let path = state_dir(desired).join("lock");
-    if !path.exists() {
-        return checks.ok("lock", "nobody holds it");
-    }
-    match lock::take(&path, "doctor", std::time::Duration::ZERO, |_| {}).await {
-        Ok(_) => checks.ok("lock", "nobody holds it"),
+fn lock(desired: &Desired, checks: &mut Checks) {
+    match lock::check(&state_dir(desired).join("lock")) {
+        Ok(()) => checks.ok("lock", "nobody holds it"),
         Err(err @ LockError::Held { .. }) => checks.ok("lock", err.to_string()),
-        Err(err) => checks.bad("lock", Chain(&err).to_string(), "the state directory must be writable"),
+        Err(err) => checks.bad("lock", Chain(&err).to_string(), "the state directory must be readable and writable"),
     }
 }
 

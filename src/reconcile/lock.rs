@@ -116,6 +116,26 @@ fn read_holder(file: &mut File) -> Option<Holder> {
     serde_json::from_str(&text).ok()
 }
 
+/// Checks that nobody holds the lock at `path`, without taking it for oneself and without writing.
+///
+/// # Errors
+/// [`LockError::Held`] with its holder, or what the file system says.
+pub fn check(path: &Path) -> Result<(), LockError> {
+    let io = |err| LockError::Io { path: path.to_owned(), err };
+    let mut file = match File::open(path) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        file => file.map_err(io)?,
+    };
+    // Let go at once, for whoever comes meanwhile.
+    match file.try_lock_shared() {
+        Ok(()) => file.unlock().map_err(io),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(LockError::Held { path: path.to_owned(), holder: read_holder(&mut file) })
+        }
+        Err(std::fs::TryLockError::Error(err)) => Err(io(err)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +147,12 @@ mod tests {
         let first = take(&path, "apply", Duration::ZERO, |_| {}).await.unwrap();
         let err = take(&path, "apply", Duration::from_millis(120), |_| {}).await.unwrap_err().to_string();
         assert!(err.contains(&format!("`steadfast apply` (pid {}, since ", std::process::id())), "{err}");
+        let looked = check(&path).unwrap_err().to_string();
+        assert_eq!(looked, err);
         drop(first);
+        let before = std::fs::read(&path).unwrap();
+        check(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), before, "a look writes nothing");
         take(&path, "down", Duration::ZERO, |_| {}).await.unwrap();
     }
 }
