@@ -1,12 +1,13 @@
 //! `init`, `validate`, `schema`, `completions`: verbs about files, not about the machine.
 
 use std::io::Write;
+use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::render;
 use super::{CliError, ExitStatus, Format, Settings};
-use crate::state;
+use crate::state::{self, StateError};
 
 /// Writes a starter state file. Never over another file.
 pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
@@ -35,10 +36,10 @@ pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
 pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
     let loaded = match settings.load(None) {
         Ok(loaded) => loaded,
-        Err(err) if settings.output.is_data() => {
-            let problems = settings.problems();
+        Err(CliError { status, state: Some(err), .. }) if settings.output.is_data() => {
+            let problems = problems(&settings.file, &err);
             render::print_data(settings.output, &json!({"valid": false, "problems": problems}))?;
-            return Ok(err.status);
+            return Ok(status);
         }
         Err(err) => return Err(err),
     };
@@ -59,6 +60,19 @@ pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
         }
     }
     Ok(ExitStatus::Done)
+}
+
+/// File, line, column, path, message and help of each problem. One of the whole file has line and column 0.
+fn problems(file: &Path, err: &StateError) -> Vec<Value> {
+    let problem = |file: &str, line: u64, column: u64, path: &str, message: &str, help: Option<&str>| json!({"file": file, "line": line, "column": column, "path": path, "message": message, "help": help});
+    if err.problems().is_empty() {
+        return vec![problem(&file.display().to_string(), 0, 0, "", &err.to_string(), None)];
+    }
+    let each = err.problems().iter().map(|found| {
+        let place = &found.place;
+        problem(&place.file, place.line, place.column, &found.path, &found.message, found.help.as_deref())
+    });
+    each.collect()
 }
 
 /// Prints a JSON schema.

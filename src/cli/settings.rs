@@ -115,34 +115,9 @@ impl Settings {
         state::load(&input, &context).map_err(|err| CliError::state(&err, self.color_stderr))
     }
 
-    /// The problems of the state file, as JSON: file, line, column, path, message and help of each.
-    pub fn problems(&self) -> Vec<serde_json::Value> {
-        let problem = |file: &str, line: u64, column: u64, path: &str, message: &str, help: Option<&str>| serde_json::json!({"file": file, "line": line, "column": column, "path": path, "message": message, "help": help});
-        let unreadable = |message: String| vec![problem(&self.file.display().to_string(), 0, 0, "", &message, None)];
-        let input = match state::read(&self.file) {
-            Ok(input) => input,
-            Err(err) => return unreadable(err.to_string()),
-        };
-        let Ok(host_arch) = self.host_arch() else { return Vec::new() };
-        let context = Context {
-            vars: self.vars.clone(),
-            root: self.root.clone(),
-            manifest_url: None,
-            host_arch,
-            key: &|_| HostKey::from_bytes([0; 32]),
-        };
-        match state::load(&input, &context) {
-            Ok(_) => Vec::new(),
-            Err(err) if err.problems().is_empty() => unreadable(err.to_string()),
-            Err(err) => err
-                .problems()
-                .iter()
-                .map(|found| {
-                    let place = &found.place;
-                    problem(&place.file, place.line, place.column, &found.path, &found.message, found.help.as_deref())
-                })
-                .collect(),
-        }
+    /// Whether reading the state file again yields what it says then: a pipe has said all it had to say.
+    pub fn can_read_again(&self) -> bool {
+        self.file != Path::new("-") && std::fs::metadata(&self.file).map_or(true, |file| file.is_file())
     }
 
     /// `--root`, else `$STEADFAST_ROOT`, else `~/.steadfast`; for when there is no state file.

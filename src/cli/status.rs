@@ -27,7 +27,7 @@ pub(super) async fn status(settings: &Settings, args: StatusArgs) -> Result<Exit
     if !args.watch {
         return Ok(if first.podman.reachable { ExitStatus::Done } else { ExitStatus::Error });
     }
-    watch(settings, &world, first).await
+    watch(settings, &world, desired, first).await
 }
 
 async fn look(world: &World<Podman, Cache>, desired: &Desired) -> Status {
@@ -37,10 +37,14 @@ async fn look(world: &World<Podman, Cache>, desired: &Desired) -> Status {
     crate::status::status(desired, &observed, &plan, SystemTime::now())
 }
 
-/// Prints again whenever something changes, until the user has seen enough. The state file is read anew each time; while
-/// it is broken, the last good one goes on.
-async fn watch(settings: &Settings, world: &World<Podman, Cache>, mut shown: Status) -> Result<ExitStatus, CliError> {
-    let mut desired = settings.load(None)?.desired;
+/// Prints again whenever something changes, until the user has seen enough. The state file is read anew each time, unless
+/// it came through a pipe; while it is broken, the last good one goes on.
+async fn watch(
+    settings: &Settings,
+    world: &World<Podman, Cache>,
+    mut desired: Desired,
+    mut shown: Status,
+) -> Result<ExitStatus, CliError> {
     let mut events = None;
     loop {
         if events.is_none() {
@@ -57,7 +61,9 @@ async fn watch(settings: &Settings, world: &World<Podman, Cache>, mut shown: Sta
             }
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
-        if let Ok(loaded) = settings.load(None) {
+        if settings.can_read_again()
+            && let Ok(loaded) = settings.load(None)
+        {
             desired = loaded.desired;
         }
         let status = look(world, &desired).await;

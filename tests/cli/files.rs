@@ -107,6 +107,14 @@ fn validate_tells_people_and_programs() {
     sandbox.write("bad.yaml", GOOD.replace("source:", "sauce:").replace("name: demo", "name: Demo"));
     insta::assert_snapshot!("validate_bad", sandbox.run("validate -f bad.yaml").shown());
     insta::assert_snapshot!("validate_bad_json", sandbox.run("validate -f bad.yaml -o json").shown());
+    // What comes through a pipe comes once.
+    let text = std::fs::read(sandbox.path("bad.yaml")).unwrap();
+    let piped = sandbox.feed("validate -f - -o json", text).expect(65).json();
+    let mut wanted = sandbox.run("validate -f bad.yaml -o json").expect(65).json();
+    for problem in wanted["problems"].as_array_mut().unwrap() {
+        problem["file"] = "-".into();
+    }
+    assert_eq!(piped, wanted);
     assert!(!sandbox.root().exists(), "validate touches nothing");
 }
 

@@ -59,14 +59,14 @@ pub struct CliError {
     pub message: String,
     /// What may help, one line each.
     pub hints: Vec<String>,
-    /// The message is laid out already and wants no `error:` before it.
-    pub laid_out: bool,
+    /// What is wrong with the state file. The message is laid out already then, and wants no `error:` before it.
+    pub state: Option<Box<StateError>>,
 }
 
 impl CliError {
     /// An error without hints.
     pub fn new(status: ExitStatus, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), hints: Vec::new(), laid_out: false }
+        Self { status, message: message.into(), hints: Vec::new(), state: None }
     }
 
     /// Adds a hint.
@@ -78,7 +78,7 @@ impl CliError {
 
     /// The problems of a state file, with their places.
     pub fn state(err: &StateError, color: bool) -> Self {
-        Self { status: ExitStatus::Invalid, message: err.render(color), hints: Vec::new(), laid_out: true }
+        Self { state: Some(Box::new(err.clone())), ..Self::new(ExitStatus::Invalid, err.render(color)) }
     }
 
     /// A failure of the store.
@@ -123,7 +123,7 @@ impl CliError {
 /// Writes an error to standard error.
 pub fn print(err: &CliError, color: bool) {
     let label = AnsiColor::Red.on_default().bold();
-    if err.laid_out {
+    if err.state.is_some() {
         anstream::eprint!("{}{}", err.message, if err.message.ends_with('\n') { "" } else { "\n" });
     } else {
         anstream::eprintln!("{} {}", styled("error:", label, color), err.message);
