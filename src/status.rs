@@ -323,17 +323,19 @@ fn conditions(
     } else {
         ("Unhealthy", format!("its health is {health}"))
     };
-    let condition = |kind, holds: bool, message: &str| Condition {
+    let condition = |kind, status| Condition {
         kind,
-        status: if holds { "True" } else { "False" },
+        status,
         reason,
-        message: message.to_owned(),
+        message: message.clone(),
         last_transition_time: since.to_owned(),
     };
+    let word = |holds| if holds { "True" } else { "False" };
+    let seen = observed.guest.unknown().is_none();
     vec![
-        condition("Ready", ready, &message),
-        condition("Reconciling", !ready && blocked.is_none() && !(steps.is_empty() && waits.is_empty()), &message),
-        condition("Stalled", !ready && blocked.is_some(), &message),
+        condition("Ready", if seen { word(ready) } else { "Unknown" }),
+        condition("Reconciling", word(!ready && blocked.is_none() && !(steps.is_empty() && waits.is_empty()))),
+        condition("Stalled", word(!ready && blocked.is_some())),
     ]
 }
 

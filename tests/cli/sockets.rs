@@ -198,6 +198,9 @@ fn what_cannot_be_seen_is_not_guessed() {
     assert_eq!(status["podman"]["reachable"], false);
     assert_eq!(status["agents"]["hello"]["sync"], "Unknown");
     assert_eq!(status["agents"]["hello"]["health"], "Unknown");
+    let ready = &status["agents"]["hello"]["conditions"][0];
+    let words = ["type", "status", "reason"].map(|key| ready[key].as_str().unwrap());
+    assert_eq!(words, ["Ready", "Unknown", "SocketUnreachable"]);
     let apply = sandbox.run("apply -o json").expect(1).json();
     assert_eq!((&apply["converged"], &apply["actions"]), (&false.into(), &serde_json::json!([])));
 }
