@@ -1,6 +1,7 @@
 //! `plan`, `apply`, `down`: short functions that differ in their last lines.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::render::progress::Printer;
@@ -73,8 +74,8 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
 
 /// Converges once and proves it.
 pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitStatus, CliError> {
-    let mut desired = settings.load(None)?.desired;
-    let options = Options {
+    let first = settings.load(None)?.desired;
+    let mut options = Options {
         parallel: args.parallel.into(),
         downloads: args.parallel_downloads.into(),
         timeout: args.timeout,
@@ -84,12 +85,14 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
             healthy: args.timeout,
             ..Patience::default()
         },
-        policy: policy(&args.policy, &desired)?,
+        policy: policy(&args.policy, &first)?,
         allow_empty: args.allow_empty,
     };
     let cache = CacheOptions { parallel: options.downloads, ..CacheOptions::default() };
-    let world = settings.world(&desired, cache)?;
-    let _lock = take_lock(settings, &desired, "apply", args.lock_timeout).await?;
+    let mut world = settings.world(&first, cache)?;
+    let _lock = take_lock(settings, &first, "apply", args.lock_timeout).await?;
+    let mut desired = load_again(settings, first, &mut world)?;
+    options.policy = policy(&args.policy, &desired)?;
     desired.key = keep_key(&desired.root).map_err(|err| {
         CliError::new(
             ExitStatus::Error,
@@ -102,9 +105,10 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
 
 /// Removes everything this state file owns.
 pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStatus, CliError> {
-    let desired = settings.load(None)?.desired;
-    let world = settings.world(&desired, CacheOptions::default())?;
-    let _lock = take_lock(settings, &desired, "down", args.lock_timeout).await?;
+    let first = settings.load(None)?.desired;
+    let mut world = settings.world(&first, CacheOptions::default())?;
+    let _lock = take_lock(settings, &first, "down", args.lock_timeout).await?;
+    let desired = load_again(settings, first, &mut world)?;
     let options = Options { timeout: args.timeout, wait: false, allow_empty: true, ..Options::default() };
     converge(settings, &desired, &world, &options, "down").await
 }
@@ -146,6 +150,33 @@ async fn converge(
         Some(status) if report.interrupted => status,
         _ => render_report::status(&report),
     })
+}
+
+/// Loads the state file once more, now that the lock is held: it may have changed while another process had the lock,
+/// and that one may have applied the newer file already.
+fn load_again(settings: &Settings, first: Desired, world: &mut World<Podman, Cache>) -> Result<Desired, CliError> {
+    if !settings.can_read_again() {
+        return Ok(first);
+    }
+    let desired = settings.load(None)?.desired;
+    let file = settings.file.display();
+    let changed = |what, from: &dyn Display, to: &dyn Display| {
+        CliError::new(
+            ExitStatus::Error,
+            format!("`{file}` changed its {what} from `{from}` to `{to}` before the lock was had; nothing was done"),
+        )
+        .hint("run it again: the lock belongs to a name and a root")
+    };
+    if desired.name != first.name {
+        return Err(changed("name", &first.name, &desired.name));
+    }
+    if desired.root != first.root {
+        return Err(changed("root", &first.root.display(), &desired.root.display()));
+    }
+    if desired.runtime != first.runtime {
+        world.engine = settings.engine(&desired)?;
+    }
+    Ok(desired)
 }
 
 async fn take_lock(settings: &Settings, desired: &Desired, verb: &str, patience: Duration) -> Result<Lock, CliError> {

@@ -213,6 +213,48 @@ fn an_empty_podman_is_planned_for() {
     insta::assert_snapshot!("status_of_nothing", status.shown());
 }
 
+/// An `apply` that waits for the lock applies what the file says once it has it.
+#[test]
+fn what_waited_for_the_lock_reads_the_file_anew() {
+    let (sandbox, fake) = on(Manner::Podman);
+    let none = state(&fake.path()).replace("\n  hello: {version: \"1\", image: a/b, source: local}", " {}");
+    let dir = sandbox.root().join("state/demo");
+    std::fs::create_dir_all(&dir).unwrap();
+    let lock = std::fs::File::create(dir.join("lock")).unwrap();
+    let cases = [
+        (none.clone(), 0, ""),
+        (none.replace("name: demo", "name: other"), 1, "changed its name from `demo` to `other`"),
+        (format!("root: ./elsewhere\n{none}"), 1, "changed its root from `"),
+        ("broken".to_owned(), 65, "expected a mapping"),
+    ];
+    for (text, code, words) in cases {
+        sandbox.write("steadfast.yaml", state(&fake.path()));
+        lock.lock().unwrap();
+        let mut waiting = sandbox.spawn("apply --lock-timeout 60s");
+        waiting.until("it waits", |waiting| waiting.stderr().contains("waiting: the lock `"));
+        sandbox.write("steadfast.yaml", text);
+        lock.unlock().unwrap();
+        let outcome = waiting.end().expect(code).says(words);
+        assert_eq!(outcome.stdout.contains("nothing to do"), code == 0, "{}", outcome.stdout);
+    }
+    // One that came through a pipe is not there a second time.
+    let piped = sandbox.feed("apply -f -", none).expect(0);
+    assert!(piped.stdout.contains("nothing to do"), "{}", piped.stdout);
+}
+
+/// A state file that came through a pipe is not there a second time, and what is not ready is told once.
+#[test]
+fn a_watch_reads_a_pipe_once_and_repeats_nothing() {
+    let (sandbox, _fake) = on(Manner::Podman);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "cat steadfast.yaml | timeout 6 \"$0\" --root r status -f - --watch -o json"]);
+    command.arg(env!("CARGO_BIN_EXE_steadfast")).current_dir(sandbox.work()).env_clear().env("PATH", "/usr/bin:/bin");
+    let output = command.output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(124), "it went on until it was stopped\n{said}");
+    assert_eq!(said.matches("\"observedAt\"").count(), 1, "{said}");
+}
+
 #[test]
 fn lima_is_valid_and_plainly_not_available_yet() {
     let sandbox = Sandbox::new();
