@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::render;
+use super::render::{self, said::Level};
 use super::{CliError, ExitStatus, Format, Settings};
 use crate::state::{self, StateError};
 
@@ -27,7 +27,8 @@ pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
     file.write_all(state::STARTER.as_bytes())
         .map_err(|err| CliError::new(ExitStatus::Error, format!("failed to write `{}`: {err}", path.display())))?;
     if !settings.quiet {
-        anstream::eprintln!("wrote `{}`; edit it, then run `steadfast plan -f {0}`", path.display());
+        let wrote = format!("wrote `{}`; edit it, then run `steadfast plan -f {0}`", path.display());
+        render::said::say(Level::Info, &wrote, &[], settings.color_stderr);
     }
     Ok(ExitStatus::Done)
 }

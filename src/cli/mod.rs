@@ -63,7 +63,7 @@ struct Global {
     /// What to write to standard output
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     output: Format,
-    /// How to write logs to standard error
+    /// How to write logs, progress and errors to standard error
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     log_format: LogFormat,
     /// Log more; twice for debugging
@@ -370,6 +370,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Color::Auto => {}
     }
     let settings = Settings::new(&cli.global, cli.verb.file().or(cli.file.file.as_deref()));
+    if settings.log_format == LogFormat::Json {
+        render::said::write_json_globally();
+    }
     crate::telemetry::init(crate::telemetry::Logging {
         quiet: settings.quiet,
         verbose: settings.verbose,

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::render::progress::Printer;
+use super::render::said::{Level, say};
 use super::render::{self, plan as render_plan, report as render_report};
 use super::settings::{keep_key, state_dir};
 use super::signals::Signals;
@@ -142,7 +143,7 @@ async fn converge(
     }
     for note in &report.residual.notes {
         if !settings.quiet {
-            anstream::eprintln!("note: {note}");
+            say(Level::Info, &format!("note: {note}"), &[], settings.color_stderr);
         }
     }
     render_report::print_troubles(&report, settings.color_stderr);
@@ -184,7 +185,7 @@ async fn take_lock(settings: &Settings, desired: &Desired, verb: &str, patience:
     let quiet = settings.quiet;
     lock::take(&path, verb, patience, |held| {
         if !quiet {
-            anstream::eprintln!("waiting: {held}");
+            say(Level::Info, &format!("waiting: {held}"), &[], settings.color_stderr);
         }
     })
     .await

@@ -75,7 +75,7 @@ impl Settings {
             verbose: global.verbose,
             quiet: global.quiet,
             color_stdout: colours(std::io::stdout().is_terminal()),
-            color_stderr: colours(stderr_is_terminal),
+            color_stderr: colours(stderr_is_terminal) && global.log_format == LogFormat::Text,
             bars: stderr_is_terminal
                 && !global.quiet
                 && global.log_format == LogFormat::Text

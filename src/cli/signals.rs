@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::render::errors::ExitStatus;
+use super::render::said::{self, Level};
 
 /// Listens until the process ends.
 #[derive(Debug, Clone)]
@@ -34,7 +35,7 @@ impl Signals {
                 if heard.seen.swap(status as u8, Ordering::SeqCst) != 0 {
                     std::process::exit(i32::from(status as u8));
                 }
-                anstream::eprintln!("{say}");
+                said::say(Level::Warn, say, &[], false);
                 heard.token.cancel();
             }
         });

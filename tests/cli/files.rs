@@ -152,6 +152,25 @@ fn what_is_no_readable_file_is_said_plainly() {
     sandbox.feed("validate -f -", "").expect(65);
 }
 
+/// With `--log-format json` standard error has JSON objects and nothing else.
+#[test]
+fn errors_and_hints_are_json_where_logs_are() {
+    let sandbox = Sandbox::new();
+    let said = |args: &str| -> Vec<serde_json::Value> {
+        let outcome = sandbox.run(format!("{args} --log-format json --color always"));
+        outcome.stderr.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    };
+    let written = said("init");
+    assert_eq!((written.len(), &written[0]["level"]), (1, &"INFO".into()), "{written:?}");
+    let again = said("init");
+    assert_eq!((again.len(), &again[0]["level"]), (1, &"ERROR".into()), "{again:?}");
+    assert!(again[0]["message"].as_str().unwrap().starts_with("failed to write `steadfast.yaml`"), "{again:?}");
+    assert!(again[0]["hints"][0].as_str().unwrap().contains("never overwrites"), "{again:?}");
+    sandbox.write("bad.yaml", GOOD.replace("source:", "sauce:"));
+    let bad = said("plan -f bad.yaml");
+    assert!(bad[0]["message"].as_str().unwrap().starts_with("bad.yaml:8:5: agents.hello.sauce: "), "{bad:?}");
+}
+
 #[test]
 fn the_printed_schemas_are_the_files_in_the_repository() {
     let sandbox = Sandbox::new();

@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use anstyle::{AnsiColor, Style};
-
-use super::styled;
+use super::said::{self, Level};
 use crate::act::ActError;
 use crate::backend::{EngineError, EngineErrorKind, StoreError};
 use crate::error::Chain;
@@ -122,31 +120,22 @@ impl CliError {
 
 /// Writes an error to standard error.
 pub fn print(err: &CliError, color: bool) {
-    let label = AnsiColor::Red.on_default().bold();
-    if err.state.is_some() {
-        anstream::eprint!("{}{}", err.message, if err.message.ends_with('\n') { "" } else { "\n" });
-    } else {
-        anstream::eprintln!("{} {}", styled("error:", label, color), err.message);
+    match &err.state {
+        None => said::say(Level::Error, &err.message, &err.hints, color),
+        // Laid out over many lines for people; one line per problem here.
+        Some(state) if said::is_json() => said::say(Level::Error, &state.to_string(), &err.hints, color),
+        Some(_) => {
+            anstream::eprint!("{}{}", err.message, if err.message.ends_with('\n') { "" } else { "\n" });
+            said::print_hints(&err.hints, color);
+        }
     }
-    for hint in &err.hints {
-        print_hint(hint, color);
-    }
-}
-
-/// Writes a hint to standard error.
-pub fn print_hint(hint: &str, color: bool) {
-    let label: Style = AnsiColor::Cyan.on_default().bold();
-    anstream::eprintln!("{} {hint}", styled("hint:", label, color));
 }
 
 /// Writes a trouble to standard error, with its hint.
 pub fn print_trouble(trouble: &Trouble, color: bool) {
-    let label = AnsiColor::Red.on_default().bold();
     let whose = trouble.agent().map(|agent| format!("agent `{agent}`: ")).unwrap_or_default();
-    anstream::eprintln!("{} {whose}{trouble}", styled("error:", label, color));
-    if let Some(hint) = trouble_hint(trouble) {
-        print_hint(&hint, color);
-    }
+    let hints: Vec<_> = trouble_hint(trouble).into_iter().collect();
+    said::say(Level::Error, &format!("{whose}{trouble}"), &hints, color);
 }
 
 /// What the process ends with for a trouble.

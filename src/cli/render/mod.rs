@@ -4,6 +4,7 @@ pub mod errors;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod said;
 pub mod status;
 pub mod units;
 

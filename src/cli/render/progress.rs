@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::said::{self, Level};
 use super::{ADD, ASIDE, REMOVE, styled, units};
 use crate::act::{ActError, Done};
 use crate::backend::Progress;
@@ -37,14 +38,17 @@ impl Printer {
         Self { quiet, color, bars, drawn: Mutex::new(BTreeMap::new()) }
     }
 
-    fn line(&self, text: &str) {
+    /// A line with a mark before it, which programs can do without.
+    fn line(&self, mark: &str, text: &str) {
         if self.quiet {
             return;
         }
+        let marked = if said::is_json() { text.to_owned() } else { format!("{mark} {text}") };
+        let say = || said::say(Level::Info, &marked, &[], self.color);
         match &self.bars {
             // Printed above the bars, which are drawn again below it.
-            Some(bars) => bars.suspend(|| anstream::eprintln!("{text}")),
-            None => anstream::eprintln!("{text}"),
+            Some(bars) => bars.suspend(say),
+            None => say(),
         }
     }
 
@@ -106,7 +110,7 @@ impl Reporter for Printer {
         );
         if long {
             let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();
-            self.line(&format!("… {}{bytes}: {}", step.action, step.reason));
+            self.line("…", &format!("{}{bytes}: {}", step.action, step.reason));
         }
     }
 
@@ -114,17 +118,17 @@ impl Reporter for Printer {
         self.erase(step);
         let took = styled(&format!("({})", units::short(took)), ASIDE, self.color);
         match outcome {
-            Ok(_) => self.line(&format!("{} {}: {} {took}", styled("✓", ADD, self.color), step.action, step.reason)),
+            Ok(_) => self.line(&styled("✓", ADD, self.color), &format!("{}: {} {took}", step.action, step.reason)),
             Err(ActError::Interrupted) => {
-                self.line(&format!("{} {}: stopped", styled("-", REMOVE, self.color), step.action))
+                self.line(&styled("-", REMOVE, self.color), &format!("{}: stopped", step.action));
             }
             // The error itself is said once, at the end, where it is not lost between other lines.
-            Err(_) => self.line(&format!("{} {}: failed {took}", styled("✗", REMOVE, self.color), step.action)),
+            Err(_) => self.line(&styled("✗", REMOVE, self.color), &format!("{}: failed {took}", step.action)),
         }
     }
 
     fn awaiting_health(&self, agents: &[AgentName]) {
         let names: Vec<_> = agents.iter().map(AgentName::as_str).collect();
-        self.line(&format!("… waiting for health: {}", names.join(", ")));
+        self.line("…", &format!("waiting for health: {}", names.join(", ")));
     }
 }

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::super::ExitStatus;
-use super::errors::{print_hint, print_trouble, trouble_status};
+use super::errors::{print_trouble, trouble_status};
+use super::said::{Level, say};
 use super::units;
 use crate::act::ActError;
 use crate::error::Chain;
@@ -126,7 +127,8 @@ pub fn print_troubles(report: &Report, color: bool) {
         print_trouble(trouble, color);
     }
     if once.len() > MOST_TROUBLES {
-        anstream::eprintln!("… and {} more; `-o json` has them all", once.len() - MOST_TROUBLES);
+        let more = format!("… and {} more; `-o json` has them all", once.len() - MOST_TROUBLES);
+        say(Level::Warn, &more, &[], color);
     }
     if report.interrupted {
         let left: Vec<_> = report
@@ -136,15 +138,15 @@ pub fn print_troubles(report: &Report, color: bool) {
             .map(|step| step.action.to_string())
             .chain(report.residual.waiting.iter().map(|waiting| format!("{} `{}`", waiting.kind, waiting.target)))
             .collect();
-        if left.is_empty() {
-            anstream::eprintln!("stopped before it was proved that all is well");
+        let message = if left.is_empty() {
+            "stopped before it was proved that all is well".to_owned()
         } else {
-            anstream::eprintln!("stopped; left to do: {}", left.join(", "));
-        }
-        print_hint("the next run goes on from here", color);
+            format!("stopped; left to do: {}", left.join(", "))
+        };
+        say(Level::Warn, &message, &["the next run goes on from here".to_owned()], color);
     } else if report.timed_out {
-        anstream::eprintln!("the time was up before everything was done");
-        print_hint("--timeout gives it more; the next run goes on from here", color);
+        let hint = "--timeout gives it more; the next run goes on from here".to_owned();
+        say(Level::Warn, "the time was up before everything was done", &[hint], color);
     }
 }
 
