@@ -189,6 +189,21 @@ pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTi
     }
 }
 
+/// Gives conditions that are as they were `before` the time they had then: one look cannot tell since when.
+pub fn carry_over(status: &mut Status, before: &Status) {
+    for (name, agent) in &mut status.agents {
+        let Some(before) = before.agents.get(name) else { continue };
+        for condition in &mut agent.conditions {
+            let same = |old: &&Condition| {
+                (old.kind, old.status, old.reason) == (condition.kind, condition.status, condition.reason)
+            };
+            if let Some(old) = before.conditions.iter().find(same) {
+                condition.last_transition_time.clone_from(&old.last_transition_time);
+            }
+        }
+    }
+}
+
 fn agent_status(
     name: &AgentName,
     agent: &Agent,
@@ -341,4 +356,47 @@ fn conditions(
 
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(status: &'static str, reason: &'static str, time: &str) -> Status {
+        let condition =
+            Condition { kind: "Ready", status, reason, message: String::new(), last_transition_time: time.to_owned() };
+        let agent = AgentStatus {
+            desired: DesiredStatus { state: "running".into(), version: "1".into(), suspend: false },
+            sync: "OutOfSync",
+            health: "Degraded",
+            ready: false,
+            container: None,
+            image: None,
+            artifact: None,
+            conditions: vec![condition],
+        };
+        Status {
+            name: "demo".parse().unwrap(),
+            converged: false,
+            observed_at: time.to_owned(),
+            manifest: None,
+            vm: None,
+            podman: PodmanStatus { reachable: true, version: None, error: None },
+            agents: BTreeMap::from([("a".parse().unwrap(), agent)]),
+            orphans: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_until_its_status_or_reason_changes() {
+        let before = with("False", "Pending", "t1");
+        let cases = [(("False", "Pending"), "t1"), (("False", "Unhealthy"), "t2"), (("True", "Pending"), "t2")];
+        for ((status, reason), wanted) in cases {
+            let mut now = with(status, reason, "t2");
+            carry_over(&mut now, &before);
+            let agent = now.agents.values().next().unwrap();
+            assert_eq!(agent.conditions[0].last_transition_time, wanted, "{status} {reason}");
+            assert_eq!(now.observed_at, "t2");
+        }
+    }
 }

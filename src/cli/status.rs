@@ -12,7 +12,7 @@ use crate::backend::{Engine, World};
 use crate::model::Desired;
 use crate::observe::{look_at_published, observe};
 use crate::plan::{Policy, plan};
-use crate::status::Status;
+use crate::status::{Status, carry_over};
 
 /// How long `--watch` waits for an event before it looks again by itself.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -66,7 +66,8 @@ async fn watch(
         {
             desired = loaded.desired;
         }
-        let status = look(world, &desired).await;
+        let mut status = look(world, &desired).await;
+        carry_over(&mut status, &shown);
         let same = Status { observed_at: shown.observed_at.clone(), ..status.clone() } == shown;
         if !same {
             show(settings, &status, true)?;
