@@ -9,7 +9,7 @@ use crate::handles::word;
 use crate::model::{
     Agent, AgentName, AgentState, ContainerState, Desired, Health, ImageSource, Name, Observed, Owner, Phase, Seen,
 };
-use crate::plan::{Plan, effective_manifest, resolve_artifact, stays_ended};
+use crate::plan::{Note, Plan, effective_manifest, resolve_artifact, stays_ended};
 
 /// The status of a state file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -283,6 +283,10 @@ fn artifact(name: &AgentName, agent: &Agent, desired: &Desired, observed: &Obser
 fn in_sync(name: &AgentName, plan: &Plan) -> bool {
     !plan.ready.iter().any(|step| step.agent.as_ref() == Some(name))
         && !plan.waiting.iter().any(|waiting| waiting.agent.as_ref() == Some(name))
+        && !plan
+            .notes
+            .iter()
+            .any(|note| matches!(note, Note::Suspended { agent, pending } if agent == name && !pending.is_empty()))
 }
 
 fn health(agent: &Agent, container: &ContainerState) -> &'static str {

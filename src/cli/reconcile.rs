@@ -32,7 +32,22 @@ fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
             .hint(format!("it has {}", names.join(", "))));
         }
     }
-    Ok(Policy { prune: !args.no_prune, adopt: args.adopt, only: args.only.iter().cloned().collect::<BTreeSet<_>>() })
+    Ok(Policy {
+        prune: !args.no_prune,
+        prune_cache: is_alone(desired),
+        adopt: args.adopt,
+        only: args.only.iter().cloned().collect::<BTreeSet<_>>(),
+    })
+}
+
+/// Whether no other state file keeps its state below the same root, and so shares the cache. What cannot be read is taken
+/// for shared.
+fn is_alone(desired: &Desired) -> bool {
+    let own = std::ffi::OsStr::new(desired.name.as_str());
+    match std::fs::read_dir(desired.root.join("state")) {
+        Ok(owners) => owners.flatten().all(|owner| owner.file_name() == own || !owner.path().is_dir()),
+        Err(err) => err.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 fn scratch(desired: &Desired, world: &World<Podman, Cache>) -> Scratch {

@@ -17,13 +17,15 @@ pub use artifacts::resolve_artifact;
 pub(crate) use containers::stays_ended;
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
 
-use crate::model::{AgentName, AgentState, ArtifactKey, Desired, ImageSource, Manifest, Observed, Seen, Wanted};
+use crate::model::{Agent, AgentName, AgentState, ArtifactKey, Desired, ImageSource, Manifest, Observed, Seen, Wanted};
 
 /// What the user allows a plan to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Remove containers of agents that are gone from the state file, and what nothing needs any more.
     pub prune: bool,
+    /// Remove old artifacts too. Only where no other state file shares the cache: what that one needs is not seen.
+    pub prune_cache: bool,
     /// Take over strangers' containers that hold a wanted name.
     pub adopt: bool,
     /// Only these agents; empty for all.
@@ -32,7 +34,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { prune: true, adopt: false, only: BTreeSet::new() }
+        Self { prune: true, prune_cache: true, adopt: false, only: BTreeSet::new() }
     }
 }
 
@@ -65,6 +67,8 @@ pub enum Note {
     Suspended {
         /// Which.
         agent: AgentName,
+        /// What would be done otherwise, a phrase each.
+        pending: Vec<String>,
     },
     /// The container belongs to an agent that is gone, and stays since pruning is off.
     OrphanKept {
@@ -84,7 +88,12 @@ impl std::fmt::Display for Note {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Note::Offline { why } => write!(f, "going on with the last good manifest: {why}"),
-            Note::Suspended { agent } => write!(f, "agent `{agent}` is suspended: nothing is changed"),
+            Note::Suspended { agent, pending } if pending.is_empty() => {
+                write!(f, "agent `{agent}` is suspended, and as it should be")
+            }
+            Note::Suspended { agent, pending } => {
+                write!(f, "agent `{agent}` is suspended; otherwise: {}", pending.join(", "))
+            }
             Note::OrphanKept { name } => {
                 write!(f, "container `{name}` belongs to no agent of the state file and is kept (--no-prune)")
             }
@@ -160,20 +169,32 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
         plan.notes.push(Note::Offline { why: why.clone() });
     }
     let agents: Vec<_> = desired.agents.iter().filter(|(name, _)| policy.includes(name)).collect();
-    for (name, agent) in &agents {
-        if agent.suspend {
-            plan.notes.push(Note::Suspended { agent: (*name).clone() });
-        }
+    let (held, active): (Vec<_>, Vec<_>) = agents.into_iter().partition(|(_, agent)| agent.suspend);
+    layers(desired, observed, &active, policy, &mut plan);
+    // What would be done about the suspended ones is found out the same way, and only told.
+    let mut would = Plan::default();
+    if !held.is_empty() {
+        layers(desired, observed, &held, policy, &mut would);
     }
-    let active: Vec<_> = agents.into_iter().filter(|(_, agent)| !agent.suspend).collect();
-
-    let fetched = artifacts::plan(desired, observed, &active, &mut plan);
-    let images = images::plan(observed, &active, &fetched, &mut plan);
-    containers::plan(desired, observed, &active, &images, policy, &mut plan);
-    if policy.prune && policy.only.is_empty() {
+    for (name, _) in held {
+        let ready = would.ready.iter().filter(|step| step.agent.as_ref() == Some(name));
+        let waiting = would.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(name));
+        let pending = ready
+            .map(|step| format!("{} ({})", step.action, step.reason))
+            .chain(waiting.map(|waiting| format!("{} `{}` ({})", waiting.kind, waiting.target, waiting.reason)))
+            .collect();
+        plan.notes.push(Note::Suspended { agent: name.clone(), pending });
+    }
+    if policy.prune && policy.prune_cache && policy.only.is_empty() {
         prune::plan(desired, observed, &mut plan);
     }
     plan
+}
+
+fn layers(desired: &Desired, observed: &Observed, active: &[(&AgentName, &Agent)], policy: &Policy, plan: &mut Plan) {
+    let fetched = artifacts::plan(desired, observed, active, plan);
+    let images = images::plan(observed, active, &fetched, plan);
+    containers::plan(desired, observed, active, &images, policy, plan);
 }
 
 /// Plans the removal of everything the state file owns.

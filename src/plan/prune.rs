@@ -28,7 +28,8 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     }
     let mut idle: BTreeMap<(&AgentName, &str), Vec<(&ArtifactKey, &CachedArtifact)>> = BTreeMap::new();
     for (key, cached) in artifacts {
-        if roots.contains(key) || cached.digest.is_some_and(|digest| in_use.contains(&digest)) {
+        // What is not proved may be what a container was made from.
+        if roots.contains(key) || cached.digest.is_none_or(|digest| in_use.contains(&digest)) {
             continue;
         }
         let Some((agent, arch)) = owner_of(key, &names) else { continue };

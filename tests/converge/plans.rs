@@ -92,7 +92,11 @@ async fn a_suspended_agent_is_only_reported() {
     story.fake.state().kill("demo-a");
     story.set_env("a", "MODE", "two");
     story.agent("a").suspend = true;
-    plans(&story, &["note: agent `a` is suspended: nothing is changed"]).await;
+    plans(
+        &story,
+        &["note: agent `a` is suspended; otherwise: replace container `demo-a` (container.env.MODE changed)"],
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -183,7 +183,6 @@ mod tests {
 
     use super::*;
     use crate::act::Ending;
-    use crate::model::{Observed, Seen};
     use crate::plan::Plan;
 
     fn failed(error: ActError) -> Trouble {
@@ -201,12 +200,6 @@ mod tests {
             taken: Vec::new(),
             troubles,
             residual: Plan::default(),
-            observed: Observed {
-                published: Seen::Absent,
-                local: Seen::Absent,
-                artifacts: Seen::Absent,
-                guest: Seen::Absent,
-            },
             manifest_invalid: false,
             timed_out: false,
             interrupted: false,
