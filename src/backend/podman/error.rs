@@ -21,7 +21,7 @@ const SENTENCE_LIMIT: usize = 600;
 pub(super) fn refused(what: &str, command: &str, status: u16, body: &[u8]) -> EngineError {
     let text = String::from_utf8_lossy(body);
     let sentence = sentence(&text).unwrap_or_else(|| format!("HTTP status {status}"));
-    let kind = kind(status, &sentence);
+    let kind = kind(command, status, &sentence);
     let message = match busy_address(&sentence) {
         Some(address) => format!("failed to {what}: the host port {address} is taken by another process or container"),
         None => format!("failed to {what}: {}", cut(&sentence, SENTENCE_LIMIT)),
@@ -40,7 +40,10 @@ pub(super) fn refused_midway(what: &str, command: &str, sentence: &str) -> Engin
     EngineError {
         command: Some(command.to_owned()),
         body: Some(cut(&sentence, BODY_LIMIT).to_owned()),
-        ..EngineError::new(kind(500, &sentence), format!("failed to {what}: {}", cut(&sentence, SENTENCE_LIMIT)))
+        ..EngineError::new(
+            kind(command, 500, &sentence),
+            format!("failed to {what}: {}", cut(&sentence, SENTENCE_LIMIT)),
+        )
     }
 }
 
@@ -129,16 +132,7 @@ pub(super) fn scrub<'a>(mut error: EngineError, secrets: impl Iterator<Item = &'
 }
 
 /// The kind by status and Podman's sentence (4.3.1 as measured; newer ones as their sources say).
-fn kind(status: u16, sentence: &str) -> EngineErrorKind {
-    const GONE: [&str; 6] = [
-        "no such container",
-        "no such image",
-        "image not known",
-        "no such exec session",
-        "no such network",
-        // A bind source that does not exist: `statfs /x: no such file or directory`.
-        "statfs ",
-    ];
+fn kind(command: &str, status: u16, sentence: &str) -> EngineErrorKind {
     const TAKEN: [&str; 5] = [
         "is already in use",
         "address already in use",
@@ -155,8 +149,24 @@ fn kind(status: u16, sentence: &str) -> EngineErrorKind {
         401 | 403 => EngineErrorKind::PermissionDenied,
         502..=504 => EngineErrorKind::TransportUnavailable,
         500 if says(&TAKEN) => EngineErrorKind::Conflict,
-        500 if says(&GONE) => EngineErrorKind::NotFound,
+        500 if says(gone(command)) => EngineErrorKind::NotFound,
         _ => EngineErrorKind::ApiError,
+    }
+}
+
+/// What Podman says under status 500 when the very object that a call is about is not there. A container whose image or
+/// network is missing is still a container: taken for gone, it would be made a second time.
+fn gone(command: &str) -> &'static [&'static str] {
+    let path = command.split([' ', '?']).nth(1).unwrap_or_default();
+    let mut parts = path.split('/').skip_while(|part| !matches!(*part, "containers" | "images" | "exec"));
+    match (parts.next(), parts.next()) {
+        // What is missing here is what the container is to be made of. `statfs /x: no such file or directory` is a bind
+        // source.
+        (Some("containers"), Some("create")) => &["image not known", "no such image", "statfs "],
+        (Some("containers"), Some(_)) => &["no such container", "does not exist in database"],
+        (Some("images"), _) => &["image not known", "no such image"],
+        (Some("exec"), _) => &["no such exec session"],
+        _ => &[],
     }
 }
 

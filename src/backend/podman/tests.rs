@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::http::{Call, Http};
 use super::{Api, Machine, wire};
 use crate::backend::{EngineErrorKind, Look};
-use crate::model::{ContainerName, Health, HostKey, Name, Owner, Phase, Protocol};
+use crate::model::{ContainerId, ContainerName, Health, HostKey, ImageId, ImageRef, Name, Owner, Phase, Protocol};
 
 /// A socket that answers as `behave` says. It is given the request's head.
 struct Fake {
@@ -197,7 +197,6 @@ async fn refusals_are_sorted_by_status_and_by_podmans_words() {
             Conflict,
         ),
         (500, r#"{"message":"Bind for 0.0.0.0:80 failed: port is already allocated"}"#, Conflict),
-        (500, r#"{"message":"container abc does not exist in database: no such container"}"#, NotFound),
         (404, r#"{"message":"no such container"}"#, NotFound),
         (401, "", PermissionDenied),
         (403, "no", PermissionDenied),
@@ -225,6 +224,28 @@ async fn refusals_are_sorted_by_status_and_by_podmans_words() {
     let long = Fake::answering(|_| (500, "é".repeat(40_000)));
     let err = long.api().look(&look(&[])).await.unwrap_err();
     assert!(err.message.len() < 700 && err.body.unwrap().len() <= 4096);
+}
+
+/// A container taken for gone is made again, or counts as removed.
+#[tokio::test]
+async fn only_what_the_call_is_about_can_be_gone() {
+    let id = ContainerId::new("abc").unwrap();
+    let image = ImageRef::new("localhost/containers/a:1").unwrap();
+    let refusing = |sentence: &'static str| Fake::answering(move |_| (500, json!({ "message": sentence }).to_string()));
+    for (sentence, container_gone, image_gone) in [
+        ("container abc does not exist in database: no such container", true, false),
+        ("no container with name or ID \"abc\" found: no such container", true, false),
+        ("failed to find image x: x: image not known", false, true),
+        ("x: no such image", false, true),
+        ("unable to find network with name or ID y: network not found: no such network", false, false),
+        ("statfs /srv/x: no such file or directory", false, false),
+    ] {
+        let seen = refusing(sentence);
+        assert_eq!(seen.api().inspect(&id).await.is_ok_and(|found| found.is_none()), container_gone, "{sentence}");
+        assert_eq!(seen.api().remove(&id, Duration::ZERO).await.is_ok(), container_gone, "{sentence}");
+        assert_eq!(seen.api().image(&image).await.is_ok_and(|found| found.is_none()), image_gone, "{sentence}");
+        assert_eq!(seen.api().remove_image(&ImageId::from("x")).await.is_ok(), image_gone, "{sentence}");
+    }
 }
 
 #[tokio::test]
