@@ -156,14 +156,16 @@ impl Api {
             false => None,
         };
         let what = format!("create container `{}`", create.name);
+        let secrets = spec::secrets(create);
         let call = Call::post(what, self.libpod("/containers/create").await?)
             .json(&spec::body(create, gateway.as_deref()))
+            .hiding(secrets.clone())
             .within(CREATE);
-        let answer = self.http.send(&call).await.map_err(|err| error::scrub(err, spec::secrets(create)))?;
-        let answer = answer.json(&call)?;
+        let answer = self.http.send(&call).await?.json(&call)?;
         let id = answer.get("Id").or_else(|| answer.get("ID")).and_then(Value::as_str).unwrap_or_default();
-        for warning in answer.get("Warnings").and_then(Value::as_array).into_iter().flatten() {
-            tracing::debug!(container = %create.name, %warning, "Podman warned about a container");
+        let warnings = answer.get("Warnings").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        for warning in warnings.map(|warning| secrets.scrub(warning)) {
+            tracing::debug!(container = %create.name, warning, "Podman warned about a container");
         }
         ContainerId::new(id).map_err(|_| call.unreadable("it names no container"))
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
 
 /// How much of an answer's body is kept in an error.
@@ -17,11 +18,14 @@ const BODY_LIMIT: usize = 4096;
 /// How much of Podman's own sentence goes into ours.
 const SENTENCE_LIMIT: usize = 600;
 
-/// An answer with a failing status. `what` completes "failed to …".
-pub(super) fn refused(what: &str, command: &str, status: u16, body: &[u8]) -> EngineError {
+/// An answer with a failing status. `what` completes "failed to …". What Podman repeats of `secrets` is hidden before
+/// anything is joined or cut, since half a secret would not be found any more.
+pub(super) fn refused(what: &str, command: &str, status: u16, body: &[u8], secrets: &Secrets) -> EngineError {
     let text = String::from_utf8_lossy(body);
+    // By Podman's own words: a value may be one of those that are looked for.
+    let kind = kind(command, status, &sentence(&text).unwrap_or_default());
+    let text = secrets.scrub_body(&text);
     let sentence = sentence(&text).unwrap_or_else(|| format!("HTTP status {status}"));
-    let kind = kind(command, status, &sentence);
     let message = match busy_address(&sentence) {
         Some(address) => format!("failed to {what}: the host port {address} is taken by another process or container"),
         None => format!("failed to {what}: {}", cut(&sentence, SENTENCE_LIMIT)),
@@ -102,7 +106,7 @@ pub(super) fn from_bollard(what: &str, command: &str, socket: &Path, error: &bol
     use bollard::errors::Error as Bollard;
     match error {
         Bollard::DockerResponseServerError { status_code, message } => {
-            refused(what, command, *status_code, message.as_bytes())
+            refused(what, command, *status_code, message.as_bytes(), &Secrets::default())
         }
         Bollard::DockerStreamError { error } => refused_midway(what, command, error),
         Bollard::RequestTimeoutError => EngineError {
@@ -114,21 +118,6 @@ pub(super) fn from_bollard(what: &str, command: &str, socket: &Path, error: &bol
         Bollard::SocketNotFoundError(_) => broken(what, command, socket, &io::Error::from(io::ErrorKind::NotFound)),
         other => broken(what, command, socket, other),
     }
-}
-
-/// Replaces each of `secrets` wherever Podman repeated it. Values of fewer than four bytes would shred the text and are
-/// not secrets worth the name.
-pub(super) fn scrub<'a>(mut error: EngineError, secrets: impl Iterator<Item = &'a str> + Clone) -> EngineError {
-    let clean = |text: &mut String| {
-        for secret in secrets.clone().filter(|secret| secret.len() >= 4) {
-            if text.contains(secret) {
-                *text = text.replace(secret, "(sensitive)");
-            }
-        }
-    };
-    clean(&mut error.message);
-    [&mut error.body, &mut error.stderr].into_iter().flatten().for_each(clean);
-    error
 }
 
 /// The kind by status and Podman's sentence (4.3.1 as measured; newer ones as their sources say).
@@ -203,13 +192,17 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// At most `limit` bytes, ending at a character.
+/// At most `limit` bytes, of whole words where there are any: callers that know a secret can still find it.
 fn cut(text: &str, limit: usize) -> &str {
-    let mut end = limit.min(text.len());
+    if text.len() <= limit {
+        return text;
+    }
+    let mut end = limit;
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    &text[..end]
+    let cut = text.get(..end).unwrap_or_default();
+    cut.rfind(char::is_whitespace).and_then(|space| cut.get(..space)).unwrap_or(cut)
 }
 
 fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {

@@ -13,6 +13,7 @@ use tokio_util::io::ReaderStream;
 use super::api::Api;
 use super::error;
 use super::http::{Call, DEADLINE, segment};
+use super::secrets::Secrets;
 use super::stream::Frames;
 use crate::backend::{Chunk, Chunks, EngineError, Exec, ExecRequest, LogRequest};
 use crate::model::ContainerId;
@@ -39,15 +40,18 @@ impl Api {
         if let Some(directory) = &request.workdir {
             body["WorkingDir"] = json!(directory);
         }
-        let values = request.env.iter().filter_map(|line| Some(line.split_once('=')?.1));
-        let create = Call::post(&what, self.container_path(id, "/exec").await?).json(&body);
-        let answer = self.http().send(&create).await.map_err(|err| error::scrub(err, values))?.json(&create)?;
+        // A word of the command that is such a value is hidden with it.
+        let secrets = Secrets::new(request.env.iter().filter_map(|line| Some(line.split_once('=')?.1)));
+        let path = self.container_path(id, "/exec").await?;
+        let create = Call::post(&what, path).json(&body).hiding(secrets.clone());
+        let answer = self.http().send(&create).await?.json(&create)?;
         let Some(exec) = answer.get("Id").and_then(Value::as_str) else {
             return Err(create.unreadable("it names no exec session"));
         };
 
         let start = Call::post(what, self.libpod(&format!("/exec/{}/start", segment(exec))).await?)
             .json(&json!({ "Detach": false, "Tty": false }))
+            .hiding(secrets)
             .upgrading();
         let response = self.http().open(&start, Some(EXEC)).await?;
         let connection = response.upgrade().await.map_err(|err| self.http().broken(&start, &err))?;

@@ -10,6 +10,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::error;
+use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
 
 /// How long an ordinary request may take, body included.
@@ -30,13 +31,23 @@ pub(super) struct Call {
     pub path: String,
     /// Never shown: it may hold secrets.
     body: Option<Vec<u8>>,
+    /// What an answer may repeat of it.
+    secrets: Secrets,
     pub deadline: Duration,
     upgrade: bool,
 }
 
 impl Call {
     fn new(method: Method, what: impl Into<String>, path: impl Into<String>) -> Self {
-        Self { what: what.into(), method, path: path.into(), body: None, deadline: DEADLINE, upgrade: false }
+        Self {
+            what: what.into(),
+            method,
+            path: path.into(),
+            body: None,
+            secrets: Secrets::default(),
+            deadline: DEADLINE,
+            upgrade: false,
+        }
     }
 
     pub fn get(what: impl Into<String>, path: impl Into<String>) -> Self {
@@ -53,6 +64,12 @@ impl Call {
 
     pub fn json(mut self, body: &Value) -> Self {
         self.body = Some(body.to_string().into_bytes());
+        self
+    }
+
+    /// Keeps these values out of what is told of a refusal.
+    pub fn hiding(mut self, secrets: Secrets) -> Self {
+        self.secrets = secrets;
         self
     }
 
@@ -180,7 +197,7 @@ impl Http {
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
             let body = self.read(call, response, REFUSAL_LIMIT).await.unwrap_or_default();
-            return Err(error::refused(&call.what, &call.command(), status.as_u16(), &body));
+            return Err(error::refused(&call.what, &call.command(), status.as_u16(), &body, &call.secrets));
         }
         Ok(response)
     }

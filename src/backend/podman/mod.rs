@@ -10,6 +10,7 @@ mod exec;
 mod http;
 mod image;
 mod look;
+mod secrets;
 mod spec;
 pub mod stream;
 #[cfg(test)]

@@ -5,8 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::secrets::Secrets;
 use crate::backend::Create;
-use crate::model::{HealthCheck, Mount, Port, Text};
+use crate::model::{HealthCheck, HealthTest, Mount, Port, Text};
 
 /// Seconds between the stop signal and KILL when somebody else stops the container.
 const STOP_TIMEOUT: u64 = 10;
@@ -27,20 +28,24 @@ pub(super) fn needs_gateway(create: &Create) -> bool {
 }
 
 /// Every value in it that must not be shown.
-pub(super) fn secrets(create: &Create) -> impl Iterator<Item = &str> + Clone {
+pub(super) fn secrets(create: &Create) -> Secrets {
     let spec = &create.spec;
     let test = spec.healthcheck.iter().flat_map(|check| match &check.test {
-        crate::model::HealthTest::Command(words) => words.iter(),
-        crate::model::HealthTest::Shell(line) => std::slice::from_ref(line).iter(),
+        HealthTest::Command(words) => words.as_slice(),
+        HealthTest::Shell(line) => std::slice::from_ref(line),
     });
-    spec.env
+    let texts = spec
+        .env
         .values()
         .chain(spec.command.iter().flatten())
         .chain(spec.mounts.iter().map(|mount| &mount.source))
         .chain(&spec.add_hosts)
-        .chain(test)
-        .filter(|text| text.is_sensitive())
-        .map(Text::expose)
+        .chain(test);
+    // Podman complains about an address without the host before it.
+    let addresses =
+        spec.add_hosts.iter().filter(|line| line.is_sensitive()).filter_map(|line| split_host(line.expose()));
+    let addresses = addresses.map(|(_, address)| address).filter(|address| *address != HOST_GATEWAY);
+    Secrets::new(texts.filter(|text| text.is_sensitive()).map(Text::expose).chain(addresses))
 }
 
 /// The body. `gateway` stands in for `host-gateway`.

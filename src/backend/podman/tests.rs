@@ -1,6 +1,6 @@
 //! The client against sockets that misbehave, and answers as several Podmans give them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,8 +13,11 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::http::{Call, Http};
 use super::{Api, Machine, wire};
-use crate::backend::{EngineErrorKind, Look};
-use crate::model::{ContainerId, ContainerName, Health, HostKey, ImageId, ImageRef, Name, Owner, Phase, Protocol};
+use crate::backend::{Create, EngineErrorKind, ExecRequest, Look};
+use crate::model::{
+    ContainerId, ContainerName, ContainerSpec, Health, HostKey, ImageId, ImageRef, Name, Owner, Phase, Protocol,
+    RestartPolicy, Text,
+};
 
 /// A socket that answers as `behave` says. It is given the request's head.
 struct Fake {
@@ -245,6 +248,61 @@ async fn only_what_the_call_is_about_can_be_gone() {
         assert_eq!(seen.api().remove(&id, Duration::ZERO).await.is_ok(), container_gone, "{sentence}");
         assert_eq!(seen.api().image(&image).await.is_ok_and(|found| found.is_none()), image_gone, "{sentence}");
         assert_eq!(seen.api().remove_image(&ImageId::from("x")).await.is_ok(), image_gone, "{sentence}");
+    }
+}
+
+fn secretive(secret: &str) -> Create {
+    let mut spec = ContainerSpec {
+        name: ContainerName::new("a").unwrap(),
+        command: None,
+        env: BTreeMap::new(),
+        mounts: vec![],
+        ports: vec![],
+        restart: RestartPolicy::No,
+        add_hosts: vec![],
+        healthcheck: None,
+    };
+    spec.env.insert("TOKEN".into(), Text::sensitive(secret));
+    let image = ImageRef::new("localhost/a:1").unwrap();
+    Create { name: spec.name.clone(), image, spec, labels: BTreeMap::new() }
+}
+
+/// Half a secret is one too, so it is hidden before the sentence is joined and cut.
+#[tokio::test]
+async fn secrets_are_hidden_wherever_podmans_words_are_cut() {
+    let secret = "canary one  two\nthree & \"four\" canary";
+    for before in [0, 590, 4075] {
+        let fake = Fake::answering(move |_| {
+            let go = json!({ "message": format!("{}bad {secret}, {secret:?}", "x ".repeat(before / 2)) }).to_string();
+            (500, go.replace('&', "\\u0026"))
+        });
+        let err = fake.api().create(&secretive(secret)).await.unwrap_err();
+        let told = format!("{err} {err:?}");
+        for half in ["cana", "two", "three", "four"] {
+            assert!(!told.contains(half), "{before}: {told}");
+        }
+        assert!(err.message.len() < 700 && err.body.unwrap().len() <= 4096);
+    }
+    let fake = Fake::answering(|_| (500, json!({ "message": "x: image not known" }).to_string()));
+    let err = fake.api().create(&secretive("image")).await.unwrap_err();
+    assert_eq!((err.kind, err.message.contains("image")), (EngineErrorKind::NotFound, false), "{err}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_refused_keeps_its_environment_to_itself() {
+    let id = ContainerId::new("abc").unwrap();
+    for refusing in ["/containers/abc/exec", "/exec/e1/start"] {
+        let fake = Fake::answering(move |request| match request.contains(refusing) {
+            true => (500, json!({ "message": "exec: \"canary-value\": not found" }).to_string()),
+            false => (201, json!({ "Id": "e1" }).to_string()),
+        });
+        let request = ExecRequest {
+            command: vec!["canary-value".into()],
+            env: vec!["A=canary-value".into()],
+            ..ExecRequest::default()
+        };
+        let Err(err) = fake.api().exec(&id, &request).await else { panic!("{refusing}: it was refused") };
+        assert!(err.message.contains("not found") && !format!("{err:?}").contains("canary"), "{err:?}");
     }
 }
 
