@@ -295,11 +295,9 @@ impl EngineError {
     /// The same error without the values that must not be shown. Podman repeats what it was given when it refuses it.
     #[must_use]
     pub fn hiding(mut self, spec: &ContainerSpec) -> Self {
-        for text in spec.sensitive() {
-            self.message = self.message.replace(text, "(sensitive)");
-            for kept in [&mut self.body, &mut self.stderr] {
-                *kept = kept.take().map(|kept| kept.replace(text, "(sensitive)"));
-            }
+        self.message = spec.scrub(&self.message);
+        for kept in [&mut self.body, &mut self.stderr] {
+            *kept = kept.take().map(|kept| spec.scrub(&kept));
         }
         self
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ids::ContainerName;
-use super::text::Text;
+use super::text::{Text, hide};
 
 /// What a container is to be, resolved: defaults filled in, env files read, substitutions made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,14 +31,13 @@ pub struct ContainerSpec {
 }
 
 impl ContainerSpec {
-    /// The text without the values that must never be shown.
+    /// `text` without the values of this spec that must not be shown: see [`hide`]. For whatever repeats what a
+    /// container was given: errors of the engine, log lines.
     pub fn scrub(&self, text: &str) -> String {
-        let mut values: Vec<_> = self.sensitive().collect();
-        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        values.into_iter().fold(text.to_owned(), |text, value| text.replace(value, "(sensitive)"))
+        hide(text, self.sensitive())
     }
 
-    /// The values in it that must never be shown. One or two characters are no secret, and would blank whole sentences.
+    /// The values in it that must never be shown.
     pub fn sensitive(&self) -> impl Iterator<Item = &str> {
         let check = self.healthcheck.as_ref().map(|check| match &check.test {
             HealthTest::Command(words) => words.as_slice(),
@@ -52,7 +51,6 @@ impl ContainerSpec {
             .chain(check.into_iter().flatten())
             .filter(|text| text.is_sensitive())
             .map(Text::expose)
-            .filter(|text| text.len() > 2)
     }
 }
 
