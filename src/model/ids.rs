@@ -12,12 +12,16 @@ use serde::{Deserialize, Serialize};
 pub struct IdError(pub String);
 
 /// What was found, for a sentence: without control characters, and short, since a hostile word may have megabytes.
-fn found(text: &str) -> String {
-    const MOST: usize = 100;
+pub(super) fn found(text: &str) -> String {
+    format!("`{}`", clean(text, 100))
+}
+
+/// At most so many characters of a word from elsewhere, without control characters.
+pub(super) fn clean(text: &str, most: usize) -> String {
     let shown = |text: &str| text.replace(char::is_control, "\u{fffd}");
-    match text.char_indices().nth(MOST) {
-        Some((at, _)) => format!("`{}…`", shown(&text[..at])),
-        None => format!("`{}`", shown(text)),
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", shown(&text[..at])),
+        None => shown(text),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::ids::{Arch, ArtifactKey, IdError, Sha256Digest};
+use super::ids::{Arch, ArtifactKey, IdError, Sha256Digest, clean, found};
 
 /// The largest manifest that is read, in bytes (4 MiB).
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
@@ -69,7 +69,7 @@ pub enum ManifestError {
         offered: Vec<String>,
     },
     /// The agent is listed at another version.
-    #[error("the manifest offers `{agent}` at version {offered}, not {wanted}")]
+    #[error("the manifest offers `{agent}` at version {}, not {wanted}", clean(offered, 100))]
     OtherVersion {
         /// The wanted agent.
         agent: String,
@@ -100,12 +100,23 @@ pub enum ManifestError {
     },
 }
 
+/// How many words of a manifest an error lists.
+const MAX_LISTED: usize = 10;
+
 fn listed(words: &[String]) -> String {
     if words.is_empty() {
-        "none".into()
-    } else {
-        words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+        return "none".into();
     }
+    let shown = words.iter().take(MAX_LISTED).map(|word| found(word)).collect::<Vec<_>>().join(", ");
+    match words.len().saturating_sub(MAX_LISTED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// What a parser says may repeat what it found.
+fn invalid(err: &serde_json::Error) -> String {
+    clean(&err.to_string(), 300)
 }
 
 #[derive(Deserialize)]
@@ -139,13 +150,13 @@ impl Manifest {
         if bytes.len() > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLarge);
         }
-        let document: Value = serde_json::from_slice(bytes).map_err(|err| ManifestError::Invalid(err.to_string()))?;
+        let document: Value = serde_json::from_slice(bytes).map_err(|err| ManifestError::Invalid(invalid(&err)))?;
         match document.get("schemaVersion") {
             Some(version) if version.as_u64() == Some(MANIFEST_SCHEMA_VERSION) => {}
-            Some(other) => return Err(ManifestError::SchemaVersion { found: other.to_string() }),
+            Some(other) => return Err(ManifestError::SchemaVersion { found: clean(&other.to_string(), 100) }),
             None => return Err(ManifestError::Invalid("it has no schemaVersion".into())),
         }
-        let raw = RawManifest::deserialize(&document).map_err(|err| ManifestError::Invalid(err.to_string()))?;
+        let raw = RawManifest::deserialize(&document).map_err(|err| ManifestError::Invalid(invalid(&err)))?;
         let agents = raw
             .agents
             .into_iter()
@@ -185,7 +196,7 @@ impl Manifest {
             offered: tarballs.keys().cloned().collect(),
         })?;
         let broken = |why: String| ManifestError::Artifact { agent: agent.to_owned(), arch, why };
-        let raw = RawArtifact::deserialize(entry).map_err(|err| broken(err.to_string()))?;
+        let raw = RawArtifact::deserialize(entry).map_err(|err| broken(invalid(&err)))?;
         let id = |err: IdError| broken(err.to_string());
         Ok(Artifact {
             key: ArtifactKey::new(raw.key).map_err(id)?,
@@ -218,6 +229,26 @@ mod tests {
         );
         let err = manifest.artifact("other", Arch::X64).unwrap_err().to_string();
         assert_eq!(err, "the manifest has no agent `other`; it offers `openclaw`");
+    }
+
+    #[test]
+    fn a_hostile_manifest_does_not_fill_the_screen() {
+        let word = format!("\u{1b}[2J{}", "x".repeat(100_000));
+        let agent = serde_json::json!({"image": "i", "version": "1", "tarballs": {}});
+        let agents: serde_json::Map<_, _> =
+            (0..30).map(|n| (format!("{n:02}{word}"), agent.clone())).collect();
+        let document = serde_json::json!({"schemaVersion": 2, "updatedAt": "", "agents": agents});
+        let manifest = Manifest::parse(document.to_string().as_bytes()).unwrap();
+        let first = manifest.agents.keys().next().unwrap().clone();
+        let other = ManifestError::OtherVersion { agent: "a".into(), wanted: "1".into(), offered: word.clone() };
+        let no_agent = manifest.agent("other").unwrap_err();
+        assert!(no_agent.to_string().ends_with(" and 20 more"), "{no_agent}");
+        let schema = Manifest::parse(serde_json::json!({"schemaVersion": word}).to_string().as_bytes()).unwrap_err();
+        let no_arch = ManifestError::NoArch { agent: "a".into(), arch: Arch::X64, offered: vec![first] };
+        for err in [other, no_agent, schema, no_arch] {
+            let text = err.to_string();
+            assert!(text.len() < 2000 && !text.contains(char::is_control), "{} bytes", text.len());
+        }
     }
 
     #[test]
