@@ -253,13 +253,16 @@ fn base(path: &str) -> &str {
 }
 
 impl fmt::Display for Location {
-    /// The URL without the password or the query, which may hold a token; a path as it is.
+    /// The URL without the password, or a user name that stands alone, or the query: each may be a token. A path as it
+    /// is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Location::Http(url) => {
                 let mut url = url.clone();
                 if url.password().is_some() {
                     let _ = url.set_password(Some("***"));
+                } else if !url.username().is_empty() {
+                    let _ = url.set_username("***");
                 }
                 if url.query().is_some() {
                     url.set_query(Some("***"));
@@ -296,6 +299,8 @@ mod tests {
     fn a_location_hides_what_may_be_a_token() {
         let shown = Location::parse("https://u:canary@c.example/vm/manifest.json?sig=canary").unwrap().to_string();
         assert_eq!(shown, "https://u:***@c.example/vm/manifest.json?***");
+        let shown = Location::parse("https://canary@c.example/vm/manifest.json").unwrap().to_string();
+        assert_eq!(shown, "https://***@c.example/vm/manifest.json");
         assert!(Location::parse("ftp://x/y").unwrap_err().contains("not supported"));
         assert!(Location::parse("vm/manifest.json").is_err());
     }
