@@ -282,6 +282,23 @@ async fn kept_bytes_that_have_suffered_cost_a_second_download_not_an_error() {
 }
 
 #[tokio::test]
+async fn what_a_download_leaves_is_private_and_has_no_credentials() {
+    use std::os::unix::fs::PermissionsExt;
+    let bytes = noise(MIB);
+    let server = serve(|request, bytes| Reply::good(request, bytes, "\"1\"").end(End::Cut(1000)), bytes.clone()).await;
+    let world = World::with(CacheOptions { retries: 0, ..options() });
+    for user in ["canary", "u:canary"] {
+        let from = format!("{}/{KEY}", server.url.replace("://", &format!("://{user}@")));
+        let from = Location::parse(&from).unwrap();
+        world.cache.fetch(&artifact(&bytes), &from, Progress::new(0)).await.unwrap_err();
+        let sidecar = world.path(&format!("{KEY}.partial.json"));
+        assert_eq!(std::fs::metadata(&sidecar).unwrap().permissions().mode() & 0o777, 0o600);
+        let text = std::fs::read_to_string(&sidecar).unwrap();
+        assert!(text.contains("***@127.0.0.1") && !text.contains("canary"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_partial_is_only_taken_up_for_the_same_bytes() {
     let bytes = noise(MIB);
     let from = |request: &Request| request.from();

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tracing::{debug, info, warn};
 
 use super::index::Stamp;
+use super::manifest::place;
 use super::partial::{Partial, Sidecar, blocking, free_space, hash_into};
 use super::paths::failed;
 use super::{Cache, CacheOptions, Progress, StoreError};
@@ -267,8 +268,8 @@ impl Cache {
         may_resume: bool,
         progress: &Arc<Progress>,
     ) -> Result<(Partial, Result<(), Stop>), StoreError> {
-        let url = from.to_string();
-        let known = partial.sidecar.clone().filter(|sidecar| sidecar.url == url);
+        let place = Some(place(from));
+        let known = partial.sidecar.clone().filter(|sidecar| sidecar.place == place);
         let ask = Ask {
             from: if may_resume { partial.len } else { 0 },
             if_range: known.and_then(|sidecar| sidecar.etag),
@@ -286,7 +287,7 @@ impl Cache {
             partial.start_over()?;
         }
         let etag = answer.validators.etag.clone().filter(|etag| !etag.starts_with("W/"));
-        partial.label(Sidecar { url, etag, sha256: artifact.sha256 })?;
+        partial.label(Sidecar { url: from.to_string(), place, etag, sha256: artifact.sha256 })?;
         self.pump(artifact, partial, answer, progress).await
     }
 

@@ -135,7 +135,7 @@ fn refused(at: &Location, failure: &Failure) -> StoreError {
 }
 
 /// A name for a place that gives no secret away.
-fn place(at: &Location) -> Sha256Digest {
+pub(super) fn place(at: &Location) -> Sha256Digest {
     match at {
         Location::Http(url) => sha256(url.as_str().as_bytes()),
         Location::File(path) => sha256(path.as_os_str().as_encoded_bytes()),

@@ -3,8 +3,9 @@
 //! The `.partial` file is its own lock (flock). It vanishes by being renamed, so no lock files are left to pile up;
 //! who gets the lock checks that the path still names the file, else the one before has finished or given up.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +28,11 @@ const HASH_CHUNK: usize = 256 * 1024;
 /// What a partial belongs to: its `.partial.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sidecar {
-    /// Where the bytes came from, without secrets.
+    /// Where the bytes came from, without secrets; for people.
     pub(super) url: String,
+    /// The sha256 of the whole URL, to compare by.
+    #[serde(default)]
+    pub(super) place: Option<Sha256Digest>,
     /// The strong ETag they came with.
     #[serde(default)]
     pub(super) etag: Option<String>,
@@ -127,7 +131,9 @@ impl Partial {
         let text =
             serde_json::to_vec(&sidecar).map_err(|err| failed("write", &self.sidecar_path)(io::Error::from(err)))?;
         remove_file(&self.sidecar_path)?;
-        fs::write(&self.sidecar_path, text).map_err(failed("write", &self.sidecar_path))?;
+        let mut options = OpenOptions::new();
+        let made = options.write(true).create_new(true).mode(0o600).open(&self.sidecar_path);
+        made.and_then(|mut file| file.write_all(&text)).map_err(failed("write", &self.sidecar_path))?;
         self.sidecar = Some(sidecar);
         Ok(())
     }
