@@ -463,6 +463,7 @@ impl StoreError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ManifestFetch { .. } => "manifestFetch",
+            Self::Manifest { err: ManifestError::Pinned { .. }, .. } => "digestMismatch",
             Self::Manifest { .. } => "manifestInvalid",
             Self::Download { .. } => "download",
             Self::DigestMismatch { .. } => "digestMismatch",

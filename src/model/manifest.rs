@@ -88,6 +88,18 @@ pub enum ManifestError {
         /// The architectures on offer.
         offered: Vec<String>,
     },
+    /// The state file pins other bytes.
+    #[error("the manifest's {arch} tarball of `{agent}` has sha256 {offered}, the state file pins {pinned}")]
+    Pinned {
+        /// The wanted agent.
+        agent: String,
+        /// The wanted architecture.
+        arch: Arch,
+        /// What the manifest says.
+        offered: Sha256Digest,
+        /// What the state file says.
+        pinned: Sha256Digest,
+    },
     /// The wanted entry is broken.
     #[error("the manifest's {arch} tarball of `{agent}` is not valid: {why}")]
     Artifact {

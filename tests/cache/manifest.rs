@@ -167,8 +167,12 @@ async fn only_the_agents_asked_for_are_fetched() {
     let err = world.cache.sync(&ask(agent("1", Arch::Arm64)), |_, _| {}).await.unwrap_err().to_string();
     assert!(err.ends_with("`unused` is not a sha256: expected 64 hex digits"), "{err}");
     let pinned = SyncAgent { pins: [(Arch::X64, sha256(b"pinned"))].into(), ..agent("1", Arch::X64) };
-    let err = World::new().cache.sync(&ask(pinned), |_, _| {}).await.unwrap_err();
-    assert!(matches!(err, StoreError::DigestMismatch { expected, .. } if expected == sha256(b"pinned")), "{err}");
+    let before = server.requests("gz").len();
+    let err = world.cache.sync(&ask(pinned), |_, _| {}).await.unwrap_err();
+    let told = format!("tarball of `b` has sha256 {}, the state file pins {}", sha256(b"bbb"), sha256(b"pinned"));
+    assert!(err.to_string().ends_with(&told), "{err}");
+    assert_eq!((err.kind(), server.requests("gz").len()), ("digestMismatch", before));
+    assert!(world.has("vm/images/b-1-x64.tar.gz") && !world.has("quarantine"), "the good file stays where it is");
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ impl SyncWanted {
     /// The artifacts to fetch, each once.
     ///
     /// # Errors
-    /// When one that is wanted is not on offer, or its entry is broken.
+    /// When one that is wanted is not on offer, is pinned to other bytes, or its entry is broken.
     pub fn select(&self, manifest: &Manifest) -> Result<Vec<Artifact>, ManifestError> {
         let mut artifacts = Vec::new();
         match self {
@@ -86,8 +86,15 @@ impl SyncWanted {
                         });
                     }
                     for arch in arches {
-                        let mut artifact = manifest.artifact(agent.as_str(), *arch)?;
-                        artifact.sha256 = pins.get(arch).copied().unwrap_or(artifact.sha256);
+                        let artifact = manifest.artifact(agent.as_str(), *arch)?;
+                        if let Some(pinned) = pins.get(arch).filter(|pin| **pin != artifact.sha256) {
+                            return Err(ManifestError::Pinned {
+                                agent: agent.to_string(),
+                                arch: *arch,
+                                offered: artifact.sha256,
+                                pinned: *pinned,
+                            });
+                        }
                         artifacts.push(artifact);
                     }
                 }

@@ -82,7 +82,9 @@ impl CliError {
     /// A failure of the store.
     pub fn from_store(err: &StoreError) -> Self {
         let status = match err {
-            StoreError::DigestMismatch { .. } | StoreError::SizeMismatch { .. } => ExitStatus::Unverified,
+            StoreError::DigestMismatch { .. }
+            | StoreError::SizeMismatch { .. }
+            | StoreError::Manifest { err: ManifestError::Pinned { .. }, .. } => ExitStatus::Unverified,
             StoreError::Manifest { .. } => ExitStatus::Invalid,
             _ => ExitStatus::Error,
         };
@@ -201,6 +203,9 @@ fn store_hint(err: &StoreError) -> Option<String> {
             err: ManifestError::NoAgent { .. } | ManifestError::OtherVersion { .. } | ManifestError::NoArch { .. },
             ..
         } => "ask for what the manifest offers, or have the missing tarball published; nothing was changed",
+        StoreError::Manifest { err: ManifestError::Pinned { .. }, .. } => {
+            "pin what the manifest offers once you trust it, or have the pinned tarball published; nothing was changed"
+        }
         StoreError::Manifest { .. } => "the publisher must mend it; nothing was changed",
         StoreError::Download { .. } if err.is_retryable() => "what has come stays and is resumed next time",
         StoreError::Download { .. } => {
