@@ -104,6 +104,16 @@ async fn a_busy_server_gets_another_chance() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_trickles_in_is_not_waited_for_for_ever() {
+    let server = Server::start(|_| Reply::new(200, vec![b' '; 3 * 1024 * 1024]).pace(Duration::from_millis(50))).await;
+    let world = World::with(CacheOptions { manifest_timeout: Duration::from_millis(200), ..options() });
+    let err = world.sync(&at(&server, MANIFEST)).await.unwrap_err();
+    assert!(err.to_string().ends_with("(not complete after 200ms)"), "{err}");
+    assert!(err.is_retryable());
+    assert_eq!(server.requests(MANIFEST).len(), 1);
+}
+
+#[tokio::test]
 async fn what_is_no_manifest_is_refused_and_changes_nothing() {
     let huge = vec![b' '; 100 * 1024 * 1024];
     for (reply, why) in [

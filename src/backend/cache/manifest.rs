@@ -28,7 +28,13 @@ impl Cache {
         let ask = Ask { unless: known.as_ref().map(|(validators, _)| validators.clone()), ..Ask::default() };
         let mut retry = Retry::new(&self.0.options);
         loop {
-            match self.ask_for_manifest(at, &ask).await {
+            let limit = self.0.options.manifest_timeout;
+            // Whoever is so slow once is not asked again: a look has waited long enough.
+            let Ok(said) = tokio::time::timeout(limit, self.ask_for_manifest(at, &ask)).await else {
+                let cause = format!("not complete after {}", humantime::format_duration(limit));
+                return Err(refused(at, &Failure::passing(cause)));
+            };
+            match said {
                 Ok(Said::Same) => match known {
                     Some((_, manifest)) => return Ok(manifest),
                     None => return Err(refused(at, &Failure::permanent("304"))),

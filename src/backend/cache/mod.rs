@@ -52,8 +52,10 @@ pub struct CacheOptions {
     pub backoff: Duration,
     /// How long a connection may take to come about. Default 10 s.
     pub connect_timeout: Duration,
-    /// How long an answer may go without a byte. Default 30 s. There is no limit on the whole.
+    /// How long an answer may go without a byte. Default 30 s. There is no limit on the whole of an artifact.
     pub stall_timeout: Duration,
+    /// How long one answer with a manifest may take in all, however steadily its bytes trickle in. Default 60 s.
+    pub manifest_timeout: Duration,
     /// How many artifacts are downloaded at the same time. Default 4.
     pub parallel: usize,
     /// Whether what is written is synced to the disk before it counts. Default true; false is for tests on worlds that
@@ -68,6 +70,7 @@ impl Default for CacheOptions {
             backoff: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
+            manifest_timeout: Duration::from_secs(60),
             parallel: 4,
             durable: true,
         }
