@@ -144,11 +144,12 @@ impl Index {
     }
 }
 
-/// The index file with the copy of it that was last read.
+/// The index file with the copy of it that was last read, or could not be written.
 #[derive(Debug)]
 pub(super) struct IndexFile {
     layout: Layout,
-    memory: Mutex<Option<(Stamp, Arc<Index>)>>,
+    /// Good while the file has this stamp; `None` while there is no file that can be opened.
+    memory: Mutex<Option<(Option<Stamp>, Arc<Index>)>>,
 }
 
 impl IndexFile {
@@ -158,24 +159,33 @@ impl IndexFile {
 
     /// The index as it stands. Missing, unreadable or filled with garbage, it is empty.
     pub(super) fn read(&self) -> Arc<Index> {
-        self.read_file()
-            .unwrap_or_else(|err| {
-                warn!(err = %Chain(&err), "cannot read the cache index; files will be hashed again");
-                None
-            })
-            .unwrap_or_default()
+        self.read_stamped().1
     }
 
-    fn read_file(&self) -> Result<Option<Arc<Index>>, StoreError> {
+    fn read_stamped(&self) -> (Option<Stamp>, Arc<Index>) {
+        self.read_file().unwrap_or_else(|err| {
+            warn!(err = %Chain(&err), "cannot read the cache index; files will be hashed again");
+            (None, self.remembered(None).unwrap_or_default())
+        })
+    }
+
+    fn remembered(&self, stamp: Option<Stamp>) -> Option<Arc<Index>> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.as_ref().filter(|(known, _)| *known == stamp).map(|(_, index)| Arc::clone(index))
+    }
+
+    fn remember(&self, stamp: Option<Stamp>, index: &Arc<Index>) {
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, Arc::clone(index)));
+    }
+
+    fn read_file(&self) -> Result<(Option<Stamp>, Arc<Index>), StoreError> {
         let path = self.layout.index();
-        let Some(file) = self.layout.open(&path)? else { return Ok(None) };
-        let metadata = file.metadata().map_err(failed("look at", &path))?;
-        let stamp = Stamp::of(&metadata);
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, index)) = &*memory
-            && *known == stamp
-        {
-            return Ok(Some(Arc::clone(index)));
+        let Some(file) = self.layout.open(&path)? else {
+            return Ok((None, self.remembered(None).unwrap_or_default()));
+        };
+        let stamp = Stamp::of(&file.metadata().map_err(failed("look at", &path))?);
+        if let Some(index) = self.remembered(Some(stamp)) {
+            return Ok((Some(stamp), index));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(stamp.size.min(MAX_BYTES)).unwrap_or_default());
         file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(failed("read", &path))?;
@@ -184,21 +194,34 @@ impl IndexFile {
             Index::default()
         });
         let index = Arc::new(index);
-        *memory = Some((stamp, Arc::clone(&index)));
-        Ok(Some(index))
+        self.remember(Some(stamp), &index);
+        Ok((Some(stamp), index))
     }
 
     /// Changes the index: read, changed and written under a lock, so that two processes keep each other's entries.
-    /// Blocks while another process writes its own, which takes milliseconds.
+    /// Blocks while another process writes its own, which takes milliseconds. What cannot be written is remembered by
+    /// this process, until the file changes.
     pub(super) fn update(&self, change: impl FnOnce(&mut Index)) -> Result<(), StoreError> {
+        let lock = self.lock();
+        let (stamp, index) = self.read_stamped();
+        let mut index = Index::clone(&index);
+        change(&mut index);
+        let written = lock.and_then(|_lock| {
+            let bytes = serde_json::to_vec_pretty(&index)
+                .map_err(|err| failed("write", &self.layout.index())(std::io::Error::from(err)))?;
+            self.layout.replace(&self.layout.index(), &bytes, false)
+        });
+        if written.is_err() {
+            self.remember(stamp, &Arc::new(index));
+        }
+        written
+    }
+
+    fn lock(&self) -> Result<File, StoreError> {
         let path = self.layout.index_lock();
         let lock = self.layout.open_or_create(&path)?;
         File::lock(&lock).map_err(failed("lock", &path))?;
-        let mut index = Index::clone(&self.read());
-        change(&mut index);
-        let bytes = serde_json::to_vec_pretty(&index)
-            .map_err(|err| failed("write", &self.layout.index())(std::io::Error::from(err)))?;
-        self.layout.replace(&self.layout.index(), &bytes, false)
+        Ok(lock)
     }
 
     /// As [`IndexFile::update`], for what is only convenience: a cache that cannot be written to is still good to read.
@@ -252,6 +275,31 @@ mod tests {
             file.update(|index| index.put(key(), stamp(5), Sha256Digest::from_bytes([7; 32]))).unwrap();
             assert!(IndexFile::new(layout.clone()).read().digest(&key(), &stamp(5)).is_some(), "{garbage:?}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_remembered_by_this_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path()).unwrap();
+        // A directory in the lock's place makes writing impossible, even for root.
+        fs::create_dir_all(layout.index_lock()).unwrap();
+        let digest = Sha256Digest::from_bytes([7; 32]);
+        let file = IndexFile::new(layout.clone());
+        for before in [None, Some(serde_json::to_vec(&Index::default()).unwrap())] {
+            if let Some(bytes) = before {
+                fs::write(layout.index(), bytes).unwrap();
+                assert_eq!(file.read().digest(&key(), &stamp(5)), None, "the file has changed: it counts");
+            }
+            file.try_update(|index| index.put(key(), stamp(5), digest));
+            file.try_update(|index| index.put_image(digest, &ImageId::from("abc")));
+            assert_eq!(file.read().digest(&key(), &stamp(5)), Some(digest));
+            assert!(file.read().image(&digest).is_some());
+            assert_eq!(IndexFile::new(layout.clone()).read().digest(&key(), &stamp(5)), None);
+        }
+        fs::remove_dir(layout.index_lock()).unwrap();
+        file.update(|_| {}).unwrap();
+        let written = IndexFile::new(layout).read();
+        assert_eq!(written.digest(&key(), &stamp(5)), Some(digest), "written as soon as that works");
     }
 
     #[test]
