@@ -150,8 +150,13 @@ async fn gc_removes_what_nobody_needs_and_nothing_else() {
     for name in [old, wanted, "vm/images/notes.txt"] {
         world.write(name, name);
     }
-    for partial in ["dead-1-x64", "dead-2-x64", "root-1-x64"] {
-        world.write(&format!("vm/images/{partial}.tar.gz.partial"), b"half");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(8 * 24 * 60 * 60);
+    for partial in ["dead-1-x64", "dead-2-x64", "root-1-x64", "young-1-x64"] {
+        let name = format!("vm/images/{partial}.tar.gz.partial");
+        world.write(&name, b"half");
+        if !partial.starts_with("young") {
+            std::fs::File::options().write(true).open(world.path(&name)).unwrap().set_modified(long_ago).unwrap();
+        }
     }
     world.write("vm/images/dead-1-x64.tar.gz.partial.json", b"{}");
     world.write("vm/images/orphan-1-x64.tar.gz.partial.json", b"{}");
@@ -189,7 +194,8 @@ async fn gc_removes_what_nobody_needs_and_nothing_else() {
             "notes.txt",
             "openclaw-2.0-x64.tar.gz",
             "openclaw-2026.4.12-x64.tar.gz",
-            "root-1-x64.tar.gz.partial"
+            "root-1-x64.tar.gz.partial",
+            "young-1-x64.tar.gz.partial"
         ]
     );
     assert!(done.freed() > 0);

@@ -16,6 +16,9 @@ use crate::model::{Arch, ArtifactKey, CachedArtifact};
 /// A temporary file older than this has no living owner: writing a manifest or an index takes milliseconds.
 const STALE_TEMPORARY: Duration = Duration::from_secs(60 * 60);
 
+/// An unfinished download is resumed by whoever wants it again; after so long nobody is taken to.
+const STALE_PARTIAL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// What is to be kept.
 #[derive(Debug, Clone, Default)]
 pub struct GcRequest {
@@ -104,8 +107,8 @@ fn group<'a>(key: &'a ArtifactKey, agents: &BTreeSet<String>) -> Option<(&'a str
 }
 
 impl Cache {
-    /// Removes what nobody needs: artifacts beyond what is kept, downloads that nobody goes on with and no root wants,
-    /// quarantined files, temporary files of killed processes. What is being read or written stays.
+    /// Removes what nobody needs: artifacts beyond what is kept, downloads that nobody went on with for 7 days and no
+    /// root wants, quarantined files, temporary files of killed processes. What is being read or written stays.
     ///
     /// # Errors
     /// When the cache cannot be read, or a file in it cannot be removed.
@@ -159,6 +162,9 @@ impl Cache {
                 continue; // goes with its partial
             }
             // The lock is held while the files go, so that nobody takes them up in between.
+            if !orphan && !older_than(&metadata, STALE_PARTIAL) {
+                continue;
+            }
             let lock = if orphan { None } else { try_hold(&self.0.layout, &partial)? };
             if !orphan && lock.is_none() {
                 report.busy.push(key);
@@ -195,14 +201,19 @@ impl Cache {
 
     fn stale_temporaries(&self) -> Result<Vec<(PathBuf, u64)>, StoreError> {
         let stale = |name: &str, metadata: &fs::Metadata| {
-            let age = metadata.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
-            name.starts_with(TEMPORARY) && age.is_some_and(|age| age > STALE_TEMPORARY)
+            name.starts_with(TEMPORARY) && older_than(metadata, STALE_TEMPORARY)
         };
         let cache = self.0.layout.cache();
         let mut found = files_in(&cache, stale)?;
         found.extend(files_in(&cache.join("vm"), stale)?);
         Ok(found)
     }
+}
+
+/// Whether the file was last written longer ago than this.
+fn older_than(metadata: &fs::Metadata, limit: Duration) -> bool {
+    let age = metadata.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
+    age.is_some_and(|age| age > limit)
 }
 
 fn files_in(directory: &Path, wanted: impl Fn(&str, &fs::Metadata) -> bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
