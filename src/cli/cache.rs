@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -12,8 +12,9 @@ use super::render::{self, units};
 use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
 use crate::backend::cache::{Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
+use crate::backend::podman::Podman;
 use crate::backend::{Engine, Look, Progress, Store};
-use crate::model::{AgentState, Arch, Desired, ImageSource, Location};
+use crate::model::{AgentState, Arch, Desired, HostKey, ImageSource, Location, Name};
 
 pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitStatus, CliError> {
     match verb {
@@ -208,7 +209,16 @@ async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) -> Result<Exi
     }
     if let Some(desired) = &desired {
         request.agents.extend(desired.agents.keys().map(ToString::to_string));
-        roots(settings, desired, &cache, &mut request).await?;
+        for (name, agent) in &desired.agents {
+            let crate::model::Version::Exact(version) = &agent.version else { continue };
+            let keys = agent.arches.iter().map(|arch| format!("vm/images/{name}-{version}-{arch}.tar.gz"));
+            request.roots.extend(keys.filter_map(|key| crate::model::ArtifactKey::new(key).ok()));
+        }
+    }
+    let mut owners = owners(&root(settings, desired.as_ref())?)?;
+    owners.extend(desired.as_ref().map(|desired| desired.name.clone()));
+    if !owners.is_empty() {
+        keep_running(settings, desired.as_ref(), owners, &cache, &mut request).await?;
     }
     let report = cache.gc(request).await.map_err(|err| CliError::from_store(&err))?;
     if settings.output.is_data() {
@@ -241,25 +251,65 @@ async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) -> Result<Exi
     Ok(ExitStatus::Done)
 }
 
-/// What is desired, and what runs. Podman must answer for that: what cannot be seen is not taken to be unused.
-async fn roots(settings: &Settings, desired: &Desired, cache: &Cache, request: &mut GcRequest) -> Result<(), CliError> {
-    let engine = settings.engine(desired)?;
-    let look =
-        Look { owner: desired.name.clone(), names: BTreeSet::new(), health: BTreeSet::new(), key: desired.key.clone() };
-    let guest = engine.look(&look).await.map_err(|err| {
-        CliError::from_engine(&err).hint("without Podman it cannot be told what runs, so nothing was removed")
-    })?;
-    let in_use = guest.artifacts_in_use();
-    let files = cache.list().await.map_err(|err| CliError::from_store(&err))?;
-    for (key, file) in files {
-        if file.digest.is_some_and(|digest| in_use.contains(&digest)) {
-            request.roots.insert(key);
+/// Every state file that was ever applied to this root: they share the cache.
+fn owners(root: &Path) -> Result<BTreeSet<Name>, CliError> {
+    let directory = root.join("state");
+    let refused = |err: std::io::Error| {
+        CliError::new(ExitStatus::Error, format!("cannot list `{}`: {err}", directory.display()))
+            .hint("each directory in it stands for a state file that may use the cache, so nothing was removed")
+    };
+    let entries = match std::fs::read_dir(&directory) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries.map_err(refused)?,
+    };
+    let mut owners = BTreeSet::new();
+    for entry in entries {
+        let entry = entry.map_err(refused)?;
+        if entry.path().is_dir() {
+            owners.extend(entry.file_name().to_str().and_then(|name| Name::new(name).ok()));
         }
     }
-    for (name, agent) in &desired.agents {
-        let crate::model::Version::Exact(version) = &agent.version else { continue };
-        let keys = agent.arches.iter().map(|arch| format!("vm/images/{name}-{version}-{arch}.tar.gz"));
-        request.roots.extend(keys.filter_map(|key| crate::model::ArtifactKey::new(key).ok()));
+    Ok(owners)
+}
+
+/// Keeps what containers of these owners were made from. Podman must answer for that: what cannot be seen is not taken
+/// to be unused.
+async fn keep_running(
+    settings: &Settings,
+    desired: Option<&Desired>,
+    owners: BTreeSet<Name>,
+    cache: &Cache,
+    request: &mut GcRequest,
+) -> Result<(), CliError> {
+    let names: Vec<_> = owners.iter().map(|owner| format!("`{owner}`")).collect();
+    let hint = format!("without Podman it cannot be told what runs for {}, so nothing was removed", names.join(", "));
+    let engine = match desired {
+        Some(desired) => settings.engine(desired)?,
+        None => Podman::connect(None, |name: &str| settings.vars.get(name).cloned())
+            .map_err(|err| CliError::from_engine(&err).hint(hint.clone()))?,
+    };
+    // Nothing is compared with the live values here, so any key will do.
+    let key = desired.map_or_else(|| HostKey::from_bytes([0; 32]), |desired| desired.key.clone());
+    let mut in_use = BTreeSet::new();
+    for owner in owners {
+        let look = Look { owner, names: BTreeSet::new(), health: BTreeSet::new(), key: key.clone() };
+        let guest = engine.look(&look).await.map_err(|err| CliError::from_engine(&err).hint(hint.clone()))?;
+        in_use.extend(guest.artifacts_in_use());
+    }
+    if in_use.is_empty() {
+        return Ok(());
+    }
+    for (key, file) in cache.list().await.map_err(|err| CliError::from_store(&err))? {
+        if request.roots.contains(&key) {
+            continue;
+        }
+        let digest = match file.digest {
+            Some(digest) => Some(digest),
+            None => cache.prove(&key).await.map_err(|err| CliError::from_store(&err))?,
+        };
+        if digest.is_some_and(|digest| in_use.contains(&digest)) {
+            request.roots.insert(key);
+        }
     }
     Ok(())
 }

@@ -96,6 +96,24 @@ fn gc_keeps_what_is_wanted_and_shows_before_it_does() {
     sandbox.run("cache sync --manifest-url published/vm/manifest.json -o json").expect(0);
 }
 
+/// The cache is shared by all state files of a root, whether or not one is at hand.
+#[test]
+fn gc_asks_podman_where_any_state_file_was_applied() {
+    let mut sandbox = synced();
+    let old = sandbox.root().join("cache/vm/images/openclaw-2026.1.1-x64.tar.gz");
+    std::fs::write(&old, "old").unwrap();
+    std::fs::create_dir_all(sandbox.root().join("state/demo")).unwrap();
+    std::fs::write(sandbox.root().join("state/key"), "").unwrap();
+    sandbox.set("CONTAINER_HOST", "unix:///nowhere/p.sock");
+    let refused = sandbox.run("cache gc --keep 0").expect(1);
+    refused.says("/nowhere/p.sock");
+    refused.says("what runs for `demo`, so nothing was removed");
+    assert!(old.exists());
+    std::fs::remove_dir(sandbox.root().join("state/demo")).unwrap();
+    sandbox.run("cache gc --keep 0").expect(0);
+    assert!(!old.exists(), "there is nobody to ask for");
+}
+
 /// What cannot be seen is not taken to be unused.
 #[test]
 fn gc_with_a_state_file_needs_podman() {
