@@ -100,7 +100,7 @@ pub struct Create {
 }
 
 /// A command to run in a container.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct ExecRequest {
     /// Program and arguments.
     pub command: Vec<String>,
@@ -110,6 +110,19 @@ pub struct ExecRequest {
     pub workdir: Option<String>,
     /// Whether standard input will be sent.
     pub stdin: bool,
+}
+
+/// Arguments and values may be secrets: only the program and the variables' names are shown.
+impl fmt::Debug for ExecRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.env.iter().map(|variable| variable.split('=').next().unwrap_or_default());
+        f.debug_struct("ExecRequest")
+            .field("program", &self.command.first())
+            .field("env", &names.collect::<Vec<_>>())
+            .field("workdir", &self.workdir)
+            .field("stdin", &self.stdin)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A command that runs in a container.
@@ -473,5 +486,21 @@ impl StoreError {
             Self::Escapes { .. } => "escapes",
             Self::Io { .. } => "io",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exec_request_prints_without_values() {
+        let request = ExecRequest {
+            command: vec!["login".into(), "--token=canary".into()],
+            env: vec!["TOKEN=canary".into()],
+            ..ExecRequest::default()
+        };
+        let shown = format!("{request:?}");
+        assert!(shown.contains("login") && shown.contains("TOKEN") && !shown.contains("canary"), "{shown}");
     }
 }

@@ -1,6 +1,7 @@
 //! What is really there, as one look found it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::SystemTime;
 
 use super::canonical::CanonicalSpec;
@@ -170,7 +171,7 @@ pub enum Health {
 }
 
 /// Values as they are in a live container.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Live {
     /// Environment, Podman's own additions included.
     pub env: BTreeMap<String, String>,
@@ -182,6 +183,16 @@ pub struct Live {
     pub add_hosts: Option<Vec<String>>,
     /// Health check command.
     pub health_test: Option<Vec<String>>,
+}
+
+/// Any of the values may be a secret: only what they belong to is shown.
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live")
+            .field("env", &self.env.keys())
+            .field("mounts", &self.mounts.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Live {
@@ -202,5 +213,23 @@ impl Live {
             }),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn live_values_do_not_print() {
+        let value = || "canary".to_owned();
+        let live = Live {
+            env: [("TOKEN".to_owned(), value())].into(),
+            command: Some(vec![value()]),
+            mounts: [("/data".to_owned(), value())].into(),
+            add_hosts: Some(vec![value()]),
+            health_test: Some(vec![value()]),
+        };
+        assert_eq!(format!("{live:?}"), r#"Live { env: ["TOKEN"], mounts: ["/data"], .. }"#);
     }
 }
