@@ -287,7 +287,7 @@ impl Api {
 
     async fn stop_once(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
         let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
-        let deadline = grace + AFTER_GRACE;
+        let deadline = grace.saturating_add(AFTER_GRACE);
         let options = StopContainerOptionsBuilder::new().t(seconds).build();
         let docker = self.docker(deadline)?;
         let stop = docker.stop_container(id.as_str(), Some(options));

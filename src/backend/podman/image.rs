@@ -109,7 +109,9 @@ impl Api {
             if let (Some(layer), Some(detail)) = (info.id, info.progress_detail) {
                 let amount = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0);
                 layers.insert(layer, (amount(detail.current), amount(detail.total)));
-                let (done, total) = layers.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
+                let (done, total) = layers
+                    .values()
+                    .fold((0u64, 0u64), |sum, layer| (sum.0.saturating_add(layer.0), sum.1.saturating_add(layer.1)));
                 progress.set_total(total);
                 progress.set(done);
             }

@@ -7,11 +7,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use proptest::collection;
+use proptest::prelude::*;
+use proptest::sample::select;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::http::{Call, Http};
+use super::secrets::Secrets;
 use super::{Api, Machine, wire};
 use crate::backend::{Create, EngineErrorKind, ExecRequest, Look};
 use crate::model::{
@@ -464,4 +468,135 @@ fn image_names_are_gathered_and_none_is_no_name() {
     ]));
     let seen: Vec<_> = images.iter().map(|(name, id)| format!("{name}={id}")).collect();
     assert_eq!(seen, ["ghcr.io/x/y:2=bb", "localhost/a:1=aa", "localhost/a@sha256:ff=aa"]);
+}
+
+/// Text from elsewhere, near enough to what is expected to get far into the parsers.
+fn words() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        select(vec![
+            "2026-04-24T10:00:00",
+            "2026-",
+            ".5",
+            ".",
+            "Z",
+            "+02:00",
+            "-99:99",
+            "€1:0",
+            "(healthy)",
+            "(",
+            ")",
+            "/",
+            ":",
+            "=",
+            "tcp,udp",
+            "80",
+            "65535",
+            "99999999999999999999",
+            "1e400",
+            "-1",
+            "NaN",
+            "inf",
+            "é",
+            "running",
+            "exited",
+            ": bind: address already in use",
+            "port is already allocated",
+            "failed",
+            "demo",
+        ])
+        .prop_map(str::to_owned),
+        any::<String>(),
+    ];
+    collection::vec(piece, 0..4).prop_map(|pieces| pieces.concat())
+}
+
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        3 => words().prop_map(Value::from),
+        1 => any::<i64>().prop_map(Value::from),
+        1 => any::<u64>().prop_map(Value::from),
+        1 => any::<f64>().prop_map(Value::from),
+        1 => any::<bool>().prop_map(Value::from),
+        1 => Just(Value::Null),
+    ];
+    let field = select(vec![
+        "Id",
+        "Name",
+        "Names",
+        "State",
+        "Status",
+        "ExitCode",
+        "Labels",
+        "StartedAt",
+        "Restarts",
+        "Pid",
+        "Ports",
+        "host_port",
+        "container_port",
+        "range",
+        "protocol",
+        "host_ip",
+        "Health",
+        "Config",
+        "HostConfig",
+        "PortBindings",
+        "80/tcp",
+        "HostPort",
+        "Env",
+        "Cmd",
+        "Healthcheck",
+        "Test",
+        "Mounts",
+        "Source",
+        "Destination",
+        "ExtraHosts",
+        "steadfast.name",
+        "steadfast.spec",
+        "steadfast.spec-version",
+        "RepoTags",
+        "Type",
+        "Action",
+        "Actor",
+        "Attributes",
+        "message",
+    ]);
+    leaf.prop_recursive(4, 40, 8, move |inner| {
+        prop_oneof![
+            collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            collection::btree_map(field.clone().prop_map(str::to_owned), inner, 0..12)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    /// Whatever stands in an answer, reading it does not panic.
+    #[test]
+    fn no_answer_breaks_a_reader(mut answer in anything(), word in words()) {
+        let _ = wire::images(&answer);
+        let _ = wire::event(word.as_bytes(), &owner());
+        let _ = wire::event(answer.to_string().as_bytes(), &owner());
+        if answer.is_object() {
+            for (field, text) in [("Id", "a1"), ("Name", "n"), ("StartedAt", word.as_str())] {
+                answer[field] = text.into();
+            }
+            let _ = wire::listed(&answer, &owner());
+            answer["State"] = json!({ "StartedAt": word, "Status": "running" });
+            let _ = wire::inspected(&answer, |_| true);
+        }
+        for body in [word, answer.to_string()] {
+            let err = super::error::refused("x", "GET /containers/a/json", 500, body.as_bytes(), &Secrets::new([body.as_str()]));
+            prop_assert!(err.message.len() < 700);
+        }
+    }
+}
+
+#[test]
+fn a_time_with_a_broken_offset_is_no_time() {
+    for (time, known) in
+        [("2026-04-24T10:00:00€1:0", false), ("€1:0", false), ("2026-04-24T10:00:00+02:00", true), ("+9999:", false)]
+    {
+        let seen = listed(json!({"Id": "a1", "Names": ["n"], "State": "running", "StartedAt": time}));
+        assert_eq!(seen.started_at.is_some(), known, "{time}");
+    }
 }

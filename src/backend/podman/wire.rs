@@ -299,7 +299,7 @@ fn rfc3339(text: &str) -> Option<SystemTime> {
     }
     // `…+02:00`: Podman 4 writes inspected times in the time zone of its machine.
     let (time, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
-    let (hours, minutes) = offset[1..].split_once(':')?;
+    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
     let offset_seconds = hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60;
     let moved = Duration::from_secs(offset_seconds);
     match offset.as_bytes().first()? {
