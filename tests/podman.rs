@@ -40,6 +40,7 @@ conformance! {
         every_field_reaches_the_container,
         a_look_finds_ours_and_the_stranger_with_a_wanted_name,
         the_life_of_a_container,
+        anonymous_volumes_outlive_their_container,
         asking_twice_is_fine,
         exit_codes_are_seen,
         a_frozen_container_is_unfrozen_stopped_and_removed,

@@ -179,6 +179,11 @@ pub fn whole(bytes: Vec<u8>) -> ByteStream {
 
 /// A request to Podman beside the engine, for what no engine offers.
 pub async fn aside(method: reqwest::Method, path: &str) -> reqwest::Response {
+    aside_with(method, path, String::new()).await
+}
+
+/// The same with a body of JSON.
+pub async fn aside_with(method: reqwest::Method, path: &str, body: String) -> reqwest::Response {
     let tls =
         rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -191,5 +196,6 @@ pub async fn aside(method: reqwest::Method, path: &str) -> reqwest::Response {
         .no_proxy()
         .build()
         .expect("a client");
-    client.request(method, format!("http://d/v4.0.0/libpod{path}")).send().await.expect("an answer")
+    let request = client.request(method, format!("http://d/v4.0.0/libpod{path}"));
+    request.header("Content-Type", "application/json").body(body).send().await.expect("an answer")
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use steadfast::backend::{Engine, ExecRequest};
 use steadfast::model::{
-    Health, HealthCheck, HealthTest, HostKey, Mount, Owner, Phase, Port, Protocol, RestartPolicy, Text,
+    ContainerId, Health, HealthCheck, HealthTest, HostKey, Mount, Owner, Phase, Port, Protocol, RestartPolicy, Text,
 };
 
-use crate::bench::{Bench, NOW, aside, output, within};
+use crate::bench::{Bench, NOW, aside, aside_with, output, within};
 
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
@@ -133,6 +133,29 @@ pub async fn the_life_of_a_container<E: Engine>(bench: &Bench<E>) {
     bench.engine.remove(&id, NOW).await.unwrap();
     assert!(bench.guest().await.containers.is_empty());
     assert_eq!(bench.engine.inspect(&id).await.unwrap(), None);
+}
+
+pub async fn anonymous_volumes_outlive_their_container<E: Engine>(bench: &Bench<E>) {
+    let create = bench.shell("volume", "sleep 1000");
+    let body = serde_json::json!({
+        "name": create.name.as_str(),
+        "image": create.image.as_str(),
+        "command": create.spec.command.iter().flatten().map(Text::expose).collect::<Vec<_>>(),
+        "labels": create.labels,
+        "volumes": [{ "Name": "", "Dest": "/vol" }],
+    });
+    let read = async |answer: reqwest::Response| {
+        serde_json::from_slice::<serde_json::Value>(&answer.bytes().await.unwrap()).expect("JSON")
+    };
+    let made = read(aside_with(reqwest::Method::POST, "/containers/create", body.to_string()).await).await;
+    let id = ContainerId::new(made["Id"].as_str().expect("an id")).unwrap();
+    bench.engine.start(&id).await.unwrap();
+    let inspected = read(aside(reqwest::Method::GET, &format!("/containers/{id}/json")).await).await;
+    let volume = inspected["Mounts"][0]["Name"].as_str().expect("a volume").to_owned();
+    bench.engine.remove(&id, NOW).await.unwrap();
+    let left = aside(reqwest::Method::GET, &format!("/volumes/{volume}/json")).await.status();
+    aside(reqwest::Method::DELETE, &format!("/volumes/{volume}")).await;
+    assert!(left.is_success(), "{left}");
 }
 
 pub async fn asking_twice_is_fine<E: Engine>(bench: &Bench<E>) {

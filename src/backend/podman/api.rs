@@ -304,7 +304,8 @@ impl Api {
         self.through_bollard(&format!("rename container `{id}` to `{name}`"), &command, DEADLINE, rename).await
     }
 
-    /// See [`crate::backend::Engine::remove`]. Anonymous volumes go with it, as with `podman rm -v`.
+    /// See [`crate::backend::Engine::remove`]. Anonymous volumes stay with their data, as with `podman rm`; `podman volume
+    /// prune` removes the volumes that no container uses.
     pub async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
         match self.stop(id, grace).await {
             Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
@@ -315,10 +316,10 @@ impl Api {
             Err(err) => return Err(err),
             Ok(()) => {}
         }
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(false).build();
         let docker = self.docker(AFTER_GRACE)?;
         let remove = docker.remove_container(id.as_str(), Some(options));
-        let command = format!("DELETE /containers/{id}?force=true&v=true");
+        let command = format!("DELETE /containers/{id}?force=true&v=false");
         let done = self.through_bollard(&format!("remove container `{id}`"), &command, AFTER_GRACE, remove).await;
         unless_gone(done).map(|_| ())
     }

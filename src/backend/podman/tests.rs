@@ -255,6 +255,16 @@ async fn only_what_the_call_is_about_can_be_gone() {
     }
 }
 
+/// A predecessor's data may be all that is left of an agent.
+#[tokio::test]
+async fn removing_a_container_leaves_its_volumes() {
+    let fake = Fake::answering(|_| (204, String::new()));
+    fake.api().remove(&ContainerId::new("abc").unwrap(), Duration::ZERO).await.unwrap();
+    let requests = fake.requests();
+    let delete = requests.iter().find(|request| request.starts_with("DELETE ")).unwrap();
+    assert!(delete.contains("/containers/abc?") && delete.contains("v=false"), "{delete}");
+}
+
 fn secretive(secret: &str) -> Create {
     let mut spec = ContainerSpec {
         name: ContainerName::new("a").unwrap(),
