@@ -275,9 +275,11 @@ fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> O
     let first = words.next().map(|word| word.value).unwrap_or_default();
     let mut rest: Vec<_> = words.map(|word| text(word, false)).collect();
     match (first.as_str(), rest.len()) {
-        ("NONE", 0) => None,
         ("NONE", _) => {
-            cx.wrong(node, path, "nothing may follow NONE");
+            // Podman would run the image's check all the same, and go by its verdict.
+            let message = "not supported: NONE cannot switch off a health check that the image brings";
+            let help = "leave `healthcheck` out if the image brings none; else a test that succeeds, like [CMD-SHELL, \"true\"]";
+            cx.wrong_help(node, path, message, help);
             None
         }
         ("CMD", 0) | ("CMD-SHELL", 0) => {
@@ -291,7 +293,7 @@ fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> O
             None
         }
         _ => {
-            let message = "a health check's list starts with CMD, CMD-SHELL or NONE";
+            let message = "a health check's list starts with CMD or CMD-SHELL";
             cx.wrong_help(node, path, message, "put CMD before the program to run it as it is");
             None
         }

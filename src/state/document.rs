@@ -341,7 +341,7 @@ record! {
     #[schemars(rename = "HealthCheck")]
     HealthDoc {
         /// What is run: `[CMD, program, argument…]` as it is, `[CMD-SHELL, line]` or a plain string by the container's
-        /// shell. `[NONE]` is no check.
+        /// shell.
         #[schemars(extend("examples" = [["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"], "test -e /ready"]))]
         required test "test": TestEntry,
         /// The time between two runs.
@@ -393,7 +393,6 @@ impl JsonSchema for TestEntry {
              "prefixItems": [{"const": "CMD"}]},
             {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": ["string", "number", "boolean"]},
              "prefixItems": [{"const": "CMD-SHELL"}]},
-            {"type": "array", "const": ["NONE"]},
         ]})
     }
 }
