@@ -77,7 +77,7 @@ pub(super) fn resolve(
     path: Path<'_>,
 ) -> Option<(ContainerSpec, Ports)> {
     let name = match &doc.name {
-        Some(name) => checked(cx, name, path.key("name"), |name| ContainerName::new(name)),
+        Some(name) => checked(cx, name, path.key("name"), check_name),
         None => owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok()),
     };
     let env = environment(cx, dir, env_files, &mut doc, path);
@@ -105,6 +105,21 @@ pub(super) fn resolve(
         healthcheck,
     };
     Some((spec, ports))
+}
+
+/// A replacement gives a container a second name for a while, so that name must be free and must be one.
+fn check_name(name: &str) -> Result<ContainerName, String> {
+    let checked = ContainerName::new(name).map_err(|err| err.to_string())?;
+    for suffix in [".next", ".prev"] {
+        if name.ends_with(suffix) {
+            return Err(format!("`{name}` ends in `{suffix}`, which marks a container that is being replaced"));
+        }
+        if ContainerName::new(format!("{name}{suffix}")).is_err() {
+            let message = "a name this long leaves no room for the";
+            return Err(format!("{message} `{suffix}` of a replacement: shorten it by {} characters", suffix.len()));
+        }
+    }
+    Ok(checked)
 }
 
 /// A string of the file as the model keeps it.
@@ -297,5 +312,19 @@ fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> O
             cx.wrong_help(node, path, message, "put CMD before the program to run it as it is");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn a_container_name_leaves_room_for_a_replacement() {
+        for (name, fine) in [("a.nexts", true), ("a.next", false), ("a.prev", false), ("next", true), ("-a", false)] {
+            assert_eq!(check_name(name).is_ok(), fine, "{name}");
+        }
+        assert!(check_name(&"a".repeat(195)).is_ok());
+        assert!(check_name(&"a".repeat(196)).unwrap_err().contains("no room"));
     }
 }

@@ -216,8 +216,9 @@ record! {
     /// The container of an agent.
     #[schemars(rename = "Container")]
     ContainerDoc {
-        /// Its name in Podman. `<name>-<agent>` when the file gives none.
-        #[schemars(extend("examples" = ["demo-openclaw"]))]
+        /// Its name in Podman. `<name>-<agent>` when the file gives none. Endings `.next` and `.prev` are kept for
+        /// containers that are being replaced.
+        #[schemars(extend("not" = {"pattern": r"\.(next|prev)$"}, "examples" = ["demo-openclaw"]))]
         optional name "name": Word,
         /// Arguments after the image's entrypoint, instead of the image's own command.
         #[schemars(extend("examples" = [["node", "dist/index.js", "gateway"]]))]
