@@ -113,6 +113,8 @@ pub struct ContainerState {
     pub restarts: Option<u32>,
     /// Ports it publishes.
     pub ports: Vec<Port>,
+    /// When Podman restarts it by itself, in Podman's word; told by an inspection alone (Podman 4.3 to 5).
+    pub restart: Option<String>,
     /// The verdict of its health check, when it has one and the look tells.
     pub health: Option<Health>,
     /// Values as they are in the live container; looked up only where the label cannot be compared.

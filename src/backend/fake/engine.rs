@@ -56,6 +56,7 @@ fn seen(id: &ContainerId, one: &FakeContainer, look: Option<&Look>, closely: boo
         pid: (one.phase == Phase::Running).then_some(7),
         restarts: closely.then_some(one.restarts),
         ports: one.spec.ports.clone(),
+        restart: (closely || stale).then(|| one.spec.restart.to_string()),
         health: one.spec.healthcheck.as_ref().filter(|_| health).map(|check| match one.checks {
             (_, true) => Health::Healthy,
             (failures, false) if failures >= check.retries => Health::Unhealthy,

@@ -397,6 +397,7 @@ fn the_inspection_of_4_3_1_is_read() {
     assert_eq!(name.as_str(), "running");
     assert_eq!((state.phase, state.health, state.restarts), (Phase::Running, Some(Health::Healthy), Some(0)));
     assert_eq!(state.ports[0].to_string(), "127.0.0.1:18080:80/tcp");
+    assert_eq!(state.restart.as_deref(), Some("unless-stopped"));
     let live = state.live.unwrap();
     assert_eq!(live.mounts["/data"], "/srv/data:ro");
     assert_eq!(live.env["A"], "b c");

@@ -40,6 +40,7 @@ pub(super) fn listed(entry: &Value, owner: &Name) -> Option<(ContainerName, Cont
         started_at: time(entry.get("StartedAt")),
         restarts: int(entry, "Restarts").and_then(|count| u32::try_from(count).ok()),
         ports: listed_ports(entry.get("Ports")),
+        restart: None,
         health: listed_health(entry, &phase),
         live: None,
         id,
@@ -64,6 +65,11 @@ pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(
         started_at: time(state.get("StartedAt")),
         restarts: int(answer, "RestartCount").and_then(|count| u32::try_from(count).ok()),
         ports: inspected_ports(host.get("PortBindings")),
+        restart: host
+            .get("RestartPolicy")
+            .and_then(|policy| text(policy, "Name"))
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned),
         // Podman 4.3 tells a check that does not exist as one with an empty status; Podman 3 wrote `Healthcheck`.
         health: ["Health", "Healthcheck"].iter().find_map(|field| health(text(state.get(*field)?, "Status")?)),
         live: Some(live(answer, config, host)),
