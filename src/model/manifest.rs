@@ -247,8 +247,7 @@ mod tests {
     fn a_hostile_manifest_does_not_fill_the_screen() {
         let word = format!("\u{1b}[2J{}", "x".repeat(100_000));
         let agent = serde_json::json!({"image": "i", "version": "1", "tarballs": {}});
-        let agents: serde_json::Map<_, _> =
-            (0..30).map(|n| (format!("{n:02}{word}"), agent.clone())).collect();
+        let agents: serde_json::Map<_, _> = (0..30).map(|n| (format!("{n:02}{word}"), agent.clone())).collect();
         let document = serde_json::json!({"schemaVersion": 2, "updatedAt": "", "agents": agents});
         let manifest = Manifest::parse(document.to_string().as_bytes()).unwrap();
         let first = manifest.agents.keys().next().unwrap().clone();

@@ -114,7 +114,11 @@ mod tests {
     #[test]
     fn a_value_of_several_lines_is_hidden_in_every_shape() {
         let value = "-----BEGIN\n  first line\nabc\nlast \"line\"\n";
-        for text in ["first line", "-----BEGIN first line abc last \"line\"", r#"-----BEGIN\n  first line\nabc\nlast \"line\"\n"#] {
+        for text in [
+            "first line",
+            "-----BEGIN first line abc last \"line\"",
+            r#"-----BEGIN\n  first line\nabc\nlast \"line\"\n"#,
+        ] {
             assert_eq!(hide(text, [value]), "(sensitive)", "{text}");
         }
         assert_eq!(hide("abc", [value]), "abc", "a line of three characters hides nothing");

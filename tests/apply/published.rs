@@ -212,3 +212,30 @@ fn an_image_that_went_away_is_loaded_again_from_the_cache() {
     assert!(took.contains(&"loadImage".to_owned()) && !took.contains(&"fetchArtifact".to_owned()), "{took:?}");
     assert!(world.runs("a"));
 }
+
+/// The cache is shared, and its index may be lost: what runs is kept whoever asks, and however little is known.
+#[test]
+fn gc_keeps_what_containers_of_any_state_file_run_from() {
+    let world = World::bare();
+    world.publish(&[("a", "1.0")]);
+    world.state(&[&world.published("a", "1.0")]);
+    world.applied();
+    let cache = world.sandbox.root().join("cache");
+    let images = || std::fs::read_dir(cache.join("vm/images")).unwrap().count();
+    let collect = || {
+        for derived in ["index.json", "vm/manifest.json"] {
+            let _ = std::fs::remove_file(cache.join(derived));
+        }
+        world.run("cache gc --keep 0 -o json").expect(0).json()["kept"].clone()
+    };
+    let ours = std::fs::read_to_string(world.sandbox.path("steadfast.yaml")).unwrap();
+    std::fs::remove_file(world.sandbox.path("steadfast.yaml")).unwrap();
+    assert_eq!((collect(), images()), (json!(1), 1), "without a state file");
+    let other = "apiVersion: steadfast/v1\nname: other\nruntime: {podman: {}}\nagents: {}\n";
+    world.sandbox.write("steadfast.yaml", other);
+    assert_eq!((collect(), images()), (json!(1), 1), "with another state file");
+    world.sandbox.write("steadfast.yaml", ours);
+    world.run("down").expect(0);
+    world.sandbox.write("steadfast.yaml", other);
+    assert_eq!((collect(), images()), (json!(0), 0), "nothing runs from it any more");
+}

@@ -66,7 +66,8 @@ impl World {
     /// Leaves what a killed download leaves.
     pub fn leave_partial(&self, bytes: &[u8], url: &str, etag: Option<&str>, sha256: Sha256Digest) {
         self.write(&format!("{KEY}.partial"), bytes);
-        let sidecar = serde_json::json!({"url": url, "place": sha256(url.as_bytes()), "etag": etag, "sha256": sha256});
+        let sidecar =
+            serde_json::json!({"url": url, "place": self::sha256(url.as_bytes()), "etag": etag, "sha256": sha256});
         self.write(&format!("{KEY}.partial.json"), sidecar.to_string());
     }
 

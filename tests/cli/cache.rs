@@ -105,8 +105,7 @@ fn gc_asks_podman_where_any_state_file_was_applied() {
     std::fs::create_dir_all(sandbox.root().join("state/demo")).unwrap();
     std::fs::write(sandbox.root().join("state/key"), "").unwrap();
     sandbox.set("CONTAINER_HOST", "unix:///nowhere/p.sock");
-    let refused = sandbox.run("cache gc --keep 0").expect(1);
-    refused.says("/nowhere/p.sock");
+    let refused = sandbox.run("cache gc --keep 0").expect(1).says("/nowhere/p.sock");
     refused.says("what runs for `demo`, so nothing was removed");
     assert!(old.exists());
     std::fs::remove_dir(sandbox.root().join("state/demo")).unwrap();

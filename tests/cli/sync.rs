@@ -136,8 +136,9 @@ fn a_state_file_narrows_it_to_its_agents() {
         sandbox.run("cache sync -f other.yaml").expect(65).shown()
     );
     sandbox.write("pin.yaml", state(&format!("hermes: {{version: \"1.0\", sha256: {{x64: {}}}}}", "a".repeat(64))));
-    let refused = sandbox.run("cache sync -f pin.yaml").expect(6).says("sha256 mismatch for");
+    let refused = sandbox.run("cache sync -f pin.yaml").expect(6).says("the state file pins");
     assert!(refused.stderr.contains(&"a".repeat(64)), "{}", refused.stderr);
+    assert_eq!(cached(&sandbox, hermes).unwrap(), b"hermes", "nothing was moved aside");
     sandbox.run("cache sync -f missing.yaml").expect(65).says("there is no state file `missing.yaml`");
 }
 

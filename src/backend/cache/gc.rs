@@ -200,9 +200,8 @@ impl Cache {
     }
 
     fn stale_temporaries(&self) -> Result<Vec<(PathBuf, u64)>, StoreError> {
-        let stale = |name: &str, metadata: &fs::Metadata| {
-            name.starts_with(TEMPORARY) && older_than(metadata, STALE_TEMPORARY)
-        };
+        let stale =
+            |name: &str, metadata: &fs::Metadata| name.starts_with(TEMPORARY) && older_than(metadata, STALE_TEMPORARY);
         let cache = self.0.layout.cache();
         let mut found = files_in(&cache, stale)?;
         found.extend(files_in(&cache.join("vm"), stale)?);
