@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::{ActError, Ending, last_lines};
-use crate::backend::{Engine, EngineError, ExecRequest};
+use crate::backend::{Engine, EngineError, EngineErrorKind, ExecRequest};
 use crate::model::{ContainerId, ContainerSpec, ContainerState, Health, HealthCheck, HealthTest, Phase};
 
 /// How a wait for health ended.
@@ -61,8 +61,10 @@ pub async fn wait_until_healthy<E: Engine>(
         if passes(engine, id, check).await || Instant::now() >= next_check {
             next_check = Instant::now() + check.interval;
             // A check that could not be run is run again; what became of it is seen by asking.
-            if let Err(err) = engine.run_healthcheck(id).await {
-                tracing::debug!(error = %err, "could not run a health check");
+            match engine.run_healthcheck(id).await {
+                Err(err) if !err.kind.is_retryable() && err.kind != EngineErrorKind::NotFound => return Err(err),
+                Err(err) => tracing::debug!(error = %err, "could not run a health check"),
+                Ok(()) => {}
             }
             if let Some(verdict) = ask(engine, id, deadline).await? {
                 return Ok(verdict);

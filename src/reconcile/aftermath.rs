@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::memory::Memory;
-use super::{Reconciler, Trouble};
+use super::{Reconciler, Trouble, is_container_step};
 use crate::act::{ActError, Ending, become_healthy, ended, last_lines};
 use crate::backend::{Engine, Store};
 use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Owner, Phase};
@@ -67,7 +67,13 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
     }
 
     /// Waits for the health of every agent that has a check. Yields whether there was anything to wait for.
-    pub(super) async fn await_health(&self, run: &mut Memory, observed: &Observed, deadline: Instant) -> bool {
+    pub(super) async fn await_health(
+        &self,
+        run: &mut Memory,
+        observed: &Observed,
+        plan: &Plan,
+        deadline: Instant,
+    ) -> bool {
         let Some(guest) = observed.guest.present() else { return false };
         let waiting: Vec<_> = self
             .desired
@@ -78,6 +84,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
                     && !agent.suspend
                     && agent.state == AgentState::Running
                     && !run.given_up.contains(*name)
+                    && !is_pending(plan, name)
             })
             .filter_map(|(name, agent)| {
                 agent.container.healthcheck.as_ref()?;
@@ -124,6 +131,15 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
     fn is_included(&self, agent: &AgentName) -> bool {
         self.options.policy.only.is_empty() || self.options.policy.only.contains(agent)
     }
+}
+
+/// Whether the container of an agent is yet another than what is wanted, and so may not have its check.
+fn is_pending(plan: &Plan, name: &AgentName) -> bool {
+    plan.ready.iter().any(|step| step.agent.as_ref() == Some(name) && is_container_step(&step.action))
+        || plan
+            .waiting
+            .iter()
+            .any(|waiting| waiting.agent.as_ref() == Some(name) && waiting.kind.ends_with("Container"))
 }
 
 fn container_of<'a>(observed: &'a Observed, id: &ContainerId) -> Option<(String, &'a ContainerState)> {

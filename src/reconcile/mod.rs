@@ -361,7 +361,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         if !self.options.wait {
             return Next::Stop;
         }
-        if self.settle(run, observed, deadline).await || self.await_health(run, observed, deadline).await {
+        if self.settle(run, observed, deadline).await || self.await_health(run, observed, plan, deadline).await {
             return Next::Look;
         }
         Next::Stop
