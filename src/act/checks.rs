@@ -15,11 +15,20 @@ pub(super) fn before_create(create: &Create, start: bool, patience: &Patience) -
         return Ok(());
     }
     mount_sources(create)?;
-    if start { ports_are_free(create) } else { Ok(()) }
+    if start { ports_are_free(create, &[]) } else { Ok(()) }
+}
+
+/// Checks bind sources, and the host ports that the predecessor does not hold itself, while that one still runs.
+pub(super) fn before_replace(create: &Create, start: bool, held: &[Port], patience: &Patience) -> Result<(), ActError> {
+    if !patience.local {
+        return Ok(());
+    }
+    mount_sources(create)?;
+    if start { ports_are_free(create, held) } else { Ok(()) }
 }
 
 /// Checks that every bind source exists.
-pub(super) fn mount_sources(create: &Create) -> Result<(), ActError> {
+fn mount_sources(create: &Create) -> Result<(), ActError> {
     for mount in &create.spec.mounts {
         if std::fs::metadata(mount.source.expose()).is_err() {
             let path = if mount.source.is_sensitive() { "(sensitive)" } else { mount.source.expose() };
@@ -29,10 +38,12 @@ pub(super) fn mount_sources(create: &Create) -> Result<(), ActError> {
     Ok(())
 }
 
-/// Checks that every host port can be taken. A port that cannot be tried (no such address, not allowed) is left to
+/// Checks that every host port but those `held` can be taken. A port that cannot be tried (no such address, not allowed) is left to
 /// Podman to judge.
-pub(super) fn ports_are_free(create: &Create) -> Result<(), ActError> {
-    for port in &create.spec.ports {
+pub(super) fn ports_are_free(create: &Create, held: &[Port]) -> Result<(), ActError> {
+    let holds =
+        |port: &Port| held.iter().any(|held| (held.host_port, held.protocol) == (port.host_port, port.protocol));
+    for port in create.spec.ports.iter().filter(|port| !holds(port)) {
         if is_taken(port) {
             return Err(ActError::PortTaken { port: port.to_string(), container: create.spec.name.to_string() });
         }

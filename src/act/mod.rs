@@ -276,7 +276,8 @@ pub async fn act<E: Engine, S: Store>(
             world.engine.stop(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
-        Action::ReplaceContainer { create, start, old, old_name, old_runs } => {
+        Action::ReplaceContainer { create, start, old, old_name, old_runs, old_ports } => {
+            checks::before_replace(create, *start, old_ports, patience)?;
             replace::replace(world, create, *start, old, old_name, *old_runs, patience).await
         }
         Action::RemoveContainer { id, name } => {

@@ -24,9 +24,6 @@ pub(super) async fn replace<E: Engine, S>(
     patience: &Patience,
 ) -> Result<Done, ActError> {
     let engine = &world.engine;
-    if patience.local {
-        checks::mount_sources(create)?;
-    }
     let successor = Create { name: suffixed(&create.name, NEXT_SUFFIX), ..create.clone() };
     let new = engine.create(&successor).await.map_err(|err| err.hiding(&create.spec))?;
     let (home, aside) = match old_name.as_str().strip_suffix(PREV_SUFFIX).map(ContainerName::new) {
@@ -41,7 +38,7 @@ pub(super) async fn replace<E: Engine, S>(
     }
     if start {
         // Only now that the predecessor has let go of its ports can they be tried.
-        let ports = if patience.local { checks::ports_are_free(create) } else { Ok(()) };
+        let ports = if patience.local { checks::ports_are_free(create, &[]) } else { Ok(()) };
         let outcome = match ports {
             Ok(()) => start_and_watch(engine, &new, &create.name, &create.spec, patience).await,
             Err(err) => Err(err),

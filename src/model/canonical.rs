@@ -158,11 +158,11 @@ impl CanonicalSpec {
                 }
             });
             if !same {
-                changes.push(FieldChange {
-                    field: field.clone(),
-                    from: kept.map(Leaf::shown),
-                    to: Some(value.leaf(field, key).shown()),
-                });
+                let to = value.leaf(field, key);
+                // What is a secret now was one before, even where it stood in clear.
+                let hidden = to.has_hash() || kept.is_some_and(Leaf::has_hash);
+                let shown = |leaf: &Leaf| if hidden { leaf.hidden() } else { leaf.shown() };
+                changes.push(FieldChange { field: field.clone(), from: kept.map(shown), to: Some(shown(&to)) });
             }
         }
         for (field, kept) in &self.fields {
@@ -181,6 +181,15 @@ impl Leaf {
             Leaf::Plain(_) => false,
             Leaf::Sensitive { .. } => true,
             Leaf::List(leaves) => leaves.iter().any(Leaf::has_hash),
+        }
+    }
+
+    /// Like [`Leaf::shown`], with what could be shown hidden as well.
+    fn hidden(&self) -> String {
+        match self {
+            Leaf::Plain(_) => "(sensitive)".to_owned(),
+            Leaf::Sensitive { .. } => self.shown(),
+            Leaf::List(leaves) => format!("[{}]", leaves.iter().map(Leaf::hidden).collect::<Vec<_>>().join(", ")),
         }
     }
 
@@ -345,6 +354,16 @@ mod tests {
         assert_ne!(changes[1].from, changes[1].to);
         assert!(!format!("{changes:?}").contains("canary"));
         assert_eq!(changes[2].from.as_deref(), Some("/srv:ro"));
+    }
+
+    #[test]
+    fn what_becomes_a_secret_is_hidden_on_both_sides() {
+        let label = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        let mut edited = spec();
+        edited.env.insert("HOME".into(), Text::sensitive("/home/other"));
+        let changes = label.changes(SPEC_VERSION, &edited, &image(), &key(1), None);
+        assert_eq!(changes[0].from.as_deref(), Some("(sensitive)"));
+        assert!(!format!("{changes:?}").contains("/home"), "{changes:?}");
     }
 
     #[test]

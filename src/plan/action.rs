@@ -5,7 +5,7 @@ use std::fmt;
 use crate::backend::Create;
 use crate::model::{
     AgentName, Artifact, ArtifactKey, ContainerId, ContainerName, ContainerSpec, FieldChange, ImageId, ImageRef,
-    Location, Manifest, Phase,
+    Location, Manifest, Phase, Port,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -77,6 +77,8 @@ pub enum Action {
         old_name: ContainerName,
         /// Whether that one runs now.
         old_runs: bool,
+        /// The ports that one publishes, and lets go of.
+        old_ports: Vec<Port>,
     },
     /// Stop and remove a container.
     RemoveContainer {

@@ -271,6 +271,7 @@ fn replacement(create: Create, agent: &Agent, held: &ContainerName, container: &
         old_name: held.clone(),
         // Also one that should run and was found dead: should its successor fail, it is brought back running.
         old_runs: matches!(container.phase, Phase::Running | Phase::Paused) || is_down(agent, container),
+        old_ports: container.ports.clone(),
     }
 }
 
