@@ -39,7 +39,8 @@ impl Default for Policy {
 }
 
 impl Policy {
-    fn includes(&self, agent: &AgentName) -> bool {
+    /// Whether the agent is one that is planned for.
+    pub fn includes(&self, agent: &AgentName) -> bool {
         self.only.is_empty() || self.only.contains(agent)
     }
 }

@@ -80,7 +80,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             .agents
             .iter()
             .filter(|(name, agent)| {
-                self.is_included(name)
+                self.options.policy.includes(name)
                     && !agent.suspend
                     && agent.state == AgentState::Running
                     && !run.given_up.contains(*name)
@@ -126,10 +126,6 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             }
         }
         true
-    }
-
-    fn is_included(&self, agent: &AgentName) -> bool {
-        self.options.policy.only.is_empty() || self.options.policy.only.contains(agent)
     }
 }
 
