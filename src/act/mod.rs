@@ -12,11 +12,12 @@ use std::time::Duration;
 pub use health::{Verdict as HealthVerdict, become_healthy, wait_until_healthy};
 
 use futures_util::StreamExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, World};
-use crate::model::{ContainerId, ContainerSpec, ContainerState, ImageRef, Phase, RestartPolicy};
-use crate::plan::{Action, stays_ended};
+use crate::model::{ContainerId, ContainerName, ContainerSpec, ContainerState, Health, ImageRef, Phase, RestartPolicy};
+use crate::plan::{Action, Revival, stays_ended};
 
 /// How patient actions are.
 #[derive(Debug, Clone)]
@@ -157,6 +158,24 @@ impl std::fmt::Display for Ending {
     }
 }
 
+/// Looks closely at a container, and again for as long as Podman is busy tidying up after it.
+pub(crate) async fn inspect_settled<E: Engine>(
+    engine: &E,
+    id: &ContainerId,
+) -> Result<Option<ContainerState>, EngineError> {
+    let deadline = Instant::now() + TIDY_TIME;
+    loop {
+        let seen = engine.inspect(id).await?;
+        if !seen.as_ref().is_some_and(|seen| seen.phase == Phase::Stopping) || Instant::now() >= deadline {
+            return Ok(seen);
+        }
+        tokio::time::sleep(TIDY_POLL).await;
+    }
+}
+
+const TIDY_TIME: Duration = Duration::from_secs(10);
+const TIDY_POLL: Duration = Duration::from_millis(50);
+
 /// How a container that was just started has ended, if it has. A one-shot that is done has not gone wrong.
 pub(crate) fn ended(seen: Option<&ContainerState>, restart: RestartPolicy) -> Option<Ending> {
     let Some(seen) = seen else { return Some(Ending::Gone) };
@@ -263,11 +282,14 @@ pub async fn act<E: Engine, S: Store>(
             world.engine.start(&id).await.map_err(|err| err.naming(&id, &create.name).hiding(&create.spec))?;
             Ok(Done { started: Some(id), ..Done::default() })
         }
-        Action::StartContainer { id, name, paused: true, .. } => {
+        Action::StartContainer { id, name, how: Revival::Unpause, .. } => {
             world.engine.unpause(id).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
-        Action::StartContainer { id, name, paused: false, previous, spec } => {
+        Action::StartContainer { id, name, how: Revival::Restart, spec, .. } => {
+            restart(&world.engine, id, name, spec, patience).await
+        }
+        Action::StartContainer { id, name, how: Revival::Start, previous, spec } => {
             replace::start(world, id, name, spec, previous.as_ref(), patience).await
         }
         Action::StopContainer { id, name } => {
@@ -294,6 +316,26 @@ pub async fn act<E: Engine, S: Store>(
             outcome => Ok(outcome.map(|()| Done::default())?),
         },
     }
+}
+
+/// Stops and starts a container that is unhealthy. The verdict may be old, and the container may have recovered since:
+/// so it is checked once more before anybody is interrupted.
+async fn restart<E: Engine>(
+    engine: &E,
+    id: &ContainerId,
+    name: &ContainerName,
+    spec: &ContainerSpec,
+    patience: &Patience,
+) -> Result<Done, ActError> {
+    let named = |err: EngineError| err.naming(id, name).hiding(spec);
+    engine.run_healthcheck(id).await.map_err(named)?;
+    let seen = engine.inspect(id).await.map_err(named)?;
+    if seen.is_some_and(|seen| seen.health == Some(Health::Healthy)) {
+        return Ok(Done::default());
+    }
+    engine.stop(id, patience.grace).await.map_err(named)?;
+    engine.start(id).await.map_err(named)?;
+    Ok(Done { started: Some(id.clone()), ..Done::default() })
 }
 
 /// The last lines of a container's log, for an error message, without the values that must not be shown. Best effort:

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{ActError, Done, Patience, become_healthy, checks, ended, last_lines};
+use super::{ActError, Done, Patience, become_healthy, checks, ended, inspect_settled, last_lines};
 use crate::backend::{Create, Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
 use crate::model::{ContainerId, ContainerName, ContainerSpec, Phase};
@@ -124,7 +124,7 @@ async fn start_and_watch<E: Engine>(
 ) -> Result<(), ActError> {
     engine.start(id).await.map_err(|err| err.naming(id, name).hiding(spec))?;
     tokio::time::sleep(patience.settle).await;
-    let seen = engine.inspect(id).await?;
+    let seen = inspect_settled(engine, id).await?;
     if let Some(how) = ended(seen.as_ref(), spec.restart) {
         let log = last_lines(engine, id, spec).await;
         return Err(ActError::EndedAtOnce { container: name.to_string(), how, log });

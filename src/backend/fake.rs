@@ -341,7 +341,7 @@ impl State {
         let agents = self.containers.values().filter_map(|one| one.labels.get("steadfast.agent").cloned()).collect();
         let call = Call { word, target: target.to_owned(), at: Instant::now() };
         self.effects.push(Effect { call, owner, agents });
-        let event = super::EngineEvent { action: word.to_owned(), container: Some(target.to_owned()) };
+        let event = super::EngineEvent { action: word.to_owned(), container: Some(target.to_owned()), exit_code: None };
         self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
         if let Some(left) = &mut self.kill_after {
             *left = left.saturating_sub(1);

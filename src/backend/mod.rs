@@ -172,6 +172,8 @@ pub struct EngineEvent {
     pub action: String,
     /// The container's name, when it is about one.
     pub container: Option<String>,
+    /// The code its process exited with, when that is what happened.
+    pub exit_code: Option<i32>,
 }
 
 /// Runs containers. Implemented by Podman over its socket.

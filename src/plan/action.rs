@@ -44,14 +44,14 @@ pub enum Action {
         /// Whether it is to run.
         start: bool,
     },
-    /// Start a container that exists, or unfreeze it.
+    /// Bring a container that exists (back) to life.
     StartContainer {
         /// Which.
         id: ContainerId,
         /// Its name.
         name: ContainerName,
-        /// It is frozen, not stopped.
-        paused: bool,
+        /// How.
+        how: Revival,
         /// What ran before it, kept by an interrupted replacement: it comes back should this one not stay up or not
         /// become healthy, and is dropped once it does.
         previous: Option<ContainerId>,
@@ -99,6 +99,17 @@ pub enum Action {
         /// Its name.
         reference: ImageRef,
     },
+}
+
+/// How a container is brought to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revival {
+    /// It does not run: it is started.
+    Start,
+    /// It is frozen: it is unfrozen.
+    Unpause,
+    /// It runs and is unhealthy: checked once more, and stopped and started unless it has recovered.
+    Restart,
 }
 
 impl Action {
@@ -153,7 +164,8 @@ impl fmt::Display for Action {
             Action::LoadImage { tag: Some(_), .. } => "tag image",
             Action::PullImage { .. } => "pull image",
             Action::CreateContainer { .. } => "create container",
-            Action::StartContainer { paused: true, .. } => "unpause container",
+            Action::StartContainer { how: Revival::Unpause, .. } => "unpause container",
+            Action::StartContainer { how: Revival::Restart, .. } => "restart container",
             Action::StartContainer { .. } => "start container",
             Action::StopContainer { .. } => "stop container",
             Action::ReplaceContainer { .. } => "replace container",
@@ -188,6 +200,8 @@ pub enum Reason {
     NotSeen,
     /// It should run and does not.
     NotRunning(Phase),
+    /// Its health check failed as often as its retries allow.
+    Unhealthy,
     /// It runs and should not.
     WantedStopped,
     /// These fields differ.
@@ -235,6 +249,7 @@ impl fmt::Display for Reason {
             Reason::ContainerMissing => "it does not exist",
             Reason::NotSeen => "it cannot be seen",
             Reason::NotRunning(phase) => return write!(f, "it {phase}"),
+            Reason::Unhealthy => "it is unhealthy",
             Reason::WantedStopped => "it is to be stopped",
             Reason::Changed(changes) => {
                 for (at, change) in changes.iter().enumerate() {

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::images::ImageFor;
-use super::{Action, Note, Plan, Policy, Reason, WaitingOn};
+use super::{Action, Note, Plan, Policy, Reason, Revival, WaitingOn};
 use crate::backend::Create;
 use crate::model::{
-    Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Desired, FieldChange, Guest, ImageRef,
-    Name, Observed, Owner, Phase, RestartPolicy, SPEC_VERSION, Seen,
+    Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Desired, FieldChange, Guest, Health,
+    ImageRef, Name, Observed, Owner, Phase, RestartPolicy, SPEC_VERSION, Seen,
 };
 
 /// What a successor is called until it takes the name.
@@ -291,7 +291,7 @@ fn revival(agent: &Agent, held: &ContainerName, container: &ContainerState) -> O
     (ours && is_down(agent, container)).then(|| Action::StartContainer {
         id: container.id.clone(),
         name: held.clone(),
-        paused: container.phase == Phase::Paused,
+        how: if container.phase == Phase::Paused { Revival::Unpause } else { Revival::Start },
         previous: None,
         spec: Box::new(agent.container.clone()),
     })
@@ -387,10 +387,10 @@ fn settle(
     mine: &Mine<'_>,
     plan: &mut Plan,
 ) {
-    let start = |paused| Action::StartContainer {
+    let start = |how| Action::StartContainer {
         id: container.id.clone(),
         name: held.clone(),
-        paused,
+        how,
         previous: mine.prev.map(|(_, previous)| previous.id.clone()),
         spec: Box::new(agent.container.clone()),
     };
@@ -400,22 +400,31 @@ fn settle(
     match (agent.state, &container.phase) {
         (_, Phase::Stopping | Phase::Removing) => {
             let on = WaitingOn::Transition { phase: container.phase.clone() };
-            plan.wait(name.clone(), &start(false), not_running, on);
+            plan.wait(name.clone(), &start(Revival::Start), not_running, on);
         }
         (_, Phase::Other(word)) => {
             let on = WaitingOn::Sight { why: format!("Podman says it is `{word}`") };
-            plan.wait(name.clone(), &start(false), not_running, on);
+            plan.wait(name.clone(), &start(Revival::Start), not_running, on);
+        }
+        // A one-shot is not run twice.
+        (AgentState::Running, Phase::Running)
+            if container.health == Some(Health::Unhealthy)
+                && mine.prev.is_none()
+                && agent.container.healthcheck.is_some()
+                && agent.container.restart != RestartPolicy::No =>
+        {
+            plan.step(name.clone(), start(Revival::Restart), Reason::Unhealthy);
         }
         (AgentState::Running, Phase::Running) | (AgentState::Stopped, Phase::Created | Phase::Exited { .. }) => {
             right = true;
         }
-        (AgentState::Running, Phase::Created) => plan.step(name.clone(), start(false), not_running),
-        (AgentState::Running, Phase::Paused) => plan.step(name.clone(), start(true), not_running),
+        (AgentState::Running, Phase::Created) => plan.step(name.clone(), start(Revival::Start), not_running),
+        (AgentState::Running, Phase::Paused) => plan.step(name.clone(), start(Revival::Unpause), not_running),
         (AgentState::Running, Phase::Exited { code }) => {
             if stays_ended(agent.container.restart, *code) {
                 right = true;
             } else {
-                plan.step(name.clone(), start(false), not_running);
+                plan.step(name.clone(), start(Revival::Start), not_running);
             }
         }
         (AgentState::Stopped | AgentState::Absent, Phase::Running | Phase::Paused) => {
@@ -425,7 +434,7 @@ fn settle(
     }
     // Its predecessor goes only once it has proved itself; one that was never to run has nothing to prove.
     if right && mine.prev.is_some() && agent.state == AgentState::Running && container.phase == Phase::Running {
-        plan.step(name.clone(), start(false), Reason::Unproved);
+        plan.step(name.clone(), start(Revival::Start), Reason::Unproved);
     } else if right {
         for &(left, container) in mine.next.iter().chain(&mine.prev).chain(&mine.spare).chain(&mine.others) {
             remove(Some(name), left, container, Reason::Leftover, plan);

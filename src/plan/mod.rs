@@ -12,7 +12,7 @@ mod prune;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use action::{Action, Reason, Step, Waiting, WaitingOn};
+pub use action::{Action, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::resolve_artifact;
 pub(crate) use containers::stays_ended;
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};

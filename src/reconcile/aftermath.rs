@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::memory::Memory;
 use super::{Reconciler, Trouble, is_container_step};
-use crate::act::{ActError, Ending, become_healthy, ended, last_lines};
+use crate::act::{ActError, Ending, become_healthy, ended, inspect_settled, last_lines};
 use crate::backend::{Engine, Store};
 use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Owner, Phase};
 use crate::plan::{Action, Plan, Reason};
@@ -55,7 +55,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         let started = run.started.clone().into_iter();
         let unsettled: Vec<_> =
             started.filter(|(agent, id)| !run.given_up.contains(agent) && !run.settled.contains(id)).collect();
-        let looks = join_all(unsettled.iter().map(|(_, id)| self.world.engine.inspect(id))).await;
+        let looks = join_all(unsettled.iter().map(|(_, id)| inspect_settled(&self.world.engine, id))).await;
         for ((agent, id), seen) in unsettled.into_iter().zip(looks) {
             // A look that fails here is taken again by the next pass.
             let (Ok(seen), Some(wanted)) = (seen, self.desired.agents.get(&agent)) else { continue };

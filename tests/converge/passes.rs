@@ -215,6 +215,34 @@ async fn health_is_waited_for_unless_told_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_unhealthy_is_restarted_and_what_has_recovered_is_not() {
+    let mut story = Story::new(&["a"]);
+    story.agent("a").container.healthcheck = Some(health_check());
+    story.set_env("a", "SICK", "8");
+    let story = story.settled().await;
+    let before = story.id("demo-a");
+    let starts = || story.fake.state().count("start");
+    let first = starts();
+
+    // An old verdict: by now it would pass.
+    story.fake.state().named_mut("demo-a").unwrap().checks = (3, false);
+    assert!(story.converge().await.converged);
+    assert_eq!(starts(), first, "nobody is interrupted for an old verdict");
+
+    // It is sick for real, and well again eight seconds after a start.
+    {
+        let mut state = story.fake.state();
+        let one = state.named_mut("demo-a").unwrap();
+        one.started = Some(Instant::now());
+        one.checks = (3, false);
+    }
+    let report = story.converge().await;
+    assert!(report.converged, "{:?}", troubles(&report));
+    assert_eq!((starts(), story.id("demo-a")), (first + 1, before));
+    assert_eq!(taken(&report), ["restart container `demo-a`"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resumed_replacement_waits_for_health_too() {
     let mut story = Story::new(&["a"]);
     story.agent("a").container.healthcheck = Some(health_check());

@@ -60,6 +60,24 @@ async fn every_phase_has_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_unhealthy_is_restarted_unless_it_is_a_one_shot() {
+    for (restart, wanted) in [
+        (RestartPolicy::UnlessStopped, &["restart container `demo-a`: it is unhealthy"][..]),
+        (RestartPolicy::OnFailure, &["restart container `demo-a`: it is unhealthy"]),
+        (RestartPolicy::No, &[]),
+    ] {
+        let mut story = Story::new(&["a"]);
+        story.agent("a").container.healthcheck = Some(health_check());
+        story.agent("a").container.restart = restart;
+        let story = story.settled().await;
+        story.fake.state().named_mut("demo-a").unwrap().checks = (2, false);
+        plans(&story, &[]).await;
+        story.fake.state().named_mut("demo-a").unwrap().checks = (3, false);
+        plans(&story, wanted).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_ended_stays_as_its_restart_policy_says() {
     for (restart, code, stays) in [
         (RestartPolicy::No, 0, true),

@@ -424,6 +424,12 @@ fn other_versions_words_are_read() {
     for (word, phase) in phases {
         assert_eq!(listed(json!({"Id": "a1", "Names": ["/n"], "State": word, "ExitCode": "3"})).phase, phase);
     }
+    let ended = |ago: u64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        listed(json!({"Id": "a1", "Names": ["n"], "State": "stopped", "ExitCode": 9, "ExitedAt": now - ago})).phase
+    };
+    assert_eq!(ended(0), Phase::Stopping, "Podman may still restart it");
+    assert_eq!(ended(60), Phase::Exited { code: 9 }, "nobody is coming any more");
     let later = listed(json!({
         "Id": "a1", "Names": ["n"], "State": "running", "Status": "Up 2 minutes (healthy)", "Restarts": 4, "Pid": "77",
         "StartedAt": "2026-04-24T12:00:00.5+02:00", "Created": 1, "Labels": null, "Ports": null, "New": {"x": []},
