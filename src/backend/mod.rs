@@ -156,6 +156,9 @@ pub type Chunks = Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>
 /// Events as they come. Ends with the connection, or after its first error.
 pub type Events = Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>;
 
+/// Ids of containers whose process ended, as it happens. Hints, like events, and never complete.
+pub type Deaths = Pin<Box<dyn Stream<Item = ContainerId> + Send>>;
+
 /// Which log lines.
 #[derive(Debug, Clone, Default)]
 pub struct LogRequest {
@@ -235,6 +238,13 @@ pub trait Engine: Send + Sync {
 
     /// What happens from now on to the owner's containers and to images. Malformed events are left out.
     fn events(&self, owner: &Name) -> impl Future<Output = Result<Events, EngineError>> + Send;
+
+    /// Asks whether it is there at all. The cheapest request it has.
+    fn ping(&self) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Where there is a faster word of ends than [`Engine::events`], follows it. `guest` is the latest look: one container
+    /// that runs is needed to find out.
+    fn deaths(&self, guest: &Guest) -> Option<Deaths>;
 }
 
 /// What kind of failure an engine reported. Fixed words, for scripts and metrics.

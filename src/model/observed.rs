@@ -117,6 +117,8 @@ pub struct ContainerState {
     pub restart: Option<String>,
     /// The verdict of its health check, when it has one and the look tells.
     pub health: Option<Health>,
+    /// When its health was last checked; told by an inspection alone.
+    pub checked_at: Option<SystemTime>,
     /// Values as they are in the live container; looked up only where the label cannot be compared.
     pub live: Option<Live>,
 }

@@ -8,8 +8,8 @@ use futures_util::{StreamExt, stream};
 
 use super::{Fake, FakeContainer, State};
 use crate::backend::{
-    ByteStream, Chunk, Chunks, Create, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest,
-    Look, Progress,
+    ByteStream, Chunk, Chunks, Create, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest,
+    LogRequest, Look, Progress,
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Guest, Health, ImageId, ImageRef, Live, Name, Owner,
@@ -62,6 +62,7 @@ fn seen(id: &ContainerId, one: &FakeContainer, look: Option<&Look>, closely: boo
             (failures, false) if failures >= check.retries => Health::Unhealthy,
             (_, false) => Health::Starting,
         }),
+        checked_at: None,
         live: stale.then(|| live(one)),
     }
 }
@@ -321,5 +322,13 @@ impl Engine for Fake {
         })
         .await?;
         Ok(Box::pin(stream::unfold(receiver, async |mut receiver| Some((Ok(receiver.recv().await?), receiver)))))
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.call("ping", "", |_| Ok(())).await
+    }
+
+    fn deaths(&self, _: &Guest) -> Option<Deaths> {
+        None
     }
 }

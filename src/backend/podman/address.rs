@@ -38,6 +38,22 @@ pub(super) fn find(given: Option<&Path>, vars: impl Fn(&str) -> Option<String>) 
     Err(unavailable(format!("no Podman socket found (tried {list}); {}", how_to_start(tried.first()))))
 }
 
+/// Finds the socket, or where it will be: the first of the places to look at. See [`super::Podman::expect`].
+pub(super) fn expected(given: Option<&Path>, vars: impl Fn(&str) -> Option<String>) -> Result<PathBuf, EngineError> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    for variable in ["CONTAINER_HOST", "DOCKER_HOST"] {
+        if let Some(address) = vars(variable).filter(|address| !address.is_empty()) {
+            return parse(variable, &address);
+        }
+    }
+    find(None, &vars).or_else(|err| {
+        let places = usual(rustix::process::getuid().as_raw(), vars("XDG_RUNTIME_DIR").as_deref());
+        places.into_iter().next().ok_or(err)
+    })
+}
+
 /// The usual places, likeliest first, each once.
 fn usual(uid: u32, runtime_dir: Option<&str>) -> Vec<PathBuf> {
     let rootful = PathBuf::from("/run/podman/podman.sock");

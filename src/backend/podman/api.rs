@@ -25,8 +25,8 @@ use super::http::{Call, DEADLINE, Http, query, segment};
 use super::spec;
 use super::stream::Lines;
 use super::wire;
-use crate::backend::{Create, EngineError, EngineErrorKind, EngineEvent, Events};
-use crate::model::{ContainerId, ContainerName, ContainerState, Name, Phase};
+use crate::backend::{Create, Deaths, EngineError, EngineErrorKind, EngineEvent, Events};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Name, Phase};
 
 /// How long making a container may take. It may have to wait for other work on the same storage.
 const CREATE: Duration = Duration::from_secs(60);
@@ -346,6 +346,22 @@ impl Api {
             Err(_) => Source::Opening(subscription),
         };
         Ok(Box::pin(stream::unfold(source, Source::next)))
+    }
+}
+
+impl Api {
+    /// See [`crate::backend::Engine::ping`].
+    pub async fn ping(&self) -> Result<(), EngineError> {
+        self.http.send(&Call::get("reach Podman", "/_ping")).await.map(|_| ())
+    }
+
+    /// See [`crate::backend::Engine::deaths`].
+    pub fn deaths(&self, guest: &Guest) -> Option<Deaths> {
+        let running = guest.containers.values().filter(|container| container.phase == Phase::Running);
+        match self.machine {
+            Machine::Here => running.filter_map(|container| container.pid).find_map(super::exits::follow),
+            Machine::Elsewhere => None,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod address;
 mod api;
 mod error;
 mod exec;
+mod exits;
 mod http;
 mod image;
 mod look;
@@ -21,7 +22,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ByteStream, Chunks, Create, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress};
+use super::{
+    ByteStream, Chunks, Create, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress,
+};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, ImageId, ImageRef, Name};
 
 pub use address::Machine;
@@ -46,6 +49,15 @@ impl Podman {
     /// for an address that is not a unix socket, such as `ssh://…`.
     pub fn connect(socket: Option<&Path>, vars: impl Fn(&str) -> Option<String>) -> Result<Self, EngineError> {
         let socket = address::find(socket, vars)?;
+        Api::new(&socket, Machine::of_local_socket()).map(Self::Api)
+    }
+
+    /// As [`Podman::connect`], for whoever waits for Podman: a socket that is not there yet is taken for one that will be.
+    ///
+    /// # Errors
+    /// For an address that is not a unix socket, such as `ssh://…`.
+    pub fn expect(socket: Option<&Path>, vars: impl Fn(&str) -> Option<String>) -> Result<Self, EngineError> {
+        let socket = address::expected(socket, vars)?;
         Api::new(&socket, Machine::of_local_socket()).map(Self::Api)
     }
 
@@ -163,6 +175,18 @@ impl Engine for Podman {
     async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
         match self {
             Self::Api(api) => api.events(owner).await,
+        }
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        match self {
+            Self::Api(api) => api.ping().await,
+        }
+    }
+
+    fn deaths(&self, guest: &Guest) -> Option<Deaths> {
+        match self {
+            Self::Api(api) => api.deaths(guest),
         }
     }
 }

@@ -43,6 +43,7 @@ pub(super) fn listed(entry: &Value, owner: &Name) -> Option<(ContainerName, Cont
         ports: listed_ports(entry.get("Ports")),
         restart: None,
         health: listed_health(entry, &phase),
+        checked_at: None,
         live: None,
         id,
         phase,
@@ -74,6 +75,7 @@ pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(
             .map(str::to_owned),
         // Podman 4.3 tells a check that does not exist as one with an empty status; Podman 3 wrote `Healthcheck`.
         health: ["Health", "Healthcheck"].iter().find_map(|field| health(text(state.get(*field)?, "Status")?)),
+        checked_at: ["Health", "Healthcheck"].iter().find_map(|field| last_check(state.get(*field)?)),
         live: Some(live(answer, config, host)),
         id,
         phase,
@@ -175,6 +177,11 @@ fn health(word: &str) -> Option<Health> {
         "unhealthy" => Some(Health::Unhealthy),
         other => Some(Health::Other(other.to_owned())),
     }
+}
+
+/// `Log: [{"Start", "End", …}]`, the oldest first.
+fn last_check(health: &Value) -> Option<SystemTime> {
+    health.get("Log")?.as_array()?.iter().filter_map(|entry| time(entry.get("Start"))).max()
 }
 
 /// Libpod's list says the verdict in `Status` (4.3.1: exactly the word, empty without a check). Elsewhere that field is
