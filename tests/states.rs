@@ -84,8 +84,15 @@ fn the_starter_is_valid() {
 }
 
 /// Files whose fault a schema cannot see: it is in other files, in the environment, or between two agents.
-const BEYOND_SCHEMAS: [&str; 6] =
-    ["env-file-directory", "env-file-malformed", "env-file-missing", "shared", "substitution", "substitution-secret"];
+const BEYOND_SCHEMAS: [&str; 7] = [
+    "env-file-directory",
+    "env-file-malformed",
+    "env-file-missing",
+    "manifest-refresh",
+    "shared",
+    "substitution",
+    "substitution-secret",
+];
 
 #[test]
 fn invalid_files_fail_with_their_whole_message() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use url::Url;
 
@@ -20,6 +21,8 @@ pub struct Desired {
     pub root: PathBuf,
     /// Where the manifest is published. `None` when neither file nor environment names one.
     pub manifest: Option<Location>,
+    /// How often `run` asks whether there is a newer manifest, for agents at `latest`. From 1 second to a year; default 1 hour.
+    pub manifest_refresh: Duration,
     /// How the cache is kept.
     pub cache: CachePolicy,
     /// Where containers run.

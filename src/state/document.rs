@@ -64,6 +64,10 @@ record! {
         /// when the file names none. Artifacts are fetched from beside it.
         #[schemars(extend("examples" = ["https://cdn.example.com/vm/manifest.json", "./vm/manifest.json"]))]
         optional url "url": Word,
+        /// How often `steadfast run` asks whether there is a newer manifest, for agents at version `latest`: at least 1s,
+        /// at most a year.
+        #[schemars(extend("default" = "1h", "examples" = ["1h", "15m"]))]
+        optional refresh "refresh": Time,
     }
 }
 

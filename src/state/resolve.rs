@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Component, Path as FilePath, PathBuf};
+use std::time::Duration;
 
 use super::agents::Agents;
 use super::decode::{At, Cx, Decode, List, Path, Table, cut, is_null};
@@ -11,6 +12,9 @@ use super::problem::Draft;
 use super::scalar::{Choice, Loose, Str, Word};
 use super::{Context, Input, Loaded};
 use crate::model::{Arch, CachePolicy, Desired, Location, Name, Runtime};
+
+const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
+const LEAST_REFRESH: Duration = Duration::from_secs(1);
 
 /// Resolves the whole document. `None` when something is missing that cannot be done without; problems tell the rest.
 pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Context<'_>) -> Option<Loaded> {
@@ -26,6 +30,7 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let name = doc.name.as_ref().and_then(|name| checked(cx, name, path.key("name"), |name| Name::new(name)));
     let root = root(cx, &doc, input, context, path);
     let manifest = manifest(cx, &doc, input, context, path);
+    let manifest_refresh = manifest_refresh(cx, &doc, path);
     let cache = cache(cx, doc.cache.as_ref(), context.host_arch, path);
     let runtime = doc.runtime.and_then(|runtime| self::runtime(cx, runtime, input, path.key("runtime")));
 
@@ -43,7 +48,7 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let (name, root, runtime) = (name?, root?, runtime?);
     let key = (context.key)(&root);
     let host_arch = context.host_arch;
-    let desired = Desired { name, root, manifest, cache, runtime, agents, host_arch, key };
+    let desired = Desired { name, root, manifest, manifest_refresh, cache, runtime, agents, host_arch, key };
     Some(Loaded { desired, env_files })
 }
 
@@ -173,6 +178,17 @@ fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_
             None
         }
     }
+}
+
+fn manifest_refresh(cx: &mut Cx<'_>, doc: &StateDoc, path: Path<'_>) -> Duration {
+    let path = path.key("manifest");
+    let Some(refresh) = doc.manifest.as_ref().and_then(|manifest| manifest.value.refresh.as_ref()) else {
+        return DEFAULT_REFRESH;
+    };
+    if refresh.value.0 < LEAST_REFRESH {
+        cx.wrong(refresh.node, path.key("refresh"), "the manifest cannot be asked for more often than every 1s");
+    }
+    refresh.value.0
 }
 
 // ------------------------------------------------------------------------------------------------- cache and runtime

@@ -60,6 +60,26 @@ fn what_a_file_leaves_out_has_the_documented_default() {
 }
 
 #[test]
+fn the_manifest_is_asked_for_between_every_second_and_every_year() {
+    let with = |manifest: &str| agent("state: running").replacen("runtime", &format!("{manifest}runtime"), 1);
+    let every = |manifest: &str| load_with(with(manifest), HOME).unwrap().desired.manifest_refresh.as_millis();
+    let hour = 3_600_000;
+    assert_eq!([every(""), every("manifest:\n"), every("manifest: {url: ./m.json}\n")], [hour; 3]);
+    assert_eq!(every("manifest: {refresh: 1s}\n"), 1000);
+    assert_eq!(every("manifest: {refresh: 1m 30s 5ms}\n"), 90_005);
+    assert_eq!(every("manifest: {refresh: 365days}\n"), 365 * 24 * hour);
+    for (wrong, why) in [
+        ("999ms", "3:21: manifest.refresh: the manifest cannot be asked for more often than every 1s"),
+        ("0s", "3:21: manifest.refresh: the manifest cannot be asked for more often than every 1s"),
+        ("366days", "3:21: manifest.refresh: `366days` is longer than a year"),
+        ("60", "3:21: manifest.refresh: the duration `60` has no unit; write `60s` for seconds"),
+        ("often", "3:21: manifest.refresh: expected a duration like `30s` or `1m 30s`, found `often`"),
+    ] {
+        assert_eq!(bad(with(&format!("manifest: {{refresh: {wrong}}}\n"))), why);
+    }
+}
+
+#[test]
 fn flag_file_and_environment_have_their_order() {
     let file = "root: ./data\nmanifest: {url: ./m.json}\n".to_owned() + &agent("");
     let plain = agent("");
