@@ -18,6 +18,7 @@
 pub mod act;
 pub mod backend;
 pub mod cli;
+pub mod control;
 pub mod error;
 pub mod handles;
 pub mod model;

@@ -27,6 +27,36 @@ pub struct Holder {
     pub command: String,
     /// Since when (RFC 3339).
     pub since: String,
+    /// Absolute path of the state file it works for, as [`crate::control::path_text`] tells it. Absent in the lock files
+    /// of older versions, and for a file that came through a pipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+impl Holder {
+    /// Whether it keeps the lock for good, so that waiting for it is in vain.
+    pub fn is_run(&self) -> bool {
+        self.command == RUN
+    }
+}
+
+/// What `run` calls itself in the lock file.
+pub const RUN: &str = "run";
+
+/// Who wants a lock, and for which state file.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// What it does, e.g. `apply`.
+    pub command: &'a str,
+    /// The state file; `None` when it came through a pipe.
+    pub file: Option<&'a Path>,
+}
+
+impl<'a> From<&'a str> for Claim<'a> {
+    /// A claim that names no file.
+    fn from(command: &'a str) -> Self {
+        Self { command, file: None }
+    }
 }
 
 impl std::fmt::Display for Holder {
@@ -60,17 +90,19 @@ pub enum LockError {
 const POLL: Duration = Duration::from_millis(50);
 const SAY_AFTER: Duration = Duration::from_secs(1);
 
-/// Takes the lock at `path`, waiting for as long as `patience`; `held` hears once of who holds it, after a second.
+/// Takes the lock at `path`, waiting for as long as `patience`; `held` hears once of who holds it, after a second. For
+/// `run` only another `run` waits: it does not let go by itself.
 ///
 /// # Errors
 /// When somebody else holds it all the time, or the file system refuses.
-pub async fn take(
+pub async fn take<'a>(
     path: &Path,
-    command: &str,
+    claim: impl Into<Claim<'a>>,
     patience: Duration,
     held: impl Fn(&LockError),
 ) -> Result<Lock, LockError> {
     let io = |err| LockError::Io { path: path.to_owned(), err };
+    let claim = claim.into();
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
     }
@@ -78,6 +110,7 @@ pub async fn take(
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
     let began = Instant::now();
     let mut said = false;
+    let mut last_holder = None;
     loop {
         match file.try_lock() {
             Ok(()) => break,
@@ -85,19 +118,26 @@ pub async fn take(
             Err(std::fs::TryLockError::Error(err)) => return Err(io(err)),
         }
         let waited = began.elapsed();
-        if waited >= patience {
-            return Err(LockError::Held { path: path.to_owned(), holder: read_holder(&mut file) });
+        let holder = read_holder(&mut file);
+        // Twice the same: one that has just got the lock may not have written yet who it is.
+        let is_run = holder.as_ref().is_some_and(Holder::is_run) && holder == last_holder && claim.command != RUN;
+        if is_run || waited >= patience {
+            return Err(LockError::Held { path: path.to_owned(), holder });
         }
         if !said && waited >= SAY_AFTER {
-            held(&LockError::Held { path: path.to_owned(), holder: read_holder(&mut file) });
+            held(&LockError::Held { path: path.to_owned(), holder: holder.clone() });
             said = true;
         }
+        last_holder = holder;
         tokio::time::sleep(POLL.min(patience - waited)).await;
     }
     let holder = Holder {
         pid: std::process::id(),
-        command: command.to_owned(),
+        command: claim.command.to_owned(),
         since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        file: claim
+            .file
+            .map(|file| crate::control::path_text(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()))),
     };
     let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| {
         let line = serde_json::to_string(&holder).unwrap_or_default();
@@ -112,7 +152,8 @@ pub async fn take(
 fn read_holder(file: &mut File) -> Option<Holder> {
     let mut text = String::new();
     file.rewind().ok()?;
-    file.take(4096).read_to_string(&mut text).ok()?;
+    // A path has at most 4096 bytes, each six in JSON.
+    file.take(32 * 1024).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }
 
@@ -136,6 +177,17 @@ pub fn check(path: &Path) -> Result<(), LockError> {
     }
 }
 
+/// The `run` that holds the lock at `path`. What is written there tells the rest apart, so that the lock itself is tried
+/// only when it says `run`, and nobody who wants it is disturbed.
+pub fn kept_by(path: &Path) -> Option<Holder> {
+    let mut file = File::open(path).ok()?;
+    let holder = read_holder(&mut file).filter(Holder::is_run)?;
+    match check(path) {
+        Err(LockError::Held { .. }) => Some(holder),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,5 +206,36 @@ mod tests {
         check(&path).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), before, "a look writes nothing");
         take(&path, "down", Duration::ZERO, |_| {}).await.unwrap();
+    }
+    #[tokio::test]
+    async fn nobody_waits_for_run_but_another_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let claim = Claim { command: RUN, file: Some(Path::new("/etc/a.yaml")) };
+        let run = take(&path, claim, Duration::ZERO, |_| {}).await.unwrap();
+        let hour = Duration::from_secs(3600);
+        let Err(LockError::Held { holder: Some(holder), .. }) = take(&path, "apply", hour, |_| {}).await else {
+            panic!("it is held")
+        };
+        assert_eq!(holder.file.as_deref(), Some("/etc/a.yaml"));
+        assert_eq!(kept_by(&path), Some(holder));
+        let next = tokio::spawn({
+            let path = path.clone();
+            async move { take(&path, RUN, hour, |_| {}).await }
+        });
+        tokio::task::yield_now().await;
+        drop(run);
+        let next = next.await.unwrap().unwrap();
+        drop(next);
+        assert_eq!(kept_by(&path), None, "what was written stays, and nobody holds it");
+        let apply = take(&path, "apply", Duration::ZERO, |_| {}).await.unwrap();
+        assert_eq!(kept_by(&path), None);
+        drop(apply);
+        // An older version's.
+        let text = r#"{"pid":7,"command":"run","since":"2026-01-01T00:00:00Z"}"#;
+        std::fs::write(&path, text).unwrap();
+        let held = File::open(&path).unwrap();
+        held.lock().unwrap();
+        assert_eq!(kept_by(&path).unwrap().file, None);
     }
 }

@@ -1,0 +1,306 @@
+//! The control socket of `steadfast run`: how others on this machine ask it what it sees, and to reconcile now.
+//!
+//! A unix stream socket `<root>/state/<name>/control.sock`, mode 0600, for the user `run` belongs to and for root.
+//! JSON lines both ways, one request per connection:
+//!
+//! | request | answer |
+//! |---|---|
+//! | `{"op":"status"}` | one status line |
+//! | `{"op":"watch"}` | a status line now, and again at each change |
+//! | `{"op":"reconcile","timeoutMs":N}` | event lines while it works, then `{"outcome": …}` |
+//! | `{"op":"events"}` | event lines as they happen, until the client leaves |
+//!
+//! What cannot be answered ends with `{"error":{"kind": …, "message": …}}`; a client that reads too slowly misses events
+//! and is told so (`{"event":"lagged","missed":N}`). [`server`] serves whatever is [`Controlled`], [`client`] asks. What
+//! to do about a request belongs in the run loop, what to print in [`crate::cli`].
+
+pub mod client;
+mod paths;
+pub mod server;
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::{broadcast, watch};
+
+use crate::model::AgentName;
+use crate::status::Status;
+
+pub use paths::{MAX_PATH, SOCKET};
+
+/// The most bytes of a request line (64 KiB).
+pub const MAX_REQUEST: usize = 64 * 1024;
+/// How long a request line may take to come (5 s).
+pub const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// The most clients at once (32).
+pub const MAX_CLIENTS: usize = 32;
+/// How long a client may leave a line unread before it is dropped (5 s).
+pub const WRITE_TIME: Duration = Duration::from_secs(5);
+/// The longest time `reconcile` may be given (365 days); more is cut to it.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The time `reconcile` is given when the request names none (10 min).
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What the control socket speaks for: the run loop. None of it is ever waited for by the loop.
+pub trait Controlled: Send + Sync + 'static {
+    /// The newest status, a [`RunStatus`] as JSON. `null` until the first look: who asks waits for it then.
+    fn status(&self) -> watch::Receiver<Arc<Value>>;
+    /// What happens, as in the journal: objects with an `event`.
+    fn events(&self) -> broadcast::Receiver<Arc<Value>>;
+    /// Reconciles now. Yields the [`Outcome`] as JSON; `None` when it is stopping. Dropped when the client leaves.
+    fn reconcile(&self, timeout: Duration) -> impl Future<Output = Option<Value>> + Send;
+}
+
+/// A request line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Request {
+    /// The newest status.
+    Status,
+    /// The newest status, and again at each change.
+    Watch,
+    /// Reconcile now.
+    Reconcile {
+        /// The longest it may take, in milliseconds. Default 600000 (10 min), at most a year.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+    },
+    /// What happens, as it happens.
+    Events,
+}
+
+impl Request {
+    /// The words of `op`.
+    const OPS: [&'static str; 4] = ["status", "watch", "reconcile", "events"];
+
+    /// Asks to reconcile within `timeout`.
+    pub fn reconcile(timeout: Duration) -> Self {
+        Self::Reconcile { timeout_ms: Some(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)) }
+    }
+
+    /// Reads a request line.
+    ///
+    /// # Errors
+    /// `badRequest` when it is no JSON object with an `op`, `unknownOp` when the `op` is none of ours.
+    pub fn parse(line: &[u8]) -> Result<Self, Refused> {
+        let value: Value = serde_json::from_slice(line)
+            .map_err(|err| Refused::new("badRequest", format!("the request is not JSON: {err}")))?;
+        let ops = Self::OPS.map(|op| format!("`{op}`")).join(", ");
+        match value.get("op") {
+            Some(Value::String(op)) if !Self::OPS.contains(&op.as_str()) => {
+                let op: String = op.chars().take(60).flat_map(char::escape_debug).collect();
+                return Err(Refused::new("unknownOp", format!("there is no op `{op}`: it is one of {ops}")));
+            }
+            Some(Value::String(_)) => {}
+            _ => return Err(Refused::new("badRequest", format!("the request has no `op`: it is one of {ops}"))),
+        }
+        serde_json::from_value(value).map_err(|err| Refused::new("badRequest", format!("the request is wrong: {err}")))
+    }
+}
+
+/// Why a request was not answered, as the socket says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// One fixed word: `badRequest`, `unknownOp`, `tooLarge`, `tooSlow`, `busy`, `forbidden`, `stopping`.
+    pub kind: String,
+    /// A sentence.
+    pub message: String,
+}
+
+impl Refused {
+    /// A refusal.
+    pub fn new(kind: &str, message: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), message: message.into() }
+    }
+
+    fn stopping() -> Self {
+        Self::new("stopping", "`steadfast run` is stopping")
+    }
+}
+
+/// What `status` and `watch` answer: the status that `status -o json` prints, and what `run` says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunStatus<'a> {
+    /// Desired beside observed.
+    #[serde(flatten)]
+    pub status: &'a Status,
+    /// `run` itself.
+    pub run: &'a Run,
+}
+
+/// What `run` says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// Its process id.
+    pub pid: u32,
+    /// Since when it runs (RFC 3339).
+    pub since: String,
+    /// Its version.
+    #[serde(default)]
+    pub version: String,
+    /// Absolute path of the state file it keeps, as [`path_text`] tells it.
+    pub file: String,
+    /// What woke it for the last pass.
+    #[serde(default)]
+    pub woken_by: String,
+    /// When its last pass ended (RFC 3339).
+    #[serde(default)]
+    pub last_pass_at: Option<String>,
+    /// How many passes it has made.
+    #[serde(default)]
+    pub passes: u64,
+    /// Why the state file as it stands there is not what it keeps. `None` while it is.
+    #[serde(default)]
+    pub state_file_error: Option<StateFileError>,
+    /// How it hears of changed files: `events`, or `polling: ` and why.
+    #[serde(default)]
+    pub watching: String,
+    /// What it cannot write down, and why.
+    #[serde(default)]
+    pub not_recorded: Option<String>,
+    /// What waits to be tried again.
+    #[serde(default)]
+    pub backing_off: Vec<BackingOff>,
+}
+
+/// A state file that cannot be used, while the last good state is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFileError {
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// What is wrong, one line per problem. Never a secret.
+    pub message: String,
+}
+
+/// A failure that is tried again later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackingOff {
+    /// Whose; `None` for what concerns no agent alone.
+    #[serde(default)]
+    pub agent: Option<AgentName>,
+    /// What fails, in a sentence.
+    pub cause: String,
+    /// How often in a row.
+    pub failures: u32,
+    /// When it is tried again (RFC 3339).
+    pub retry_at: String,
+}
+
+/// What a convergence came to, in words: what `apply -o json` prints, and what else is needed to say it to a person.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// Of which state file.
+    pub name: String,
+    /// The last look left nothing to do, and nothing went wrong.
+    pub converged: bool,
+    /// Every step that was taken, as `apply -o json` prints it.
+    pub actions: Vec<Value>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// What stands in the way, as `apply -o json` prints it.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+    /// The same in sentences, each once, what matters most first.
+    #[serde(default)]
+    pub troubles: Vec<String>,
+    /// What is worth knowing beside.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// What is left to do, in sentences.
+    #[serde(default)]
+    pub left: Vec<String>,
+    /// How it ended.
+    #[serde(default)]
+    pub ended: Ended,
+    /// Absolute path of the state file that was reconciled, as [`path_text`] tells it.
+    pub file: String,
+    /// Why the state file as it stands there was not used, when the last good state was.
+    #[serde(default)]
+    pub state_file_error: Option<String>,
+    /// What `apply` ends with.
+    pub exit_code: u8,
+}
+
+/// One thing that stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Whose.
+    #[serde(default)]
+    pub agent: Option<AgentName>,
+    /// One fixed word.
+    pub kind: String,
+    /// A sentence.
+    pub message: String,
+    /// What may help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// How a convergence ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ended {
+    /// Nothing was left that could be done.
+    #[default]
+    Proved,
+    /// The time was up.
+    TimedOut,
+    /// It was told to stop.
+    Interrupted,
+}
+
+/// A path as the lock file and the socket tell it. Bytes that are no text are replaced, for JSON has none.
+pub fn path_text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Whether both are the same state file: the same path as it stands there, or behind symbolic links.
+pub fn is_same_file(told: &str, path: &Path) -> bool {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    told == path_text(&absolute)
+        || std::fs::canonicalize(told).is_ok_and(|told| std::fs::canonicalize(&absolute).is_ok_and(|path| told == path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_line_is_read_or_refused_in_words() {
+        let kind = |line: &str| Request::parse(line.as_bytes()).unwrap_err().kind;
+        for line in ["", "status", "[]", "{}", "{\"op\":7}", "{\"op\":\"reconcile\",\"timeoutMs\":\"soon\"}", "\u{0}"] {
+            assert_eq!(kind(line), "badRequest", "{line}");
+        }
+        assert_eq!(kind("{\"op\":\"reboot\"}"), "unknownOp");
+        let read = |line: &str| Request::parse(line.as_bytes()).unwrap();
+        assert_eq!(read("{\"op\":\"status\",\"more\":1}\n"), Request::Status);
+        assert_eq!(read("{\"op\":\"reconcile\"}"), Request::Reconcile { timeout_ms: None });
+        for request in [Request::Watch, Request::Events, Request::reconcile(Duration::from_secs(3))] {
+            assert_eq!(read(&serde_json::to_string(&request).unwrap()), request);
+        }
+        assert_eq!(
+            serde_json::to_string(&Request::reconcile(Duration::from_secs(3))).unwrap(),
+            r#"{"op":"reconcile","timeoutMs":3000}"#
+        );
+    }
+
+    #[test]
+    fn one_file_by_two_paths_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(is_same_file(&path_text(&file), &link));
+        assert!(!is_same_file(&path_text(&file), &dir.path().join("c.yaml")));
+        std::fs::remove_file(&file).unwrap();
+        assert!(is_same_file(&path_text(&file), &file), "gone, and yet the same");
+    }
+}
