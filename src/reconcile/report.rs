@@ -98,6 +98,20 @@ impl Trouble {
             Trouble::Blocked { waiting } => waiting.agent.as_ref(),
         }
     }
+
+    /// One fixed word for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Trouble::Failed { error, .. } => error.kind(),
+            Trouble::NonConvergent { .. } => "nonConvergent",
+            Trouble::Blocked { waiting } => match waiting.on.word() {
+                "removal" => "conflict",
+                "image" => "imageMissing",
+                "manifest" => "manifest",
+                _ => "unknown",
+            },
+        }
+    }
 }
 
 impl PartialEq for Trouble {

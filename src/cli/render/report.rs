@@ -62,7 +62,7 @@ pub fn json(report: &Report) -> impl Serialize {
         problems: report
             .troubles
             .iter()
-            .map(|trouble| ProblemJson { agent: trouble.agent(), kind: kind(trouble), message: trouble.to_string() })
+            .map(|trouble| ProblemJson { agent: trouble.agent(), kind: trouble.kind(), message: trouble.to_string() })
             .collect(),
     }
 }
@@ -79,19 +79,6 @@ fn taken(taken: &Taken) -> TakenJson {
         result: if outcome.is_ok() { "done" } else { "failed" },
         duration_ms: units::millis(*took),
         error: outcome.as_ref().err().map(|err| ErrorJson { kind: err.kind(), message: Chain(&**err).to_string() }),
-    }
-}
-
-fn kind(trouble: &Trouble) -> &'static str {
-    match trouble {
-        Trouble::Failed { error, .. } => error.kind(),
-        Trouble::NonConvergent { .. } => "nonConvergent",
-        Trouble::Blocked { waiting } => match waiting.on.word() {
-            "removal" => "conflict",
-            "image" => "imageMissing",
-            "manifest" => "manifest",
-            _ => "unknown",
-        },
     }
 }
 

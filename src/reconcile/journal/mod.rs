@@ -1,0 +1,188 @@
+//! The journal: one JSON line for each step that was taken, each convergence that ended, and what else is worth knowing
+//! later. It explains; nothing is ever decided by it.
+//!
+//! How lines get into the file, and the file out of the way of the next, stands in `write`; how they are read again in
+//! [`read`]. What cannot be written is said once, and everything that listens hears of it all the same.
+
+pub mod read;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+use tokio::sync::broadcast;
+
+use super::report::Report;
+use crate::act::{ActError, Done};
+use crate::error::Chain;
+use crate::plan::Step;
+use write::Writer;
+
+/// The most bytes of one file of the journal (4 MiB). There are two: this one and the one before it.
+pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How many entries a slow listener may lag behind before it misses some.
+const LISTENERS_MAY_LAG: usize = 256;
+
+/// An open journal.
+#[derive(Debug)]
+pub struct Journal {
+    trigger: Mutex<String>,
+    live: broadcast::Sender<Arc<Value>>,
+    /// What the last convergence left, as it was written down.
+    last_pass: Mutex<Option<Value>>,
+    file: Option<Mutex<Kept>>,
+}
+
+/// The file, and how writing it goes.
+#[derive(Debug)]
+struct Kept {
+    path: PathBuf,
+    writer: Writer,
+    /// Why the last entry could not be written.
+    trouble: Option<String>,
+    /// How many could not be since it began.
+    missed: u64,
+}
+
+impl Journal {
+    /// A journal in this file, opened when first written. `trigger` says what woke us: `apply`, `down`, …
+    pub fn new(path: &Path, trigger: &'static str) -> Self {
+        Self::bounded(path, trigger, MAX_BYTES)
+    }
+
+    fn bounded(path: &Path, trigger: &str, most: u64) -> Self {
+        let kept = Kept { path: path.to_owned(), writer: Writer::new(path, most), trouble: None, missed: 0 };
+        Self { file: Some(Mutex::new(kept)), ..Self::unkept(trigger) }
+    }
+
+    /// A journal that is not written. Who subscribes hears of its entries.
+    pub fn off() -> Self {
+        Self::unkept("")
+    }
+
+    fn unkept(trigger: &str) -> Self {
+        let (live, _) = broadcast::channel(LISTENERS_MAY_LAG);
+        Self { trigger: Mutex::new(trigger.to_owned()), live, last_pass: Mutex::new(None), file: None }
+    }
+
+    /// Says what woke us for what is written from now on. `run` has `start`, `file`, `podman`, `exits`, `retry`, `resync`,
+    /// `health`, `manifest`, `signal` and `request`.
+    pub fn woken_by(&self, trigger: &str) {
+        trigger.clone_into(&mut held(&self.trigger));
+    }
+
+    /// Every entry from now on, as it is written, whether or not it can be written.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Value>> {
+        self.live.subscribe()
+    }
+
+    /// Why the last entry could not be written, if so. `None` again as soon as one could be.
+    pub fn trouble(&self) -> Option<String> {
+        self.file.as_ref().and_then(|file| held(file).trouble.clone())
+    }
+
+    /// Writes down a step that ended.
+    pub fn step(&self, step: &Step, outcome: Result<&Done, &ActError>, took: Duration) {
+        let mut what = json!({
+            "kind": step.action.kind(),
+            "agent": step.agent,
+            "target": step.action.target(),
+            "action": step.action.to_string(),
+            "reason": step.reason.to_string(),
+            "changes": step.reason.changes(),
+            "durationMs": millis(took),
+        });
+        match outcome {
+            Ok(_) => what["result"] = json!("done"),
+            Err(err) => {
+                what["result"] = json!("failed");
+                what["error"] = json!({"kind": err.kind(), "message": Chain(err).to_string()});
+            }
+        }
+        self.note("step", what);
+    }
+
+    /// Writes down a convergence that ended, when it did something or came to another end than the one before it.
+    pub async fn pass(&self, report: &Report) {
+        let troubles: Vec<_> = report
+            .troubles
+            .iter()
+            .map(|trouble| json!({"agent": trouble.agent(), "kind": trouble.kind(), "message": trouble.to_string()}))
+            .collect();
+        let end = json!({"converged": report.converged, "troubles": troubles});
+        let before = held(&self.last_pass).replace(end.clone());
+        let same = before.map_or(report.converged, |before| before == end);
+        if report.taken.is_empty() && same {
+            return;
+        }
+        self.note(
+            "pass",
+            json!({
+                "converged": report.converged,
+                "steps": report.taken.len(),
+                "troubles": end["troubles"],
+                "durationMs": millis(report.took),
+            }),
+        );
+    }
+
+    /// Writes down anything else: `runStarted`, `stateFileRejected`, … `fields` is an object whose fields stand beside
+    /// `time`, `pid`, `trigger` and `event`, and cannot replace these. It must hold no secrets.
+    pub fn note(&self, event: &str, fields: Value) {
+        let entry = Arc::new(self.entry(event, fields));
+        if let Some(file) = &self.file {
+            self.keep(&mut held(file), &entry);
+        }
+        // Nobody listening is no error.
+        let _ = self.live.send(entry);
+    }
+
+    fn entry(&self, event: &str, fields: Value) -> Value {
+        let mut entry = Map::new();
+        entry.insert("time".to_owned(), json!(humantime::format_rfc3339_millis(SystemTime::now()).to_string()));
+        entry.insert("pid".to_owned(), json!(std::process::id()));
+        entry.insert("trigger".to_owned(), json!(*held(&self.trigger)));
+        entry.insert("event".to_owned(), json!(event));
+        if let Value::Object(fields) = fields {
+            for (name, value) in fields {
+                entry.entry(name).or_insert(value);
+            }
+        }
+        Value::Object(entry)
+    }
+
+    fn keep(&self, kept: &mut Kept, entry: &Value) {
+        let missed = (kept.missed > 0).then(|| self.entry("notRecorded", json!({"entries": kept.missed})));
+        let lines = missed.iter().chain([entry]).fold(String::new(), |lines, entry| format!("{lines}{entry}\n"));
+        let path = kept.path.display();
+        match kept.writer.append(lines.as_bytes()) {
+            Ok(()) => {
+                if let Some(why) = kept.trouble.take() {
+                    tracing::warn!(%path, was = why, missed = kept.missed, "the journal can be written again");
+                }
+                kept.missed = 0;
+            }
+            Err(err) => {
+                kept.missed += 1;
+                if kept.trouble.replace(format!("cannot write `{path}`: {err}")).is_none() {
+                    tracing::warn!(%path, error = %err, "cannot write the journal; going on without it");
+                }
+            }
+        }
+    }
+}
+
+/// The value, also after a panic elsewhere: nothing here is ever left half changed.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn millis(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,250 @@
+//! The journal, read again: oldest entry first, over both files, in bounded memory. What is not an entry is counted and
+//! passed over, so a torn line costs itself and nothing else.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value};
+
+use super::write::older;
+
+/// A longer line is no entry of ours (1 MiB).
+const MAX_LINE: usize = 1024 * 1024;
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// When it was written.
+    pub time: SystemTime,
+    /// All that stands in it.
+    pub fields: Map<String, Value>,
+}
+
+impl Entry {
+    /// Reads a line. `None` when it is not an object with a time.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let Ok(Value::Object(fields)) = serde_json::from_slice(line) else { return None };
+        let time = humantime::parse_rfc3339(fields.get("time")?.as_str()?).ok()?;
+        Some(Self { time, fields })
+    }
+
+    /// A field that is a string; empty when there is none.
+    pub fn text(&self, field: &str) -> &str {
+        self.fields.get(field).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What kind of entry it is: `step`, `pass`, `runStarted`, …
+    pub fn event(&self) -> &str {
+        self.text("event")
+    }
+
+    /// The agent it is about, if it is about one.
+    pub fn agent(&self) -> Option<&str> {
+        self.fields.get("agent").and_then(Value::as_str)
+    }
+
+    /// How long what it tells of took.
+    pub fn took(&self) -> Option<Duration> {
+        self.fields.get("durationMs").and_then(Value::as_u64).map(Duration::from_millis)
+    }
+
+    /// A step that failed.
+    pub fn failed(&self) -> bool {
+        self.event() == "step" && self.text("result") == "failed"
+    }
+
+    /// Kind and message of what made a step fail.
+    pub fn error(&self) -> Option<(&str, &str)> {
+        let error = self.fields.get("error")?;
+        let word = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+        Some((word("kind"), word("message")))
+    }
+
+    /// What stood in the way at the end of a pass: agent, kind, message. Empty for anything but a pass.
+    pub fn troubles(&self) -> impl Iterator<Item = (Option<&str>, &str, &str)> {
+        let troubles = self.fields.get("troubles").and_then(Value::as_array).into_iter().flatten();
+        troubles.map(|trouble| {
+            let word = |name: &str| trouble.get(name).and_then(Value::as_str);
+            // Version 0.1.0 wrote the message alone.
+            let message = word("message").or(trouble.as_str()).unwrap_or_default();
+            (word("agent"), word("kind").unwrap_or_default(), message)
+        })
+    }
+
+    /// Whether it is about this agent, or says of it that something stands in its way.
+    pub fn concerns(&self, agent: &str) -> bool {
+        self.agent() == Some(agent) || self.troubles().any(|(whose, ..)| whose == Some(agent))
+    }
+}
+
+/// Which entries are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only those that concern this agent.
+    pub agent: Option<String>,
+    /// Only those written at this time or later.
+    pub since: Option<SystemTime>,
+}
+
+impl Filter {
+    /// Whether this one is.
+    pub fn admits(&self, entry: &Entry) -> bool {
+        self.since.is_none_or(|since| entry.time >= since)
+            && self.agent.as_ref().is_none_or(|agent| entry.concerns(agent))
+    }
+}
+
+/// The entries of a journal, oldest first.
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    older: Option<BufReader<File>>,
+    current: Option<BufReader<File>>,
+    line: Vec<u8>,
+    /// The line at hand is longer than any entry.
+    overlong: bool,
+    skipped: u64,
+}
+
+impl Reader {
+    /// Opens the journal at `path`, and the file before it. One that is not there has no entries.
+    ///
+    /// # Errors
+    /// What the file system says, but for "not found".
+    pub fn open(path: &Path) -> io::Result<Self> {
+        // The newer first: what is put aside between the two is then seen twice, and not missed.
+        let current = open(path)?;
+        let before = match open(&older(path))? {
+            Some(before) if current.as_ref().is_some_and(|now| same(now.get_ref(), before.get_ref())) => None,
+            before => before,
+        };
+        Ok(Self { path: path.to_owned(), older: before, current, line: Vec::new(), overlong: false, skipped: 0 })
+    }
+
+    /// How many lines were no entries so far.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// The last `most` entries that `filter` admits, oldest first.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn last(&mut self, filter: &Filter, most: usize) -> io::Result<VecDeque<Entry>> {
+        let mut kept = VecDeque::new();
+        while let Some(entry) = self.next(true)? {
+            if !filter.admits(&entry) || most == 0 {
+                continue;
+            }
+            if kept.len() == most {
+                kept.pop_front();
+            }
+            kept.push_back(entry);
+        }
+        Ok(kept)
+    }
+
+    /// The next entry that has been written since; `None` when there is none yet. Goes on in the new file once this one
+    /// has been put aside.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn poll(&mut self) -> io::Result<Option<Entry>> {
+        loop {
+            if let Some(entry) = self.next(false)? {
+                return Ok(Some(entry));
+            }
+            let there = open(&self.path)?;
+            match (&mut self.current, there) {
+                (_, None) => return Ok(None),
+                (Some(now), Some(there)) if same(now.get_ref(), there.get_ref()) => {
+                    let size = there.get_ref().metadata()?.len();
+                    if size >= now.stream_position()? {
+                        return Ok(None);
+                    }
+                    // Somebody emptied it.
+                    now.seek(SeekFrom::Start(0))?;
+                }
+                // All of the old one has been read.
+                (current, Some(there)) => *current = Some(there),
+            }
+            self.drop_line();
+        }
+    }
+
+    /// `closed`: nothing will be added to a last line without an end.
+    fn next(&mut self, closed: bool) -> io::Result<Option<Entry>> {
+        loop {
+            let aside = self.older.is_some();
+            let Some(file) = self.older.as_mut().or(self.current.as_mut()) else { return Ok(None) };
+            let ended = read_line(file, &mut self.line, &mut self.overlong)?;
+            if !ended && !(closed || aside) {
+                return Ok(None);
+            }
+            if !ended && aside {
+                self.older = None;
+            }
+            if !self.overlong && self.line.is_empty() {
+                if ended || aside {
+                    continue;
+                }
+                return Ok(None);
+            }
+            let entry = if self.overlong { None } else { Entry::parse(&self.line) };
+            self.drop_line();
+            match entry {
+                Some(entry) => return Ok(Some(entry)),
+                None => self.skipped += 1,
+            }
+        }
+    }
+
+    fn drop_line(&mut self) {
+        self.line.clear();
+        self.overlong = false;
+    }
+}
+
+/// Reads on to the end of the line, which is not kept. Yields whether it was reached; what is longer than any entry is
+/// passed over without being kept.
+fn read_line(file: &mut BufReader<File>, line: &mut Vec<u8>, overlong: &mut bool) -> io::Result<bool> {
+    loop {
+        let there = file.fill_buf()?;
+        if there.is_empty() {
+            return Ok(false);
+        }
+        let end = there.iter().position(|byte| *byte == b'\n');
+        let piece = &there[..end.unwrap_or(there.len())];
+        if line.len() + piece.len() > MAX_LINE {
+            *overlong = true;
+            line.clear();
+        }
+        if !*overlong {
+            line.extend_from_slice(piece);
+        }
+        let used = piece.len() + usize::from(end.is_some());
+        file.consume(used);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<BufReader<File>>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(BufReader::new(file))),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+fn same(one: &File, other: &File) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}
