@@ -52,6 +52,8 @@ pub struct State {
     pub remembered: BTreeMap<Sha256Digest, ImageId>,
     /// Host ports that other programs hold.
     pub busy_ports: BTreeSet<u16>,
+    /// Podman's own restarts are used up: whoever ends stays so.
+    pub podman_gives_up: bool,
     /// How long calls take, by word.
     pub latency: BTreeMap<&'static str, Duration>,
     /// Every call that was made.
@@ -341,12 +343,22 @@ impl State {
         let agents = self.containers.values().filter_map(|one| one.labels.get("steadfast.agent").cloned()).collect();
         let call = Call { word, target: target.to_owned(), at: Instant::now() };
         self.effects.push(Effect { call, owner, agents });
-        let event = super::EngineEvent { action: word.to_owned(), container: Some(target.to_owned()), exit_code: None };
-        self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
+        self.tell(word, target, None);
         if let Some(left) = &mut self.kill_after {
             *left = left.saturating_sub(1);
             self.dead = *left == 0;
         }
+    }
+
+    /// Tells those who follow events of something.
+    pub fn tell(&mut self, action: &str, container: &str, exit_code: Option<i32>) {
+        let event = super::EngineEvent { action: action.to_owned(), container: Some(container.to_owned()), exit_code };
+        self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
+    }
+
+    /// Everybody who follows events is cut off, as when Podman's service ends.
+    pub fn cut_events(&mut self) {
+        self.subscribers.clear();
     }
 
     fn serial(&mut self) -> u64 {
@@ -378,8 +390,10 @@ impl State {
 
     /// The container's process ends by itself. Podman restarts it as its policy says.
     pub fn die(&mut self, name: &str, code: i32) {
+        let gives_up = self.podman_gives_up;
         if let Some(one) = self.named_mut(name) {
-            one.end(code);
+            one.end(code, gives_up);
+            self.tell("died", name, Some(code));
         }
     }
 
@@ -387,6 +401,7 @@ impl State {
     pub fn kill(&mut self, name: &str) {
         if let Some(one) = self.named_mut(name) {
             one.phase = Phase::Exited { code: 137 };
+            self.tell("died", name, Some(137));
         }
     }
 
@@ -414,23 +429,23 @@ impl FakeContainer {
         self.spec.env.get(name).map(crate::model::Text::expose)
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, gives_up: bool) {
         self.phase = Phase::Running;
         self.checks = (0, false);
         self.started = Some(Instant::now());
         if let Some(code) = self.variable("CRASH").and_then(|code| code.parse().ok()) {
-            self.end(code);
+            self.end(code, gives_up);
         }
     }
 
-    fn end(&mut self, code: i32) {
+    fn end(&mut self, code: i32, gives_up: bool) {
         use crate::model::RestartPolicy as Restart;
         let again = match self.spec.restart {
             Restart::No => false,
             Restart::OnFailure => code != 0,
             Restart::Always | Restart::UnlessStopped => true,
         };
-        if again {
+        if again && !gives_up {
             self.restarts += 1;
             self.phase = Phase::Running;
         } else {

@@ -130,6 +130,13 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Whether both want the same, wherever they stand in the file.
+    pub fn wants_same(&self, other: &Self) -> bool {
+        let Self { place: _, version, image, source, arches, pins, state, suspend, container } = self;
+        (version, image, source, arches) == (&other.version, &other.image, &other.source, &other.arches)
+            && (pins, state, suspend, container) == (&other.pins, &other.state, &other.suspend, &other.container)
+    }
+
     /// The architecture its container runs at: the host's where it is listed, else the first listed.
     pub fn run_arch(&self, host: Arch) -> Arch {
         if self.arches.contains(&host) { host } else { self.arches.first().copied().unwrap_or(host) }

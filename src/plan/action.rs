@@ -202,6 +202,8 @@ pub enum Reason {
     NotRunning(Phase),
     /// Its health check failed as often as its retries allow.
     Unhealthy,
+    /// It ends again and again, and Podman restarts it each time: it rests until it may be tried again.
+    KeepsEnding,
     /// It runs and should not.
     WantedStopped,
     /// These fields differ.
@@ -250,6 +252,7 @@ impl fmt::Display for Reason {
             Reason::NotSeen => "it cannot be seen",
             Reason::NotRunning(phase) => return write!(f, "it {phase}"),
             Reason::Unhealthy => "it is unhealthy",
+            Reason::KeepsEnding => "it keeps ending, and rests for a while",
             Reason::WantedStopped => "it is to be stopped",
             Reason::Changed(changes) => {
                 for (at, change) in changes.iter().enumerate() {

@@ -12,6 +12,7 @@ pub mod lock;
 mod memory;
 mod options;
 pub mod report;
+pub mod run;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;

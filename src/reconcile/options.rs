@@ -49,6 +49,8 @@ pub trait Reporter: Send + Sync {
     fn finished(&self, step: &Step, outcome: Result<&Done, &ActError>, took: Duration);
     /// Nothing is left to do but to wait for these agents' health checks.
     fn awaiting_health(&self, agents: &[AgentName]);
+    /// Something else changed. Only `run` has news.
+    fn news(&self, _news: &super::run::News) {}
 }
 
 /// A reporter that says nothing.

@@ -54,7 +54,7 @@ pub(super) fn blocked(plan: &Plan) -> impl Iterator<Item = Trouble> {
 }
 
 /// A step that was taken.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Taken {
     /// The step.
     pub step: Step,
@@ -83,6 +83,15 @@ pub enum Trouble {
         /// The difference that stays.
         reason: String,
     },
+    /// It failed before, and is left alone for now.
+    Recurring {
+        /// Which agent.
+        agent: Option<AgentName>,
+        /// The fixed word for the failure.
+        kind: &'static str,
+        /// What failed, and what becomes of it.
+        message: String,
+    },
     /// A step waits for something that only somebody else can bring about.
     Blocked {
         /// The step and what it waits for.
@@ -94,7 +103,9 @@ impl Trouble {
     /// The agent it concerns, if any.
     pub fn agent(&self) -> Option<&AgentName> {
         match self {
-            Trouble::Failed { agent, .. } | Trouble::NonConvergent { agent, .. } => agent.as_ref(),
+            Trouble::Failed { agent, .. } | Trouble::NonConvergent { agent, .. } | Trouble::Recurring { agent, .. } => {
+                agent.as_ref()
+            }
             Trouble::Blocked { waiting } => waiting.agent.as_ref(),
         }
     }
@@ -104,6 +115,7 @@ impl Trouble {
         match self {
             Trouble::Failed { error, .. } => error.kind(),
             Trouble::NonConvergent { .. } => "nonConvergent",
+            Trouble::Recurring { kind, .. } => kind,
             Trouble::Blocked { waiting } => match waiting.on.word() {
                 "removal" => "conflict",
                 "image" => "imageMissing",
@@ -111,6 +123,13 @@ impl Trouble {
                 _ => "unknown",
             },
         }
+    }
+}
+
+impl Trouble {
+    /// Whether it is only that nothing can be seen.
+    pub fn is_unseen(&self) -> bool {
+        matches!(self, Trouble::Blocked { waiting } if matches!(waiting.on, crate::plan::WaitingOn::Sight { .. }))
     }
 }
 
@@ -125,6 +144,7 @@ impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Trouble::Failed { error, .. } => write!(f, "{}", crate::error::Chain(&**error)),
+            Trouble::Recurring { message, .. } => f.write_str(message),
             Trouble::NonConvergent { action, reason, .. } => {
                 write!(f, "stalled (NonConvergent): to {action} does not help, still {reason}")
             }

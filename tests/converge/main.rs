@@ -2,6 +2,7 @@
 //!
 //! Time is tokio's paused clock, so that waiting costs nothing.
 
+mod background;
 mod passes;
 mod plans;
 mod properties;

@@ -213,10 +213,18 @@ impl Engine for Fake {
             if let Some(port) = one.spec.ports.iter().find(|port| state.port_is_taken(id, port)) {
                 return Err(refused(format!("cannot listen on {port}: bind: address already in use")));
             }
+            let gives_up = state.podman_gives_up;
             let one = find(state, id)?;
-            one.begin();
+            one.begin(gives_up);
+            let ended = match one.phase {
+                Phase::Exited { code } => Some(code),
+                _ => None,
+            };
             let owner = owner(one);
             state.changed("start", name, owner);
+            if ended.is_some() {
+                state.tell("died", name, ended);
+            }
             Ok(())
         })
         .await

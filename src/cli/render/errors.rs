@@ -151,6 +151,8 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
             _ => ExitStatus::Error,
         },
         Trouble::NonConvergent { .. } => ExitStatus::NotConverged,
+        Trouble::Recurring { kind, .. } if matches!(*kind, "nonConvergent" | "unhealthy") => ExitStatus::NotConverged,
+        Trouble::Recurring { .. } => ExitStatus::Error,
         Trouble::Blocked { waiting } => match &waiting.on {
             WaitingOn::Manifest { .. } if manifest_invalid => ExitStatus::Invalid,
             WaitingOn::Manifest { why } if why.contains(" pins ") => ExitStatus::Unverified,
@@ -162,10 +164,11 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
 fn trouble_hint(trouble: &Trouble) -> Option<String> {
     match trouble {
         Trouble::Failed { error, .. } => act_hint(error),
-        Trouble::NonConvergent { .. } => Some(
+        Trouble::Recurring { kind: "nonConvergent", .. } | Trouble::NonConvergent { .. } => Some(
             "something else changes it back, or Podman does not do what it says; `steadfast plan` shows the difference"
                 .into(),
         ),
+        Trouble::Recurring { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
         Trouble::Blocked { waiting } => match &waiting.on {
             WaitingOn::Stranger { name } => Some(format!(
                 "remove or rename it (`podman rename {name} …`), choose another `container.name`, or give --adopt to replace it"

@@ -1,0 +1,239 @@
+//! Containers that keep ending: when one may be started again. Pure: the clock is the caller's.
+//!
+//! A container that ends by itself soon after it was started counts as a crash, and is started ever more rarely. One that
+//! was killed (by somebody, or for want of memory) comes back at once, unless that happens all the time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::setbacks::LASTING;
+use crate::model::AgentName;
+
+/// A container that stays up for so long has not crashed.
+const STEADY: Duration = Duration::from_secs(10);
+/// So many kills in [`KILLS_WITHIN`] are put up with.
+const KILLS: usize = 30;
+const KILLS_WITHIN: Duration = Duration::from_secs(60);
+/// So many ends in [`STORM_WITHIN`], each followed by Podman's own restart, are too many.
+const STORM: usize = 5;
+const STORM_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is known of one agent's ends.
+#[derive(Debug, Default)]
+struct Record {
+    started: Option<Instant>,
+    /// The end of what was started then has been judged.
+    judged: bool,
+    failures: u32,
+    /// What it ended with when that last counted.
+    code: i32,
+    retry_at: Option<Instant>,
+    last_delay: Duration,
+    kills: VecDeque<Instant>,
+    /// Ends that Podman told of, by itself and by a kill.
+    ends: VecDeque<Instant>,
+    killed_ends: VecDeque<Instant>,
+}
+
+/// What is known of everybody's ends.
+#[derive(Debug, Default)]
+pub(super) struct Crashes {
+    records: BTreeMap<AgentName, Record>,
+}
+
+/// Whether a container that is down may be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Now.
+    Start,
+    /// Not before.
+    Wait { until: Instant },
+}
+
+/// An agent that may be started again later.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting<'c> {
+    pub agent: &'c AgentName,
+    pub until: Instant,
+    /// In a row.
+    pub failures: u32,
+    /// The exit code of the last one.
+    pub code: i32,
+}
+
+/// Killed by KILL or TERM, as the exit code tells.
+fn is_kill(code: i32) -> bool {
+    matches!(code, 137 | 143)
+}
+
+fn push(times: &mut VecDeque<Instant>, now: Instant, within: Duration) -> usize {
+    times.push_back(now);
+    while times.front().is_some_and(|first| now.duration_since(*first) > within) {
+        times.pop_front();
+    }
+    times.len()
+}
+
+impl Record {
+    fn back_off(&mut self, code: i32, now: Instant) -> Verdict {
+        self.code = code;
+        self.failures = self.failures.saturating_add(1);
+        self.last_delay = LASTING.delay(self.failures);
+        let until = now + self.last_delay;
+        self.retry_at = Some(until);
+        Verdict::Wait { until }
+    }
+}
+
+impl Crashes {
+    /// We started the agent's container.
+    pub fn started(&mut self, agent: &AgentName, now: Instant) {
+        let record = self.records.entry(agent.clone()).or_default();
+        record.started = Some(now);
+        record.judged = false;
+        record.retry_at = None;
+        record.ends.clear();
+    }
+
+    /// The agent's container is down, with this exit code, and wanted up.
+    pub fn down(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
+        let record = self.records.entry(agent.clone()).or_default();
+        if record.judged {
+            return match record.retry_at {
+                Some(until) if until > now => Verdict::Wait { until },
+                _ => Verdict::Start,
+            };
+        }
+        record.judged = true;
+        // What we did not start ourselves has been up for longer than we have.
+        let up = record.started.map_or(Duration::MAX, |started| now.duration_since(started));
+        if is_kill(code) {
+            if push(&mut record.kills, now, KILLS_WITHIN) <= KILLS {
+                return Verdict::Start;
+            }
+        } else if up >= STEADY.max(2 * record.last_delay) {
+            record.failures = 0;
+            record.last_delay = Duration::ZERO;
+            return Verdict::Start;
+        }
+        record.back_off(code, now)
+    }
+
+    /// Podman says that the agent's container ended, and may restart it itself. Yields whether it does so all the time,
+    /// and so is to be stopped until it may be started again.
+    pub fn ended(&mut self, agent: &AgentName, code: i32, now: Instant) -> bool {
+        let record = self.records.entry(agent.clone()).or_default();
+        let (most, within) = if is_kill(code) { (KILLS, KILLS_WITHIN) } else { (STORM, STORM_WITHIN) };
+        let times = if is_kill(code) { &mut record.killed_ends } else { &mut record.ends };
+        push(times, now, within) >= most
+    }
+
+    /// The agent's container is stopped now because it kept ending.
+    pub fn held(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
+        let record = self.records.entry(agent.clone()).or_default();
+        record.judged = true;
+        record.ends.clear();
+        record.killed_ends.clear();
+        record.back_off(code, now)
+    }
+
+    /// Whether the agent may be started, though its record says otherwise: somebody asked, or what is wanted changed.
+    pub fn forgive(&mut self, agent: &AgentName) {
+        self.records.remove(agent);
+    }
+
+    /// Those that may be started again later.
+    pub fn waiting(&self, now: Instant) -> impl Iterator<Item = Waiting<'_>> {
+        self.records.iter().filter_map(move |(agent, record)| {
+            let until = record.retry_at.filter(|until| record.judged && *until > now)?;
+            Some(Waiting { agent, until, failures: record.failures, code: record.code })
+        })
+    }
+
+    /// Whether the agent kept ending, and has not been up for long enough since to believe that this is over.
+    pub fn is_on_probation(&self, agent: &AgentName, now: Instant) -> bool {
+        self.records.get(agent).is_some_and(|record| {
+            let steady = |started: Instant| now.duration_since(started) >= STEADY.max(2 * record.last_delay);
+            record.failures > 0 && !record.started.is_some_and(steady)
+        })
+    }
+
+    /// Forgets agents that are gone.
+    pub fn keep(&mut self, is_there: impl Fn(&AgentName) -> bool) {
+        self.records.retain(|agent, _| is_there(agent));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> AgentName {
+        AgentName::new("a").unwrap()
+    }
+
+    fn waits(verdict: Verdict, now: Instant) -> u64 {
+        match verdict {
+            Verdict::Start => 0,
+            Verdict::Wait { until } => (until - now).as_secs(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crash_loop_backs_off_and_a_long_life_makes_up_for_it() {
+        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+        assert_eq!(crashes.down(&a, 1, now), Verdict::Start, "it may have been up for months");
+        let mut delays = Vec::new();
+        for _ in 0..8 {
+            crashes.started(&a, now);
+            now += Duration::from_secs(1);
+            let verdict = crashes.down(&a, 1, now);
+            delays.push(waits(verdict, now));
+            assert_eq!(crashes.down(&a, 1, now), verdict, "judged once");
+            assert_eq!(crashes.waiting(now).count(), 1);
+            now += Duration::from_secs(400);
+            assert_eq!(crashes.down(&a, 1, now), Verdict::Start, "its time has come");
+        }
+        assert!((7..=12).contains(&delays[0]) && (225..=375).contains(&delays[7]), "{delays:?}");
+        crashes.started(&a, now);
+        now += Duration::from_secs(3600);
+        assert_eq!(crashes.down(&a, 1, now), Verdict::Start);
+        crashes.started(&a, now);
+        now += Duration::from_secs(1);
+        assert!(waits(crashes.down(&a, 1, now), now) <= 12, "counted from the beginning");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_killed_comes_back_at_once_unless_it_is_killed_all_the_time() {
+        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+        for round in 0..60 {
+            crashes.started(&a, now);
+            now += Duration::from_secs(3);
+            assert_eq!(crashes.down(&a, 137, now), Verdict::Start, "round {round}");
+        }
+        let mut backed_off = false;
+        for _ in 0..60 {
+            crashes.started(&a, now);
+            now += Duration::from_millis(200);
+            backed_off |= crashes.down(&a, 137, now) != Verdict::Start;
+        }
+        assert!(backed_off);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_podman_restarts_all_the_time_is_noticed() {
+        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+        let mut noticed = 0;
+        for _ in 0..STORM {
+            now += Duration::from_millis(150);
+            noticed += usize::from(crashes.ended(&a, 1, now));
+        }
+        assert_eq!(noticed, 1);
+        assert!((7..=12).contains(&waits(crashes.held(&a, 1, now), now)));
+        assert!(matches!(crashes.down(&a, 1, now), Verdict::Wait { .. }));
+        let slowly = (0..20).any(|round| crashes.ended(&a, 1, now + Duration::from_secs(4 * round)));
+        assert!(!slowly, "a restart now and then is Podman's business");
+    }
+}

@@ -1,0 +1,132 @@
+//! Health checks on their interval, for as long as a container runs.
+//!
+//! Where systemd runs Podman's own timers, Podman's record shows a younger check than the interval, and we only read it.
+//! Elsewhere nobody runs them but us.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use crate::act::wait_until_healthy;
+use crate::backend::Engine;
+use crate::model::{ContainerId, Health, HealthCheck};
+
+/// A container that is to be checked.
+pub(super) struct Patient<'p> {
+    pub id: &'p ContainerId,
+    /// Of this start: a new one begins anew.
+    pub started_at: Option<SystemTime>,
+    pub check: &'p HealthCheck,
+    /// The verdict that is known.
+    pub health: Option<&'p Health>,
+}
+
+struct Watch {
+    started_at: Option<SystemTime>,
+    check: HealthCheck,
+    cancel: CancellationToken,
+}
+
+type Watching<'a> = Pin<Box<dyn Future<Output = Option<ContainerId>> + Send + 'a>>;
+
+/// The checks under way. Each ends when the verdict is another than the one that was known.
+pub(super) struct Checks<'a, E> {
+    engine: &'a E,
+    watches: BTreeMap<ContainerId, Watch>,
+    futures: FuturesUnordered<Watching<'a>>,
+}
+
+/// While Podman does not answer.
+const PAUSE: Duration = Duration::from_secs(2);
+/// The first verdict may take as long as it takes.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl<'a, E: Engine> Checks<'a, E> {
+    pub fn new(engine: &'a E) -> Self {
+        Self { engine, watches: BTreeMap::new(), futures: FuturesUnordered::new() }
+    }
+
+    /// These are to be checked, and no others.
+    pub fn keep(&mut self, patients: &[Patient<'_>]) {
+        self.watches.retain(|id, watch| {
+            let same = |patient: &Patient<'_>| {
+                patient.id == id && patient.started_at == watch.started_at && *patient.check == watch.check
+            };
+            let kept = patients.iter().any(same);
+            if !kept {
+                watch.cancel.cancel();
+            }
+            kept
+        });
+        for patient in patients {
+            if self.watches.contains_key(patient.id) {
+                continue;
+            }
+            let cancel = CancellationToken::new();
+            let watch = Watch { started_at: patient.started_at, check: patient.check.clone(), cancel: cancel.clone() };
+            self.watches.insert(patient.id.clone(), watch);
+            let (engine, id, check) = (self.engine, patient.id.clone(), patient.check.clone());
+            let known = patient.health.cloned();
+            self.futures.push(Box::pin(async move {
+                tokio::select! {
+                    () = cancel.cancelled() => None,
+                    () = other_verdict(engine, &id, &check, known) => Some(id),
+                }
+            }));
+        }
+    }
+
+    /// Waits until a verdict is another. Dropping the wait loses nothing.
+    pub async fn next(&mut self) {
+        loop {
+            match self.futures.next().await {
+                Some(Some(id)) => {
+                    self.watches.remove(&id);
+                    return;
+                }
+                Some(None) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Ends when the verdict is another than `known`, or there is none to be had any more.
+async fn other_verdict<E: Engine>(engine: &E, id: &ContainerId, check: &HealthCheck, known: Option<Health>) {
+    if !matches!(known, Some(Health::Healthy | Health::Unhealthy)) {
+        if let Err(err) = wait_until_healthy(engine, id, check, FOR_EVER).await {
+            tracing::debug!(error = %err, "could not wait for health");
+            tokio::time::sleep(PAUSE).await;
+        }
+        return;
+    }
+    loop {
+        tokio::time::sleep(check.interval.max(Duration::from_millis(100))).await;
+        match engine.inspect(id).await {
+            Ok(Some(seen)) if seen.health != known => return,
+            Ok(Some(seen)) if is_due(seen.checked_at, check.interval) => {}
+            Ok(Some(_)) => continue,
+            Ok(None) => return,
+            Err(_) => continue,
+        }
+        if let Err(err) = engine.run_healthcheck(id).await {
+            tracing::debug!(error = %err, "could not run a health check");
+            continue;
+        }
+        match engine.inspect(id).await {
+            Ok(Some(seen)) if seen.health == known => {}
+            Ok(_) => return,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Whether nobody has checked within the last interval. A check in the future is a clock that was set back.
+fn is_due(checked_at: Option<SystemTime>, interval: Duration) -> bool {
+    let ago = checked_at.and_then(|checked| SystemTime::now().duration_since(checked).ok());
+    ago.is_none_or(|ago| ago >= interval)
+}

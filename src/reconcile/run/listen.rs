@@ -1,0 +1,190 @@
+//! Podman's events: subscribed to for ever, whatever happens to Podman. They only say "look again".
+
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use crate::backend::{Engine, EngineError, EngineEvent, Events};
+use crate::error::Chain;
+use crate::model::Name;
+use crate::reconcile::backoff::Backoff;
+
+/// Subscribing again: soon, since whatever happens meanwhile is not seen.
+const RECONNECT: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(800) };
+/// Subscribing may take so long before it counts as failed.
+const OPENING: Duration = Duration::from_secs(10);
+/// After so much silence Podman is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Its answer may take so long.
+const ANSWER: Duration = Duration::from_secs(5);
+/// The clock of the wall and ours may drift apart so much over [`SILENCE`] before the machine must have slept.
+const SLEPT: Duration = Duration::from_secs(5);
+
+/// The clock on the wall, which may be set and goes on while the machine sleeps.
+pub type Wall = dyn Fn() -> SystemTime + Send + Sync;
+
+/// What was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Something happened.
+    Event(EngineEvent),
+    /// The connection is there (again): whatever happened before was not heard.
+    Connected,
+    /// The connection is gone, or Podman does not answer.
+    Lost(String),
+    /// The machine slept, or its clock was set.
+    Slept,
+}
+
+type Opening<'a> = Pin<Box<dyn Future<Output = Result<Events, EngineError>> + Send + 'a>>;
+type Asking<'a> = Pin<Box<dyn Future<Output = Result<(), EngineError>> + Send + 'a>>;
+
+enum Line<'a> {
+    Closed { until: Instant },
+    Opening(Opening<'a>),
+    Open { events: Events, heard: Instant, wall: SystemTime },
+    Asking { events: Events, asking: Asking<'a> },
+}
+
+/// A subscription that is kept up.
+pub(super) struct Listener<'a, E> {
+    engine: &'a E,
+    owner: Name,
+    wall: &'a Wall,
+    line: Line<'a>,
+    failures: u32,
+    /// Its loss has been told.
+    told: bool,
+}
+
+impl<'a, E: Engine> Listener<'a, E> {
+    pub fn new(engine: &'a E, owner: Name, wall: &'a Wall) -> Self {
+        Self { engine, owner, wall, line: Line::Closed { until: Instant::now() }, failures: 0, told: false }
+    }
+
+    /// Waits for the next thing worth a look. Dropping the wait loses nothing.
+    pub async fn next(&mut self) -> Heard {
+        loop {
+            match &mut self.line {
+                Line::Closed { until } => {
+                    tokio::time::sleep_until(*until).await;
+                    let (engine, owner) = (self.engine, self.owner.clone());
+                    let opening = async move { within(OPENING, engine.events(&owner)).await };
+                    self.line = Line::Opening(Box::pin(opening));
+                }
+                Line::Opening(opening) => match opening.await {
+                    Ok(events) => {
+                        self.line = open(events, (self.wall)());
+                        self.failures = 0;
+                        self.told = false;
+                        return Heard::Connected;
+                    }
+                    Err(err) => {
+                        if let Some(lost) = self.lost(&err) {
+                            return lost;
+                        }
+                    }
+                },
+                Line::Open { events, heard, wall } => {
+                    let event = tokio::select! {
+                        biased;
+                        event = events.next() => event,
+                        () = tokio::time::sleep_until(*heard + SILENCE) => {
+                            let slept = drift(heard.elapsed(), *wall, (self.wall)()) > SLEPT;
+                            self.ask();
+                            if slept {
+                                return Heard::Slept;
+                            }
+                            continue;
+                        }
+                    };
+                    match event {
+                        Some(Ok(event)) => {
+                            *heard = Instant::now();
+                            *wall = (self.wall)();
+                            if is_worth_a_look(&event.action) {
+                                return Heard::Event(event);
+                            }
+                        }
+                        Some(Err(err)) => {
+                            if let Some(lost) = self.lost(&err) {
+                                return lost;
+                            }
+                        }
+                        None => {
+                            let err = EngineError::new(
+                                crate::backend::EngineErrorKind::TransportUnavailable,
+                                "Podman closed the stream of events",
+                            );
+                            if let Some(lost) = self.lost(&err) {
+                                return lost;
+                            }
+                        }
+                    }
+                }
+                Line::Asking { asking, .. } => match asking.await {
+                    Ok(()) => {
+                        let now = Line::Closed { until: Instant::now() };
+                        if let Line::Asking { events, .. } = std::mem::replace(&mut self.line, now) {
+                            self.line = open(events, (self.wall)());
+                        }
+                    }
+                    Err(err) => {
+                        if let Some(lost) = self.lost(&err) {
+                            return lost;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        let now = Line::Closed { until: Instant::now() };
+        if let Line::Open { events, .. } = std::mem::replace(&mut self.line, now) {
+            let engine = self.engine;
+            let asking = Box::pin(async move { within(ANSWER, engine.ping()).await });
+            self.line = Line::Asking { events, asking };
+        }
+    }
+
+    /// Tells a loss once; the tries after it are nobody's business.
+    fn lost(&mut self, err: &EngineError) -> Option<Heard> {
+        self.failures = self.failures.saturating_add(1);
+        self.line = Line::Closed { until: Instant::now() + RECONNECT.delay(self.failures) };
+        tracing::debug!(error = %Chain(err), failures = self.failures, "cannot follow Podman's events");
+        let first = !self.told;
+        self.told = true;
+        first.then(|| Heard::Lost(Chain(err).to_string()))
+    }
+}
+
+fn open<'a>(events: Events, wall: SystemTime) -> Line<'a> {
+    Line::Open { events, heard: Instant::now(), wall }
+}
+
+async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
+    match tokio::time::timeout(deadline, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(EngineError::new(
+            crate::backend::EngineErrorKind::Timeout,
+            format!("Podman does not answer within {} s", deadline.as_secs()),
+        )),
+    }
+}
+
+/// How far the clock of the wall is from where it should be after so much of ours.
+fn drift(elapsed: Duration, wall: SystemTime, now: SystemTime) -> Duration {
+    match now.duration_since(wall) {
+        Ok(passed) => passed.abs_diff(elapsed),
+        Err(back) => back.duration().saturating_add(elapsed),
+    }
+}
+
+/// Commands and health checks change nothing that a look shows; and those that we run ourselves must not wake us.
+fn is_worth_a_look(action: &str) -> bool {
+    const QUIET: [&str; 8] = ["exec", "health_status", "attach", "detach", "mount", "unmount", "export", "save"];
+    !QUIET.iter().any(|quiet| action.starts_with(quiet))
+}

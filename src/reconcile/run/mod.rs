@@ -1,0 +1,542 @@
+//! `run`: the same pass as `apply`'s, woken again and again.
+//!
+//! Whatever wakes it is only a hint to look; what to do is decided by [`crate::plan`] from a fresh look, and done by
+//! [`crate::act`]. What stands here is when to look, what is left alone for now because it failed, and what is told.
+
+mod crashes;
+mod health;
+mod listen;
+mod news;
+mod setbacks;
+mod trigger;
+mod view;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use listen::Wall;
+pub use news::News;
+pub use trigger::Trigger;
+pub use view::{BackingOff, View};
+
+use super::backoff::Backoff;
+use super::flights::Flight;
+use super::journal::Journal;
+use super::{Options, Report, Reporter, Taken};
+use crate::backend::{Deaths, Engine, Store, World};
+use crate::handles::Scratch;
+use crate::model::{AgentName, Desired, ImageSource, Observed, Seen, Version};
+use crate::observe::{Published, look_at_published, observe};
+use crate::plan::{Plan, Policy, Step, plan};
+use crashes::Crashes;
+use health::Checks;
+use listen::{Heard, Listener};
+use setbacks::Setbacks;
+
+/// What the state file says now.
+#[derive(Debug, Clone)]
+pub struct Edition {
+    /// What is wanted: the newest that could be used.
+    pub desired: Arc<Desired>,
+    /// What is wrong with the file as it is, when it cannot be used.
+    pub error: Option<String>,
+}
+
+/// Somebody asks for a look now, and for what comes of it.
+#[derive(Debug)]
+pub struct Request {
+    /// How long whoever asks waits.
+    pub timeout: Duration,
+    /// What came of it.
+    pub reply: oneshot::Sender<Report>,
+}
+
+/// What `run` works with.
+pub struct Runner<'a, E, S> {
+    /// The world.
+    pub world: &'a World<E, S>,
+    /// How to go about it. Of the policy, `prune_cache` is asked anew for each edition.
+    pub options: &'a Options,
+    /// The longest time without a look. Spread over 90 % to 110 %.
+    pub resync: Duration,
+    /// What the state file says, and says next.
+    pub editions: watch::Receiver<Edition>,
+    /// Who asks.
+    pub requests: mpsc::Receiver<Request>,
+    /// Who hears of it.
+    pub reporter: &'a dyn Reporter,
+    /// Where it is written down.
+    pub journal: &'a Journal,
+    /// Where handles are kept.
+    pub scratch: &'a Scratch,
+    /// Where the newest view is shown.
+    pub view: &'a watch::Sender<Option<Arc<View>>>,
+    /// Whether nobody else shares the cache, so that what is not needed may go.
+    pub is_alone: &'a (dyn Fn(&Desired) -> bool + Send + Sync),
+    /// The clock on the wall: only to notice that the machine slept.
+    pub wall: &'a Wall,
+    /// Called now and then while the loop is alive, at least every so often.
+    pub heartbeat: Option<(Duration, &'a (dyn Fn() + Send + Sync))>,
+    /// Cancelled when it is to stop: agents go on running.
+    pub cancel: &'a CancellationToken,
+}
+
+impl<E, S> std::fmt::Debug for Runner<'_, E, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner").field("resync", &self.resync).finish_non_exhaustive()
+    }
+}
+
+/// Why it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// The state file names another Podman: begin anew with that one.
+    OtherRuntime,
+}
+
+/// While Podman tidies up, it is looked at again after so long, and ever longer.
+const TRANSITION: Backoff = Backoff { first: Duration::from_millis(40), longest: Duration::from_secs(1) };
+/// A manifest that could not be had is asked for again.
+const MANIFEST: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(300) };
+/// The first look waits so long for the published manifest; the next ones go by the last good one.
+const FIRST_MANIFEST: Duration = Duration::from_secs(2);
+/// What is in flight may take so long to end once it is to stop.
+const LANDING: Duration = Duration::from_secs(8);
+/// A look that an event asks for is not taken sooner than this many times the length of the last one after it, so that a
+/// machine where much happens is not busy with looking.
+const LOOK_SPACING: u32 = 2;
+
+/// As long as makes no difference.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A request that is being worked on.
+struct Ask {
+    request: Request,
+    since: Instant,
+    taken: Vec<Taken>,
+}
+
+type Fetching<'a> = Pin<Box<dyn Future<Output = Published> + Send + 'a>>;
+
+/// What the loop remembers. It explains and limits; what is to be done is read off the world.
+struct Running<'a, E, S> {
+    with: Runner<'a, E, S>,
+    desired: Arc<Desired>,
+    file_error: Option<String>,
+    policy: Policy,
+    published: Arc<Published>,
+    fetching: Option<Fetching<'a>>,
+    manifest_failures: u32,
+    manifest_at: Option<Instant>,
+    listener: Listener<'a, E>,
+    connected: bool,
+    deaths: Option<Deaths>,
+    checks: Checks<'a, E>,
+    flights: FuturesUnordered<Flight<'a>>,
+    /// Lanes in flight, with what breaks off their waits.
+    flying: BTreeMap<String, CancellationToken>,
+    setbacks: Setbacks,
+    crashes: Crashes,
+    /// Steps that ended well since the last look, and how often that did not help.
+    done: BTreeSet<(String, String)>,
+    repeats: BTreeMap<(String, String), u32>,
+    last_start: Option<Instant>,
+    asks: Vec<Ask>,
+    woken: BTreeSet<Trigger>,
+    look_at: Option<Instant>,
+    resync_at: Instant,
+    transitions: u32,
+    last_look: Duration,
+    looked_at: Instant,
+    passes: u64,
+    told: view::Told,
+    /// Ready steps that did not fit beside what flies.
+    queue: VecDeque<Step>,
+    /// Others wait for what is in flight.
+    others_wait: bool,
+    /// Agents whose containers end all the time, and with what.
+    storming: BTreeMap<AgentName, i32>,
+    deaths_tried: bool,
+    beat_at: Instant,
+    /// The runner's own, for as long as the flights live.
+    stop: &'a CancellationToken,
+}
+
+impl<E: Engine, S: Store> Runner<'_, E, S> {
+    /// Runs until it is cancelled.
+    pub async fn run(self) -> Ended {
+        Running::new(self).run().await
+    }
+}
+
+impl<'a, E: Engine, S: Store> Running<'a, E, S> {
+    fn new(mut with: Runner<'a, E, S>) -> Self {
+        let Edition { desired, error } = with.editions.borrow_and_update().clone();
+        let now = Instant::now();
+        Self {
+            listener: Listener::new(&with.world.engine, desired.name.clone(), with.wall),
+            checks: Checks::new(&with.world.engine),
+            policy: Policy { prune_cache: (with.is_alone)(&desired), ..with.options.policy.clone() },
+            resync_at: now + jittered(with.resync),
+            stop: with.cancel,
+            with,
+            desired,
+            file_error: error,
+            published: Arc::new(Published { manifest: Seen::Absent, invalid: false }),
+            fetching: None,
+            manifest_failures: 0,
+            manifest_at: None,
+            connected: false,
+            deaths: None,
+            flights: FuturesUnordered::new(),
+            flying: BTreeMap::new(),
+            setbacks: Setbacks::default(),
+            crashes: Crashes::default(),
+            done: BTreeSet::new(),
+            repeats: BTreeMap::new(),
+            last_start: None,
+            asks: Vec::new(),
+            woken: BTreeSet::from([Trigger::Start]),
+            look_at: Some(now),
+            transitions: 0,
+            last_look: Duration::ZERO,
+            looked_at: now,
+            passes: 0,
+            told: view::Told::default(),
+            queue: VecDeque::new(),
+            others_wait: false,
+            storming: BTreeMap::new(),
+            deaths_tried: false,
+            beat_at: now,
+        }
+    }
+
+    async fn run(mut self) -> Ended {
+        self.first_manifest().await;
+        self.listen_first().await;
+        let ended = loop {
+            if self.with.cancel.is_cancelled() {
+                break Ended::Stopped;
+            }
+            if self.look_at.is_some_and(|at| at <= Instant::now()) {
+                self.pass().await;
+                continue;
+            }
+            if self.wait().await == Woken::OtherRuntime {
+                break Ended::OtherRuntime;
+            }
+        };
+        self.bring_down().await;
+        ended
+    }
+
+    /// Looks, plans, starts what is ready, and shows what it came to.
+    async fn pass(&mut self) {
+        self.look_at = None;
+        let Some((observed, plan)) = self.look().await else { return };
+        let woken = std::mem::take(&mut self.woken);
+        self.passes += 1;
+        let words: Vec<_> = woken.iter().map(|trigger| trigger.word()).collect();
+        tracing::debug!(
+            woken_by = words.join(","),
+            ready = plan.ready.len(),
+            waiting = plan.waiting.len(),
+            took_ms = u64::try_from(self.last_look.as_millis()).unwrap_or(u64::MAX),
+            "looked and planned"
+        );
+        self.with.scratch.record(&observed).await;
+        self.learn(&observed, &plan);
+        let launched = self.launch(&plan);
+        self.hold_what_storms(&observed);
+        self.keep_checking(&observed);
+        self.plan_next_look(&plan);
+        self.show(&observed, &plan, &words);
+        self.answer(&observed, &plan, launched);
+    }
+
+    /// Looks while what is in flight flies on. `None` when it was cancelled, or something landed meanwhile: then the look
+    /// may be older than what it shows, and another is taken at once.
+    async fn look(&mut self) -> Option<(Observed, Plan)> {
+        let began = Instant::now();
+        let (desired, published) = (self.desired.clone(), self.published.clone());
+        let looking = observe(self.with.world, &desired, &published);
+        tokio::pin!(looking);
+        let mut fresh = true;
+        let observed = loop {
+            tokio::select! {
+                biased;
+                observed = &mut looking => break observed,
+                Some(landed) = self.flights.next(), if !self.flights.is_empty() => {
+                    self.land(landed);
+                    fresh = false;
+                }
+                () = self.with.cancel.cancelled() => return None,
+                () = tokio::time::sleep_until(self.beat_at) => self.beat(),
+            }
+        };
+        self.last_look = began.elapsed();
+        self.looked_at = Instant::now();
+        if !fresh {
+            self.wake_at(Trigger::Step, Instant::now());
+            return None;
+        }
+        let plan = plan(&desired, &observed, &self.policy);
+        Some((observed, plan))
+    }
+
+    /// Waits until something happens, and notes what it means for the next look.
+    async fn wait(&mut self) -> Woken {
+        let timer = self.next_timer();
+        tokio::select! {
+            biased;
+            () = self.with.cancel.cancelled() => {}
+            Some(landed) = self.flights.next(), if !self.flights.is_empty() => {
+                self.land(landed);
+                self.wake_at(Trigger::Step, Instant::now());
+            }
+            Ok(()) = self.with.editions.changed() => return self.read_edition(),
+            Some(request) = self.with.requests.recv() => self.ask(request),
+            Some(id) = next_of(&mut self.deaths) => {
+                if self.told.knows(&id) {
+                    self.wake_soon(Trigger::Exit);
+                }
+            }
+            heard = self.listener.next() => self.hear(heard),
+            published = arrival(&mut self.fetching) => self.receive(published),
+            () = self.checks.next() => self.wake_soon(Trigger::Health),
+            () = tokio::time::sleep_until(timer) => self.ring(),
+            () = tokio::time::sleep_until(self.beat_at) => self.beat(),
+        }
+        Woken::Here
+    }
+
+    /// The next thing that time alone brings.
+    fn next_timer(&self) -> Instant {
+        let now = Instant::now();
+        let retries = self.setbacks.next(now).into_iter().chain(self.crashes.waiting(now).map(|waiting| waiting.until));
+        let asks = self.asks.iter().map(|ask| ask.since + ask.request.timeout);
+        let times = retries.chain(asks).chain(self.look_at).chain(self.manifest_at);
+        times.fold(self.resync_at, Instant::min)
+    }
+
+    /// Tells that the loop is alive.
+    fn beat(&mut self) {
+        let every = match self.with.heartbeat {
+            Some((every, beat)) => {
+                beat();
+                every
+            }
+            None => NEVER,
+        };
+        self.beat_at = Instant::now() + every;
+    }
+
+    /// A timer has come.
+    fn ring(&mut self) {
+        let now = Instant::now();
+        if self.manifest_at.is_some_and(|at| at <= now) {
+            self.manifest_at = None;
+            self.fetch_manifest();
+        }
+        if self.resync_at <= now {
+            self.wake_at(Trigger::Resync, now);
+        } else if self.look_at.is_none_or(|at| at > now) {
+            self.wake_at(Trigger::Retry, now);
+        }
+    }
+
+    /// Asks for a look, as soon as the last one is long enough ago.
+    fn wake_soon(&mut self, trigger: Trigger) {
+        self.wake_at(trigger, self.looked_at + LOOK_SPACING * self.last_look);
+    }
+
+    fn wake_at(&mut self, trigger: Trigger, at: Instant) {
+        self.woken.insert(trigger);
+        self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Event(event) => {
+                self.count_end(&event);
+                self.wake_soon(Trigger::Podman);
+            }
+            Heard::Connected => {
+                self.connected = true;
+                // Another Podman may keep its exit files elsewhere.
+                self.deaths = None;
+                self.deaths_tried = false;
+                self.setbacks.forget(|_, setback| matches!(setback.kind, "transportUnavailable" | "timeout"));
+                self.wake_at(Trigger::Podman, Instant::now());
+            }
+            Heard::Lost(why) => {
+                tracing::debug!(why, "lost Podman's events");
+                self.connected = false;
+                self.wake_at(Trigger::Podman, Instant::now());
+            }
+            Heard::Slept => {
+                self.tell(News::Slept);
+                self.wake_at(Trigger::Resync, Instant::now());
+            }
+        }
+    }
+
+    /// What happens from the first look on must be heard.
+    async fn listen_first(&mut self) {
+        tokio::select! {
+            heard = self.listener.next() => self.hear(heard),
+            () = self.with.cancel.cancelled() => {}
+        }
+    }
+
+    // -------------------------------------------------------------------------------------------------- manifest
+
+    async fn first_manifest(&mut self) {
+        self.fetch_manifest();
+        tokio::select! {
+            published = arrival(&mut self.fetching) => self.receive(published),
+            () = tokio::time::sleep(FIRST_MANIFEST) => {
+                let why = "the published manifest is still being fetched".to_owned();
+                self.published = Arc::new(Published { manifest: Seen::Unknown { why }, invalid: false });
+            }
+            () = self.with.cancel.cancelled() => {}
+        }
+    }
+
+    fn fetch_manifest(&mut self) {
+        let (store, desired) = (&self.with.world.store, self.desired.clone());
+        self.fetching = Some(Box::pin(async move { look_at_published(store, &desired).await }));
+    }
+
+    fn receive(&mut self, published: Published) {
+        self.fetching = None;
+        let now = Instant::now();
+        self.manifest_at = if published.manifest.unknown().is_some() {
+            self.manifest_failures = self.manifest_failures.saturating_add(1);
+            Some(now + MANIFEST.delay(self.manifest_failures))
+        } else {
+            self.manifest_failures = 0;
+            let latest =
+                |agent: &crate::model::Agent| agent.version == Version::Latest && agent.source == ImageSource::Manifest;
+            self.desired.agents.values().any(latest).then(|| now + jittered(self.desired.manifest_refresh))
+        };
+        let same = self.published.manifest == published.manifest;
+        self.published = Arc::new(published);
+        if !same || !self.asks.is_empty() {
+            self.wake_at(Trigger::Manifest, now);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------- state file and requests
+
+    fn read_edition(&mut self) -> Woken {
+        let Edition { desired, error } = self.with.editions.borrow_and_update().clone();
+        if let Some(why) = &error
+            && self.file_error.as_ref() != Some(why)
+        {
+            self.tell(News::FileRejected { why: why.clone() });
+        }
+        self.file_error = error;
+        self.woken.insert(Trigger::File);
+        if desired.runtime != self.desired.runtime {
+            return Woken::OtherRuntime;
+        }
+        if !Arc::ptr_eq(&desired, &self.desired) {
+            self.tell(News::FileAccepted);
+            self.take_over(desired);
+        }
+        self.wake_at(Trigger::File, Instant::now());
+        Woken::Here
+    }
+
+    /// What is wanted is another from now on.
+    fn take_over(&mut self, desired: Arc<Desired>) {
+        let before = std::mem::replace(&mut self.desired, desired);
+        for (name, agent) in &before.agents {
+            if self.desired.agents.get(name).is_some_and(|now| now.wants_same(agent)) {
+                continue;
+            }
+            self.crashes.forgive(name);
+            // A successor that is waited for is not wanted any more.
+            if let Some(cancel) = self.flying.get(&format!("agent {name}")) {
+                cancel.cancel();
+            }
+        }
+        let agents = self.desired.clone();
+        self.crashes.keep(|agent| agents.agents.contains_key(agent));
+        self.policy.prune_cache = (self.with.is_alone)(&self.desired);
+        self.fetch_manifest();
+    }
+
+    fn ask(&mut self, request: Request) {
+        let now = Instant::now();
+        self.setbacks.try_all_now(now);
+        for agent in self.desired.agents.keys() {
+            self.crashes.forgive(agent);
+        }
+        self.asks.push(Ask { request, since: now, taken: Vec::new() });
+        self.fetch_manifest();
+        self.wake_at(Trigger::Request, now);
+    }
+
+    // --------------------------------------------------------------------------------------------------- the end
+
+    /// Lets what is in flight end: transfers are dropped by the token, container steps are given their time.
+    async fn bring_down(&mut self) {
+        self.with.cancel.cancel();
+        let landing = async {
+            while let Some(landed) = self.flights.next().await {
+                self.land(landed);
+            }
+        };
+        if tokio::time::timeout(LANDING, landing).await.is_err() {
+            tracing::warn!("left steps unfinished; the next run takes them up");
+        }
+    }
+
+    fn tell(&self, news: News) {
+        view::tell(&self.with, &news);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Here,
+    OtherRuntime,
+}
+
+async fn next_of(deaths: &mut Option<Deaths>) -> Option<crate::model::ContainerId> {
+    match deaths {
+        Some(stream) => match stream.next().await {
+            Some(id) => Some(id),
+            None => {
+                *deaths = None;
+                std::future::pending().await
+            }
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn arrival(fetching: &mut Option<Fetching<'_>>) -> Published {
+    match fetching {
+        Some(fetching) => fetching.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Spread over 90 % to 110 %, so that many do not come at once.
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(0.9 + 0.2 * fastrand::f64())
+}

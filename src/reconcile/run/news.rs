@@ -1,0 +1,84 @@
+//! What `run` tells while it runs. Each thing once, when it comes and when it goes.
+
+use std::fmt;
+
+use crate::model::AgentName;
+
+/// Something that changed, beside the steps that are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Everything is as the state file says.
+    Converged {
+        /// How many agents.
+        agents: usize,
+    },
+    /// An agent is not as wanted, and no step helps for now.
+    Trouble {
+        /// Which; `None` when it is none in particular.
+        agent: Option<AgentName>,
+        /// Why.
+        why: String,
+    },
+    /// What was in an agent's way is gone.
+    Recovered {
+        /// Which.
+        agent: Option<AgentName>,
+    },
+    /// Podman cannot be reached.
+    PodmanLost {
+        /// Why.
+        why: String,
+    },
+    /// Podman can be reached again.
+    PodmanBack,
+    /// The state file changed, and is gone by from now on.
+    FileAccepted,
+    /// The state file changed and cannot be used; the last good state goes on.
+    FileRejected {
+        /// Everything that is wrong with it.
+        why: String,
+    },
+    /// The machine slept, or its clock was set.
+    Slept,
+}
+
+impl News {
+    /// The fixed word for it, as in the journal.
+    pub fn word(&self) -> &'static str {
+        match self {
+            News::Converged { .. } => "converged",
+            News::Trouble { .. } => "trouble",
+            News::Recovered { .. } => "recovered",
+            News::PodmanLost { .. } => "podmanLost",
+            News::PodmanBack => "podmanBack",
+            News::FileAccepted => "stateFileAccepted",
+            News::FileRejected { .. } => "stateFileRejected",
+            News::Slept => "slept",
+        }
+    }
+
+    /// Whether it is bad.
+    pub fn is_bad(&self) -> bool {
+        matches!(self, News::Trouble { .. } | News::PodmanLost { .. } | News::FileRejected { .. })
+    }
+}
+
+impl fmt::Display for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            News::Converged { agents: 1 } => f.write_str("converged: 1 agent is as the state file says"),
+            News::Converged { agents } => write!(f, "converged: {agents} agents are as the state file says"),
+            News::Trouble { agent: Some(agent), why } => write!(f, "agent `{agent}`: {why}"),
+            News::Trouble { agent: None, why } => f.write_str(why),
+            News::Recovered { agent: Some(agent) } => write!(f, "agent `{agent}`: nothing is in its way any more"),
+            News::Recovered { agent: None } => f.write_str("nothing is in the way any more"),
+            News::PodmanLost { why } => write!(f, "Podman cannot be reached: {why}"),
+            News::PodmanBack => f.write_str("Podman can be reached again"),
+            News::FileAccepted => f.write_str("the state file changed"),
+            News::FileRejected { why } => {
+                write!(f, "the state file cannot be used, the last good state goes on: {why}")
+            }
+            News::Slept => f.write_str("the machine slept, or its clock was set: looking at everything anew"),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What went wrong, by agent and cause, and when it may be tried again. Pure: the clock is the caller's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::act::ActError;
+use crate::model::AgentName;
+use crate::reconcile::backoff::Backoff;
+
+/// For a step that may succeed by itself, e.g. when Podman answers again.
+const PASSING: Backoff = Backoff { first: Duration::from_millis(500), longest: LONGEST };
+/// For a step that will only succeed once somebody has changed something; and for a container that keeps ending.
+pub(super) const LASTING: Backoff = Backoff { first: Duration::from_secs(10), longest: LONGEST };
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// What keeps failing: one kind of step on one target, or one container that keeps ending.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cause {
+    pub agent: Option<AgentName>,
+    /// As `reconcile::key` tells steps apart.
+    pub what: String,
+}
+
+/// Something that failed and has not succeeded since.
+#[derive(Debug, Clone)]
+pub(super) struct Setback {
+    /// In a row.
+    pub failures: u32,
+    /// `None`: not before what is wanted changes.
+    pub retry_at: Option<Instant>,
+    /// The fixed word for the failure.
+    pub kind: &'static str,
+    /// The failure in a sentence.
+    pub message: String,
+    /// The failure itself, where it is one of a step.
+    pub error: Option<Arc<ActError>>,
+    /// What was tried, so that something else is tried at once.
+    pub tried: String,
+}
+
+/// What failed, in the words of a [`Setback`].
+pub(super) struct Failure {
+    pub kind: &'static str,
+    pub message: String,
+    pub error: Option<Arc<ActError>>,
+}
+
+/// How long to stay away from what failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Schedule {
+    /// It may succeed by itself.
+    Passing,
+    /// Somebody has to change something, perhaps outside of our sight.
+    Lasting,
+    /// Trying costs what runs: not before what is wanted changes.
+    UntilChanged,
+}
+
+/// All that has failed and not succeeded since.
+#[derive(Debug, Default)]
+pub(super) struct Setbacks {
+    all: BTreeMap<Cause, Setback>,
+}
+
+impl Setbacks {
+    /// Whether a step may be taken now. `tried` tells it from an earlier one with the same cause: a step that is another
+    /// now may be taken at once.
+    pub fn may_try(&self, cause: &Cause, tried: &str, now: Instant) -> bool {
+        self.all.get(cause).is_none_or(|setback| setback.tried != tried || setback.retry_at.is_some_and(|at| at <= now))
+    }
+
+    /// Notes a failure; yields what is known of it now.
+    pub fn failed(
+        &mut self,
+        cause: Cause,
+        tried: String,
+        failure: Failure,
+        schedule: Schedule,
+        now: Instant,
+    ) -> &Setback {
+        let same = |before: &&Setback| before.tried == tried;
+        let failures = self.all.get(&cause).filter(same).map_or(0, |before| before.failures).saturating_add(1);
+        let retry_at = match schedule {
+            Schedule::Passing => Some(now + PASSING.delay(failures)),
+            Schedule::Lasting => Some(now + LASTING.delay(failures)),
+            Schedule::UntilChanged => None,
+        };
+        let Failure { kind, message, error } = failure;
+        let setback = Setback { failures, retry_at, kind, message, error, tried };
+        self.all.entry(cause).insert_entry(setback).into_mut()
+    }
+
+    /// Forgets what succeeded, or is not wanted any more.
+    pub fn forget(&mut self, is_over: impl Fn(&Cause, &Setback) -> bool) {
+        self.all.retain(|cause, setback| !is_over(cause, setback));
+    }
+
+    /// Everything may be tried at once: somebody asks for it. What keeps failing goes on being counted.
+    pub fn try_all_now(&mut self, now: Instant) {
+        for setback in self.all.values_mut() {
+            setback.retry_at = Some(now);
+        }
+    }
+
+    /// When the next one may be tried.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        self.all.values().filter_map(|setback| setback.retry_at).filter(|at| *at > now).min()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Cause, &Setback)> {
+        self.all.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(what: &str) -> Cause {
+        Cause { agent: None, what: what.to_owned() }
+    }
+
+    fn fail(setbacks: &mut Setbacks, what: &str, tried: &str, schedule: Schedule, now: Instant) -> Option<Duration> {
+        let words = Failure { kind: "apiError", message: "no".to_owned(), error: None };
+        setbacks.failed(cause(what), tried.to_owned(), words, schedule, now).retry_at.map(|at| at - now)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_keeps_failing_is_tried_ever_more_rarely_up_to_five_minutes() {
+        let mut setbacks = Setbacks::default();
+        let now = Instant::now();
+        let delays: Vec<_> =
+            (0..12).filter_map(|_| fail(&mut setbacks, "container a", "start", Schedule::Lasting, now)).collect();
+        assert!((7..=13).contains(&delays[0].as_secs()), "{delays:?}");
+        assert!(delays[1] > delays[0] && delays[3] > delays[2], "{delays:?}");
+        assert!(delays.iter().all(|delay| delay.as_secs() <= 375), "{delays:?}");
+        assert!(delays[11].as_secs() >= 225, "{delays:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_step_is_tried_at_once_and_the_same_one_when_its_time_has_come() {
+        let mut setbacks = Setbacks::default();
+        let now = Instant::now();
+        let delay = fail(&mut setbacks, "container a", "env 1", Schedule::Lasting, now).unwrap();
+        assert!(!setbacks.may_try(&cause("container a"), "env 1", now));
+        assert!(setbacks.may_try(&cause("container a"), "env 2", now), "the file was edited");
+        assert!(setbacks.may_try(&cause("container b"), "env 1", now), "it costs the others nothing");
+        assert!(setbacks.may_try(&cause("container a"), "env 1", now + delay));
+        assert_eq!(setbacks.next(now), Some(now + delay));
+        let again = fail(&mut setbacks, "container a", "env 2", Schedule::Lasting, now).unwrap();
+        assert!(again.as_secs() <= 13, "another step begins at the beginning: {again:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_costs_a_running_container_waits_for_a_change_or_a_request() {
+        let mut setbacks = Setbacks::default();
+        let now = Instant::now();
+        assert_eq!(fail(&mut setbacks, "container a", "env 1", Schedule::UntilChanged, now), None);
+        let next_year = now + Duration::from_secs(365 * 86400);
+        assert!(!setbacks.may_try(&cause("container a"), "env 1", next_year));
+        assert_eq!(setbacks.next(now), None);
+        setbacks.try_all_now(now);
+        assert!(setbacks.may_try(&cause("container a"), "env 1", now));
+    }
+}

@@ -1,0 +1,262 @@
+//! What `run` shows: the status of the newest look with what only `run` knows, and the news in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::crashes::Waiting;
+use super::setbacks::{Cause, Setback};
+use super::{News, Runner, Running};
+use crate::backend::{Engine, Store};
+use crate::model::{AgentName, ContainerId, ContainerName, Observed, Owner};
+use crate::plan::Plan;
+use crate::status::{Condition, Status, carry_over, status};
+
+/// What `run` sees and does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// Desired beside observed.
+    pub status: Status,
+    /// What woke it for the newest look, in fixed words.
+    pub woken_by: Vec<&'static str>,
+    /// When it looked last.
+    pub looked_at: SystemTime,
+    /// How often it has looked.
+    pub passes: u64,
+    /// What is wrong with the state file as it is, when the last good one goes on.
+    pub file_error: Option<String>,
+    /// What is left alone for now because it failed.
+    pub backing_off: Vec<BackingOff>,
+    /// Whether Podman's events are heard.
+    pub hears_podman: bool,
+}
+
+/// Something that failed and is left alone for now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackingOff {
+    /// Which agent.
+    pub agent: Option<AgentName>,
+    /// The fixed word for the failure.
+    pub kind: &'static str,
+    /// The failure in a sentence.
+    pub cause: String,
+    /// How often in a row.
+    pub failures: u32,
+    /// When it is tried again; `None`: not before what is wanted changes.
+    pub retry_at: Option<SystemTime>,
+    /// It is a step that failed, rather than one that did not help.
+    pub is_a_step: bool,
+}
+
+impl BackingOff {
+    /// The reason of the conditions of its agent.
+    fn reason(&self) -> &'static str {
+        match self.kind {
+            "rolledBack" => "RolledBack",
+            "nonConvergent" => "NonConvergent",
+            _ => "BackingOff",
+        }
+    }
+}
+
+impl std::fmt::Display for BackingOff {
+    /// Without the times: it is the same until it fails again.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.cause)?;
+        match (self.retry_at, self.failures) {
+            (None, _) => f.write_str("; not tried again before what is wanted changes"),
+            (Some(_), 1) => f.write_str("; tried again later"),
+            (Some(_), failures) => write!(f, "; tried again later, after {failures} failures"),
+        }
+    }
+}
+
+/// What has been told, so that each thing is told once.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    status: Option<Status>,
+    troubles: BTreeMap<(Option<AgentName>, &'static str), String>,
+    podman_lost: bool,
+    converged: bool,
+    ids: BTreeSet<ContainerId>,
+}
+
+impl Told {
+    /// Whether the container was there at the last look.
+    pub fn knows(&self, id: &ContainerId) -> bool {
+        self.ids.contains(id)
+    }
+}
+
+/// Tells whoever listens, and the journal.
+pub(super) fn tell<E, S>(with: &Runner<'_, E, S>, news: &News) {
+    with.reporter.news(news);
+    let fields = match news {
+        News::Converged { agents } => json!({ "agents": agents }),
+        News::Trouble { agent, why } => json!({ "agent": agent, "message": why }),
+        News::Recovered { agent } => json!({ "agent": agent }),
+        News::PodmanLost { why } | News::FileRejected { why } => json!({ "message": why }),
+        News::PodmanBack | News::FileAccepted | News::Slept => json!({}),
+    };
+    with.journal.note(news.word(), fields);
+}
+
+impl<E: Engine, S: Store> Running<'_, E, S> {
+    /// Shows what a look came to, and tells what is new in it.
+    pub(super) fn show(&mut self, observed: &Observed, plan: &Plan, woken_by: &[&'static str]) {
+        let now = SystemTime::now();
+        let backing_off = self.backing_off();
+        let mut status = status(&self.desired, observed, plan, now);
+        for agent in &backing_off {
+            annotate(&mut status, agent);
+        }
+        if let Some(before) = &self.told.status {
+            carry_over(&mut status, before);
+        }
+        self.told.status = Some(status.clone());
+        self.tell_podman(observed);
+        self.tell_troubles(plan, &backing_off, &status);
+        self.tell_converged(&status);
+        if let Some(guest) = observed.guest.present() {
+            self.told.ids = guest.containers.values().map(|container| container.id.clone()).collect();
+        }
+        self.with.view.send_replace(Some(Arc::new(View {
+            status,
+            woken_by: woken_by.to_vec(),
+            looked_at: now,
+            passes: self.passes,
+            file_error: self.file_error.clone(),
+            backing_off,
+            hears_podman: self.connected,
+        })));
+    }
+
+    /// What failed and is left alone for now.
+    pub(super) fn backing_off(&self) -> Vec<BackingOff> {
+        let now = Instant::now();
+        let of_setback = |(cause, setback): (&Cause, &Setback)| BackingOff {
+            agent: cause.agent.clone(),
+            kind: setback.kind,
+            cause: setback.message.clone(),
+            failures: setback.failures,
+            retry_at: setback.retry_at.map(wall),
+            is_a_step: setback.error.is_some(),
+        };
+        let setbacks = self.setbacks.iter().map(of_setback);
+        let crashes = self.crashes.waiting(now).map(|waiting| BackingOff {
+            agent: Some(waiting.agent.clone()),
+            kind: "keepsEnding",
+            cause: self.how_it_ends(&waiting),
+            failures: waiting.failures,
+            retry_at: Some(wall(waiting.until)),
+            is_a_step: false,
+        });
+        setbacks.chain(crashes).collect()
+    }
+
+    fn how_it_ends(&self, waiting: &Waiting<'_>) -> String {
+        let Waiting { agent, code, .. } = waiting;
+        match self.desired.agents.get(*agent) {
+            Some(wanted) => format!("container `{}` keeps ending (exit code {code})", wanted.container.name),
+            None => format!("agent `{agent}` keeps ending (exit code {code})"),
+        }
+    }
+
+    fn tell_podman(&mut self, observed: &Observed) {
+        let why = observed.guest.unknown();
+        match (why, self.told.podman_lost) {
+            (Some(why), false) => self.tell(News::PodmanLost { why: why.to_owned() }),
+            (None, true) => self.tell(News::PodmanBack),
+            (Some(_), true) | (None, false) => {}
+        }
+        self.told.podman_lost = why.is_some();
+    }
+
+    /// Each trouble when it comes or is another, and its agent once it has none any more.
+    fn tell_troubles(&mut self, plan: &Plan, backing_off: &[BackingOff], status: &Status) {
+        let mut troubles = BTreeMap::new();
+        for one in backing_off {
+            troubles.insert((one.agent.clone(), one.kind), one.to_string());
+        }
+        for trouble in super::super::report::blocked(plan) {
+            let hidden = self.told.podman_lost && trouble.is_unseen();
+            if !hidden {
+                troubles.insert((trouble.agent().cloned(), "blocked"), trouble.to_string());
+            }
+        }
+        // What cannot be seen now has not gone away, nor has what is being tried once more.
+        let now = Instant::now();
+        for (key, why) in &self.told.troubles {
+            let over = match &key.0 {
+                _ if self.told.podman_lost => false,
+                Some(agent) => status.agents.get(agent).is_none_or(|seen| {
+                    (seen.ready || seen.desired.suspend) && !self.crashes.is_on_probation(agent, now)
+                }),
+                None => true,
+            };
+            if !over && !troubles.keys().any(|(agent, _)| *agent == key.0) {
+                troubles.insert(key.clone(), why.clone());
+            }
+        }
+        let mut news = Vec::new();
+        for (key, why) in &troubles {
+            if self.told.troubles.get(key) != Some(why) {
+                news.push(News::Trouble { agent: key.0.clone(), why: why.clone() });
+            }
+        }
+        let had: BTreeSet<_> = self.told.troubles.keys().map(|(agent, _)| agent.clone()).collect();
+        let has: BTreeSet<_> = troubles.keys().map(|(agent, _)| agent.clone()).collect();
+        news.extend(had.difference(&has).map(|agent| News::Recovered { agent: agent.clone() }));
+        self.told.troubles = troubles;
+        for one in news {
+            self.tell(one);
+        }
+    }
+
+    fn tell_converged(&mut self, status: &Status) {
+        let converged = status.converged && self.flying.is_empty();
+        if converged && !self.told.converged {
+            self.tell(News::Converged { agents: status.agents.len() });
+        }
+        self.told.converged = converged;
+    }
+}
+
+/// Says in an agent's conditions that it is left alone for now.
+fn annotate(status: &mut Status, off: &BackingOff) {
+    let Some(agent) = off.agent.as_ref().and_then(|name| status.agents.get_mut(name)) else { return };
+    if agent.ready {
+        return;
+    }
+    let stalled = off.retry_at.is_none() || off.kind == "nonConvergent";
+    let holds = |condition: &Condition| match condition.kind {
+        "Reconciling" => !stalled,
+        "Stalled" => stalled,
+        _ => false,
+    };
+    for condition in &mut agent.conditions {
+        condition.status = if holds(condition) { "True" } else { "False" };
+        condition.reason = off.reason();
+        condition.message = off.to_string();
+    }
+}
+
+/// The time on the wall at a moment of ours.
+fn wall(at: Instant) -> SystemTime {
+    let now = SystemTime::now();
+    let left = at.saturating_duration_since(Instant::now());
+    now.checked_add(left.max(Duration::ZERO)).unwrap_or(now)
+}
+
+/// Whether a container is one of ours for this agent.
+pub(super) fn is_of(owner: &Owner, agent: &AgentName) -> bool {
+    matches!(owner, Owner::Ours { agent: Some(owner), .. } if owner == agent)
+}
+
+/// The agent whose container has this name.
+pub(super) fn agent_of<'d>(desired: &'d crate::model::Desired, name: &ContainerName) -> Option<&'d AgentName> {
+    desired.agents.iter().find(|(_, agent)| agent.container.name == *name).map(|(agent, _)| agent)
+}

@@ -1,0 +1,363 @@
+//! What a look leads to: what is learned from it, which steps are taken, and who is answered.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::crashes::Verdict;
+use super::health::Patient;
+use super::setbacks::{Cause, Failure, LASTING, Schedule};
+use super::view::{agent_of, is_of};
+use super::{Running, TRANSITION, Trigger, jittered};
+use crate::act::{ActError, Disposition, Patience};
+use crate::backend::{Engine, EngineEvent, Store};
+use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
+use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
+use crate::reconcile::flights::{Landed, fly};
+use crate::reconcile::{Report, Taken, Trouble, is_container_step, key, key_of, lane, opens_ways, report};
+
+/// What an agent's restarts for want of health are remembered by.
+const HEALTH: &str = "health";
+/// A step that ended well so often, and is still wanted, does not help.
+const REPEATS: u32 = 2;
+
+impl<'a, E: Engine, S: Store> Running<'a, E, S> {
+    /// What a look tells of earlier failures and successes.
+    pub(super) fn learn(&mut self, observed: &Observed, plan: &Plan) {
+        if observed.guest.unknown().is_some() || observed.artifacts.unknown().is_some() {
+            return;
+        }
+        self.connected_deaths(observed);
+        let ready = plan.ready.iter().map(|step| key(&step.action));
+        let waiting = plan.waiting.iter().map(|waiting| key_of(waiting.kind, &waiting.target));
+        let wanted: BTreeSet<_> = ready.chain(waiting).collect();
+        let desired = self.desired.clone();
+        self.setbacks.forget(|cause, _| match &cause.agent {
+            Some(agent) if cause.what == HEALTH => is_healthy(observed, &desired, agent),
+            _ => !wanted.contains(&cause.what),
+        });
+        self.notice_what_does_not_help(plan);
+    }
+
+    fn connected_deaths(&mut self, observed: &Observed) {
+        let Some(guest) = observed.guest.present() else { return };
+        if self.deaths.is_none() && !self.deaths_tried {
+            let runs = |container: &ContainerState| container.phase == Phase::Running;
+            self.deaths_tried = guest.containers.values().any(runs);
+            self.deaths = self.with.world.engine.deaths(guest);
+        }
+    }
+
+    /// A step that ended well, and is wanted again for the same reason by the very next look, did not help.
+    fn notice_what_does_not_help(&mut self, plan: &Plan) {
+        let now = Instant::now();
+        for done in std::mem::take(&mut self.done) {
+            let again = plan.ready.iter().find(|step| key(&step.action) == done.0 && step.reason.to_string() == done.1);
+            let Some(step) = again else {
+                self.repeats.remove(&done);
+                continue;
+            };
+            let times = self.repeats.entry(done).or_default();
+            *times += 1;
+            if *times >= REPEATS {
+                let message = format!("to {} does not help, still {}", step.action, step.reason);
+                let what = Failure { kind: "nonConvergent", message, error: None };
+                self.setbacks.failed(cause(step), tried(step), what, Schedule::Lasting, now);
+            }
+        }
+    }
+
+    /// Starts what is ready. Yields whether anything was started.
+    pub(super) fn launch(&mut self, plan: &Plan) -> bool {
+        let now = Instant::now();
+        self.others_wait = !plan.waiting.is_empty();
+        let ready: Vec<_> = plan.ready.iter().filter(|step| !self.flying.contains_key(&lane(step))).collect();
+        let queue = ready.into_iter().filter(|step| self.may_take(step, now)).cloned().collect();
+        self.queue = queue;
+        self.launch_queue()
+    }
+
+    /// As many of the queue as may fly at once.
+    pub(super) fn launch_queue(&mut self) -> bool {
+        if self.with.cancel.is_cancelled() {
+            return false;
+        }
+        let mut launched = false;
+        for step in std::mem::take(&mut self.queue) {
+            let lane = lane(&step);
+            let downloads = self.flying.keys().filter(|lane| lane.starts_with("fetchArtifact ")).count();
+            let (busy, limit) = if matches!(step.action, Action::FetchArtifact { .. }) {
+                (downloads, self.with.options.downloads)
+            } else {
+                (self.flying.len() - downloads, self.with.options.parallel)
+            };
+            if self.flying.contains_key(&lane) || busy >= limit.max(1) {
+                self.queue.push_back(step);
+                continue;
+            }
+            self.start(step);
+            launched = true;
+        }
+        launched
+    }
+
+    fn start(&mut self, step: Step) {
+        let cancel = self.with.cancel.child_token();
+        self.flying.insert(lane(&step), cancel.clone());
+        let patience = Patience { cancel, ..self.with.options.patience.clone() };
+        self.flights.push(fly(self.with.world, step, patience, self.with.reporter, self.stop));
+    }
+
+    fn may_take(&mut self, step: &Step, now: Instant) -> bool {
+        if !self.setbacks.may_try(&cause(step), &tried(step), now) {
+            return false;
+        }
+        let (Action::StartContainer { how, .. }, Some(agent)) = (&step.action, &step.agent) else { return true };
+        match (how, &step.reason) {
+            (Revival::Restart, _) => {
+                let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned() };
+                self.setbacks.may_try(&health, "", now)
+            }
+            (Revival::Start, Reason::NotRunning(Phase::Exited { code })) => {
+                self.crashes.down(agent, *code, now) == Verdict::Start
+            }
+            (Revival::Start | Revival::Unpause, _) => true,
+        }
+    }
+
+    /// A step ended.
+    pub(super) fn land(&mut self, landed: Landed) {
+        let opens = self.others_wait && opens_ways(&landed);
+        let Landed { step, outcome, took } = landed;
+        self.flying.remove(&lane(&step));
+        tracing::info!(
+            kind = step.action.kind(),
+            target = %step.action.target(),
+            agent = step.agent.as_ref().map(AgentName::as_str),
+            reason = %step.reason,
+            error = outcome.as_ref().err().map(|err| err.kind()),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "took a step"
+        );
+        self.with.journal.step(&step, outcome.as_ref().map_err(|err| &**err), took);
+        let now = Instant::now();
+        match &outcome {
+            Ok(done) => {
+                self.done.insert((key(&step.action), step.reason.to_string()));
+                self.succeeded(&step, done.started.is_some(), now);
+            }
+            Err(error) if matches!(**error, ActError::Interrupted) => {}
+            Err(error) => {
+                let message = crate::error::Chain(&**error).to_string();
+                let what = Failure { kind: error.kind(), message, error: Some(error.clone()) };
+                self.setbacks.failed(cause(&step), tried(&step), what, schedule(error), now);
+            }
+        }
+        for ask in &mut self.asks {
+            ask.taken.push(Taken { step: step.clone(), outcome: outcome.clone(), took });
+        }
+        if opens || self.flights.is_empty() && self.queue.is_empty() {
+            self.wake_at(Trigger::Step, now);
+        } else {
+            self.launch_queue();
+            self.wake_soon(Trigger::Step);
+        }
+    }
+
+    fn succeeded(&mut self, step: &Step, started: bool, now: Instant) {
+        let what = cause(step);
+        self.setbacks.forget(|cause, _| *cause == what);
+        let Some(agent) = step.agent.as_ref().filter(|_| started) else { return };
+        self.last_start = Some(now);
+        self.crashes.started(agent, now);
+        if matches!(step.action, Action::StartContainer { how: Revival::Restart, .. }) {
+            let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned() };
+            let message = format!("container `{}` was restarted since it is unhealthy", step.action.target());
+            let failure = Failure { kind: "unhealthy", message, error: None };
+            self.setbacks.failed(health, String::new(), failure, Schedule::Lasting, now);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------- what keeps ending
+
+    /// Counts the ends that Podman tells of. What ends all the time is to be stopped by the next pass.
+    pub(super) fn count_end(&mut self, event: &EngineEvent) {
+        let (Some(code), Some(name)) = (event.exit_code, &event.container) else { return };
+        let Ok(name) = ContainerName::new(name.as_str()) else { return };
+        if !event.action.starts_with("die") {
+            return;
+        }
+        let Some(agent) = agent_of(&self.desired, &name).cloned() else { return };
+        // Our own doing.
+        if self.flying.contains_key(&format!("agent {agent}")) {
+            return;
+        }
+        if self.crashes.ended(&agent, code, Instant::now()) {
+            self.storming.insert(agent, code);
+        }
+    }
+
+    /// Stops containers that Podman restarts all the time: until they may be started again they cost nobody anything.
+    pub(super) fn hold_what_storms(&mut self, observed: &Observed) {
+        for (name, code) in std::mem::take(&mut self.storming) {
+            let Some(agent) = self.desired.agents.get(&name) else { continue };
+            let container = &agent.container.name;
+            let seen = observed.guest.present().and_then(|guest| guest.containers.get(container));
+            let Some(seen) = seen.filter(|seen| is_of(&seen.owner, &name)) else { continue };
+            let runs = matches!(seen.phase, Phase::Running | Phase::Stopping);
+            let ours_to_stop = agent.state == AgentState::Running && !agent.suspend;
+            if !runs || !ours_to_stop || self.flying.contains_key(&format!("agent {name}")) {
+                continue;
+            }
+            let action = Action::StopContainer { id: seen.id.clone(), name: container.clone() };
+            self.crashes.held(&name, code, Instant::now());
+            self.start(Step { agent: Some(name), action, reason: Reason::KeepsEnding });
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- afterwards
+
+    /// Checks the health of those, and only those, that run and have a check.
+    pub(super) fn keep_checking(&mut self, observed: &Observed) {
+        let Some(guest) = observed.guest.present() else { return };
+        let running = self.desired.agents.iter().filter_map(|(name, agent)| {
+            let check = agent.container.healthcheck.as_ref()?;
+            let seen = guest.containers.get(&agent.container.name)?;
+            let checked =
+                is_of(&seen.owner, name) && seen.phase == Phase::Running && agent.state == AgentState::Running;
+            // A step that is under way does its own.
+            let busy = self.flying.contains_key(&format!("agent {name}"));
+            (checked && !busy).then_some(Patient {
+                id: &seen.id,
+                started_at: seen.started_at,
+                check,
+                health: seen.health.as_ref(),
+            })
+        });
+        let patients: Vec<_> = running.collect();
+        self.checks.keep(&patients);
+    }
+
+    /// When to look again if nothing happens.
+    pub(super) fn plan_next_look(&mut self, plan: &Plan) {
+        let now = Instant::now();
+        self.resync_at = now + jittered(self.with.resync);
+        let moves = plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Transition { .. }));
+        if moves {
+            self.transitions = self.transitions.saturating_add(1);
+            self.wake_at(Trigger::Podman, now + TRANSITION.delay(self.transitions));
+        } else {
+            self.transitions = 0;
+        }
+        if let (false, Some(started)) = (self.asks.is_empty(), self.last_start) {
+            let settled = started + self.with.options.patience.settle;
+            if settled > now {
+                self.wake_at(Trigger::Retry, settled);
+            }
+        }
+    }
+
+    /// Answers those who asked, once nothing is left that could be done or waited for.
+    pub(super) fn answer(&mut self, observed: &Observed, plan: &Plan, launched: bool) {
+        if self.asks.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let settle = self.with.options.patience.settle;
+        let busy = launched
+            || !self.flights.is_empty()
+            || !self.queue.is_empty()
+            || self.fetching.is_some()
+            || plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Transition { .. }))
+            || self.last_start.is_some_and(|started| started + settle > now)
+            || self.is_progressing(observed)
+            || self
+                .setbacks
+                .iter()
+                .any(|(_, setback)| setback.retry_at.is_some_and(|at| at <= now + LASTING.first / 4));
+        let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.asks)
+            .into_iter()
+            .partition(|ask| !ask.request.reply.is_closed() && (!busy || ask.since + ask.request.timeout <= now));
+        self.asks = rest.into_iter().filter(|ask| !ask.request.reply.is_closed()).collect();
+        for ask in over {
+            let report = self.report(plan, ask.taken, busy, now.duration_since(ask.since));
+            let _ = ask.request.reply.send(report);
+        }
+    }
+
+    /// Whether a container that runs has yet to become healthy for the first time.
+    fn is_progressing(&self, observed: &Observed) -> bool {
+        let Some(guest) = observed.guest.present() else { return false };
+        self.desired.agents.iter().any(|(name, agent)| {
+            let seen = guest.containers.get(&agent.container.name);
+            agent.container.healthcheck.is_some()
+                && agent.state == AgentState::Running
+                && !agent.suspend
+                && seen.is_some_and(|seen| {
+                    let pending = matches!(seen.health, None | Some(Health::Starting));
+                    is_of(&seen.owner, name) && seen.phase == Phase::Running && pending
+                })
+        })
+    }
+
+    fn report(&self, plan: &Plan, taken: Vec<Taken>, timed_out: bool, took: std::time::Duration) -> Report {
+        let failed = self.setbacks.iter().filter_map(|(cause, setback)| {
+            Some(Trouble::Failed { agent: cause.agent.clone(), error: setback.error.clone()? })
+        });
+        let off = self.backing_off().into_iter().filter(|off| !off.is_a_step);
+        let recurring =
+            off.map(|off| Trouble::Recurring { agent: off.agent.clone(), kind: off.kind, message: off.to_string() });
+        let troubles: Vec<_> = failed.chain(recurring).chain(report::blocked(plan)).collect();
+        Report {
+            name: self.desired.name.clone(),
+            converged: plan.is_empty() && troubles.is_empty() && !timed_out,
+            taken,
+            troubles,
+            residual: plan.clone(),
+            manifest_invalid: self.published.invalid,
+            timed_out,
+            interrupted: false,
+            took,
+        }
+    }
+}
+
+fn is_healthy(observed: &Observed, desired: &crate::model::Desired, agent: &AgentName) -> bool {
+    let Some(wanted) = desired.agents.get(agent) else { return true };
+    let seen = observed.guest.present().and_then(|guest| guest.containers.get(&wanted.container.name));
+    seen.is_none_or(|seen| seen.health == Some(Health::Healthy))
+}
+
+fn cause(step: &Step) -> Cause {
+    Cause { agent: step.agent.clone(), what: key(&step.action) }
+}
+
+/// What tells a step from another one with the same cause.
+fn tried(step: &Step) -> String {
+    let kind = step.action.kind();
+    match &step.action {
+        Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => {
+            let spec = create.labels.get("steadfast.spec").map_or("", String::as_str);
+            format!("{kind} {} {spec}", create.image)
+        }
+        Action::FetchArtifact { artifact, .. } | Action::LoadImage { artifact, .. } => {
+            format!("{kind} {}", artifact.sha256)
+        }
+        Action::StartContainer { id, how, .. } => format!("{kind} {how:?} {id}"),
+        _ if is_container_step(&step.action) => kind.to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// How long to stay away from what failed so.
+fn schedule(error: &Arc<ActError>) -> Schedule {
+    match (&**error, error.disposition()) {
+        (_, Disposition::Retry) => Schedule::Passing,
+        // Trying again would interrupt what runs again.
+        (ActError::RolledBack { .. } | ActError::RollBackFailed { .. }, Disposition::NeedsUser) => {
+            Schedule::UntilChanged
+        }
+        (_, Disposition::NeedsUser) => Schedule::Lasting,
+    }
+}

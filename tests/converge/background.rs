@@ -1,0 +1,451 @@
+//! The background loop on the fake world: what wakes it, what it repairs, and what it leaves alone.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use steadfast::backend::fake::{Fake, Fault, Strike};
+use steadfast::handles::Scratch;
+use steadfast::model::*;
+use steadfast::reconcile::journal::Journal;
+use steadfast::reconcile::run::{Edition, Ended, News, Request, Runner, View};
+use steadfast::reconcile::{Options, Report, Reporter};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::worlds::*;
+
+/// A `run` over a fake world.
+pub struct Background {
+    pub fake: Fake,
+    pub desired: Desired,
+    editions: watch::Sender<Edition>,
+    requests: mpsc::Sender<Request>,
+    pub view: watch::Receiver<Option<Arc<View>>>,
+    news: Arc<Mutex<Vec<String>>>,
+    cancel: CancellationToken,
+    task: JoinHandle<Ended>,
+}
+
+struct Listener(Arc<Mutex<Vec<String>>>);
+
+impl Reporter for Listener {
+    fn started(&self, _: &steadfast::plan::Step, _: &Arc<steadfast::backend::Progress>) {}
+    fn finished(
+        &self,
+        _: &steadfast::plan::Step,
+        _: Result<&steadfast::act::Done, &steadfast::act::ActError>,
+        _: Duration,
+    ) {
+    }
+    fn awaiting_health(&self, _: &[AgentName]) {}
+    fn news(&self, news: &News) {
+        self.0.lock().unwrap().push(news.to_string());
+    }
+}
+
+/// Long enough for anything that is to happen.
+const LONG: Duration = Duration::from_secs(3600);
+
+impl Background {
+    pub fn start(story: Story) -> Self {
+        let Story { desired, fake, options, cancel } = story;
+        Self::with(desired, fake, options, cancel)
+    }
+
+    fn with(desired: Desired, fake: Fake, options: Options, cancel: CancellationToken) -> Self {
+        let (editions, receiver) = watch::channel(Edition { desired: Arc::new(desired.clone()), error: None });
+        let (requests, asked) = mpsc::channel(8);
+        let (shown, view) = watch::channel(None);
+        let news = Arc::<Mutex<Vec<String>>>::default();
+        let (world, listener, token) = (fake.world(), Listener(news.clone()), cancel.clone());
+        let began = Instant::now();
+        let wall = move || std::time::UNIX_EPOCH + began.elapsed();
+        let task = tokio::spawn(async move {
+            let (journal, scratch) = (Journal::off(), Scratch::off());
+            let runner = Runner {
+                world: &world,
+                options: &options,
+                resync: Duration::from_secs(300),
+                editions: receiver,
+                requests: asked,
+                reporter: &listener,
+                journal: &journal,
+                scratch: &scratch,
+                view: &shown,
+                is_alone: &|_| true,
+                wall: &wall,
+                heartbeat: None,
+                cancel: &token,
+            };
+            runner.run().await
+        });
+        Self { fake, desired, editions, requests, view, news, cancel, task }
+    }
+
+    /// Waits until the newest view is such; yields how long that took.
+    pub async fn until(&mut self, is: impl Fn(&View) -> bool) -> Duration {
+        let began = Instant::now();
+        let fits = |view: &Option<Arc<View>>| view.as_ref().is_some_and(|view| is(view));
+        let seen = tokio::time::timeout(LONG, self.view.wait_for(fits)).await.map(|seen| seen.is_ok());
+        assert_eq!(seen, Ok(true), "never came; last: {:#?}\n{:#?}", self.view.borrow(), self.told());
+        began.elapsed()
+    }
+
+    /// Waits until everything is as wanted, by a look that is taken from now on.
+    pub async fn converged(&mut self) -> Duration {
+        let passes = self.passes();
+        self.until(|view| view.status.converged && view.passes > passes).await
+    }
+
+    fn passes(&self) -> u64 {
+        self.view.borrow().as_ref().map_or(0, |view| view.passes)
+    }
+
+    pub fn edit(&mut self, change: impl FnOnce(&mut Desired)) {
+        change(&mut self.desired);
+        self.editions.send_replace(Edition { desired: Arc::new(self.desired.clone()), error: None });
+    }
+
+    fn spoil(&mut self, error: &str) {
+        self.editions.send_modify(|edition| edition.error = Some(error.to_owned()));
+    }
+
+    pub async fn ask(&self, timeout: Duration) -> Report {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request { timeout, reply }).await.unwrap();
+        answer.await.unwrap()
+    }
+
+    pub fn told(&self) -> Vec<String> {
+        self.news.lock().unwrap().clone()
+    }
+
+    pub async fn stop(self) -> Duration {
+        let began = Instant::now();
+        self.cancel.cancel();
+        assert_eq!(self.task.await.unwrap(), Ended::Stopped);
+        began.elapsed()
+    }
+
+    fn phase(&self, container: &str) -> Option<Phase> {
+        self.fake.state().named(container).map(|(_, one)| one.phase.clone())
+    }
+
+    fn count(&self, word: &str) -> usize {
+        self.fake.state().count(word)
+    }
+}
+
+async fn quiet(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_brings_everything_about_and_then_is_quiet() {
+    let mut run = Background::start(Story::new(&["a", "b"]));
+    run.converged().await;
+    assert_eq!(run.told(), ["converged: 2 agents are as the state file says"]);
+    quiet(2).await;
+    let (looks, effects) = (run.count("look"), run.fake.state().effects.len());
+    quiet(3600).await;
+    let more = run.count("look") - looks;
+    assert!((10..=14).contains(&more), "{more} looks in an hour, where only the resync wants any");
+    assert_eq!(run.fake.state().effects.len(), effects);
+    assert_eq!(run.told().len(), 1, "{:?}", run.told());
+    assert!(run.stop().await < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_happens_to_a_container_is_mended_at_once() {
+    let mut run = Background::start(Story::new(&["a", "b"]));
+    run.converged().await;
+    let others = run.fake.state().named("demo-b").unwrap().0.clone();
+    type Mishap = fn(&Fake);
+    let mishaps: [(&str, Mishap); 5] = [
+        ("killed", |fake| fake.state().kill("demo-a")),
+        ("stopped", |fake| {
+            let mut state = fake.state();
+            state.named_mut("demo-a").unwrap().phase = Phase::Exited { code: 143 };
+            state.tell("died", "demo-a", Some(143));
+        }),
+        ("paused", |fake| {
+            let mut state = fake.state();
+            state.named_mut("demo-a").unwrap().phase = Phase::Paused;
+            state.tell("pause", "demo-a", None);
+        }),
+        ("removed", |fake| {
+            let mut state = fake.state();
+            state.containers.retain(|_, one| one.name.as_str() != "demo-a");
+            state.tell("remove", "demo-a", None);
+        }),
+        ("its image untagged", |fake| {
+            let mut state = fake.state();
+            state.images.remove(&reference_of("a", "1"));
+            state.tell("untag", "r.example/a:1", None);
+        }),
+    ];
+    for (what, mishap) in mishaps {
+        quiet(20).await;
+        mishap(&run.fake);
+        let took = run.converged().await;
+        assert!(took < Duration::from_secs(1), "{what}: {took:?}");
+        assert_eq!(run.phase("demo-a"), Some(Phase::Running), "{what}");
+    }
+    assert_eq!(*run.fake.state().named("demo-b").unwrap().0, others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_event_tells_of_is_mended_by_the_resync() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    quiet(20).await;
+    run.fake.state().files.clear();
+    quiet(340).await;
+    assert!(run.fake.state().files.contains_key(&key_of("a", "1")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_edit_takes_nothing_down_and_the_next_good_one_is_taken() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    run.spoil("steadfast.yaml:3:1: unknown field `agnets`");
+    run.until(|view| view.file_error.is_some()).await;
+    run.fake.state().kill("demo-a");
+    run.converged().await;
+    assert_eq!(run.phase("demo-a"), Some(Phase::Running), "the last good state goes on being reconciled");
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().container.env.insert("MODE".into(), Text::plain("two"));
+    });
+    run.until(|view| view.file_error.is_none() && view.status.converged).await;
+    let env = run.fake.state().named("demo-a").unwrap().1.spec.env.clone();
+    assert!(env.contains_key("MODE"));
+    let rejected = run.told().iter().filter(|told| told.contains("agnets")).count();
+    assert_eq!(rejected, 1, "told once: {:?}", run.told());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_backs_off_and_costs_the_others_nothing() {
+    let mut story = Story::new(&["a", "b"]);
+    story.set_env("a", "CRASH", "3");
+    story.agent("a").container.restart = RestartPolicy::OnFailure;
+    // Podman's own retries are used up.
+    story.fake.state().podman_gives_up = true;
+    let mut run = Background::start(story);
+    run.until(|view| !view.backing_off.is_empty() && view.status.agents["b"].ready).await;
+    let view = run.view.borrow().clone().unwrap();
+    assert_eq!(view.backing_off[0].cause, "container `demo-a` keeps ending (exit code 3)");
+    assert_eq!(view.status.agents["a"].conditions[0].reason, "BackingOff");
+    run.fake.restart();
+    quiet(3600).await;
+    let starts = run.count("start");
+    assert!((12..=20).contains(&starts), "{starts} starts in an hour: 10 s, 20 s, … 5 min");
+    run.fake.state().kill("demo-b");
+    let took = run.until(|view| view.status.agents["b"].ready).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+
+    // The next good edit is tried at once.
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().container.env.remove("CRASH");
+    });
+    let took = run.converged().await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(run.view.borrow().as_ref().unwrap().backing_off.is_empty());
+    assert!(run.told().iter().any(|told| told == "agent `a`: nothing is in its way any more"), "{:?}", run.told());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_podman_restarts_all_the_time_is_given_a_rest() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    quiet(60).await;
+    for _ in 0..5 {
+        run.fake.state().die("demo-a", 1);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    run.until(|view| !view.backing_off.is_empty() && !view.status.converged).await;
+    assert!(matches!(run.phase("demo-a"), Some(Phase::Exited { .. })), "{:?}", run.phase("demo-a"));
+    let took = run.converged().await;
+    assert!((7..=14).contains(&took.as_secs()), "{took:?}");
+    let told = "agent `a`: container `demo-a` keeps ending (exit code 1); tried again later".to_owned();
+    assert_eq!(run.told().iter().filter(|line| **line == told).count(), 1, "{:?}", run.told());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ended_stays_ended_where_the_policy_says_so() {
+    for (restart, code) in [(RestartPolicy::No, 0), (RestartPolicy::No, 3), (RestartPolicy::OnFailure, 0)] {
+        let mut story = Story::new(&["a"]);
+        story.agent("a").container.restart = restart;
+        let mut run = Background::start(story);
+        run.converged().await;
+        run.fake.restart();
+        run.fake.state().die("demo-a", code);
+        quiet(1000).await;
+        assert_eq!((run.count("start"), run.phase("demo-a")), (0, Some(Phase::Exited { code })), "{restart} {code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_podman_is_away_nothing_is_done_and_afterwards_everything() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    quiet(20).await;
+    for word in ["look", "events", "ping", "start", "create"] {
+        run.fake.order(Fault { times: usize::MAX, ..Fault::transient(word, Strike::Before, 1) });
+    }
+    {
+        let mut state = run.fake.state();
+        state.cut_events();
+        state.named_mut("demo-a").unwrap().phase = Phase::Exited { code: 137 };
+    }
+    run.until(|view| !view.status.podman.reachable).await;
+    quiet(60).await;
+    let lost: Vec<_> = run.told().into_iter().filter(|told| told.starts_with("Podman cannot")).collect();
+    assert_eq!(lost.len(), 1, "{:?}", run.told());
+    run.fake.restart();
+    let took = run.converged().await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(run.told().contains(&"Podman can be reached again".to_owned()), "{:?}", run.told());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_podman_that_hangs_is_noticed() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    run.fake.order(Fault { times: 1, ..Fault::transient("ping", Strike::Hang, 1) });
+    run.fake.state().calls.clear();
+    quiet(120).await;
+    assert!(run.count("events") >= 1, "subscribed anew after its silence");
+    run.fake.state().kill("demo-a");
+    assert!(run.converged().await < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_verdict_of_a_health_check_is_followed() {
+    let mut story = Story::new(&["a"]);
+    story.agent("a").container.healthcheck = Some(health_check());
+    let mut run = Background::start(story);
+    run.converged().await;
+    let id = run.fake.state().named("demo-a").unwrap().0.clone();
+    quiet(60).await;
+    assert!(run.count("run_healthcheck") >= 10, "nobody else runs the checks");
+    // It hangs, and a restart would help; but it recovers by itself for the first time.
+    run.fake.state().named_mut("demo-a").unwrap().spec.env.insert("SICK".into(), Text::plain("1000000"));
+    run.until(|view| view.status.agents["a"].health != "Healthy").await;
+    run.fake.state().calls.clear();
+    quiet(120).await;
+    let (stops, starts) = (run.count("stop"), run.count("start"));
+    assert!((1..=5).contains(&starts), "restarted with a growing pause: {starts}");
+    assert_eq!(stops, starts);
+    run.fake.state().named_mut("demo-a").unwrap().spec.env.remove("SICK");
+    run.until(|view| view.status.agents["a"].ready).await;
+    assert_eq!(*run.fake.state().named("demo-a").unwrap().0, id, "never recreated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolled_back_edit_is_not_tried_again_and_again() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    let id = run.fake.state().named("demo-a").unwrap().0.clone();
+    run.fake.restart();
+    run.edit(|desired| {
+        let container = &mut desired.agents.get_mut("a").unwrap().container;
+        container.restart = RestartPolicy::OnFailure;
+        container.env.insert("CRASH".into(), Text::plain("9"));
+    });
+    run.fake.state().podman_gives_up = true;
+    run.until(|view| !view.backing_off.is_empty()).await;
+    quiet(3600).await;
+    assert_eq!(run.count("create"), 1, "each try would interrupt what runs");
+    assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
+    assert_eq!(run.view.borrow().as_ref().unwrap().status.agents["a"].conditions[0].reason, "RolledBack");
+    let report = run.ask(LONG).await;
+    assert!(!report.converged);
+    assert_eq!(run.count("create"), 2, "somebody asked for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_is_not_kept_waiting_by_an_earlier_one() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    run.edit(|desired| {
+        let container = &mut desired.agents.get_mut("a").unwrap().container;
+        container.healthcheck = Some(health_check());
+        container.env.insert("SICK".into(), Text::plain("1000000"));
+    });
+    quiet(5).await;
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().container.env.insert("SICK".into(), Text::plain("1"));
+    });
+    let took = run.converged().await;
+    assert!(took < Duration::from_secs(30), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_agents_long_download_holds_up_nobody() {
+    let story = Story::running(&["a"]).await;
+    let mut run = Background::start(story);
+    run.converged().await;
+    publish(&mut run.fake.state(), &[("a", "1"), ("big", "1")]);
+    run.fake.state().latency.insert("fetch", Duration::from_secs(1000));
+    run.edit(|desired| {
+        desired.agents.insert(agent_name("big"), agent("big"));
+    });
+    quiet(5).await;
+    run.fake.state().kill("demo-a");
+    let took = run.until(|view| view.status.agents["a"].ready && view.status.agents.len() == 2).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    run.edit(|desired| {
+        desired.agents.insert(agent_name("a-b"), {
+            let mut one = agent("a-b");
+            one.state = AgentState::Absent;
+            one
+        });
+    });
+    run.until(|view| view.status.agents.len() == 3).await;
+    assert!(run.stop().await < Duration::from_secs(1), "a download is dropped where it is");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_is_answered_once_it_is_settled() {
+    let run = Background::start(Story::new(&["a"]));
+    let report = run.ask(LONG).await;
+    assert!(report.converged, "{:?}", troubles(&report));
+    // Nobody tells of this one.
+    run.fake.state().named_mut("demo-a").unwrap().phase = Phase::Exited { code: 1 };
+    let report = run.ask(LONG).await;
+    assert!(report.converged, "{:?}", troubles(&report));
+    assert_eq!(taken(&report), ["start container `demo-a`"]);
+    let report = run.ask(LONG).await;
+    assert!(report.converged && report.taken.is_empty());
+    run.fake.state().latency.insert("look", Duration::from_secs(100));
+    let report = run.ask(Duration::from_secs(10)).await;
+    assert!(!report.converged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_latest_is_asked_for_now_and_then() {
+    let mut story = Story::new(&["a"]);
+    story.agent("a").version = Version::Latest;
+    story.desired.manifest_refresh = Duration::from_secs(600);
+    let mut run = Background::start(story);
+    run.converged().await;
+    publish(&mut run.fake.state(), &[("a", "2")]);
+    run.until(|view| view.status.agents["a"].image.as_ref().is_some_and(|image| image.reference.ends_with(":2"))).await;
+    let asked = run.count("published");
+    quiet(3600).await;
+    assert!((4..=8).contains(&(run.count("published") - asked)), "{}", run.count("published") - asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_lets_go_within_ten_seconds() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    run.fake.state().latency.insert("stop", Duration::from_secs(1000));
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().state = AgentState::Stopped;
+    });
+    quiet(1).await;
+    assert!(run.stop().await < Duration::from_secs(10));
+}
