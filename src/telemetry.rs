@@ -19,9 +19,10 @@ pub struct Logging {
 pub fn init(logging: Logging) {
     let level = match (logging.quiet, logging.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "steadfast=info,warn",
-        (false, _) => "steadfast=debug,info",
+        // notify warns when a directory it watches goes away, which is no news: it is watched again.
+        (false, 0) => "warn,notify=error",
+        (false, 1) => "steadfast=info,warn,notify=error",
+        (false, _) => "steadfast=debug,info,notify=error",
     };
     let filter = EnvFilter::try_from_env("STEADFAST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `tree` alone knows YAML, `decode` and `document` what the fields look like, `resolve` what they mean together.
-//! Watching the file, and what to do about it, belong elsewhere.
+//! `watch` tells when any of it changes. What to do about it belongs elsewhere.
 
 mod agents;
 mod container;
@@ -24,6 +24,7 @@ mod starter;
 mod substitute;
 mod syntax;
 mod tree;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

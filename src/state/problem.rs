@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use super::snippet::{self, Excerpt, Lines};
 use crate::model::Place;
@@ -87,6 +88,18 @@ pub struct Invalid {
     pub problems: Vec<Problem>,
     /// How many more there are.
     pub more: usize,
+    /// The env files it names, as far as they are known, for who watches them.
+    pub(super) env_files: EnvFiles,
+}
+
+/// Absolute paths, sorted, each once. They may come from the environment, so they are not shown.
+#[derive(Clone, Default)]
+pub(super) struct EnvFiles(pub(super) Vec<PathBuf>);
+
+impl fmt::Debug for EnvFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} env files", self.0.len())
+    }
 }
 
 impl fmt::Display for Invalid {
@@ -176,6 +189,7 @@ pub(super) struct Problems {
     drafts: Vec<Draft>,
     more: usize,
     masks: Vec<Range<usize>>,
+    env_files: EnvFiles,
 }
 
 impl Problems {
@@ -186,6 +200,11 @@ impl Problems {
     /// This part of the file holds a secret and is never shown.
     pub(super) fn mask(&mut self, span: Range<usize>) {
         self.masks.push(span);
+    }
+
+    /// The env files that were looked at: what is wrong may be in them.
+    pub(super) fn concern(&mut self, env_files: Vec<PathBuf>) {
+        self.env_files = EnvFiles(env_files);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -216,6 +235,6 @@ impl Problems {
                 }
             })
             .collect();
-        Invalid { file: file.to_owned(), problems, more: self.more }
+        Invalid { file: file.to_owned(), problems, more: self.more, env_files: self.env_files }
     }
 }

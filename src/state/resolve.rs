@@ -43,6 +43,7 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     }
     let (agents, env_files) = all.into_parts();
     if !cx.problems.is_empty() {
+        cx.problems.concern(env_files);
         return None;
     }
     let (name, root, runtime) = (name?, root?, runtime?);

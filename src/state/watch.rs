@@ -1,0 +1,221 @@
+//! Watching the state file, its env files and the Lima template, and telling of every edition that says something else.
+//!
+//! An event only says "look again": then the watches are set anew along every link, all files are read, and what counts
+//! is whether their bytes changed. A bad edit keeps the last good one. What an edition means for the machine belongs in
+//! [`crate::reconcile`].
+
+mod chain;
+mod eyes;
+mod reading;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Loaded, StateError};
+use eyes::{Eyes, Senses};
+pub use eyes::{PollReason, WatchMode, Watched};
+use reading::{Look, Reading};
+
+/// What the state file says now.
+#[derive(Debug, Clone)]
+pub enum Edition {
+    /// It is valid.
+    Good(Arc<Loaded>),
+    /// It is not there, cannot be read, or is not valid; an empty file is not valid either.
+    Bad {
+        /// What it said when it last was valid; `None` when it never was.
+        last_good: Option<Arc<Loaded>>,
+        /// What is wrong with it.
+        error: Arc<StateError>,
+    },
+}
+
+impl Edition {
+    /// What to go by: this edition, or the last good one.
+    pub fn last_good(&self) -> Option<&Arc<Loaded>> {
+        match self {
+            Edition::Good(loaded) => Some(loaded),
+            Edition::Bad { last_good, .. } => last_good.as_ref(),
+        }
+    }
+
+    /// What is wrong, when something is.
+    pub fn error(&self) -> Option<&Arc<StateError>> {
+        match self {
+            Edition::Good(_) => None,
+            Edition::Bad { error, .. } => Some(error),
+        }
+    }
+}
+
+/// How patiently to watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchOptions {
+    /// How long it must be quiet after a change before the files are read, so that one save is one edition. Default
+    /// 50 ms. Under constant writing they are read after ten times that.
+    pub debounce: Duration,
+    /// How often to look where no events can be had, and while the file is bad, since not all that it needs may be known
+    /// then. Default 2 s.
+    pub poll: Duration,
+}
+
+impl Default for WatchOptions {
+    fn default() -> Self {
+        Self { debounce: Duration::from_millis(50), poll: Duration::from_secs(2) }
+    }
+}
+
+/// A state file that is being watched, until this and its copies and receivers are dropped.
+#[derive(Debug, Clone)]
+pub struct Watching {
+    /// What the file says. Its first value was read before [`watch`] came back; a change is sent only when the bytes of
+    /// one of the files differ, or there is another error than before.
+    pub editions: watch::Receiver<Edition>,
+    /// How changes are noticed.
+    pub mode: watch::Receiver<WatchMode>,
+    ask: Arc<watch::Sender<u64>>,
+    answered: watch::Receiver<u64>,
+}
+
+impl Watching {
+    /// Has the files read again now, without waiting for it.
+    pub fn reload(&self) {
+        self.ask.send_modify(|asked| *asked += 1);
+    }
+
+    /// Has the files read again now, and waits until that is done and told. May be dropped; the files are read all the
+    /// same.
+    pub async fn reload_and_wait(&self) {
+        let mut mine = 0;
+        self.ask.send_modify(|asked| {
+            *asked += 1;
+            mine = *asked;
+        });
+        // An error means that the watching has ended, and so has the waiting.
+        let _ = self.answered.clone().wait_for(|answered| *answered >= mine).await;
+    }
+}
+
+/// Reads a state file with `load`, and again whenever it, one of its env files or its Lima template changes, is replaced,
+/// comes or goes, also through symbolic links on the way there.
+///
+/// `load` reads, checks and resolves the file; it may block, and is called on a thread for that. `file` must be a path,
+/// not `-`; what is no regular file is an error of the edition.
+///
+/// # Panics
+/// Outside a tokio runtime with time, and when `load` panics the first time.
+pub async fn watch(
+    file: &Path,
+    options: WatchOptions,
+    load: impl FnMut() -> Result<Loaded, StateError> + Send + 'static,
+) -> Watching {
+    watch_with(file, options, Box::new(load), Senses::default()).await
+}
+
+type Load = Box<dyn FnMut() -> Result<Loaded, StateError> + Send>;
+
+async fn watch_with(file: &Path, options: WatchOptions, load: Load, senses: Senses) -> Watching {
+    let wake = Arc::new(Notify::new());
+    let eyes = Eyes::new(senses, wake.clone());
+    let path = file.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Reading::open(&path, load, eyes)).await;
+    let (reading, edition, mode) = match opened {
+        Ok(opened) => opened,
+        Err(err) => match err.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => panic!("the runtime shut down"),
+        },
+    };
+    let bad = edition.error().is_some();
+    let (ask, asked) = watch::channel(0);
+    let (answer, answered) = watch::channel(0);
+    let (editions, editions_seen) = watch::channel(edition);
+    let (modes, modes_seen) = watch::channel(mode);
+    let task = Task { reading, options, wake, asked, answer, editions, modes, bad, told: HashSet::new() };
+    tokio::spawn(task.keep());
+    Watching { editions: editions_seen, mode: modes_seen, ask: Arc::new(ask), answered }
+}
+
+struct Task {
+    reading: Reading,
+    options: WatchOptions,
+    /// Told by events.
+    wake: Arc<Notify>,
+    asked: watch::Receiver<u64>,
+    answer: watch::Sender<u64>,
+    editions: watch::Sender<Edition>,
+    modes: watch::Sender<WatchMode>,
+    bad: bool,
+    /// The reasons for polling that were logged.
+    told: HashSet<PollReason>,
+}
+
+impl Task {
+    async fn keep(mut self) {
+        let mode = self.modes.borrow().clone();
+        self.tell(&mode);
+        loop {
+            let poll = self.bad || *self.modes.borrow() != WatchMode::Events;
+            // Each of these may be dropped halfway: `closed` and `changed` by their documentation, `notified` because a
+            // permit it was given and did not take goes back.
+            tokio::select! {
+                () = self.editions.closed() => return,
+                Ok(()) = self.asked.changed() => {}
+                () = self.wake.notified() => gather(&self.wake, self.options.debounce).await,
+                () = sleep(self.options.poll), if poll => {}
+            }
+            let asked = *self.asked.borrow_and_update();
+            let mut reading = self.reading;
+            let looked = tokio::task::spawn_blocking(move || {
+                let look = reading.look();
+                (reading, look)
+            });
+            let (reading, Look { edition, mode }) = match looked.await {
+                Ok(looked) => looked,
+                Err(err) if err.is_cancelled() => return,
+                Err(_) => {
+                    tracing::error!("the state file is no longer watched: reading it panicked");
+                    return;
+                }
+            };
+            self.reading = reading;
+            self.modes.send_if_modified(|known| std::mem::replace(known, mode.clone()) != mode);
+            self.tell(&mode);
+            if let Some(edition) = edition {
+                self.bad = edition.error().is_some();
+                self.editions.send_replace(edition);
+            }
+            self.answer.send_replace(asked);
+        }
+    }
+
+    /// Logs that changes are noticed late, once for each reason.
+    fn tell(&mut self, mode: &WatchMode) {
+        if let WatchMode::Polling(reason) = mode
+            && self.told.insert(reason.clone())
+        {
+            let every = humantime::format_duration(self.options.poll);
+            tracing::warn!(%reason, %every, "looking for changes of the state file by polling");
+        }
+    }
+}
+
+/// Waits until nothing more came for `debounce`, at most ten times as long.
+async fn gather(wake: &Notify, debounce: Duration) {
+    let end = Instant::now() + debounce * 10;
+    loop {
+        let quiet = (Instant::now() + debounce).min(end);
+        tokio::select! {
+            biased;
+            () = sleep_until(quiet) => return,
+            () = wake.notified() => {}
+        }
+    }
+}

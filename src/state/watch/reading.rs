@@ -1,0 +1,197 @@
+//! Reading the files, and telling whether that is news.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::eyes::{Eyes, WatchMode, Watched};
+use super::{Edition, Load};
+use crate::model::Runtime;
+use crate::state::{Loaded, MAX_BYTES, ReadError, StateError};
+
+/// How often one look reads files that change while they are read.
+const TRIES: usize = 4;
+
+/// The files an edition is made of, by absolute path.
+pub(super) type Files = BTreeMap<PathBuf, Watched>;
+
+/// What stood in the files.
+type Prints = BTreeMap<PathBuf, Print>;
+
+/// What stood in a file, as far as it must be told apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Print {
+    Bytes([u8; 32]),
+    NotAFile,
+    Unreadable(ErrorKind),
+}
+
+/// The files, and what they said last.
+pub(super) struct Reading {
+    /// As the user named it.
+    named: PathBuf,
+    file: PathBuf,
+    load: Load,
+    eyes: Eyes,
+    files: Files,
+    /// What stood in the files when they were last loaded; `None` when they changed meanwhile.
+    prints: Option<Prints>,
+    good: Option<Arc<Loaded>>,
+    /// What stood in the files when they were good.
+    good_prints: Option<Prints>,
+    /// The present error, in full.
+    error: Option<String>,
+}
+
+/// One look at the files.
+pub(super) struct Look {
+    /// What they say, when that is news.
+    pub(super) edition: Option<Edition>,
+    pub(super) mode: WatchMode,
+}
+
+struct Outcome {
+    loaded: Result<Loaded, StateError>,
+    /// What stood in the files then; `None` when they changed meanwhile.
+    prints: Option<Prints>,
+    mode: WatchMode,
+}
+
+impl Reading {
+    /// Reads for the first time.
+    pub(super) fn open(named: &Path, load: Load, mut eyes: Eyes) -> (Self, Edition, WatchMode) {
+        let file = std::path::absolute(named).unwrap_or_else(|_| named.to_owned());
+        let files = Files::from([(file.clone(), Watched::StateFile)]);
+        let mode = eyes.aim(&files);
+        let (good, good_prints, error) = (None, None, None);
+        let mut reading =
+            Self { named: named.to_owned(), file, load, eyes, files, prints: None, good, good_prints, error };
+        let prints = prints(&reading.files);
+        let outcome = reading.read(prints, mode);
+        let mode = outcome.mode.clone();
+        let edition = reading.adopt(outcome);
+        (reading, edition, mode)
+    }
+
+    /// Looks whether there is news. The watches are set first, so that whatever changes after the look is an event.
+    pub(super) fn look(&mut self) -> Look {
+        let mode = self.eyes.aim(&self.files);
+        let prints = prints(&self.files);
+        // While it is bad, the reason may lie in what is not known.
+        if self.error.is_none() && self.prints.as_ref() == Some(&prints) {
+            return Look { edition: None, mode };
+        }
+        let outcome = self.read(prints, mode);
+        let mode = outcome.mode.clone();
+        let news = self.is_news(&outcome);
+        let edition = self.adopt(outcome);
+        Look { edition: news.then_some(edition), mode }
+    }
+
+    /// Loads, until the files are the same before and after.
+    fn read(&mut self, mut before: Prints, mut mode: WatchMode) -> Outcome {
+        let mut tries = 0;
+        loop {
+            let loaded = self.load(&before);
+            let files = self.files_of(&loaded);
+            if files != self.files {
+                self.files = files;
+                mode = self.eyes.aim(&self.files);
+            }
+            let after = prints(&self.files);
+            tries += 1;
+            if after == before {
+                return Outcome { loaded, prints: Some(after), mode };
+            }
+            if tries == TRIES {
+                self.eyes.look_again();
+                return Outcome { loaded, prints: None, mode };
+            }
+            before = after;
+        }
+    }
+
+    fn load(&mut self, prints: &Prints) -> Result<Loaded, StateError> {
+        // Reading a fifo could wait for ever.
+        if prints.get(&self.file) == Some(&Print::NotAFile) {
+            return Err(ReadError::NotAFile { file: self.named.display().to_string() }.into());
+        }
+        (self.load)()
+    }
+
+    /// The files that make up an edition. A bad one may not name them all, so those of the last good one stay.
+    fn files_of(&self, loaded: &Result<Loaded, StateError>) -> Files {
+        let mut files = Files::new();
+        let (named, good): (&[PathBuf], _) = match loaded {
+            Ok(loaded) => (&[], Some(loaded)),
+            Err(StateError::Invalid(invalid)) => (&invalid.env_files.0, self.good.as_deref()),
+            Err(StateError::Unreadable(_)) => (&[], self.good.as_deref()),
+        };
+        if let Some(good) = good {
+            if let Runtime::Lima { template, .. } = &good.desired.runtime {
+                files.insert(template.clone(), Watched::Template);
+            }
+            files.extend(good.env_files.iter().map(|file| (file.clone(), Watched::EnvFile)));
+        }
+        files.extend(named.iter().map(|file| (file.clone(), Watched::EnvFile)));
+        files.insert(self.file.clone(), Watched::StateFile);
+        files
+    }
+
+    fn is_news(&self, outcome: &Outcome) -> bool {
+        match &outcome.loaded {
+            Ok(_) => self.error.is_some() || outcome.prints.is_none() || outcome.prints != self.good_prints,
+            Err(err) => self.error.as_deref() != Some(&err.render(false)),
+        }
+    }
+
+    fn adopt(&mut self, Outcome { loaded, prints, .. }: Outcome) -> Edition {
+        self.prints = prints;
+        match loaded {
+            Ok(loaded) => {
+                let loaded = Arc::new(loaded);
+                self.good = Some(loaded.clone());
+                self.good_prints = self.prints.clone();
+                self.error = None;
+                Edition::Good(loaded)
+            }
+            Err(error) => {
+                self.error = Some(error.render(false));
+                Edition::Bad { last_good: self.good.clone(), error: Arc::new(error) }
+            }
+        }
+    }
+}
+
+fn prints(files: &Files) -> Prints {
+    files.keys().map(|file| (file.clone(), print(file))).collect()
+}
+
+fn print(path: &Path) -> Print {
+    let bytes = || {
+        if !std::fs::metadata(path)?.is_file() {
+            return Ok(None);
+        }
+        // What is longer is not read by the loader either.
+        let mut file = File::open(path)?.take(MAX_BYTES as u64 + 1);
+        let mut hasher = Sha256::new();
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Some(hasher.finalize().into())),
+                Ok(read) => hasher.update(&buffer[..read]),
+                Err(err) if err.kind() == ErrorKind::Interrupted => {}
+                Err(err) => return Err(err),
+            }
+        }
+    };
+    match bytes() {
+        Ok(Some(digest)) => Print::Bytes(digest),
+        Ok(None) => Print::NotAFile,
+        Err(err) => Print::Unreadable(err.kind()),
+    }
+}
