@@ -182,7 +182,7 @@ impl Reader {
             let aside = self.older.is_some();
             let Some(file) = self.older.as_mut().or(self.current.as_mut()) else { return Ok(None) };
             let ended = read_line(file, &mut self.line, &mut self.overlong)?;
-            if !ended && !(closed || aside) {
+            if !(ended || closed || aside) {
                 return Ok(None);
             }
             if !ended && aside {

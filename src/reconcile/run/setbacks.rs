@@ -72,7 +72,7 @@ impl Setbacks {
         self.all.get(cause).is_none_or(|setback| setback.tried != tried || setback.retry_at.is_some_and(|at| at <= now))
     }
 
-    /// Notes a failure; yields what is known of it now.
+    /// Notes a failure; yields when it may be tried again.
     pub fn failed(
         &mut self,
         cause: Cause,
@@ -80,7 +80,7 @@ impl Setbacks {
         failure: Failure,
         schedule: Schedule,
         now: Instant,
-    ) -> &Setback {
+    ) -> Option<Instant> {
         let same = |before: &&Setback| before.tried == tried;
         let failures = self.all.get(&cause).filter(same).map_or(0, |before| before.failures).saturating_add(1);
         let retry_at = match schedule {
@@ -90,7 +90,8 @@ impl Setbacks {
         };
         let Failure { kind, message, error } = failure;
         let setback = Setback { failures, retry_at, kind, message, error, tried };
-        self.all.entry(cause).insert_entry(setback).into_mut()
+        self.all.insert(cause, setback);
+        retry_at
     }
 
     /// Forgets what succeeded, or is not wanted any more.
@@ -126,7 +127,7 @@ mod tests {
 
     fn fail(setbacks: &mut Setbacks, what: &str, tried: &str, schedule: Schedule, now: Instant) -> Option<Duration> {
         let words = Failure { kind: "apiError", message: "no".to_owned(), error: None };
-        setbacks.failed(cause(what), tried.to_owned(), words, schedule, now).retry_at.map(|at| at - now)
+        setbacks.failed(cause(what), tried.to_owned(), words, schedule, now).map(|at| at - now)
     }
 
     #[tokio::test(start_paused = true)]
