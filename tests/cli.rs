@@ -2,10 +2,14 @@
 
 #[path = "cli/cache.rs"]
 mod cache;
+#[path = "cli/control.rs"]
+mod control;
 #[path = "cli/downloads.rs"]
 mod downloads;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/kept.rs"]
+mod kept;
 #[path = "cli/manifests.rs"]
 mod manifests;
 #[path = "cli/published.rs"]

@@ -5,6 +5,7 @@ mod agent;
 mod cache;
 mod doctor;
 mod file;
+mod kept;
 mod reconcile;
 pub mod render;
 mod settings;
@@ -215,6 +216,9 @@ struct ApplyArgs {
     /// Leave after the actions: do not wait for health, do not look once more
     #[arg(long)]
     no_wait: bool,
+    /// Where `steadfast run` keeps this state file: have it do it now, and wait for what comes of it
+    #[arg(long)]
+    wait: bool,
     /// Container steps at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: u16,

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
 
+use super::kept::{self, Kept};
 use super::render::progress::Printer;
 use super::render::said::{Level, say};
-use super::render::{self, plan as render_plan, report as render_report};
+use super::render::{self, plan as render_plan, report as render_report, units};
 use super::settings::{keep_key, state_dir};
 use super::signals::Signals;
 use super::{ApplyArgs, CliError, DownArgs, ExitStatus, Format, PlanArgs, PolicyArgs, Settings};
@@ -14,11 +15,13 @@ use crate::act::Patience;
 use crate::backend::World;
 use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::podman::Podman;
+use crate::control::client::{AskError, Asked};
+use crate::control::{Outcome, Request};
 use crate::handles::Scratch;
 use crate::model::Desired;
 use crate::plan::Policy;
 use crate::reconcile::journal::Journal;
-use crate::reconcile::lock::{self, Lock};
+use crate::reconcile::lock::{self, Lock, LockError};
 use crate::reconcile::{Options, Reconciler, Report, Silent};
 
 fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
@@ -90,7 +93,19 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
 
 /// Converges once and proves it.
 pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitStatus, CliError> {
-    let first = settings.load(None)?.desired;
+    let first = match settings.load(None) {
+        Ok(loaded) => loaded.desired,
+        // `run` has an environment of its own and may read what we cannot; if not, it says so.
+        Err(err) => match args.wait.then(|| kept::find(settings, None)).flatten() {
+            Some(kept) => return ask(settings, &args, &kept).await,
+            None => return Err(err),
+        },
+    };
+    let dir = state_dir(&first);
+    // Before Podman is looked for: it is for `run` to reach it.
+    if let Some(kept) = Kept::at(dir.clone()) {
+        return leave_to_run(settings, &args, kept).await;
+    }
     let mut options = Options {
         parallel: args.parallel.into(),
         downloads: args.parallel_downloads.into(),
@@ -106,7 +121,12 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
     };
     let cache = CacheOptions { parallel: options.downloads, ..CacheOptions::default() };
     let mut world = settings.world(&first, cache)?;
-    let _lock = take_lock(settings, &first, "apply", args.lock_timeout).await?;
+    let _lock = match take_lock(settings, &first, "apply", args.lock_timeout).await {
+        Err(LockError::Held { holder: Some(holder), .. }) if holder.is_run() => {
+            return leave_to_run(settings, &args, Kept { dir, holder }).await;
+        }
+        taken => taken.map_err(|err| CliError::from_lock(&err))?,
+    };
     let mut desired = load_again(settings, first, &mut world)?;
     options.policy = policy(&args.policy, &desired)?;
     desired.key = keep_key(&desired.root).map_err(|err| {
@@ -122,8 +142,15 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
 /// Removes everything this state file owns.
 pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStatus, CliError> {
     let first = settings.load(None)?.desired;
+    if let Some(kept) = Kept::at(state_dir(&first)) {
+        return Err(CliError::kept(&kept.holder, &settings.file, true));
+    }
     let mut world = settings.world(&first, CacheOptions::default())?;
-    let _lock = take_lock(settings, &first, "down", args.lock_timeout).await?;
+    let taken = take_lock(settings, &first, "down", args.lock_timeout).await;
+    let _lock = taken.map_err(|err| match &err {
+        LockError::Held { holder: Some(holder), .. } if holder.is_run() => CliError::kept(holder, &settings.file, true),
+        err => CliError::from_lock(err),
+    })?;
     let desired = load_again(settings, first, &mut world)?;
     let options = Options { timeout: args.timeout, wait: false, allow_empty: true, ..Options::default() };
     converge(settings, &desired, &world, &options, "down").await
@@ -195,14 +222,93 @@ fn load_again(settings: &Settings, first: Desired, world: &mut World<Podman, Cac
     Ok(desired)
 }
 
-async fn take_lock(settings: &Settings, desired: &Desired, verb: &str, patience: Duration) -> Result<Lock, CliError> {
+async fn take_lock(settings: &Settings, desired: &Desired, verb: &str, patience: Duration) -> Result<Lock, LockError> {
     let path = state_dir(desired).join("lock");
     let quiet = settings.quiet;
-    lock::take(&path, verb, patience, |held| {
+    lock::take(&path, kept::claim(settings, verb), patience, |held| {
         if !quiet {
             say(Level::Info, &format!("waiting: {held}"), &[], settings.color_stderr);
         }
     })
     .await
-    .map_err(|err| CliError::from_lock(&err))
+}
+
+/// How much longer than `--timeout` an outcome is waited for: what is under way on containers is finished.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// `run` holds the lock: it does by itself what is to be done, or now when it is asked.
+async fn leave_to_run(settings: &Settings, args: &ApplyArgs, kept: Kept) -> Result<ExitStatus, CliError> {
+    let refusal = CliError::kept(&kept.holder, &settings.file, false);
+    if !args.wait {
+        return Err(refusal);
+    }
+    if kept.holder.file.is_some() && !kept.is_for(&settings.file) {
+        return Err(CliError { status: ExitStatus::Error, ..refusal });
+    }
+    ask(settings, args, &kept).await
+}
+
+/// The flags of an `apply` that `run` does not know of: it goes by the state file alone.
+fn not_for_run(args: &ApplyArgs) -> Vec<&'static str> {
+    let flags = [
+        ("--only", !args.policy.only.is_empty()),
+        ("--adopt", args.policy.adopt),
+        ("--no-prune", args.policy.no_prune),
+        ("--allow-empty", args.allow_empty),
+        ("--no-wait", args.no_wait),
+    ];
+    flags.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
+}
+
+/// Has `run` reconcile now, and says what came of it as if it had been done here.
+async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitStatus, CliError> {
+    let flags = not_for_run(args);
+    if !flags.is_empty() {
+        return Err(CliError::new(
+            ExitStatus::Usage,
+            format!("{} does not go with --wait while {} does the work", flags.join(", "), kept.holder),
+        )
+        .hint("it goes by the state file alone: leave the flag out, or stop it and run `steadfast apply` yourself"));
+    }
+    let signals = Signals::listen("no longer waiting; `steadfast run` goes on with it");
+    let patience = args.timeout + GRACE;
+    let outcome = tokio::select! {
+        outcome = asked(settings, args, kept) => outcome.map_err(|err| CliError::from_asking(&kept.holder, &err))?,
+        () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
+        () = tokio::time::sleep(patience) => {
+            let message = format!("{} did not say within {} what came of it", kept.holder, units::short(patience));
+            return Err(CliError::new(ExitStatus::NotConverged, message)
+                .hint("it may hang, or be stopped: see its log"));
+        }
+    };
+    match settings.output {
+        Format::Json | Format::Yaml => render::print_data(settings.output, &render_report::json_of(&outcome))?,
+        Format::Text | Format::Markdown => render::print(&render_report::text_of(&outcome, false))?,
+    }
+    for note in &outcome.notes {
+        if !settings.quiet {
+            say(Level::Info, &format!("note: {note}"), &[], settings.color_stderr);
+        }
+    }
+    render_report::print_troubles_of(&outcome, settings.color_stderr);
+    if let Some(why) = &outcome.state_file_error {
+        let message = format!("the state file cannot be used, its last good state was reconciled:\n{why}");
+        say(Level::Error, &message, &[], settings.color_stderr);
+    }
+    Ok(ExitStatus::from_code(outcome.exit_code).unwrap_or(ExitStatus::Error))
+}
+
+async fn asked(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<Outcome, AskError> {
+    let printer = Printer::new(settings.quiet, settings.color_stderr, false);
+    let mut answers = Asked::new(&kept.dir, &Request::reconcile(args.timeout)).await?;
+    loop {
+        let mut answer = answers.next().await?;
+        match answer.get_mut("outcome") {
+            Some(outcome) => {
+                return serde_json::from_value(outcome.take())
+                    .map_err(|err| AskError::Garbled { why: format!("the outcome: {err}") });
+            }
+            None => printer.told(&answer),
+        }
+    }
 }

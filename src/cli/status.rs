@@ -1,14 +1,22 @@
-//! `status`: desired beside observed, once or for as long as one likes.
+//! `status`: desired beside observed, once or for as long as one likes. Where `run` keeps the state file it is `run`'s own
+//! view, the newest it published; otherwise we look ourselves.
 
+use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
+use serde::Deserialize;
+use serde_json::Value;
 
+use super::kept::{self, Kept};
+use super::render::said::{Level, say};
 use super::render::{self, status as render_status};
 use super::{CliError, ExitStatus, Format, Settings, StatusArgs};
 use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::podman::Podman;
 use crate::backend::{Engine, World};
+use crate::control::client::{self, Asked};
+use crate::control::{Request, Run, is_same_file};
 use crate::model::Desired;
 use crate::observe::{look_at_published, observe};
 use crate::plan::{Policy, plan};
@@ -18,16 +26,80 @@ use crate::status::{Status, carry_over};
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long it lets events gather.
 const GATHER: Duration = Duration::from_millis(100);
+/// How long `run` has to answer, before we look ourselves.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 pub(super) async fn status(settings: &Settings, args: StatusArgs) -> Result<ExitStatus, CliError> {
-    let desired = settings.load(None)?.desired;
-    let world = settings.world(&desired, CacheOptions { retries: 0, ..CacheOptions::default() })?;
-    let first = look(&world, &desired).await;
-    show(settings, &first, false)?;
-    if !args.watch {
-        return Ok(if first.podman.reachable { ExitStatus::Done } else { ExitStatus::Error });
+    if args.watch {
+        return tokio::select! {
+            ended = watch(settings) => ended.map(|never| match never {}),
+            () = render::reader_gone() => Ok(ExitStatus::Done),
+        };
     }
-    watch(settings, &world, desired, first).await
+    let loaded = settings.load(None);
+    let desired = loaded.as_ref().ok().map(|loaded| &loaded.desired);
+    if let Some((view, run)) = view_of_run(settings, desired).await {
+        show(settings, &view, false)?;
+        return Ok(judge(settings, &view, &run, loaded.err()));
+    }
+    let desired = loaded?.desired;
+    let world = world(settings, &desired)?;
+    let looked = look(&world, &desired).await;
+    show(settings, &in_json(&looked), false)?;
+    Ok(if looked.podman.reachable { ExitStatus::Done } else { ExitStatus::Error })
+}
+
+// ------------------------------------------------------------------------------------------------------ run's own view
+
+/// What `run` says of the state file, if it keeps it and answers in time.
+async fn view_of_run(settings: &Settings, desired: Option<&Desired>) -> Option<(Value, Run)> {
+    let kept = kept::find(settings, desired)?;
+    let asked = tokio::time::timeout(ANSWER_TIME, client::status(&kept.dir)).await;
+    let view = match asked {
+        Ok(Ok(view)) => view,
+        Ok(Err(err)) => {
+            tracing::debug!(error = %crate::error::Chain(&err), "`run` does not show its view");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!("`run` does not answer");
+            return None;
+        }
+    };
+    let run = readable(settings, &view)?;
+    Some((view, run))
+}
+
+/// What it says of itself, where the view is one of this state file that we can show.
+fn readable(settings: &Settings, view: &Value) -> Option<Run> {
+    let run = Run::deserialize(view.get("run")?).ok()?;
+    (is_same_file(&run.file, &settings.file) && render_status::text(view, false).is_ok()).then_some(run)
+}
+
+/// What `status` ends with when it has shown the view of `run`. A state file that cannot be used is said beside it.
+fn judge(settings: &Settings, view: &Value, run: &Run, unreadable: Option<CliError>) -> ExitStatus {
+    if let Some(err) = &run.state_file_error {
+        // People have it on the page already.
+        if settings.output.is_data() {
+            say(Level::Error, &err.message, &[], settings.color_stderr);
+        }
+        return ExitStatus::Invalid;
+    }
+    if let Some(err) = unreadable {
+        let hint = "`steadfast run` can use it: it has another environment, or has not seen the newest edit yet";
+        render::errors::print(&err.hint(hint), settings.color_stderr);
+    }
+    reachable(view)
+}
+
+fn reachable(view: &Value) -> ExitStatus {
+    if view["podman"]["reachable"] == true { ExitStatus::Done } else { ExitStatus::Error }
+}
+
+// ---------------------------------------------------------------------------------------------------- looking ourselves
+
+fn world(settings: &Settings, desired: &Desired) -> Result<World<Podman, Cache>, CliError> {
+    settings.world(desired, CacheOptions { retries: 0, ..CacheOptions::default() })
 }
 
 async fn look(world: &World<Podman, Cache>, desired: &Desired) -> Status {
@@ -37,16 +109,74 @@ async fn look(world: &World<Podman, Cache>, desired: &Desired) -> Status {
     crate::status::status(desired, &observed, &plan, SystemTime::now())
 }
 
-/// Prints again whenever something changes, until the user has seen enough. The state file is read anew each time, unless
-/// it came through a pipe; while it is broken, the last good one goes on.
-async fn watch(
-    settings: &Settings,
-    world: &World<Podman, Cache>,
-    mut desired: Desired,
-    mut shown: Status,
-) -> Result<ExitStatus, CliError> {
+fn in_json(status: &Status) -> Value {
+    // Strings, numbers and mappings by name: there is nothing in it that JSON does not have.
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+// -------------------------------------------------------------------------------------------------------------- watching
+
+/// Prints again whenever something changes, until the user has seen enough. Follows `run` where it keeps the state file,
+/// and looks by itself where it does not.
+async fn watch(settings: &Settings) -> Result<Infallible, CliError> {
+    let mut shown = Shown::default();
+    let mut last_good = None;
+    let mut broken = None;
+    loop {
+        // What came through a pipe is not there a second time.
+        if last_good.is_none() || settings.can_read_again() {
+            match settings.load(None) {
+                Ok(loaded) => {
+                    last_good = Some(loaded.desired);
+                    broken = None;
+                }
+                Err(err) => broken = Some(err),
+            }
+        }
+        let newest = last_good.as_ref().filter(|_| broken.is_none());
+        if let Some(kept) = kept::find(settings, newest) {
+            follow(settings, &kept, &mut shown).await?;
+        }
+        match (&last_good, broken.take()) {
+            (Some(desired), _) => look_until_kept(settings, desired.clone(), &mut shown).await?,
+            // Shown by `run` all the while, and it may come back.
+            (None, Some(_)) if shown.value.is_some() => tokio::time::sleep(LOOK_AGAIN).await,
+            (None, Some(err)) => return Err(err),
+            (None, None) => {}
+        }
+    }
+}
+
+/// Shows what `run` publishes until it goes away or does not answer.
+async fn follow(settings: &Settings, kept: &Kept, shown: &mut Shown) -> Result<(), CliError> {
+    let Ok(Ok(mut views)) = tokio::time::timeout(ANSWER_TIME, Asked::new(&kept.dir, &Request::Watch)).await else {
+        return Ok(());
+    };
+    let Ok(first) = tokio::time::timeout(ANSWER_TIME, views.next()).await else { return Ok(()) };
+    let mut view = first;
+    while let Ok(seen) = view {
+        if readable(settings, &seen).is_none() {
+            return Ok(());
+        }
+        shown.show(settings, seen)?;
+        view = views.next().await;
+    }
+    Ok(())
+}
+
+/// Looks by itself until `run` keeps the state file. That is read anew each time, unless it came through a pipe; while it
+/// is broken, the last good one goes on.
+async fn look_until_kept(settings: &Settings, mut desired: Desired, shown: &mut Shown) -> Result<(), CliError> {
+    let mut world = self::world(settings, &desired)?;
+    let mut before: Option<Status> = None;
     let mut events = None;
     loop {
+        let mut status = look(&world, &desired).await;
+        if let Some(before) = &before {
+            carry_over(&mut status, before);
+        }
+        shown.show(settings, in_json(&status))?;
+        before = Some(status);
         if events.is_none() {
             events = world.engine.events(&desired.name).await.ok();
         }
@@ -64,24 +194,57 @@ async fn watch(
         if settings.can_read_again()
             && let Ok(loaded) = settings.load(None)
         {
+            if loaded.desired.runtime != desired.runtime {
+                world = self::world(settings, &loaded.desired)?;
+                events = None;
+            }
             desired = loaded.desired;
         }
-        let mut status = look(world, &desired).await;
-        carry_over(&mut status, &shown);
-        let same = Status { observed_at: shown.observed_at.clone(), ..status.clone() } == shown;
-        if !same {
-            show(settings, &status, true)?;
-            shown = status;
+        if let Some((view, _)) = view_of_run(settings, Some(&desired)).await {
+            shown.show(settings, view)?;
+            return Ok(());
         }
     }
 }
 
-fn show(settings: &Settings, status: &Status, again: bool) -> Result<(), CliError> {
+/// What was shown last.
+#[derive(Debug, Default)]
+struct Shown {
+    value: Option<Value>,
+}
+
+impl Shown {
+    /// Shows it, unless it says what was shown before: that one looked again is no news.
+    fn show(&mut self, settings: &Settings, value: Value) -> Result<(), CliError> {
+        let news = news(value.clone());
+        if self.value.as_ref() != Some(&news) {
+            show(settings, &value, self.value.is_some())?;
+            self.value = Some(news);
+        }
+        Ok(())
+    }
+}
+
+/// The status without what changes with each look.
+fn news(mut status: Value) -> Value {
+    let drop = |of: Option<&mut Value>, keys: &[&str]| {
+        if let Some(Value::Object(fields)) = of {
+            fields.retain(|key, _| !keys.contains(&key.as_str()));
+        }
+    };
+    drop(Some(&mut status), &["observedAt"]);
+    drop(status.get_mut("run"), &["wokenBy", "lastPassAt", "passes"]);
+    status
+}
+
+fn show(settings: &Settings, status: &Value, again: bool) -> Result<(), CliError> {
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, status),
         Format::Text | Format::Markdown => {
             let gap = if again { "\n" } else { "" };
-            render::print(&format!("{gap}{}", render_status::text(status, settings.color_stdout)))
+            let text = render_status::text(status, settings.color_stdout)
+                .map_err(|err| CliError::new(ExitStatus::Error, format!("cannot word the status: {err}")))?;
+            render::print(&format!("{gap}{text}"))
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -329,6 +329,14 @@ impl Client {
                 self.heard(heard).await?;
             }
         };
+        // What it told in its last breath.
+        loop {
+            match events.try_recv() {
+                Ok(event) => self.heard(Ok(event)).await?,
+                Err(TryRecvError::Lagged(missed)) => self.heard(Err(RecvError::Lagged(missed))).await?,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
         match outcome {
             Some(outcome) => self.say(&json!({ "outcome": outcome })).await,
             None => Err(Over::Refused(Refused::stopping())),

@@ -12,6 +12,7 @@ mod container;
 mod decode;
 mod document;
 mod env_file;
+mod identity;
 mod ports;
 mod problem;
 mod read;
@@ -34,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Arch, Desired, HostKey};
 
+pub use identity::identity;
 pub use problem::{Invalid, Problem, ReadError, StateError};
 pub use read::{Input, read};
 pub use schema::{manifest_schema, pretty, schema};

@@ -108,7 +108,7 @@ pub(super) fn file_path<T: HasStr>(cx: &mut Cx<'_>, dir: &FilePath, at: &At<T>, 
     checked(cx, at, path, |text| expand(text, dir, vars))
 }
 
-fn expand(text: &str, dir: &FilePath, vars: &BTreeMap<String, String>) -> Result<PathBuf, String> {
+pub(super) fn expand(text: &str, dir: &FilePath, vars: &BTreeMap<String, String>) -> Result<PathBuf, String> {
     let path = match text.strip_prefix('~') {
         _ if text.is_empty() => return Err("expected a path, found an empty string".into()),
         Some(rest) if rest.is_empty() || rest.starts_with('/') => {

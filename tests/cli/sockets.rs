@@ -90,14 +90,14 @@ fn serve(mut stream: UnixStream, manner: Manner) {
     }
 }
 
-fn state(socket: &Path) -> String {
+pub fn state(socket: &Path) -> String {
     format!(
         "apiVersion: steadfast/v1\nname: demo\nruntime: {{podman: {{socket: {}}}}}\nagents:\n  hello: {{version: \"1\", image: a/b, source: local}}\n",
         socket.display()
     )
 }
 
-fn on(manner: Manner) -> (Sandbox, Fake) {
+pub fn on(manner: Manner) -> (Sandbox, Fake) {
     let (sandbox, fake) = (Sandbox::new(), Fake::start(manner));
     sandbox.write("steadfast.yaml", state(&fake.path()));
     (sandbox, fake)

@@ -1,14 +1,17 @@
 //! Errors: the sentence, then the way out. The library stops after the first line; the hints are given here.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::said::{self, Level};
 use crate::act::ActError;
 use crate::backend::{EngineError, EngineErrorKind, StoreError};
+use crate::control::client::AskError;
+use crate::control::is_same_file;
 use crate::error::Chain;
 use crate::model::ManifestError;
 use crate::plan::WaitingOn;
-use crate::reconcile::lock::LockError;
+use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
 use crate::state::StateError;
 
@@ -40,6 +43,28 @@ pub enum ExitStatus {
     Interrupted = 130,
     /// SIGTERM.
     Terminated = 143,
+}
+
+impl ExitStatus {
+    const ALL: [Self; 12] = [
+        Self::Done,
+        Self::Error,
+        Self::Pending,
+        Self::NotConverged,
+        Self::RolledBack,
+        Self::Locked,
+        Self::Unverified,
+        Self::Usage,
+        Self::Invalid,
+        Self::ExecFailed,
+        Self::Interrupted,
+        Self::Terminated,
+    ];
+
+    /// What another process ended with, or would have.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| *status as u8 == code)
+    }
 }
 
 impl From<ExitStatus> for ExitCode {
@@ -113,6 +138,51 @@ impl CliError {
         }
     }
 
+    /// A state file that `run` keeps. `wanted` is the state file that was given, `down` is what was to be done to it.
+    pub fn kept(holder: &Holder, wanted: &Path, down: bool) -> Self {
+        let (who, pid) = (holder.to_string(), holder.pid);
+        match &holder.file {
+            Some(file) if !is_same_file(file, wanted) => Self::new(
+                ExitStatus::Locked,
+                format!("{who} keeps another state file of this name: `{file}`"),
+            )
+            .hint("two state files with one name would remove each other's agents: give this one a `name` of its own, or stop that `run` first"),
+            _ if down => Self::new(
+                ExitStatus::Locked,
+                format!("{who} keeps this state file, and would bring back what is removed"),
+            )
+            .hint(format!("stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`")),
+            _ => Self::new(
+                ExitStatus::Locked,
+                format!("{who} keeps this state file and does by itself what it says"),
+            )
+            .hint("`steadfast apply --wait` has it done now and waits for the outcome; `steadfast status --watch` shows how far it is"),
+        }
+    }
+
+    /// A `run` that was asked and did not answer.
+    pub fn from_asking(holder: &Holder, err: &AskError) -> Self {
+        let goes_on = "it reconciles by itself all the same; `steadfast status` shows how far it is";
+        match err {
+            AskError::NotThere { .. } | AskError::PathTooLong { .. } | AskError::OtherUser { .. } => Self::new(
+                ExitStatus::Locked,
+                format!("{holder} keeps this state file and cannot be asked: {}", Chain(err)),
+            )
+            .hint(goes_on),
+            AskError::Refused(refused) if refused.kind == "stopping" => {
+                Self::new(ExitStatus::Error, format!("{holder} is stopping; whether all was done is not known"))
+                    .hint("`steadfast apply` does the rest once it is gone")
+            }
+            AskError::Closed => {
+                Self::new(ExitStatus::Error, format!("{holder} went away before it said what came of it"))
+                    .hint("`steadfast apply` does the rest; the log of `run` tells why it ended")
+            }
+            AskError::Refused(_) | AskError::Garbled { .. } | AskError::Io(_) => {
+                Self::new(ExitStatus::Error, format!("{holder} did not answer: {}", Chain(err))).hint(goes_on)
+            }
+        }
+    }
+
     /// A convergence that was not begun.
     pub fn from_refusal(err: &Refusal) -> Self {
         Self::new(ExitStatus::Error, err.to_string())
@@ -131,13 +201,6 @@ pub fn print(err: &CliError, color: bool) {
             said::print_hints(&err.hints, color);
         }
     }
-}
-
-/// Writes a trouble to standard error, with its hint.
-pub fn print_trouble(trouble: &Trouble, color: bool) {
-    let whose = trouble.agent().map(|agent| format!("agent `{agent}`: ")).unwrap_or_default();
-    let hints: Vec<_> = trouble_hint(trouble).into_iter().collect();
-    said::say(Level::Error, &format!("{whose}{trouble}"), &hints, color);
 }
 
 /// What the process ends with for a trouble.
@@ -161,7 +224,8 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
     }
 }
 
-fn trouble_hint(trouble: &Trouble) -> Option<String> {
+/// What may help against a trouble.
+pub fn trouble_hint(trouble: &Trouble) -> Option<String> {
     match trouble {
         Trouble::Failed { error, .. } => act_hint(error),
         Trouble::Recurring { kind: "nonConvergent", .. } | Trouble::NonConvergent { .. } => Some(

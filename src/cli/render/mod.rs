@@ -53,3 +53,24 @@ pub(super) fn print_data(format: Format, value: &impl Serialize) -> Result<(), C
     };
     print(&text)
 }
+
+/// Waits until nobody reads standard output any more (`… | head`). For ever, where it is no pipe or socket.
+pub(super) async fn reader_gone() {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    // Blocked, not polling: an error or a hang-up is reported whatever is asked for.
+    let gone = tokio::task::spawn_blocking(|| {
+        let out = std::io::stdout();
+        loop {
+            let mut fds = [PollFd::new(&out, PollFlags::empty())];
+            match poll(&mut fds, None) {
+                Ok(_) => return !fds[0].revents().contains(PollFlags::NVAL),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    });
+    if !matches!(gone.await, Ok(true)) {
+        std::future::pending::<()>().await;
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::Value;
 
 use super::said::{self, Level};
 use super::{ADD, ASIDE, REMOVE, styled, units};
@@ -49,6 +50,22 @@ impl Printer {
             // Printed above the bars, which are drawn again below it.
             Some(bars) => bars.suspend(say),
             None => say(),
+        }
+    }
+
+    /// A step that another process took, as its journal has it. Other events are for programs.
+    pub fn told(&self, event: &Value) {
+        if event["event"] != "step" {
+            return;
+        }
+        let word = |key: &str| event[key].as_str().unwrap_or_default();
+        let (action, reason) = (word("action"), word("reason"));
+        let took = Duration::from_millis(event["durationMs"].as_u64().unwrap_or_default());
+        let took = styled(&format!("({})", units::short(took)), ASIDE, self.color);
+        if word("result") == "done" {
+            self.line(&styled("✓", ADD, self.color), &format!("{action}: {reason} {took}"));
+        } else {
+            self.line(&styled("✗", REMOVE, self.color), &format!("{action}: failed {took}"));
         }
     }
 

@@ -1,23 +1,28 @@
 //! What a convergence came to.
 
+use std::path::Path;
+use std::time::Duration;
+
 use serde::Serialize;
+use serde_json::Value;
 
 use super::super::ExitStatus;
-use super::errors::{print_trouble, trouble_status};
+use super::errors::{trouble_hint, trouble_status};
 use super::said::{Level, say};
 use super::units;
 use crate::act::ActError;
+use crate::control::{Ended, Outcome, Problem, path_text};
 use crate::error::Chain;
-use crate::model::{AgentName, FieldChange, Name};
+use crate::model::{AgentName, FieldChange};
 use crate::reconcile::{Report, Taken, Trouble};
 
-/// The JSON of a convergence.
+/// What `apply -o json` prints of an outcome.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ReportJson<'a> {
-    name: &'a Name,
+struct OutcomeJson<'a> {
+    name: &'a str,
     converged: bool,
-    actions: Vec<TakenJson>,
+    actions: &'a [Value],
     duration_ms: u64,
     problems: Vec<ProblemJson<'a>>,
 }
@@ -48,23 +53,69 @@ struct ErrorJson {
 #[derive(Debug, Serialize)]
 struct ProblemJson<'a> {
     agent: Option<&'a AgentName>,
-    kind: &'static str,
-    message: String,
+    kind: &'a str,
+    message: &'a str,
+}
+
+/// What a report comes to, in words: all that `apply` prints of it, for who reads it in another process. `file` is the
+/// state file it is about; `state_file_error` tells why its last good state was taken instead of what stands there now.
+pub fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -> Outcome {
+    let exit = if state_file_error.is_some() { ExitStatus::Invalid } else { status(report) };
+    Outcome { file: path_text(file), state_file_error, exit_code: exit as u8, ..in_words(report) }
+}
+
+fn in_words(report: &Report) -> Outcome {
+    let steps = report.residual.ready.iter().map(|step| step.action.to_string());
+    let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", waiting.kind, waiting.target));
+    let problems: Vec<_> = report
+        .troubles
+        .iter()
+        .map(|trouble| Problem {
+            agent: trouble.agent().cloned(),
+            kind: trouble.kind().to_owned(),
+            message: trouble.to_string(),
+            hint: trouble_hint(trouble),
+        })
+        .collect();
+    Outcome {
+        name: report.name.to_string(),
+        converged: report.converged,
+        // Strings and numbers alone: there is nothing in it that JSON does not have.
+        actions: report.taken.iter().map(|step| serde_json::to_value(taken(step)).unwrap_or_default()).collect(),
+        duration_ms: units::millis(report.took),
+        troubles: once(&problems).into_iter().map(sentence).collect(),
+        problems,
+        notes: report.residual.notes.iter().map(ToString::to_string).collect(),
+        left: steps.chain(waits).collect(),
+        ended: match report {
+            Report { interrupted: true, .. } => Ended::Interrupted,
+            Report { timed_out: true, .. } => Ended::TimedOut,
+            _ => Ended::Proved,
+        },
+        file: String::new(),
+        state_file_error: None,
+        exit_code: status(report) as u8,
+    }
 }
 
 /// The report as JSON.
 pub fn json(report: &Report) -> impl Serialize {
-    ReportJson {
-        name: &report.name,
-        converged: report.converged,
-        actions: report.taken.iter().map(taken).collect(),
-        duration_ms: units::millis(report.took),
-        problems: report
-            .troubles
-            .iter()
-            .map(|trouble| ProblemJson { agent: trouble.agent(), kind: trouble.kind(), message: trouble.to_string() })
-            .collect(),
+    json_of(&in_words(report))
+}
+
+/// An outcome as JSON: the same as of its report.
+pub fn json_of(outcome: &Outcome) -> Value {
+    fn problem(Problem { agent, kind, message, .. }: &Problem) -> ProblemJson<'_> {
+        ProblemJson { agent: agent.as_ref(), kind, message }
     }
+    let json = OutcomeJson {
+        name: &outcome.name,
+        converged: outcome.converged,
+        actions: &outcome.actions,
+        duration_ms: outcome.duration_ms,
+        problems: outcome.problems.iter().map(problem).collect(),
+    };
+    serde_json::to_value(json).unwrap_or_default()
 }
 
 fn taken(taken: &Taken) -> TakenJson {
@@ -84,16 +135,21 @@ fn taken(taken: &Taken) -> TakenJson {
 
 /// One closing sentence for people.
 pub fn text(report: &Report, gone: bool) -> String {
-    let name = &report.name;
-    let steps = report.taken.iter().filter(|taken| taken.outcome.is_ok()).count();
-    let took = units::short(report.took);
-    match (report.converged, steps) {
+    text_of(&in_words(report), gone)
+}
+
+/// One closing sentence for people: the same as of its report.
+pub fn text_of(outcome: &Outcome, gone: bool) -> String {
+    let name = &outcome.name;
+    let steps = outcome.actions.iter().filter(|action| action["result"] == "done").count();
+    let took = units::short(Duration::from_millis(outcome.duration_ms));
+    match (outcome.converged, steps) {
         (true, 0) if gone => format!("`{name}`: nothing to remove.\n"),
         (true, 0) => format!("`{name}`: nothing to do.\n"),
         (true, _) if gone => format!("`{name}`: removed; {} in {took}.\n", units::count(steps, "step")),
         (true, _) => format!("`{name}`: converged; {} in {took}.\n", units::count(steps, "step")),
         (false, _) => {
-            let left = report.residual.ready.len() + report.residual.waiting.len();
+            let left = outcome.left.len();
             format!("`{name}`: not converged; {} taken in {took}, {left} left.\n", units::count(steps, "step"))
         }
     }
@@ -102,40 +158,55 @@ pub fn text(report: &Report, gone: bool) -> String {
 /// How many troubles are told one by one. Beyond that nobody reads on.
 const MOST_TROUBLES: usize = 25;
 
-/// Writes the troubles to standard error.
-pub fn print_troubles(report: &Report, color: bool) {
-    // Several steps of one agent may wait for the same thing: that is said once.
+/// Several steps of one agent may wait for the same thing: that is said once. What nothing runs of any more comes first.
+fn once(problems: &[Problem]) -> Vec<&Problem> {
     let mut said = std::collections::BTreeSet::new();
     let mut once: Vec<_> =
-        report.troubles.iter().filter(|trouble| said.insert((trouble.agent(), trouble.to_string()))).collect();
-    // What nothing runs of any more comes first.
-    once.sort_by_key(|trouble| !is_left_broken(trouble));
-    for trouble in once.iter().take(MOST_TROUBLES) {
-        print_trouble(trouble, color);
+        problems.iter().filter(|problem| said.insert((&problem.agent, problem.message.as_str()))).collect();
+    once.sort_by_key(|problem| problem.kind != LEFT_BROKEN);
+    once
+}
+
+fn sentence(problem: &Problem) -> String {
+    let whose = problem.agent.as_ref().map(|agent| format!("agent `{agent}`: ")).unwrap_or_default();
+    format!("{whose}{}", problem.message)
+}
+
+/// Writes the troubles to standard error.
+pub fn print_troubles(report: &Report, color: bool) {
+    print_troubles_of(&in_words(report), color);
+}
+
+/// Writes the troubles to standard error: the same as of its report.
+pub fn print_troubles_of(outcome: &Outcome, color: bool) {
+    let once = once(&outcome.problems);
+    for problem in once.iter().take(MOST_TROUBLES) {
+        let hints: Vec<_> = problem.hint.clone().into_iter().collect();
+        say(Level::Error, &sentence(problem), &hints, color);
     }
     if once.len() > MOST_TROUBLES {
         let more = format!("… and {} more; `-o json` has them all", once.len() - MOST_TROUBLES);
         say(Level::Warn, &more, &[], color);
     }
-    if report.interrupted {
-        let left: Vec<_> = report
-            .residual
-            .ready
-            .iter()
-            .map(|step| step.action.to_string())
-            .chain(report.residual.waiting.iter().map(|waiting| format!("{} `{}`", waiting.kind, waiting.target)))
-            .collect();
-        let message = if left.is_empty() {
-            "stopped before it was proved that all is well".to_owned()
-        } else {
-            format!("stopped; left to do: {}", left.join(", "))
-        };
-        say(Level::Warn, &message, &["the next run goes on from here".to_owned()], color);
-    } else if report.timed_out {
-        let hint = "--timeout gives it more; the next run goes on from here".to_owned();
-        say(Level::Warn, "the time was up before everything was done", &[hint], color);
+    match outcome.ended {
+        Ended::Proved => {}
+        Ended::Interrupted => {
+            let message = if outcome.left.is_empty() {
+                "stopped before it was proved that all is well".to_owned()
+            } else {
+                format!("stopped; left to do: {}", outcome.left.join(", "))
+            };
+            say(Level::Warn, &message, &["the next run goes on from here".to_owned()], color);
+        }
+        Ended::TimedOut => {
+            let hint = "--timeout gives it more; the next run goes on from here".to_owned();
+            say(Level::Warn, "the time was up before everything was done", &[hint], color);
+        }
     }
 }
+
+/// The kind of a replacement that failed, and whose predecessor did not come back.
+const LEFT_BROKEN: &str = "rollBackFailed";
 
 /// A replacement that failed, and whose predecessor did not come back.
 fn is_left_broken(trouble: &Trouble) -> bool {
@@ -166,7 +237,6 @@ pub fn status(report: &Report) -> ExitStatus {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::act::Ending;
@@ -181,7 +251,11 @@ mod tests {
     }
 
     fn status_of(troubles: Vec<Trouble>) -> ExitStatus {
-        status(&Report {
+        status(&report(troubles))
+    }
+
+    fn report(troubles: Vec<Trouble>) -> Report {
+        Report {
             name: "demo".parse().unwrap(),
             converged: false,
             taken: Vec::new(),
@@ -191,7 +265,7 @@ mod tests {
             timed_out: false,
             interrupted: false,
             took: Duration::ZERO,
-        })
+        }
     }
 
     #[test]
@@ -202,5 +276,26 @@ mod tests {
         assert_eq!(status_of(vec![back()]), ExitStatus::RolledBack);
         assert_eq!(status_of(vec![stuck()]), ExitStatus::Error);
         assert_eq!(status_of(vec![back(), stuck()]), ExitStatus::Error);
+    }
+
+    #[test]
+    fn an_outcome_says_the_same_in_another_process() {
+        let stuck =
+            || failed(ActError::RollBackFailed { container: "demo-b".into(), why: "gone".into(), cause: cause() });
+        let report = Report { timed_out: true, ..report(vec![failed(*cause()), failed(*cause()), stuck()]) };
+        let here = outcome(&report, Path::new("/etc/a.yaml"), None);
+        assert_eq!((here.ended, here.exit_code), (Ended::TimedOut, ExitStatus::Error as u8));
+        assert_eq!(here.troubles.len(), 2, "each once, {:?}", here.troubles);
+        assert!(here.troubles[0].contains("demo-b"), "what nothing runs of comes first: {:?}", here.troubles);
+        assert_eq!(here.problems.len(), 3);
+        let there: Outcome = serde_json::from_str(&serde_json::to_string(&here).unwrap()).unwrap();
+        assert_eq!(there, here);
+        assert_eq!(text_of(&there, false), text(&report, false));
+        let json = serde_json::to_value(json(&report)).unwrap();
+        assert_eq!(json_of(&there), json);
+        let keys: Vec<_> = json.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["name", "converged", "actions", "durationMs", "problems"]);
+        let kept = outcome(&report, Path::new("/etc/a.yaml"), Some("broken".into()));
+        assert_eq!(kept.exit_code, ExitStatus::Invalid as u8);
     }
 }

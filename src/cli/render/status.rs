@@ -1,15 +1,88 @@
 //! A status for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled};
-use crate::status::{AgentStatus, Status};
+use serde::Deserialize;
+use serde_json::Value;
 
-/// The status as a page of text.
-pub fn text(status: &Status, color: bool) -> String {
+use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
+use crate::control::Run;
+
+/// What a person is shown of a status. It is read from the JSON that programs get, since another process may have
+/// written that, of an older or newer version.
+#[derive(Debug, Deserialize)]
+struct Page {
+    name: String,
+    converged: bool,
+    podman: Podman,
+    manifest: Option<Manifest>,
+    #[serde(default)]
+    agents: BTreeMap<String, Agent>,
+    #[serde(default)]
+    orphans: Vec<String>,
+    run: Option<Run>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Podman {
+    version: Option<String>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    updated_at: String,
+    url: Option<String>,
+    offline: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Agent {
+    desired: Desired,
+    sync: String,
+    health: String,
+    ready: bool,
+    container: Option<Container>,
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Desired {
+    state: String,
+    version: String,
+    #[serde(default)]
+    suspend: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Container {
+    id: String,
+    name: String,
+    state: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Condition {
+    reason: String,
+    message: String,
+}
+
+/// The status as a page of text, from its JSON.
+///
+/// # Errors
+/// When it is no status of ours.
+pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
+    let status = Page::deserialize(status)?;
     let mut out = String::new();
     let state = if status.converged { styled("converged", ADD, color) } else { styled("not converged", CHANGE, color) };
     let _ = writeln!(out, "{} {state}", styled(&format!("{}:", status.name), STRONG, color));
+    if let Some(run) = &status.run {
+        let _ = writeln!(out, "  kept so by `steadfast run` (pid {}, since {})", run.pid, run.since);
+        warnings(&mut out, run, color);
+    }
     let podman = match (&status.podman.version, &status.podman.error) {
         (Some(version), _) => format!("Podman {version}"),
         (None, Some(why)) => styled(&format!("Podman cannot be seen: {why}"), REMOVE, color),
@@ -27,15 +100,39 @@ pub fn text(status: &Status, color: bool) -> String {
         let _ = writeln!(out, "  no agents");
     } else {
         let _ = writeln!(out);
-        table(&mut out, status, color);
+        table(&mut out, &status, color);
     }
     for orphan in &status.orphans {
         let _ = writeln!(out, "  container `{orphan}` belongs to no agent of the state file");
     }
-    out
+    Ok(out)
 }
 
-fn table(out: &mut String, status: &Status, color: bool) {
+/// What a person should know of `run`, when there is something.
+fn warnings(out: &mut String, run: &Run, color: bool) {
+    let mut say = |style, text: &str| {
+        for line in text.lines() {
+            let _ = writeln!(out, "  {}", styled(line, style, color));
+        }
+    };
+    if let Some(err) = &run.state_file_error {
+        say(REMOVE, &format!("the state file cannot be used since {}; its last good state is kept:", err.since));
+        say(REMOVE, &err.message.lines().map(|line| format!("  {line}\n")).collect::<String>());
+    }
+    for waits in &run.backing_off {
+        let who = waits.agent.as_ref().map_or_else(String::new, |agent| format!("agent `{agent}` "));
+        let (until, failures) = (&waits.retry_at, units::count(waits.failures as usize, "failure"));
+        say(CHANGE, &format!("{who}backs off until {until} after {failures}: {}", waits.cause));
+    }
+    if run.watching != "events" && !run.watching.is_empty() {
+        say(CHANGE, &format!("watches files by {}", run.watching));
+    }
+    if let Some(why) = &run.not_recorded {
+        say(CHANGE, &format!("not recorded: {why}"));
+    }
+}
+
+fn table(out: &mut String, status: &Page, color: bool) {
     const HEAD: [&str; 6] = ["AGENT", "WANTED", "VERSION", "SYNC", "HEALTH", "CONTAINER"];
     let rows: Vec<[String; 6]> = status
         .agents
@@ -51,7 +148,7 @@ fn table(out: &mut String, status: &Status, color: bool) {
             let wanted = &agent.desired;
             let suspended = if wanted.suspend { ", suspended" } else { "" };
             let state = format!("{}{suspended}", wanted.state);
-            [name.to_string(), state, wanted.version.clone(), agent.sync.into(), agent.health.into(), container]
+            [name.to_string(), state, wanted.version.clone(), agent.sync.clone(), agent.health.clone(), container]
         })
         .collect();
     let mut widths = HEAD.map(str::len);
@@ -66,9 +163,9 @@ fn table(out: &mut String, status: &Status, color: bool) {
     };
     let _ = writeln!(out, "  {}", styled(&line(&HEAD.map(str::to_owned)), STRONG, color));
     for (row, agent) in rows.iter().zip(status.agents.values()) {
-        let style = match agent {
-            AgentStatus { ready: true, .. } => ADD,
-            AgentStatus { health: "Failed" | "Degraded", .. } => REMOVE,
+        let style = match agent.health.as_str() {
+            _ if agent.ready => ADD,
+            "Failed" | "Degraded" => REMOVE,
             _ => CHANGE,
         };
         let _ = writeln!(out, "  {}", styled(&line(row), style, color));

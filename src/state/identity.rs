@@ -1,0 +1,57 @@
+//! Whose state file it is, and where its state lies, even when the rest of it is wrong.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::problem::Problems;
+use super::resolve::{expand, root_without_file};
+use super::substitute::substitute;
+use super::tree::{Tree, View};
+use super::{Input, MAX_BYTES};
+use crate::model::Name;
+
+/// The name and the root of a state file, by the same rules as [`super::load`], whatever else is wrong with it. `root` is
+/// that of `--root`. `None` when the file is no YAML mapping, or its name or root cannot be told.
+pub fn identity(input: &Input, root: Option<&Path>, vars: &BTreeMap<String, String>) -> Option<(Name, PathBuf)> {
+    let text = input.text.strip_prefix('\u{feff}').unwrap_or(&input.text);
+    if text.len() > MAX_BYTES {
+        return None;
+    }
+    let tree = Tree::parse(text, &mut Problems::default())?;
+    let View::Map(pairs) = tree.view(tree.root()) else { return None };
+    let word = |key: &str| {
+        let pair = pairs.chunks_exact(2).find(|pair| tree.text(pair[0]) == key)?;
+        substitute(tree.text(pair[1]), vars).ok().map(|done| done.value)
+    };
+    let name = Name::new(word("name")?).ok()?;
+    let root = match (root, word("root")) {
+        (None, Some(root)) => expand(&root, &input.dir, vars).ok()?,
+        (flag, _) => root_without_file(flag, vars)?,
+    };
+    Some((name, root))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str, root: Option<&str>) -> Option<(String, String)> {
+        let input = Input { name: "s.yaml".into(), text: text.into(), dir: "/etc".into() };
+        let vars = [("HOME", "/home/me"), ("WHO", "env")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let (name, root) = identity(&input, root.map(Path::new), &vars.into())?;
+        Some((name.to_string(), root.display().to_string()))
+    }
+
+    #[test]
+    fn what_can_be_told_is_told_whatever_else_is_wrong() {
+        let pair = |name: &str, root: &str| Some((name.to_owned(), root.to_owned()));
+        assert_eq!(told("name: a\nagents: 7\nwhat: is this", None), pair("a", "/home/me/.steadfast"));
+        assert_eq!(told("name: a\nroot: ./d\nname: b", None), pair("a", "/etc/d"));
+        assert_eq!(told("name: a\nroot: ./d", Some("/r")), pair("a", "/r"));
+        assert_eq!(told("name: \"${env:WHO}\"\nagents: {x: {version: \"${env:UNSET}\"}}", None).unwrap().0, "env");
+        for broken in ["", "name: [", "- name: a", "name:\n", "name: Not A Name", "root: /r", "name: a\nroot: ~other/x"]
+        {
+            assert_eq!(told(broken, None), None, "{broken}");
+        }
+    }
+}
