@@ -266,9 +266,9 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
     if !flags.is_empty() {
         return Err(CliError::new(
             ExitStatus::Usage,
-            format!("{} does not go with --wait while {} does the work", flags.join(", "), kept.holder),
+            format!("{} does the work, and cannot heed {}", kept.holder, flags.join(", ")),
         )
-        .hint("it goes by the state file alone: leave the flag out, or stop it and run `steadfast apply` yourself"));
+        .hint("`run` goes by the state file alone: leave that out, or stop `run` and apply yourself"));
     }
     let signals = Signals::listen("no longer waiting; `steadfast run` goes on with it");
     let patience = args.timeout + GRACE;

@@ -80,7 +80,7 @@ pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
     let state = if status.converged { styled("converged", ADD, color) } else { styled("not converged", CHANGE, color) };
     let _ = writeln!(out, "{} {state}", styled(&format!("{}:", status.name), STRONG, color));
     if let Some(run) = &status.run {
-        let _ = writeln!(out, "  kept so by `steadfast run` (pid {}, since {})", run.pid, run.since);
+        let _ = writeln!(out, "  kept by `steadfast run` (pid {}, since {})", run.pid, run.since);
         warnings(&mut out, run, color);
     }
     let podman = match (&status.podman.version, &status.podman.error) {
