@@ -15,7 +15,7 @@ use super::{CliError, ExitStatus, Format, Settings, StatusArgs};
 use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::podman::Podman;
 use crate::backend::{Engine, World};
-use crate::control::client::{self, Asked};
+use crate::control::client::{self, AskError, Asked};
 use crate::control::{Request, Run, is_same_file};
 use crate::model::Desired;
 use crate::observe::{look_at_published, observe};
@@ -122,6 +122,7 @@ async fn watch(settings: &Settings) -> Result<Infallible, CliError> {
     let mut shown = Shown::default();
     let mut last_good = None;
     let mut broken = None;
+    let mut said = false;
     loop {
         // What came through a pipe is not there a second time.
         if last_good.is_none() || settings.can_read_again() {
@@ -135,33 +136,41 @@ async fn watch(settings: &Settings) -> Result<Infallible, CliError> {
         }
         let newest = last_good.as_ref().filter(|_| broken.is_none());
         if let Some(kept) = kept::find(settings, newest) {
-            follow(settings, &kept, &mut shown).await?;
+            said &= !follow(settings, &kept, &mut shown).await?;
         }
         match (&last_good, broken.take()) {
             (Some(desired), _) => look_until_kept(settings, desired.clone(), &mut shown).await?,
             // Shown by `run` all the while, and it may come back.
-            (None, Some(_)) if shown.value.is_some() => tokio::time::sleep(LOOK_AGAIN).await,
+            (None, Some(err)) if shown.value.is_some() => {
+                if !std::mem::replace(&mut said, true) {
+                    render::errors::print(&err, settings.color_stderr);
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
             (None, Some(err)) => return Err(err),
             (None, None) => {}
         }
     }
 }
 
-/// Shows what `run` publishes until it goes away or does not answer.
-async fn follow(settings: &Settings, kept: &Kept, shown: &mut Shown) -> Result<(), CliError> {
-    let Ok(Ok(mut views)) = tokio::time::timeout(ANSWER_TIME, Asked::new(&kept.dir, &Request::Watch)).await else {
-        return Ok(());
-    };
-    let Ok(first) = tokio::time::timeout(ANSWER_TIME, views.next()).await else { return Ok(()) };
-    let mut view = first;
-    while let Ok(seen) = view {
-        if readable(settings, &seen).is_none() {
-            return Ok(());
+/// Shows what `run` publishes until it goes away or does not answer. Yields whether there was anything.
+async fn follow(settings: &Settings, kept: &Kept, shown: &mut Shown) -> Result<bool, CliError> {
+    let first = tokio::time::timeout(ANSWER_TIME, async {
+        let mut views = Asked::new(&kept.dir, &Request::Watch).await?;
+        let first = views.next().await?;
+        Ok::<_, AskError>((views, first))
+    });
+    let Ok(Ok((mut views, mut view))) = first.await else { return Ok(false) };
+    let mut any = false;
+    while readable(settings, &view).is_some() {
+        shown.show(settings, view)?;
+        any = true;
+        match views.next().await {
+            Ok(next) => view = next,
+            Err(_) => break,
         }
-        shown.show(settings, seen)?;
-        view = views.next().await;
     }
-    Ok(())
+    Ok(any)
 }
 
 /// Looks by itself until `run` keeps the state file. That is read anew each time, unless it came through a pipe; while it

@@ -110,26 +110,27 @@ pub async fn take<'a>(
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
     let began = Instant::now();
     let mut said = false;
-    let mut last_holder = None;
+    let (mut tried, mut last_holder) = (false, None);
     loop {
         match file.try_lock() {
             Ok(()) => break,
             Err(std::fs::TryLockError::WouldBlock) => {}
             Err(std::fs::TryLockError::Error(err)) => return Err(io(err)),
         }
-        let waited = began.elapsed();
+        let left = patience.saturating_sub(began.elapsed());
         let holder = read_holder(&mut file);
         // Twice the same: one that has just got the lock may not have written yet who it is.
         let is_run = holder.as_ref().is_some_and(Holder::is_run) && holder == last_holder && claim.command != RUN;
-        if is_run || waited >= patience {
+        // Never at the first try: who only looks holds it for a moment, see `check`.
+        if tried && (is_run || left.is_zero()) {
             return Err(LockError::Held { path: path.to_owned(), holder });
         }
-        if !said && waited >= SAY_AFTER {
+        if !said && began.elapsed() >= SAY_AFTER {
             held(&LockError::Held { path: path.to_owned(), holder: holder.clone() });
             said = true;
         }
-        last_holder = holder;
-        tokio::time::sleep(POLL.min(patience - waited)).await;
+        (tried, last_holder) = (true, holder);
+        tokio::time::sleep(if left.is_zero() { POLL } else { POLL.min(left) }).await;
     }
     let holder = Holder {
         pid: std::process::id(),
@@ -237,5 +238,20 @@ mod tests {
         let held = File::open(&path).unwrap();
         held.lock().unwrap();
         assert_eq!(kept_by(&path).unwrap().file, None);
+    }
+
+    #[tokio::test]
+    async fn who_only_looks_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let looking = File::create(&path).unwrap();
+        looking.lock_shared().unwrap();
+        let taking = tokio::spawn({
+            let path = path.clone();
+            async move { take(&path, RUN, Duration::ZERO, |_| {}).await }
+        });
+        tokio::task::yield_now().await;
+        drop(looking);
+        taking.await.unwrap().unwrap();
     }
 }

@@ -62,10 +62,10 @@ impl Printer {
         let (action, reason) = (word("action"), word("reason"));
         let took = Duration::from_millis(event["durationMs"].as_u64().unwrap_or_default());
         let took = styled(&format!("({})", units::short(took)), ASIDE, self.color);
-        if word("result") == "done" {
-            self.line(&styled("✓", ADD, self.color), &format!("{action}: {reason} {took}"));
-        } else {
-            self.line(&styled("✗", REMOVE, self.color), &format!("{action}: failed {took}"));
+        match (word("result"), event["error"]["kind"].as_str()) {
+            ("done", _) => self.line(&styled("✓", ADD, self.color), &format!("{action}: {reason} {took}")),
+            (_, Some("interrupted")) => self.line(&styled("-", REMOVE, self.color), &format!("{action}: stopped")),
+            _ => self.line(&styled("✗", REMOVE, self.color), &format!("{action}: failed {took}")),
         }
     }
 
