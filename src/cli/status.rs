@@ -257,3 +257,22 @@ fn show(settings: &Settings, status: &Value, again: bool) -> Result<(), CliError
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::news;
+
+    #[test]
+    fn one_more_look_that_saw_the_same_is_no_news() {
+        let status = |at: u32, passes: u32, error: Option<&str>| {
+            json!({"name": "demo", "observedAt": at,
+                "run": {"pid": 1, "wokenBy": passes, "lastPassAt": at, "passes": passes, "stateFileError": error}})
+        };
+        assert_eq!(news(status(1, 1, None)), news(status(2, 2, None)));
+        assert_ne!(news(status(1, 1, None)), news(status(1, 1, Some("broken"))));
+        let own = json!({"name": "demo", "observedAt": 1});
+        assert_ne!(news(status(1, 1, None)), news(own), "that nobody runs any more is news");
+    }
+}
