@@ -8,6 +8,7 @@ mod file;
 mod kept;
 mod reconcile;
 pub mod render;
+mod run;
 mod settings;
 mod signals;
 mod status;
@@ -128,6 +129,8 @@ enum Verb {
     Plan(PlanArgs),
     /// Make the machine match the state file
     Apply(ApplyArgs),
+    /// Keep the machine as the state file says, until stopped
+    Run(RunArgs),
     /// Show desired beside observed
     Status(StatusArgs),
     /// Remove everything this state file owns
@@ -161,6 +164,7 @@ impl Verb {
             Verb::Init(file) | Verb::Validate(file) | Verb::Doctor(file) => file,
             Verb::Plan(args) => &args.file,
             Verb::Apply(args) => &args.file,
+            Verb::Run(args) => &args.file,
             Verb::Status(args) => &args.file,
             Verb::Down(args) => &args.file,
             Verb::Exec(args) => &args.file,
@@ -227,6 +231,39 @@ struct ApplyArgs {
     parallel_downloads: u16,
     #[command(flatten)]
     policy: PolicyArgs,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// The longest time without a look, whatever is heard
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = resync)]
+    resync: Duration,
+    /// How long the state file must be quiet after a change
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    debounce: Duration,
+    /// How long to wait for another steadfast that holds the lock
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    lock_timeout: Duration,
+    /// How long a successor must stay up before its predecessor is dropped
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
+    settle: Duration,
+    /// Keep containers whose agent is gone from the state file, and old artifacts
+    #[arg(long)]
+    no_prune: bool,
+    /// Take over containers of others that hold a wanted name (they are replaced)
+    #[arg(long)]
+    adopt: bool,
+    /// Let a state file without agents remove those that are there
+    #[arg(long)]
+    allow_empty: bool,
+    /// Container steps at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+    /// Downloads at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel_downloads: u16,
 }
 
 #[derive(Debug, Args)]
@@ -342,6 +379,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// More often than once a second would be polling.
+fn resync(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        often if often < Duration::from_secs(1) => Err("shorter than a second, the least it may be".to_owned()),
+        resync => Ok(resync),
+    }
+}
+
 /// Runs the command line this process was started with.
 pub fn main() -> ExitCode {
     run(std::env::args_os())
@@ -409,6 +454,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Completions { shell } => file::completions(shell),
         Verb::Plan(args) => reconcile::plan(settings, args).await,
         Verb::Apply(args) => reconcile::apply(settings, args).await,
+        Verb::Run(args) => run::run(settings, args).await,
         Verb::Down(args) => reconcile::down(settings, args).await,
         Verb::Status(args) => status::status(settings, args).await,
         Verb::Logs(args) => agent::logs(settings, args).await,

@@ -45,7 +45,7 @@ fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
 
 /// Whether no other state file keeps its state below the same root, and so shares the cache. What cannot be read is taken
 /// for shared.
-fn is_alone(desired: &Desired) -> bool {
+pub(super) fn is_alone(desired: &Desired) -> bool {
     let own = std::ffi::OsStr::new(desired.name.as_str());
     match std::fs::read_dir(desired.root.join("state")) {
         Ok(owners) => owners.flatten().all(|owner| owner.file_name() == own || !owner.path().is_dir()),
@@ -53,7 +53,7 @@ fn is_alone(desired: &Desired) -> bool {
     }
 }
 
-fn scratch(desired: &Desired, world: &World<Podman, Cache>) -> Scratch {
+pub(super) fn scratch(desired: &Desired, world: &World<Podman, Cache>) -> Scratch {
     let socket = world.engine.socket().display().to_string();
     Scratch::new(
         &state_dir(desired).join("handles.json"),
@@ -222,7 +222,12 @@ fn load_again(settings: &Settings, first: Desired, world: &mut World<Podman, Cac
     Ok(desired)
 }
 
-async fn take_lock(settings: &Settings, desired: &Desired, verb: &str, patience: Duration) -> Result<Lock, LockError> {
+pub(super) async fn take_lock(
+    settings: &Settings,
+    desired: &Desired,
+    verb: &str,
+    patience: Duration,
+) -> Result<Lock, LockError> {
     let path = state_dir(desired).join("lock");
     let quiet = settings.quiet;
     lock::take(&path, kept::claim(settings, verb), patience, |held| {

@@ -104,15 +104,20 @@ impl Settings {
     /// Reads, checks and resolves the state file. The host key is read where there is one; otherwise one is made up and
     /// not kept, so that nothing is written.
     pub fn load(&self, manifest_url: Option<String>) -> Result<Loaded, CliError> {
-        let input = self.input()?;
-        let context = Context {
-            vars: self.vars.clone(),
-            root: self.root.clone(),
-            manifest_url,
-            host_arch: self.host_arch()?,
-            key: &|root| super::settings::read_key(root).unwrap_or_else(fresh_key),
-        };
-        state::load(&input, &context).map_err(|err| CliError::state(&err, self.color_stderr))
+        let key = |root: &Path| super::settings::read_key(root).unwrap_or_else(fresh_key);
+        self.load_with(manifest_url, self.host_arch()?, &key).map_err(|err| CliError::state(&err, self.color_stderr))
+    }
+
+    /// Reads, checks and resolves the state file for this machine and with this host key.
+    pub fn load_with(
+        &self,
+        manifest_url: Option<String>,
+        host_arch: Arch,
+        key: &dyn Fn(&Path) -> HostKey,
+    ) -> Result<Loaded, state::StateError> {
+        let input = state::read(&self.file)?;
+        let (vars, root) = (self.vars.clone(), self.root.clone());
+        state::load(&input, &Context { vars, root, manifest_url, host_arch, key })
     }
 
     /// Whether reading the state file again yields what it says then: a pipe has said all it had to say.
@@ -148,17 +153,27 @@ impl Settings {
 
     /// The engine a state file speaks of.
     pub fn engine(&self, desired: &Desired) -> Result<Podman, CliError> {
-        let socket = match &desired.runtime {
-            Runtime::Podman { socket } => socket.as_deref(),
-            Runtime::Lima { .. } => {
-                return Err(CliError::new(
-                    ExitStatus::Error,
-                    "`runtime.lima` is not available yet: this version runs agents on a Podman of this host",
-                )
-                .hint("use `runtime: {podman: {}}`; the state file is valid and will work unchanged once Lima is available"));
-            }
-        };
+        let socket = self.socket(desired)?;
         Podman::connect(socket, |name: &str| self.vars.get(name).cloned()).map_err(|err| CliError::from_engine(&err))
+    }
+
+    /// The engine a state file speaks of, whether it is there yet or not.
+    pub fn expected_engine(&self, desired: &Desired) -> Result<Podman, CliError> {
+        let socket = self.socket(desired)?;
+        Podman::expect(socket, |name: &str| self.vars.get(name).cloned()).map_err(|err| CliError::from_engine(&err))
+    }
+
+    fn socket<'d>(&self, desired: &'d Desired) -> Result<Option<&'d Path>, CliError> {
+        match &desired.runtime {
+            Runtime::Podman { socket } => Ok(socket.as_deref()),
+            Runtime::Lima { .. } => Err(CliError::new(
+                ExitStatus::Error,
+                "`runtime.lima` is not available yet: this version runs agents on a Podman of this host",
+            )
+            .hint(
+                "use `runtime: {podman: {}}`; the state file is valid and will work unchanged once Lima is available",
+            )),
+        }
     }
 }
 
@@ -171,7 +186,7 @@ fn key_path(root: &Path) -> PathBuf {
     root.join("state").join("key")
 }
 
-fn read_key(root: &Path) -> Option<HostKey> {
+pub(super) fn read_key(root: &Path) -> Option<HostKey> {
     let text = std::fs::read_to_string(key_path(root)).ok()?;
     let digest = crate::model::Sha256Digest::parse(text.trim()).ok()?;
     // A key of zeros is what was made up without randomness: everybody could guess it.
@@ -188,7 +203,7 @@ fn random_key() -> std::io::Result<HostKey> {
 }
 
 /// A key for this process alone, which is not kept.
-fn fresh_key() -> HostKey {
+pub(super) fn fresh_key() -> HostKey {
     random_key().unwrap_or_else(|err| {
         // Nothing that is hashed with it could be kept secret, but what is only shown once is masked all the same.
         tracing::error!(error = %err, "sensitive values are hashed with a guessable key");

@@ -42,6 +42,14 @@ impl Signals {
         signals
     }
 
+    /// Resolves at each SIGHUP, for as long as it lives.
+    ///
+    /// # Errors
+    /// When the system does not let it be heard.
+    pub fn hangup() -> std::io::Result<tokio::signal::unix::Signal> {
+        signal(SignalKind::hangup())
+    }
+
     /// The exit status of the signal that was heard.
     pub fn status(&self) -> Option<ExitStatus> {
         match self.seen.load(Ordering::SeqCst) {

@@ -189,8 +189,9 @@ pub struct BackingOff {
     pub cause: String,
     /// How often in a row.
     pub failures: u32,
-    /// When it is tried again (RFC 3339).
-    pub retry_at: String,
+    /// When it is tried again (RFC 3339); `None`: not before what is wanted changes.
+    #[serde(default)]
+    pub retry_at: Option<String>,
 }
 
 /// What a convergence came to, in words: what `apply -o json` prints, and what else is needed to say it to a person.

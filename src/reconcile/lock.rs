@@ -150,6 +150,22 @@ pub async fn take<'a>(
     Ok(Lock { _file: file })
 }
 
+/// Takes the lock at `path` where nothing can be written: without saying who holds it, and without any lock where there
+/// is no file to lock. Yields whether there was one.
+///
+/// # Errors
+/// When somebody else holds it.
+pub fn take_read_only(path: &Path) -> Result<Option<Lock>, LockError> {
+    let Ok(mut file) = File::open(path) else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Lock { _file: file })),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(LockError::Held { path: path.to_owned(), holder: read_holder(&mut file) })
+        }
+        Err(std::fs::TryLockError::Error(_)) => Ok(None),
+    }
+}
+
 fn read_holder(file: &mut File) -> Option<Holder> {
     let mut text = String::new();
     file.rewind().ok()?;

@@ -56,7 +56,7 @@ impl Background {
 
     fn with(desired: Desired, fake: Fake, options: Options, cancel: CancellationToken) -> Self {
         let (editions, receiver) = watch::channel(Edition { desired: Arc::new(desired.clone()), error: None });
-        let (requests, asked) = mpsc::channel(8);
+        let (requests, mut asked) = mpsc::channel(8);
         let (shown, view) = watch::channel(None);
         let news = Arc::<Mutex<Vec<String>>>::default();
         let (world, listener, token) = (fake.world(), Listener(news.clone()), cancel.clone());
@@ -69,7 +69,7 @@ impl Background {
                 options: &options,
                 resync: Duration::from_secs(300),
                 editions: receiver,
-                requests: asked,
+                requests: &mut asked,
                 reporter: &listener,
                 journal: &journal,
                 scratch: &scratch,

@@ -14,12 +14,14 @@ use crate::backend::Progress;
 use crate::model::AgentName;
 use crate::plan::{Action, Step};
 use crate::reconcile::Reporter;
+use crate::reconcile::run::News;
 
 /// Draws or prints.
 #[derive(Debug)]
 pub struct Printer {
     quiet: bool,
     color: bool,
+    times: bool,
     bars: Option<MultiProgress>,
     drawn: Mutex<BTreeMap<String, Drawn>>,
 }
@@ -36,7 +38,13 @@ impl Printer {
     /// `bars` on a terminal; without, each step is one line. `quiet` prints nothing.
     pub fn new(quiet: bool, color: bool, bars: bool) -> Self {
         let bars = (bars && !quiet).then(MultiProgress::new);
-        Self { quiet, color, bars, drawn: Mutex::new(BTreeMap::new()) }
+        Self { quiet, color, times: false, bars, drawn: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Each line begins with the time (RFC 3339, UTC), for what runs for months.
+    #[must_use]
+    pub fn with_times(self, times: bool) -> Self {
+        Self { times, ..self }
     }
 
     /// A line with a mark before it, which programs can do without.
@@ -44,7 +52,14 @@ impl Printer {
         if self.quiet {
             return;
         }
-        let marked = if said::is_json() { text.to_owned() } else { format!("{mark} {text}") };
+        let marked = match (said::is_json(), self.times) {
+            (true, _) => text.to_owned(),
+            (false, false) => format!("{mark} {text}"),
+            (false, true) => {
+                let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+                format!("{} {mark} {text}", styled(&now, ASIDE, self.color))
+            }
+        };
         let say = || said::say(Level::Info, &marked, &[], self.color);
         match &self.bars {
             // Printed above the bars, which are drawn again below it.
@@ -142,6 +157,11 @@ impl Reporter for Printer {
             // The error itself is said once, at the end, where it is not lost between other lines.
             Err(_) => self.line(&styled("✗", REMOVE, self.color), &format!("{}: failed {took}", step.action)),
         }
+    }
+
+    fn news(&self, news: &News) {
+        let mark = if news.is_bad() { styled("!", REMOVE, self.color) } else { styled("✓", ADD, self.color) };
+        self.line(&mark, &news.to_string());
     }
 
     fn awaiting_health(&self, agents: &[AgentName]) {

@@ -121,8 +121,12 @@ fn warnings(out: &mut String, run: &Run, color: bool) {
     }
     for waits in &run.backing_off {
         let who = waits.agent.as_ref().map_or_else(String::new, |agent| format!("agent `{agent}` "));
-        let (until, failures) = (&waits.retry_at, units::count(waits.failures as usize, "failure"));
-        say(CHANGE, &format!("{who}backs off until {until} after {failures}: {}", waits.cause));
+        let failures = units::count(waits.failures as usize, "failure");
+        let until = match &waits.retry_at {
+            Some(until) => format!("backs off until {until}"),
+            None => "waits for a change of what is wanted".to_owned(),
+        };
+        say(CHANGE, &format!("{who}{until} after {failures}: {}", waits.cause));
     }
     if run.watching != "events" && !run.watching.is_empty() {
         say(CHANGE, &format!("watches files by {}", run.watching));

@@ -71,7 +71,7 @@ pub struct Runner<'a, E, S> {
     /// What the state file says, and says next.
     pub editions: watch::Receiver<Edition>,
     /// Who asks.
-    pub requests: mpsc::Receiver<Request>,
+    pub requests: &'a mut mpsc::Receiver<Request>,
     /// Who hears of it.
     pub reporter: &'a dyn Reporter,
     /// Where it is written down.
@@ -248,6 +248,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         let woken = std::mem::take(&mut self.woken);
         self.passes += 1;
         let words: Vec<_> = woken.iter().map(|trigger| trigger.word()).collect();
+        self.with.journal.woken_by(&words.join(","));
         tracing::debug!(
             woken_by = words.join(","),
             ready = plan.ready.len(),

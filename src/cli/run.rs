@@ -1,0 +1,302 @@
+//! `run`: everything around the loop in [`crate::reconcile::run`]: the lock, the watched file, the control socket, the
+//! service manager, the signals.
+
+mod serve;
+mod service_manager;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::reconcile::{is_alone, scratch, take_lock};
+use super::render::progress::Printer;
+use super::render::said::{Level, say};
+use super::settings::{fresh_key, keep_key, read_key, state_dir};
+use super::signals::Signals;
+use super::{CliError, ExitStatus, RunArgs, Settings};
+use crate::act::Patience;
+use crate::backend::World;
+use crate::backend::cache::CacheOptions;
+use crate::control::server::Bound;
+use crate::error::Chain;
+use crate::model::{Desired, HostKey};
+use crate::plan::Policy;
+use crate::reconcile::Options;
+use crate::reconcile::journal::Journal;
+use crate::reconcile::lock::{self, Lock, LockError};
+use crate::reconcile::run::{Edition, Ended, Request, Runner, View};
+use crate::state::watch as files;
+use serve::Served;
+use service_manager::ServiceManager;
+
+/// A download is tried so often before the loop's own backoff takes over.
+const RETRIES: u32 = 2;
+/// A look and its answer to a SIGHUP may take so long.
+const REQUEST_TIME: Duration = Duration::from_secs(600);
+
+/// Keeps the machine as the state file says, until stopped.
+pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus, CliError> {
+    if !settings.can_read_again() {
+        return Err(CliError::new(ExitStatus::Usage, "`run` watches the state file, and a pipe cannot be watched")
+            .hint("name a file with `-f FILE`"));
+    }
+    let first = settings.load(None)?.desired;
+    settings.expected_engine(&first)?;
+    let lock = lock(settings, &first, args.lock_timeout).await?;
+    let key = key(settings, &first);
+    let manager = ServiceManager::new();
+    // systemd's journal has times of its own.
+    let times = !settings.vars.contains_key("JOURNAL_STREAM");
+    let printer = Printer::new(settings.quiet, settings.color_stderr, settings.bars).with_times(times);
+    let journal = Arc::new(Journal::new(&state_dir(&first).join("journal.jsonl"), "start"));
+    let signals = Signals::listen("stopping: agents go on running; what is under way on containers is finished");
+    let watching = watch_file(settings, &args, key.clone()).await?;
+    let (mut translator, editions) = Translator::new(settings, &args, first, key, &watching)?;
+    let (requests, asked) = mpsc::channel(16);
+    let (shown, view) = watch::channel(None);
+
+    let served = Arc::new(Served::new(settings, &journal, &watching, requests, translator.flush.clone(), view));
+    let serving = match Bound::new(&state_dir(&editions.borrow().desired)) {
+        Ok(bound) => Some(bound.serve(served.clone())),
+        Err(err) => {
+            let hint = "`status` looks for itself, `apply --wait` cannot ask".to_owned();
+            say(
+                Level::Warn,
+                &format!("going on without a control socket: {}", Chain(&err)),
+                &[hint],
+                settings.color_stderr,
+            );
+            None
+        }
+    };
+    journal.note("runStarted", serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }));
+    let beats = manager.clone();
+    let heartbeat = move || beats.alive();
+    let publisher = tokio::spawn(served.clone().publish(manager.clone()));
+    let follower = tokio::spawn({
+        let served = served.clone();
+        let manager = manager.clone();
+        async move {
+            tokio::select! {
+                () = translator.follow() => {}
+                () = follow_hangups(&served, &manager) => {}
+            }
+        }
+    });
+    let background = Background {
+        settings,
+        args: &args,
+        options: &options(&args),
+        printer: &printer,
+        journal: &journal,
+        view: &shown,
+        signals: &signals,
+        heartbeat: manager.watchdog().map(|every| (every, &heartbeat as &(dyn Fn() + Send + Sync))),
+    };
+    let ended = background.keep(editions, asked).await;
+    manager.stopping();
+    journal.note("runStopped", serde_json::json!({}));
+    if let Some(serving) = serving {
+        serving.stop().await;
+    }
+    follower.abort();
+    publisher.abort();
+    drop(lock);
+    ended?;
+    Ok(signals.status().unwrap_or(ExitStatus::Done))
+}
+
+/// What the loop works with, whichever Podman the file names.
+struct Background<'a> {
+    settings: &'a Settings,
+    args: &'a RunArgs,
+    options: &'a Options,
+    printer: &'a Printer,
+    journal: &'a Journal,
+    view: &'a watch::Sender<Option<Arc<View>>>,
+    signals: &'a Signals,
+    heartbeat: Option<(Duration, &'a (dyn Fn() + Send + Sync))>,
+}
+
+impl Background<'_> {
+    /// Runs the loop, and anew where the state file names another Podman.
+    async fn keep(
+        &self,
+        editions: watch::Receiver<Edition>,
+        mut requests: mpsc::Receiver<Request>,
+    ) -> Result<(), CliError> {
+        loop {
+            let desired = editions.borrow().desired.clone();
+            let cache = CacheOptions { parallel: self.options.downloads, retries: RETRIES, ..CacheOptions::default() };
+            let engine = self.settings.expected_engine(&desired)?;
+            let world = World { engine, store: self.settings.cache(&desired.root, cache)? };
+            let scratch = scratch(&desired, &world);
+            let cancel = self.signals.token.child_token();
+            let runner = Runner {
+                world: &world,
+                options: self.options,
+                resync: self.args.resync,
+                editions: editions.clone(),
+                requests: &mut requests,
+                reporter: self.printer,
+                journal: self.journal,
+                scratch: &scratch,
+                view: self.view,
+                is_alone: &is_alone,
+                wall: &SystemTime::now,
+                heartbeat: self.heartbeat,
+                cancel: &cancel,
+            };
+            match runner.run().await {
+                Ended::Stopped => return Ok(()),
+                Ended::OtherRuntime => tracing::info!("the state file names another Podman"),
+            }
+        }
+    }
+}
+
+fn options(args: &RunArgs) -> Options {
+    Options {
+        parallel: args.parallel.into(),
+        downloads: args.parallel_downloads.into(),
+        patience: Patience { settle: args.settle, ..Patience::default() },
+        policy: Policy { prune: !args.no_prune, adopt: args.adopt, ..Policy::default() },
+        allow_empty: args.allow_empty,
+        ..Options::default()
+    }
+}
+
+/// The lock. Where nothing can be written it goes on all the same, and says what that means.
+async fn lock(settings: &Settings, desired: &Desired, patience: Duration) -> Result<Option<Lock>, CliError> {
+    let err = match take_lock(settings, desired, lock::RUN, patience).await {
+        Ok(lock) => return Ok(Some(lock)),
+        Err(err @ LockError::Held { .. }) => return Err(CliError::from_lock(&err)),
+        Err(err @ LockError::Io { .. }) => err,
+    };
+    let taken = lock::take_read_only(&state_dir(desired).join("lock")).map_err(|err| CliError::from_lock(&err))?;
+    let meaning = match taken {
+        Some(_) => "nobody can read who holds the lock",
+        None => "nothing keeps another steadfast from doing the same",
+    };
+    say(Level::Warn, &format!("{}: going on, but {meaning}", Chain(&err)), &[], settings.color_stderr);
+    Ok(taken)
+}
+
+/// The host key; one of this process alone where none can be kept.
+fn key(settings: &Settings, desired: &Desired) -> HostKey {
+    keep_key(&desired.root).unwrap_or_else(|err| {
+        read_key(&desired.root).unwrap_or_else(|| {
+            let message = format!(
+                "cannot keep the host key below `{}`: {err}; sensitive values are hashed with one of this process alone",
+                desired.root.display()
+            );
+            say(Level::Warn, &message, &[], settings.color_stderr);
+            fresh_key()
+        })
+    })
+}
+
+async fn watch_file(settings: &Settings, args: &RunArgs, key: HostKey) -> Result<files::Watching, CliError> {
+    let options = files::WatchOptions { debounce: args.debounce, ..files::WatchOptions::default() };
+    let (loader, host_arch) = (settings.clone(), settings.host_arch()?);
+    let load = move || loader.load_with(None, host_arch, &|_| key.clone());
+    Ok(files::watch(&settings.file, options, load).await)
+}
+
+/// A SIGHUP reads the files again and looks at everything.
+async fn follow_hangups(served: &Served, manager: &ServiceManager) {
+    let Ok(mut hangups) = Signals::hangup() else { return std::future::pending().await };
+    while hangups.recv().await.is_some() {
+        manager.reloading();
+        let _ = served.request(REQUEST_TIME).await;
+        manager.ready();
+    }
+}
+
+/// Turns what the file says into what is gone by: what may not change while it runs is refused like a bad edit.
+struct Translator {
+    watching: files::Watching,
+    editions: watch::Sender<Edition>,
+    allow_empty: bool,
+    color: bool,
+    flushes: mpsc::Receiver<oneshot::Sender<()>>,
+    flush: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+impl Translator {
+    fn new(
+        settings: &Settings,
+        args: &RunArgs,
+        mut first: Desired,
+        key: HostKey,
+        watching: &files::Watching,
+    ) -> Result<(Self, watch::Receiver<Edition>), CliError> {
+        first.key = key;
+        let (editions, receiver) = watch::channel(Edition { desired: Arc::new(first), error: None });
+        let (flush, flushes) = mpsc::channel(16);
+        let mut translator = Self {
+            watching: watching.clone(),
+            editions,
+            allow_empty: args.allow_empty,
+            color: settings.color_stderr,
+            flushes,
+            flush,
+        };
+        translator.translate();
+        Ok((translator, receiver))
+    }
+
+    async fn follow(&mut self) {
+        loop {
+            tokio::select! {
+                changed = self.watching.editions.changed() => match changed {
+                    Ok(()) => self.translate(),
+                    Err(_) => return,
+                },
+                Some(done) = self.flushes.recv() => {
+                    if self.watching.editions.has_changed().unwrap_or(false) {
+                        self.translate();
+                    }
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    fn translate(&mut self) {
+        let edition = self.watching.editions.borrow_and_update().clone();
+        let before = self.editions.borrow().clone();
+        let now = match &edition {
+            files::Edition::Good(loaded) => match self.refusal(&before.desired, &loaded.desired) {
+                None => Edition { desired: Arc::new(loaded.desired.clone()), error: None },
+                Some(error) => Edition { desired: before.desired.clone(), error: Some(error) },
+            },
+            files::Edition::Bad { error, .. } => {
+                Edition { desired: before.desired.clone(), error: Some(CliError::state(error, self.color).message) }
+            }
+        };
+        self.editions.send_replace(now);
+    }
+
+    /// Why a valid file is not gone by.
+    fn refusal(&self, before: &Desired, now: &Desired) -> Option<String> {
+        let changed = |what: &str, from: &dyn std::fmt::Display, to: &dyn std::fmt::Display| {
+            format!(
+                "the {what} changed from `{from}` to `{to}`, which takes another `steadfast run`: stop this one first"
+            )
+        };
+        if now.name != before.name {
+            return Some(changed("name", &before.name, &now.name));
+        }
+        if now.root != before.root {
+            return Some(changed("root", &before.root.display(), &now.root.display()));
+        }
+        if let crate::model::Runtime::Lima { .. } = now.runtime {
+            return Some("`runtime.lima` is not available yet".to_owned());
+        }
+        (now.agents.is_empty() && !before.agents.is_empty() && !self.allow_empty).then(|| {
+            "the state file has no agents, and all that are there would be removed: --allow-empty lets it".to_owned()
+        })
+    }
+}

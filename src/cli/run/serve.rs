@@ -1,0 +1,159 @@
+//! What the control socket of `run` answers, and what the service manager is told of it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::service_manager::ServiceManager;
+use crate::cli::Settings;
+use crate::cli::render::report;
+use crate::control::{BackingOff, Controlled, Run, RunStatus, StateFileError, path_text};
+use crate::reconcile::Report;
+use crate::reconcile::journal::Journal;
+use crate::reconcile::run::{Request, View};
+use crate::state::watch::Watching;
+
+/// The loop, as others see it.
+pub(super) struct Served {
+    file: PathBuf,
+    since: SystemTime,
+    journal: Arc<Journal>,
+    watching: Watching,
+    requests: mpsc::Sender<Request>,
+    flush: mpsc::Sender<oneshot::Sender<()>>,
+    view: watch::Receiver<Option<Arc<View>>>,
+    status: watch::Sender<Arc<Value>>,
+    /// What is wrong with the state file, and since when.
+    error: Mutex<Option<(String, SystemTime)>>,
+}
+
+impl Served {
+    pub fn new(
+        settings: &Settings,
+        journal: &Arc<Journal>,
+        watching: &Watching,
+        requests: mpsc::Sender<Request>,
+        flush: mpsc::Sender<oneshot::Sender<()>>,
+        view: watch::Receiver<Option<Arc<View>>>,
+    ) -> Self {
+        Self {
+            file: std::path::absolute(&settings.file).unwrap_or_else(|_| settings.file.clone()),
+            since: SystemTime::now(),
+            journal: journal.clone(),
+            watching: watching.clone(),
+            requests,
+            flush,
+            view,
+            status: watch::channel(Arc::new(Value::Null)).0,
+            error: Mutex::new(None),
+        }
+    }
+
+    /// Has the files read again and everything looked at; yields what came of it, `None` when it is stopping.
+    pub async fn request(&self, timeout: Duration) -> Option<Report> {
+        self.watching.reload_and_wait().await;
+        let (done, flushed) = oneshot::channel();
+        self.flush.send(done).await.ok()?;
+        flushed.await.ok()?;
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request { timeout, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Tells each new view to whoever follows, and the service manager in a line.
+    pub async fn publish(self: Arc<Self>, manager: ServiceManager) {
+        let mut view = self.view.clone();
+        let (mut ready, mut said) = (false, String::new());
+        loop {
+            let newest = view.borrow_and_update().clone();
+            if let Some(newest) = newest {
+                let run = self.run(&newest);
+                if let Ok(status) = serde_json::to_value(RunStatus { status: &newest.status, run: &run }) {
+                    self.status.send_replace(Arc::new(status));
+                }
+                let line = line(&newest);
+                if line != said {
+                    manager.status(&line);
+                    said = line;
+                }
+                if !ready {
+                    manager.ready();
+                    ready = true;
+                }
+            }
+            if view.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn file_error(&self, message: Option<&str>) -> Option<StateFileError> {
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.as_ref().map(|(said, _)| said.as_str()) != message {
+            *error = message.map(|message| (message.to_owned(), SystemTime::now()));
+        }
+        error.clone().map(|(message, since)| StateFileError { since: rfc3339(since), message })
+    }
+
+    fn run(&self, view: &View) -> Run {
+        Run {
+            pid: std::process::id(),
+            since: rfc3339(self.since),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            file: path_text(&self.file),
+            woken_by: view.woken_by.join(","),
+            last_pass_at: Some(rfc3339(view.looked_at)),
+            passes: view.passes,
+            state_file_error: self.file_error(view.file_error.as_deref()),
+            watching: self.watching.mode.borrow().to_string(),
+            not_recorded: self.journal.trouble(),
+            backing_off: view
+                .backing_off
+                .iter()
+                .map(|off| BackingOff {
+                    agent: off.agent.clone(),
+                    cause: off.cause.clone(),
+                    failures: off.failures,
+                    retry_at: off.retry_at.map(rfc3339),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Controlled for Served {
+    fn status(&self) -> watch::Receiver<Arc<Value>> {
+        self.status.subscribe()
+    }
+
+    fn events(&self) -> broadcast::Receiver<Arc<Value>> {
+        self.journal.subscribe()
+    }
+
+    async fn reconcile(&self, timeout: Duration) -> Option<Value> {
+        let report = self.request(timeout).await?;
+        let error = self.view.borrow().as_ref().and_then(|view| view.file_error.clone());
+        serde_json::to_value(report::outcome(&report, &self.file, error)).ok()
+    }
+}
+
+/// For `systemctl status`.
+fn line(view: &View) -> String {
+    let all = view.status.agents.len();
+    let ready = view.status.agents.values().filter(|agent| agent.ready).count();
+    let mut line = format!("{ready} of {all} agents ready");
+    if !view.status.podman.reachable {
+        line.push_str("; Podman cannot be reached");
+    }
+    if view.file_error.is_some() {
+        line.push_str("; the state file cannot be used, the last good state goes on");
+    }
+    line
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
