@@ -75,7 +75,7 @@ impl Default for WatchOptions {
 /// A state file that is being watched, until this and its copies and receivers are dropped.
 #[derive(Debug, Clone)]
 pub struct Watching {
-    /// What the file says. Its first value was read before [`watch`] came back; a change is sent only when the bytes of
+    /// What the file says. Its first value was read before [`watch()`] came back; a change is sent only when the bytes of
     /// one of the files differ, or there is another error than before.
     pub editions: watch::Receiver<Edition>,
     /// How changes are noticed.

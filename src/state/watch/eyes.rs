@@ -312,10 +312,34 @@ fn silent(_: &Path) -> Option<&'static str> {
     None
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
+    use notify::event::{CreateKind, DataChange, Flag, MetadataKind, ModifyKind};
 
+    #[test]
+    fn only_what_may_be_a_change_wakes() {
+        use futures_util::FutureExt;
+        let wake = Arc::new(Notify::new());
+        let mut handler = handler(Arc::new(Mutex::new(HashSet::from(["s.yaml".into()]))), wake.clone());
+        let mut wakes = |event| {
+            handler(event);
+            wake.notified().now_or_never().is_some()
+        };
+        let event = |kind: EventKind, path: &str| Ok(Event::new(kind).add_path(path.into()));
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        assert!(!wakes(event(opened, "/conf/s.yaml")), "we open it ourselves");
+        assert!(!wakes(event(written, "/conf/other.yaml")));
+        assert!(wakes(event(written, "/conf/s.yaml")));
+        assert!(wakes(event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/conf/s.yaml")));
+        assert!(wakes(event(EventKind::Create(CreateKind::Any), "/private/conf/s.yaml")), "FSEvents tells real paths");
+        assert!(wakes(event(EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), "/conf/s.yaml")));
+        assert!(wakes(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan))), "events were lost");
+        assert!(wakes(Err(notify::Error::generic("who knows"))));
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn only_file_systems_that_others_can_change_are_silent() {
         let local = tempfile::tempdir().unwrap();

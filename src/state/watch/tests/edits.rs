@@ -61,7 +61,8 @@ async fn an_ancestor_may_go_and_come() {
     let mut seen = Seen::of(&place.path("a/b/c/s.yaml")).await;
     for round in 2..5 {
         place.write("new/b/c/s.yaml", version(&round.to_string()));
-        place.shell("mv a gone; mv new a; rm -r gone");
+        // What was there lives on, so that only its ancestor tells.
+        place.shell(&format!("mv a gone{round}; mv new a"));
         seen.becomes(&round.to_string()).await;
     }
     place.shell("rm -r a");
@@ -181,6 +182,20 @@ async fn env_files_and_the_template_belong_to_it() {
         place.shell(change);
         tokio::time::timeout(PATIENCE, seen.watching.editions.changed()).await.expect(change).unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_was_read_is_not_shown() {
+    let place = Place::new();
+    place.write("a.env", "A=canary\n");
+    place.write("conf/s.yaml", env_file("../a.env"));
+    let mut seen = Seen::of(&place.path("conf/s.yaml")).await;
+    let shown = format!("{:?}", seen.watching);
+    assert!(shown.contains("a.env") && !shown.contains("canary"), "{shown}");
+    place.write("a.env", "canary\n");
+    seen.becomes("bad, was 1 A=canary").await;
+    let shown = format!("{:?} {}", seen.watching, seen.watching.editions.borrow().error().unwrap().render(false));
+    assert!(shown.contains("expected `NAME=value`") && !shown.contains("canary"), "{shown}");
 }
 
 #[tokio::test]
