@@ -127,6 +127,14 @@ struct Ask {
     taken: Vec<Taken>,
 }
 
+/// A step in flight.
+struct Flown {
+    /// Breaks off its waits.
+    cancel: CancellationToken,
+    /// What woke us when it began.
+    trigger: String,
+}
+
 type Fetching<'a> = Pin<Box<dyn Future<Output = Published> + Send + 'a>>;
 
 /// What the loop remembers. It explains and limits; what is to be done is read off the world.
@@ -144,8 +152,10 @@ struct Running<'a, E, S> {
     deaths: Option<Deaths>,
     checks: Checks<'a, E>,
     flights: FuturesUnordered<Flight<'a>>,
-    /// Lanes in flight, with what breaks off their waits.
-    flying: BTreeMap<String, CancellationToken>,
+    /// Lanes in flight.
+    flying: BTreeMap<String, Flown>,
+    /// What woke us for the newest look, as the journal says it.
+    trigger: String,
     setbacks: Setbacks,
     crashes: Crashes,
     /// Steps that ended well since the last look, and how often that did not help.
@@ -201,6 +211,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             deaths: None,
             flights: FuturesUnordered::new(),
             flying: BTreeMap::new(),
+            trigger: Trigger::Start.word().to_owned(),
             setbacks: Setbacks::default(),
             crashes: Crashes::default(),
             done: BTreeSet::new(),
@@ -248,7 +259,8 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         let woken = std::mem::take(&mut self.woken);
         self.passes += 1;
         let words: Vec<_> = woken.iter().map(|trigger| trigger.word()).collect();
-        self.with.journal.woken_by(&words.join(","));
+        self.trigger = words.join(",");
+        self.with.journal.woken_by(&self.trigger);
         tracing::debug!(
             woken_by = words.join(","),
             ready = plan.ready.len(),
@@ -448,13 +460,13 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         {
             self.tell(News::FileRejected { why: why.clone() });
         }
-        self.file_error = error;
+        let had_error = std::mem::replace(&mut self.file_error, error).is_some();
         self.woken.insert(Trigger::File);
         if desired.runtime != self.desired.runtime {
             return Woken::OtherRuntime;
         }
         if !Arc::ptr_eq(&desired, &self.desired) {
-            self.tell(News::FileAccepted);
+            self.tell(if had_error { News::FileMended } else { News::FileAccepted });
             self.take_over(desired);
         }
         self.wake_at(Trigger::File, Instant::now());
@@ -470,8 +482,8 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             }
             self.crashes.forgive(name);
             // A successor that is waited for is not wanted any more.
-            if let Some(cancel) = self.flying.get(&format!("agent {name}")) {
-                cancel.cancel();
+            if let Some(flown) = self.flying.get(&format!("agent {name}")) {
+                flown.cancel.cancel();
             }
         }
         let agents = self.desired.clone();

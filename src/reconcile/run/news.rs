@@ -33,6 +33,8 @@ pub enum News {
     PodmanBack,
     /// The state file changed, and is gone by from now on.
     FileAccepted,
+    /// The state file can be used again.
+    FileMended,
     /// The state file changed and cannot be used; the last good state goes on.
     FileRejected {
         /// Everything that is wrong with it.
@@ -51,7 +53,7 @@ impl News {
             News::Recovered { .. } => "recovered",
             News::PodmanLost { .. } => "podmanLost",
             News::PodmanBack => "podmanBack",
-            News::FileAccepted => "stateFileAccepted",
+            News::FileAccepted | News::FileMended => "stateFileAccepted",
             News::FileRejected { .. } => "stateFileRejected",
             News::Slept => "slept",
         }

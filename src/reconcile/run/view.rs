@@ -99,7 +99,7 @@ pub(super) fn tell<E, S>(with: &Runner<'_, E, S>, news: &News) {
         News::Trouble { agent, why } => json!({ "agent": agent, "message": why }),
         News::Recovered { agent } => json!({ "agent": agent }),
         News::PodmanLost { why } | News::FileRejected { why } => json!({ "message": why }),
-        News::PodmanBack | News::FileAccepted | News::Slept => json!({}),
+        News::PodmanBack | News::FileAccepted | News::FileMended | News::Slept => json!({}),
     };
     with.journal.note(news.word(), fields);
 }

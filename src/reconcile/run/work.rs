@@ -9,7 +9,7 @@ use super::crashes::Verdict;
 use super::health::Patient;
 use super::setbacks::{Cause, Failure, LASTING, Schedule};
 use super::view::{agent_of, is_of};
-use super::{Running, TRANSITION, Trigger, jittered};
+use super::{Flown, Running, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Disposition, Patience};
 use crate::backend::{Engine, EngineEvent, Store};
 use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
@@ -104,7 +104,8 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
 
     fn start(&mut self, step: Step) {
         let cancel = self.with.cancel.child_token();
-        self.flying.insert(lane(&step), cancel.clone());
+        let flown = Flown { cancel: cancel.clone(), trigger: self.trigger.clone() };
+        self.flying.insert(lane(&step), flown);
         let patience = Patience { cancel, ..self.with.options.patience.clone() };
         self.flights.push(fly(self.with.world, step, patience, self.with.reporter, self.stop));
     }
@@ -130,7 +131,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     pub(super) fn land(&mut self, landed: Landed) {
         let opens = self.others_wait && opens_ways(&landed);
         let Landed { step, outcome, took } = landed;
-        self.flying.remove(&lane(&step));
+        let flown = self.flying.remove(&lane(&step));
         tracing::info!(
             kind = step.action.kind(),
             target = %step.action.target(),
@@ -140,7 +141,9 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "took a step"
         );
+        self.with.journal.woken_by(flown.as_ref().map_or("", |flown| &flown.trigger));
         self.with.journal.step(&step, outcome.as_ref().map_err(|err| &**err), took);
+        self.with.journal.woken_by(&self.trigger);
         let now = Instant::now();
         match &outcome {
             Ok(done) => {
