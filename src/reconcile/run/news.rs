@@ -76,9 +76,10 @@ impl fmt::Display for News {
             News::Recovered { agent: None } => f.write_str("nothing is in the way any more"),
             News::PodmanLost { why } => write!(f, "Podman cannot be reached: {why}"),
             News::PodmanBack => f.write_str("Podman can be reached again"),
+            News::FileMended => f.write_str("the state file can be used again"),
             News::FileAccepted => f.write_str("the state file changed"),
             News::FileRejected { why } => {
-                write!(f, "the state file cannot be used, the last good state goes on: {why}")
+                write!(f, "the state file cannot be used; the last good state goes on:\n{}", why.trim_end())
             }
             News::Slept => f.write_str("the machine slept, or its clock was set: looking at everything anew"),
         }
