@@ -5,6 +5,7 @@ mod agent;
 mod cache;
 mod doctor;
 mod file;
+mod history;
 mod kept;
 mod reconcile;
 pub mod render;
@@ -133,6 +134,8 @@ enum Verb {
     Run(RunArgs),
     /// Show desired beside observed
     Status(StatusArgs),
+    /// Show what was done, when, why and with which outcome
+    History(HistoryArgs),
     /// Remove everything this state file owns
     Down(DownArgs),
     /// Print an agent's log, standard output and standard error kept apart
@@ -166,6 +169,7 @@ impl Verb {
             Verb::Apply(args) => &args.file,
             Verb::Run(args) => &args.file,
             Verb::Status(args) => &args.file,
+            Verb::History(args) => &args.file,
             Verb::Down(args) => &args.file,
             Verb::Exec(args) => &args.file,
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
@@ -285,6 +289,23 @@ struct StatusArgs {
     /// Go on, and print again whenever something changes
     #[arg(short, long)]
     watch: bool,
+}
+
+#[derive(Debug, Args)]
+struct HistoryArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// Only what concerns this agent, whether or not it is still in the state file
+    agent: Option<AgentName>,
+    /// Only what happened since then: `2h`, or `2026-04-24T00:00:00Z`
+    #[arg(long, value_name = "WHEN", value_parser = history::since)]
+    since: Option<std::time::SystemTime>,
+    /// Only the last so many entries
+    #[arg(short, long, value_name = "N", default_value_t = 50)]
+    number: usize,
+    /// Go on as new entries come
+    #[arg(long)]
+    follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -457,6 +478,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Run(args) => run::run(settings, args).await,
         Verb::Down(args) => reconcile::down(settings, args).await,
         Verb::Status(args) => status::status(settings, args).await,
+        Verb::History(args) => history::history(settings, args).await,
         Verb::Logs(args) => agent::logs(settings, args).await,
         Verb::Exec(args) => agent::exec(settings, args).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,

@@ -1,6 +1,7 @@
 //! Words for people and JSON for programs. The only place that writes to standard output.
 
 pub mod errors;
+pub mod history;
 pub mod plan;
 pub mod progress;
 pub mod report;
@@ -33,12 +34,16 @@ pub(super) fn styled(text: &str, style: Style, color: bool) -> String {
 
 /// Writes to standard output. A reader that went away is no error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
+    print_more(text).map(|_| ())
+}
+
+/// Writes to standard output. Yields whether somebody still reads it.
+pub(super) fn print_more(text: &str) -> Result<bool, CliError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(CliError::new(ExitStatus::Error, format!("cannot write to standard output: {err}")))
-        }
-        _ => Ok(()),
+        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(err) => Err(CliError::new(ExitStatus::Error, format!("cannot write to standard output: {err}"))),
+        Ok(()) => Ok(true),
     }
 }
 

@@ -130,6 +130,15 @@ impl Reader {
         self.skipped
     }
 
+    /// The next entry of those that were there when it was opened, and of what came since; a last line without an end
+    /// counts as one.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn entry(&mut self) -> io::Result<Option<Entry>> {
+        self.next(true)
+    }
+
     /// The last `most` entries that `filter` admits, oldest first.
     ///
     /// # Errors

@@ -1,0 +1,175 @@
+//! `history`: what changed when, triggered by what, with which outcome. It reads the journal and nothing else, so it needs
+//! neither Podman nor the lock.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::render::said::{Level, say};
+use super::render::{self, history as render_history};
+use super::settings::state_dir;
+use super::{CliError, ExitStatus, Format, HistoryArgs, Settings};
+use crate::model::{AgentName, Desired};
+use crate::reconcile::journal::read::{Entry, Filter, Reader};
+
+/// How often `--follow` looks for new entries.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// `--since`: a time, or how long ago.
+pub(super) fn since(text: &str) -> Result<SystemTime, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Ok(time);
+    }
+    let ago = super::duration(text)
+        .map_err(|err| format!("neither a duration like `2h` nor a time like `2026-04-24T00:00:00Z`: {err}"))?;
+    Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
+pub(super) async fn history(settings: &Settings, args: HistoryArgs) -> Result<ExitStatus, CliError> {
+    let desired = settings.load(None)?.desired;
+    let path = journal_path(&desired);
+    let cannot = |err| cannot_read(&path, err);
+    let mut reader = Reader::open(&path).map_err(cannot)?;
+    let filter = Filter { agent: args.agent.as_ref().map(ToString::to_string), since: args.since };
+    let entries = reader.last(&filter, args.number).map_err(cannot)?;
+    if entries.is_empty()
+        && let Some(agent) = &args.agent
+    {
+        refuse_unknown(agent, &desired, &path)?;
+    }
+    if reader.skipped() > 0 && !settings.quiet {
+        let lines = render::units::count(usize::try_from(reader.skipped()).unwrap_or(usize::MAX), "line");
+        say(Level::Info, &format!("{lines} of the journal cannot be read"), &[], settings.color_stderr);
+    }
+    let mut page = render_history::Page::new(args.agent.as_ref(), settings.color_stdout);
+    match settings.output {
+        Format::Json | Format::Yaml if args.follow => {
+            for entry in &entries {
+                print_one(settings, entry)?;
+            }
+        }
+        Format::Json | Format::Yaml => {
+            let all: Vec<_> = entries.iter().map(|entry| &entry.fields).collect();
+            render::print_data(settings.output, &all)?;
+        }
+        Format::Text | Format::Markdown if entries.is_empty() && !args.follow => {
+            render::print(&render_history::nothing(&desired.name, args.agent.as_ref(), args.since))?;
+        }
+        Format::Text | Format::Markdown => {
+            render::print(&entries.iter().fold(page.head(), |text, entry| text + &page.entry(entry)))?;
+        }
+    }
+    if args.follow { follow(settings, reader, &filter, &mut page, &path).await } else { Ok(ExitStatus::Done) }
+}
+
+/// Prints each entry as it comes, until the user has seen enough.
+async fn follow(
+    settings: &Settings,
+    mut reader: Reader,
+    filter: &Filter,
+    page: &mut render_history::Page,
+    path: &Path,
+) -> Result<ExitStatus, CliError> {
+    loop {
+        while let Some(entry) = reader.poll().map_err(|err| cannot_read(path, err))? {
+            if !filter.admits(&entry) {
+                continue;
+            }
+            let read = match settings.output {
+                Format::Json | Format::Yaml => print_one(settings, &entry)?,
+                Format::Text | Format::Markdown => render::print_more(&page.entry(&entry))?,
+            };
+            if !read {
+                return Ok(ExitStatus::Done);
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// One entry of many: a line of JSON, or a document of YAML. Yields whether somebody still reads.
+fn print_one(settings: &Settings, entry: &Entry) -> Result<bool, CliError> {
+    let text = match settings.output {
+        Format::Yaml => serde_yaml::to_string(&entry.fields)
+            .map(|text| format!("---\n{text}"))
+            .map_err(|err| CliError::new(ExitStatus::Error, format!("cannot word the answer for a program: {err}")))?,
+        _ => serde_json::Value::Object(entry.fields.clone()).to_string() + "\n",
+    };
+    render::print_more(&text)
+}
+
+/// An agent that neither the state file nor the journal has heard of is a slip of the fingers.
+fn refuse_unknown(agent: &AgentName, desired: &Desired, path: &Path) -> Result<(), CliError> {
+    if desired.agents.contains_key(agent) {
+        return Ok(());
+    }
+    let known = agents_in(path)?;
+    if known.contains(agent.as_str()) {
+        return Ok(());
+    }
+    let names = desired.agents.keys().map(ToString::to_string).chain(known).collect();
+    Err(unknown_agent(agent, "neither the state file nor the journal has", &names))
+}
+
+/// The error for an agent that nobody knows.
+pub(super) fn unknown_agent(agent: &AgentName, who: &str, names: &BTreeSet<String>) -> CliError {
+    let err = CliError::new(ExitStatus::Usage, format!("{who} an agent `{agent}`"));
+    let near = names
+        .iter()
+        .map(|name| (strsim::normalized_damerau_levenshtein(agent.as_str(), name), name))
+        .filter(|(like, _)| *like >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let err = match near {
+        Some((_, near)) => err.hint(format!("did you mean `{near}`?")),
+        None => err,
+    };
+    if names.is_empty() {
+        return err.hint("there are none");
+    }
+    let all: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    err.hint(format!("there {} {}", if all.len() == 1 { "is" } else { "are" }, all.join(", ")))
+}
+
+/// Every agent that the journal has heard of.
+fn agents_in(path: &Path) -> Result<BTreeSet<String>, CliError> {
+    let mut names = BTreeSet::new();
+    each(path, |entry| {
+        names.extend(entry.agent().map(str::to_owned));
+        names.extend(entry.troubles().filter_map(|(agent, ..)| agent.map(str::to_owned)));
+    })?;
+    Ok(names)
+}
+
+/// Shows every entry of the journal, oldest first.
+pub(super) fn each(path: &Path, mut show: impl FnMut(&Entry)) -> Result<(), CliError> {
+    let mut reader = Reader::open(path).map_err(|err| cannot_read(path, err))?;
+    while let Some(entry) = reader.entry().map_err(|err| cannot_read(path, err))? {
+        show(&entry);
+    }
+    Ok(())
+}
+
+/// Where the journal of a state file is.
+pub(super) fn journal_path(desired: &Desired) -> std::path::PathBuf {
+    state_dir(desired).join("journal.jsonl")
+}
+
+fn cannot_read(path: &Path, err: std::io::Error) -> CliError {
+    CliError::new(ExitStatus::Error, format!("cannot read the journal `{}`: {err}", path.display()))
+        .hint("it belongs to whoever runs `apply` or `run`, and may be removed: nothing is decided by it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_takes_times_and_durations() {
+        let at = |text| since(text).unwrap();
+        assert_eq!(at("1970-01-01T00:01:00Z"), SystemTime::UNIX_EPOCH + Duration::from_secs(60));
+        assert_eq!(at("1970-01-02 00:00:00"), SystemTime::UNIX_EPOCH + Duration::from_secs(86_400));
+        let ago = SystemTime::now().duration_since(at("2h")).unwrap();
+        assert!((7200..7260).contains(&ago.as_secs()), "{ago:?}");
+        assert!(since("yesterday").unwrap_err().contains("neither a duration"));
+    }
+}
