@@ -28,3 +28,4 @@ pub mod reconcile;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+pub mod why;

@@ -13,6 +13,7 @@ mod run;
 mod settings;
 mod signals;
 mod status;
+mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -136,6 +137,8 @@ enum Verb {
     Status(StatusArgs),
     /// Show what was done, when, why and with which outcome
     History(HistoryArgs),
+    /// Show why an agent is as it is: what is wanted, what was seen, what it waits for, and what stopped it
+    Why(WhyArgs),
     /// Remove everything this state file owns
     Down(DownArgs),
     /// Print an agent's log, standard output and standard error kept apart
@@ -170,6 +173,7 @@ impl Verb {
             Verb::Run(args) => &args.file,
             Verb::Status(args) => &args.file,
             Verb::History(args) => &args.file,
+            Verb::Why(args) => &args.file,
             Verb::Down(args) => &args.file,
             Verb::Exec(args) => &args.file,
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
@@ -306,6 +310,14 @@ struct HistoryArgs {
     /// Go on as new entries come
     #[arg(long)]
     follow: bool,
+}
+
+#[derive(Debug, Args)]
+struct WhyArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// Which agent
+    agent: AgentName,
 }
 
 #[derive(Debug, Args)]
@@ -479,6 +491,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Down(args) => reconcile::down(settings, args).await,
         Verb::Status(args) => status::status(settings, args).await,
         Verb::History(args) => history::history(settings, args).await,
+        Verb::Why(args) => why::why(settings, args).await,
         Verb::Logs(args) => agent::logs(settings, args).await,
         Verb::Exec(args) => agent::exec(settings, args).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,

@@ -138,7 +138,7 @@ fn unseen(observed: &Observed) -> Result<ImageId, WaitingOn> {
     Err(WaitingOn::Sight { why: observed.guest.unknown().unwrap_or("Podman was not looked at").to_owned() })
 }
 
-fn reference(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<ImageRef, WaitingOn> {
+pub(crate) fn reference(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<ImageRef, WaitingOn> {
     let repository = artifacts::repository(name, agent, observed)?;
     let version = artifacts::version(name, agent, observed)?;
     ImageRef::join(&repository, &version)

@@ -16,6 +16,7 @@ pub use action::{Action, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::resolve_artifact;
 pub(crate) use containers::stays_ended;
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
+pub(crate) use images::reference as wanted_image;
 
 use crate::model::{Agent, AgentName, AgentState, ArtifactKey, Desired, ImageSource, Manifest, Observed, Seen, Wanted};
 

@@ -9,7 +9,7 @@ use crate::backend::{EngineError, EngineErrorKind, StoreError};
 use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
-use crate::model::ManifestError;
+use crate::model::{AgentName, ManifestError};
 use crate::plan::WaitingOn;
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
@@ -247,6 +247,25 @@ pub fn trouble_hint(trouble: &Trouble) -> Option<String> {
             _ => None,
         },
     }
+}
+
+/// What may help against an error of which only the fixed word is known, since the journal tells of it.
+pub fn kind_hint(kind: &str, agent: &AgentName) -> Option<String> {
+    Some(match kind {
+        "endedAtOnce" => format!("`steadfast logs {agent}` shows all it said"),
+        "unhealthy" => format!("`steadfast logs {agent}` and `steadfast exec {agent} -- CMD` help to find out why"),
+        "rolledBack" | "rollBackFailed" => {
+            "the new one failed: mend what the error names, or go back to what ran before in the state file".into()
+        }
+        "mountSource" => "create it first: Podman would make an empty directory owned by root in its place".into(),
+        "nonConvergent" => "something else changes it back, or Podman does not do what it says".into(),
+        "noSpace" => "`steadfast cache gc` frees what nothing needs".into(),
+        "manifestFetch" | "manifestInvalid" | "manifest" | "download" | "digestMismatch" | "sizeMismatch" => {
+            "`steadfast doctor` checks the manifest and the cache".into()
+        }
+        "transportUnavailable" | "timeout" | "permissionDenied" => "`steadfast doctor` checks every layer".into(),
+        _ => return None,
+    })
 }
 
 fn act_hint(err: &ActError) -> Option<String> {

@@ -8,6 +8,7 @@ pub mod report;
 pub mod said;
 pub mod status;
 pub mod units;
+pub mod why;
 
 use std::io::Write;
 

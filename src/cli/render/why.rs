@@ -1,0 +1,220 @@
+//! Why an agent is as it is, for people and for programs, with what may help.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::errors::{kind_hint, trouble_hint};
+use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled};
+use crate::reconcile::Trouble;
+use crate::why::{Known, Why};
+
+/// The JSON of it.
+pub fn json(why: &Why) -> impl Serialize + use<> {
+    let steps = why.steps.iter().map(|step| {
+        json!({"kind": step.action.kind(), "target": step.action.target(), "reason": step.reason.to_string(),
+               "changes": step.reason.changes()})
+    });
+    let waiting = why.waiting.iter().map(|waiting| {
+        json!({"kind": waiting.kind, "target": waiting.target, "reason": waiting.reason.to_string(),
+               "on": waiting.on.word(), "detail": waiting.on.to_string(), "blocked": waiting.on.is_blocked(),
+               "changes": waiting.reason.changes()})
+    });
+    let known = why.known.as_ref();
+    json!({
+        "agent": why.agent,
+        "inStateFile": known.is_some(),
+        "ready": known.is_some_and(|known| known.status.ready),
+        "since": known.filter(|known| known.status.ready).and_then(since),
+        "place": known.map(|known| json!({
+            "file": known.place.file, "line": known.place.line, "column": known.place.column})),
+        "wanted": known.map(|known| json!({
+            "state": known.status.desired.state, "version": known.status.desired.version,
+            "suspend": known.status.desired.suspend, "image": known.image, "imageUnknown": known.image_unknown})),
+        "changes": known.map_or(&[][..], |known| &known.changes),
+        "observed": {
+            "podman": {"reachable": why.podman_unseen.is_none(), "version": why.podman, "error": why.podman_unseen},
+            "sync": known.map(|known| known.status.sync),
+            "health": known.map(|known| known.status.health),
+            "container": known.map(|known| &known.status.container),
+            "image": known.map(|known| &known.status.image),
+            "artifact": known.map(|known| &known.status.artifact),
+            "orphans": why.orphans,
+        },
+        "steps": steps.collect::<Vec<Value>>(),
+        "waiting": waiting.collect::<Vec<Value>>(),
+        "suspended": why.held,
+        "failures": why.failures,
+        "backingOff": why.backoff,
+        "lastChange": why.last_change,
+        "hints": hints(why),
+    })
+}
+
+/// It, as a short page.
+pub fn text(why: &Why, color: bool) -> String {
+    let mut page = Page { text: String::new(), color };
+    page.headline(why);
+    if let Some(known) = &why.known {
+        wanted(&mut page, known);
+        seen(&mut page, why, known);
+    } else {
+        for name in &why.orphans {
+            page.row("observed", &format!("container `{name}` is still there"));
+        }
+        if let Some(unseen) = &why.podman_unseen {
+            page.row("observed", &format!("Podman cannot be seen: {unseen}"));
+        }
+    }
+    for step in &why.steps {
+        page.row("to do", &format!("{}: {}", step.action, step.reason));
+    }
+    for waiting in &why.waiting {
+        let step = format!("{} `{}`", waiting.kind, waiting.target);
+        page.row("waits", &format!("{step} ({}): {}", waiting.reason, waiting.on));
+    }
+    for held in &why.held {
+        page.row("suspended", &format!("otherwise: {held}"));
+    }
+    for failure in &why.failures {
+        let step = failure.step.as_ref().map(|step| format!(": {step}")).unwrap_or_default();
+        let often = match failure.times {
+            1 => String::new(),
+            times => format!(", {times} times since {}", failure.first),
+        };
+        page.row("stopped by", &format!("{} ({}){step}{often}", failure.last, failure.trigger));
+        for line in failure.message.lines() {
+            page.row("", &format!("  {line}"));
+        }
+    }
+    if let Some(backoff) = &why.backoff {
+        let because = backoff.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        page.row("backing off", &format!("until {}{because}", backoff.until));
+    }
+    if let Some(change) = &why.last_change {
+        let reason = if change.reason.is_empty() { String::new() } else { format!(": {}", change.reason) };
+        page.row("last change", &format!("{} ({}): {}{reason}", change.time, change.trigger, change.action));
+    }
+    for hint in hints(why) {
+        page.row("hint", &hint);
+    }
+    page.text
+}
+
+fn wanted(page: &mut Page, known: &Known) {
+    let want = &known.status.desired;
+    let suspended = if want.suspend { ", suspended" } else { "" };
+    let image = known.image.as_ref().map(|image| format!(", image {image}")).unwrap_or_default();
+    page.row("wanted", &format!("{}: {}{suspended}, version {}{image}", known.place, want.state, want.version));
+    if let Some(unknown) = &known.image_unknown {
+        page.row("", &format!("its image is not known: {unknown}"));
+    }
+    for change in &known.changes {
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(not set)".to_owned());
+        page.row("differs", &format!("{}: is {}, wanted {}", change.field, value(&change.from), value(&change.to)));
+    }
+}
+
+fn seen(page: &mut Page, why: &Why, known: &Known) {
+    if let Some(unseen) = &why.podman_unseen {
+        page.row("observed", &format!("Podman cannot be seen: {unseen}"));
+    }
+    let status = &known.status;
+    match (&status.container, &known.phase) {
+        (Some(container), phase) => {
+            let id = container.id.get(..12).unwrap_or(&container.id);
+            let phase = phase.as_ref().map_or_else(|| container.state.to_owned(), ToString::to_string);
+            let started = container.started_at.as_ref().map(|at| format!("; last started {at}")).unwrap_or_default();
+            let restarts = match container.restarts {
+                0 => String::new(),
+                times => format!("; Podman restarted it {times} times"),
+            };
+            page.row("observed", &format!("container `{}` ({id}) {phase}{started}{restarts}", container.name));
+        }
+        (None, _) if why.podman_unseen.is_none() => page.row("observed", "it has no container"),
+        (None, _) => {}
+    }
+    if why.podman_unseen.is_none() {
+        page.row("", &format!("sync {}, health {}", status.sync, status.health));
+    }
+    if let Some(image) = &status.image {
+        page.row("", &format!("image {} ({})", image.reference, image.id.get(..12).unwrap_or(&image.id)));
+    }
+    if let Some(artifact) = &status.artifact {
+        let there = if artifact.present { "is in the cache" } else { "is not in the cache" };
+        page.row("", &format!("artifact `{}` {there}", artifact.key));
+    }
+}
+
+fn since(known: &Known) -> Option<String> {
+    known.status.container.as_ref().and_then(|container| container.started_at.clone())
+}
+
+/// What may help, likeliest first, each once.
+fn hints(why: &Why) -> Vec<String> {
+    let agent = &why.agent;
+    let mut hints = Vec::new();
+    let Some(known) = &why.known else {
+        if !why.orphans.is_empty() {
+            hints.push("`steadfast apply` removes what the state file does not have; `--no-prune` keeps it".to_owned());
+        }
+        return hints;
+    };
+    if known.status.ready {
+        return hints;
+    }
+    if why.podman_unseen.is_some() {
+        hints.push("`steadfast doctor` names the first layer that fails, and its fix".to_owned());
+        return hints;
+    }
+    if known.status.desired.suspend {
+        hints.push(format!("take out `suspend` of agent `{agent}` to have it kept again"));
+        return hints;
+    }
+    for waiting in why.waiting.iter().filter(|waiting| waiting.on.is_blocked()) {
+        hints.extend(trouble_hint(&Trouble::Blocked { waiting: waiting.clone() }));
+    }
+    for failure in why.failures.iter().rev() {
+        hints.extend(kind_hint(&failure.kind, agent));
+    }
+    if hints.is_empty() && !why.steps.is_empty() {
+        hints.push("`steadfast apply` does it now".to_owned());
+    }
+    if hints.is_empty() && known.status.health == "Degraded" {
+        hints.extend(kind_hint("unhealthy", agent));
+    }
+    let mut said = std::collections::BTreeSet::new();
+    hints.retain(|hint| said.insert(hint.clone()));
+    hints
+}
+
+struct Page {
+    text: String,
+    color: bool,
+}
+
+impl Page {
+    fn headline(&mut self, why: &Why) {
+        let name = styled(why.agent.as_str(), STRONG, self.color);
+        let (state, style) = match &why.known {
+            None => ("is not in the state file any more".to_owned(), CHANGE),
+            Some(known) if known.status.ready => {
+                (since(known).map_or_else(|| "is ready".to_owned(), |since| format!("is ready since {since}")), ADD)
+            }
+            Some(_) if why.podman_unseen.is_some() => ("cannot be seen".to_owned(), CHANGE),
+            Some(known) => {
+                let condition = known.status.conditions.first();
+                let reason = condition.map(|condition| format!(": {}", condition.reason)).unwrap_or_default();
+                (format!("is not ready{reason}"), REMOVE)
+            }
+        };
+        self.text += &format!("{name} {}\n", styled(&state, style, self.color));
+    }
+
+    fn row(&mut self, label: &str, what: &str) {
+        // Errors quote what containers and servers said.
+        let what = what.replace(char::is_control, "\u{fffd}");
+        let label = styled(&format!("{label:11}"), ASIDE, self.color);
+        self.text += format!("  {label}  {what}").trim_end();
+        self.text += "\n";
+    }
+}

@@ -1,0 +1,271 @@
+//! Why an agent is as it is: the chain from its line of the state file to what was seen, to the step that makes or what it
+//! waits for, to what stopped it last. A pure function of one look, its plan and the journal; wording and hints belong in
+//! [`crate::cli::render`].
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::model::{AgentName, Desired, FieldChange, Observed, Owner, Phase, Place};
+use crate::plan::{Note, Plan, Step, Waiting, wanted_image};
+use crate::reconcile::journal::read::Entry;
+use crate::status::{AgentStatus, status};
+
+/// How many of the last failures are told.
+const MOST_FAILURES: usize = 3;
+
+/// Why an agent is as it is.
+#[derive(Debug, Clone)]
+pub struct Why {
+    /// Which.
+    pub agent: AgentName,
+    /// What the state file wants and what was seen of it. `None` when the state file has no such agent any more.
+    pub known: Option<Known>,
+    /// Containers it still has, although the state file does not have it any more.
+    pub orphans: Vec<String>,
+    /// Why Podman could not be looked at.
+    pub podman_unseen: Option<String>,
+    /// Podman's version, when it answers.
+    pub podman: Option<String>,
+    /// Steps that can be taken now.
+    pub steps: Vec<Step>,
+    /// Steps that wait.
+    pub waiting: Vec<Waiting>,
+    /// What would be done if it were not suspended.
+    pub held: Vec<String>,
+    /// What stopped it, oldest first, since it was last fine. At most three.
+    pub failures: Vec<Failure>,
+    /// The last step that changed something about it.
+    pub last_change: Option<Change>,
+    /// Until when it is left alone.
+    pub backoff: Option<BackingOff>,
+}
+
+/// What the state file wants of an agent, and what was seen.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Where it stands in the state file.
+    pub place: Place,
+    /// Wanted beside seen, as `status` shows it.
+    pub status: AgentStatus,
+    /// The image that is wanted, as far as it can be told.
+    pub image: Option<String>,
+    /// Why it cannot be told.
+    pub image_unknown: Option<String>,
+    /// Fields that differ, sensitive values as keyed hashes.
+    pub changes: Vec<FieldChange>,
+    /// The phase of its container, in words: `exited with code 1`.
+    pub phase: Option<Phase>,
+}
+
+/// Something that stopped it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// When it happened first (RFC 3339).
+    pub first: String,
+    /// When it happened last.
+    pub last: String,
+    /// How often.
+    pub times: u32,
+    /// What had woken us the last time.
+    pub trigger: String,
+    /// The step, in words; `None` when it was found at the end of a pass.
+    pub step: Option<String>,
+    /// One fixed word for the error.
+    pub kind: String,
+    /// The error.
+    pub message: String,
+}
+
+/// Something that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// When (RFC 3339).
+    pub time: String,
+    /// What had woken us.
+    pub trigger: String,
+    /// Kind of the step.
+    pub kind: String,
+    /// What it was done to.
+    pub target: String,
+    /// The step, in words.
+    pub action: String,
+    /// Why it was done.
+    pub reason: String,
+}
+
+/// An agent that is left alone for a while, since it keeps failing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackingOff {
+    /// Until when (RFC 3339).
+    pub until: String,
+    /// Why.
+    pub why: Option<String>,
+}
+
+/// What the journal tells of one agent. Shown entry by entry, oldest first, so that the journal is never in memory.
+#[derive(Debug)]
+pub struct Past {
+    agent: AgentName,
+    failures: Vec<Failure>,
+    last_change: Option<Change>,
+    backoff: Option<BackingOff>,
+    mentioned: bool,
+}
+
+impl Past {
+    /// Nothing yet.
+    pub fn of(agent: &AgentName) -> Self {
+        Self { agent: agent.clone(), failures: Vec::new(), last_change: None, backoff: None, mentioned: false }
+    }
+
+    /// Whether the journal has heard of the agent.
+    pub fn is_mentioned(&self) -> bool {
+        self.mentioned
+    }
+
+    /// Takes in the next entry.
+    pub fn add(&mut self, entry: &Entry) {
+        let ours = entry.concerns(self.agent.as_str());
+        self.mentioned |= ours;
+        match entry.event() {
+            "step" if ours && entry.failed() => {
+                let (kind, message) = entry.error().unwrap_or_default();
+                self.fail(entry, Some(words(entry)), kind, message);
+            }
+            "step" if ours => {
+                self.backoff = None;
+                self.last_change = Some(Change {
+                    time: time(entry),
+                    trigger: entry.text("trigger").to_owned(),
+                    kind: entry.text("kind").to_owned(),
+                    target: entry.text("target").to_owned(),
+                    action: words(entry),
+                    reason: entry.text("reason").to_owned(),
+                });
+                // That very step works now.
+                let done = words(entry);
+                self.failures.retain(|failure| failure.step.as_ref() != Some(&done));
+            }
+            "pass" => {
+                if entry.fields.get("converged").and_then(serde_json::Value::as_bool) == Some(true) {
+                    self.failures.clear();
+                    self.backoff = None;
+                }
+                let agent = self.agent.to_string();
+                for (_, kind, message) in entry.troubles().filter(|(whose, ..)| *whose == Some(&agent)) {
+                    self.fail(entry, None, kind, message);
+                }
+            }
+            "backingOff" if ours => {
+                let until = entry.text("until");
+                let why = [entry.text("why"), entry.text("message")].into_iter().find(|why| !why.is_empty());
+                if !until.is_empty() {
+                    self.backoff = Some(BackingOff { until: until.to_owned(), why: why.map(str::to_owned) });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn fail(&mut self, entry: &Entry, step: Option<String>, kind: &str, message: &str) {
+        let now = time(entry);
+        // The end of a pass tells again what its steps said.
+        let known = self.failures.iter().position(|failure| failure.message == message);
+        let failure = match known {
+            Some(at) => {
+                let mut failure = self.failures.remove(at);
+                // One that fails again without having been told by a step is the same pass, or another pass.
+                failure.times += u32::from(step.is_some() || failure.step.is_none());
+                failure.last = now;
+                entry.text("trigger").clone_into(&mut failure.trigger);
+                failure
+            }
+            None => Failure {
+                first: now.clone(),
+                last: now,
+                times: 1,
+                trigger: entry.text("trigger").to_owned(),
+                step,
+                kind: kind.to_owned(),
+                message: message.to_owned(),
+            },
+        };
+        self.failures.push(failure);
+        if self.failures.len() > MOST_FAILURES {
+            self.failures.remove(0);
+        }
+    }
+}
+
+fn words(entry: &Entry) -> String {
+    match entry.text("action") {
+        "" => format!("{} `{}`", entry.text("kind"), entry.text("target")),
+        action => action.to_owned(),
+    }
+}
+
+fn time(entry: &Entry) -> String {
+    humantime::format_rfc3339_seconds(entry.time).to_string()
+}
+
+/// Why the agent is as it is. `plan` is the plan made from this look; `now` is when it was taken. What a running `run`
+/// knows of its backoff, the caller puts into [`Why::backoff`].
+pub fn why(agent: &AgentName, desired: &Desired, observed: &Observed, plan: &Plan, past: Past, now: SystemTime) -> Why {
+    let steps: Vec<_> = plan.ready.iter().filter(|step| step.agent.as_ref() == Some(agent)).cloned().collect();
+    let waiting: Vec<_> =
+        plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(agent)).cloned().collect();
+    let known = desired.agents.get(agent).map(|wanted| {
+        let mut all = status(desired, observed, plan, now);
+        let changes = steps.iter().map(|step| &step.reason).chain(waiting.iter().map(|waiting| &waiting.reason));
+        let (image, image_unknown) = match wanted_image(agent, wanted, observed) {
+            Ok(image) => (Some(image.to_string()), None),
+            Err(on) => (None, Some(on.to_string())),
+        };
+        let container = observed.guest.present().and_then(|guest| guest.containers.get(&wanted.container.name));
+        let ours = container.filter(|seen| owned_by(&seen.owner, agent));
+        Known {
+            place: wanted.place.clone(),
+            status: all.agents.remove(agent).unwrap_or_else(|| unreachable!("every agent has a status")),
+            image,
+            image_unknown,
+            changes: changes.flat_map(|reason| reason.changes()).cloned().collect(),
+            phase: ours.map(|seen| seen.phase.clone()),
+        }
+    });
+    let orphans = match observed.guest.present() {
+        Some(guest) if known.is_none() => {
+            let ours = guest.containers.iter().filter(|(_, seen)| owned_by(&seen.owner, agent));
+            ours.map(|(name, _)| name.to_string()).collect()
+        }
+        _ => Vec::new(),
+    };
+    let held = plan.notes.iter().filter_map(|note| match note {
+        Note::Suspended { agent: whose, pending } if whose == agent => Some(pending.clone()),
+        _ => None,
+    });
+    let ready = known.as_ref().is_some_and(|known| known.status.ready);
+    Why {
+        agent: agent.clone(),
+        orphans,
+        podman_unseen: observed.guest.unknown().map(str::to_owned),
+        podman: observed.guest.present().map(|guest| guest.version.clone()),
+        steps,
+        waiting,
+        held: held.flatten().collect(),
+        // What is fine was not stopped by anything.
+        failures: if ready { Vec::new() } else { past.failures },
+        last_change: past.last_change,
+        backoff: past
+            .backoff
+            .filter(|backoff| !ready && humantime::parse_rfc3339_weak(&backoff.until).is_ok_and(|until| until > now)),
+        known,
+    }
+}
+
+fn owned_by(owner: &Owner, agent: &AgentName) -> bool {
+    matches!(owner, Owner::Ours { agent: Some(owner), .. } if owner == agent)
+}
