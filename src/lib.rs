@@ -25,6 +25,7 @@ pub mod model;
 pub mod observe;
 pub mod plan;
 pub mod reconcile;
+pub mod service;
 pub mod state;
 pub mod status;
 pub mod telemetry;

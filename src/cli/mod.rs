@@ -10,6 +10,7 @@ mod kept;
 mod reconcile;
 pub mod render;
 mod run;
+mod service;
 mod settings;
 mod signals;
 mod status;
@@ -148,6 +149,9 @@ enum Verb {
     /// Work with the artifact cache alone
     #[command(subcommand)]
     Cache(CacheVerb),
+    /// Have `run` started with the machine or the session, by systemd or launchd
+    #[command(subcommand)]
+    Service(ServiceVerb),
     /// Check every layer and name the first that fails, with its fix
     Doctor(FileArg),
     /// Print the JSON schema of the state file, for editors
@@ -174,6 +178,8 @@ impl Verb {
             Verb::Status(args) => &args.file,
             Verb::History(args) => &args.file,
             Verb::Why(args) => &args.file,
+            Verb::Service(ServiceVerb::Install(args)) => &args.file,
+            Verb::Service(ServiceVerb::Uninstall(args) | ServiceVerb::Status(args)) => &args.file,
             Verb::Down(args) => &args.file,
             Verb::Exec(args) => &args.file,
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
@@ -356,6 +362,60 @@ struct ExecArgs {
 }
 
 #[derive(Debug, Subcommand)]
+enum ServiceVerb {
+    /// Write the service's file, enable it and start it
+    Install(InstallArgs),
+    /// Stop it, disable it and remove its file; agents go on running
+    Uninstall(ServiceArgs),
+    /// Show whether it is installed, enabled and active
+    Status(ServiceArgs),
+}
+
+#[derive(Debug, Args)]
+struct ScopeArgs {
+    /// The user's own service [default, unless this is root]
+    #[arg(long, conflicts_with = "system")]
+    user: bool,
+    /// The system's service, which runs as root [default for root]
+    #[arg(long)]
+    system: bool,
+}
+
+#[derive(Debug, Args)]
+struct InstallArgs {
+    #[command(flatten)]
+    file: FileArg,
+    #[command(flatten)]
+    scope: ScopeArgs,
+    /// Print what would be written, and touch nothing
+    #[arg(long)]
+    print: bool,
+    /// Write the file only: do not enable it, do not start it
+    #[arg(long)]
+    no_start: bool,
+    /// Write over a file that is not ours or differs
+    #[arg(long)]
+    force: bool,
+    /// Further flags for `run`
+    #[arg(last = true, value_name = "FLAG")]
+    flags: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct ServiceArgs {
+    #[command(flatten)]
+    file: FileArg,
+    #[command(flatten)]
+    scope: ScopeArgs,
+    /// Name of the state file, where there is no state file any more
+    #[arg(long, value_name = "NAME")]
+    name: Option<crate::model::Name>,
+    /// Also a file that is not ours (`uninstall`)
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Subcommand)]
 enum CacheVerb {
     /// Fetch and verify what the state file wants; without a state file, all that the manifest offers
     Sync(SyncArgs),
@@ -495,6 +555,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Logs(args) => agent::logs(settings, args).await,
         Verb::Exec(args) => agent::exec(settings, args).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,
+        Verb::Service(verb) => service::service(settings, verb),
         Verb::Doctor(_) => doctor::doctor(settings).await,
     }
 }

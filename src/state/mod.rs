@@ -88,6 +88,17 @@ pub fn load(input: &Input, context: &Context<'_>) -> Result<Loaded, StateError> 
     }
 }
 
+/// The environment variables that a state file refers to, and whether it can do without each: whether every reference has
+/// a default. Empty when the file is broken.
+pub fn variables(input: &Input) -> BTreeMap<String, bool> {
+    let mut variables = BTreeMap::new();
+    let Some(tree) = tree::Tree::parse(&input.text, &mut problem::Problems::default()) else { return variables };
+    for (name, has_default) in tree.scalars().flat_map(substitute::references) {
+        *variables.entry(name.to_owned()).or_insert(true) &= has_default;
+    }
+    variables
+}
+
 /// Where the root is when no state file is read: `root` (from `--root`), else `$STEADFAST_ROOT`, else `~/.steadfast`.
 /// `None` when the home directory is needed and `$HOME` is not set.
 pub fn default_root(root: Option<&Path>, vars: &BTreeMap<String, String>) -> Option<PathBuf> {

@@ -75,6 +75,30 @@ pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>) -> Result<
     Ok(Substituted { value, from_env })
 }
 
+/// The variables that `text` refers to, and whether the reference has a default.
+pub(super) fn references(text: &str) -> Vec<(&str, bool)> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${env:") {
+        let (before, reference) = rest.split_at(at);
+        let inside = &reference["${env:".len()..];
+        rest = inside;
+        if before.ends_with('$') {
+            continue;
+        }
+        let Some(end) = inside.find('}') else { break };
+        let (name, default) = match inside[..end].split_once(":-") {
+            Some((name, _)) => (name, true),
+            None => (&inside[..end], false),
+        };
+        if is_variable(name) {
+            found.push((name, default));
+        }
+        rest = &inside[end..];
+    }
+    found
+}
+
 fn is_variable(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         && !name.is_empty()
@@ -96,6 +120,12 @@ mod tests {
         assert_eq!(value("a ${env:TOKEN}-${env:NONE:-b:-c} z"), "a t0p-b:-c z");
         assert_eq!(value("[${env:EMPTY}][${env:EMPTY:-x}][${env:NONE:-}]"), "[][x][]");
         assert_eq!(value("${env:NESTED}"), "${env:TOKEN}", "a value is not looked at again");
+    }
+
+    #[test]
+    fn references_are_listed_as_they_are_replaced() {
+        let text = "a ${env:TOKEN}-${env:NONE:-b} $${env:ESCAPED} ${env:1A} ${env:LAST";
+        assert_eq!(references(text), [("TOKEN", false), ("NONE", true)]);
     }
 
     #[test]

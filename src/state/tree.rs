@@ -122,6 +122,15 @@ impl<'s> Tree<'s> {
         }
     }
 
+    /// The text of every scalar, keys included.
+    pub(super) fn scalars(&self) -> impl Iterator<Item = &str> {
+        let ids = 0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        ids.filter_map(|id| match self.view(id) {
+            View::Scalar { text, .. } => Some(text),
+            View::List(_) | View::Map(_) | View::Broken => None,
+        })
+    }
+
     /// The document's node.
     pub(super) fn root(&self) -> NodeId {
         self.root

@@ -1,0 +1,117 @@
+use std::process::Command;
+
+use super::*;
+
+fn service(scope: Scope) -> Service {
+    Service {
+        name: "demo".parse().unwrap(),
+        scope,
+        program: "/usr/local/bin/steadfast".into(),
+        file: "/etc/steadfast/demo.yaml".into(),
+        flags: Vec::new(),
+        root: "/var/lib/steadfast".into(),
+        home: "/home/me".into(),
+        environment: BTreeMap::new(),
+        needs: Vec::new(),
+        podman_socket: true,
+    }
+}
+
+fn odd() -> Service {
+    Service {
+        program: "/opt/my $tools/50% \"off\"/steadfast".into(),
+        file: "/srv/a b/50%/$HOME/<x> & 'y'\\z.yaml".into(),
+        flags: vec!["--resync".into(), "1m; rm".into(), String::new()],
+        root: "/home/me/my root/100%".into(),
+        environment: BTreeMap::from([("CONTAINER_HOST".into(), "unix:///run/my podman/$p%.sock".into())]),
+        needs: vec!["OPENCLAW_TOKEN".into(), "OTHER".into()],
+        podman_socket: false,
+        ..service(Scope::System)
+    }
+}
+
+/// systemd itself reads the unit, where there is one.
+fn verify(name: &str, service: &Service, real: bool) {
+    // So that `verify` finds the program to be one.
+    let service = if real { Service { program: "/bin/true".into(), ..service.clone() } } else { service.clone() };
+    let dir = tempfile::tempdir().unwrap();
+    let unit = dir.path().join(Service::id(&service.name, Manager::Systemd));
+    std::fs::write(&unit, service.render(Manager::Systemd).unwrap()).unwrap();
+    let mut command = Command::new("systemd-analyze");
+    command
+        .arg("--man=no")
+        .arg(if service.scope == Scope::User { "--user" } else { "--system" })
+        .arg("verify")
+        .arg(&unit);
+    match command.env("XDG_RUNTIME_DIR", dir.path()).env("HOME", dir.path()).output() {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => eprintln!("skipped: {name}: no systemd-analyze here"),
+        Err(err) => panic!("{err}"),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            // It may speak of the machine's own units too.
+            let ours: Vec<_> = said.lines().filter(|line| line.contains("steadfast-demo")).collect();
+            assert!(ours.is_empty(), "{name}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_unit_of_the_system() {
+    let service = service(Scope::System);
+    insta::assert_snapshot!(service.render(Manager::Systemd).unwrap());
+    verify("system", &service, true);
+}
+
+#[test]
+fn a_unit_of_the_user() {
+    let service = service(Scope::User);
+    insta::assert_snapshot!(service.render(Manager::Systemd).unwrap());
+    verify("user", &service, true);
+}
+
+#[test]
+fn odd_paths_are_quoted() {
+    insta::assert_snapshot!("odd_unit", odd().render(Manager::Systemd).unwrap());
+    verify("odd", &odd(), true);
+    insta::assert_snapshot!("odd_property_list", odd().render(Manager::Launchd).unwrap());
+}
+
+#[test]
+fn property_lists() {
+    insta::assert_snapshot!("agent", service(Scope::User).render(Manager::Launchd).unwrap());
+}
+
+#[test]
+fn a_path_that_no_unit_can_hold_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let broken = |file: &[u8]| {
+        let file = PathBuf::from(std::ffi::OsStr::from_bytes(file));
+        Service { file, ..service(Scope::User) }.render(Manager::Systemd).unwrap_err().to_string()
+    };
+    assert_eq!(
+        broken(b"/a\nExecStart=/b"),
+        "`/a\u{fffd}ExecStart=/b` cannot stand in a service file: it has a control character"
+    );
+    assert!(broken(b"/a\xff").ends_with("it is not UTF-8"));
+}
+
+#[test]
+fn only_what_we_wrote_is_ours() {
+    for manager in [Manager::Systemd, Manager::Launchd] {
+        let text = service(Scope::User).render(manager).unwrap();
+        assert!(Service::is_ours(&text));
+        assert!(!Service::is_ours("[Unit]\nDescription=mine\n"));
+    }
+}
+
+#[test]
+fn files_are_kept_where_the_manager_looks() {
+    let path = |manager, scope| {
+        let name = "demo".parse().unwrap();
+        Service::path(&name, manager, scope, Path::new("/h/.config"), Path::new("/h")).display().to_string()
+    };
+    assert_eq!(path(Manager::Systemd, Scope::User), "/h/.config/systemd/user/steadfast-demo.service");
+    assert_eq!(path(Manager::Systemd, Scope::System), "/etc/systemd/system/steadfast-demo.service");
+    assert_eq!(path(Manager::Launchd, Scope::User), "/h/Library/LaunchAgents/io.steadfast.demo.plist");
+    assert_eq!(path(Manager::Launchd, Scope::System), "/Library/LaunchDaemons/io.steadfast.demo.plist");
+}
