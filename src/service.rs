@@ -94,7 +94,8 @@ impl Service {
     /// What its file says.
     ///
     /// # Errors
-    /// When a path is not UTF-8 or has control characters, neither of which these formats can hold.
+    /// When a path is not UTF-8 or has control characters, neither of which these formats can hold; with systemd also when
+    /// the program's path has quotes or backslashes.
     pub fn render(&self, manager: Manager) -> Result<String, Unfit> {
         match manager {
             Manager::Systemd => systemd::render(self),

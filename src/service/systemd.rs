@@ -44,6 +44,10 @@ pub(super) fn render(service: &Service) -> Result<String, Unfit> {
     }
     line(&mut unit, "\n[Service]");
     line(&mut unit, "Type=notify");
+    if let Some(program) = service.program.to_str().filter(|path| path.contains(['"', '\'', '\\'])) {
+        // Seen with systemd 252: "Executable name contains special characters".
+        return Err(Unfit { what: program.to_owned(), why: "systemd takes no program with quotes or backslashes" });
+    }
     let mut command = Vec::new();
     for (at, word) in service.command()?.iter().enumerate() {
         // The program itself is no place for variables, and `$$` would be taken literally there.

@@ -19,7 +19,7 @@ fn service(scope: Scope) -> Service {
 
 fn odd() -> Service {
     Service {
-        program: "/opt/my $tools/50% \"off\"/steadfast".into(),
+        program: "/opt/my $tools/50% off;/steadfast".into(),
         file: "/srv/a b/50%/$HOME/<x> & 'y'\\z.yaml".into(),
         flags: vec!["--resync".into(), "1m; rm".into(), String::new()],
         root: "/home/me/my root/100%".into(),
@@ -30,11 +30,13 @@ fn odd() -> Service {
     }
 }
 
-/// systemd itself reads the unit, where there is one.
-fn verify(name: &str, service: &Service, real: bool) {
-    // So that `verify` finds the program to be one.
-    let service = if real { Service { program: "/bin/true".into(), ..service.clone() } } else { service.clone() };
+/// systemd itself reads the unit, where there is one, and finds the program by the path that the unit gives it.
+fn verify(name: &str, service: &Service) {
     let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join(service.program.strip_prefix("/").unwrap());
+    std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+    std::fs::copy("/bin/sh", &program).unwrap();
+    let service = Service { program, ..service.clone() };
     let unit = dir.path().join(Service::id(&service.name, Manager::Systemd));
     std::fs::write(&unit, service.render(Manager::Systemd).unwrap()).unwrap();
     let mut command = Command::new("systemd-analyze");
@@ -59,20 +61,20 @@ fn verify(name: &str, service: &Service, real: bool) {
 fn a_unit_of_the_system() {
     let service = service(Scope::System);
     insta::assert_snapshot!(service.render(Manager::Systemd).unwrap());
-    verify("system", &service, true);
+    verify("system", &service);
 }
 
 #[test]
 fn a_unit_of_the_user() {
     let service = service(Scope::User);
     insta::assert_snapshot!(service.render(Manager::Systemd).unwrap());
-    verify("user", &service, true);
+    verify("user", &service);
 }
 
 #[test]
 fn odd_paths_are_quoted() {
     insta::assert_snapshot!("odd_unit", odd().render(Manager::Systemd).unwrap());
-    verify("odd", &odd(), true);
+    verify("odd", &odd());
     insta::assert_snapshot!("odd_property_list", odd().render(Manager::Launchd).unwrap());
 }
 
@@ -93,6 +95,9 @@ fn a_path_that_no_unit_can_hold_is_refused() {
         "`/a\u{fffd}ExecStart=/b` cannot stand in a service file: it has a control character"
     );
     assert!(broken(b"/a\xff").ends_with("it is not UTF-8"));
+    let quoted = Service { program: "/a\"b".into(), ..service(Scope::User) };
+    assert!(quoted.render(Manager::Systemd).unwrap_err().to_string().contains("quotes"));
+    assert!(quoted.render(Manager::Launchd).is_ok());
 }
 
 #[test]
@@ -114,4 +119,33 @@ fn files_are_kept_where_the_manager_looks() {
     assert_eq!(path(Manager::Systemd, Scope::System), "/etc/systemd/system/steadfast-demo.service");
     assert_eq!(path(Manager::Launchd, Scope::User), "/h/Library/LaunchAgents/io.steadfast.demo.plist");
     assert_eq!(path(Manager::Launchd, Scope::System), "/Library/LaunchDaemons/io.steadfast.demo.plist");
+}
+
+/// `examples/service` shows what `install` writes for `examples/minimal.yaml`.
+#[test]
+fn the_examples_are_what_is_written_today() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    assert!(std::fs::read_to_string(examples.join("minimal.yaml")).unwrap().contains("\nname: demo\n"));
+    let unit = Service {
+        file: "/etc/steadfast/minimal.yaml".into(),
+        flags: vec!["--root".into(), "/var/lib/steadfast".into()],
+        home: "/root".into(),
+        ..service(Scope::System)
+    };
+    let list = Service {
+        file: "/Users/me/agents/minimal.yaml".into(),
+        root: "/Users/me/.steadfast".into(),
+        home: "/Users/me".into(),
+        ..service(Scope::User)
+    };
+    for (file, service, manager) in
+        [("steadfast.service", unit, Manager::Systemd), ("io.steadfast.demo.plist", list, Manager::Launchd)]
+    {
+        let (path, text) = (examples.join("service").join(file), service.render(manager).unwrap());
+        if std::env::var_os("STEADFAST_WRITE_EXAMPLES").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(there, text, "{} is stale: run this test with STEADFAST_WRITE_EXAMPLES=1", path.display());
+    }
 }
