@@ -2,6 +2,9 @@
 //! waits for, to what stopped it last. A pure function of one look, its plan and the journal; wording and hints belong in
 //! [`crate::cli::render`].
 
+#[cfg(test)]
+mod tests;
+
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -100,8 +103,8 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackingOff {
-    /// Until when (RFC 3339).
-    pub until: String,
+    /// Until when (RFC 3339); `None`: until what is wanted changes.
+    pub until: Option<String>,
     /// Why.
     pub why: Option<String>,
 }
@@ -152,29 +155,41 @@ impl Past {
             }
             "pass" => {
                 if entry.fields.get("converged").and_then(serde_json::Value::as_bool) == Some(true) {
-                    self.failures.clear();
-                    self.backoff = None;
+                    self.forget();
                 }
                 let agent = self.agent.to_string();
                 for (_, kind, message) in entry.troubles().filter(|(whose, ..)| *whose == Some(&agent)) {
                     self.fail(entry, None, kind, message);
                 }
             }
+            // `run` says each trouble once, and when it is over.
+            "trouble" if ours => self.fail(entry, None, "", entry.text("message")),
+            "recovered" if ours => self.forget(),
+            "converged" => self.forget(),
             "backingOff" if ours => {
                 let until = entry.text("until");
                 let why = [entry.text("why"), entry.text("message")].into_iter().find(|why| !why.is_empty());
                 if !until.is_empty() {
-                    self.backoff = Some(BackingOff { until: until.to_owned(), why: why.map(str::to_owned) });
+                    self.backoff = Some(BackingOff { until: Some(until.to_owned()), why: why.map(str::to_owned) });
                 }
             }
             _ => {}
         }
     }
 
+    /// All is well with it.
+    fn forget(&mut self) {
+        self.failures.clear();
+        self.backoff = None;
+    }
+
     fn fail(&mut self, entry: &Entry, step: Option<String>, kind: &str, message: &str) {
         let now = time(entry);
-        // The end of a pass tells again what its steps said.
-        let known = self.failures.iter().position(|failure| failure.message == message);
+        // The end of a pass tells again what its steps said; `run` adds what it will do about it.
+        let says = |failure: &Failure| {
+            message.strip_prefix(&failure.message).is_some_and(|rest| rest.is_empty() || rest.starts_with("; "))
+        };
+        let known = self.failures.iter().position(says);
         let failure = match known {
             Some(at) => {
                 let mut failure = self.failures.remove(at);
@@ -259,9 +274,10 @@ pub fn why(agent: &AgentName, desired: &Desired, observed: &Observed, plan: &Pla
         // What is fine was not stopped by anything.
         failures: if ready { Vec::new() } else { past.failures },
         last_change: past.last_change,
-        backoff: past
-            .backoff
-            .filter(|backoff| !ready && humantime::parse_rfc3339_weak(&backoff.until).is_ok_and(|until| until > now)),
+        backoff: past.backoff.filter(|backoff| {
+            let until = backoff.until.as_ref().and_then(|until| humantime::parse_rfc3339_weak(until).ok());
+            !ready && until.is_some_and(|until| until > now)
+        }),
         known,
     }
 }

@@ -8,6 +8,8 @@ mod control;
 mod downloads;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/history.rs"]
+mod history;
 #[path = "cli/kept.rs"]
 mod kept;
 #[path = "cli/manifests.rs"]
@@ -19,6 +21,8 @@ mod secrets;
 #[path = "cache/server.rs"]
 #[allow(dead_code)] // a server that other tests need more of
 mod server;
+#[path = "cli/service.rs"]
+mod service;
 #[path = "cli/sockets.rs"]
 mod sockets;
 #[path = "cli/state_files.rs"]
@@ -26,3 +30,5 @@ mod state_files;
 mod support;
 #[path = "cli/sync.rs"]
 mod sync;
+#[path = "cli/why.rs"]
+mod why;

@@ -2,15 +2,16 @@
 //! neither Podman nor the lock.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::render::said::{Level, say};
 use super::render::{self, history as render_history};
 use super::settings::state_dir;
 use super::{CliError, ExitStatus, Format, HistoryArgs, Settings};
-use crate::model::{AgentName, Desired};
+use crate::model::{AgentName, Desired, Name};
 use crate::reconcile::journal::read::{Entry, Filter, Reader};
+use crate::state;
 
 /// How often `--follow` looks for new entries.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -26,8 +27,8 @@ pub(super) fn since(text: &str) -> Result<SystemTime, String> {
 }
 
 pub(super) async fn history(settings: &Settings, args: HistoryArgs) -> Result<ExitStatus, CliError> {
-    let desired = settings.load(None)?.desired;
-    let path = journal_path(&desired);
+    let about = About::find(settings)?;
+    let path = about.journal.clone();
     let cannot = |err| cannot_read(&path, err);
     let mut reader = Reader::open(&path).map_err(cannot)?;
     let filter = Filter { agent: args.agent.as_ref().map(ToString::to_string), since: args.since };
@@ -35,7 +36,7 @@ pub(super) async fn history(settings: &Settings, args: HistoryArgs) -> Result<Ex
     if entries.is_empty()
         && let Some(agent) = &args.agent
     {
-        refuse_unknown(agent, &desired, &path)?;
+        refuse_unknown(agent, &about)?;
     }
     if reader.skipped() > 0 && !settings.quiet {
         let lines = render::units::count(usize::try_from(reader.skipped()).unwrap_or(usize::MAX), "line");
@@ -53,7 +54,7 @@ pub(super) async fn history(settings: &Settings, args: HistoryArgs) -> Result<Ex
             render::print_data(settings.output, &all)?;
         }
         Format::Text | Format::Markdown if entries.is_empty() && !args.follow => {
-            render::print(&render_history::nothing(&desired.name, args.agent.as_ref(), args.since))?;
+            render::print(&render_history::nothing(&about.name, args.agent.as_ref(), args.since))?;
         }
         Format::Text | Format::Markdown => {
             render::print(&entries.iter().fold(page.head(), |text, entry| text + &page.entry(entry)))?;
@@ -98,16 +99,42 @@ fn print_one(settings: &Settings, entry: &Entry) -> Result<bool, CliError> {
     render::print_more(&text)
 }
 
+/// Whose history it is.
+struct About {
+    name: Name,
+    agents: BTreeSet<String>,
+    journal: PathBuf,
+}
+
+impl About {
+    /// From the state file. One that is broken still tells its name and root, and what happened is wanted just then.
+    fn find(settings: &Settings) -> Result<Self, CliError> {
+        let err = match settings.load(None) {
+            Ok(loaded) => {
+                let desired = loaded.desired;
+                let agents = desired.agents.keys().map(ToString::to_string).collect();
+                return Ok(Self { journal: journal_path(&desired), name: desired.name, agents });
+            }
+            Err(err) => err,
+        };
+        let input = settings.can_read_again().then(|| settings.input().ok()).flatten();
+        match input.and_then(|input| state::identity(&input, settings.root.as_deref(), &settings.vars)) {
+            Some((name, root)) => {
+                let journal = root.join("state").join(name.as_str()).join("journal.jsonl");
+                Ok(Self { name, agents: BTreeSet::new(), journal })
+            }
+            None => Err(err),
+        }
+    }
+}
+
 /// An agent that neither the state file nor the journal has heard of is a slip of the fingers.
-fn refuse_unknown(agent: &AgentName, desired: &Desired, path: &Path) -> Result<(), CliError> {
-    if desired.agents.contains_key(agent) {
+fn refuse_unknown(agent: &AgentName, about: &About) -> Result<(), CliError> {
+    let mut names = agents_in(&about.journal)?;
+    names.extend(about.agents.iter().cloned());
+    if names.contains(agent.as_str()) {
         return Ok(());
     }
-    let known = agents_in(path)?;
-    if known.contains(agent.as_str()) {
-        return Ok(());
-    }
-    let names = desired.agents.keys().map(ToString::to_string).chain(known).collect();
     Err(unknown_agent(agent, "neither the state file nor the journal has", &names))
 }
 
@@ -150,7 +177,7 @@ pub(super) fn each(path: &Path, mut show: impl FnMut(&Entry)) -> Result<(), CliE
 }
 
 /// Where the journal of a state file is.
-pub(super) fn journal_path(desired: &Desired) -> std::path::PathBuf {
+pub(super) fn journal_path(desired: &Desired) -> PathBuf {
     state_dir(desired).join("journal.jsonl")
 }
 

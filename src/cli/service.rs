@@ -398,13 +398,9 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
 
 /// Checks the flags as `run` itself would.
 fn check_flags(file: &Path, flags: &[String]) -> Result<(), CliError> {
-    let command = super::command();
-    if command.find_subcommand("run").is_none() {
-        return Ok(());
-    }
     let words = ["steadfast".into(), "run".into(), "-f".into(), file.as_os_str().to_owned()];
     let all = words.into_iter().chain(flags.iter().map(std::ffi::OsString::from));
-    match command.try_get_matches_from(all) {
+    match super::command().try_get_matches_from(all) {
         Ok(_) => Ok(()),
         Err(err) => {
             let said = err.to_string();
@@ -419,9 +415,21 @@ fn check_flags(file: &Path, flags: &[String]) -> Result<(), CliError> {
 fn name_of(settings: &Settings, args: &ServiceArgs) -> Result<Name, CliError> {
     match &args.name {
         Some(name) => Ok(name.clone()),
-        None => settings.load(None).map(|loaded| loaded.desired.name).map_err(|err| {
-            err.hint("give --name when the state file is gone or broken: the service's name is all that is needed")
-        }),
+        None => {
+            let cannot = match settings.load(None) {
+                Ok(loaded) => return Ok(loaded.desired.name),
+                Err(err) => err,
+            };
+            // A broken one still tells its name.
+            let input = settings.can_read_again().then(|| settings.input().ok()).flatten();
+            match input.and_then(|input| state::identity(&input, settings.root.as_deref(), &settings.vars)) {
+                Some((name, _)) => Ok(name),
+                None => {
+                    Err(cannot
+                        .hint("give --name when the state file is gone: the service's name is all that is needed"))
+                }
+            }
+        }
     }
 }
 

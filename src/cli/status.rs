@@ -52,7 +52,7 @@ pub(super) async fn status(settings: &Settings, args: StatusArgs) -> Result<Exit
 // ------------------------------------------------------------------------------------------------------ run's own view
 
 /// What `run` says of the state file, if it keeps it and answers in time.
-async fn view_of_run(settings: &Settings, desired: Option<&Desired>) -> Option<(Value, Run)> {
+pub(super) async fn view_of_run(settings: &Settings, desired: Option<&Desired>) -> Option<(Value, Run)> {
     let kept = kept::find(settings, desired)?;
     let asked = tokio::time::timeout(ANSWER_TIME, client::status(&kept.dir)).await;
     let view = match asked {

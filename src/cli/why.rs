@@ -4,12 +4,13 @@ use std::time::SystemTime;
 
 use super::history::{each, journal_path, unknown_agent};
 use super::render::{self, why as render_why};
+use super::status::view_of_run;
 use super::{CliError, ExitStatus, Format, Settings, WhyArgs};
 use crate::backend::cache::CacheOptions;
-use crate::model::Seen;
+use crate::model::{AgentName, Desired, Seen};
 use crate::observe::{Published, look_at_published, observe};
 use crate::plan::{Policy, plan};
-use crate::why::{Past, why as explain};
+use crate::why::{BackingOff, Past, why as explain};
 
 pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus, CliError> {
     let desired = settings.load(None)?.desired;
@@ -30,7 +31,10 @@ pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus
         Err(err) => unseen(settings, &desired, err).await?,
     };
     let plan = plan(&desired, &observed, &Policy::default());
-    let why = explain(agent, &desired, &observed, &plan, past, SystemTime::now());
+    let mut why = explain(agent, &desired, &observed, &plan, past, SystemTime::now());
+    if why.known.as_ref().is_some_and(|known| !known.status.ready) && why.backoff.is_none() {
+        why.backoff = backoff(settings, &desired, agent).await;
+    }
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, &render_why::json(&why))?,
         Format::Text | Format::Markdown => render::print(&render_why::text(&why, settings.color_stdout))?,
@@ -38,12 +42,15 @@ pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus
     Ok(if why.podman_unseen.is_some() { ExitStatus::Error } else { ExitStatus::Done })
 }
 
+/// Until when a `run` that keeps the state file leaves the agent alone.
+async fn backoff(settings: &Settings, desired: &Desired, agent: &AgentName) -> Option<BackingOff> {
+    let (_, run) = view_of_run(settings, Some(desired)).await?;
+    let off = run.backing_off.into_iter().find(|off| off.agent.as_ref() == Some(agent))?;
+    Some(BackingOff { until: off.retry_at, why: Some(off.cause) })
+}
+
 /// What can be seen where Podman has no socket: the cache and the manifest.
-async fn unseen(
-    settings: &Settings,
-    desired: &crate::model::Desired,
-    err: CliError,
-) -> Result<crate::model::Observed, CliError> {
+async fn unseen(settings: &Settings, desired: &Desired, err: CliError) -> Result<crate::model::Observed, CliError> {
     use crate::backend::Store;
 
     let store = settings.cache(&desired.root, CacheOptions { retries: 0, ..CacheOptions::default() })?;

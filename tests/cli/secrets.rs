@@ -43,9 +43,20 @@ fn no_verb_lets_a_secret_out() {
     let broken = Fake::start(Manner::CloseMidway);
     for socket in [podman.path(), broken.path(), PathBuf::from("/nowhere/p.sock")] {
         sandbox.write("steadfast.yaml", state(&socket.display().to_string(), ""));
-        for verb in
-            ["validate", "plan", "apply", "status", "down", "doctor", "logs hello", "exec hello -- env", "cache gc"]
-        {
+        for verb in [
+            "validate",
+            "plan",
+            "apply",
+            "status",
+            "down",
+            "doctor",
+            "logs hello",
+            "exec hello -- env",
+            "cache gc",
+            "history",
+            "why hello",
+            "service install --user --print",
+        ] {
             for flags in ["-vv", "-vv --log-format json -o json"] {
                 // Before the verb, so that they are not taken for the command of `exec`.
                 sandbox.run(format!("{flags} {verb}")).keeps_quiet_about(&CANARIES);

@@ -258,6 +258,10 @@ pub fn kind_hint(kind: &str, agent: &AgentName) -> Option<String> {
             "the new one failed: mend what the error names, or go back to what ran before in the state file".into()
         }
         "mountSource" => "create it first: Podman would make an empty directory owned by root in its place".into(),
+        "conflict" => {
+            "somebody else holds what it needs: `ss -ltnp` shows who listens on a port, `podman ps -a` who has a name"
+                .into()
+        }
         "nonConvergent" => "something else changes it back, or Podman does not do what it says".into(),
         "noSpace" => "`steadfast cache gc` frees what nothing needs".into(),
         "manifestFetch" | "manifestInvalid" | "manifest" | "download" | "digestMismatch" | "sizeMismatch" => {

@@ -40,7 +40,9 @@ impl Page {
                 ("converged", ADD)
             }
             "pass" => ("stuck", CHANGE),
-            "stateFileRejected" | "podmanLost" | "backingOff" | "notRecorded" => ("-", CHANGE),
+            "converged" => ("converged", ADD),
+            "recovered" | "podmanBack" => ("-", ADD),
+            "stateFileRejected" | "podmanLost" | "backingOff" | "notRecorded" | "trouble" => ("-", CHANGE),
             _ => ("-", ASIDE),
         };
         let took = entry.took().map_or_else(|| "-".to_owned(), units::short);
@@ -143,6 +145,10 @@ fn note(entry: &Entry) -> String {
         "stateFileRejected" => "the state file was rejected; the last good one stays in force",
         "stateFileAccepted" => "the state file was accepted",
         "backingOff" => "backing off",
+        "converged" => "everything is as wanted",
+        "trouble" => "in trouble",
+        "recovered" => "well again",
+        "slept" => "the machine was asleep",
         "podmanLost" => "Podman cannot be reached",
         "podmanBack" => "Podman answers again",
         "notRecorded" => "entries before this one could not be recorded",

@@ -69,7 +69,7 @@ pub fn text(why: &Why, color: bool) -> String {
         page.row("to do", &format!("{}: {}", step.action, step.reason));
     }
     for waiting in &why.waiting {
-        let step = format!("{} `{}`", waiting.kind, waiting.target);
+        let step = format!("{} `{}`", in_words(waiting.kind), waiting.target);
         page.row("waits", &format!("{step} ({}): {}", waiting.reason, waiting.on));
     }
     for held in &why.held {
@@ -88,7 +88,8 @@ pub fn text(why: &Why, color: bool) -> String {
     }
     if let Some(backoff) = &why.backoff {
         let because = backoff.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        page.row("backing off", &format!("until {}{because}", backoff.until));
+        let until = backoff.until.as_deref().unwrap_or("what is wanted changes");
+        page.row("backing off", &format!("until {until}{because}"));
     }
     if let Some(change) = &why.last_change {
         let reason = if change.reason.is_empty() { String::new() } else { format!(": {}", change.reason) };
@@ -185,6 +186,18 @@ fn hints(why: &Why) -> Vec<String> {
     let mut said = std::collections::BTreeSet::new();
     hints.retain(|hint| said.insert(hint.clone()));
     hints
+}
+
+/// `createContainer` → `create container`.
+fn in_words(kind: &str) -> String {
+    let mut words = String::new();
+    for char in kind.chars() {
+        if char.is_uppercase() {
+            words.push(' ');
+        }
+        words.extend(char.to_lowercase());
+    }
+    words
 }
 
 struct Page {

@@ -1,0 +1,180 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::cli::render::why as render;
+use crate::model::{Arch, CanonicalSpec, ContainerState, Guest, HostKey, ImageRef, SPEC_VERSION, Seen};
+use crate::plan::{Policy, plan};
+use crate::state::{self, Context, Input};
+
+const FILE: &str = "apiVersion: steadfast/v1\nname: demo\nroot: /r\nruntime: {podman: {}}\nagents:\n  hello:\n    version: \"1\"\n    \
+                    image: r.example/hello\n    source: local\n    container: {env: {TOKEN: canary-new}}\n";
+
+fn desired(text: &str) -> Desired {
+    let input = Input { name: "steadfast.yaml".into(), text: text.into(), dir: "/srv".into() };
+    let key = |_: &std::path::Path| HostKey::from_bytes([1; 32]);
+    let context = Context { vars: BTreeMap::new(), root: None, manifest_url: None, host_arch: Arch::X64, key: &key };
+    state::load(&input, &context).unwrap().desired
+}
+
+fn agent() -> AgentName {
+    "hello".parse().unwrap()
+}
+
+fn now() -> SystemTime {
+    humantime::parse_rfc3339("2026-04-24T12:00:00Z").unwrap()
+}
+
+/// A Podman with the image, and with the container that the file says, in this phase.
+fn guest(desired: &Desired, phase: Phase) -> Guest {
+    let reference = ImageRef::new("r.example/hello:1").unwrap();
+    let wanted = &desired.agents[&agent()].container;
+    let spec = CanonicalSpec::new(wanted, &reference, None, &desired.key);
+    let container = ContainerState {
+        id: "0123456789abcdef".parse().unwrap(),
+        owner: Owner::Ours { agent: Some(agent()), spec: Some(spec), version: SPEC_VERSION },
+        image: "feed".into(),
+        image_name: reference.to_string(),
+        phase,
+        started_at: Some(now() - Duration::from_secs(3600)),
+        pid: None,
+        restarts: None,
+        ports: Vec::new(),
+        restart: None,
+        health: None,
+        checked_at: None,
+        live: None,
+    };
+    Guest {
+        version: "4.3.1".into(),
+        images: [(reference, "feed".into())].into(),
+        containers: [(wanted.name.clone(), container)].into(),
+    }
+}
+
+fn told(desired: &Desired, guest: Seen<Guest>, journal: &[Value]) -> Why {
+    let observed =
+        Observed { published: Seen::Absent, local: Seen::Absent, artifacts: Seen::Present(BTreeMap::new()), guest };
+    let plan = plan(desired, &observed, &Policy::default());
+    let mut past = Past::of(&agent());
+    for entry in journal {
+        past.add(&Entry::parse(entry.to_string().as_bytes()).unwrap());
+    }
+    why(&agent(), desired, &observed, &plan, past, now())
+}
+
+fn at(minute: u32, trigger: &str, event: &str, more: Value) -> Value {
+    let mut entry = json!({"time": format!("2026-04-24T11:{minute:02}:00Z"), "trigger": trigger, "event": event});
+    entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    entry
+}
+
+fn step(minute: u32, result: &str) -> Value {
+    let fields = json!({"kind": "startContainer", "agent": "hello", "target": "demo-hello", "result": result,
+        "action": "start container `demo-hello`", "reason": "it exited with code 1",
+        "error": {"kind": "conflict", "message": "host port 1 is taken"}});
+    at(minute, "retry", "step", fields)
+}
+
+fn pass(minute: u32, converged: bool, message: Option<&str>) -> Value {
+    let troubles: Vec<_> =
+        message.iter().map(|message| json!({"agent": "hello", "kind": "endedAtOnce", "message": message})).collect();
+    at(minute, "retry", "pass", json!({"converged": converged, "troubles": troubles}))
+}
+
+#[test]
+fn one_that_is_ready_says_since_when_and_what_changed_last() {
+    let desired = desired(FILE);
+    let why = told(&desired, Seen::Present(guest(&desired, Phase::Running)), &[step(1, "failed"), step(2, "done")]);
+    insta::assert_snapshot!(render::text(&why, false));
+}
+
+#[test]
+fn one_that_is_down_tells_the_whole_chain() {
+    let desired = desired(FILE);
+    let backing_off = at(
+        9,
+        "retry",
+        "backingOff",
+        json!({"agent": "hello", "until": "2026-04-24T12:05:00Z", "why": "it failed 2 times"}),
+    );
+    let journal = [
+        step(1, "done"),
+        pass(1, false, Some("container `demo-hello` exited with code 1:\n  last words")),
+        step(5, "failed"),
+        pass(5, false, Some("host port 1 is taken")),
+        step(8, "failed"),
+        pass(8, false, Some("host port 1 is taken")),
+        backing_off,
+    ];
+    let why = told(&desired, Seen::Present(guest(&desired, Phase::Exited { code: 1 })), &journal);
+    assert_eq!(why.failures.iter().map(|failure| failure.times).collect::<Vec<_>>(), [1, 2]);
+    insta::assert_snapshot!(render::text(&why, false));
+    insta::assert_snapshot!("down_as_json", serde_json::to_string_pretty(&render::json(&why)).unwrap());
+}
+
+#[test]
+fn a_field_that_differs_is_named_and_a_secret_is_not() {
+    let before = desired(&FILE.replace("canary-new", "canary-old"));
+    let why = told(&desired(FILE), Seen::Present(guest(&before, Phase::Running)), &[]);
+    let (text, json) = (render::text(&why, false), serde_json::to_string(&render::json(&why)).unwrap());
+    assert!(text.contains("differs      container.env.TOKEN: is (sensitive) #"), "{text}");
+    assert!(
+        !text.contains("canary") && !json.contains("canary") && !format!("{why:?}").contains("canary"),
+        "{text}{json}"
+    );
+}
+
+#[test]
+fn what_is_over_is_not_told() {
+    let desired = desired(FILE);
+    let down = || Seen::Present(guest(&desired, Phase::Exited { code: 1 }));
+    let failures = |journal: &[Value]| told(&desired, down(), journal).failures.len();
+    assert_eq!(failures(&[step(1, "failed")]), 1);
+    assert_eq!(failures(&[step(1, "failed"), step(2, "done")]), 0, "that very step works now");
+    assert_eq!(failures(&[pass(1, false, Some("m")), pass(2, true, None)]), 0, "all was well since");
+    assert_eq!(failures(&[pass(1, false, Some("m")), pass(2, false, None)]), 1, "others were in trouble");
+    let many: Vec<_> = (0..9).map(|minute| pass(minute, false, Some(&format!("error {minute}")))).collect();
+    assert_eq!(told(&desired, down(), &many).failures[0].message, "error 6", "three are enough, the last ones");
+    let said = |event: &str, message: &str| at(3, "", event, json!({"agent": "hello", "message": message}));
+    assert_eq!(failures(&[said("trouble", "m"), said("recovered", "")]), 0);
+    let told_twice = [step(1, "failed"), said("trouble", "host port 1 is taken; tried again later")];
+    assert_eq!(failures(&told_twice), 1, "`run` tells what its step said");
+    let late = at(9, "retry", "backingOff", json!({"agent": "hello", "until": "2026-04-24T11:59:59Z"}));
+    assert_eq!(told(&desired, down(), &[late]).backoff, None);
+}
+
+#[test]
+fn what_blocks_it_comes_with_the_way_out() {
+    let desired = desired(FILE);
+    let why = told(&desired, Seen::Present(Guest { version: "4.3.1".into(), ..Guest::default() }), &[]);
+    insta::assert_snapshot!(render::text(&why, false));
+}
+
+#[test]
+fn a_podman_that_cannot_be_seen_is_said_and_nothing_is_guessed() {
+    let desired = desired(FILE);
+    let why = told(&desired, Seen::Unknown { why: "it hangs".into() }, &[]);
+    let text = render::text(&why, false);
+    assert!(text.starts_with("hello cannot be seen\n") && text.contains("Podman cannot be seen: it hangs"), "{text}");
+    assert!(!text.contains("it has no container") && text.contains("steadfast doctor"), "{text}");
+}
+
+#[test]
+fn one_that_is_suspended_tells_what_would_be_done() {
+    let desired = desired(&format!("{FILE}    suspend: true\n"));
+    let why = told(&desired, Seen::Present(guest(&desired, Phase::Exited { code: 1 })), &[]);
+    let text = render::text(&why, false);
+    assert!(text.contains("suspended    otherwise: start container `demo-hello`"), "{text}");
+}
+
+#[test]
+fn one_that_left_the_file_is_an_orphan() {
+    let before = desired(FILE);
+    let after = desired(&FILE.replace("hello", "other"));
+    let why = told(&after, Seen::Present(guest(&before, Phase::Running)), &[step(1, "done")]);
+    assert!(why.known.is_none());
+    insta::assert_snapshot!(render::text(&why, false));
+}
