@@ -339,6 +339,14 @@ fn conditions(
         (reason, format!("to do: {} ({})", step.action, step.reason))
     } else if let Some(waiting) = waits.first() {
         ("Pending", waiting.on.to_string())
+    } else if health == "Failed" {
+        (
+            "Failed",
+            format!(
+                "its container ended by itself and failed, and with `restart: {}` it stays so",
+                agent.container.restart
+            ),
+        )
     } else {
         ("Unhealthy", format!("its health is {health}"))
     };

@@ -131,6 +131,10 @@ impl CliError {
     /// A lock that was not had.
     pub fn from_lock(err: &LockError) -> Self {
         match err {
+            LockError::Held { holder: Some(holder), .. } if holder.is_run() => {
+                Self::new(ExitStatus::Locked, Chain(err).to_string())
+                    .hint(format!("one is enough: `steadfast status` shows what it does; stop it first (`kill {}`) to start another", holder.pid))
+            }
             LockError::Held { .. } => Self::new(ExitStatus::Locked, Chain(err).to_string())
                 .hint("wait for it, or give --lock-timeout a longer time; the lock ends with its holder, there is nothing to clean up"),
             LockError::Io { .. } => Self::new(ExitStatus::Error, Chain(err).to_string())

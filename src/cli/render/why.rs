@@ -177,6 +177,9 @@ fn hints(why: &Why) -> Vec<String> {
     for failure in why.failures.iter().rev() {
         hints.extend(kind_hint(&failure.kind, agent));
     }
+    if hints.is_empty() && why.backoff.is_some() {
+        hints.push(format!("`steadfast logs {agent}` shows all it said; `steadfast apply --wait` has it tried now"));
+    }
     if hints.is_empty() && !why.steps.is_empty() {
         hints.push("`steadfast apply` does it now".to_owned());
     }

@@ -77,6 +77,10 @@ fn push(times: &mut VecDeque<Instant>, now: Instant, within: Duration) -> usize 
 }
 
 impl Record {
+    fn is_waiting(&self, now: Instant) -> bool {
+        self.judged && self.retry_at.is_some_and(|until| until > now)
+    }
+
     fn back_off(&mut self, code: i32, now: Instant) -> Verdict {
         self.code = code;
         self.failures = self.failures.saturating_add(1);
@@ -125,6 +129,10 @@ impl Crashes {
     /// and so is to be stopped until it may be started again.
     pub fn ended(&mut self, agent: &AgentName, code: i32, now: Instant) -> bool {
         let record = self.records.entry(agent.clone()).or_default();
+        if record.is_waiting(now) {
+            // It was to rest, and Podman was faster.
+            return true;
+        }
         let (most, within) = if is_kill(code) { (KILLS, KILLS_WITHIN) } else { (STORM, STORM_WITHIN) };
         let times = if is_kill(code) { &mut record.killed_ends } else { &mut record.ends };
         push(times, now, within) >= most
@@ -133,10 +141,15 @@ impl Crashes {
     /// The agent's container is stopped now because it kept ending.
     pub fn held(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
         let record = self.records.entry(agent.clone()).or_default();
-        record.judged = true;
         record.ends.clear();
         record.killed_ends.clear();
-        record.back_off(code, now)
+        match record.retry_at {
+            Some(until) if record.is_waiting(now) => Verdict::Wait { until },
+            _ => {
+                record.judged = true;
+                record.back_off(code, now)
+            }
+        }
     }
 
     /// Whether the agent may be started, though its record says otherwise: somebody asked, or what is wanted changed.
@@ -232,7 +245,12 @@ mod tests {
         }
         assert_eq!(noticed, 1);
         assert!((7..=12).contains(&waits(crashes.held(&a, 1, now), now)));
-        assert!(matches!(crashes.down(&a, 1, now), Verdict::Wait { .. }));
+        let verdict = crashes.down(&a, 1, now);
+        assert!(matches!(verdict, Verdict::Wait { .. }));
+        now += Duration::from_millis(100);
+        assert!(crashes.ended(&a, 1, now), "Podman had restarted it once more before it was stopped");
+        assert_eq!(crashes.held(&a, 1, now), verdict, "which is no failure of its own");
+        crashes.started(&a, now);
         let slowly = (0..20).any(|round| crashes.ended(&a, 1, now + Duration::from_secs(4 * round)));
         assert!(!slowly, "a restart now and then is Podman's business");
     }

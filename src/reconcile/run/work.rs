@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -96,17 +97,17 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
                 self.queue.push_back(step);
                 continue;
             }
-            self.start(step);
+            self.start(step, self.with.options.patience.clone());
             launched = true;
         }
         launched
     }
 
-    fn start(&mut self, step: Step) {
+    fn start(&mut self, step: Step, patience: Patience) {
         let cancel = self.with.cancel.child_token();
         let flown = Flown { cancel: cancel.clone(), trigger: self.trigger.clone() };
         self.flying.insert(lane(&step), flown);
-        let patience = Patience { cancel, ..self.with.options.patience.clone() };
+        let patience = Patience { cancel, ..patience };
         self.flights.push(fly(self.with.world, step, patience, self.with.reporter, self.stop));
     }
 
@@ -208,14 +209,24 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             let container = &agent.container.name;
             let seen = observed.guest.present().and_then(|guest| guest.containers.get(container));
             let Some(seen) = seen.filter(|seen| is_of(&seen.owner, &name)) else { continue };
-            let runs = matches!(seen.phase, Phase::Running | Phase::Stopping);
             let ours_to_stop = agent.state == AgentState::Running && !agent.suspend;
-            if !runs || !ours_to_stop || self.flying.contains_key(&format!("agent {name}")) {
+            if !ours_to_stop || self.flying.contains_key(&format!("agent {name}")) {
                 continue;
             }
-            let action = Action::StopContainer { id: seen.id.clone(), name: container.clone() };
             self.crashes.held(&name, code, Instant::now());
-            self.start(Step { agent: Some(name), action, reason: Reason::KeepsEnding });
+            match seen.phase {
+                Phase::Running => {}
+                // A stop between two lives does nothing.
+                Phase::Stopping => {
+                    self.storming.insert(name, code);
+                    continue;
+                }
+                _ => continue,
+            }
+            let action = Action::StopContainer { id: seen.id.clone(), name: container.clone() };
+            // Killed, so that what it ends with counts as no success of its own.
+            let patience = Patience { grace: Duration::ZERO, ..self.with.options.patience.clone() };
+            self.start(Step { agent: Some(name), action, reason: Reason::KeepsEnding }, patience);
         }
     }
 
@@ -304,7 +315,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         })
     }
 
-    fn report(&self, plan: &Plan, taken: Vec<Taken>, timed_out: bool, took: std::time::Duration) -> Report {
+    fn report(&self, plan: &Plan, taken: Vec<Taken>, timed_out: bool, took: Duration) -> Report {
         let failed = self.setbacks.iter().filter_map(|(cause, setback)| {
             Some(Trouble::Failed { agent: cause.agent.clone(), error: setback.error.clone()? })
         });
