@@ -230,6 +230,14 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
 
 /// What may help against a trouble.
 pub fn trouble_hint(trouble: &Trouble) -> Option<String> {
+    let hint = general_hint(trouble)?;
+    Some(match trouble.agent() {
+        Some(agent) => hint.replace("AGENT", agent.as_str()),
+        None => hint,
+    })
+}
+
+fn general_hint(trouble: &Trouble) -> Option<String> {
     match trouble {
         Trouble::Failed { error, .. } => act_hint(error),
         Trouble::Recurring { kind: "nonConvergent", .. } | Trouble::NonConvergent { .. } => Some(

@@ -261,7 +261,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         let words: Vec<_> = woken.iter().map(|trigger| trigger.word()).collect();
         self.trigger = words.join(",");
         self.with.journal.woken_by(&self.trigger);
-        tracing::debug!(
+        tracing::info!(
             woken_by = words.join(","),
             ready = plan.ready.len(),
             waiting = plan.waiting.len(),
