@@ -214,7 +214,13 @@ fn keep(
                 plan.wait(name.clone(), &action, Reason::SpecUnreadable, WaitingOn::Sight { why });
                 return;
             }
-            Judgement::Differs(reason) => Some((held, container, reason)),
+            Judgement::Differs(reason) => {
+                if let Some((prev, proved)) = fallback(mine, container) {
+                    clear_unproved(name, agent, mine, (held, container), (prev, proved), reason, create, image, plan);
+                    return;
+                }
+                Some((held, container, reason))
+            }
         },
         // Killed between its two renames, a replacement leaves nothing but the predecessor.
         (None, None) if mine.others.is_empty() && mine.prev.is_some() => {
@@ -230,21 +236,15 @@ fn keep(
         }),
     };
 
-    // A half-made successor is worthless: it is cleared before a new one is made.
-    if let Some((next, container)) = mine.next {
-        remove(Some(name), next, container, Reason::Leftover, plan);
-    }
+    clear_next(name, mine, plan);
     // The name of the predecessor must be free for the one that is replaced now.
     let aside = current.as_ref().is_some_and(|(held, ..)| mine.prev.is_some_and(|(prev, _)| prev == *held));
     let in_the_way = if current.is_some() && !aside { mine.next.or(mine.prev) } else { mine.next };
     if let (Some(_), false, Some((prev, container))) = (&current, aside, mine.prev) {
         remove(Some(name), prev, container, Reason::Leftover, plan);
     }
-    if let (Err(_), Some((held, container, _))) = (&image.image, &current)
-        && let Some(action) = revival(agent, held, container)
-    {
-        // Until its successor can be made, the one there is serves.
-        plan.step(name.clone(), action, Reason::NotRunning(container.phase.clone()));
+    if let (Err(_), Some((held, container, _))) = (&image.image, &current) {
+        keep_alive(name, agent, held, container, plan);
     }
     let (action, reason) = match (create, current) {
         (None, current) => {
@@ -260,6 +260,54 @@ fn keep(
             plan.wait(name.clone(), &action, reason, WaitingOn::Removal { name: left.clone() });
         }
         (Ok(_), None) => plan.step(name.clone(), action, reason),
+    }
+}
+
+/// The predecessor of a container that has not proved itself yet: what comes back should its next successor fail too.
+fn fallback<'a>(mine: &Mine<'a>, main: &ContainerState) -> Option<(&'a ContainerName, &'a ContainerState)> {
+    let proved = main.phase == Phase::Running && main.health == Some(Health::Healthy);
+    mine.prev.filter(|(_, prev)| !proved && prev.phase != Phase::Removing)
+}
+
+/// What is wanted changed before a replacement had proved its successor. That one goes, and its predecessor is replaced
+/// by what is wanted now, so that a second failure brings back what is known to work.
+#[expect(clippy::too_many_arguments, reason = "one decision over everything that is known of one agent")]
+fn clear_unproved(
+    name: &AgentName,
+    agent: &Agent,
+    mine: &Mine<'_>,
+    (held, container): (&ContainerName, &ContainerState),
+    (prev, proved): (&ContainerName, &ContainerState),
+    reason: Reason,
+    create: Option<Create>,
+    image: &ImageFor,
+    plan: &mut Plan,
+) {
+    clear_next(name, mine, plan);
+    match (&image.image, create) {
+        (Ok(_), Some(create)) => {
+            remove(Some(name), held, container, Reason::Unproved, plan);
+            let action = replacement(create, agent, prev, proved);
+            plan.wait(name.clone(), &action, reason, WaitingOn::Removal { name: held.clone() });
+        }
+        _ => {
+            keep_alive(name, agent, held, container, plan);
+            waits(name, agent, image, reason, plan);
+        }
+    }
+}
+
+/// A half-made successor is worthless: it is cleared before a new one is made.
+fn clear_next(name: &AgentName, mine: &Mine<'_>, plan: &mut Plan) {
+    if let Some((next, container)) = mine.next {
+        remove(Some(name), next, container, Reason::Leftover, plan);
+    }
+}
+
+/// Until its successor can be made, the one there is serves.
+fn keep_alive(name: &AgentName, agent: &Agent, held: &ContainerName, container: &ContainerState, plan: &mut Plan) {
+    if let Some(action) = revival(agent, held, container) {
+        plan.step(name.clone(), action, Reason::NotRunning(container.phase.clone()));
     }
 }
 

@@ -383,6 +383,29 @@ async fn an_edit_is_not_kept_waiting_by_an_earlier_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_known_to_work_comes_back_however_many_successors_fail() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    let id = run.fake.state().named("demo-a").unwrap().0.clone();
+    run.edit(|desired| {
+        let container = &mut desired.agents.get_mut("a").unwrap().container;
+        container.healthcheck = Some(health_check());
+        container.env.insert("SICK".into(), Text::plain("1000000"));
+    });
+    quiet(5).await;
+    assert_eq!(run.phase("demo-a.prev"), Some(Phase::Exited { code: 143 }), "its successor has proved nothing yet");
+    run.edit(|desired| {
+        let container = &mut desired.agents.get_mut("a").unwrap().container;
+        container.healthcheck = None;
+        container.env = [("CRASH".into(), Text::plain("9"))].into();
+    });
+    run.until(|view| view.backing_off.iter().any(|off| off.kind == "rolledBack")).await;
+    quiet(3600).await;
+    assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
+    assert_eq!(run.fake.state().containers.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_agents_long_download_holds_up_nobody() {
     let story = Story::running(&["a"]).await;
     let mut run = Background::start(story);

@@ -401,3 +401,69 @@ async fn what_cannot_be_replaced_yet_is_kept_alive() {
     assert!(plan.iter().any(|line| line.starts_with("start container `demo-a`")), "{plan:?}");
     assert!(plan.iter().any(|line| line.starts_with("later replaceContainer `demo-a`")), "{plan:?}");
 }
+
+/// `demo-a` is a successor that has proved nothing yet, beside its predecessor `demo-a.prev`.
+async fn unproved(checked: bool) -> Story {
+    let mut story = Story::new(&["a"]);
+    story.agent("a").container.healthcheck = checked.then(health_check);
+    let mut story = story.settled().await;
+    story.set_env("a", "MODE", "two");
+    // create, rename, stop, rename, start.
+    story.fake.kill_after(5);
+    tokio::select! { _ = story.converge() => unreachable!(), () = story.fake.killed() => {} }
+    story.fake.restart();
+    assert_eq!(story.names(), ["demo-a", "demo-a.prev"]);
+    story
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_predecessor_stays_the_fallback_when_the_wish_changes_again() {
+    let mut story = unproved(false).await;
+    let before = story.id("demo-a.prev");
+    plans(&story, &["start container `demo-a`: an interrupted replacement has not proved it yet"]).await;
+    story.set_env("a", "MODE", "three");
+    plans(
+        &story,
+        &[
+            "remove container `demo-a`: an interrupted replacement has not proved it yet",
+            "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a` has gone or let go",
+        ],
+    )
+    .await;
+    story.set_env("a", "CRASH", "7");
+    let report = story.converge().await;
+    assert!(troubles(&report)[0].contains("rolled back"), "{:?}", troubles(&report));
+    assert_eq!(story.names(), ["demo-a"]);
+    assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before, Phase::Running));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unproved_successor_serves_until_the_next_ones_image_is_there() {
+    let mut story = unproved(false).await;
+    story.agent("a").version = Version::Exact("2".into());
+    publish(&mut story.fake.state(), &[("a", "2")]);
+    let plan = story.plan().await;
+    assert!(!plan.iter().any(|line| line.starts_with("remove")), "{plan:?}");
+    assert!(plan.iter().any(|line| line.starts_with("later replaceContainer `demo-a`: image changed")), "{plan:?}");
+    story.fake.state().kill("demo-a");
+    let plan = story.plan().await;
+    assert!(plan.iter().any(|line| line.starts_with("start container `demo-a`")), "{plan:?}");
+    let report = story.converge().await;
+    assert!(report.converged, "{:?}", troubles(&report));
+    assert_eq!(story.names(), ["demo-a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_healthy_successor_has_proved_itself() {
+    let mut story = unproved(true).await;
+    story.fake.state().named_mut("demo-a").unwrap().checks = (0, true);
+    story.set_env("a", "MODE", "three");
+    plans(
+        &story,
+        &[
+            "remove container `demo-a.prev`: an interrupted replacement left it",
+            "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a.prev` has gone or let go",
+        ],
+    )
+    .await;
+}
