@@ -37,7 +37,7 @@ pub async fn look_at_published<S: Store>(store: &S, desired: &Desired) -> Publis
 /// manifest that changes meanwhile is the next one's business.
 pub async fn observe<E: Engine, S: Store>(world: &World<E, S>, desired: &Desired, published: &Published) -> Observed {
     let (local, artifacts, guest) =
-        tokio::join!(world.store.local(), world.store.list(), look_at_guest(world, desired));
+        tokio::join!(world.store.local(desired.manifest.as_ref()), world.store.list(), look_at_guest(world, desired));
     let local = match local {
         Ok(Some(manifest)) => Seen::Present(manifest),
         Ok(None) => Seen::Absent,

@@ -257,8 +257,8 @@ pub async fn act<E: Engine, S: Store>(
     patience: &Patience,
 ) -> Result<Done, ActError> {
     match action {
-        Action::SyncManifest { manifest } => {
-            world.store.commit_manifest(manifest).await?;
+        Action::SyncManifest { manifest, from } => {
+            world.store.commit_manifest(manifest, from.as_ref()).await?;
             Ok(Done::default())
         }
         Action::FetchArtifact { artifact, from } => {

@@ -340,8 +340,8 @@ pub trait Store: Send + Sync {
     /// The manifest at its published place (conditional GET where there is an earlier copy).
     fn published(&self, at: &Location) -> impl Future<Output = Result<Manifest, StoreError>> + Send;
 
-    /// The last good manifest. `None` when there is none, or what is there cannot be read as one.
-    fn local(&self) -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send;
+    /// The last good manifest of this place. `None` when there is none, or what is there cannot be read as one.
+    fn local(&self, at: Option<&Location>) -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send;
 
     /// Every artifact file, with what the index proves of it. Costs a `stat` each.
     fn list(&self) -> impl Future<Output = Result<BTreeMap<ArtifactKey, CachedArtifact>, StoreError>> + Send;
@@ -359,8 +359,12 @@ pub trait Store: Send + Sync {
         progress: Arc<Progress>,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Writes the manifest into the cache, atomically.
-    fn commit_manifest(&self, manifest: &Manifest) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Writes the manifest that came from this place into the cache, atomically.
+    fn commit_manifest(
+        &self,
+        manifest: &Manifest,
+        at: Option<&Location>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Opens an artifact as a plain tar: decompressed (gzip, zstd or not at all, told by its first bytes) while it is
     /// read. `progress` counts compressed bytes.

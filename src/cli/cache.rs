@@ -204,7 +204,11 @@ async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) -> Result<Exi
         dry_run,
         ..GcRequest::default()
     };
-    if let Some(manifest) = cache.local().await.map_err(|err| CliError::from_store(&err))? {
+    if let Some(manifest) = cache
+        .local(desired.as_ref().and_then(|desired| desired.manifest.as_ref()))
+        .await
+        .map_err(|err| CliError::from_store(&err))?
+    {
         request.agents.extend(manifest.agents.keys().cloned());
     }
     if let Some(desired) = &desired {

@@ -55,7 +55,10 @@ async fn unseen(settings: &Settings, desired: &Desired, err: CliError) -> Result
 
     let store = settings.cache(&desired.root, CacheOptions { retries: 0, ..CacheOptions::default() })?;
     let Published { manifest: published, .. } = look_at_published(&store, desired).await;
-    let local = store.local().await.map_or_else(unknown, |local| local.map_or(Seen::Absent, Seen::Present));
+    let local = store
+        .local(desired.manifest.as_ref())
+        .await
+        .map_or_else(unknown, |local| local.map_or(Seen::Absent, Seen::Present));
     let artifacts = store.list().await.map_or_else(unknown, Seen::Present);
     Ok(crate::model::Observed { published, local, artifacts, guest: Seen::Unknown { why: err.message } })
 }

@@ -15,6 +15,8 @@ pub enum Action {
     SyncManifest {
         /// What to write.
         manifest: Box<Manifest>,
+        /// Where it is published.
+        from: Option<Location>,
     },
     /// Bring an artifact into the cache.
     FetchArtifact {

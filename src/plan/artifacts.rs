@@ -198,7 +198,7 @@ fn plan_manifest(desired: &Desired, observed: &Observed, active: &[(&AgentName, 
             missing = missing.or(Some(artifact.key));
         }
     }
-    let action = Action::SyncManifest { manifest: Box::new(published.clone()) };
+    let action = Action::SyncManifest { manifest: Box::new(published.clone()), from: desired.manifest.clone() };
     match missing {
         Some(key) => plan.wait(None, &action, reason, WaitingOn::Artifact { key }),
         None if wants_any => plan.step(None, action, reason),

@@ -151,7 +151,7 @@ async fn the_local_manifest_is_written_last() {
     assert!(matches!(err, StoreError::DigestMismatch { .. }), "wrong bytes are graver than a 404: {err}");
     assert!(world.has("vm/images/c-1-x64.tar.gz"), "the others are brought in all the same");
     assert!(!world.has(MANIFEST));
-    assert!(world.cache.local().await.unwrap().is_none());
+    assert!(world.cache.local(None).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -189,13 +189,33 @@ async fn only_the_agents_asked_for_are_fetched() {
 async fn a_local_manifest_that_cannot_be_read_is_as_good_as_none() {
     let (world, server) = (World::new(), published(TARBALL).await);
     let from = at(&server, MANIFEST);
-    assert!(world.cache.local().await.unwrap().is_none());
+    assert!(world.cache.local(None).await.unwrap().is_none());
     world.sync(&from).await.unwrap();
-    assert!(world.cache.local().await.unwrap().is_some());
+    assert!(world.cache.local(None).await.unwrap().is_some());
     for garbage in ["", "{", "[]", "{\"schemaVersion\":1}"] {
         world.write(MANIFEST, garbage);
-        assert!(world.cache.local().await.unwrap().is_none(), "{garbage:?}");
+        assert!(world.cache.local(None).await.unwrap().is_none(), "{garbage:?}");
         assert!(world.sync(&from).await.unwrap().skipped, "the artifact is still proved");
-        assert!(world.cache.local().await.unwrap().is_some());
+        assert!(world.cache.local(None).await.unwrap().is_some());
     }
+}
+
+#[tokio::test]
+async fn two_places_that_share_a_cache_do_not_overwrite_each_other() {
+    let world = World::new();
+    let (here, there) = (published(TARBALL).await, published(TARBALL).await);
+    let (here, there) = (at(&here, MANIFEST), at(&there, MANIFEST));
+    let mut manifest = world.cache.published(&here).await.unwrap();
+    world.cache.commit_manifest(&manifest, Some(&here)).await.unwrap();
+    assert_eq!(world.cache.local(Some(&there)).await.unwrap(), None, "nothing of there has been here yet");
+
+    let other = world.cache.published(&there).await.unwrap();
+    manifest.updated_at = "later".into();
+    world.cache.commit_manifest(&other, Some(&there)).await.unwrap();
+    let local = |from| world.cache.local(Some(from));
+    let first = world.cache.published(&here).await.unwrap();
+    assert_eq!(local(&here).await.unwrap(), Some(first), "it is still the last good one of its place");
+    assert_eq!(local(&there).await.unwrap(), Some(other));
+    std::fs::remove_file(world.path(MANIFEST)).unwrap();
+    assert_eq!(local(&here).await.unwrap(), None, "the file that other programs read is made anew");
 }

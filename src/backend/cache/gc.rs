@@ -119,7 +119,7 @@ impl Cache {
 
     fn collect(&self, request: GcRequest) -> Result<GcReport, StoreError> {
         let GcRequest { mut roots, mut agents, keep, dry_run } = request;
-        if let Some(manifest) = self.read_manifest() {
+        for manifest in self.manifests() {
             roots.extend(listed(&manifest).into_keys());
             agents.extend(manifest.agents.into_keys());
         }

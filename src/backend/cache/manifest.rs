@@ -1,6 +1,7 @@
 //! The published manifest and its local copy. What the manifest says is [`crate::model::manifest`]'s subject.
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::PoisonError;
 
 use sha2::{Digest, Sha256};
@@ -97,27 +98,53 @@ impl Cache {
         Some((validators, Manifest::parse(&bytes).ok()?))
     }
 
-    /// The local manifest. One that cannot be read is as good as none: it is only ever a copy.
-    pub(super) fn read_manifest(&self) -> Option<Manifest> {
-        let bytes = self.manifest_bytes().unwrap_or_else(|err| {
-            warn!(err = %Chain(&err), "cannot read the manifest in the cache; going on without it");
-            None
-        })?;
+    /// The local manifest that came from `place`. One that cannot be read is as good as none: it is only ever a copy.
+    pub(super) fn read_manifest(&self, place: Option<&Sha256Digest>) -> Option<Manifest> {
+        let read = |path: &Path| {
+            self.bytes_of(path).unwrap_or_else(|err| {
+                warn!(err = %Chain(&err), "cannot read the manifest in the cache; going on without it");
+                None
+            })
+        };
+        let mut bytes = read(&self.0.layout.manifest())?;
+        // Another state file with another manifest wrote it last. What is not known to come from elsewhere is taken.
+        let origin = self.0.index.read().manifest.clone().filter(|origin| origin.copy == sha256(&bytes));
+        if let (Some(place), Some(origin)) = (place, origin)
+            && origin.place != *place
+        {
+            bytes = read(&self.0.layout.manifest_of(place))?;
+        }
         Manifest::parse(&bytes)
             .inspect_err(|err| warn!(err = %err, "the manifest in the cache is not valid; going on without it"))
             .ok()
     }
 
+    /// The last good manifests of all places, the one that was written last at the end.
+    pub(super) fn manifests(&self) -> Vec<Manifest> {
+        let copies = std::fs::read_dir(self.0.layout.manifests()).into_iter().flatten().flatten();
+        let copies = copies.map(|copy| copy.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let parsed = copies.filter_map(|path| Manifest::parse(&self.bytes_of(&path).ok()??).ok());
+        parsed.chain(self.read_manifest(None)).collect()
+    }
+
     fn manifest_bytes(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.0.layout.manifest();
-        let Some(file) = self.0.layout.open(&path)? else { return Ok(None) };
+        self.bytes_of(&self.0.layout.manifest())
+    }
+
+    fn bytes_of(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(file) = self.0.layout.open(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
         Ok(Some(bytes))
     }
 
-    /// Writes the local manifest, and remembers which published version it is.
-    pub(super) fn write_manifest(&self, text: &str) -> Result<(), StoreError> {
+    /// Writes the local manifest that came from `place`, and remembers which published version it is.
+    pub(super) fn write_manifest(&self, text: &str, place: Option<&Sha256Digest>) -> Result<(), StoreError> {
+        if let Some(copy) = place.map(|place| self.0.layout.manifest_of(place))
+            && self.bytes_of(&copy).ok().flatten().as_deref() != Some(text.as_bytes())
+        {
+            self.0.layout.replace(&copy, text.as_bytes(), self.0.options.durable)?;
+        }
         if self.manifest_bytes().ok().flatten().as_deref() != Some(text.as_bytes()) {
             self.0.layout.replace(&self.0.layout.manifest(), text.as_bytes(), self.0.options.durable)?;
         }

@@ -128,9 +128,9 @@ impl Store for Cache {
         self.fetch_manifest(at).await
     }
 
-    async fn local(&self) -> Result<Option<Manifest>, StoreError> {
-        let cache = self.clone();
-        Ok(blocking(move |_| cache.read_manifest()).await)
+    async fn local(&self, at: Option<&Location>) -> Result<Option<Manifest>, StoreError> {
+        let (cache, place) = (self.clone(), at.map(manifest::place));
+        blocking(move |_| Ok(cache.read_manifest(place.as_ref()))).await
     }
 
     async fn list(&self) -> Result<BTreeMap<ArtifactKey, CachedArtifact>, StoreError> {
@@ -147,9 +147,9 @@ impl Store for Cache {
         self.bring(artifact, from, progress).await
     }
 
-    async fn commit_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
-        let (cache, text) = (self.clone(), manifest.to_pretty());
-        blocking(move |_| cache.write_manifest(&text)).await
+    async fn commit_manifest(&self, manifest: &Manifest, at: Option<&Location>) -> Result<(), StoreError> {
+        let (cache, text, place) = (self.clone(), manifest.to_pretty(), at.map(manifest::place));
+        blocking(move |_| cache.write_manifest(&text, place.as_ref())).await
     }
 
     async fn open(&self, key: &ArtifactKey, progress: Arc<Progress>) -> Result<ByteStream, StoreError> {

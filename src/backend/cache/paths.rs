@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::backend::StoreError;
-use crate::model::ArtifactKey;
+use crate::model::{ArtifactKey, Sha256Digest};
 
 /// How temporary files begin. [`super::gc`] removes those that a killed process left behind.
 pub(super) const TEMPORARY: &str = ".steadfast-tmp-";
@@ -36,6 +36,15 @@ impl Layout {
 
     pub(super) fn manifest(&self) -> PathBuf {
         self.cache().join("vm/manifest.json")
+    }
+
+    /// The last good manifest of one published place, where several share the cache.
+    pub(super) fn manifest_of(&self, place: &Sha256Digest) -> PathBuf {
+        self.manifests().join(format!("{place}.json"))
+    }
+
+    pub(super) fn manifests(&self) -> PathBuf {
+        self.cache().join("manifests")
     }
 
     pub(super) fn index(&self) -> PathBuf {

@@ -146,7 +146,7 @@ impl Cache {
         if let Some(err) = gravest {
             return Err(err);
         }
-        self.commit_manifest(&manifest).await?;
+        self.commit_manifest(&manifest, Some(&request.manifest)).await?;
         Ok(SyncReport { skipped: downloaded.is_empty(), downloaded, manifest_path: self.manifest_path() })
     }
 }

@@ -69,8 +69,8 @@ impl Cache {
     pub async fn verify(&self, deep: bool) -> Result<VerifyReport, StoreError> {
         let cache = self.clone();
         blocking(move |stop| {
-            let manifest = cache.read_manifest();
-            let expected = manifest.as_ref().map(listed).unwrap_or_default();
+            let manifests = cache.manifests();
+            let expected: BTreeMap<_, _> = manifests.iter().flat_map(listed).collect();
             let mut files = Vec::new();
             for (key, file) in cache.list_files()? {
                 let Some(digest) = cache.digest_of(&key, deep, stop)? else { continue };
@@ -81,7 +81,7 @@ impl Cache {
                 };
                 files.push(Checked { key, size: file.size, digest, verdict });
             }
-            Ok(VerifyReport { files, has_manifest: manifest.is_some() })
+            Ok(VerifyReport { files, has_manifest: !manifests.is_empty() })
         })
         .await
     }

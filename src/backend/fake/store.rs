@@ -23,7 +23,7 @@ impl Store for Fake {
         .await
     }
 
-    async fn local(&self) -> Result<Option<Manifest>, StoreError> {
+    async fn local(&self, _: Option<&Location>) -> Result<Option<Manifest>, StoreError> {
         self.call("local", "", |state| Ok(state.local.clone())).await
     }
 
@@ -77,7 +77,7 @@ impl Store for Fake {
         .await
     }
 
-    async fn commit_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
+    async fn commit_manifest(&self, manifest: &Manifest, _: Option<&Location>) -> Result<(), StoreError> {
         self.call("commit_manifest", "", |state| {
             state.local = Some(manifest.clone());
             state.changed("commit_manifest", "", None);
