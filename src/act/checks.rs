@@ -6,8 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::{ActError, Patience};
-use crate::backend::Create;
-use crate::model::{Port, Protocol};
+use crate::model::{Create, Port, Protocol};
 
 /// Checks bind sources, and host ports when the container is to start.
 pub(super) fn before_create(create: &Create, start: bool, patience: &Patience) -> Result<(), ActError> {

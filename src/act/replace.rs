@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use super::{ActError, Done, Patience, become_healthy, checks, ended, inspect_settled, last_lines};
-use crate::backend::{Create, Engine, EngineError, EngineErrorKind, World};
+use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
-use crate::model::{ContainerId, ContainerName, ContainerSpec, Phase};
+use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase};
 use crate::plan::{NEXT_SUFFIX, PREV_SUFFIX};
 
 /// Replaces `old` by what `create` says.

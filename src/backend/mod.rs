@@ -21,8 +21,8 @@ use futures_util::Stream;
 use tokio::io::AsyncWrite;
 
 use crate::model::{
-    Artifact, ArtifactKey, CachedArtifact, ContainerId, ContainerName, ContainerSpec, ContainerState, Guest, HostKey,
-    ImageId, ImageRef, Location, Manifest, ManifestError, Name, Sha256Digest,
+    Artifact, ArtifactKey, CachedArtifact, ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest,
+    HostKey, ImageId, ImageRef, Location, Manifest, ManifestError, Name, Sha256Digest,
 };
 
 /// Everything a pass looks at and acts on.
@@ -84,19 +84,6 @@ pub struct Look {
     pub health: BTreeSet<ContainerName>,
     /// Containers whose label was hashed with another key than this are inspected for their live values.
     pub key: HostKey,
-}
-
-/// What a container is created from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Create {
-    /// Its name. During a replacement not the one in `spec`.
-    pub name: ContainerName,
-    /// The image.
-    pub image: ImageRef,
-    /// Everything else.
-    pub spec: ContainerSpec,
-    /// Labels, ours among them.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// A command to run in a container.

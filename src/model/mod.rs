@@ -20,5 +20,5 @@ pub use ids::{
 };
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
 pub use observed::{CachedArtifact, CachedFile, ContainerState, Guest, Health, Live, Observed, Owner, Phase, Seen};
-pub use spec::{ContainerSpec, HealthCheck, HealthTest, Mount, Port, Protocol, RestartPolicy};
+pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, Port, Protocol, RestartPolicy};
 pub use text::Text;

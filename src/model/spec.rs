@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::ContainerName;
+use super::ids::{ContainerName, ImageRef};
 use super::text::{Text, hide};
 
 /// What a container is to be, resolved: defaults filled in, env files read, substitutions made.
@@ -177,4 +177,17 @@ impl HealthTest {
             HealthTest::Shell(line) => vec![Text::plain("CMD-SHELL"), line.clone()],
         }
     }
+}
+
+/// What a container is created from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Create {
+    /// Its name. During a replacement not the one in `spec`.
+    pub name: ContainerName,
+    /// The image.
+    pub image: ImageRef,
+    /// Everything else.
+    pub spec: ContainerSpec,
+    /// Labels, ours among them.
+    pub labels: BTreeMap<String, String>,
 }

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use crate::backend::Create;
 use crate::model::{
-    AgentName, Artifact, ArtifactKey, ContainerId, ContainerName, ContainerSpec, FieldChange, ImageId, ImageRef,
-    Location, Manifest, Phase, Port,
+    AgentName, Artifact, ArtifactKey, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, ImageId,
+    ImageRef, Location, Manifest, Phase, Port,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.

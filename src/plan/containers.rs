@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::images::ImageFor;
 use super::{Action, Note, Plan, Policy, Reason, Revival, WaitingOn};
-use crate::backend::Create;
 use crate::model::{
-    Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Desired, FieldChange, Guest, Health,
-    ImageRef, Name, Observed, Owner, Phase, RestartPolicy, SPEC_VERSION, Seen,
+    Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Create, Desired, FieldChange, Guest,
+    Health, ImageRef, Name, Observed, Owner, Phase, RestartPolicy, SPEC_VERSION, Seen,
 };
 
 /// What a successor is called until it takes the name.

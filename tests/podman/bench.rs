@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
-use steadfast::backend::{ByteStream, Chunk, Create, Engine, Exec, Look};
+use steadfast::backend::{ByteStream, Chunk, Engine, Exec, Look};
 use steadfast::model::{
-    CanonicalSpec, ContainerId, ContainerName, ContainerSpec, ContainerState, Guest, HostKey, ImageId, ImageRef, Name,
-    RestartPolicy, SPEC_VERSION, Text,
+    CanonicalSpec, ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest, HostKey, ImageId,
+    ImageRef, Name, RestartPolicy, SPEC_VERSION, Text,
 };
 
 use crate::support;

@@ -8,12 +8,12 @@ use futures_util::{StreamExt, stream};
 
 use super::{Fake, FakeContainer, State};
 use crate::backend::{
-    ByteStream, Chunk, Chunks, Create, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest,
-    LogRequest, Look, Progress,
+    ByteStream, Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest,
+    Look, Progress,
 };
 use crate::model::{
-    CanonicalSpec, ContainerId, ContainerName, ContainerState, Guest, Health, ImageId, ImageRef, Live, Name, Owner,
-    Phase, Sha256Digest,
+    CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Live, Name,
+    Owner, Phase, Sha256Digest,
 };
 
 fn not_found(what: &str) -> EngineError {

@@ -25,8 +25,8 @@ use super::http::{Call, DEADLINE, Http, query, segment};
 use super::spec;
 use super::stream::Lines;
 use super::wire;
-use crate::backend::{Create, Deaths, EngineError, EngineErrorKind, EngineEvent, Events};
-use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Name, Phase};
+use crate::backend::{Deaths, EngineError, EngineErrorKind, EngineEvent, Events};
+use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Name, Phase};
 
 /// How long making a container may take. It may have to wait for other work on the same storage.
 const CREATE: Duration = Duration::from_secs(60);

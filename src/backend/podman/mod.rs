@@ -22,10 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    ByteStream, Chunks, Create, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress,
-};
-use crate::model::{ContainerId, ContainerName, ContainerState, Guest, ImageId, ImageRef, Name};
+use super::{ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress};
+use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Name};
 
 pub use address::Machine;
 pub use api::Api;

@@ -6,8 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::secrets::Secrets;
-use crate::backend::Create;
-use crate::model::{HealthCheck, HealthTest, Mount, Port, Text};
+use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text};
 
 /// Seconds between the stop signal and KILL when somebody else stops the container.
 const STOP_TIMEOUT: u64 = 10;

@@ -17,10 +17,10 @@ use tokio::net::{UnixListener, UnixStream};
 use super::http::{Call, Http};
 use super::secrets::Secrets;
 use super::{Api, Machine, wire};
-use crate::backend::{Create, EngineErrorKind, ExecRequest, Look};
+use crate::backend::{EngineErrorKind, ExecRequest, Look};
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, Health, HostKey, ImageId, ImageRef, Name, Owner, Phase, Protocol,
-    RestartPolicy, Text,
+    ContainerId, ContainerName, ContainerSpec, Create, Health, HostKey, ImageId, ImageRef, Name, Owner, Phase,
+    Protocol, RestartPolicy, Text,
 };
 
 /// A socket that answers as `behave` says. It is given the request's head.
