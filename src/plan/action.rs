@@ -159,22 +159,30 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = match self {
-            Action::SyncManifest { .. } => "write manifest",
-            Action::FetchArtifact { .. } => "fetch",
-            Action::LoadImage { tag: None, .. } => "load image",
             Action::LoadImage { tag: Some(_), .. } => "tag image",
-            Action::PullImage { .. } => "pull image",
-            Action::CreateContainer { .. } => "create container",
             Action::StartContainer { how: Revival::Unpause, .. } => "unpause container",
             Action::StartContainer { how: Revival::Restart, .. } => "restart container",
-            Action::StartContainer { .. } => "start container",
-            Action::StopContainer { .. } => "stop container",
-            Action::ReplaceContainer { .. } => "replace container",
-            Action::RemoveContainer { .. } => "remove container",
-            Action::PruneArtifact { .. } => "prune artifact",
-            Action::PruneImage { .. } => "prune image",
+            _ => verb(self.kind()),
         };
         write!(f, "{verb} `{}`", self.target())
+    }
+}
+
+/// A step's kind (see [`Action::kind`]) in words.
+pub fn verb(kind: &str) -> &'static str {
+    match kind {
+        "syncManifest" => "write manifest",
+        "fetchArtifact" => "fetch",
+        "loadImage" => "load image",
+        "pullImage" => "pull image",
+        "createContainer" => "create container",
+        "startContainer" => "start container",
+        "stopContainer" => "stop container",
+        "replaceContainer" => "replace container",
+        "removeContainer" => "remove container",
+        "pruneArtifact" => "prune artifact",
+        "pruneImage" => "prune image",
+        _ => "do",
     }
 }
 

@@ -183,7 +183,10 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
         let waiting = would.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(name));
         let pending = ready
             .map(|step| format!("{} ({})", step.action, step.reason))
-            .chain(waiting.map(|waiting| format!("{} `{}` ({})", waiting.kind, waiting.target, waiting.reason)))
+            .chain(
+                waiting
+                    .map(|waiting| format!("{} `{}` ({})", action::verb(waiting.kind), waiting.target, waiting.reason)),
+            )
             .collect();
         plan.notes.push(Note::Suspended { agent: name.clone(), pending });
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
 use crate::model::{AgentName, FieldChange, Name};
+use crate::plan::action::verb;
 use crate::plan::{Action, Plan, Reason, Summary};
 
 /// The JSON of a plan.
@@ -95,23 +96,6 @@ fn mark(kind: &str) -> (&'static str, Style) {
         "startContainer" | "stopContainer" => ("  ~", CHANGE),
         "removeContainer" | "pruneArtifact" | "pruneImage" => ("  -", REMOVE),
         _ => ("  +", ADD),
-    }
-}
-
-fn verb(kind: &str) -> &'static str {
-    match kind {
-        "syncManifest" => "write manifest",
-        "fetchArtifact" => "fetch",
-        "loadImage" => "load image",
-        "pullImage" => "pull image",
-        "createContainer" => "create container",
-        "startContainer" => "start container",
-        "stopContainer" => "stop container",
-        "replaceContainer" => "replace container",
-        "removeContainer" => "remove container",
-        "pruneArtifact" => "prune artifact",
-        "pruneImage" => "prune image",
-        _ => "do",
     }
 }
 

@@ -14,6 +14,7 @@ use crate::act::ActError;
 use crate::control::{Ended, Outcome, Problem, path_text};
 use crate::error::Chain;
 use crate::model::{AgentName, FieldChange};
+use crate::plan::action::verb;
 use crate::reconcile::{Report, Taken, Trouble};
 
 /// What `apply -o json` prints of an outcome.
@@ -66,7 +67,7 @@ pub fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -
 
 fn in_words(report: &Report) -> Outcome {
     let steps = report.residual.ready.iter().map(|step| step.action.to_string());
-    let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", waiting.kind, waiting.target));
+    let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", verb(waiting.kind), waiting.target));
     let problems: Vec<_> = report
         .troubles
         .iter()

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::errors::{kind_hint, trouble_hint};
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled};
+use crate::plan::action::verb;
 use crate::reconcile::Trouble;
 use crate::why::{Known, Why};
 
@@ -69,7 +70,7 @@ pub fn text(why: &Why, color: bool) -> String {
         page.row("to do", &format!("{}: {}", step.action, step.reason));
     }
     for waiting in &why.waiting {
-        let step = format!("{} `{}`", in_words(waiting.kind), waiting.target);
+        let step = format!("{} `{}`", verb(waiting.kind), waiting.target);
         page.row("waits", &format!("{step} ({}): {}", waiting.reason, waiting.on));
     }
     for held in &why.held {
@@ -189,18 +190,6 @@ fn hints(why: &Why) -> Vec<String> {
     let mut said = std::collections::BTreeSet::new();
     hints.retain(|hint| said.insert(hint.clone()));
     hints
-}
-
-/// `createContainer` → `create container`.
-fn in_words(kind: &str) -> String {
-    let mut words = String::new();
-    for char in kind.chars() {
-        if char.is_uppercase() {
-            words.push(' ');
-        }
-        words.extend(char.to_lowercase());
-    }
-    words
 }
 
 struct Page {
