@@ -20,12 +20,12 @@ use crate::worlds::*;
 pub struct Background {
     pub fake: Fake,
     pub desired: Desired,
-    editions: watch::Sender<Edition>,
-    requests: mpsc::Sender<Request>,
+    pub editions: watch::Sender<Edition>,
+    pub requests: mpsc::Sender<Request>,
     pub view: watch::Receiver<Option<Arc<View>>>,
     news: Arc<Mutex<Vec<String>>>,
-    cancel: CancellationToken,
-    task: JoinHandle<Ended>,
+    pub cancel: CancellationToken,
+    pub task: JoinHandle<Ended>,
 }
 
 struct Listener(Arc<Mutex<Vec<String>>>);
@@ -54,7 +54,7 @@ impl Background {
         Self::with(desired, fake, options, cancel)
     }
 
-    fn with(desired: Desired, fake: Fake, options: Options, cancel: CancellationToken) -> Self {
+    pub fn with(desired: Desired, fake: Fake, options: Options, cancel: CancellationToken) -> Self {
         let (editions, receiver) = watch::channel(Edition { desired: Arc::new(desired.clone()), error: None });
         let (requests, mut asked) = mpsc::channel(8);
         let (shown, view) = watch::channel(None);
@@ -108,7 +108,7 @@ impl Background {
         self.editions.send_replace(Edition { desired: Arc::new(self.desired.clone()), error: None });
     }
 
-    fn spoil(&mut self, error: &str) {
+    pub fn spoil(&mut self, error: &str) {
         self.editions.send_modify(|edition| edition.error = Some(error.to_owned()));
     }
 
@@ -459,6 +459,24 @@ async fn the_latest_is_asked_for_now_and_then() {
     let asked = run.count("published");
     quiet(3600).await;
     assert!((4..=8).contains(&(run.count("published") - asked)), "{}", run.count("published") - asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wanted_before_it_is_published_comes_once_it_is() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    run.edit(|desired| desired.agents.get_mut("a").unwrap().version = Version::Exact("2".into()));
+    run.until(|view| !view.status.converged).await;
+    run.fake.state().calls.clear();
+    quiet(3600).await;
+    let asked = run.count("published");
+    assert!((10..=24).contains(&asked), "{asked} times in an hour: after 5 s, 10 s, … 5 min");
+    publish(&mut run.fake.state(), &[("a", "2")]);
+    let took = run.converged().await;
+    assert!(took < Duration::from_secs(400), "{took:?}");
+    let asked = run.count("published");
+    quiet(7200).await;
+    assert_eq!(run.count("published"), asked, "nobody wants anything more of it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,7 +36,7 @@ use crate::backend::{Deaths, Engine, Store, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Seen, Version};
 use crate::observe::{Published, look_at_published, observe};
-use crate::plan::{Plan, Policy, Step, plan};
+use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
 use crashes::Crashes;
 use health::Checks;
 use listen::{Heard, Listener};
@@ -107,7 +107,7 @@ pub enum Ended {
 
 /// While Podman tidies up, it is looked at again after so long, and ever longer.
 const TRANSITION: Backoff = Backoff { first: Duration::from_millis(40), longest: Duration::from_secs(1) };
-/// A manifest that could not be had is asked for again.
+/// A manifest that could not be had, or does not offer what is wanted, is asked for again.
 const MANIFEST: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(300) };
 /// The first look waits so long for the published manifest; the next ones go by the last good one.
 const FIRST_MANIFEST: Duration = Duration::from_secs(2);
@@ -147,6 +147,8 @@ struct Running<'a, E, S> {
     fetching: Option<Fetching<'a>>,
     manifest_failures: u32,
     manifest_at: Option<Instant>,
+    /// It does not offer what is wanted.
+    manifest_lacks: bool,
     listener: Listener<'a, E>,
     connected: bool,
     deaths: Option<Deaths>,
@@ -207,6 +209,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             fetching: None,
             manifest_failures: 0,
             manifest_at: None,
+            manifest_lacks: false,
             connected: false,
             deaths: None,
             flights: FuturesUnordered::new(),
@@ -274,6 +277,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         self.hold_what_storms(&observed);
         self.keep_checking(&observed);
         self.plan_next_look(&plan);
+        self.await_offer(&plan);
         self.show(&observed, &plan, &words);
         self.answer(&observed, &plan, launched);
     }
@@ -435,7 +439,8 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     fn receive(&mut self, published: Published) {
         self.fetching = None;
         let now = Instant::now();
-        self.manifest_at = if published.manifest.unknown().is_some() {
+        let same = self.published.manifest == published.manifest;
+        self.manifest_at = if published.manifest.unknown().is_some() || self.manifest_lacks && same {
             self.manifest_failures = self.manifest_failures.saturating_add(1);
             Some(now + MANIFEST.delay(self.manifest_failures))
         } else {
@@ -444,11 +449,21 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
                 |agent: &crate::model::Agent| agent.version == Version::Latest && agent.source == ImageSource::Manifest;
             self.desired.agents.values().any(latest).then(|| now + jittered(self.desired.manifest_refresh))
         };
-        let same = self.published.manifest == published.manifest;
         self.published = Arc::new(published);
         if !same || !self.asks.is_empty() {
             self.wake_at(Trigger::Manifest, now);
         }
+    }
+
+    /// What the manifest does not offer yet may be published any moment: it is asked for again, ever more rarely.
+    fn await_offer(&mut self, plan: &Plan) {
+        let lacks = plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Manifest { .. }));
+        self.manifest_lacks = lacks && self.desired.manifest.is_some();
+        if !self.manifest_lacks || self.fetching.is_some() {
+            return;
+        }
+        let at = Instant::now() + MANIFEST.delay(self.manifest_failures.max(1));
+        self.manifest_at = Some(self.manifest_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     // ------------------------------------------------------------------------------------- state file and requests
