@@ -74,16 +74,6 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     let beats = manager.clone();
     let heartbeat = move || beats.alive();
     let publisher = tokio::spawn(served.clone().publish(manager.clone()));
-    let follower = tokio::spawn({
-        let served = served.clone();
-        let manager = manager.clone();
-        async move {
-            tokio::select! {
-                () = translator.follow() => {}
-                () = follow_hangups(&served, &manager) => {}
-            }
-        }
-    });
     let background = Background {
         settings,
         args: &args,
@@ -94,13 +84,18 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
         signals: &signals,
         heartbeat: manager.watchdog().map(|every| (every, &heartbeat as &(dyn Fn() + Send + Sync))),
     };
-    let ended = background.keep(editions, asked).await;
+    let ended = tokio::select! {
+        ended = background.keep(editions, asked) => ended,
+        () = translator.follow() => {
+            Err(CliError::new(ExitStatus::Error, "the state file is not watched any more").hint("agents go on running; start `run` again"))
+        }
+        () = follow_hangups(&served, &manager) => Ok(()),
+    };
     manager.stopping();
     journal.note("runStopped", serde_json::json!({}));
     if let Some(serving) = serving {
         serving.stop().await;
     }
-    follower.abort();
     publisher.abort();
     drop(lock);
     ended?;

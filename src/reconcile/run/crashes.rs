@@ -165,6 +165,11 @@ impl Crashes {
         })
     }
 
+    /// When the next one may be started of those that could not be yet at `then`.
+    pub fn next(&self, then: Instant) -> Option<Instant> {
+        self.waiting(then).map(|waiting| waiting.until).min()
+    }
+
     /// Whether the agent kept ending, and has not been up for long enough since to believe that this is over.
     pub fn is_on_probation(&self, agent: &AgentName, now: Instant) -> bool {
         self.records.get(agent).is_some_and(|record| {

@@ -64,7 +64,7 @@ pub struct Request {
 pub struct Runner<'a, E, S> {
     /// The world.
     pub world: &'a World<E, S>,
-    /// How to go about it. Of the policy, `prune_cache` is asked anew for each edition.
+    /// How to go about it. Of the policy, `prune_cache` is asked anew for each look.
     pub options: &'a Options,
     /// The longest time without a look. Spread over 90 % to 110 %.
     pub resync: Duration,
@@ -171,6 +171,8 @@ struct Running<'a, E, S> {
     transitions: u32,
     last_look: Duration,
     looked_at: Instant,
+    /// When it was last judged what may be tried.
+    judged_at: Instant,
     passes: u64,
     told: view::Told,
     /// Ready steps that did not fit beside what flies.
@@ -199,7 +201,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         Self {
             listener: Listener::new(&with.world.engine, desired.name.clone(), with.wall),
             checks: Checks::new(&with.world.engine),
-            policy: Policy { prune_cache: (with.is_alone)(&desired), ..with.options.policy.clone() },
+            policy: with.options.policy.clone(),
             resync_at: now + jittered(with.resync),
             stop: with.cancel,
             with,
@@ -226,6 +228,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             transitions: 0,
             last_look: Duration::ZERO,
             looked_at: now,
+            judged_at: now,
             passes: 0,
             told: view::Told::default(),
             queue: VecDeque::new(),
@@ -286,6 +289,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     /// may be older than what it shows, and another is taken at once.
     async fn look(&mut self) -> Option<(Observed, Plan)> {
         let began = Instant::now();
+        self.policy.prune_cache = (self.with.is_alone)(&self.desired);
         let (desired, published) = (self.desired.clone(), self.published.clone());
         let looking = observe(self.with.world, &desired, &published);
         tokio::pin!(looking);
@@ -340,8 +344,8 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
 
     /// The next thing that time alone brings.
     fn next_timer(&self) -> Instant {
-        let now = Instant::now();
-        let retries = self.setbacks.next(now).into_iter().chain(self.crashes.waiting(now).map(|waiting| waiting.until));
+        // What became due while we looked has not been tried by that look.
+        let retries = self.setbacks.next(self.judged_at).into_iter().chain(self.crashes.next(self.judged_at));
         let asks = self.asks.iter().map(|ask| ask.since + ask.request.timeout);
         let times = retries.chain(asks).chain(self.look_at).chain(self.manifest_at);
         times.fold(self.resync_at, Instant::min)
@@ -503,7 +507,6 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         }
         let agents = self.desired.clone();
         self.crashes.keep(|agent| agents.agents.contains_key(agent));
-        self.policy.prune_cache = (self.with.is_alone)(&self.desired);
         self.fetch_manifest();
     }
 

@@ -106,9 +106,9 @@ impl Setbacks {
         }
     }
 
-    /// When the next one may be tried.
-    pub fn next(&self, now: Instant) -> Option<Instant> {
-        self.all.values().filter_map(|setback| setback.retry_at).filter(|at| *at > now).min()
+    /// When the next one may be tried of those that could not be yet at `then`.
+    pub fn next(&self, then: Instant) -> Option<Instant> {
+        self.all.values().filter_map(|setback| setback.retry_at).filter(|at| *at > then).min()
     }
 
     /// All of them.

@@ -72,6 +72,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     /// Starts what is ready. Yields whether anything was started.
     pub(super) fn launch(&mut self, plan: &Plan) -> bool {
         let now = Instant::now();
+        self.judged_at = now;
         self.others_wait = !plan.waiting.is_empty();
         let ready: Vec<_> = plan.ready.iter().filter(|step| !self.flying.contains_key(&lane(step))).collect();
         let queue = ready.into_iter().filter(|step| self.may_take(step, now)).cloned().collect();
@@ -353,7 +354,8 @@ fn tried(step: &Step) -> String {
     match &step.action {
         Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => {
             let spec = create.labels.get("steadfast.spec").map_or("", String::as_str);
-            format!("{kind} {} {spec}", create.image)
+            // The same words may come to mean another image.
+            format!("{kind} {} {spec} {:?}", create.image, step.reason.changes())
         }
         Action::FetchArtifact { artifact, .. } | Action::LoadImage { artifact, .. } => {
             format!("{kind} {}", artifact.sha256)
