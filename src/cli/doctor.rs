@@ -181,6 +181,7 @@ async fn agents(
                     (_, "OutOfSync") => "`steadfast apply` does it; `steadfast plan` shows it first",
                     _ => "`steadfast logs AGENT` shows what it says",
                 };
+                let fix = fix.replace("AGENT", name.as_str());
                 checks.bad("agent", format!("{state}: {}", condition.message), fix);
             }
             _ => checks.ok("agent", state),
