@@ -21,8 +21,8 @@ pub(super) enum Fetched {
 /// The artifact that is meant by an agent's version for one architecture.
 ///
 /// Looked for in the published manifest, then in the last good one, so that a pinned version survives the publisher
-/// moving on. An older version that neither offers is still known by the agent's own `sha256` pin, by the cache's index,
-/// or by the label of the container that runs from it.
+/// moving on. An older version that neither offers is still known by the agent's own `sha256` pin, by the label of the
+/// container that runs from it, or by the cache's index.
 ///
 /// # Errors
 /// A sentence that says why nothing offers it.
@@ -69,7 +69,8 @@ fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) 
     let key = ArtifactKey::new(format!("vm/images/{name}-{version}-{arch}.tar.gz")).ok()?;
     let cached = observed.artifacts.present()?.get(&key)?;
     let pin = agent.pins.get(&arch).copied();
-    let sha256 = pin.or(cached.digest).or_else(|| labelled(name, version, observed))?;
+    // The label before the file's own bytes: these prove only that they are what they are.
+    let sha256 = pin.or_else(|| labelled(name, version, observed)).or(cached.digest)?;
     Some(Artifact { key, sha256, size_bytes: cached.size })
 }
 

@@ -221,6 +221,20 @@ async fn a_pinned_version_survives_the_publisher_moving_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rotten_bytes_are_not_believed_because_nobody_offers_better_ones() {
+    let story = Story::running(&["a"]).await;
+    publish(&mut story.fake.state(), &[("a", "2")]);
+    {
+        let mut state = story.fake.state();
+        state.local = None;
+        let file = state.files.get_mut(&key_of("a", "1")).unwrap();
+        (file.digest, file.proved) = (digest("rot"), false);
+    }
+    plans(&story, &["fetch `vm/images/a-1-x64.tar.gz`: the cached file has other bytes than the manifest promises"])
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pin_that_does_not_match_is_refused() {
     let mut story = Story::new(&["a"]);
     story.agent("a").pins.insert(Arch::X64, digest("else"));
