@@ -56,6 +56,8 @@ pub struct State {
     pub podman_gives_up: bool,
     /// How long calls take, by word.
     pub latency: BTreeMap<&'static str, Duration>,
+    /// How long whoever asks waits for an answer that never comes; `None`: for ever.
+    pub answer_within: Option<Duration>,
     /// Every call that was made.
     pub calls: Vec<Call>,
     /// Every change that was made, in order.
@@ -127,6 +129,8 @@ pub struct Effect {
     pub owner: Option<Option<String>>,
     /// The agents that have a container after it.
     pub agents: BTreeSet<String>,
+    /// Owner and agent of each container that runs (or is frozen) after it, sorted.
+    pub running: Vec<(String, String)>,
 }
 
 /// When in a call a failure strikes.
@@ -261,6 +265,18 @@ impl Fake {
         state.most.clear();
     }
 
+    /// The next process, in a world that goes on as it was: what was counted and ordered stays.
+    pub fn revive(&self) {
+        let mut state = self.state();
+        state.kill_after = None;
+        state.dead = false;
+    }
+
+    /// Ordered failures are over.
+    pub fn lift(&self) {
+        self.state().faults.clear();
+    }
+
     async fn call<T, E: Broken>(
         &self,
         word: &'static str,
@@ -268,7 +284,7 @@ impl Fake {
         work: impl FnOnce(&mut State) -> Result<T, E>,
     ) -> Result<T, E> {
         let target = target.into();
-        let (strike, transient, latency) = {
+        let (strike, transient, latency, patience) = {
             let mut state = self.state();
             let call = Call { word, target: target.clone(), at: Instant::now() };
             state.calls.push(call);
@@ -278,13 +294,19 @@ impl Fake {
             let most = state.most.entry(word).or_default();
             *most = count.max(*most);
             let strike = state.strike(word, &target);
-            (strike.map(|(strike, _)| strike), strike.is_some_and(|(_, t)| t), state.latency.get(word).copied())
+            let latency = state.latency.get(word).copied();
+            (strike.map(|(strike, _)| strike), strike.is_some_and(|(_, t)| t), latency, state.answer_within)
         };
         let _under_way = UnderWay(self, word);
         if let Some(latency) = latency {
             tokio::time::sleep(latency).await;
         }
-        if self.state().dead || strike == Some(Strike::Hang) {
+        let dead = self.state().dead;
+        if let (Some(Strike::Hang), Some(patience), false) = (strike, patience, dead) {
+            tokio::time::sleep(patience).await;
+            return Err(E::broken(&format!("{word} {target}"), true));
+        }
+        if dead || strike == Some(Strike::Hang) {
             self.killed.notify_waiters();
             std::future::pending::<()>().await;
         }
@@ -341,8 +363,12 @@ impl State {
     /// Notes a change that has just been made.
     fn changed(&mut self, word: &'static str, target: &str, owner: Option<Option<String>>) {
         let agents = self.containers.values().filter_map(|one| one.labels.get("steadfast.agent").cloned()).collect();
+        let label = |one: &FakeContainer, name: &str| one.labels.get(name).cloned().unwrap_or_default();
+        let up = self.containers.values().filter(|one| matches!(one.phase, Phase::Running | Phase::Paused));
+        let mut running: Vec<_> = up.map(|one| (label(one, "steadfast.name"), label(one, "steadfast.agent"))).collect();
+        running.sort();
         let call = Call { word, target: target.to_owned(), at: Instant::now() };
-        self.effects.push(Effect { call, owner, agents });
+        self.effects.push(Effect { call, owner, agents, running });
         self.tell(word, target, None);
         if let Some(left) = &mut self.kill_after {
             *left = left.saturating_sub(1);

@@ -6,4 +6,5 @@ mod background;
 mod passes;
 mod plans;
 mod properties;
+mod schedules;
 mod worlds;

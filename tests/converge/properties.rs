@@ -257,13 +257,16 @@ fn strangers(fake: &Fake) -> Vec<String> {
     state.containers.values().filter(theirs).map(|one| format!("{one:?}")).collect()
 }
 
-fn run<T>(with: impl Future<Output = T>) -> T {
+pub fn run<T>(with: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(with)
 }
 
-/// The same worlds each time, so that a change is to blame for what it breaks; $PROPTEST_RNG_SEED draws others.
-fn config(cases: u32) -> ProptestConfig {
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+/// The same worlds each time, so that a change is to blame for what it breaks; $PROPTEST_RNG_SEED draws others, and
+/// $PROPTEST_CASES more.
+pub fn config(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = std::env::var_os("PROPTEST_CASES").map_or(cases, |_| default.cases);
+    let config = ProptestConfig { cases, failure_persistence: None, ..default };
     match config.rng_seed {
         RngSeed::Random => ProptestConfig { rng_seed: RngSeed::Fixed(1), ..config },
         RngSeed::Fixed(_) => config,
