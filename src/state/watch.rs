@@ -168,7 +168,11 @@ impl Task {
             tokio::select! {
                 () = self.editions.closed() => return,
                 Ok(()) = self.asked.changed() => {}
-                () = self.wake.notified() => gather(&self.wake, self.options.debounce).await,
+                () = self.wake.notified() => tokio::select! {
+                    () = gather(&self.wake, self.options.debounce) => {}
+                    // Who asks does not wait for quiet.
+                    Ok(()) = self.asked.changed() => {}
+                },
                 () = sleep(self.options.poll), if poll => {}
             }
             let asked = *self.asked.borrow_and_update();

@@ -225,3 +225,18 @@ async fn constant_writing_does_not_put_it_off_for_ever() {
     seen.watching.reload_and_wait().await;
     seen.is_quiet().await;
 }
+
+/// However long it is to be quiet first.
+#[tokio::test]
+async fn who_asks_does_not_wait_for_quiet() {
+    let place = Place::new();
+    place.write("conf/s.yaml", version("0"));
+    let patient = WatchOptions { debounce: NEVER, ..options() };
+    let seen = Seen::with(&place.path("conf/s.yaml"), patient, Senses::default()).await;
+    // The first time the event may come only after the answer; then it is being waited out.
+    for round in 1..=5 {
+        place.write("conf/s.yaml", version(&round.to_string()));
+        tokio::time::timeout(PATIENCE, seen.watching.reload_and_wait()).await.expect("an answer");
+        assert_eq!(seen.now(), round.to_string());
+    }
+}
