@@ -45,6 +45,7 @@ conformance! {
         exit_codes_are_seen,
         a_frozen_container_is_unfrozen_stopped_and_removed,
         a_start_right_after_a_death_is_not_swallowed,
+        what_podman_restarts_all_the_time_stays_stopped,
         health_checks_run_on_demand,
         a_lost_key_brings_live_values,
         events_are_the_owners,

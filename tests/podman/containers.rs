@@ -220,6 +220,27 @@ pub async fn a_start_right_after_a_death_is_not_swallowed<E: Engine>(bench: &Ben
     }
 }
 
+pub async fn what_podman_restarts_all_the_time_stays_stopped<E: Engine>(bench: &Bench<E>) {
+    let mut create = bench.shell("again", "exit 1");
+    create.spec.restart = RestartPolicy::Always;
+    bench.label(&mut create);
+    let id = bench.started(&create).await;
+    for round in 0..6 {
+        let first = bench.state(&id).await.started_at;
+        bench.until(&id, |state| state.started_at != first).await;
+        bench.engine.stop(&id, Duration::from_secs(5)).await.unwrap();
+        let stopped = bench.engine.inspect(&id).await.unwrap().unwrap();
+        // Podman takes a tenth of a second for a restart.
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let now = bench.engine.inspect(&id).await.unwrap().unwrap();
+            assert_eq!((&now.phase, now.started_at), (&stopped.phase, stopped.started_at), "round {round}");
+            assert!(matches!(now.phase, Phase::Exited { .. }), "round {round}: {now:?}");
+        }
+        bench.engine.start(&id).await.unwrap();
+    }
+}
+
 pub async fn health_checks_run_on_demand<E: Engine>(bench: &Bench<E>) {
     let mut create = bench.shell("health", "sleep 1000");
     create.spec.healthcheck = Some(check("test -e /tmp/well", 2));
