@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -20,6 +20,7 @@ pub struct Scratch {
     path: Option<PathBuf>,
     engine: BTreeMap<&'static str, String>,
     last: Mutex<Option<String>>,
+    trouble: Mutex<Option<String>>,
 }
 
 #[derive(Serialize, PartialEq)]
@@ -45,15 +46,25 @@ struct Handle<'a> {
 impl Scratch {
     /// Handles in this file. `engine` tells how Podman is reached (`socket`, …).
     pub fn new(path: &Path, engine: BTreeMap<&'static str, String>) -> Self {
-        Self { path: Some(path.to_owned()), engine, last: Mutex::new(None) }
+        Self { path: Some(path.to_owned()), ..Self::kept_nowhere(engine) }
     }
 
     /// Handles that are not kept.
     pub fn off() -> Self {
-        Self { path: None, engine: BTreeMap::new(), last: Mutex::new(None) }
+        Self::kept_nowhere(BTreeMap::new())
     }
 
-    /// Writes what was seen, unless it is what stands there. A failure is logged, not fatal.
+    fn kept_nowhere(engine: BTreeMap<&'static str, String>) -> Self {
+        Self { path: None, engine, last: Mutex::new(None), trouble: Mutex::new(None) }
+    }
+
+    /// Why the handles could not be written the last time, if so. `None` again as soon as they could be.
+    pub fn trouble(&self) -> Option<String> {
+        held(&self.trouble).clone()
+    }
+
+    /// Writes what was seen, unless it is what stands there. A failure is not fatal, and logged when it is the first in a
+    /// row.
     pub async fn record(&self, observed: &Observed) {
         let (Some(path), Some(guest)) = (&self.path, observed.guest.present()) else { return };
         let containers = guest
@@ -76,17 +87,33 @@ impl Scratch {
             Handles { schema_version: 1, engine: &self.engine, podman_version: Some(&guest.version), containers };
         let Ok(mut text) = serde_json::to_string_pretty(&handles) else { return };
         text.push('\n');
-        if self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref() == Some(&text) {
+        if held(&self.last).as_ref() == Some(&text) {
             return;
         }
         if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+            *held(&self.trouble) = None;
             return;
         }
         match write_atomically(path, text.as_bytes()) {
-            Ok(()) => *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(text),
-            Err(err) => tracing::warn!(path = %path.display(), error = %err, "cannot write the handles"),
+            Ok(()) => {
+                *held(&self.last) = Some(text);
+                *held(&self.trouble) = None;
+            }
+            Err(err) => {
+                // What was written before does not say any more what is there.
+                *held(&self.last) = None;
+                let trouble = format!("cannot write `{}`: {err}", path.display());
+                if held(&self.trouble).replace(trouble).is_none() {
+                    tracing::warn!(path = %path.display(), error = %err, "cannot write the handles; going on without them");
+                }
+            }
         }
     }
+}
+
+/// The value, also after a panic elsewhere: nothing here is ever left half changed.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn rfc3339(time: SystemTime) -> String {

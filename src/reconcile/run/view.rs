@@ -32,6 +32,8 @@ pub struct View {
     pub backing_off: Vec<BackingOff>,
     /// Whether Podman's events are heard.
     pub hears_podman: bool,
+    /// Why the handles cannot be written, if so.
+    pub not_recorded: Option<String>,
 }
 
 /// Something that failed and is left alone for now.
@@ -131,6 +133,7 @@ impl<E: Engine, S: Store> Running<'_, E, S> {
             file_error: self.file_error.clone(),
             backing_off,
             hears_podman: self.connected,
+            not_recorded: self.with.scratch.trouble(),
         })));
     }
 
