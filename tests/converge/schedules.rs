@@ -716,6 +716,17 @@ async fn play(schedule: &[(u64, Event)]) -> Result<(), TestCaseError> {
     let failed =
         play.fake.state().containers.values().any(|one| one.spec.restart == RestartPolicy::No && failed(&one.phase));
     prop_assert!((view.status.converged || failed) && view.backing_off.is_empty(), "{}", play.describe());
+    play.quiet(0).await?;
+
+    // What nobody tells of is found all the same.
+    {
+        let mut state = play.fake.state();
+        let lost = state.containers.iter().find(|(_, one)| is_ours(one)).map(|(id, _)| id.clone());
+        lost.map(|id| state.containers.remove(&id));
+        state.files.clear();
+    }
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    play.check(true)?;
     play.quiet(0).await
 }
 
