@@ -731,7 +731,7 @@ async fn play(schedule: &[(u64, Event)]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..config(140) })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..config(110) })]
 
     #[test]
     fn whatever_happens_it_gets_there_and_then_is_quiet(schedule in any_schedule()) {
