@@ -299,8 +299,8 @@ pub async fn act<E: Engine, S: Store>(
             Ok(Done::default())
         }
         Action::ReplaceContainer { create, start, old, old_name, old_runs, old_ports } => {
-            checks::before_replace(create, *start, old_ports, patience)?;
-            replace::replace(world, create, *start, old, old_name, *old_runs, patience).await
+            let old = replace::Old { id: old, name: old_name, runs: *old_runs, ports: old_ports };
+            replace::replace(world, create, *start, old, patience).await
         }
         Action::RemoveContainer { id, name } => {
             world.engine.remove(id, patience.grace).await.map_err(|err| err.naming(id, name))?;

@@ -10,31 +10,45 @@ use std::time::Duration;
 use super::{ActError, Done, Patience, become_healthy, checks, ended, inspect_settled, last_lines};
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
-use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase};
+use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, Port};
 use crate::plan::{NEXT_SUFFIX, PREV_SUFFIX};
+
+/// What is replaced.
+pub(super) struct Old<'a> {
+    pub id: &'a ContainerId,
+    /// The name it has now.
+    pub name: &'a ContainerName,
+    /// Whether it is to run again should its successor fail.
+    pub runs: bool,
+    /// The host ports it lets go of.
+    pub ports: &'a [Port],
+}
 
 /// Replaces `old` by what `create` says.
 pub(super) async fn replace<E: Engine, S>(
     world: &World<E, S>,
     create: &Create,
     start: bool,
-    old: &ContainerId,
-    old_name: &ContainerName,
-    old_runs: bool,
+    old: Old<'_>,
     patience: &Patience,
 ) -> Result<Done, ActError> {
     let engine = &world.engine;
-    let successor = Create { name: suffixed(&create.name, NEXT_SUFFIX), ..create.clone() };
-    let new = engine.create(&successor).await.map_err(|err| err.hiding(&create.spec))?;
-    let (home, aside) = match old_name.as_str().strip_suffix(PREV_SUFFIX).map(ContainerName::new) {
+    let (home, aside) = match old.name.as_str().strip_suffix(PREV_SUFFIX).map(ContainerName::new) {
         Some(Ok(home)) => (home, true),
-        _ => (old_name.clone(), false),
+        _ => (old.name.clone(), false),
     };
-    let predecessor = Predecessor { id: old, home, aside, runs: old_runs };
+    let predecessor = Predecessor { id: old.id, home, aside, runs: old.runs };
+    let new = match make(engine, create, start, old.ports, patience).await {
+        Ok(new) => new,
+        // Nothing has been touched yet; but one that stands aside does not run, and nobody else does.
+        Err(err) if aside => return Err(put_back(engine, &predecessor, None, err, patience).await),
+        Err(err) => return Err(err),
+    };
+    let (old, old_name) = (old.id, old.name);
 
     if let Err(err) = step_aside(engine, &predecessor, &new, &create.name, patience).await {
         let err = err.naming(&new, &create.name).naming(old, old_name);
-        return Err(put_back(engine, &predecessor, &new, err.into(), patience).await);
+        return Err(put_back(engine, &predecessor, Some(&new), err.into(), patience).await);
     }
     if start {
         // Only now that the predecessor has let go of its ports can they be tried.
@@ -47,6 +61,19 @@ pub(super) async fn replace<E: Engine, S>(
     }
     engine.remove(old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
     Ok(Done { started: start.then_some(new), settled: true, ..Done::default() })
+}
+
+/// Makes the successor, not started.
+async fn make<E: Engine>(
+    engine: &E,
+    create: &Create,
+    start: bool,
+    old_ports: &[Port],
+    patience: &Patience,
+) -> Result<ContainerId, ActError> {
+    checks::before_replace(create, start, old_ports, patience)?;
+    let successor = Create { name: suffixed(&create.name, NEXT_SUFFIX), ..create.clone() };
+    Ok(engine.create(&successor).await.map_err(|err| err.hiding(&create.spec))?)
 }
 
 /// Starts a container that exists. When an interrupted replacement left its predecessor, that one is dropped once this
@@ -83,7 +110,7 @@ async fn prove<E: Engine>(
     match outcome {
         Ok(()) => Ok(()),
         Err(ActError::Interrupted) => Err(ActError::Interrupted),
-        Err(err) => Err(put_back(engine, predecessor, successor, err, patience).await),
+        Err(err) => Err(put_back(engine, predecessor, Some(successor), err, patience).await),
     }
 }
 
@@ -143,13 +170,15 @@ async fn start_and_watch<E: Engine>(
 async fn put_back<E: Engine>(
     engine: &E,
     old: &Predecessor<'_>,
-    new: &ContainerId,
+    new: Option<&ContainerId>,
     cause: ActError,
     patience: &Patience,
 ) -> ActError {
     let container = old.home.to_string();
     let back = async {
-        engine.remove(new, patience.grace).await?;
+        if let Some(new) = new {
+            engine.remove(new, patience.grace).await?;
+        }
         match engine.rename(old.id, &old.home).await {
             // It has not been renamed yet, and so holds the name itself.
             Err(err) if err.kind == EngineErrorKind::Conflict => {}

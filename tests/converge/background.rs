@@ -406,6 +406,25 @@ async fn what_is_known_to_work_comes_back_however_many_successors_fail() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_known_to_work_comes_back_when_its_next_successor_cannot_even_be_made() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    let id = run.fake.state().named("demo-a").unwrap().0.clone();
+    run.edit(|desired| {
+        let container = &mut desired.agents.get_mut("a").unwrap().container;
+        container.healthcheck = Some(health_check());
+        container.env.insert("SICK".into(), Text::plain("1000000"));
+    });
+    quiet(5).await;
+    run.fake.order(Fault::lasting("create"));
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().container.env.insert("SICK".into(), Text::plain("1"));
+    });
+    run.until(|view| view.backing_off.iter().any(|off| off.kind == "rolledBack")).await;
+    assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_agents_long_download_holds_up_nobody() {
     let story = Story::running(&["a"]).await;
     let mut run = Background::start(story);

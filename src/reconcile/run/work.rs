@@ -355,7 +355,9 @@ fn tried(step: &Step) -> String {
         Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => {
             let spec = create.labels.get("steadfast.spec").map_or("", String::as_str);
             // The same words may come to mean another image.
-            format!("{kind} {} {spec} {:?}", create.image, step.reason.changes())
+            let image = step.reason.changes().iter().find(|change| change.field == "image.id");
+            let image = image.and_then(|change| change.to.as_deref()).unwrap_or_default();
+            format!("{kind} {} {image} {spec}", create.image)
         }
         Action::FetchArtifact { artifact, .. } | Action::LoadImage { artifact, .. } => {
             format!("{kind} {}", artifact.sha256)
