@@ -36,6 +36,29 @@ async fn what_is_fetched_is_there_whole_private_and_without_leftovers() {
     assert_eq!(server.requests(KEY).len(), 1);
 }
 
+/// In the moment between its being there and its being written down as good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_cut_short_as_soon_as_it_is_there_is_not_believed() {
+    let (world, bytes) = (World::new(), noise(MIB));
+    let server = serve(|request, bytes| Reply::good(request, bytes, "\"1\""), bytes.clone()).await;
+    for round in 0..20 {
+        let path = world.path(KEY);
+        let cutter = std::thread::spawn(move || {
+            loop {
+                if let Ok(file) = std::fs::File::options().write(true).open(&path) {
+                    return file.set_len(1000).unwrap();
+                }
+                std::thread::yield_now();
+            }
+        });
+        world.fetch(&artifact(&bytes), &server).await.unwrap();
+        cutter.join().unwrap();
+        assert!(world.fetch(&artifact(&bytes), &server).await.unwrap(), "round {round}: it was taken for whole");
+        assert_eq!(world.read(KEY), bytes);
+        std::fs::remove_file(world.path(KEY)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_dropped_connection_is_resumed_where_it_broke() {
     for reset in [false, true] {

@@ -343,7 +343,9 @@ impl Cache {
             let to = cache.0.layout.artifact(&artifact.key);
             cache.0.layout.guard(&to)?;
             let (_lock, stamp) = partial.commit(&to, cache.0.options.durable)?;
-            cache.0.index.try_update(|index| index.put(artifact.key, stamp, artifact.sha256));
+            if let Some(stamp) = stamp {
+                cache.0.index.try_update(|index| index.put(artifact.key, stamp, artifact.sha256));
+            }
             Ok(())
         })
         .await

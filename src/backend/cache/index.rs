@@ -54,6 +54,16 @@ impl Stamp {
         }
     }
 
+    /// How many bytes the file has.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether nothing was written to the file between the two; it may have been renamed.
+    pub(super) fn has_bytes_of(&self, other: &Self) -> bool {
+        Self { ctime: other.ctime, ..*self } == *other
+    }
+
     /// How long to wait until a further write to this file could not go unseen.
     pub(super) fn unsettled_for(&self, now: SystemTime) -> Option<Duration> {
         let coarse = self.mtime % 1_000_000_000 == 0 && self.ctime % 1_000_000_000 == 0;

@@ -174,8 +174,10 @@ impl Partial {
     }
 
     /// Makes the bytes the artifact: sync, rename, sync of the directory. The lock is held until the value returned is
-    /// dropped.
-    pub(super) fn commit(self, to: &Path, durable: bool) -> Result<(File, Stamp), StoreError> {
+    /// dropped. No stamp when somebody wrote to the file meanwhile: then it is not proved what is in it.
+    pub(super) fn commit(self, to: &Path, durable: bool) -> Result<(File, Option<Stamp>), StoreError> {
+        let stamp = || self.file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", to));
+        let before = stamp()?;
         if durable {
             self.file.sync_all().map_err(failed("sync", &self.path))?;
         }
@@ -184,8 +186,9 @@ impl Partial {
             sync_directory(directory)?;
         }
         remove_file(&self.sidecar_path)?;
-        let stamp = Stamp::of(&self.file.metadata().map_err(failed("look at", to))?);
-        Ok((self.file, stamp))
+        let after = stamp()?;
+        let ours = before.size() == self.len && after.has_bytes_of(&before);
+        Ok((self.file, ours.then_some(after)))
     }
 
     /// Removes it, with its sidecar.
