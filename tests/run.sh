@@ -22,7 +22,7 @@ repository=$(cd "$here/.." && pwd)
 . "$repository/scripts/podman-env.sh"
 
 # Test targets that need a real Podman. They are compiled with the feature `podman-tests` and run one after another.
-PODMAN_TARGETS=(podman apply)
+PODMAN_TARGETS=(podman apply background)
 STAGES=(format clippy doc audit tests podman)
 
 passed=0 failed=0 skipped=0

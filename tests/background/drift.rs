@@ -1,0 +1,94 @@
+//! What others do to our containers is undone, once, and nothing else is touched.
+
+use crate::keeper::{Keeper, id, kill_process_of, phase, podman, starts};
+use crate::world::{World, until};
+
+#[test]
+fn what_was_killed_stopped_paused_or_removed_comes_back_once() {
+    let world = World::new();
+    world.state(&["a", "b", "c", "d", "e"].map(|name| world.agent(name, "")).each_ref().map(String::as_str));
+    let mut keeper = Keeper::start(&world, "");
+    let ids = world.ids();
+    podman("POST", &format!("/containers/{}/kill?signal=KILL", world.name("a")));
+    podman("POST", &format!("/containers/{}/stop?timeout=5", world.name("b")));
+    podman("POST", &format!("/containers/{}/pause", world.name("c")));
+    world.remove("d");
+    until("all run again", || ["a", "b", "c", "d", "e"].iter().all(|name| phase(&world, name) == "running"));
+    let report = keeper.looked();
+    assert_eq!((&report["converged"], report["actions"].as_array().map(Vec::len)), (&true.into(), Some(0)), "{report}");
+    for (name, wanted) in [("a", 2), ("b", 2), ("c", 1), ("e", 1)] {
+        assert_eq!(id(&world, name), ids[&world.name(name)], "{name} is the one it was");
+        assert_eq!(starts(&id(&world, name)), wanted, "{name}: {}", keeper.run.stderr());
+    }
+    let new = id(&world, "d");
+    assert_ne!(new, ids[&world.name("d")]);
+    assert_eq!(starts(&new), 1);
+    assert_eq!(world.ids().len(), 5);
+    // Each step is said once, with its reason.
+    let owner = &world.owner;
+    for (name, step) in [("a", "start"), ("b", "start"), ("c", "unpause")] {
+        let line = format!("{step} container `{owner}-{name}`: ");
+        assert_eq!(keeper.times_said(&line), 1, "{line}\n{}", keeper.run.stderr());
+    }
+    assert_eq!(keeper.times_said(&format!("create container `{owner}-d`: ")), 2, "{}", keeper.run.stderr());
+    // And that is all: a look that changes nothing says nothing.
+    let said = keeper.said().len();
+    keeper.looked();
+    assert_eq!(keeper.said().len(), said, "{}", keeper.run.stderr());
+    keeper.converged();
+}
+
+/// Podman restarts what died by itself, and is not raced: one start for each death, never two.
+#[test]
+fn what_podman_restarts_is_left_to_podman() {
+    let world = World::new();
+    let agents = [world.agent("a", ""), world.agent("f", "restart: on-failure"), world.agent("w", "restart: always")];
+    world.state(&agents.each_ref().map(String::as_str));
+    let keeper = Keeper::start(&world, "");
+    let ids = world.ids();
+    for death in 1..=4 {
+        for agent in ["a", "f", "w"] {
+            kill_process_of(&world, agent);
+        }
+        for agent in ["a", "f", "w"] {
+            until("it runs again", || {
+                world.inspect(agent)["RestartCount"].as_u64() == Some(death) && phase(&world, agent) == "running"
+            });
+        }
+        keeper.looked();
+        for agent in ["a", "f", "w"] {
+            let starts = starts(&ids[&world.name(agent)]);
+            assert_eq!(starts as u64, 1 + death, "{agent}: {}", keeper.run.stderr());
+        }
+    }
+    assert_eq!(world.ids(), ids);
+    assert_eq!(keeper.times_said("start container"), 0, "{}", keeper.run.stderr());
+    // `podman kill` switches Podman's own restart off, under every policy.
+    for agent in ["a", "f", "w"] {
+        podman("POST", &format!("/containers/{}/kill?signal=KILL", world.name(agent)));
+    }
+    until("all run again", || ["a", "f", "w"].iter().all(|agent| world.runs(agent)));
+    keeper.looked();
+    for agent in ["a", "f", "w"] {
+        assert_eq!(starts(&ids[&world.name(agent)]), 6, "{agent}: {}", keeper.run.stderr());
+    }
+    assert_eq!((world.ids(), keeper.times_said("start container")), (ids, 3), "{}", keeper.run.stderr());
+}
+
+#[test]
+fn what_is_unhealthy_is_restarted_and_recovers() {
+    let world = World::new();
+    let check = "healthcheck: {test: [CMD, cat, /tmp/well], interval: 1s, timeout: 5s, retries: 2}";
+    let command = "command: [sh, -c, \"touch /tmp/well; exec /agent\"]";
+    world.state(&[&world.agent("a", &format!("{command}, {check}")), &world.agent("b", "")]);
+    let mut keeper = Keeper::start(&world, "");
+    let ids = world.ids();
+    world.run("exec a -- busybox rm /tmp/well").expect(0);
+    let restart = format!("restart container `{}`: it is unhealthy", world.name("a"));
+    keeper.says(&restart);
+    until("it is healthy again", || world.inspect("a")["State"]["Health"]["Status"] == "healthy");
+    let status = keeper.converged();
+    assert_eq!(status["agents"]["a"]["health"], "Healthy", "{status}");
+    assert_eq!((world.ids(), starts(&id(&world, "a")), starts(&id(&world, "b"))), (ids, 2, 1));
+    assert_eq!(keeper.times_said(&restart), 1);
+}

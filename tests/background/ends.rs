@@ -1,0 +1,83 @@
+//! Agents that end by themselves: those that are to stay so, and those that do it all the time.
+
+use crate::keeper::{Keeper, id, phase, starts};
+use crate::world::{World, until};
+
+fn ending(world: &World, name: &str, code: i32, more: &str) -> String {
+    world.agent(name, &format!("command: [sh, -c, \"exit {code}\"]{more}"))
+}
+
+#[test]
+fn what_is_to_stay_ended_stays_ended() {
+    let world = World::new();
+    let agents = [
+        ending(&world, "done", 0, ", restart: \"no\""),
+        ending(&world, "failed", 3, ", restart: \"no\""),
+        ending(&world, "once", 0, ", restart: on-failure"),
+        world.agent("other", ""),
+    ];
+    world.state(&agents.each_ref().map(String::as_str));
+    let mut keeper = Keeper::spawn(&world, "--resync 1s");
+    keeper.until("all have ended", |status| {
+        let health = |agent: &str| status["agents"][agent]["health"].clone();
+        [health("done"), health("failed"), health("once"), health("other")]
+            == ["Completed", "Failed", "Completed", "Healthy"]
+    });
+    let ids = world.ids();
+    // Neither time nor what happens to others wakes them.
+    world.kill("other");
+    until("the other runs again", || world.runs("other"));
+    keeper.passes(3);
+    for agent in ["done", "failed", "once"] {
+        assert_eq!((phase(&world, agent).as_str(), starts(&id(&world, agent))), ("exited", 1), "{agent}");
+    }
+    assert_eq!(world.ids(), ids);
+    assert_eq!(starts(&id(&world, "other")), 2);
+}
+
+/// Podman restarts it in a hot loop, and nobody else gets anything done.
+#[test]
+fn what_ends_all_the_time_is_given_a_rest_and_costs_the_others_nothing() {
+    let world = World::new();
+    let crashing = ending(&world, "x", 3, "");
+    let broken = world.agent("y", "command: [/nope]");
+    world.state(&[&world.agent("a", ""), &crashing, &broken]);
+    let mut keeper = Keeper::spawn(&world, "");
+    let name = world.name("x");
+    keeper.says(&format!("container `{name}` keeps ending (exit code 3)"));
+    let status = keeper.until("it rests", |status| {
+        let conditions = status["agents"]["x"]["conditions"].as_array().unwrap();
+        conditions.iter().all(|condition| condition["reason"] == "BackingOff")
+    });
+    let off = status["run"]["backingOff"].as_array().unwrap().iter().find(|off| off["agent"] == "x").unwrap();
+    assert!(off["cause"].as_str().unwrap().contains("keeps ending") && off["retryAt"].is_string(), "{off}");
+    keeper.says(&format!("✓ stop container `{name}`: it keeps ending"));
+    assert!(!world.runs("x"));
+    let x = id(&world, "x");
+    let before = starts(&x);
+    // Meanwhile the others are looked after as ever.
+    let a = id(&world, "a");
+    for round in 2..=4 {
+        world.kill("a");
+        until("it runs again", || world.runs("a"));
+        keeper.until("it is ready", |status| status["agents"]["a"]["ready"] == true);
+        assert_eq!(starts(&a), round, "{}", keeper.run.stderr());
+    }
+    assert_eq!(starts(&x), before, "{}", keeper.run.stderr());
+    assert_eq!(keeper.status()["converged"], false);
+    // One that cannot be started at all is tried ever more rarely too.
+    let status = keeper.status();
+    let off = status["run"]["backingOff"].as_array().unwrap().iter().find(|off| off["agent"] == "y");
+    assert!(off.is_some_and(|off| off["cause"].as_str().unwrap().contains("/nope")), "{status}");
+    assert!(starts(&id(&world, "y")) <= 1);
+
+    // Mended, they come up at once.
+    world.state(&[&world.agent("a", ""), &world.agent("x", ""), &world.agent("y", "")]);
+    keeper.converged();
+    assert!(world.runs("x") && world.runs("y"));
+    assert_eq!(id(&world, "a"), a);
+    for agent in ["x", "y"] {
+        keeper.says(&format!("agent `{agent}`: nothing is in its way any more"));
+    }
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
