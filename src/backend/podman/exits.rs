@@ -44,11 +44,12 @@ pub(super) fn follow(pid: u32) -> Option<Deaths> {
     }
 }
 
+/// Conmon renames the file into its place. That is told as `To`, and once more as `Both` with the old name.
 fn is_new_file(kind: EventKind) -> bool {
     matches!(
         kind,
         EventKind::Create(CreateKind::File | CreateKind::Any)
-            | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both | RenameMode::Any))
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Any))
     )
 }
 
