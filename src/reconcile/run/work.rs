@@ -10,7 +10,7 @@ use super::crashes::Verdict;
 use super::health::Patient;
 use super::setbacks::{Cause, Failure, LASTING, Schedule};
 use super::view::{agent_of, is_of};
-use super::{Flown, Running, TRANSITION, Trigger, jittered};
+use super::{Flown, Running, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Disposition, Patience};
 use crate::backend::{Engine, EngineEvent, Store};
 use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
@@ -258,12 +258,21 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     pub(super) fn plan_next_look(&mut self, plan: &Plan) {
         let now = Instant::now();
         self.resync_at = now + jittered(self.with.resync);
-        let moves = plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Transition { .. }));
-        if moves {
+        let before = std::mem::take(&mut self.moving);
+        let moves = plan.waiting.iter().filter(|waiting| matches!(waiting.on, WaitingOn::Transition { .. }));
+        self.moving = moves
+            .map(|waiting| (waiting.target.clone(), before.get(&waiting.target).copied().unwrap_or(now)))
+            .collect();
+        let tidied = self.moving.values().map(|since| *since + TIDYING);
+        let (late, due): (Vec<_>, Vec<_>) = tidied.partition(|at| *at <= now);
+        if late.is_empty() {
+            self.transitions = 0;
+        } else {
             self.transitions = self.transitions.saturating_add(1);
             self.wake_at(Trigger::Podman, now + TRANSITION.delay(self.transitions));
-        } else {
-            self.transitions = 0;
+        }
+        if let Some(first) = due.into_iter().min() {
+            self.wake_at(Trigger::Podman, first);
         }
         if let (false, Some(started)) = (self.asks.is_empty(), self.last_start) {
             let settled = started + self.with.options.patience.settle;
