@@ -64,7 +64,7 @@ pub(super) struct Waiting<'c> {
 }
 
 /// Killed by KILL or TERM, as the exit code tells.
-fn is_kill(code: i32) -> bool {
+pub(super) fn is_kill(code: i32) -> bool {
     matches!(code, 137 | 143)
 }
 

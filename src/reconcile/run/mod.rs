@@ -186,6 +186,8 @@ struct Running<'a, E, S> {
     others_wait: bool,
     /// Agents whose containers end all the time, and with what.
     storming: BTreeMap<AgentName, i32>,
+    /// What the containers of agents in flight ended with first, under the agent's name.
+    first_ends: BTreeMap<AgentName, i32>,
     deaths_tried: bool,
     beat_at: Instant,
     /// The runner's own, for as long as the flights live.
@@ -240,6 +242,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             queue: VecDeque::new(),
             others_wait: false,
             storming: BTreeMap::new(),
+            first_ends: BTreeMap::new(),
             deaths_tried: false,
             beat_at: now,
         }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::act::ActError;
-use crate::model::AgentName;
+use super::crashes::is_kill;
+use crate::act::{ActError, Disposition, Ending};
+use crate::model::{AgentName, RestartPolicy};
+use crate::plan::stays_ended;
 use crate::reconcile::backoff::Backoff;
 
 /// For a step that may succeed by itself, e.g. when Podman answers again.
@@ -59,6 +61,41 @@ pub(super) enum Schedule {
     UntilChanged,
 }
 
+/// A successor that was killed while it proved itself is tried so often, since it may be memory that it lacks.
+const KILLED: u32 = 3;
+
+/// How long to stay away from a step that failed so. `first_end` is the exit code its container ended with first,
+/// `restart` what Podman does about that, `failures` how often it failed so before.
+pub(super) fn schedule(
+    error: &ActError,
+    restart: Option<RestartPolicy>,
+    first_end: Option<i32>,
+    failures: u32,
+) -> Schedule {
+    match (error, error.disposition()) {
+        (_, Disposition::Retry) => Schedule::Passing,
+        (ActError::RolledBack { cause, .. }, _) if was_disturbed(cause, restart, first_end, failures) => {
+            Schedule::Lasting
+        }
+        // Trying again would interrupt what runs again.
+        (ActError::RolledBack { .. } | ActError::RollBackFailed { .. }, Disposition::NeedsUser) => {
+            Schedule::UntilChanged
+        }
+        (_, Disposition::NeedsUser) => Schedule::Lasting,
+    }
+}
+
+/// Whether somebody removed, stopped or killed a successor while it proved itself: that says nothing against it.
+fn was_disturbed(cause: &ActError, restart: Option<RestartPolicy>, first_end: Option<i32>, failures: u32) -> bool {
+    let ActError::EndedAtOnce { how, .. } = cause else { return false };
+    match how {
+        Ending::Gone => true,
+        // Podman restarts what ends by itself, and leaves down what somebody stopped or killed through it.
+        Ending::Exited(code) => restart.is_some_and(|policy| !stays_ended(policy, *code)),
+        Ending::Restarts => first_end.is_some_and(is_kill) && failures < KILLED,
+    }
+}
+
 /// All that has failed and not succeeded since.
 #[derive(Debug, Default)]
 pub(super) struct Setbacks {
@@ -81,8 +118,7 @@ impl Setbacks {
         schedule: Schedule,
         now: Instant,
     ) -> Option<Instant> {
-        let same = |before: &&Setback| before.tried == tried;
-        let failures = self.all.get(&cause).filter(same).map_or(0, |before| before.failures).saturating_add(1);
+        let failures = self.failures(&cause, &tried).saturating_add(1);
         let retry_at = match schedule {
             Schedule::Passing => Some(now + PASSING.delay(failures)),
             Schedule::Lasting => Some(now + LASTING.delay(failures)),
@@ -92,6 +128,11 @@ impl Setbacks {
         let setback = Setback { failures, retry_at, kind, message, error, tried };
         self.all.insert(cause, setback);
         retry_at
+    }
+
+    /// How often it failed in a row.
+    pub fn failures(&self, cause: &Cause, tried: &str) -> u32 {
+        self.all.get(cause).filter(|setback| setback.tried == tried).map_or(0, |setback| setback.failures)
     }
 
     /// Forgets what succeeded, or is not wanted any more.
@@ -166,5 +207,23 @@ mod tests {
         assert_eq!(setbacks.next(now), None);
         setbacks.try_all_now(now);
         assert!(setbacks.may_try(&cause("container a"), "env 1", now));
+    }
+
+    #[test]
+    fn a_successor_that_somebody_killed_is_tried_again_and_one_that_fails_by_itself_is_not() {
+        let rolled_back = |how| {
+            let cause = ActError::EndedAtOnce { container: "a".to_owned(), how, log: String::new() };
+            ActError::RolledBack { container: "a".to_owned(), cause: Box::new(cause) }
+        };
+        let of = |how, policy, first_end, failures| schedule(&rolled_back(how), Some(policy), first_end, failures);
+        let always = RestartPolicy::UnlessStopped;
+        assert_eq!(of(Ending::Gone, always, None, 9), Schedule::Lasting, "removed");
+        assert_eq!(of(Ending::Exited(0), always, None, 9), Schedule::Lasting, "stopped: else Podman had restarted it");
+        assert_eq!(of(Ending::Exited(1), RestartPolicy::No, None, 0), Schedule::UntilChanged, "ended by itself");
+        assert_eq!(of(Ending::Exited(0), RestartPolicy::OnFailure, None, 0), Schedule::UntilChanged);
+        assert_eq!(of(Ending::Restarts, always, Some(137), 2), Schedule::Lasting, "killed");
+        assert_eq!(of(Ending::Restarts, always, Some(137), 3), Schedule::UntilChanged, "it may be for want of memory");
+        assert_eq!(of(Ending::Restarts, always, Some(1), 0), Schedule::UntilChanged, "a crash loop");
+        assert_eq!(of(Ending::Restarts, always, None, 0), Schedule::UntilChanged);
     }
 }

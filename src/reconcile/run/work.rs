@@ -1,17 +1,16 @@
 //! What a look leads to: what is learned from it, which steps are taken, and who is answered.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::crashes::Verdict;
 use super::health::Patient;
-use super::setbacks::{Cause, Failure, LASTING, Schedule};
+use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
 use super::view::{agent_of, is_of};
 use super::{Flown, Running, TIDYING, TRANSITION, Trigger, jittered};
-use crate::act::{ActError, Disposition, Patience};
+use crate::act::{ActError, Patience};
 use crate::backend::{Engine, EngineEvent, Store};
 use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
 use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
@@ -107,6 +106,9 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     fn start(&mut self, step: Step, patience: Patience) {
         let cancel = self.with.cancel.child_token();
         let flown = Flown { cancel: cancel.clone(), trigger: self.trigger.clone() };
+        if let Some(agent) = &step.agent {
+            self.first_ends.remove(agent);
+        }
         self.flying.insert(lane(&step), flown);
         let patience = Patience { cancel, ..patience };
         self.flights.push(fly(self.with.world, step, patience, self.with.reporter, self.stop));
@@ -156,7 +158,8 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             Err(error) => {
                 let message = crate::error::Chain(&**error).to_string();
                 let what = Failure { kind: error.kind(), message, error: Some(error.clone()) };
-                self.setbacks.failed(cause(&step), tried(&step), what, schedule(error), now);
+                let schedule = self.schedule(&step, error);
+                self.setbacks.failed(cause(&step), tried(&step), what, schedule, now);
             }
         }
         for ask in &mut self.asks {
@@ -168,6 +171,18 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             self.launch_queue();
             self.wake_soon(Trigger::Step);
         }
+    }
+
+    fn schedule(&self, step: &Step, error: &ActError) -> Schedule {
+        let restart = match &step.action {
+            Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => {
+                Some(create.spec.restart)
+            }
+            Action::StartContainer { spec, .. } => Some(spec.restart),
+            _ => None,
+        };
+        let first_end = step.agent.as_ref().and_then(|agent| self.first_ends.get(agent)).copied();
+        schedule(error, restart, first_end, self.setbacks.failures(&cause(step), &tried(step)))
     }
 
     fn succeeded(&mut self, step: &Step, started: bool, now: Instant) {
@@ -194,8 +209,9 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             return;
         }
         let Some(agent) = agent_of(&self.desired, &name).cloned() else { return };
-        // Our own doing.
+        // Our own doing, or a successor's end.
         if self.flying.contains_key(&format!("agent {agent}")) {
+            self.first_ends.entry(agent).or_insert(code);
             return;
         }
         if self.crashes.ended(&agent, code, Instant::now()) {
@@ -374,17 +390,5 @@ fn tried(step: &Step) -> String {
         Action::StartContainer { id, how, .. } => format!("{kind} {how:?} {id}"),
         _ if is_container_step(&step.action) => kind.to_owned(),
         _ => String::new(),
-    }
-}
-
-/// How long to stay away from what failed so.
-fn schedule(error: &Arc<ActError>) -> Schedule {
-    match (&**error, error.disposition()) {
-        (_, Disposition::Retry) => Schedule::Passing,
-        // Trying again would interrupt what runs again.
-        (ActError::RolledBack { .. } | ActError::RollBackFailed { .. }, Disposition::NeedsUser) => {
-            Schedule::UntilChanged
-        }
-        (_, Disposition::NeedsUser) => Schedule::Lasting,
     }
 }
