@@ -61,8 +61,9 @@ pub(super) enum Schedule {
     UntilChanged,
 }
 
-/// A successor that was killed while it proved itself is tried so often, since it may be memory that it lacks.
-const KILLED: u32 = 3;
+/// A successor that was disturbed while it proved itself is tried so often: each try interrupts what runs, and what looks
+/// like a kill may be a want of memory.
+const DISTURBED: u32 = 3;
 
 /// How long to stay away from a step that failed so. `first_end` is the exit code its container ended with first,
 /// `restart` what Podman does about that, `failures` how often it failed so before.
@@ -89,10 +90,14 @@ pub(super) fn schedule(
 fn was_disturbed(cause: &ActError, restart: Option<RestartPolicy>, first_end: Option<i32>, failures: u32) -> bool {
     let ActError::EndedAtOnce { how, .. } = cause else { return false };
     match how {
+        // By somebody, beyond doubt.
         Ending::Gone => true,
         // Podman restarts what ends by itself, and leaves down what somebody stopped or killed through it.
-        Ending::Exited(code) => restart.is_some_and(|policy| !stays_ended(policy, *code)),
-        Ending::Restarts => first_end.is_some_and(is_kill) && failures < KILLED,
+        Ending::Exited(code) => {
+            let is_stop = is_kill(*code) || *code == 0;
+            is_stop && restart.is_some_and(|policy| !stays_ended(policy, *code)) && failures < DISTURBED
+        }
+        Ending::Restarts => first_end.is_some_and(is_kill) && failures < DISTURBED,
     }
 }
 
@@ -218,7 +223,9 @@ mod tests {
         let of = |how, policy, first_end, failures| schedule(&rolled_back(how), Some(policy), first_end, failures);
         let always = RestartPolicy::UnlessStopped;
         assert_eq!(of(Ending::Gone, always, None, 9), Schedule::Lasting, "removed");
-        assert_eq!(of(Ending::Exited(0), always, None, 9), Schedule::Lasting, "stopped: else Podman had restarted it");
+        assert_eq!(of(Ending::Exited(0), always, None, 2), Schedule::Lasting, "stopped: else Podman had restarted it");
+        assert_eq!(of(Ending::Exited(0), always, None, 3), Schedule::UntilChanged, "nobody stops it again and again");
+        assert_eq!(of(Ending::Exited(9), always, None, 0), Schedule::UntilChanged, "nobody stops with that");
         assert_eq!(of(Ending::Exited(1), RestartPolicy::No, None, 0), Schedule::UntilChanged, "ended by itself");
         assert_eq!(of(Ending::Exited(0), RestartPolicy::OnFailure, None, 0), Schedule::UntilChanged);
         assert_eq!(of(Ending::Restarts, always, Some(137), 2), Schedule::Lasting, "killed");
