@@ -1,5 +1,6 @@
 """Timing, turns, and the table. What is measured stands in rows.py."""
 
+import math
 import os
 import re
 import shutil
@@ -11,11 +12,25 @@ import time
 MIB = 1 << 20
 
 
+def registry(group, rows):
+    """A decorator that gives a row its name and notes it."""
+
+    def row(name):
+        def register(function):
+            function.name, function.group = name, group
+            rows.append(function)
+            return function
+
+        return register
+
+    return row
+
+
 class Run:
     """One finished command: wall seconds, peak memory in KiB (of the greatest process), output."""
 
-    def __init__(self, seconds, rss, stdout):
-        self.seconds, self.rss, self.stdout = seconds, rss, stdout
+    def __init__(self, seconds, rss, stdout, code):
+        self.seconds, self.rss, self.stdout, self.code = seconds, rss, stdout, code
 
 
 class Bench:
@@ -28,6 +43,8 @@ class Bench:
         self.compose = shutil.which("docker-compose")
         self.podman_compose = shutil.which("podman-compose")
         self.lines = []
+        # What the row that is being measured belongs to.
+        self.group = ""
         # For clients of the socket.
         self.env = dict(os.environ, DOCKER_HOST=self.socket, COMPOSE_PARALLEL_LIMIT="300", NO_COLOR="1", no_proxy="127.0.0.1")
         # For `podman` without the socket, which podman-compose starts.
@@ -35,8 +52,8 @@ class Bench:
         with open(os.environ["BENCH_PODMAN_ENV"], encoding="utf-8") as file:
             self.local_env.update(line.rstrip("\n").split("=", 1) for line in file)
 
-    def rounds(self, slow=False):
-        return self.options.rounds or (2 if self.quick else 3 if slow else 5)
+    def rounds(self, usual=5):
+        return self.options.rounds or (2 if self.quick else usual)
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -57,7 +74,7 @@ class Bench:
         if memory:
             with open(report, encoding="utf-8") as file:
                 rss = int(file.read().split()[-1])
-        return Run(seconds, rss, stdout)
+        return Run(seconds, rss, stdout, code)
 
     def apply(self, file, *flags, **more):
         return self.run(self.steadfast, "apply", "-f", file, *flags, **more)
@@ -96,20 +113,21 @@ class Bench:
 
     # -- the table ----------------------------------------------------------------------------------------------------
 
-    def compare(self, what, results, ours, target, ratio, good):
-        """A row from rounds: our median, every other one's, `ratio(ours, best of the others)` against the target."""
+    def compare(self, what, results, ours, target, ratio, good, beside=()):
+        """A row from rounds: our median, every other one's, `ratio(ours, best of the others)` against the target. Those
+        `beside` are shown and not judged by."""
         mine = statistics.median(results[ours])
-        others = {name: statistics.median(values) for name, values in results.items() if name != ours}
+        others = {name: statistics.median(values) for name, values in results.items() if name != ours and name not in beside}
         if not others:
             self.add(what, spread(results[ours]), "nothing to compare with", "", target, None)
             return
         value = ratio(mine, min(others.values()))
-        against = "<br>".join("%s %s" % (name, spread(results[name])) for name in others)
+        against = "<br>".join("%s %s" % (name, spread(results[name])) for name in [*others, *beside] if name in results)
         self.add(what, spread(results[ours]), against, "%.2f×" % value if value < 10 else "%.0f×" % value, target, good(value))
 
     def add(self, what, ours, against, ratio, target, good):
         verdict = {True: "pass", False: "**fail**", None: "not judged"}[good]
-        self.lines.append((what, ours, against, ratio, target, verdict))
+        self.lines.append((self.group, what, ours, against, ratio, target, verdict))
         print("   %s: %s, target %s: %s" % (what, ours, target, verdict), file=sys.stderr)
 
     def failed(self, what, error):
@@ -120,15 +138,25 @@ class Bench:
     def good(self):
         return bool(self.lines) and all(line[-1] == "pass" or line[-1] == "not judged" for line in self.lines)
 
-    def table(self):
+    def table(self, group):
         head = ("measured side by side, in one run", "steadfast", "against", "ratio", "must be", "")
-        rows = [head, ("---",) * len(head)] + self.lines
+        rows = [head, ("---",) * len(head)] + [line[1:] for line in self.lines if line[0] == group]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def spread(values):
     """The median with the least and the greatest."""
     return "%s [%s..%s]" % (seconds(statistics.median(values)), seconds(min(values)), seconds(max(values)))
+
+
+def p95(values):
+    """The smallest value that 95 % of them do not exceed: of 20 the last but one."""
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
+
+
+def tail(values):
+    """The median and the 95th percentile, with the least and the greatest."""
+    return "%s, p95 %s [%s..%s]" % tuple(seconds(value) for value in (statistics.median(values), p95(values), min(values), max(values)))
 
 
 def seconds(value):

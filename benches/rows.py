@@ -1,23 +1,16 @@
-"""What is measured: one function per row. The first line of each docstring is its title in --list."""
+"""What is measured of `apply`, `plan` and `cache`: one function per row. The first line of each docstring is its title in --list."""
 
 import json
 import os
 import shutil
 import statistics
 
-from harness import MIB, mib, seconds
+from harness import MIB, mib, registry, seconds
+from podman import bare_requests
 from servers import CountingProxy, FileServer
 
 ROWS = []
-
-
-def row(name):
-    def register(function):
-        function.name = name
-        ROWS.append(function)
-        return function
-
-    return register
+row = registry("apply", ROWS)
 
 
 # -- containers ----------------------------------------------------------------------------------------------------------
@@ -81,7 +74,7 @@ def noop(bench):
             changed += len(set(before) ^ set(ids(bench)))
         return statistics.median(took)
 
-    bench.turns(bench.rounds(slow=True), {name: (lambda name=name: nothing_to_do(name)) for name in up})
+    bench.turns(bench.rounds(usual=3), {name: (lambda name=name: nothing_to_do(name)) for name in up})
     what = "nothing to do, %d running containers" % count
     bench.compare(what, inner, "steadfast", "≥ 60× faster than the faster", lambda mine, best: best / mine, lambda ratio: ratio >= 60)
     bench.add(what + ": API requests", str(len(requests)), "", "", "≤ 4", len(requests) <= 4)
@@ -114,11 +107,21 @@ def noop_one(bench):
     bench.compare("nothing to do, 1 container", results, "steadfast", "faster", lambda mine, best: best / mine, lambda ratio: ratio > 1)
 
 
+FLOOR, QUICK_OURS = "the bare requests (floor)", "steadfast, --no-wait"
+
+
 @row("create")
 def create(bench):
-    """Create and start 20 containers: against docker-compose and podman-compose"""
+    """Create and start 20 containers: against docker-compose and podman-compose, and what Podman itself takes
+
+    The floor is one create and one start request per container and nothing else, four at once, with the body that `apply`
+    sends. `up -d` does not look again at what it started, and neither does `--no-wait`.
+    """
     bench.load_agent_image()
-    _, up = contestants(bench, 20)
+    ours, up = contestants(bench, 20)
+    bodies = [bare_body(number) for number in range(20)]
+    up[QUICK_OURS] = lambda: bench.apply(ours, "--no-wait").seconds
+    up[FLOOR] = lambda: bare_requests(bench.socket, bodies, 4)
 
     def from_nothing(name):
         bench.clear()
@@ -128,8 +131,18 @@ def create(bench):
         return took
 
     results = bench.turns(bench.rounds(), {name: (lambda name=name: from_nothing(name)) for name in up})
-    bench.compare("create and start 20 containers", results, "steadfast", "≥ 2× faster than the faster",
-                  lambda mine, best: best / mine, lambda ratio: ratio >= 2)
+    peers = {name: values for name, values in results.items() if name != QUICK_OURS}
+    bench.compare("create and start 20 containers", peers, "steadfast", "≥ 2× faster than the faster",
+                  lambda mine, best: best / mine, lambda ratio: ratio >= 2, beside=(FLOOR,))
+    floor = {name: results[name] for name in (QUICK_OURS, FLOOR)}
+    bench.compare("the same without looking again (`--no-wait`)", floor, QUICK_OURS, "", lambda mine, best: mine / best, lambda ratio: None)
+
+
+def bare_body(number):
+    name = "a%03d" % number
+    labels = {"steadfast.name": "bench", "steadfast.agent": name, "steadfast.spec": "{}", "steadfast.spec-version": "1"}
+    return {"name": "bench-" + name, "image": "localhost/bench-agent:1", "labels": labels, "env": {"NUMBER": str(number)}, "mounts": [],
+            "portmappings": [], "restart_policy": "unless-stopped", "hostadd": [], "stop_timeout": 10}
 
 
 # -- artifacts -----------------------------------------------------------------------------------------------------------
@@ -255,7 +268,7 @@ def load(bench):
         forget()
         return bench.run("podman", "--url", bench.socket, "load", "-q", "-i", plain).seconds
 
-    results = bench.turns(bench.rounds(), {"steadfast": ours, "podman --url load, plain tar": theirs})
+    results = bench.turns(bench.rounds(usual=7), {"steadfast": ours, "podman --url load, plain tar": theirs})
     forget()
     bench.compare("load step of a %d MB gzip tarball" % size, results, "steadfast", "≤ 1.1× its time", lambda mine, best: mine / best,
                   lambda ratio: ratio <= 1.1)
@@ -307,7 +320,7 @@ def cut(bench):
     server = FileServer(published)
     try:
         twice = []
-        for _ in range(bench.rounds(slow=True)):
+        for _ in range(bench.rounds(usual=3)):
             root = bench.directory("root")
             server.sent, server.cut_after, server.requests = 0, size // 2, []
             sync(bench, server.url + "/vm/manifest.json", root, "--retries", "0", ok=(1,))
