@@ -83,6 +83,21 @@ class Kept:
         """Whether a look from outside finds nothing to do."""
         return self.bench.run(self.bench.steadfast, "plan", "-f", self.file, "--detailed-exitcode", env=self.env(), ok=(0, 1, 2)).code == 0
 
+    def converges(self, limit, pause):
+        """Waits until a look from outside finds nothing to do."""
+        try:
+            until(self.is_converged, "everything is as the file says", limit, pause)
+        except AssertionError as error:
+            plan = self.bench.run(self.bench.steadfast, "plan", "-f", self.file, env=self.env()).stdout.decode()
+            raise AssertionError("%s; plan: %s; `run` said: %s" % (error, plan, self.said())) from None
+
+    def failed_steps(self, kinds, since):
+        """The agents of steps that failed, from the journal; `since` in seconds of the wall's clock."""
+        since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))
+        with open("%s/root/state/%s/journal.jsonl" % (self.directory, self.name), encoding="utf-8") as file:
+            steps = [entry for entry in map(json.loads, file) if entry["event"] == "step" and entry["time"] >= since]
+        return [step["agent"] for step in steps if step["result"] == "failed" and step["kind"] in kinds]
+
     def said(self):
         with open(os.path.join(self.directory, "log"), encoding="utf-8", errors="replace") as file:
             return file.read()[-1500:]
