@@ -26,7 +26,7 @@ fn kill_dash_nine_at_any_moment_and_the_next_run_finishes_it() {
     let agent = |name: &str, value: u32| world.agent(name, &format!("env: {{X: \"{value}\"}}"));
     // One is replaced, one stays, one goes and one comes.
     let state = |round: u32| {
-        let passing = if round % 2 == 0 { "even" } else { "odd" };
+        let passing = if round.is_multiple_of(2) { "even" } else { "odd" };
         world.state(&[&agent("a", round), &agent("b", 0), &agent(passing, round)]);
         [world.name("a"), world.name("b"), world.name(passing)]
     };
