@@ -1,5 +1,6 @@
 //! State that cannot be written down: agents are kept all the same, and what is not recorded is said.
 
+use crate::keeper::kill;
 use crate::support::command::Outcome;
 use crate::world::{World, until};
 
@@ -51,7 +52,7 @@ fn status(world: &World) -> serde_json::Value {
 fn repairs(world: &World) {
     until("it has begun", || read(world, "err").contains("converged: "));
     let ids = world.ids();
-    world.kill("a");
+    kill(world, "a");
     until("it runs again", || world.runs("a"));
     world.remove("b");
     until("it is there again", || world.runs("b"));

@@ -1,6 +1,6 @@
 //! What others do to our containers is undone, once, and nothing else is touched.
 
-use crate::keeper::{Keeper, id, kill_process_of, phase, podman, starts};
+use crate::keeper::{Keeper, id, kill, kill_process_of, phase, podman, starts};
 use crate::world::{World, until};
 
 #[test]
@@ -9,7 +9,7 @@ fn what_was_killed_stopped_paused_or_removed_comes_back_once() {
     world.state(&["a", "b", "c", "d", "e"].map(|name| world.agent(name, "")).each_ref().map(String::as_str));
     let mut keeper = Keeper::start(&world, "");
     let ids = world.ids();
-    podman("POST", &format!("/containers/{}/kill?signal=KILL", world.name("a")));
+    kill(&world, "a");
     podman("POST", &format!("/containers/{}/stop?timeout=5", world.name("b")));
     podman("POST", &format!("/containers/{}/pause", world.name("c")));
     world.remove("d");
@@ -65,7 +65,7 @@ fn what_podman_restarts_is_left_to_podman() {
     assert_eq!(keeper.times_said("start container"), 0, "{}", keeper.run.stderr());
     // `podman kill` switches Podman's own restart off, under every policy.
     for agent in ["a", "f", "w"] {
-        podman("POST", &format!("/containers/{}/kill?signal=KILL", world.name(agent)));
+        kill(&world, agent);
     }
     until("all run again", || ["a", "f", "w"].iter().all(|agent| world.runs(agent)));
     keeper.looked();

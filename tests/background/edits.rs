@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use crate::keeper::{Keeper, id, names, starts};
+use crate::keeper::{Keeper, id, kill, names, starts};
 use crate::world::{World, inspect, until};
 
 fn with_env(world: &World, value: &str) -> String {
@@ -42,7 +42,7 @@ fn a_bad_edit_takes_nothing_down_and_the_next_good_one_is_done() {
     assert!(error["message"].as_str().unwrap().contains("did you mean `container`?"), "{error}");
     assert!(world.run("status").expect(65).stdout.contains("contaner"));
     // The last good state is kept meanwhile.
-    world.kill("b");
+    kill(&world, "b");
     until("it runs again", || world.runs("b"));
     let report = world.run("apply --wait").expect(65).says("the state file cannot be used");
     assert!(report.stderr.contains("contaner"), "{}", report.stderr);
@@ -76,7 +76,7 @@ fn a_file_that_is_gone_or_empty_means_nothing_at_all() {
         let status = keeper.until("it is told", |status| status["run"]["stateFileError"].is_object());
         let message = status["run"]["stateFileError"]["message"].as_str().unwrap();
         assert!(message.contains(word), "{message}");
-        world.kill("a");
+        kill(&world, "a");
         until("it runs again", || world.runs("a"));
         assert_eq!(world.ids(), ids, "{word}");
         assert_eq!(keeper.times_said("the state file cannot be used"), round + 1, "{}", keeper.run.stderr());

@@ -1,6 +1,6 @@
 //! Agents that end by themselves: those that are to stay so, and those that do it all the time.
 
-use crate::keeper::{Keeper, id, phase, starts};
+use crate::keeper::{Keeper, id, kill, phase, starts};
 use crate::world::{World, until};
 
 fn ending(world: &World, name: &str, code: i32, more: &str) -> String {
@@ -25,7 +25,7 @@ fn what_is_to_stay_ended_stays_ended() {
     });
     let ids = world.ids();
     // Neither time nor what happens to others wakes them.
-    world.kill("other");
+    kill(&world, "other");
     until("the other runs again", || world.runs("other"));
     keeper.passes(3);
     for agent in ["done", "failed", "once"] {
@@ -58,7 +58,7 @@ fn what_ends_all_the_time_is_given_a_rest_and_costs_the_others_nothing() {
     // Meanwhile the others are looked after as ever.
     let a = id(&world, "a");
     for round in 2..=4 {
-        world.kill("a");
+        kill(&world, "a");
         until("it runs again", || world.runs("a"));
         keeper.until("it is ready", |status| status["agents"]["a"]["ready"] == true);
         assert_eq!(starts(&a), round, "{}", keeper.run.stderr());

@@ -115,6 +115,17 @@ pub fn starts(id: &str) -> usize {
     }
 }
 
+/// `podman kill`. Waits until the container is dead, or has been started again already.
+#[track_caller]
+pub fn kill(world: &World, agent: &str) {
+    let before = world.inspect(agent)["State"]["StartedAt"].clone();
+    podman("POST", &format!("/containers/{}/kill?signal=KILL", world.name(agent)));
+    until("it is dead", || {
+        let state = world.inspect(agent)["State"].clone();
+        state["Running"] == false || state["StartedAt"] != before
+    });
+}
+
 /// Kills a container's own process, as a crash or the kernel would: Podman is not asked.
 #[track_caller]
 pub fn kill_process_of(world: &World, agent: &str) {

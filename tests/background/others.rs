@@ -1,6 +1,6 @@
 //! Other commands while `run` keeps the state file.
 
-use crate::keeper::{Keeper, id, starts};
+use crate::keeper::{Keeper, id, kill, starts};
 use crate::world::{World, until};
 
 #[test]
@@ -78,7 +78,7 @@ fn status_watch_follows_it() {
     keeper.converged();
     // It goes on by itself when `run` is gone.
     keeper.stop();
-    world.kill("a");
+    kill(&world, "a");
     watching.until("it looks by itself", |watching| {
         let view = last(&watching.stdout());
         view["run"].is_null() && view["agents"]["a"]["ready"] == false

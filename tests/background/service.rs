@@ -3,7 +3,7 @@
 
 use rustix::process::Signal;
 
-use crate::keeper::{Keeper, id, starts};
+use crate::keeper::{Keeper, id, kill, starts};
 use crate::proxy::{Manner, Proxy, Service};
 use crate::world::{World, until};
 
@@ -25,7 +25,7 @@ fn what_happened_while_the_service_was_restarted_is_repaired() {
         keeper.until("it is told", |status| status["podman"]["reachable"] == false);
         let status = keeper.status_outcome();
         assert_eq!(status.code, 1, "{}", status.stderr);
-        world.kill("a");
+        kill(&world, "a");
         service.again();
         until("it runs again", || world.runs("a"));
         keeper.converged();
@@ -52,7 +52,7 @@ fn a_service_that_is_back_at_once_costs_nothing() {
     for _ in 0..3 {
         service.end(Signal::TERM);
         service.again();
-        world.kill("b");
+        kill(&world, "b");
         until("it runs again", || world.runs("b"));
     }
     keeper.looked();
@@ -72,7 +72,7 @@ fn errors_and_half_answers_lead_to_no_wrong_step() {
     for (round, manner) in [Manner::Failing, Manner::Half].into_iter().enumerate() {
         proxy.set(manner);
         keeper.until("it is told", |status| status["podman"]["reachable"] == false);
-        world.kill("a");
+        kill(&world, "a");
         keeper.passes(2);
         assert!(!world.runs("a"), "{manner:?}");
         proxy.set(Manner::Faithful);
@@ -85,7 +85,7 @@ fn errors_and_half_answers_lead_to_no_wrong_step() {
     }
     // A slow one is no broken one.
     proxy.set(Manner::Slow);
-    world.kill("b");
+    kill(&world, "b");
     until("it runs again", || world.runs("b"));
     keeper.converged();
     assert_eq!((world.ids(), starts(&id(&world, "b"))), (ids, 2), "{}", keeper.run.stderr());
@@ -101,7 +101,7 @@ fn a_service_that_hangs_is_waited_for() {
     let mut keeper = Keeper::start(&world, "--resync 1s");
     let ids = world.ids();
     service.hang();
-    world.kill("a");
+    kill(&world, "a");
     keeper.until("it is told", |status| status["podman"]["reachable"] == false);
     // It still answers, obeys and keeps quiet.
     keeper.until("it has tried again", |status| status["run"]["wokenBy"].is_string());
@@ -124,7 +124,7 @@ fn a_service_that_hangs_does_not_keep_run_from_stopping() {
     two_agents(&world);
     let keeper = Keeper::start(&world, "");
     proxy.set(Manner::Silent);
-    world.kill("a");
+    kill(&world, "a");
     let began = std::time::Instant::now();
     keeper.stop();
     assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::keeper::{Keeper, id, names, starts};
+use crate::keeper::{Keeper, id, kill, names, starts};
 use crate::world::{World, inspect, until};
 
 /// Slow to end, so that a step takes its time.
@@ -152,7 +152,7 @@ fn after_being_frozen_it_catches_up() {
     let mut keeper = Keeper::start(&world, "");
     let ids = world.ids();
     keeper.run.signal(Signal::STOP);
-    world.kill("b");
+    kill(&world, "b");
     world.remove("c");
     world.state(&[&agent(2), &world.agent("b", ""), &world.agent("c", "")]);
     // `status` does not wait for it: it looks by itself.
