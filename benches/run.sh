@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Measures steadfast beside its peers in one run on this machine and prints a markdown table of medians and ratios.
+# Measures steadfast beside its peers on this machine and prints two markdown tables of medians and ratios: one for `apply`,
+# `plan` and `cache`, one for `run`.
 #
-#   benches/run.sh                     the whole table, about half an hour
+#   benches/run.sh                     both tables, about three quarters of an hour
 #   benches/run.sh --quick             smaller numbers and fewer rounds, a few minutes: to see that it works, not to quote
 #   benches/run.sh --full              also the memory of a 4 GiB download; wants 25 GiB of disk
-#   benches/run.sh --rows fetch,plan   only these rows (--list names them)
+#   benches/run.sh --rows fetch,plan   only these rows (--list names them); `apply` and `run` name all of a table
 #   benches/run.sh --rounds 7          rounds per row; the contestants take turns within each
-#   benches/run.sh --out FILE          writes the table there as well
+#   benches/run.sh --out FILE          writes the tables there as well
+#   benches/run.sh --readme            puts each table that was measured as a whole into README.md
 #
 # Linux only. Installs Podman, docker-compose, curl, GNU time and strace from the distribution, podman-compose from PyPI into a venv of
 # its own, and says so. STEADFAST=/path/to/steadfast skips the build.
