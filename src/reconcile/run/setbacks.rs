@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::crashes::is_kill;
 use crate::act::{ActError, Disposition, Ending};
+use crate::backend::EngineErrorKind;
 use crate::model::{AgentName, RestartPolicy};
 use crate::plan::stays_ended;
 use crate::reconcile::backoff::Backoff;
@@ -78,17 +79,21 @@ pub(super) fn schedule(
         (ActError::RolledBack { cause, .. }, _) if was_disturbed(cause, restart, first_end, failures) => {
             Schedule::Lasting
         }
-        // Trying again would interrupt what runs again.
-        (ActError::RolledBack { .. } | ActError::RollBackFailed { .. }, Disposition::NeedsUser) => {
-            Schedule::UntilChanged
-        }
+        // Trying again would interrupt what runs again. (After a failed rollback nothing is left to interrupt.)
+        (ActError::RolledBack { .. }, Disposition::NeedsUser) => Schedule::UntilChanged,
         (_, Disposition::NeedsUser) => Schedule::Lasting,
     }
 }
 
-/// Whether somebody removed, stopped or killed a successor while it proved itself: that says nothing against it.
+/// Whether somebody got in the way of a replacement, or removed, stopped or killed the successor while it proved itself:
+/// that says nothing against it.
 fn was_disturbed(cause: &ActError, restart: Option<RestartPolicy>, first_end: Option<i32>, failures: u32) -> bool {
-    let ActError::EndedAtOnce { how, .. } = cause else { return false };
+    let how = match cause {
+        ActError::EndedAtOnce { how, .. } => how,
+        // A name or a port that was taken just then.
+        ActError::Engine(err) => return err.kind == EngineErrorKind::Conflict && failures < DISTURBED,
+        _ => return false,
+    };
     match how {
         // By somebody, beyond doubt.
         Ending::Gone => true,
@@ -166,6 +171,7 @@ impl Setbacks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::EngineError;
 
     fn cause(what: &str) -> Cause {
         Cause { agent: None, what: what.to_owned() }
@@ -232,5 +238,11 @@ mod tests {
         assert_eq!(of(Ending::Restarts, always, Some(137), 3), Schedule::UntilChanged, "it may be for want of memory");
         assert_eq!(of(Ending::Restarts, always, Some(1), 0), Schedule::UntilChanged, "a crash loop");
         assert_eq!(of(Ending::Restarts, always, None, 0), Schedule::UntilChanged);
+        let failed = |kind| Box::new(ActError::Engine(EngineError::new(kind, "no")));
+        let taken = ActError::RolledBack { container: "a".to_owned(), cause: failed(EngineErrorKind::Conflict) };
+        assert_eq!(schedule(&taken, Some(always), None, 0), Schedule::Lasting, "its name was taken");
+        let (container, why) = ("a".to_owned(), "gone".to_owned());
+        let lost = ActError::RollBackFailed { container, why, cause: failed(EngineErrorKind::Conflict) };
+        assert_eq!(schedule(&lost, Some(always), None, 9), Schedule::Lasting, "nothing runs that could be interrupted");
     }
 }
