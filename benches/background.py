@@ -218,13 +218,13 @@ def chaos(bench):
     with Kept(bench, "kept", 10) as kept:
         chaos = Chaos(kept, Podman(bench.socket), Events(bench.socket), random.Random(seed))
         chaos.go_on(warm_up)
-        kept.converges(limit=120, pause=0.5)
+        kept.converges(limit=420, pause=0.5)
         time.sleep(5)
         files, memory = kept.open_files(), kept.memory()[0]
         chaos.begin()
         took = chaos.go_on(deeds)
         begin = time.monotonic()
-        kept.converges(limit=120, pause=0.1)
+        kept.converges(limit=420, pause=0.1)
         converged = time.monotonic() - begin
         time.sleep(5)
         assert kept.is_converged(), "converged, and not any more"
