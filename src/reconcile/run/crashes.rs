@@ -1,7 +1,7 @@
 //! Containers that keep ending: when one may be started again. Pure: the clock is the caller's.
 //!
 //! A container that ends by itself soon after it was started counts as a crash, and is started ever more rarely. One that
-//! was killed (by somebody, or for want of memory) comes back at once, unless that happens all the time.
+//! was stopped or killed (by somebody, or for want of memory) comes back at once, unless that happens all the time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::setbacks::LASTING;
-use crate::model::AgentName;
+use crate::model::{AgentName, RestartPolicy};
 
 /// A container that stays up for so long has not crashed.
 const STEADY: Duration = Duration::from_secs(10);
@@ -101,8 +101,9 @@ impl Crashes {
         record.ends.clear();
     }
 
-    /// The agent's container is down, with this exit code, and wanted up.
-    pub fn down(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
+    /// The agent's container is down for good, with this exit code, and wanted up. Where Podman restarts whatever ends by
+    /// itself, somebody stopped it.
+    pub fn down(&mut self, agent: &AgentName, code: i32, restart: RestartPolicy, now: Instant) -> Verdict {
         let record = self.records.entry(agent.clone()).or_default();
         if record.judged {
             return match record.retry_at {
@@ -113,7 +114,8 @@ impl Crashes {
         record.judged = true;
         // What we did not start ourselves has been up for longer than we have.
         let up = record.started.map_or(Duration::MAX, |started| now.duration_since(started));
-        if is_kill(code) {
+        let restarted = matches!(restart, RestartPolicy::Always | RestartPolicy::UnlessStopped);
+        if restarted || is_kill(code) {
             if push(&mut record.kills, now, KILLS_WITHIN) <= KILLS {
                 return Verdict::Start;
             }
@@ -187,6 +189,7 @@ impl Crashes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::RestartPolicy::{OnFailure, UnlessStopped};
 
     fn name() -> AgentName {
         AgentName::new("a").unwrap()
@@ -202,25 +205,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_crash_loop_backs_off_and_a_long_life_makes_up_for_it() {
         let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
-        assert_eq!(crashes.down(&a, 1, now), Verdict::Start, "it may have been up for months");
+        assert_eq!(crashes.down(&a, 1, OnFailure, now), Verdict::Start, "it may have been up for months");
         let mut delays = Vec::new();
         for _ in 0..8 {
             crashes.started(&a, now);
             now += Duration::from_secs(1);
-            let verdict = crashes.down(&a, 1, now);
+            let verdict = crashes.down(&a, 1, OnFailure, now);
             delays.push(waits(verdict, now));
-            assert_eq!(crashes.down(&a, 1, now), verdict, "judged once");
+            assert_eq!(crashes.down(&a, 1, OnFailure, now), verdict, "judged once");
             assert_eq!(crashes.waiting(now).count(), 1);
             now += Duration::from_secs(400);
-            assert_eq!(crashes.down(&a, 1, now), Verdict::Start, "its time has come");
+            assert_eq!(crashes.down(&a, 1, OnFailure, now), Verdict::Start, "its time has come");
         }
         assert!((7..=12).contains(&delays[0]) && (225..=375).contains(&delays[7]), "{delays:?}");
         crashes.started(&a, now);
         now += Duration::from_secs(3600);
-        assert_eq!(crashes.down(&a, 1, now), Verdict::Start);
+        assert_eq!(crashes.down(&a, 1, OnFailure, now), Verdict::Start);
         crashes.started(&a, now);
         now += Duration::from_secs(1);
-        assert!(waits(crashes.down(&a, 1, now), now) <= 12, "counted from the beginning");
+        assert!(waits(crashes.down(&a, 1, OnFailure, now), now) <= 12, "counted from the beginning");
     }
 
     #[tokio::test(start_paused = true)]
@@ -229,15 +232,25 @@ mod tests {
         for round in 0..60 {
             crashes.started(&a, now);
             now += Duration::from_secs(3);
-            assert_eq!(crashes.down(&a, 137, now), Verdict::Start, "round {round}");
+            assert_eq!(crashes.down(&a, 137, OnFailure, now), Verdict::Start, "round {round}");
         }
         let mut backed_off = false;
         for _ in 0..60 {
             crashes.started(&a, now);
             now += Duration::from_millis(200);
-            backed_off |= crashes.down(&a, 137, now) != Verdict::Start;
+            backed_off |= crashes.down(&a, 137, OnFailure, now) != Verdict::Start;
         }
         assert!(backed_off);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_stopped_is_no_crash() {
+        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+        for _ in 0..20 {
+            crashes.started(&a, now);
+            now += Duration::from_secs(4);
+            assert_eq!(crashes.down(&a, 0, UnlessStopped, now), Verdict::Start, "else Podman had restarted it");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,7 +263,7 @@ mod tests {
         }
         assert_eq!(noticed, 1);
         assert!((7..=12).contains(&waits(crashes.held(&a, 1, now), now)));
-        let verdict = crashes.down(&a, 1, now);
+        let verdict = crashes.down(&a, 1, OnFailure, now);
         assert!(matches!(verdict, Verdict::Wait { .. }));
         now += Duration::from_millis(100);
         assert!(crashes.ended(&a, 1, now), "Podman had restarted it once more before it was stopped");

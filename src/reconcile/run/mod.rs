@@ -487,6 +487,14 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
 
     fn read_edition(&mut self) -> Woken {
         let Edition { desired, error } = self.with.editions.borrow_and_update().clone();
+        // Whoever reads the news finds it in the status.
+        self.with.view.send_if_modified(|view| match view {
+            Some(view) if view.file_error != error => {
+                Arc::make_mut(view).file_error.clone_from(&error);
+                true
+            }
+            _ => false,
+        });
         if let Some(why) = &error
             && self.file_error.as_ref() != Some(why)
         {

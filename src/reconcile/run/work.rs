@@ -125,7 +125,9 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
                 self.setbacks.may_try(&health, "", now)
             }
             (Revival::Start, Reason::NotRunning(Phase::Exited { code })) => {
-                self.crashes.down(agent, *code, now) == Verdict::Start
+                let restart =
+                    self.desired.agents.get(agent).map_or_else(Default::default, |agent| agent.container.restart);
+                self.crashes.down(agent, *code, restart, now) == Verdict::Start
             }
             (Revival::Start | Revival::Unpause, _) => true,
         }
