@@ -226,6 +226,7 @@ fn gc_keeps_what_containers_of_any_state_file_run_from() {
         for derived in ["index.json", "vm/manifest.json"] {
             let _ = std::fs::remove_file(cache.join(derived));
         }
+        let _ = std::fs::remove_dir_all(cache.join("manifests"));
         world.run("cache gc --keep 0 -o json").expect(0).json()["kept"].clone()
     };
     let ours = std::fs::read_to_string(world.sandbox.path("steadfast.yaml")).unwrap();

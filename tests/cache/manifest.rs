@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use steadfast::backend::cache::{CacheOptions, SyncAgent, SyncRequest, SyncWanted};
+use steadfast::backend::cache::{CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted};
 use steadfast::backend::{Store, StoreError};
 use steadfast::model::{AgentName, Arch, Location, Version};
 
@@ -218,4 +218,24 @@ async fn two_places_that_share_a_cache_do_not_overwrite_each_other() {
     assert_eq!(local(&there).await.unwrap(), Some(other));
     std::fs::remove_file(world.path(MANIFEST)).unwrap();
     assert_eq!(local(&here).await.unwrap(), None, "the file that other programs read is made anew");
+}
+
+#[tokio::test]
+async fn gc_forgets_a_place_that_nobody_has_written_for_long() {
+    let world = World::new();
+    let (here, there) = (published(TARBALL).await, published(TARBALL).await);
+    world.sync(&at(&here, MANIFEST)).await.unwrap();
+    world.sync(&at(&there, MANIFEST)).await.unwrap();
+    let copies = || {
+        let found = std::fs::read_dir(world.path("manifests")).unwrap().flatten();
+        found.map(|copy| copy.path()).collect::<Vec<_>>()
+    };
+    assert_eq!(copies().len(), 2);
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(31 * 24 * 60 * 60);
+    std::fs::File::options().write(true).open(&copies()[0]).unwrap().set_modified(long_ago).unwrap();
+    let request = |dry_run| GcRequest { dry_run, ..GcRequest::default() };
+    let shown = world.cache.gc(request(true)).await.unwrap();
+    assert_eq!((shown.removed.len(), copies().len()), (1, 2));
+    assert_eq!(world.cache.gc(request(false)).await.unwrap(), shown, "what was shown is what was done");
+    assert_eq!(copies().len(), 1);
 }

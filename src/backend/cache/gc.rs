@@ -13,6 +13,8 @@ use super::verify::listed;
 use super::{Cache, StoreError};
 use crate::model::{Arch, ArtifactKey, CachedArtifact};
 
+/// The copy of a manifest that was last written so long ago may be of a place that nobody uses any more (30 days).
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A temporary file older than this has no living owner: writing a manifest or an index takes milliseconds.
 const STALE_TEMPORARY: Duration = Duration::from_secs(60 * 60);
 
@@ -119,12 +121,17 @@ impl Cache {
 
     fn collect(&self, request: GcRequest) -> Result<GcReport, StoreError> {
         let GcRequest { mut roots, mut agents, keep, dry_run } = request;
+        let forgotten = self.manifest_copies(true)?;
+        for path in forgotten.iter().map(|(path, _)| path).filter(|_| !dry_run) {
+            remove_file(path)?;
+        }
         for manifest in self.manifests() {
             roots.extend(listed(&manifest).into_keys());
             agents.extend(manifest.agents.into_keys());
         }
         let files = self.list_files()?;
-        let mut report = GcReport { kept: files.len(), ..GcReport::default() };
+        let garbage = forgotten.into_iter().map(|(path, bytes)| Garbage { path, key: None, bytes });
+        let mut report = GcReport { kept: files.len(), removed: garbage.collect(), ..GcReport::default() };
         for key in gc_candidates(&files, &roots, &agents, keep) {
             let bytes = files.get(&key).map_or(0, |file| file.size);
             if dry_run || self.remove_artifact(&key)? {
@@ -197,6 +204,15 @@ impl Cache {
         let directory = self.0.layout.quarantine();
         self.0.layout.guard(&directory)?;
         files_in(&directory, |_, metadata| !metadata.is_dir())
+    }
+
+    /// Copies of the manifests of places: those that nobody has written for long, or the others. Where a forgotten one is
+    /// still in use, it is made anew.
+    pub(super) fn manifest_copies(&self, forgotten: bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
+        let wanted = |name: &str, metadata: &fs::Metadata| {
+            name.ends_with(".json") && older_than(metadata, FORGOTTEN) == forgotten
+        };
+        files_in(&self.0.layout.manifests(), wanted)
     }
 
     fn stale_temporaries(&self) -> Result<Vec<(PathBuf, u64)>, StoreError> {

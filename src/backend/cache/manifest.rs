@@ -121,9 +121,8 @@ impl Cache {
 
     /// The last good manifests of all places, the one that was written last at the end.
     pub(super) fn manifests(&self) -> Vec<Manifest> {
-        let copies = std::fs::read_dir(self.0.layout.manifests()).into_iter().flatten().flatten();
-        let copies = copies.map(|copy| copy.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
-        let parsed = copies.filter_map(|path| Manifest::parse(&self.bytes_of(&path).ok()??).ok());
+        let copies = self.manifest_copies(false).unwrap_or_default().into_iter();
+        let parsed = copies.filter_map(|(path, _)| Manifest::parse(&self.bytes_of(&path).ok()??).ok());
         parsed.chain(self.read_manifest(None)).collect()
     }
 

@@ -154,16 +154,26 @@ impl Http {
     }
 
     /// Sends, and reads the whole answer, within the call's deadline. A 3xx is a success here: 304 means "already so".
+    /// What only asks is asked once more when the connection breaks: it may have been an old one that Podman closed.
     pub async fn send(&self, call: &Call) -> Result<Answer, EngineError> {
         tokio::time::timeout(call.deadline, async {
-            let response = self.respond(call, None).await?;
-            let status = response.status().as_u16();
-            let headers = response.headers().clone();
-            let body = self.read(call, response, ANSWER_LIMIT).await?;
-            Ok(Answer { status, headers, body })
+            match self.send_once(call).await {
+                Err(err) if call.method == Method::GET && err.kind == EngineErrorKind::TransportUnavailable => {
+                    self.send_once(call).await
+                }
+                outcome => outcome,
+            }
         })
         .await
         .unwrap_or_else(|_| Err(call.timed_out()))
+    }
+
+    async fn send_once(&self, call: &Call) -> Result<Answer, EngineError> {
+        let response = self.respond(call, None).await?;
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let body = self.read(call, response, ANSWER_LIMIT).await?;
+        Ok(Answer { status, headers, body })
     }
 
     /// Sends, and yields the answer once its headers are there; the body is the caller's to read. `None` for no deadline.

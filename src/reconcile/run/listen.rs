@@ -188,3 +188,31 @@ fn is_worth_a_look(action: &str) -> bool {
     const QUIET: [&str; 8] = ["exec", "health_status", "attach", "detach", "mount", "unmount", "export", "save"];
     !QUIET.iter().any(|quiet| action.starts_with(quiet))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_and_a_machine_that_slept_are_noticed_and_nothing_else() {
+        let (elapsed, day) = (SILENCE, Duration::from_secs(86_400));
+        let wall = SystemTime::UNIX_EPOCH + 2 * day;
+        let slept = |now| drift(elapsed, wall, now) > SLEPT;
+        assert!(!slept(wall + elapsed));
+        assert!(!slept(wall + elapsed + Duration::from_secs(2)), "a clock that is adjusted a little");
+        assert!(slept(wall + elapsed + day), "set forward, or slept");
+        assert!(slept(wall - day), "set back");
+    }
+
+    #[test]
+    fn commands_and_checks_wake_nobody() {
+        for action in ["exec", "exec_died", "health_status", "health_status: healthy", "attach", "mount"] {
+            assert!(!is_worth_a_look(action), "{action}");
+        }
+        for action in
+            ["die", "died", "kill", "stop", "pause", "remove", "rename", "start", "untag", "a word of tomorrow"]
+        {
+            assert!(is_worth_a_look(action), "{action}");
+        }
+    }
+}
