@@ -526,6 +526,8 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
                 flown.cancel.cancel();
             }
         }
+        // Planned for what was wanted before.
+        self.queue.clear();
         let agents = self.desired.clone();
         self.crashes.keep(|agent| agents.agents.contains_key(agent));
         self.fetch_manifest();
