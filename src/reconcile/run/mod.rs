@@ -119,6 +119,10 @@ const LANDING: Duration = Duration::from_secs(8);
 /// A look that an event asks for is not taken sooner than this many times the length of the last one after it, so that a
 /// machine where much happens is not busy with looking.
 const LOOK_SPACING: u32 = 2;
+/// Nor later than this after it: one look that hung must not delay the next.
+const MOST_SPACING: Duration = Duration::from_secs(1);
+/// Podman's events are heard, and yet a look failed: nothing else would say when to look again.
+const BLIND: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 /// As long as makes no difference.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -172,6 +176,8 @@ struct Running<'a, E, S> {
     look_at: Option<Instant>,
     resync_at: Instant,
     transitions: u32,
+    /// Looks in a row that did not see Podman although its events are heard.
+    blind: u32,
     /// Containers that Podman was busy with at the last look, and since when we know.
     moving: BTreeMap<String, Instant>,
     last_look: Duration,
@@ -233,6 +239,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             woken: BTreeSet::from([Trigger::Start]),
             look_at: Some(now),
             transitions: 0,
+            blind: 0,
             moving: BTreeMap::new(),
             last_look: Duration::ZERO,
             looked_at: now,
@@ -288,7 +295,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         let launched = self.launch(&plan);
         self.hold_what_storms(&observed);
         self.keep_checking(&observed);
-        self.plan_next_look(&plan);
+        self.plan_next_look(&observed, &plan);
         self.await_offer(&plan);
         self.show(&observed, &plan, &words);
         self.answer(&observed, &plan, launched);
@@ -388,7 +395,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
 
     /// Asks for a look, as soon as the last one is long enough ago.
     fn wake_soon(&mut self, trigger: Trigger) {
-        self.wake_at(trigger, self.looked_at + LOOK_SPACING * self.last_look);
+        self.wake_at(trigger, self.looked_at + (LOOK_SPACING * self.last_look).min(MOST_SPACING));
     }
 
     fn wake_at(&mut self, trigger: Trigger, at: Instant) {

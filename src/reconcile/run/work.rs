@@ -9,7 +9,7 @@ use super::crashes::Verdict;
 use super::health::Patient;
 use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
 use super::view::{agent_of, is_of};
-use super::{Flown, Running, TIDYING, TRANSITION, Trigger, jittered};
+use super::{BLIND, Flown, Running, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Patience};
 use crate::backend::{Engine, EngineEvent, Store};
 use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
@@ -273,7 +273,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     }
 
     /// When to look again if nothing happens.
-    pub(super) fn plan_next_look(&mut self, plan: &Plan) {
+    pub(super) fn plan_next_look(&mut self, observed: &Observed, plan: &Plan) {
         let now = Instant::now();
         self.resync_at = now + jittered(self.with.resync);
         let before = std::mem::take(&mut self.moving);
@@ -291,6 +291,13 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         }
         if let Some(first) = due.into_iter().min() {
             self.wake_at(Trigger::Podman, first);
+        }
+        // Where its events are not heard either, the listener says when it is back.
+        if self.connected && observed.guest.unknown().is_some() {
+            self.blind = self.blind.saturating_add(1);
+            self.wake_at(Trigger::Retry, now + BLIND.delay(self.blind));
+        } else {
+            self.blind = 0;
         }
         if let (false, Some(started)) = (self.asks.is_empty(), self.last_start) {
             let settled = started + self.with.options.patience.settle;
