@@ -73,6 +73,8 @@ impl<'a, E: Engine> Checks<'a, E> {
             let known = patient.health.cloned();
             self.futures.push(Box::pin(async move {
                 tokio::select! {
+                    // First, so that one that was replaced never speaks for its successor.
+                    biased;
                     () = cancel.cancelled() => None,
                     () = other_verdict(engine, &id, &check, known) => Some(id),
                 }
