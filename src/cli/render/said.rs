@@ -1,6 +1,7 @@
 //! What is said on standard error: sentences with hints for people, or with `--log-format json` one JSON object per
 //! line, like the logs between them. Data for standard output belongs in [`super`].
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
@@ -50,23 +51,29 @@ pub fn say(level: Level, message: &str, hints: &[String], color: bool) {
         let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
         // Strings alone: there is nothing in it that JSON does not have.
         let line = serde_json::to_string(&Line { timestamp, level, message, hints }).unwrap_or_default();
-        anstream::eprintln!("{line}");
+        write(format_args!("{line}"));
         return;
     }
     match level {
         Level::Error => {
             let label = AnsiColor::Red.on_default().bold();
-            anstream::eprintln!("{} {message}", styled("error:", label, color));
+            write(format_args!("{} {message}", styled("error:", label, color)));
         }
-        Level::Warn | Level::Info => anstream::eprintln!("{message}"),
+        Level::Warn | Level::Info => write(format_args!("{message}")),
     }
     print_hints(hints, color);
+}
+
+/// A line on standard error. Nobody is told when it cannot be written (a terminal that was closed, a log on a full disk):
+/// there is no other place to say it, and `run` is to go on.
+fn write(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 /// Writes hints for people.
 pub(super) fn print_hints(hints: &[String], color: bool) {
     let label: Style = AnsiColor::Cyan.on_default().bold();
     for hint in hints {
-        anstream::eprintln!("{} {hint}", styled("hint:", label, color));
+        write(format_args!("{} {hint}", styled("hint:", label, color)));
     }
 }
