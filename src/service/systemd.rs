@@ -60,6 +60,7 @@ pub(super) fn render(service: &Service) -> Result<String, Unfit> {
     }
     line(&mut unit, "Restart=always\nRestartSec=5");
     line(&mut unit, "# Bad flags do not mend themselves.\nRestartPreventExitStatus=64");
+    line(&mut unit, "# Told to stop, it ends with 143 or 130.\nSuccessExitStatus=130 143");
     line(&mut unit, "WatchdogSec=60");
     line(&mut unit, &format!("TimeoutStopSec={STOP_SECONDS}"));
     line(
