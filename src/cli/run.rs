@@ -211,10 +211,10 @@ async fn follow_hangups(served: &Served, manager: &ServiceManager) {
 
 /// Turns what the file says into what is gone by: what may not change while it runs is refused like a bad edit.
 struct Translator {
+    settings: Settings,
     watching: files::Watching,
     editions: watch::Sender<Edition>,
     allow_empty: bool,
-    color: bool,
     flushes: mpsc::Receiver<oneshot::Sender<()>>,
     flush: mpsc::Sender<oneshot::Sender<()>>,
 }
@@ -231,10 +231,10 @@ impl Translator {
         let (editions, receiver) = watch::channel(Edition { desired: Arc::new(first), error: None });
         let (flush, flushes) = mpsc::channel(16);
         let mut translator = Self {
+            settings: settings.clone(),
             watching: watching.clone(),
             editions,
             allow_empty: args.allow_empty,
-            color: settings.color_stderr,
             flushes,
             flush,
         };
@@ -268,7 +268,8 @@ impl Translator {
                 Some(error) => Edition { desired: before.desired.clone(), error: Some(error) },
             },
             files::Edition::Bad { error, .. } => {
-                Edition { desired: before.desired.clone(), error: Some(CliError::state(error, self.color).message) }
+                // It is told in the journal and by the socket too, where colours are garbage.
+                Edition { desired: before.desired.clone(), error: Some(CliError::state(error, false).message) }
             }
         };
         self.editions.send_replace(now);
@@ -287,8 +288,10 @@ impl Translator {
         if now.root != before.root {
             return Some(changed("root", &before.root.display(), &now.root.display()));
         }
-        if let crate::model::Runtime::Lima { .. } = now.runtime {
-            return Some("`runtime.lima` is not available yet".to_owned());
+        if now.runtime != before.runtime
+            && let Err(err) = self.settings.expected_engine(now)
+        {
+            return Some(err.message);
         }
         (now.agents.is_empty() && !before.agents.is_empty() && !self.allow_empty).then(|| {
             "the state file has no agents, and all that are there would be removed: --allow-empty lets it".to_owned()
