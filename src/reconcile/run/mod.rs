@@ -31,10 +31,10 @@ pub use view::{BackingOff, View};
 use super::backoff::Backoff;
 use super::flights::Flight;
 use super::journal::Journal;
-use super::{Options, Report, Reporter, Taken};
+use super::{Options, Refusal, Report, Reporter, Taken};
 use crate::backend::{Deaths, Engine, Store, World};
 use crate::handles::Scratch;
-use crate::model::{AgentName, Desired, ImageSource, Observed, Seen, Version};
+use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Seen, Version};
 use crate::observe::{Published, look_at_published, observe};
 use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
 use crashes::Crashes;
@@ -291,6 +291,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             "looked and planned"
         );
         self.with.scratch.record(&observed).await;
+        self.refuse_if_empty(&observed);
         self.learn(&observed, &plan);
         let launched = self.launch(&plan);
         self.hold_what_storms(&observed);
@@ -306,6 +307,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     async fn look(&mut self) -> Option<(Observed, Plan)> {
         let began = Instant::now();
         self.policy.prune_cache = (self.with.is_alone)(&self.desired);
+        self.policy.prune = self.with.options.policy.prune && !self.is_guarded();
         let (desired, published) = (self.desired.clone(), self.published.clone());
         let looking = observe(self.with.world, &desired, &published);
         tokio::pin!(looking);
@@ -518,6 +520,24 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         }
         self.wake_at(Trigger::File, Instant::now());
         Woken::Here
+    }
+
+    /// A state file without agents removes those that are there only where that is allowed. An edit that empties it is
+    /// refused before it comes here; this is the file that was empty when we began.
+    fn is_guarded(&self) -> bool {
+        self.desired.agents.is_empty() && !self.with.options.allow_empty && self.with.options.policy.prune
+    }
+
+    /// Says once that the containers of a state file without agents stay.
+    fn refuse_if_empty(&mut self, observed: &Observed) {
+        let Some(guest) = observed.guest.present().filter(|_| self.is_guarded()) else { return };
+        let count = guest.containers.values().filter(|seen| matches!(seen.owner, Owner::Ours { .. })).count();
+        if count == 0 || self.file_error.is_some() {
+            return;
+        }
+        let why = format!("{}: --allow-empty lets it", Refusal::Empty { name: self.desired.name.clone(), count });
+        self.tell(News::FileRejected { why: why.clone() });
+        self.file_error = Some(why);
     }
 
     /// What is wanted is another from now on.
