@@ -13,6 +13,10 @@ use crate::reconcile::backoff::Backoff;
 
 /// Subscribing again: soon, since whatever happens meanwhile is not seen.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(800) };
+/// A subscription that breaks sooner than this has told nothing: Podman 4.3 without a log of events (`events_logger =
+/// "none"`) answers 200 and closes. As each is a reason to look, they are tried ever more rarely.
+const HOLDS: Duration = Duration::from_secs(1);
+const BREAKS: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(30) };
 /// Subscribing may take so long before it counts as failed.
 const OPENING: Duration = Duration::from_secs(10);
 /// After so much silence Podman is asked whether it is still there.
@@ -55,13 +59,17 @@ pub(super) struct Listener<'a, E> {
     wall: &'a Wall,
     line: Line<'a>,
     failures: u32,
+    /// When the subscription began, and how many in a row broke at once.
+    opened: Option<Instant>,
+    broken: u32,
     /// Its loss has been told.
     told: bool,
 }
 
 impl<'a, E: Engine> Listener<'a, E> {
     pub fn new(engine: &'a E, owner: Name, wall: &'a Wall) -> Self {
-        Self { engine, owner, wall, line: Line::Closed { until: Instant::now() }, failures: 0, told: false }
+        let line = Line::Closed { until: Instant::now() };
+        Self { engine, owner, wall, line, failures: 0, opened: None, broken: 0, told: false }
     }
 
     /// Waits for the next thing worth a look. Dropping the wait loses nothing.
@@ -78,6 +86,7 @@ impl<'a, E: Engine> Listener<'a, E> {
                     Ok(events) => {
                         self.line = open(events, (self.wall)());
                         self.failures = 0;
+                        self.opened = Some(Instant::now());
                         self.told = false;
                         return Heard::Connected;
                     }
@@ -153,7 +162,12 @@ impl<'a, E: Engine> Listener<'a, E> {
     /// Tells a loss once; the tries after it are nobody's business.
     fn lost(&mut self, err: &EngineError) -> Option<Heard> {
         self.failures = self.failures.saturating_add(1);
-        self.line = Line::Closed { until: Instant::now() + RECONNECT.delay(self.failures) };
+        if let Some(opened) = self.opened.take() {
+            self.broken = if opened.elapsed() < HOLDS { self.broken.saturating_add(1) } else { 0 };
+        }
+        let pause = RECONNECT.delay(self.failures);
+        let pause = if self.broken > 0 { pause.max(BREAKS.delay(self.broken)) } else { pause };
+        self.line = Line::Closed { until: Instant::now() + pause };
         tracing::debug!(error = %Chain(err), failures = self.failures, "cannot follow Podman's events");
         let first = !self.told;
         self.told = true;
