@@ -40,6 +40,7 @@ fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
         prune_cache: is_alone(desired),
         adopt: args.adopt,
         only: args.only.iter().cloned().collect::<BTreeSet<_>>(),
+        ..Policy::default()
     })
 }
 

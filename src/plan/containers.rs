@@ -242,7 +242,9 @@ fn keep(
     if let (Some(_), false, Some((prev, container))) = (&current, aside, mine.prev) {
         remove(Some(name), prev, container, Reason::Leftover, plan);
     }
-    if let (Err(_), Some((held, container, _))) = (&image.image, &current) {
+    if let Some((held, container, _)) = &current
+        && (image.image.is_err() || policy.held.contains(name))
+    {
         keep_alive(name, agent, held, container, plan);
     }
     let (action, reason) = match (create, current) {

@@ -31,11 +31,13 @@ pub struct Policy {
     pub adopt: bool,
     /// Only these agents; empty for all.
     pub only: BTreeSet<AgentName>,
+    /// The replacement of these is left alone for now, since it failed: what they have is kept alive meanwhile.
+    pub held: BTreeSet<AgentName>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { prune: true, prune_cache: true, adopt: false, only: BTreeSet::new() }
+        Self { prune: true, prune_cache: true, adopt: false, only: BTreeSet::new(), held: BTreeSet::new() }
     }
 }
 

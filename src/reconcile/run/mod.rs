@@ -330,7 +330,12 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             self.wake_at(Trigger::Step, Instant::now());
             return None;
         }
-        let plan = plan(&desired, &observed, &self.policy);
+        let ready = plan(&desired, &observed, &self.policy);
+        let held = self.held(&ready);
+        if held.is_empty() {
+            return Some((observed, ready));
+        }
+        let plan = plan(&desired, &observed, &Policy { held, ..self.policy.clone() });
         Some((observed, plan))
     }
 

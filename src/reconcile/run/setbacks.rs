@@ -25,6 +25,8 @@ pub(super) struct Cause {
     pub agent: Option<AgentName>,
     /// As `reconcile::key` tells steps apart.
     pub what: String,
+    /// Whether it is one of starting a container that is there: that it succeeds says nothing about replacing it.
+    pub is_start: bool,
 }
 
 /// Something that failed and has not succeeded since.
@@ -174,7 +176,7 @@ mod tests {
     use crate::backend::EngineError;
 
     fn cause(what: &str) -> Cause {
-        Cause { agent: None, what: what.to_owned() }
+        Cause { agent: None, what: what.to_owned(), is_start: false }
     }
 
     fn fail(setbacks: &mut Setbacks, what: &str, tried: &str, schedule: Schedule, now: Instant) -> Option<Duration> {

@@ -114,6 +114,16 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         self.flights.push(fly(self.with.world, step, patience, self.with.reporter, self.stop));
     }
 
+    /// Agents whose replacement is ready and left alone for now, since it failed.
+    pub(super) fn held(&self, plan: &Plan) -> BTreeSet<AgentName> {
+        let now = Instant::now();
+        let held = plan.ready.iter().filter(|step| {
+            let replaces = matches!(step.action, Action::ReplaceContainer { .. });
+            replaces && !self.setbacks.may_try(&cause(step), &tried(step), now)
+        });
+        held.filter_map(|step| step.agent.clone()).collect()
+    }
+
     fn may_take(&mut self, step: &Step, now: Instant) -> bool {
         if !self.setbacks.may_try(&cause(step), &tried(step), now) {
             return false;
@@ -121,7 +131,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         let (Action::StartContainer { how, .. }, Some(agent)) = (&step.action, &step.agent) else { return true };
         match (how, &step.reason) {
             (Revival::Restart, _) => {
-                let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned() };
+                let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned(), is_start: false };
                 self.setbacks.may_try(&health, "", now)
             }
             (Revival::Start, Reason::NotRunning(Phase::Exited { code })) => {
@@ -194,7 +204,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         self.last_start = Some(now);
         self.crashes.started(agent, now);
         if matches!(step.action, Action::StartContainer { how: Revival::Restart, .. }) {
-            let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned() };
+            let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned(), is_start: false };
             let message = format!("container `{}` was restarted since it is unhealthy", step.action.target());
             let failure = Failure { kind: "unhealthy", message, error: None };
             self.setbacks.failed(health, String::new(), failure, Schedule::Lasting, now);
@@ -379,7 +389,8 @@ fn is_healthy(observed: &Observed, desired: &crate::model::Desired, agent: &Agen
 }
 
 fn cause(step: &Step) -> Cause {
-    Cause { agent: step.agent.clone(), what: key(&step.action) }
+    let is_start = matches!(step.action, Action::StartContainer { .. });
+    Cause { agent: step.agent.clone(), what: key(&step.action), is_start }
 }
 
 /// What tells a step from another one with the same cause.
