@@ -32,7 +32,7 @@ use service_manager::ServiceManager;
 
 /// A download is tried so often before the loop's own backoff takes over.
 const RETRIES: u32 = 2;
-/// A look and its answer to a SIGHUP may take so long.
+/// What a SIGHUP asks for may take so long.
 const REQUEST_TIME: Duration = Duration::from_secs(600);
 
 /// Keeps the machine as the state file says, until stopped.
@@ -204,7 +204,8 @@ async fn follow_hangups(served: &Served, manager: &ServiceManager) {
     let Ok(mut hangups) = Signals::hangup() else { return std::future::pending().await };
     while hangups.recv().await.is_some() {
         manager.reloading();
-        let _ = served.request(REQUEST_TIME).await;
+        // Read again is reloaded: what it leads to may take long, and another SIGHUP must not wait for it.
+        let _ = served.ask(REQUEST_TIME).await;
         manager.ready();
     }
 }

@@ -54,13 +54,18 @@ impl Served {
 
     /// Has the files read again and everything looked at; yields what came of it, `None` when it is stopping.
     pub async fn request(&self, timeout: Duration) -> Option<Report> {
+        self.ask(timeout).await?.await.ok()
+    }
+
+    /// Has the files read again, and asks for everything to be looked at; what comes of it may be waited for.
+    pub async fn ask(&self, timeout: Duration) -> Option<oneshot::Receiver<Report>> {
         self.watching.reload_and_wait().await;
         let (done, flushed) = oneshot::channel();
         self.flush.send(done).await.ok()?;
         flushed.await.ok()?;
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request { timeout, reply }).await.ok()?;
-        answer.await.ok()
+        Some(answer)
     }
 
     /// Tells each new view to whoever follows, and the service manager in a line.
