@@ -455,8 +455,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         tokio::select! {
             published = arrival(&mut self.fetching) => self.receive(published),
             () = tokio::time::sleep(FIRST_MANIFEST) => {
-                let why = "the published manifest is still being fetched".to_owned();
-                self.published = Arc::new(Published { manifest: Seen::Unknown { why }, invalid: false });
+                self.published = not_yet_published();
             }
             () = self.with.cancel.cancelled() => {}
         }
@@ -548,6 +547,10 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
     /// What is wanted is another from now on.
     fn take_over(&mut self, desired: Arc<Desired>) {
         let before = std::mem::replace(&mut self.desired, desired);
+        if before.manifest != self.desired.manifest {
+            // What another place publishes says nothing about this one.
+            self.published = not_yet_published();
+        }
         for (name, agent) in &before.agents {
             if self.desired.agents.get(name).is_some_and(|now| now.wants_same(agent)) {
                 continue;
@@ -613,6 +616,11 @@ async fn next_of(deaths: &mut Option<Deaths>) -> Option<crate::model::ContainerI
         },
         None => std::future::pending().await,
     }
+}
+
+fn not_yet_published() -> Arc<Published> {
+    let why = "the published manifest is still being fetched".to_owned();
+    Arc::new(Published { manifest: Seen::Unknown { why }, invalid: false })
 }
 
 async fn arrival(fetching: &mut Option<Fetching<'_>>) -> Published {
