@@ -84,10 +84,15 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
         signals: &signals,
         heartbeat: manager.watchdog().map(|every| (every, &heartbeat as &(dyn Fn() + Send + Sync))),
     };
+    let keeping = background.keep(editions, asked);
+    tokio::pin!(keeping);
     let ended = tokio::select! {
-        ended = background.keep(editions, asked) => ended,
+        ended = &mut keeping => ended,
         () = translator.follow() => {
-            Err(CliError::new(ExitStatus::Error, "the state file is not watched any more").hint("agents go on running; start `run` again"))
+            signals.token.cancel();
+            let ended = keeping.await;
+            ended.and(Err(CliError::new(ExitStatus::Error, "the state file is not watched any more")
+                .hint("agents go on running; start `run` again")))
         }
         () = follow_hangups(&served, &manager) => Ok(()),
     };

@@ -425,6 +425,43 @@ async fn what_is_known_to_work_comes_back_when_its_next_successor_cannot_even_be
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_that_is_empty_when_it_begins_removes_nothing() {
+    let mut story = Story::running(&["a"]).await;
+    story.desired.agents.clear();
+    let mut run = Background::start(story);
+    run.until(|view| view.file_error.is_some()).await;
+    quiet(1000).await;
+    assert_eq!(run.phase("demo-a"), Some(Phase::Running));
+    assert_eq!(run.told().iter().filter(|told| told.contains("no agents")).count(), 1, "{:?}", run.told());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failed_replacement_left_is_kept_alive() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    let id = run.fake.state().named("demo-a").unwrap().0.clone();
+    run.fake.order(Fault::lasting("create"));
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().container.env.insert("MODE".into(), Text::plain("two"));
+    });
+    run.until(|view| !view.backing_off.is_empty()).await;
+    run.fake.state().kill("demo-a");
+    quiet(5).await;
+    assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_failed_is_taken_again_soon() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    quiet(20).await;
+    run.fake.order(Fault { times: 3, ..Fault::transient("look", Strike::Before, 3) });
+    run.fake.state().kill("demo-a");
+    let took = run.converged().await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_agents_long_download_holds_up_nobody() {
     let story = Story::running(&["a"]).await;
     let mut run = Background::start(story);

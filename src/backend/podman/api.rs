@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bollard::query_parameters::{RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder};
@@ -15,7 +15,6 @@ use bollard::{ClientVersion, Docker};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::Value;
-use tokio::sync::OnceCell;
 
 use super::address::Machine;
 use super::error;
@@ -60,7 +59,7 @@ pub(super) struct Server {
 pub struct Api {
     http: Http,
     machine: Machine,
-    server: OnceCell<Server>,
+    server: Mutex<Option<Arc<Server>>>,
     docker: OnceLock<Docker>,
 }
 
@@ -70,7 +69,7 @@ impl Api {
     /// # Errors
     /// `unknown`, when no client can be set up at all.
     pub fn new(socket: &Path, machine: Machine) -> Result<Self, EngineError> {
-        Ok(Self { http: Http::new(socket)?, machine, server: OnceCell::new(), docker: OnceLock::new() })
+        Ok(Self { http: Http::new(socket)?, machine, server: Mutex::new(None), docker: OnceLock::new() })
     }
 
     /// The socket it talks to.
@@ -82,22 +81,28 @@ impl Api {
         &self.http
     }
 
-    /// Who answers. Asked once.
-    pub(super) async fn server(&self) -> Result<&Server, EngineError> {
-        self.server
-            .get_or_try_init(|| async {
-                let call = Call::get("reach Podman", "/_ping");
-                let answer = self.http.send(&call).await.map_err(|err| self.not_podman(err))?;
-                let version = answer.headers.get("Libpod-API-Version").and_then(|value| value.to_str().ok());
-                let Some(version) = version else {
-                    return Err(self.not_podman(call.unreadable("no Libpod-API-Version")));
-                };
-                // Podman 4 and 5 take any path version from 4.0.0 on. Of a later one only its own is sure.
-                let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok()).unwrap_or(4);
-                let prefix = if major <= 5 { "/v4.0.0/libpod".to_owned() } else { format!("/v{major}.0.0/libpod") };
-                Ok(Server { version: version.to_owned(), prefix })
-            })
-            .await
+    /// Who answers. Asked once, and again by whoever follows events: it may have been upgraded since.
+    pub(super) async fn server(&self) -> Result<Arc<Server>, EngineError> {
+        let known = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match known {
+            Some(server) => Ok(server),
+            None => self.meet().await,
+        }
+    }
+
+    async fn meet(&self) -> Result<Arc<Server>, EngineError> {
+        let call = Call::get("reach Podman", "/_ping");
+        let answer = self.http.send(&call).await.map_err(|err| self.not_podman(err))?;
+        let version = answer.headers.get("Libpod-API-Version").and_then(|value| value.to_str().ok());
+        let Some(version) = version else {
+            return Err(self.not_podman(call.unreadable("no Libpod-API-Version")));
+        };
+        // Podman 4 and 5 take any path version from 4.0.0 on. Of a later one only its own is sure.
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok()).unwrap_or(4);
+        let prefix = if major <= 5 { "/v4.0.0/libpod".to_owned() } else { format!("/v{major}.0.0/libpod") };
+        let server = Arc::new(Server { version: version.to_owned(), prefix });
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.clone());
+        Ok(server)
     }
 
     /// An HTTP server that does not answer a ping as Podman does is something else; a broken connection stays one.
@@ -357,6 +362,7 @@ impl Api {
         // Only types are filtered by Podman. Its label filters mean "any of" and need a value (4.3.1), and a filter it
         // does not know yields silence instead of an error.
         let filters = query(r#"{"type":["container","image"]}"#);
+        self.meet().await?;
         let path = self.libpod(&format!("/events?stream=true&filters={filters}")).await?;
         let call = Call::get("follow Podman's events", path);
         let subscription = Subscription::open(self.http.clone(), call, owner.clone());

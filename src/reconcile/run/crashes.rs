@@ -13,6 +13,8 @@ use crate::model::{AgentName, RestartPolicy};
 
 /// A container that stays up for so long has not crashed.
 const STEADY: Duration = Duration::from_secs(10);
+/// What ends so soon has hardly been stopped by somebody.
+const AT_ONCE: Duration = Duration::from_secs(2);
 /// So many kills in [`KILLS_WITHIN`] are put up with.
 const KILLS: usize = 30;
 const KILLS_WITHIN: Duration = Duration::from_secs(60);
@@ -114,15 +116,19 @@ impl Crashes {
         record.judged = true;
         // What we did not start ourselves has been up for longer than we have.
         let up = record.started.map_or(Duration::MAX, |started| now.duration_since(started));
-        let restarted = matches!(restart, RestartPolicy::Always | RestartPolicy::UnlessStopped);
-        if restarted || is_kill(code) {
-            if push(&mut record.kills, now, KILLS_WITHIN) <= KILLS {
-                return Verdict::Start;
-            }
-        } else if up >= STEADY.max(2 * record.last_delay) {
+        if up >= STEADY.max(2 * record.last_delay) {
             record.failures = 0;
             record.last_delay = Duration::ZERO;
             return Verdict::Start;
+        }
+        let restarted = matches!(restart, RestartPolicy::Always | RestartPolicy::UnlessStopped);
+        // It may also be that Podman could not restart it.
+        let at_once = up < AT_ONCE && !is_kill(code);
+        if (restarted || is_kill(code)) && !(at_once && record.failures > 0) {
+            let most = if at_once { STORM } else { KILLS };
+            if push(&mut record.kills, now, KILLS_WITHIN) <= most {
+                return Verdict::Start;
+            }
         }
         record.back_off(code, now)
     }

@@ -111,8 +111,14 @@ impl<'a, E: Engine> Listener<'a, E> {
                     };
                     match event {
                         Some(Ok(event)) => {
+                            let now = (self.wall)();
+                            let slept = drift(heard.elapsed(), *wall, now) > SLEPT;
                             *heard = Instant::now();
-                            *wall = (self.wall)();
+                            *wall = now;
+                            // What is heard after a sleep may be the first of much that was not.
+                            if slept {
+                                return Heard::Slept;
+                            }
                             if is_worth_a_look(&event.action) {
                                 return Heard::Event(event);
                             }

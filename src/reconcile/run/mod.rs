@@ -109,7 +109,7 @@ pub enum Ended {
 /// meanwhile waits for the same lock and slows it down, so there is none for that container's sake.
 const TIDYING: Duration = Duration::from_millis(120);
 /// When Podman takes longer than [`TIDYING`], it is looked at again after so long, and ever longer.
-const TRANSITION: Backoff = Backoff { first: Duration::from_millis(40), longest: Duration::from_secs(1) };
+const TRANSITION: Backoff = Backoff { first: Duration::from_millis(40), longest: Duration::from_secs(30) };
 /// A manifest that could not be had, or does not offer what is wanted, is asked for again.
 const MANIFEST: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(300) };
 /// The first look waits so long for the published manifest; the next ones go by the last good one.
@@ -565,6 +565,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         self.queue.clear();
         let agents = self.desired.clone();
         self.crashes.keep(|agent| agents.agents.contains_key(agent));
+        self.first_ends.retain(|agent, _| agents.agents.contains_key(agent));
         self.fetch_manifest();
     }
 

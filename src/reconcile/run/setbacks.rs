@@ -159,6 +159,11 @@ impl Setbacks {
         }
     }
 
+    /// Whether it failed, and may be tried again by then.
+    pub fn is_due_by(&self, cause: &Cause, then: Instant) -> bool {
+        self.all.get(cause).and_then(|setback| setback.retry_at).is_some_and(|at| at <= then)
+    }
+
     /// When the next one may be tried of those that could not be yet at `then`.
     pub fn next(&self, then: Instant) -> Option<Instant> {
         self.all.values().filter_map(|setback| setback.retry_at).filter(|at| *at > then).min()

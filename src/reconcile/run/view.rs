@@ -178,13 +178,13 @@ impl<E: Engine, S: Store> Running<'_, E, S> {
         self.told.podman_lost = why.is_some();
     }
 
-    /// Each trouble when it comes or is another, and its agent once it has none any more.
+    /// Each trouble when it comes or is another (not each time that it comes again), and its agent once it has none any more.
     fn tell_troubles(&mut self, plan: &Plan, backing_off: &[BackingOff], status: &Status) {
         let mut troubles = BTreeMap::new();
         // What went away just when it was to be touched is seen by the next look; it is no news unless that goes on.
         let passing = |off: &&BackingOff| off.kind == "notFound" && off.failures == 1;
         for one in backing_off.iter().filter(|off| !passing(off)) {
-            troubles.insert((one.agent.clone(), one.kind), one.to_string());
+            troubles.insert((one.agent.clone(), one.kind), BackingOff { failures: 1, ..one.clone() }.to_string());
         }
         for trouble in super::super::report::blocked(plan) {
             let hidden = self.told.podman_lost && trouble.is_unseen();

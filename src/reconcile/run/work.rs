@@ -37,6 +37,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             Some(agent) if cause.what == HEALTH => is_healthy(observed, &desired, agent),
             _ => !wanted.contains(&cause.what),
         });
+        self.repeats.retain(|(key, _), _| wanted.contains(key));
         self.notice_what_does_not_help(plan);
     }
 
@@ -54,7 +55,9 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         let now = Instant::now();
         for done in std::mem::take(&mut self.done) {
             let again = plan.ready.iter().find(|step| key(&step.action) == done.0 && step.reason.to_string() == done.1);
-            let Some(step) = again else {
+            // What ends as soon as it is started is the subject of `crashes`.
+            let ends = |step: &&Step| matches!(step.action, Action::StartContainer { how: Revival::Start, .. });
+            let Some(step) = again.filter(|step| !ends(step)) else {
                 self.repeats.remove(&done);
                 continue;
             };
@@ -331,10 +334,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             || plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Transition { .. }))
             || self.last_start.is_some_and(|started| started + settle > now)
             || self.is_progressing(observed)
-            || self
-                .setbacks
-                .iter()
-                .any(|(_, setback)| setback.retry_at.is_some_and(|at| at <= now + LASTING.first / 4));
+            || plan.ready.iter().any(|step| self.setbacks.is_due_by(&cause(step), now + LASTING.first / 4));
         let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.asks)
             .into_iter()
             .partition(|ask| !ask.request.reply.is_closed() && (!busy || ask.since + ask.request.timeout <= now));
