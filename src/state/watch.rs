@@ -85,11 +85,6 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// Has the files read again now, without waiting for it.
-    pub fn reload(&self) {
-        self.ask.send_modify(|asked| *asked += 1);
-    }
-
     /// Has the files read again now, and waits until that is done and told. May be dropped; the files are read all the
     /// same.
     pub async fn reload_and_wait(&self) {

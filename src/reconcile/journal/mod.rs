@@ -71,8 +71,8 @@ impl Journal {
         Self { trigger: Mutex::new(trigger.to_owned()), live, last_pass: Mutex::new(None), file: None }
     }
 
-    /// Says what woke us for what is written from now on. `run` has `start`, `file`, `podman`, `exits`, `retry`, `resync`,
-    /// `health`, `manifest`, `signal` and `request`.
+    /// Says what woke us for what is written from now on. `run` has the words of
+    /// [`Trigger`](super::run::Trigger), joined by commas.
     pub fn woken_by(&self, trigger: &str) {
         trigger.clone_into(&mut held(&self.trigger));
     }
