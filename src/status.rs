@@ -214,7 +214,7 @@ fn agent_status(
 ) -> AgentStatus {
     let found = observed.guest.present().and_then(|guest| {
         let seen = guest.containers.get_key_value(agent.container.name.as_str())?;
-        matches!(&seen.1.owner, Owner::Ours { agent: Some(owner), .. } if owner == name).then_some(seen)
+        seen.1.owner.is_of(name).then_some(seen)
     });
     let sync = if observed.guest.unknown().is_some() {
         "Unknown"

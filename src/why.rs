@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::model::{AgentName, Desired, FieldChange, Observed, Owner, Phase, Place};
+use crate::model::{AgentName, Desired, FieldChange, Observed, Phase, Place};
 use crate::plan::{Note, Plan, Step, Waiting, wanted_image};
 use crate::reconcile::journal::read::Entry;
 use crate::status::{AgentStatus, status};
@@ -241,7 +241,7 @@ pub fn why(agent: &AgentName, desired: &Desired, observed: &Observed, plan: &Pla
             Err(on) => (None, Some(on.to_string())),
         };
         let container = observed.guest.present().and_then(|guest| guest.containers.get(&wanted.container.name));
-        let ours = container.filter(|seen| owned_by(&seen.owner, agent));
+        let ours = container.filter(|seen| seen.owner.is_of(agent));
         Known {
             place: wanted.place.clone(),
             status: all.agents.remove(agent).unwrap_or_else(|| unreachable!("every agent has a status")),
@@ -253,7 +253,7 @@ pub fn why(agent: &AgentName, desired: &Desired, observed: &Observed, plan: &Pla
     });
     let orphans = match observed.guest.present() {
         Some(guest) if known.is_none() => {
-            let ours = guest.containers.iter().filter(|(_, seen)| owned_by(&seen.owner, agent));
+            let ours = guest.containers.iter().filter(|(_, seen)| seen.owner.is_of(agent));
             ours.map(|(name, _)| name.to_string()).collect()
         }
         _ => Vec::new(),
@@ -280,8 +280,4 @@ pub fn why(agent: &AgentName, desired: &Desired, observed: &Observed, plan: &Pla
         }),
         known,
     }
-}
-
-fn owned_by(owner: &Owner, agent: &AgentName) -> bool {
-    matches!(owner, Owner::Ours { agent: Some(owner), .. } if owner == agent)
 }

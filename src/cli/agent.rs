@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{CliError, ExecArgs, ExitStatus, LogsArgs, Settings};
 use crate::backend::podman::Podman;
 use crate::backend::{Chunk, Chunks, Engine, ExecRequest, LogRequest, Look};
-use crate::model::{AgentName, ContainerId, ContainerState, Owner, Phase};
+use crate::model::{AgentName, ContainerId, ContainerState, Phase};
 
 /// Finds the container of an agent by its labels, whatever it is called.
 async fn find(settings: &Settings, agent: &AgentName) -> Result<(Podman, ContainerId, ContainerState), CliError> {
@@ -19,11 +19,7 @@ async fn find(settings: &Settings, agent: &AgentName) -> Result<(Podman, Contain
         Look { owner: desired.name.clone(), names: BTreeSet::new(), health: BTreeSet::new(), key: desired.key.clone() };
     let guest = engine.look(&look).await.map_err(|err| CliError::from_engine(&err))?;
     let wanted = desired.agents.get(agent).map(|agent| agent.container.name.clone());
-    let mut mine: Vec<_> = guest
-        .containers
-        .into_iter()
-        .filter(|(_, seen)| matches!(&seen.owner, Owner::Ours { agent: Some(owner), .. } if owner == agent))
-        .collect();
+    let mut mine: Vec<_> = guest.containers.into_iter().filter(|(_, seen)| seen.owner.is_of(agent)).collect();
     // During a replacement there are two: the one under the wanted name first, else one that runs.
     mine.sort_by_key(|(name, seen)| (Some(name) != wanted.as_ref(), seen.phase != Phase::Running));
     match mine.into_iter().next() {

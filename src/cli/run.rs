@@ -52,7 +52,7 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     let journal = Arc::new(Journal::new(&state_dir(&first).join("journal.jsonl"), "start"));
     let signals = Signals::listen("stopping: agents go on running; what is under way on containers is finished");
     let watching = watch_file(settings, &args, key.clone()).await?;
-    let (mut translator, editions) = Translator::new(settings, &args, first, key, &watching)?;
+    let (mut translator, editions) = Translator::new(settings, &args, first, key, &watching);
     let (requests, asked) = mpsc::channel(16);
     let (shown, view) = watch::channel(None);
 
@@ -232,7 +232,7 @@ impl Translator {
         mut first: Desired,
         key: HostKey,
         watching: &files::Watching,
-    ) -> Result<(Self, watch::Receiver<Edition>), CliError> {
+    ) -> (Self, watch::Receiver<Edition>) {
         first.key = key;
         let (editions, receiver) = watch::channel(Edition { desired: Arc::new(first), error: None });
         let (flush, flushes) = mpsc::channel(16);
@@ -245,7 +245,7 @@ impl Translator {
             flush,
         };
         translator.translate();
-        Ok((translator, receiver))
+        (translator, receiver)
     }
 
     async fn follow(&mut self) {

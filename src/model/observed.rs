@@ -139,6 +139,13 @@ pub enum Owner {
     Foreign,
 }
 
+impl Owner {
+    /// Whether it is one of ours, made for this agent.
+    pub fn is_of(&self, agent: &AgentName) -> bool {
+        matches!(self, Owner::Ours { agent: Some(owner), .. } if owner == agent)
+    }
+}
+
 /// Where a container stands in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {

@@ -65,7 +65,7 @@ pub(super) fn plan(
         let stranger = guest
             .containers
             .get(&agent.container.name)
-            .filter(|container| !is_ours(container, name))
+            .filter(|container| !container.owner.is_of(name))
             .map(|container| (&agent.container.name, container));
         match agent.state {
             AgentState::Absent => remove_all(name, &sorted, Reason::WantedAbsent, plan),
@@ -111,10 +111,6 @@ fn by_agent(guest: &Guest) -> BTreeMap<&AgentName, Mine<'_>> {
         }
     }
     mine
-}
-
-fn is_ours(container: &ContainerState, agent: &AgentName) -> bool {
-    matches!(&container.owner, Owner::Ours { agent: Some(owner), .. } if owner == agent)
 }
 
 fn sort_out<'a>(wanted: &ContainerName, found: &Mine<'a>) -> Mine<'a> {

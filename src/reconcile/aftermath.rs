@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::{Reconciler, Trouble, is_container_step};
 use crate::act::{ActError, Ending, become_healthy, ended, inspect_settled, last_lines};
 use crate::backend::{Engine, Store};
-use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Owner, Phase};
+use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Phase};
 use crate::plan::{Action, Plan, Reason};
 
 impl<E: Engine, S: Store> Reconciler<'_, E, S> {
@@ -90,7 +90,7 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
                 agent.container.healthcheck.as_ref()?;
                 let container = guest.containers.get(&agent.container.name)?;
                 // A stranger that holds the name is not asked how he is: that would run our command in his container.
-                let ours = matches!(&container.owner, Owner::Ours { agent: Some(owner), .. } if owner == name);
+                let ours = container.owner.is_of(name);
                 let pending = ours
                     && container.phase == Phase::Running
                     && container.health != Some(Health::Healthy)

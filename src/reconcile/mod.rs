@@ -28,7 +28,7 @@ pub use report::{Report, Taken, Trouble};
 use crate::act::{ActError, Disposition, Patience};
 use crate::backend::{Engine, Store, World};
 use crate::handles::Scratch;
-use crate::model::{Desired, Observed, Owner};
+use crate::model::{AgentName, Desired, Observed, Owner};
 use crate::observe::{look_at_published, observe};
 use crate::plan::{Action, Plan, Step, plan, plan_down};
 use backoff::Backoff;
@@ -434,9 +434,14 @@ enum Next {
 /// replacement has three names under way, and nobody else may touch any of them meanwhile.
 fn lane(step: &Step) -> String {
     match &step.agent {
-        Some(agent) if is_container_step(&step.action) => format!("agent {agent}"),
+        Some(agent) if is_container_step(&step.action) => lane_of(agent),
         _ => key(&step.action),
     }
+}
+
+/// The lane of all that is done about the containers of one agent.
+fn lane_of(agent: &AgentName) -> String {
+    format!("agent {agent}")
 }
 
 /// What a step is remembered by.

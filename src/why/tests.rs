@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cli::render::why as render;
-use crate::model::{Arch, CanonicalSpec, ContainerState, Guest, HostKey, ImageRef, SPEC_VERSION, Seen};
+use crate::model::{Arch, CanonicalSpec, ContainerState, Guest, HostKey, ImageRef, Owner, SPEC_VERSION, Seen};
 use crate::plan::{Policy, plan};
 use crate::state::{self, Context, Input};
 

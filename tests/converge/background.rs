@@ -112,6 +112,16 @@ impl Background {
         self.editions.send_modify(|edition| edition.error = Some(error.to_owned()));
     }
 
+    /// An edit that replaces `a` by what never becomes healthy.
+    async fn edit_into_sickness(&mut self) {
+        self.edit(|desired| {
+            let container = &mut desired.agents.get_mut("a").unwrap().container;
+            container.healthcheck = Some(health_check());
+            container.env.insert("SICK".into(), Text::plain("1000000"));
+        });
+        quiet(5).await;
+    }
+
     pub async fn ask(&self, timeout: Duration) -> Report {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request { timeout, reply }).await.unwrap();
@@ -369,12 +379,7 @@ async fn a_rolled_back_edit_is_not_tried_again_and_again() {
 async fn an_edit_is_not_kept_waiting_by_an_earlier_one() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
-    run.edit(|desired| {
-        let container = &mut desired.agents.get_mut("a").unwrap().container;
-        container.healthcheck = Some(health_check());
-        container.env.insert("SICK".into(), Text::plain("1000000"));
-    });
-    quiet(5).await;
+    run.edit_into_sickness().await;
     run.edit(|desired| {
         desired.agents.get_mut("a").unwrap().container.env.insert("SICK".into(), Text::plain("1"));
     });
@@ -387,12 +392,7 @@ async fn what_is_known_to_work_comes_back_however_many_successors_fail() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
     let id = run.fake.state().named("demo-a").unwrap().0.clone();
-    run.edit(|desired| {
-        let container = &mut desired.agents.get_mut("a").unwrap().container;
-        container.healthcheck = Some(health_check());
-        container.env.insert("SICK".into(), Text::plain("1000000"));
-    });
-    quiet(5).await;
+    run.edit_into_sickness().await;
     assert_eq!(run.phase("demo-a.prev"), Some(Phase::Exited { code: 143 }), "its successor has proved nothing yet");
     run.edit(|desired| {
         let container = &mut desired.agents.get_mut("a").unwrap().container;
@@ -410,12 +410,7 @@ async fn what_is_known_to_work_comes_back_when_its_next_successor_cannot_even_be
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
     let id = run.fake.state().named("demo-a").unwrap().0.clone();
-    run.edit(|desired| {
-        let container = &mut desired.agents.get_mut("a").unwrap().container;
-        container.healthcheck = Some(health_check());
-        container.env.insert("SICK".into(), Text::plain("1000000"));
-    });
-    quiet(5).await;
+    run.edit_into_sickness().await;
     run.fake.order(Fault::lasting("create"));
     run.edit(|desired| {
         desired.agents.get_mut("a").unwrap().container.env.insert("SICK".into(), Text::plain("1"));

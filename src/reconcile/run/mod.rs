@@ -284,7 +284,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         self.trigger = words.join(",");
         self.with.journal.woken_by(&self.trigger);
         tracing::info!(
-            woken_by = words.join(","),
+            woken_by = self.trigger,
             ready = plan.ready.len(),
             waiting = plan.waiting.len(),
             took_ms = u64::try_from(self.last_look.as_millis()).unwrap_or(u64::MAX),
@@ -557,7 +557,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             }
             self.crashes.forgive(name);
             // A successor that is waited for is not wanted any more.
-            if let Some(flown) = self.flying.get(&format!("agent {name}")) {
+            if let Some(flown) = self.flying.get(&super::lane_of(name)) {
                 flown.cancel.cancel();
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use super::crashes::Waiting;
 use super::setbacks::{Cause, Setback};
 use super::{News, Runner, Running};
 use crate::backend::{Engine, Store};
-use crate::model::{AgentName, ContainerId, ContainerName, Observed, Owner};
+use crate::model::{AgentName, ContainerId, ContainerName, Observed};
 use crate::plan::Plan;
 use crate::status::{Condition, Status, carry_over, status};
 
@@ -253,12 +253,7 @@ fn annotate(status: &mut Status, off: &BackingOff) {
 fn wall(at: Instant) -> SystemTime {
     let now = SystemTime::now();
     let left = at.saturating_duration_since(Instant::now());
-    now.checked_add(left.max(Duration::ZERO)).unwrap_or(now)
-}
-
-/// Whether a container is one of ours for this agent.
-pub(super) fn is_of(owner: &Owner, agent: &AgentName) -> bool {
-    matches!(owner, Owner::Ours { agent: Some(owner), .. } if owner == agent)
+    now.checked_add(left).unwrap_or(now)
 }
 
 /// The agent whose container has this name.

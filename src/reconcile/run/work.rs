@@ -8,14 +8,14 @@ use tokio::time::Instant;
 use super::crashes::Verdict;
 use super::health::Patient;
 use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
-use super::view::{agent_of, is_of};
+use super::view::agent_of;
 use super::{BLIND, Flown, Running, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Patience};
 use crate::backend::{Engine, EngineEvent, Store};
 use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
 use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
 use crate::reconcile::flights::{Landed, fly};
-use crate::reconcile::{Report, Taken, Trouble, is_container_step, key, key_of, lane, opens_ways, report};
+use crate::reconcile::{Report, Taken, Trouble, is_container_step, key, key_of, lane, lane_of, opens_ways, report};
 
 /// What an agent's restarts for want of health are remembered by.
 const HEALTH: &str = "health";
@@ -225,7 +225,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         }
         let Some(agent) = agent_of(&self.desired, &name).cloned() else { return };
         // Our own doing, or a successor's end.
-        if self.flying.contains_key(&format!("agent {agent}")) {
+        if self.flying.contains_key(&lane_of(&agent)) {
             self.first_ends.entry(agent).or_insert(code);
             return;
         }
@@ -240,9 +240,9 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
             let Some(agent) = self.desired.agents.get(&name) else { continue };
             let container = &agent.container.name;
             let seen = observed.guest.present().and_then(|guest| guest.containers.get(container));
-            let Some(seen) = seen.filter(|seen| is_of(&seen.owner, &name)) else { continue };
+            let Some(seen) = seen.filter(|seen| seen.owner.is_of(&name)) else { continue };
             let ours_to_stop = agent.state == AgentState::Running && !agent.suspend;
-            if !ours_to_stop || self.flying.contains_key(&format!("agent {name}")) {
+            if !ours_to_stop || self.flying.contains_key(&lane_of(&name)) {
                 continue;
             }
             self.crashes.held(&name, code, Instant::now());
@@ -270,10 +270,9 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         let running = self.desired.agents.iter().filter_map(|(name, agent)| {
             let check = agent.container.healthcheck.as_ref()?;
             let seen = guest.containers.get(&agent.container.name)?;
-            let checked =
-                is_of(&seen.owner, name) && seen.phase == Phase::Running && agent.state == AgentState::Running;
+            let checked = seen.owner.is_of(name) && seen.phase == Phase::Running && agent.state == AgentState::Running;
             // A step that is under way does its own.
-            let busy = self.flying.contains_key(&format!("agent {name}"));
+            let busy = self.flying.contains_key(&lane_of(name));
             (checked && !busy).then_some(Patient {
                 id: &seen.id,
                 started_at: seen.started_at,
@@ -355,7 +354,7 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
                 && !agent.suspend
                 && seen.is_some_and(|seen| {
                     let pending = matches!(seen.health, None | Some(Health::Starting));
-                    is_of(&seen.owner, name) && seen.phase == Phase::Running && pending
+                    seen.owner.is_of(name) && seen.phase == Phase::Running && pending
                 })
         })
     }
