@@ -6,6 +6,7 @@ pub mod cache;
 #[doc(hidden)]
 pub mod fake;
 pub mod http;
+pub mod limactl;
 pub mod podman;
 
 use std::collections::{BTreeMap, BTreeSet};
