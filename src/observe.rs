@@ -1,12 +1,16 @@
-//! One look at everything: cache, manifest and Podman side by side.
+//! One look at everything: cache, manifest, the virtual machine and Podman side by side.
 //!
 //! It cannot fail as a whole. What could not be looked at is `Unknown` with its reason, and blinds one branch only.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
-use crate::backend::{Engine, Look, Store, StoreError, World};
+use crate::backend::{Engine, Look, Store, StoreError, Vm, World};
 use crate::error::Chain;
-use crate::model::{AgentState, Desired, ImageSource, Manifest, Observed, Seen};
+use crate::model::{
+    AgentState, Desired, Forward, Guest, ImageSource, Manifest, Observed, Protocol, Seen, VmPhase, VmState,
+};
 use crate::plan::wanted_artifacts;
 
 /// What the published manifest was when it was looked at, and whether it can be used at all.
@@ -35,9 +39,13 @@ pub async fn look_at_published<S: Store>(store: &S, desired: &Desired) -> Publis
 
 /// Looks at everything. `published` is a look taken earlier in the same pass or convergence, which is good enough: a
 /// manifest that changes meanwhile is the next one's business.
-pub async fn observe<E: Engine, S: Store>(world: &World<E, S>, desired: &Desired, published: &Published) -> Observed {
-    let (local, artifacts, guest) =
-        tokio::join!(world.store.local(desired.manifest.as_ref()), world.store.list(), look_at_guest(world, desired));
+pub async fn observe<V: Vm, E: Engine, S: Store>(
+    world: &World<V, E, S>,
+    desired: &Desired,
+    published: &Published,
+) -> Observed {
+    let (local, artifacts, (vm, guest)) =
+        tokio::join!(world.store.local(desired.manifest.as_ref()), world.store.list(), look_at_engine(world, desired));
     let local = match local {
         Ok(Some(manifest)) => Seen::Present(manifest),
         Ok(None) => Seen::Absent,
@@ -47,12 +55,61 @@ pub async fn observe<E: Engine, S: Store>(world: &World<E, S>, desired: &Desired
         Ok(artifacts) => Seen::Present(artifacts),
         Err(err) => unknown(&err),
     };
-    let mut observed = Observed { published: published.manifest.clone(), local, artifacts, guest };
+    let reach = world.engine.reach();
+    let mut observed = Observed { published: published.manifest.clone(), local, artifacts, vm, reach, guest };
     prove_wanted(world, desired, &mut observed).await;
     observed
 }
 
-async fn look_at_guest<E: Engine, S>(world: &World<E, S>, desired: &Desired) -> Seen<crate::model::Guest> {
+/// The machine, where one is wanted, and then Podman in it: what was found of the one says how to reach the other.
+async fn look_at_engine<V: Vm, E: Engine, S>(world: &World<V, E, S>, desired: &Desired) -> (Seen<VmState>, Seen<Guest>) {
+    let Some(spec) = desired.vm() else { return (Seen::Absent, look_at_guest(world, desired).await) };
+    let mut vm = match world.vm.look().await {
+        Ok(Some(vm)) => vm,
+        Ok(None) => return (Seen::Absent, Seen::Absent),
+        Err(err) => {
+            tracing::info!(kind = err.kind(), error = %Chain(&err), "cannot look at the VM");
+            let why = Chain(&err).to_string();
+            let guest = Seen::Unknown { why: format!("VM `{}` cannot be seen", spec.instance) };
+            return (Seen::Unknown { why }, guest);
+        }
+    };
+    world.engine.locate(&vm);
+    if vm.phase != VmPhase::Running {
+        let why = format!("VM `{}` {}", spec.instance, vm.phase);
+        return (Seen::Present(vm), Seen::Unknown { why });
+    }
+    let guest = look_at_guest(world, desired).await;
+    vm.forwards.extend(forwarded_otherwise(desired, &vm).await);
+    (Seen::Present(vm), guest)
+}
+
+/// Wanted ports that lead into the machine though its configuration does not say so: somebody takes connections there.
+async fn forwarded_otherwise(desired: &Desired, vm: &VmState) -> Vec<Forward> {
+    let mut found = Vec::new();
+    for port in desired.forwards() {
+        if port.protocol == Protocol::Tcp && !vm.forwards.contains(&port) && takes_connections(&port).await {
+            found.push(port);
+        }
+    }
+    found
+}
+
+async fn takes_connections(port: &Forward) -> bool {
+    let ip = match port.host_ip.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Ok(IpAddr::V6(ip)) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        Ok(ip) => ip,
+        Err(_) => return false,
+    };
+    let connecting = tokio::net::TcpStream::connect((ip, port.port));
+    tokio::time::timeout(CONNECT, connecting).await.is_ok_and(|connected| connected.is_ok())
+}
+
+/// A connection within this machine is there at once or not at all.
+const CONNECT: Duration = Duration::from_millis(200);
+
+async fn look_at_guest<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desired) -> Seen<Guest> {
     let wanted = || desired.agents.values().filter(|agent| agent.state != AgentState::Absent);
     let look = Look {
         owner: desired.name.clone(),
@@ -74,7 +131,7 @@ async fn look_at_guest<E: Engine, S>(world: &World<E, S>, desired: &Desired) -> 
 }
 
 /// Files that are wanted and that the index does not prove are hashed, so that the plan can compare digests.
-async fn prove_wanted<E, S: Store>(world: &World<E, S>, desired: &Desired, observed: &mut Observed) {
+async fn prove_wanted<V, E, S: Store>(world: &World<V, E, S>, desired: &Desired, observed: &mut Observed) {
     let unproved: Vec<_> = match &observed.artifacts {
         Seen::Present(artifacts) => wanted_artifacts(desired, observed)
             .into_iter()

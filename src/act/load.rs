@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::TryStreamExt;
 
 use super::ActError;
-use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, World};
+use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, World, Vm};
 use crate::model::{Artifact, ImageId, ImageRef};
 
-pub(super) async fn load<E: Engine, S: Store>(
-    world: &World<E, S>,
+pub(super) async fn load<V: Vm, E: Engine, S: Store>(
+    world: &World<V, E, S>,
     artifact: &Artifact,
     reference: &ImageRef,
     tag: Option<&ImageId>,
@@ -48,8 +48,8 @@ fn taken(broken: &Mutex<Option<StoreError>>) -> Option<StoreError> {
 
 /// The image that was loaded, under the wanted name. A tarball without a name is given it; one with another name is
 /// refused, since then it is not what the manifest says it is.
-async fn named<E: Engine, S: Store>(
-    world: &World<E, S>,
+async fn named<V: Vm, E: Engine, S: Store>(
+    world: &World<V, E, S>,
     artifact: &Artifact,
     reference: &ImageRef,
     names: &[String],

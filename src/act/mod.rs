@@ -15,7 +15,9 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, World};
+use crate::backend::{
+    Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, Vm, VmError, World,
+};
 use crate::model::{ContainerId, ContainerName, ContainerSpec, ContainerState, Health, ImageRef, Phase, RestartPolicy};
 use crate::plan::{Action, Revival, stays_ended};
 
@@ -63,6 +65,9 @@ pub enum ActError {
     /// The cache or the network.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The virtual machine.
+    #[error(transparent)]
+    Vm(#[from] VmError),
     /// Podman.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -214,6 +219,7 @@ impl ActError {
     pub fn disposition(&self) -> Disposition {
         let retry = match self {
             ActError::Store(err) => err.is_retryable(),
+            ActError::Vm(err) => err.is_retryable(),
             ActError::Engine(err) => err.kind.is_retryable() || err.kind == EngineErrorKind::NotFound,
             ActError::OtherImage { .. }
             | ActError::MountSource { .. }
@@ -233,6 +239,7 @@ impl ActError {
     pub fn kind(&self) -> &'static str {
         match self {
             ActError::Store(err) => err.kind(),
+            ActError::Vm(err) => err.kind(),
             ActError::Engine(err) => err.kind.as_str(),
             ActError::OtherImage { .. } => "otherImage",
             ActError::MountSource { .. } => "mountSource",
@@ -250,8 +257,8 @@ impl ActError {
 ///
 /// # Errors
 /// What went wrong; [`ActError::disposition`] says whether trying again may help.
-pub async fn act<E: Engine, S: Store>(
-    world: &World<E, S>,
+pub async fn act<V: Vm, E: Engine, S: Store>(
+    world: &World<V, E, S>,
     action: &Action,
     progress: Arc<Progress>,
     patience: &Patience,
@@ -264,6 +271,31 @@ pub async fn act<E: Engine, S: Store>(
         Action::FetchArtifact { artifact, from } => {
             let fetched = world.store.fetch(artifact, from, progress).await?;
             Ok(Done { fetched, ..Done::default() })
+        }
+        Action::CreateVm { make } => {
+            world.vm.create(make).await?;
+            Ok(Done::default())
+        }
+        Action::StartVm { make, how } => {
+            world.vm.start(*how, make).await?;
+            Ok(Done::default())
+        }
+        Action::RecreateVm { make } => {
+            world.vm.delete().await?;
+            world.vm.create(make).await?;
+            Ok(Done::default())
+        }
+        Action::AdoptVm { owner, .. } => {
+            world.vm.adopt(owner).await?;
+            Ok(Done::default())
+        }
+        Action::DeleteVm { .. } => {
+            world.vm.delete().await?;
+            Ok(Done::default())
+        }
+        Action::ForwardPorts { ports, .. } => {
+            world.vm.forward(ports).await?;
+            Ok(Done::default())
         }
         Action::LoadImage { artifact, reference, tag } => {
             load::load(world, artifact, reference, tag.as_ref(), progress).await?;

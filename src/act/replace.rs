@@ -25,8 +25,8 @@ pub(super) struct Old<'a> {
 }
 
 /// Replaces `old` by what `create` says.
-pub(super) async fn replace<E: Engine, S>(
-    world: &World<E, S>,
+pub(super) async fn replace<V, E: Engine, S>(
+    world: &World<V, E, S>,
     create: &Create,
     start: bool,
     old: Old<'_>,
@@ -78,8 +78,8 @@ async fn make<E: Engine>(
 
 /// Starts a container that exists. When an interrupted replacement left its predecessor, that one is dropped once this
 /// one has proved itself, and comes back should it fail to.
-pub(super) async fn start<E: Engine, S>(
-    world: &World<E, S>,
+pub(super) async fn start<V, E: Engine, S>(
+    world: &World<V, E, S>,
     id: &ContainerId,
     name: &ContainerName,
     spec: &ContainerSpec,

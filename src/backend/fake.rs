@@ -7,6 +7,9 @@
 
 mod engine;
 mod store;
+mod vm;
+
+pub use vm::FakeVm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +33,10 @@ pub struct Fake {
 /// What is in the world. Tests read and change it at will.
 #[derive(Debug, Clone, Default)]
 pub struct State {
+    /// The virtual machine that Podman runs in.
+    pub vm: Option<FakeVm>,
+    /// There is one, or is to be: without it Podman is not there.
+    pub in_vm: bool,
     /// Containers by id.
     pub containers: BTreeMap<ContainerId, FakeContainer>,
     /// Names of images.
@@ -221,8 +228,8 @@ impl Fake {
     }
 
     /// As the outside world of a reconciler.
-    pub fn world(&self) -> World<Fake, Fake> {
-        World { engine: self.clone(), store: self.clone() }
+    pub fn world(&self) -> World<Fake, Fake, Fake> {
+        World { vm: self.clone(), engine: self.clone(), store: self.clone() }
     }
 
     /// What is in it.
@@ -326,7 +333,13 @@ impl Fake {
     }
 }
 
-const CHANGES: [&str; 15] = [
+const CHANGES: [&str; 21] = [
+    "vm_adopt",
+    "vm_create",
+    "vm_start",
+    "vm_stop",
+    "vm_delete",
+    "vm_forward",
     "load",
     "pull",
     "tag",

@@ -1,13 +1,18 @@
-//! The outside world behind two traits: an [`Engine`] that runs containers and a [`Store`] that holds artifacts.
+//! The outside world behind three traits: a [`Vm`] in which containers may run, an [`Engine`] that runs them, and a [`Store`]
+//! that holds artifacts.
 //!
 //! Nothing here decides anything. Each method asks for a state and accepts that it is already so.
 
 pub mod cache;
+mod command;
 #[doc(hidden)]
 pub mod fake;
 pub mod http;
+pub mod lima;
 pub mod limactl;
 pub mod podman;
+mod process;
+mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,14 +26,18 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::io::AsyncWrite;
 
+pub use vm::{Vm, VmError, VmEvents};
+
 use crate::model::{
     Artifact, ArtifactKey, CachedArtifact, ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest,
-    HostKey, ImageId, ImageRef, Location, Manifest, ManifestError, Name, Sha256Digest,
+    HostKey, ImageId, ImageRef, Location, Manifest, ManifestError, Name, Reach, Sha256Digest, VmState,
 };
 
 /// Everything a pass looks at and acts on.
 #[derive(Debug)]
-pub struct World<E, S> {
+pub struct World<V, E, S> {
+    /// The virtual machine that the engine runs in; `Option::None` where it runs on this host.
+    pub vm: V,
     /// Runs containers.
     pub engine: E,
     /// Holds artifacts.
@@ -169,6 +178,14 @@ pub struct EngineEvent {
 
 /// Runs containers. Implemented by Podman over its socket.
 pub trait Engine: Send + Sync {
+    /// Says how the virtual machine was found that the engine runs in. Every later call goes there.
+    fn locate(&self, _vm: &VmState) {}
+
+    /// How the engine in a virtual machine is reached. Nothing for one on this host.
+    fn reach(&self) -> Reach {
+        Reach::default()
+    }
+
     /// Looks at the owner's containers, at strangers with a wanted name, and at the images.
     fn look(&self, look: &Look) -> impl Future<Output = Result<Guest, EngineError>> + Send;
 

@@ -7,14 +7,14 @@ use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{CliError, ExecArgs, ExitStatus, LogsArgs, Settings};
-use crate::backend::podman::Podman;
+use crate::backend::podman::PodmanAt;
 use crate::backend::{Chunk, Chunks, Engine, ExecRequest, LogRequest, Look};
 use crate::model::{AgentName, ContainerId, ContainerState, Phase};
 
 /// Finds the container of an agent by its labels, whatever it is called.
-async fn find(settings: &Settings, agent: &AgentName) -> Result<(Podman, ContainerId, ContainerState), CliError> {
+async fn find(settings: &Settings, agent: &AgentName) -> Result<(PodmanAt, ContainerId, ContainerState), CliError> {
     let desired = settings.load(None)?.desired;
-    let engine = settings.engine(&desired)?;
+    let engine = settings.reached_engine(&desired).await?;
     let look =
         Look { owner: desired.name.clone(), names: BTreeSet::new(), health: BTreeSet::new(), key: desired.key.clone() };
     let guest = engine.look(&look).await.map_err(|err| CliError::from_engine(&err))?;

@@ -12,7 +12,7 @@ use super::render::{self, units};
 use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
 use crate::backend::cache::{Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
-use crate::backend::podman::Podman;
+use crate::backend::podman::{Podman, PodmanAt};
 use crate::backend::{Engine, Look, Progress, Store};
 use crate::model::{AgentState, Arch, Desired, HostKey, ImageSource, Location, Name};
 
@@ -288,8 +288,9 @@ async fn keep_running(
     let names: Vec<_> = owners.iter().map(|owner| format!("`{owner}`")).collect();
     let hint = format!("without Podman it cannot be told what runs for {}, so nothing was removed", names.join(", "));
     let engine = match desired {
-        Some(desired) => settings.engine(desired)?,
+        Some(desired) => settings.reached_engine(desired).await.map_err(|err| err.hint(hint.clone()))?,
         None => Podman::connect(None, |name: &str| settings.vars.get(name).cloned())
+            .map(PodmanAt::Host)
             .map_err(|err| CliError::from_engine(&err).hint(hint.clone()))?,
     };
     // Nothing is compared with the live values here, so any key will do.

@@ -80,7 +80,9 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
             return checks.bad("podman socket", err.message, err.hints.first().cloned().unwrap_or(fix));
         }
     };
-    checks.ok("podman socket", engine.socket().display().to_string());
+    if let Some(socket) = engine.socket() {
+        checks.ok("podman socket", socket.display().to_string());
+    }
     let look = Look {
         owner: desired.name.clone(),
         names: desired.agents.values().map(|agent| agent.container.name.clone()).collect(),
@@ -95,7 +97,7 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
         }
         Ok(guest) => checks.ok("podman", format!("answers, version {}", guest.version)),
     }
-    agents(desired, crate::backend::World { engine, store: cache }, checks).await;
+    agents(desired, super::settings::HostWorld { vm: settings.vm(desired), engine, store: cache }, checks).await;
 }
 
 fn root(root: &Path, checks: &mut Checks) {
@@ -165,7 +167,7 @@ async fn artifacts(cache: &Cache, checks: &mut Checks) {
 
 async fn agents(
     desired: &Desired,
-    world: crate::backend::World<crate::backend::podman::Podman, Cache>,
+    world: super::settings::HostWorld,
     checks: &mut Checks,
 ) {
     let published = look_at_published(&world.store, desired).await;

@@ -8,13 +8,11 @@ use super::kept::{self, Kept};
 use super::render::progress::Printer;
 use super::render::said::{Level, say};
 use super::render::{self, plan as render_plan, report as render_report, units};
-use super::settings::{keep_key, state_dir};
+use super::settings::{HostWorld, keep_key, state_dir};
 use super::signals::Signals;
 use super::{ApplyArgs, CliError, DownArgs, ExitStatus, Format, PlanArgs, PolicyArgs, Settings};
 use crate::act::Patience;
-use crate::backend::World;
-use crate::backend::cache::{Cache, CacheOptions};
-use crate::backend::podman::Podman;
+use crate::backend::cache::CacheOptions;
 use crate::control::client::{AskError, Asked};
 use crate::control::{Outcome, Request};
 use crate::handles::Scratch;
@@ -54,12 +52,13 @@ pub(super) fn is_alone(desired: &Desired) -> bool {
     }
 }
 
-pub(super) fn scratch(desired: &Desired, world: &World<Podman, Cache>) -> Scratch {
-    let socket = world.engine.socket().display().to_string();
-    Scratch::new(
-        &state_dir(desired).join("handles.json"),
-        BTreeMap::from([("transport", "api".to_owned()), ("socket", socket)]),
-    )
+pub(super) fn scratch(desired: &Desired, world: &HostWorld) -> Scratch {
+    // In a virtual machine it may change from look to look, and each look tells.
+    let socket = world.engine.socket().filter(|_| desired.vm().is_none());
+    let engine = socket.map(|socket| {
+        BTreeMap::from([("transport", "api".to_owned()), ("socket", socket.display().to_string())])
+    });
+    Scratch::new(&state_dir(desired).join("handles.json"), engine.unwrap_or_default())
 }
 
 /// Shows what `apply` would do.
@@ -160,7 +159,7 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
 async fn converge(
     settings: &Settings,
     desired: &Desired,
-    world: &World<Podman, Cache>,
+    world: &HostWorld,
     options: &Options,
     verb: &'static str,
 ) -> Result<ExitStatus, CliError> {
@@ -178,7 +177,7 @@ async fn converge(
         cancel: signals.token.clone(),
     };
     let gone = verb == "down";
-    let report = if gone { reconciler.down().await } else { reconciler.converge().await };
+    let report = if gone { reconciler.down(false).await } else { reconciler.converge().await };
     let report = report.map_err(|err| CliError::from_refusal(&err))?;
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, &render_report::json(&report))?,
@@ -198,7 +197,7 @@ async fn converge(
 
 /// Loads the state file once more, now that the lock is held: it may have changed while another process had the lock,
 /// and that one may have applied the newer file already.
-fn load_again(settings: &Settings, first: Desired, world: &mut World<Podman, Cache>) -> Result<Desired, CliError> {
+fn load_again(settings: &Settings, first: Desired, world: &mut HostWorld) -> Result<Desired, CliError> {
     if !settings.can_read_again() {
         return Ok(first);
     }
@@ -218,6 +217,7 @@ fn load_again(settings: &Settings, first: Desired, world: &mut World<Podman, Cac
         return Err(changed("root", &first.root.display(), &desired.root.display()));
     }
     if desired.runtime != first.runtime {
+        world.vm = settings.vm(&desired);
         world.engine = settings.engine(&desired)?;
     }
     Ok(desired)

@@ -130,7 +130,8 @@ impl Background<'_> {
             let desired = editions.borrow().desired.clone();
             let cache = CacheOptions { parallel: self.options.downloads, retries: RETRIES, ..CacheOptions::default() };
             let engine = self.settings.expected_engine(&desired)?;
-            let world = World { engine, store: self.settings.cache(&desired.root, cache)? };
+            let vm = self.settings.vm(&desired);
+            let world = World { vm, engine, store: self.settings.cache(&desired.root, cache)? };
             let scratch = scratch(&desired, &world);
             let cancel = self.signals.token.child_token();
             let runner = Runner {

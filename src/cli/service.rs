@@ -373,9 +373,17 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
             environment.insert((*name).to_owned(), value.clone());
             Some(PathBuf::from(value.trim_start_matches("unix:").trim_start_matches("//")))
         }),
-        Runtime::Lima { .. } => None,
+        Runtime::Lima(_) => {
+            // A service manager knows neither where limactl is nor where its instances are.
+            for name in ["LIMA_HOME", "PATH"] {
+                if let Some(value) = set(name) {
+                    environment.insert(name.to_owned(), value.clone());
+                }
+            }
+            None
+        }
     };
-    if let Some((name, value)) = environment.first_key_value()
+    if let (Runtime::Podman { .. }, Some((name, value))) = (&desired.runtime, environment.first_key_value())
         && !(value.starts_with("unix:") || value.starts_with('/'))
     {
         return Err(CliError::new(ExitStatus::Error, format!("`${name}` is not a unix socket"))

@@ -7,10 +7,16 @@ use std::process::ExitCode;
 
 use super::render::errors::{CliError, ExitStatus};
 use super::{Color, Format, Global, LogFormat};
-use crate::backend::podman::Podman;
-use crate::backend::{World, cache::Cache, cache::CacheOptions};
-use crate::model::{Arch, Desired, HostKey, Runtime};
+use crate::backend::cache::{Cache, CacheOptions};
+use crate::backend::lima::Lima;
+use crate::backend::limactl::Limactl;
+use crate::backend::podman::{Ladder, Podman, PodmanAt};
+use crate::backend::{Engine, EngineError, Vm, World};
+use crate::model::{Arch, Desired, HostKey, Runtime, VmPhase, VmSpec};
 use crate::state::{self, Context, Input, Loaded};
+
+/// What the state file speaks of on this machine.
+pub type HostWorld = World<Option<Lima>, PodmanAt, Cache>;
 
 /// What was typed, and what the environment adds to it.
 #[derive(Clone)]
@@ -146,33 +152,62 @@ impl Settings {
     }
 
     /// The world a state file speaks of.
-    pub fn world(&self, desired: &Desired, options: CacheOptions) -> Result<World<Podman, Cache>, CliError> {
-        let engine = self.engine(desired)?;
-        Ok(World { engine, store: self.cache(&desired.root, options)? })
+    pub fn world(&self, desired: &Desired, options: CacheOptions) -> Result<HostWorld, CliError> {
+        let store = self.cache(&desired.root, options)?;
+        Ok(World { vm: self.vm(desired), engine: self.engine(desired)?, store })
+    }
+
+    /// The virtual machine a state file speaks of, if it does.
+    pub fn vm(&self, desired: &Desired) -> Option<Lima> {
+        let spec = desired.vm()?;
+        Some(Lima::new(self.limactl(spec), spec.instance.clone()))
+    }
+
+    fn limactl(&self, spec: &VmSpec) -> Limactl {
+        Limactl::new("limactl", &spec.home)
     }
 
     /// The engine a state file speaks of.
-    pub fn engine(&self, desired: &Desired) -> Result<Podman, CliError> {
-        let socket = self.socket(desired)?;
-        Podman::connect(socket, |name: &str| self.vars.get(name).cloned()).map_err(|err| CliError::from_engine(&err))
+    pub fn engine(&self, desired: &Desired) -> Result<PodmanAt, CliError> {
+        self.engine_by(desired, |socket| Podman::connect(socket, |name: &str| self.vars.get(name).cloned()))
+    }
+
+    /// The engine a state file speaks of, for whoever asks it and plans nothing: a virtual machine that does not run is an
+    /// error.
+    pub async fn reached_engine(&self, desired: &Desired) -> Result<PodmanAt, CliError> {
+        let engine = self.engine(desired)?;
+        let Some(vm) = self.vm(desired) else { return Ok(engine) };
+        let name = vm.instance();
+        let is_down = |phase: &str| {
+            CliError::new(ExitStatus::Error, format!("VM `{name}` {phase}"))
+                .hint("`steadfast apply` brings it up, and what runs in it")
+        };
+        match vm.look().await.map_err(|err| CliError::from_vm(&err))? {
+            Some(seen) if seen.phase == VmPhase::Running => engine.locate(&seen),
+            Some(seen) => return Err(is_down(&seen.phase.to_string())),
+            None => return Err(is_down("does not exist")),
+        }
+        Ok(engine)
     }
 
     /// The engine a state file speaks of, whether it is there yet or not.
-    pub fn expected_engine(&self, desired: &Desired) -> Result<Podman, CliError> {
-        let socket = self.socket(desired)?;
-        Podman::expect(socket, |name: &str| self.vars.get(name).cloned()).map_err(|err| CliError::from_engine(&err))
+    pub fn expected_engine(&self, desired: &Desired) -> Result<PodmanAt, CliError> {
+        self.engine_by(desired, |socket| Podman::expect(socket, |name: &str| self.vars.get(name).cloned()))
     }
 
-    fn socket<'d>(&self, desired: &'d Desired) -> Result<Option<&'d Path>, CliError> {
+    fn engine_by(
+        &self,
+        desired: &Desired,
+        here: impl FnOnce(Option<&Path>) -> Result<Podman, EngineError>,
+    ) -> Result<PodmanAt, CliError> {
         match &desired.runtime {
-            Runtime::Podman { socket } => Ok(socket.as_deref()),
-            Runtime::Lima { .. } => Err(CliError::new(
-                ExitStatus::Error,
-                "`runtime.lima` is not available yet: this version runs agents on a Podman of this host",
-            )
-            .hint(
-                "use `runtime: {podman: {}}`; the state file is valid and will work unchanged once Lima is available",
-            )),
+            Runtime::Podman { socket } => {
+                here(socket.as_deref()).map(PodmanAt::Host).map_err(|err| CliError::from_engine(&err))
+            }
+            Runtime::Lima(spec) => {
+                let ladder = Ladder::new(self.limactl(spec), spec.instance.clone(), spec.transport);
+                Ok(PodmanAt::Guest(Box::new(ladder)))
+            }
         }
     }
 }

@@ -12,9 +12,9 @@ use super::kept::{self, Kept};
 use super::render::said::{Level, say};
 use super::render::{self, status as render_status};
 use super::{CliError, ExitStatus, Format, Settings, StatusArgs};
-use crate::backend::cache::{Cache, CacheOptions};
-use crate::backend::podman::Podman;
-use crate::backend::{Engine, World};
+use super::settings::HostWorld;
+use crate::backend::Engine;
+use crate::backend::cache::CacheOptions;
 use crate::control::client::{self, AskError, Asked};
 use crate::control::{Request, Run, is_same_file};
 use crate::model::Desired;
@@ -98,11 +98,11 @@ fn reachable(view: &Value) -> ExitStatus {
 
 // ---------------------------------------------------------------------------------------------------- looking ourselves
 
-fn world(settings: &Settings, desired: &Desired) -> Result<World<Podman, Cache>, CliError> {
+fn world(settings: &Settings, desired: &Desired) -> Result<HostWorld, CliError> {
     settings.world(desired, CacheOptions { retries: 0, ..CacheOptions::default() })
 }
 
-async fn look(world: &World<Podman, Cache>, desired: &Desired) -> Status {
+async fn look(world: &HostWorld, desired: &Desired) -> Status {
     let published = look_at_published(&world.store, desired).await;
     let observed = observe(world, desired, &published).await;
     let plan = plan(desired, &observed, &Policy::default());

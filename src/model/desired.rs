@@ -1,6 +1,6 @@
 //! What the state file wants, checked and resolved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::canonical::HostKey;
 use super::ids::{AgentName, Arch, ArtifactKey, Name, Sha256Digest};
 use super::manifest::Artifact;
 use super::spec::ContainerSpec;
+use super::vm::{Forward, VmMake, VmSpec};
 
 /// The whole desired state.
 #[derive(Debug, Clone)]
@@ -35,6 +36,32 @@ pub struct Desired {
     pub key: HostKey,
 }
 
+impl Desired {
+    /// The virtual machine that is wanted, if one is.
+    pub fn vm(&self) -> Option<&VmSpec> {
+        match &self.runtime {
+            Runtime::Lima(spec) => Some(spec),
+            Runtime::Podman { .. } => None,
+        }
+    }
+
+    /// Ports of this host that lead into the virtual machine.
+    pub fn forwards(&self) -> BTreeSet<Forward> {
+        let kept = self.agents.values().filter(|agent| agent.state != AgentState::Absent);
+        kept.flat_map(|agent| agent.container.ports.iter().map(Forward::of)).collect()
+    }
+
+    /// All that is needed to make the virtual machine, if one is wanted.
+    pub fn vm_make(&self) -> Option<VmMake> {
+        Some(VmMake {
+            spec: self.vm()?.clone(),
+            owner: self.name.clone(),
+            forwards: self.forwards(),
+            images: self.root.join("cache/vm/images"),
+        })
+    }
+}
+
 /// How the cache is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachePolicy {
@@ -48,18 +75,7 @@ pub struct CachePolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Runtime {
     /// In a Lima virtual machine.
-    Lima {
-        /// The instance's name.
-        instance: String,
-        /// Absolute path of the template it is made from.
-        template: PathBuf,
-        /// Lima's home directory. `None`: `$LIMA_HOME`, else `~/.lima`.
-        home: Option<PathBuf>,
-        /// How Podman in it is reached.
-        transport: Transport,
-        /// What happens when the template changes.
-        on_template_change: TemplateChange,
-    },
+    Lima(Box<VmSpec>),
     /// In Podman on this host.
     Podman {
         /// Path of its API socket. `None`: `$CONTAINER_HOST`, `$DOCKER_HOST`, then the usual rootless and rootful ones.

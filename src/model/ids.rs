@@ -54,6 +54,20 @@ fn container_name(text: &str) -> Result<(), IdError> {
     )))
 }
 
+fn instance_name(text: &str) -> Result<(), IdError> {
+    let is_word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    let why = if text.len() > 76 {
+        "it is longer than 76 characters"
+    } else if !text.split(['.', '_', '-']).all(is_word) {
+        "Lima takes letters and digits, with single `.`, `_` and `-` between them"
+    } else if text.ends_with(".yml") || text.ends_with(".yaml") {
+        "Lima takes it for a file"
+    } else {
+        return Ok(());
+    };
+    Err(IdError(format!("{} is not an instance name: {why}", found(text))))
+}
+
 fn image_ref(text: &str) -> Result<(), IdError> {
     let ok = !text.is_empty()
         && text.len() <= 512
@@ -144,6 +158,11 @@ checked_string! {
 checked_string! {
     /// A container name as Podman takes it, without a leading slash.
     ContainerName, container_name
+}
+checked_string! {
+    /// The name of a Lima instance. Lima 2.1: `^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`, at most 76 bytes, not ending in
+    /// `.yml` or `.yaml`.
+    InstanceName, instance_name
 }
 checked_string! {
     /// A container id as Podman gives it (64 hex digits on every version seen).

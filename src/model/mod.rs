@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod observed;
 pub mod spec;
 pub mod text;
+pub mod vm;
 
 pub use canonical::{CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{
@@ -16,9 +17,11 @@ pub use desired::{
     Wanted,
 };
 pub use ids::{
-    AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, Name, Sha256Digest,
+    AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, InstanceName, Name,
+    Sha256Digest,
 };
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
 pub use observed::{CachedArtifact, CachedFile, ContainerState, Guest, Health, Live, Observed, Owner, Phase, Seen};
 pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, Port, Protocol, RestartPolicy};
 pub use text::Text;
+pub use vm::{Boot, Forward, Reach, Rung, Socket, Template, VmMake, VmMount, VmPhase, VmSpec, VmState};

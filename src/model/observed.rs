@@ -8,6 +8,7 @@ use super::canonical::CanonicalSpec;
 use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
 use super::manifest::Manifest;
 use super::spec::Port;
+use super::vm::{Reach, VmState};
 
 /// The outcome of one look. "Not there" and "could not look" are different: the second never deletes or creates.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +51,10 @@ pub struct Observed {
     pub local: Seen<Manifest>,
     /// Every artifact file in the cache.
     pub artifacts: Seen<BTreeMap<ArtifactKey, CachedArtifact>>,
+    /// The virtual machine. `Absent` when none is there, and when none is wanted.
+    pub vm: Seen<VmState>,
+    /// How Podman in the virtual machine is reached.
+    pub reach: Reach,
     /// Podman: our containers, those with a wanted name, and the images.
     pub guest: Seen<Guest>,
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::model::{
-    AgentName, Artifact, ArtifactKey, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, ImageId,
-    ImageRef, Location, Manifest, Phase, Port,
+    AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward, ImageId,
+    ImageRef, InstanceName, Location, Manifest, Name, Phase, Port, VmMake, VmPhase,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -23,6 +23,42 @@ pub enum Action {
         artifact: Artifact,
         /// Where it is published.
         from: Location,
+    },
+    /// Make the virtual machine.
+    CreateVm {
+        /// What to make.
+        make: Box<VmMake>,
+    },
+    /// Bring the virtual machine (back) to life.
+    StartVm {
+        /// What it should be: what a stopped machine's settings can be brought to is.
+        make: Box<VmMake>,
+        /// How.
+        how: Boot,
+    },
+    /// Delete the virtual machine with all that is in it, and make it anew.
+    RecreateVm {
+        /// What to make.
+        make: Box<VmMake>,
+    },
+    /// Take over a virtual machine that somebody else made.
+    AdoptVm {
+        /// Which.
+        instance: InstanceName,
+        /// Whose it is from now on.
+        owner: Name,
+    },
+    /// Stop the virtual machine and delete it with all that is in it.
+    DeleteVm {
+        /// Which.
+        instance: InstanceName,
+    },
+    /// Lead further ports of this host into the virtual machine.
+    ForwardPorts {
+        /// Which machine.
+        instance: InstanceName,
+        /// Which ports.
+        ports: Vec<Forward>,
     },
     /// Load an artifact into the engine, and see that the image carries its name.
     LoadImage {
@@ -119,6 +155,12 @@ impl Action {
         match self {
             Action::SyncManifest { .. } => "syncManifest",
             Action::FetchArtifact { .. } => "fetchArtifact",
+            Action::CreateVm { .. } => "createVm",
+            Action::StartVm { .. } => "startVm",
+            Action::RecreateVm { .. } => "recreateVm",
+            Action::AdoptVm { .. } => "adoptVm",
+            Action::DeleteVm { .. } => "deleteVm",
+            Action::ForwardPorts { .. } => "forwardPorts",
             Action::LoadImage { .. } => "loadImage",
             Action::PullImage { .. } => "pullImage",
             Action::CreateContainer { .. } => "createContainer",
@@ -131,12 +173,17 @@ impl Action {
         }
     }
 
-    /// What it acts on: a key, an image reference or a container name.
+    /// What it acts on: a key, an image reference, a container name, an instance, or ports.
     pub fn target(&self) -> String {
         match self {
             Action::SyncManifest { .. } => "vm/manifest.json".to_owned(),
             Action::FetchArtifact { artifact, .. } => artifact.key.to_string(),
             Action::PruneArtifact { key } => key.to_string(),
+            Action::CreateVm { make } | Action::StartVm { make, .. } | Action::RecreateVm { make } => {
+                make.spec.instance.to_string()
+            }
+            Action::AdoptVm { instance, .. } | Action::DeleteVm { instance } => instance.to_string(),
+            Action::ForwardPorts { ports, .. } => ports.iter().map(Forward::to_string).collect::<Vec<_>>().join(", "),
             Action::LoadImage { reference, .. }
             | Action::PullImage { reference }
             | Action::PruneImage { reference, .. } => reference.to_string(),
@@ -160,6 +207,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = match self {
             Action::LoadImage { tag: Some(_), .. } => "tag image",
+            Action::StartVm { how: Boot::Restart, .. } => "restart VM",
             Action::StartContainer { how: Revival::Unpause, .. } => "unpause container",
             Action::StartContainer { how: Revival::Restart, .. } => "restart container",
             _ => verb(self.kind()),
@@ -173,6 +221,12 @@ pub fn verb(kind: &str) -> &'static str {
     match kind {
         "syncManifest" => "write manifest",
         "fetchArtifact" => "fetch",
+        "createVm" => "create VM",
+        "startVm" => "start VM",
+        "recreateVm" => "recreate VM",
+        "adoptVm" => "take over VM",
+        "deleteVm" => "delete VM",
+        "forwardPorts" => "forward",
         "loadImage" => "load image",
         "pullImage" => "pull image",
         "createContainer" => "create container",
@@ -197,6 +251,16 @@ pub enum Reason {
     ManifestMissing,
     /// The published manifest is another one.
     ManifestChanged,
+    /// There is no such virtual machine.
+    VmMissing,
+    /// The virtual machine does not run, or only half of it does.
+    VmDown(VmPhase),
+    /// The virtual machine runs, and Podman in it has answered in no way for as long as it may.
+    VmSilent,
+    /// The virtual machine was made from another template.
+    TemplateChanged,
+    /// A published port does not lead into the virtual machine.
+    NotForwarded,
     /// The engine has no image of this name.
     ImageMissing,
     /// It is not known which image the tarball holds.
@@ -254,6 +318,11 @@ impl fmt::Display for Reason {
             Reason::WrongBytes => "the cached file has other bytes than the manifest promises",
             Reason::ManifestMissing => "the cache has no manifest",
             Reason::ManifestChanged => "the published manifest changed",
+            Reason::VmMissing => "there is no such VM",
+            Reason::VmDown(phase) => return write!(f, "it {phase}"),
+            Reason::VmSilent => "it runs, and Podman in it does not answer",
+            Reason::TemplateChanged => "its template changed",
+            Reason::NotForwarded => "the port does not lead into the VM yet",
             Reason::ImageMissing => "the image is not there",
             Reason::ImageUnknown => "it is not known yet which image the tarball holds",
             Reason::ImageTagMoved => "the name stands for another image",
@@ -362,6 +431,25 @@ pub enum WaitingOn {
         /// What was seen.
         phase: Phase,
     },
+    /// The virtual machine, which another step brings up.
+    Vm {
+        /// Which.
+        instance: InstanceName,
+    },
+    /// The virtual machine, which runs, to boot and answer.
+    Answer {
+        /// Which.
+        instance: InstanceName,
+        /// Why it cannot be seen into.
+        why: String,
+    },
+    /// A virtual machine that somebody else made.
+    VmStranger {
+        /// Which.
+        instance: InstanceName,
+        /// The other state file that made it, if one did.
+        owner: Option<String>,
+    },
     /// A look that was not possible.
     Sight {
         /// Why.
@@ -377,6 +465,7 @@ impl WaitingOn {
             WaitingOn::Artifact { .. } => "artifact",
             WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } => "image",
             WaitingOn::Removal { .. } | WaitingOn::Stranger { .. } => "removal",
+            WaitingOn::Vm { .. } | WaitingOn::Answer { .. } | WaitingOn::VmStranger { .. } => "vm",
             WaitingOn::Transition { .. } | WaitingOn::Sight { .. } => "sight",
         }
     }
@@ -387,10 +476,13 @@ impl WaitingOn {
             WaitingOn::Manifest { .. }
             | WaitingOn::LocalImage { .. }
             | WaitingOn::Stranger { .. }
+            | WaitingOn::VmStranger { .. }
             | WaitingOn::Sight { .. } => true,
             WaitingOn::Artifact { .. }
             | WaitingOn::Image { .. }
             | WaitingOn::Removal { .. }
+            | WaitingOn::Vm { .. }
+            | WaitingOn::Answer { .. }
             | WaitingOn::Transition { .. } => false,
         }
     }
@@ -410,6 +502,14 @@ impl fmt::Display for WaitingOn {
                 write!(f, "container `{name}` exists and does not belong to this state file")
             }
             WaitingOn::Transition { phase } => write!(f, "once Podman is done: it {phase}"),
+            WaitingOn::Vm { instance } => write!(f, "unknown until VM `{instance}` runs"),
+            WaitingOn::Answer { instance, why } => write!(f, "once Podman in VM `{instance}` answers: {why}"),
+            WaitingOn::VmStranger { instance, owner: None } => {
+                write!(f, "VM `{instance}` exists and was not made by this state file")
+            }
+            WaitingOn::VmStranger { instance, owner: Some(owner) } => {
+                write!(f, "VM `{instance}` exists and belongs to state file `{owner}`")
+            }
             WaitingOn::Sight { why } => write!(f, "unknown until it can be seen: {why}"),
         }
     }

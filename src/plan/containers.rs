@@ -44,16 +44,20 @@ pub(super) fn plan(
     active: &[(&AgentName, &Agent)],
     images: &BTreeMap<AgentName, ImageFor>,
     policy: &Policy,
+    hidden: Option<&WaitingOn>,
     plan: &mut Plan,
 ) {
+    let sight = |why: &str| hidden.cloned().unwrap_or_else(|| WaitingOn::Sight { why: why.to_owned() });
     let guest = match &observed.guest {
         Seen::Present(guest) => guest,
-        Seen::Absent => return blind(active, "Podman is not there", plan),
+        Seen::Absent => return blind(active, &sight("Podman is not there"), plan),
         Seen::Unknown { why } => {
-            if active.is_empty() && policy.prune && policy.only.is_empty() {
-                unseen(Reason::Orphaned, why, plan);
+            // In a machine that is yet to be made there is nothing to remove.
+            let is_there = desired.vm().is_none() || observed.vm != Seen::Absent;
+            if active.is_empty() && policy.prune && policy.only.is_empty() && is_there {
+                unseen(Reason::Orphaned, sight(why), plan);
             }
-            return blind(active, why, plan);
+            return blind(active, &sight(why), plan);
         }
     };
     let mine = by_agent(guest);
@@ -84,21 +88,20 @@ pub(super) fn plan(
 }
 
 /// While Podman cannot be seen, its containers are unknown; nothing is guessed.
-fn blind(active: &[(&AgentName, &Agent)], why: &str, plan: &mut Plan) {
+fn blind(active: &[(&AgentName, &Agent)], on: &WaitingOn, plan: &mut Plan) {
     for &(name, agent) in active {
         plan.waiting.push(super::Waiting {
             agent: Some(name.clone()),
             kind: "createContainer",
             target: agent.container.name.to_string(),
             reason: Reason::NotSeen,
-            on: WaitingOn::Sight { why: why.to_owned() },
+            on: on.clone(),
         });
     }
 }
 
 /// Whether anything is there to remove is not known.
-fn unseen(reason: Reason, why: &str, plan: &mut Plan) {
-    let on = WaitingOn::Sight { why: why.to_owned() };
+fn unseen(reason: Reason, on: WaitingOn, plan: &mut Plan) {
     let target = "containers".to_owned();
     plan.waiting.push(super::Waiting { agent: None, kind: "removeContainer", target, reason, on });
 }
@@ -514,7 +517,7 @@ pub(super) fn plan_down(observed: &Observed, plan: &mut Plan) {
     let guest = match &observed.guest {
         Seen::Present(guest) => guest,
         Seen::Absent => return,
-        Seen::Unknown { why } => return unseen(Reason::TakenDown, why, plan),
+        Seen::Unknown { why } => return unseen(Reason::TakenDown, WaitingOn::Sight { why: why.clone() }, plan),
     };
     for (name, container) in &guest.containers {
         if let Owner::Ours { agent, .. } = &container.owner {

@@ -22,6 +22,7 @@ pub(super) fn plan(
     observed: &Observed,
     active: &[(&AgentName, &Agent)],
     fetched: &BTreeMap<AgentName, Fetched>,
+    hidden: Option<&WaitingOn>,
     plan: &mut Plan,
 ) -> BTreeMap<AgentName, ImageFor> {
     let mut planned = BTreeSet::new();
@@ -34,8 +35,8 @@ pub(super) fn plan(
         if agent.state == AgentState::Absent {
             continue;
         }
-        let mut image =
-            ImageFor { reference: reference(name, agent, observed), artifact: None, image: unseen(observed) };
+        let image = Err(hidden.cloned().unwrap_or_else(|| unseen(observed)));
+        let mut image = ImageFor { reference: reference(name, agent, observed), artifact: None, image };
         if let (Ok(reference), Seen::Present(guest)) = (&image.reference, &observed.guest) {
             let has = guest.images.get(reference);
             match agent.source {
@@ -134,8 +135,8 @@ fn images_by_artifact(guest: &Guest) -> BTreeMap<Sha256Digest, ImageId> {
     labelled.collect()
 }
 
-fn unseen(observed: &Observed) -> Result<ImageId, WaitingOn> {
-    Err(WaitingOn::Sight { why: observed.guest.unknown().unwrap_or("Podman was not looked at").to_owned() })
+fn unseen(observed: &Observed) -> WaitingOn {
+    WaitingOn::Sight { why: observed.guest.unknown().unwrap_or("Podman was not looked at").to_owned() }
 }
 
 pub(crate) fn reference(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<ImageRef, WaitingOn> {

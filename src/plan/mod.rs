@@ -9,6 +9,7 @@ mod containers;
 mod images;
 mod ports;
 mod prune;
+mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,9 @@ pub(crate) use containers::stays_ended;
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
 pub(crate) use images::reference as wanted_image;
 
-use crate::model::{Agent, AgentName, AgentState, ArtifactKey, Desired, ImageSource, Manifest, Observed, Seen, Wanted};
+use crate::model::{
+    Agent, AgentName, AgentState, ArtifactKey, Desired, FieldChange, ImageSource, InstanceName, Manifest, Observed, Seen, Wanted,
+};
 
 /// What the user allows a plan to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +82,18 @@ pub enum Note {
         /// Its name.
         name: crate::model::ContainerName,
     },
+    /// The virtual machine was made from another template than the one there is now, and is kept.
+    TemplateChanged {
+        /// Which.
+        instance: InstanceName,
+    },
+    /// What takes effect only when the virtual machine is next started.
+    VmRestartNeeded {
+        /// Which.
+        instance: InstanceName,
+        /// What.
+        changes: Vec<FieldChange>,
+    },
     /// The manifest has no tarball for an architecture that is only kept in the cache.
     ArchMissing {
         /// Which agent.
@@ -100,6 +115,19 @@ impl std::fmt::Display for Note {
             }
             Note::OrphanKept { name } => {
                 write!(f, "container `{name}` belongs to no agent of the state file and is kept (--no-prune)")
+            }
+            Note::TemplateChanged { instance } => write!(
+                f,
+                "VM `{instance}` was made from another version of its template and is kept; `onTemplateChange: recreate` makes it \
+                 anew, and its images and containers, and what they keep on its disk, are lost"
+            ),
+            Note::VmRestartNeeded { instance, changes } => {
+                let said = |change: &FieldChange| match (&change.from, &change.to) {
+                    (Some(from), Some(to)) => format!("{} {from} → {to}", change.field),
+                    (_, to) => format!("{} {}", change.field, to.as_deref().unwrap_or_default()),
+                };
+                let said = changes.iter().map(said).collect::<Vec<_>>().join(", ");
+                write!(f, "takes effect when VM `{instance}` is next started (`steadfast vm restart`): {said}")
             }
             Note::ArchMissing { agent, why } => write!(f, "agent `{agent}`: {why}"),
         }
@@ -139,7 +167,7 @@ impl Plan {
         let mut summary = Summary::default();
         let ready = self.ready.iter().map(|step| step.action.kind());
         let (hidden, waiting): (Vec<_>, Vec<_>) =
-            self.waiting.iter().partition(|waiting| matches!(waiting.on, WaitingOn::Sight { .. }));
+            self.waiting.iter().partition(|waiting| matches!(waiting.on, WaitingOn::Sight { .. } | WaitingOn::Vm { .. }));
         for kind in ready.chain(waiting.iter().map(|waiting| waiting.kind)) {
             match kind {
                 "createContainer" => summary.create += 1,
@@ -172,13 +200,17 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
     if let (Seen::Unknown { why }, Seen::Present(_)) = (&observed.published, &observed.local) {
         plan.notes.push(Note::Offline { why: why.clone() });
     }
+    let hidden = vm::plan(desired, observed, policy, &mut plan);
+    // What a machine that is about to go, or to be made, has in it says nothing.
+    let blinded = hidden.as_ref().map(|on| Observed { guest: Seen::Unknown { why: on.to_string() }, ..observed.clone() });
+    let observed = blinded.as_ref().unwrap_or(observed);
     let agents: Vec<_> = desired.agents.iter().filter(|(name, _)| policy.includes(name)).collect();
     let (held, active): (Vec<_>, Vec<_>) = agents.into_iter().partition(|(_, agent)| agent.suspend);
-    layers(desired, observed, &active, policy, &mut plan);
+    layers(desired, observed, &active, policy, hidden.as_ref(), &mut plan);
     // What would be done about the suspended ones is found out the same way, and only told.
     let mut would = Plan::default();
     if !held.is_empty() {
-        layers(desired, observed, &held, policy, &mut would);
+        layers(desired, observed, &held, policy, hidden.as_ref(), &mut would);
     }
     for (name, _) in held {
         let ready = would.ready.iter().filter(|step| step.agent.as_ref() == Some(name));
@@ -198,16 +230,29 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
     plan
 }
 
-fn layers(desired: &Desired, observed: &Observed, active: &[(&AgentName, &Agent)], policy: &Policy, plan: &mut Plan) {
+/// `hidden` is what stands before Podman, when its containers are known to be out of sight.
+fn layers(
+    desired: &Desired,
+    observed: &Observed,
+    active: &[(&AgentName, &Agent)],
+    policy: &Policy,
+    hidden: Option<&WaitingOn>,
+    plan: &mut Plan,
+) {
     let fetched = artifacts::plan(desired, observed, active, plan);
-    let images = images::plan(observed, active, &fetched, plan);
-    containers::plan(desired, observed, active, &images, policy, plan);
+    let images = images::plan(observed, active, &fetched, hidden, plan);
+    containers::plan(desired, observed, active, &images, policy, hidden, plan);
 }
 
-/// Plans the removal of everything the state file owns.
-pub fn plan_down(observed: &Observed) -> Plan {
+/// Plans the removal of everything the state file owns; `vm` says that the virtual machine goes too, and with it all that is
+/// in it.
+pub fn plan_down(desired: &Desired, observed: &Observed, vm: bool) -> Plan {
     let mut plan = Plan::default();
-    containers::plan_down(observed, &mut plan);
+    if vm {
+        vm::plan_down(desired, observed, &mut plan);
+    } else {
+        containers::plan_down(observed, &mut plan);
+    }
     plan
 }
 

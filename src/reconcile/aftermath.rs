@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use super::memory::Memory;
 use super::{Reconciler, Trouble, is_container_step};
 use crate::act::{ActError, Ending, become_healthy, ended, inspect_settled, last_lines};
-use crate::backend::{Engine, Store};
+use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Phase};
 use crate::plan::{Action, Plan, Reason};
 
-impl<E: Engine, S: Store> Reconciler<'_, E, S> {
+impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// A container that this convergence started and that is down again is an error with its last words, not a thing to
     /// start over and over.
     pub(super) async fn judge_deaths(&self, run: &mut Memory, observed: &Observed, plan: &Plan) {

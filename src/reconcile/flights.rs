@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Reporter;
+use super::{Reporter, is_vm_step};
 use crate::act::{ActError, Done, Patience, act};
-use crate::backend::{Engine, Progress, Store, World};
+use crate::backend::{Engine, Progress, Store, World, Vm};
 use crate::plan::{Action, Step};
 
 /// A step under way.
@@ -23,8 +23,8 @@ pub(super) struct Landed {
 
 /// Takes a step. When `cancel` is cancelled, transfers are dropped where they are (what they have stays for the next
 /// time); steps on containers are finished, so that none is left half done without need.
-pub(super) fn fly<'a, E: Engine, S: Store>(
-    world: &'a World<E, S>,
+pub(super) fn fly<'a, V: Vm, E: Engine, S: Store>(
+    world: &'a World<V, E, S>,
     step: Step,
     patience: Patience,
     reporter: &'a dyn Reporter,
@@ -34,8 +34,7 @@ pub(super) fn fly<'a, E: Engine, S: Store>(
         let began = Instant::now();
         let progress = Progress::new(step.action.bytes().unwrap_or(0));
         reporter.started(&step, &progress);
-        let transfer =
-            matches!(step.action, Action::FetchArtifact { .. } | Action::LoadImage { .. } | Action::PullImage { .. });
+        let transfer = is_transfer(&step.action);
         let work = act(world, &step.action, progress, &patience);
         let outcome = if transfer {
             tokio::select! {
@@ -49,4 +48,12 @@ pub(super) fn fly<'a, E: Engine, S: Store>(
         reporter.finished(&step, outcome.as_ref(), took);
         Landed { step, outcome: outcome.map_err(Arc::new), took }
     })
+}
+
+/// Whether a step can be dropped anywhere and is taken up by the next one of its kind: bytes that were moved stay moved, and
+/// a machine goes on booting.
+fn is_transfer(action: &Action) -> bool {
+    let moves_bytes =
+        matches!(action, Action::FetchArtifact { .. } | Action::LoadImage { .. } | Action::PullImage { .. });
+    moves_bytes || is_vm_step(action)
 }

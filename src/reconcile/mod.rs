@@ -26,20 +26,20 @@ pub use options::{Options, Refusal, Reporter, Silent};
 pub use report::{Report, Taken, Trouble};
 
 use crate::act::{ActError, Disposition, Patience};
-use crate::backend::{Engine, Store, World};
+use crate::backend::{Engine, Store, World, Vm};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner};
 use crate::observe::{look_at_published, observe};
-use crate::plan::{Action, Plan, Step, plan, plan_down};
+use crate::plan::{Action, Plan, Step, WaitingOn, plan, plan_down};
 use backoff::Backoff;
 use flights::{Flight, Landed, fly};
 use journal::Journal;
 use memory::{Failed, Memory};
 
 /// What a convergence works with.
-pub struct Reconciler<'a, E, S> {
+pub struct Reconciler<'a, V, E, S> {
     /// The world.
-    pub world: &'a World<E, S>,
+    pub world: &'a World<V, E, S>,
     /// What is wanted.
     pub desired: &'a Desired,
     /// How to go about it.
@@ -54,7 +54,7 @@ pub struct Reconciler<'a, E, S> {
     pub cancel: CancellationToken,
 }
 
-impl<E, S> std::fmt::Debug for Reconciler<'_, E, S> {
+impl<V, E, S> std::fmt::Debug for Reconciler<'_, V, E, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reconciler").field("name", &self.desired.name).finish_non_exhaustive()
     }
@@ -62,6 +62,8 @@ impl<E, S> std::fmt::Debug for Reconciler<'_, E, S> {
 
 const TRIES: u32 = 3;
 const TRANSITION_POLL: Duration = Duration::from_millis(200);
+/// Each of these looks asks Lima and tries every way into the machine.
+const ANSWER_POLL: Duration = Duration::from_secs(1);
 const BLIND_TRIES: u32 = 3;
 /// What a container step may take beyond two stops before it is left to the next run.
 const LANDING_TIME: Duration = Duration::from_secs(30);
@@ -69,7 +71,7 @@ const LAST_LOOK_TIME: Duration = Duration::from_secs(10);
 /// How long before the end of all time a successor must be healthy, so that its predecessor can be put back.
 const PUT_BACK_TIME: Duration = Duration::from_millis(500);
 
-impl<E: Engine, S: Store> Reconciler<'_, E, S> {
+impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// Looks once and plans.
     pub async fn plan(&self) -> (Observed, Plan, bool) {
         let published = look_at_published(&self.world.store, self.desired).await;
@@ -92,15 +94,15 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         .await
     }
 
-    /// Removes everything the state file owns, and proves it.
+    /// Removes everything the state file owns, and proves it. With `vm`, the virtual machine is part of that.
     ///
     /// # Errors
     /// None today.
-    pub async fn down(&self) -> Result<Report, Refusal> {
+    pub async fn down(&self, vm: bool) -> Result<Report, Refusal> {
         let published = crate::observe::Published { manifest: crate::model::Seen::Absent, invalid: false };
         self.drive(false, false, async || {
             let observed = observe(self.world, self.desired, &published).await;
-            let plan = plan_down(&observed);
+            let plan = plan_down(self.desired, &observed, vm);
             (observed, plan)
         })
         .await
@@ -133,7 +135,8 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
             residual = plan.clone();
             tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
             self.scratch.record(&observed).await;
-            if observed.guest.unknown().is_some() && !run.taken.is_empty() && blind < BLIND_TRIES {
+            let hiccup = observed.guest.unknown().is_some() && self.desired.vm().is_none();
+            if hiccup && !run.taken.is_empty() && blind < BLIND_TRIES {
                 blind += 1;
                 tokio::time::sleep(Backoff::LOOK.delay(blind)).await;
                 continue;
@@ -368,10 +371,14 @@ impl<E: Engine, S: Store> Reconciler<'_, E, S> {
         Next::Stop
     }
 
-    /// When to look again at what Podman is about to move on.
+    /// When to look again at what Podman, or the virtual machine, is about to move on.
     fn next_poll(&self, plan: &Plan) -> Option<Instant> {
-        let moves = plan.waiting.iter().any(|waiting| matches!(waiting.on, crate::plan::WaitingOn::Transition { .. }));
-        moves.then(|| Instant::now() + TRANSITION_POLL)
+        let polls = plan.waiting.iter().filter_map(|waiting| match waiting.on {
+            WaitingOn::Transition { .. } => Some(TRANSITION_POLL),
+            WaitingOn::Answer { .. } => Some(ANSWER_POLL),
+            _ => None,
+        });
+        polls.min().map(|poll| Instant::now() + poll)
     }
 
     async fn pause(&self, until: Instant) -> Next {
@@ -435,6 +442,7 @@ enum Next {
 fn lane(step: &Step) -> String {
     match &step.agent {
         Some(agent) if is_container_step(&step.action) => lane_of(agent),
+        _ if is_vm_step(&step.action) => "vm".to_owned(),
         _ => key(&step.action),
     }
 }
@@ -461,6 +469,18 @@ fn is_container_step(action: &Action) -> bool {
             | Action::StopContainer { .. }
             | Action::ReplaceContainer { .. }
             | Action::RemoveContainer { .. }
+    )
+}
+
+fn is_vm_step(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::CreateVm { .. }
+            | Action::StartVm { .. }
+            | Action::RecreateVm { .. }
+            | Action::AdoptVm { .. }
+            | Action::DeleteVm { .. }
+            | Action::ForwardPorts { .. }
     )
 }
 

@@ -1,5 +1,6 @@
 //! From the `agents:` mapping to the agents, and what they must not share.
 
+use std::net::IpAddr;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path as FilePath, PathBuf};
 
@@ -14,6 +15,7 @@ use super::scalar::Word;
 use super::snippet::Lines;
 use super::tree::NodeId;
 use crate::model::{
+    Port, Protocol,
     Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Place, Sha256Digest, Version,
 };
 
@@ -28,6 +30,8 @@ pub(super) struct Agents<'a> {
     env_files: EnvFiles,
     names: HashMap<ContainerName, (String, NodeId)>,
     ports: Taken,
+    /// Containers run in a virtual machine.
+    in_vm: bool,
     seen: HashSet<String>,
     agents: BTreeMap<AgentName, Agent>,
 }
@@ -50,9 +54,15 @@ impl<'a> Agents<'a> {
             env_files: EnvFiles::default(),
             names: HashMap::new(),
             ports: Taken::default(),
+            in_vm: false,
             seen: HashSet::new(),
             agents: BTreeMap::new(),
         }
+    }
+
+    /// Their containers run in a virtual machine.
+    pub(super) fn in_vm(self, in_vm: bool) -> Self {
+        Self { in_vm, ..self }
     }
 
     /// The agents, and the env files that were looked at.
@@ -160,6 +170,11 @@ impl<'a> Agents<'a> {
     fn claim_ports(&mut self, cx: &mut Cx<'_>, agent: &str, ports: &Ports, path: Path<'_>) {
         let ports_path = path.key("ports");
         for (index, At { node, value: port }) in ports {
+            if self.in_vm
+                && let Err(message) = into_a_vm(port)
+            {
+                cx.wrong(*node, ports_path.index(*index), message);
+            }
             let holder = Holder { agent: agent.to_owned(), node: *node };
             let Some(other) = self.ports.take(port, holder) else { continue };
             let whose =
@@ -216,4 +231,17 @@ fn check_repository(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("`{text}` is not an image repository, like ghcr.io/openclaw/openclaw"))
+}
+
+/// Whether Lima can lead a port of this host into the machine, where Podman must be able to publish it too.
+fn into_a_vm(port: &Port) -> Result<(), String> {
+    let here = port.host_ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
+    match port.protocol {
+        Protocol::Sctp => Err("sctp does not lead into a Lima virtual machine: only tcp and udp do".to_owned()),
+        _ if !here => Err(format!(
+            "the machine has no address `{}` to publish a port on: with `runtime.lima`, write 127.0.0.1 or 0.0.0.0",
+            port.host_ip
+        )),
+        Protocol::Tcp | Protocol::Udp => Ok(()),
+    }
 }

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{Cx, Decode, Later, List, Path, Table, is_null};
 use super::record::record;
-use super::scalar::{Choice, Flag, Loose, REFERENCE, Time, VersionWord, Whole, Word, Words};
+use super::scalar::{Choice, Flag, Loose, REFERENCE, Size, Time, VersionWord, Whole, Word, Words};
 use super::tree::{NodeId, View};
 use crate::model::{AgentState, ImageSource, Protocol, RestartPolicy, TemplateChange, Transport};
 
@@ -125,6 +125,19 @@ record! {
         /// Lima's home directory. `$LIMA_HOME`, else `~/.lima`, when the file names none.
         #[schemars(extend("examples" = ["~/.lima"]))]
         optional home "home": Word,
+        /// Processors. The template's when left out. A change takes effect when the machine is next started.
+        #[schemars(extend("examples" = [4]))]
+        optional cpus "cpus": Whole<1, 1024>,
+        /// Memory, in units of 1024. The template's when left out. A change takes effect when the machine is next started.
+        #[schemars(extend("examples" = ["4GiB"]))]
+        optional memory "memory": Size,
+        /// Size of its disk, in units of 1024. The template's when left out. It can grow, when the machine is next
+        /// started, and never shrink.
+        #[schemars(extend("examples" = ["20GiB"]))]
+        optional disk "disk": Size,
+        /// How long the machine may run and answer in no way before it is restarted. It must be long enough for a boot.
+        #[schemars(extend("default" = "5m", "examples" = ["5m"]))]
+        optional restart_after "restartAfter": Time,
         /// How Podman in the machine is reached: `api` is its unix socket, `shell` is `limactl shell`, `auto` takes the
         /// first that answers.
         #[schemars(extend("default" = "auto", "examples" = ["auto"]))]

@@ -24,6 +24,7 @@ mod snippet;
 mod starter;
 mod substitute;
 mod syntax;
+mod template;
 mod tree;
 pub mod watch;
 
@@ -67,7 +68,7 @@ pub struct Loaded {
     pub env_files: Vec<PathBuf>,
 }
 
-/// Parses, checks and resolves a state file. Reads the env files it names and nothing else.
+/// Parses, checks and resolves a state file. Reads the env files and the Lima template it names, and nothing else.
 ///
 /// # Errors
 /// [`StateError::Invalid`] with every problem of the file.

@@ -10,11 +10,12 @@ use super::decode::{At, Cx, Decode, List, Path, Table, cut, is_null};
 use super::document::{ArchWord, CacheDoc, LimaDoc, PodmanDoc, RuntimeDoc, StateDoc};
 use super::problem::Draft;
 use super::scalar::{Choice, Loose, Str, Word};
-use super::{Context, Input, Loaded};
-use crate::model::{Arch, CachePolicy, Desired, Location, Name, Runtime};
+use super::{Context, Input, Loaded, template};
+use crate::model::{Arch, CachePolicy, Desired, InstanceName, Location, Name, Runtime, VmSpec};
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
+const DEFAULT_RESTART_AFTER: Duration = Duration::from_secs(300);
 
 /// Resolves the whole document. `None` when something is missing that cannot be done without; problems tell the rest.
 pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Context<'_>) -> Option<Loaded> {
@@ -32,9 +33,10 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let manifest = manifest(cx, &doc, input, context, path);
     let manifest_refresh = manifest_refresh(cx, &doc, path);
     let cache = cache(cx, doc.cache.as_ref(), context.host_arch, path);
+    let in_vm = doc.runtime.as_ref().is_some_and(|runtime| runtime.value.lima.is_some());
     let runtime = doc.runtime.and_then(|runtime| self::runtime(cx, runtime, input, path.key("runtime")));
 
-    let mut all = Agents::new(input, text, name.as_ref(), &cache.arches, context.host_arch);
+    let mut all = Agents::new(input, text, name.as_ref(), &cache.arches, context.host_arch).in_vm(in_vm);
     if let Some(At { value: Table(entries), .. }) = doc.agents {
         let path = path.key("agents");
         for entry in entries {
@@ -249,26 +251,70 @@ fn runtime(cx: &mut Cx<'_>, At { node, value }: At<RuntimeDoc>, input: &Input, p
 }
 
 fn lima(cx: &mut Cx<'_>, doc: LimaDoc, input: &Input, path: Path<'_>) -> Option<Runtime> {
-    let instance = doc.instance.as_ref().and_then(|instance| {
-        checked(cx, instance, path.key("instance"), |name| {
-            // Lima: `^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`, at most 76 bytes.
-            let ok = name.len() <= 76
-                && name
-                    .split(['.', '_', '-'])
-                    .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric()));
-            let why = "Lima takes letters and digits, with single `.`, `_` and `-` between them";
-            if ok { Ok(name.to_owned()) } else { Err(format!("`{name}` is not an instance name: {why}")) }
-        })
+    let instance = doc.instance.as_ref().and_then(|at| checked(cx, at, path.key("instance"), |name| InstanceName::new(name)));
+    let template = doc.template.as_ref().and_then(|at| {
+        let file = file_path(cx, &input.dir, at, path.key("template"))?;
+        match template::read(&file) {
+            Ok(template) => Some(template),
+            Err(why) => {
+                cx.wrong(at.node, path.key("template"), why);
+                None
+            }
+        }
     });
-    let template = doc.template.as_ref().and_then(|at| file_path(cx, &input.dir, at, path.key("template")));
-    let home = doc.home.as_ref().and_then(|at| file_path(cx, &input.dir, at, path.key("home")));
-    Some(Runtime::Lima {
+    let home = match &doc.home {
+        Some(at) => file_path(cx, &input.dir, at, path.key("home")),
+        None => default_lima_home(cx, path),
+    };
+    if let (Some(at), Some(instance), Some(home)) = (&doc.instance, &instance, &home)
+        && let Err(why) = fits_a_socket(home, instance)
+    {
+        let help = "use a shorter instance name, or a shorter directory as `home` or $LIMA_HOME";
+        cx.wrong_help(at.node, path.key("instance"), why, help);
+    }
+    Some(Runtime::Lima(Box::new(VmSpec {
         instance: instance?,
+        home: home?,
         template: template?,
-        home,
+        cpus: doc.cpus.map(|cpus| cpus.value.0),
+        memory: doc.memory.map(|memory| memory.value.0),
+        disk: doc.disk.map(|disk| disk.value.0),
         transport: doc.transport.map(|word| word.value.0).unwrap_or_default(),
         on_template_change: doc.on_template_change.map(|word| word.value.0).unwrap_or_default(),
-    })
+        restart_after: doc.restart_after.map_or(DEFAULT_RESTART_AFTER, |time| time.value.0),
+    })))
+}
+
+fn default_lima_home(cx: &mut Cx<'_>, path: Path<'_>) -> Option<PathBuf> {
+    let named = cx.vars.get("LIMA_HOME").filter(|home| !home.is_empty()).map(String::as_str);
+    match expand(named.unwrap_or("~/.lima"), FilePath::new("/"), cx.vars) {
+        Ok(home) => Some(home),
+        Err(why) => {
+            let draft = Draft::at(0..0, path.key("home").to_string(), format!("there is no directory of Lima's: {why}"));
+            cx.problems.add(draft.help("write `home:`, or set $LIMA_HOME"));
+            None
+        }
+    }
+}
+
+/// Lima 2.1 makes sockets of such names in an instance's directory, and checks them when it makes the instance.
+const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
+/// `sun_path` with its end, in unix(4) of macOS and unix(7) of Linux.
+const SOCKET_PATH: usize = if cfg!(target_os = "macos") { 104 } else { 108 };
+
+/// Whether Lima's sockets fit into the path of a unix socket. Lima resolves links in its home directory first.
+fn fits_a_socket(home: &FilePath, instance: &InstanceName) -> Result<(), String> {
+    let home = home.canonicalize().unwrap_or_else(|_| home.to_owned());
+    let taken = home.as_os_str().len() + 1 + instance.as_str().len();
+    let most = SOCKET_PATH - LONGEST_SOCKET.len() - 2;
+    if taken <= most {
+        return Ok(());
+    }
+    Err(format!(
+        "`{}/{instance}` has {taken} bytes, and its sockets leave room for {most}: a unix socket's path has at most {}",
+        home.display(),
+        SOCKET_PATH - 1
+    ))
 }
 
 fn podman(cx: &mut Cx<'_>, doc: PodmanDoc, input: &Input, path: Path<'_>) -> Option<Runtime> {

@@ -347,3 +347,57 @@ impl JsonSchema for Time {
         json_schema!({"type": "string", "pattern": r"^\s*([0-9]+\s*[a-zA-Z]+\s*)+$|^0$|\$\{env:"})
     }
 }
+
+/// An amount of bytes, like `4GiB`. As Lima reads it: `k`, `m`, `g` and `t`, with or without `b` or `ib`, are powers of 1024.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size(pub(super) u64);
+
+impl Decode for Size {
+    fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a size like `4GiB` or `512MiB`";
+        let tree = cx.tree;
+        match tree.view(node) {
+            View::Scalar { text, plain: true } if Plain::of(text) == Plain::Number => {
+                let help = format!("write `{}GiB` or `{0}MiB`", cut(text));
+                cx.wrong_help(node, path, format!("the size `{}` has no unit", cut(text)), help);
+                None
+            }
+            View::Scalar { text, plain } if !plain || Plain::of(text) == Plain::Text => {
+                let word = string(cx, node, path, text)?;
+                let size = bytes(word.value.trim());
+                if size.is_none() {
+                    cx.wrong(node, path, format!("expected {EXPECTED}, found `{}`", cut(text)));
+                }
+                size.map(Size)
+            }
+            _ => {
+                cx.mistyped(node, path, EXPECTED);
+                None
+            }
+        }
+    }
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|size| *size > 0)
+}
+
+impl JsonSchema for Size {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": r"^\s*[0-9]+\s*[kKmMgGtT](i?[bB])?\s*$|\$\{env:"})
+    }
+}

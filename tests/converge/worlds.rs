@@ -188,7 +188,7 @@ impl Story {
 
     async fn reconcile<T>(
         &self,
-        world: &steadfast::backend::World<Fake, Fake>,
+        world: &steadfast::backend::World<Fake, Fake, Fake>,
         with: impl AsyncFnOnce(&Reconciler<'_, Fake, Fake>) -> T,
     ) -> T {
         let (journal, scratch) = (Journal::off(), Scratch::off());

@@ -13,7 +13,7 @@ use crate::backend::{
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Live, Name,
-    Owner, Phase, Sha256Digest,
+    Owner, Phase, Reach, Rung, Sha256Digest,
 };
 
 fn not_found(what: &str) -> EngineError {
@@ -85,6 +85,23 @@ fn live(one: &FakeContainer) -> Live {
 
 impl Fake {
     /// A call about a container, under its name.
+    /// A call to Podman, which nobody answers while the machine it runs in is down.
+    async fn ask<T>(
+        &self,
+        word: &'static str,
+        target: impl Into<String>,
+        work: impl FnOnce(&mut State) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        self.call(word, target, |state| {
+            if state.in_vm && !state.vm.as_ref().is_some_and(super::FakeVm::answers) {
+                let why = "nobody answers in the VM".to_owned();
+                return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
+            }
+            work(state)
+        })
+        .await
+    }
+
     async fn on<T>(
         &self,
         word: &'static str,
@@ -92,7 +109,7 @@ impl Fake {
         work: impl FnOnce(&mut State, &str) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
         let name = self.state().containers.get(id).map_or_else(|| id.to_string(), |one| one.name.to_string());
-        self.call(word, name.clone(), |state| work(state, &name)).await
+        self.ask(word, name.clone(), |state| work(state, &name)).await
     }
 }
 
@@ -101,8 +118,14 @@ fn find<'a>(state: &'a mut State, id: &ContainerId) -> Result<&'a mut FakeContai
 }
 
 impl Engine for Fake {
+    fn reach(&self) -> Reach {
+        let state = self.state();
+        let rung = state.vm.as_ref().is_some_and(super::FakeVm::answers).then_some(Rung::Forward);
+        Reach { rung, silent_for: super::vm::silent_for(state.vm.as_ref()), ..Reach::default() }
+    }
+
     async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
-        self.call("look", "", |state| {
+        self.ask("look", "", |state| {
             let containers = state.containers.iter().filter_map(|(id, one)| {
                 let ours = one.labels.get("steadfast.name").is_some_and(|name| name == look.owner.as_str());
                 (ours || look.names.contains(&one.name)).then(|| (one.name.clone(), seen(id, one, Some(look), false)))
@@ -117,7 +140,7 @@ impl Engine for Fake {
     }
 
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
-        self.call("image", reference.as_str(), |state| Ok(state.images.get(reference).cloned())).await
+        self.ask("image", reference.as_str(), |state| Ok(state.images.get(reference).cloned())).await
     }
 
     async fn load(&self, mut tar: ByteStream) -> Result<Vec<String>, EngineError> {
@@ -126,7 +149,7 @@ impl Engine for Fake {
             text.extend_from_slice(&bytes.map_err(|err| refused(format!("cannot read the archive: {err}")))?);
         }
         let digest = Sha256Digest::parse(&String::from_utf8_lossy(&text)).map_err(|err| refused(err.to_string()))?;
-        self.call("load", digest.to_string(), |state| {
+        self.ask("load", digest.to_string(), |state| {
             let (image, names) =
                 state.tarballs.get(&digest).cloned().ok_or_else(|| refused("not an archive".to_owned()))?;
             state.image_store.insert(image.clone());
@@ -141,7 +164,7 @@ impl Engine for Fake {
     }
 
     async fn pull(&self, reference: &ImageRef, _: Arc<Progress>) -> Result<ImageId, EngineError> {
-        self.call("pull", reference.as_str(), |state| {
+        self.ask("pull", reference.as_str(), |state| {
             let image = state.registry.get(reference).cloned().ok_or_else(|| not_found(reference.as_str()))?;
             state.image_store.insert(image.clone());
             state.images.insert(reference.clone(), image.clone());
@@ -152,7 +175,7 @@ impl Engine for Fake {
     }
 
     async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
-        self.call("tag", reference.as_str(), |state| {
+        self.ask("tag", reference.as_str(), |state| {
             if !state.image_store.contains(image) {
                 return Err(not_found(image.as_str()));
             }
@@ -164,7 +187,7 @@ impl Engine for Fake {
     }
 
     async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
-        self.call("remove_image", image.as_str(), |state| {
+        self.ask("remove_image", image.as_str(), |state| {
             if state.containers.values().any(|one| one.image == *image) {
                 return Err(conflict(format!("image {image} is in use")));
             }
@@ -178,7 +201,7 @@ impl Engine for Fake {
     }
 
     async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
-        self.call("create", create.name.as_str(), |state| {
+        self.ask("create", create.name.as_str(), |state| {
             if let Some((id, _)) = state.named(create.name.as_str()) {
                 return Err(conflict(format!("the container name `{}` is already in use by {id}", create.name)));
             }
@@ -310,7 +333,7 @@ impl Engine for Fake {
     }
 
     async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
-        self.call("exec_exit", exec, |state| state.execs.get(exec).copied().ok_or_else(|| not_found(exec))).await
+        self.ask("exec_exit", exec, |state| state.execs.get(exec).copied().ok_or_else(|| not_found(exec))).await
     }
 
     async fn logs(&self, id: &ContainerId, _: &LogRequest) -> Result<Chunks, EngineError> {
@@ -324,7 +347,7 @@ impl Engine for Fake {
 
     async fn events(&self, _: &Name) -> Result<Events, EngineError> {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-        self.call("events", "", |state| {
+        self.ask("events", "", |state| {
             state.subscribers.push(sender);
             Ok(())
         })
@@ -333,7 +356,7 @@ impl Engine for Fake {
     }
 
     async fn ping(&self) -> Result<(), EngineError> {
-        self.call("ping", "", |_| Ok(())).await
+        self.ask("ping", "", |_| Ok(())).await
     }
 
     fn deaths(&self, _: &Guest) -> Option<Deaths> {

@@ -10,9 +10,12 @@ mod exec;
 mod exits;
 mod http;
 mod image;
+mod ladder;
 mod look;
+mod place;
 mod secrets;
 mod spec;
+mod ssh;
 pub mod stream;
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,8 @@ use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Im
 
 pub use address::Machine;
 pub use api::Api;
+pub use ladder::Ladder;
+pub use place::PodmanAt;
 
 /// Podman, by whichever way it is reached.
 #[derive(Debug)]

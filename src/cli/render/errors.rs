@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::said::{self, Level};
 use crate::act::ActError;
-use crate::backend::{EngineError, EngineErrorKind, StoreError};
+use crate::backend::{EngineError, EngineErrorKind, StoreError, VmError};
 use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
@@ -126,6 +126,11 @@ impl CliError {
                 .collect(),
             ..Self::new(ExitStatus::Error, Chain(err).to_string())
         }
+    }
+
+    /// A failure of limactl or of the machine.
+    pub fn from_vm(err: &VmError) -> Self {
+        Self { hints: vm_hint(err).into_iter().collect(), ..Self::new(ExitStatus::Error, Chain(err).to_string()) }
     }
 
     /// A lock that was not had.
@@ -287,6 +292,7 @@ pub fn kind_hint(kind: &str, agent: &AgentName) -> Option<String> {
 fn act_hint(err: &ActError) -> Option<String> {
     match err {
         ActError::Store(err) => store_hint(err),
+        ActError::Vm(err) => vm_hint(err),
         ActError::Engine(err) => engine_hint(err.kind),
         ActError::OtherImage { .. } => Some("the publisher must build the tarball from the image the manifest names; an `image` in the state file must be the manifest's".into()),
         ActError::MountSource { .. } => Some("create it first: Podman would make an empty directory owned by root in its place".into()),
@@ -323,6 +329,25 @@ fn store_hint(err: &StoreError) -> Option<String> {
         }
         StoreError::Escapes { .. } => "the cache must be a plain directory tree; remove the link",
         StoreError::Io { .. } => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// What may help when limactl or the machine fails.
+fn vm_hint(err: &VmError) -> Option<String> {
+    let hint = match err {
+        VmError::Missing { .. } => {
+            "install Lima: `brew install lima` on macOS and Linux, or see https://lima-vm.io/docs/installation/"
+        }
+        VmError::Root => "run steadfast as the user whose virtual machine it is",
+        VmError::TooOld { .. } => "upgrade Lima, for example with `brew upgrade lima`",
+        VmError::TimedOut { .. } => "`limactl list` in a terminal shows whether Lima itself responds; see also `steadfast doctor`",
+        VmError::Failed { .. } => "`steadfast doctor` checks every layer; Lima's own log is in `<LIMA_HOME>/<instance>/ha.stderr.log`",
+        VmError::Unreadable { .. } => "this Lima may be newer than this steadfast: `limactl --version` tells",
+        VmError::NoInstance { .. } => "if nothing in that directory is needed, move it away; Lima refuses to work beside it",
+        VmError::NotReady { .. } => "mend what its boot log names, in the template or on the network, and apply again",
+        VmError::DiskTooLarge { .. } => "write the size it has, or make the machine anew: `steadfast vm delete`, then apply",
+        VmError::Io { .. } => return None,
     };
     Some(hint.to_owned())
 }

@@ -32,7 +32,7 @@ use super::backoff::Backoff;
 use super::flights::Flight;
 use super::journal::Journal;
 use super::{Options, Refusal, Report, Reporter, Taken};
-use crate::backend::{Deaths, Engine, Store, World};
+use crate::backend::{Deaths, Engine, Store, World, Vm};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Seen, Version};
 use crate::observe::{Published, look_at_published, observe};
@@ -61,9 +61,9 @@ pub struct Request {
 }
 
 /// What `run` works with.
-pub struct Runner<'a, E, S> {
+pub struct Runner<'a, V, E, S> {
     /// The world.
-    pub world: &'a World<E, S>,
+    pub world: &'a World<V, E, S>,
     /// How to go about it. Of the policy, `prune_cache` is asked anew for each look.
     pub options: &'a Options,
     /// The longest time without a look. Spread over 90 % to 110 %.
@@ -90,7 +90,7 @@ pub struct Runner<'a, E, S> {
     pub cancel: &'a CancellationToken,
 }
 
-impl<E, S> std::fmt::Debug for Runner<'_, E, S> {
+impl<V, E, S> std::fmt::Debug for Runner<'_, V, E, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runner").field("resync", &self.resync).finish_non_exhaustive()
     }
@@ -145,8 +145,8 @@ struct Flown {
 type Fetching<'a> = Pin<Box<dyn Future<Output = Published> + Send + 'a>>;
 
 /// What the loop remembers. It explains and limits; what is to be done is read off the world.
-struct Running<'a, E, S> {
-    with: Runner<'a, E, S>,
+struct Running<'a, V, E, S> {
+    with: Runner<'a, V, E, S>,
     desired: Arc<Desired>,
     file_error: Option<String>,
     policy: Policy,
@@ -200,15 +200,15 @@ struct Running<'a, E, S> {
     stop: &'a CancellationToken,
 }
 
-impl<E: Engine, S: Store> Runner<'_, E, S> {
+impl<V: Vm, E: Engine, S: Store> Runner<'_, V, E, S> {
     /// Runs until it is cancelled.
     pub async fn run(self) -> Ended {
         Running::new(self).run().await
     }
 }
 
-impl<'a, E: Engine, S: Store> Running<'a, E, S> {
-    fn new(mut with: Runner<'a, E, S>) -> Self {
+impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
+    fn new(mut with: Runner<'a, V, E, S>) -> Self {
         let Edition { desired, error } = with.editions.borrow_and_update().clone();
         let now = Instant::now();
         Self {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::crashes::Waiting;
 use super::setbacks::{Cause, Setback};
 use super::{News, Runner, Running};
-use crate::backend::{Engine, Store};
+use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, ContainerId, ContainerName, Observed};
 use crate::plan::Plan;
 use crate::status::{Condition, Status, carry_over, status};
@@ -94,7 +94,7 @@ impl Told {
 }
 
 /// Tells whoever listens, and the journal.
-pub(super) fn tell<E, S>(with: &Runner<'_, E, S>, news: &News) {
+pub(super) fn tell<V, E, S>(with: &Runner<'_, V, E, S>, news: &News) {
     with.reporter.news(news);
     let fields = match news {
         News::Converged { agents } => json!({ "agents": agents }),
@@ -106,7 +106,7 @@ pub(super) fn tell<E, S>(with: &Runner<'_, E, S>, news: &News) {
     with.journal.note(news.word(), fields);
 }
 
-impl<E: Engine, S: Store> Running<'_, E, S> {
+impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     /// Shows what a look came to, and tells what is new in it.
     pub(super) fn show(&mut self, observed: &Observed, plan: &Plan, woken_by: &[&'static str]) {
         let now = SystemTime::now();

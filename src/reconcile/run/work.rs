@@ -11,18 +11,18 @@ use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
 use super::view::agent_of;
 use super::{BLIND, Flown, Running, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Patience};
-use crate::backend::{Engine, EngineEvent, Store};
+use crate::backend::{Engine, EngineEvent, Store, Vm};
 use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
 use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
 use crate::reconcile::flights::{Landed, fly};
-use crate::reconcile::{Report, Taken, Trouble, is_container_step, key, key_of, lane, lane_of, opens_ways, report};
+use crate::reconcile::{ANSWER_POLL, Report, Taken, Trouble, is_container_step, key, key_of, lane, lane_of, opens_ways, report};
 
 /// What an agent's restarts for want of health are remembered by.
 const HEALTH: &str = "health";
 /// A step that ended well so often, and is still wanted, does not help.
 const REPEATS: u32 = 2;
 
-impl<'a, E: Engine, S: Store> Running<'a, E, S> {
+impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     /// What a look tells of earlier failures and successes.
     pub(super) fn learn(&mut self, observed: &Observed, plan: &Plan) {
         if observed.guest.unknown().is_some() || observed.artifacts.unknown().is_some() {
@@ -304,6 +304,9 @@ impl<'a, E: Engine, S: Store> Running<'a, E, S> {
         if let Some(first) = due.into_iter().min() {
             self.wake_at(Trigger::Podman, first);
         }
+        if plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Answer { .. })) {
+            self.wake_at(Trigger::Retry, now + ANSWER_POLL);
+        }
         // Where its events are not heard either, the listener says when it is back.
         if self.connected && observed.guest.unknown().is_some() {
             self.blind = self.blind.saturating_add(1);
@@ -407,6 +410,10 @@ fn tried(step: &Step) -> String {
             format!("{kind} {}", artifact.sha256)
         }
         Action::StartContainer { id, how, .. } => format!("{kind} {how:?} {id}"),
+        Action::CreateVm { make } | Action::StartVm { make, .. } | Action::RecreateVm { make } => {
+            let spec = &make.spec;
+            format!("{kind} {} {:?} {:?} {:?}", spec.template.digest, spec.cpus, spec.memory, spec.disk)
+        }
         _ if is_container_step(&step.action) => kind.to_owned(),
         _ => String::new(),
     }

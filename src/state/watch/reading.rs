@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 
 use super::eyes::{Eyes, WatchMode, Watched};
 use super::{Edition, Load};
-use crate::model::Runtime;
 use crate::state::{Loaded, MAX_BYTES, ReadError, StateError};
 
 /// How often one look reads files that change while they are read.
@@ -132,8 +131,8 @@ impl Reading {
             Err(StateError::Unreadable(_)) => (&[], self.good.as_deref()),
         };
         if let Some(good) = good {
-            if let Runtime::Lima { template, .. } = &good.desired.runtime {
-                files.insert(template.clone(), Watched::Template);
+            if let Some(vm) = good.desired.vm() {
+                files.insert(vm.template.path.clone(), Watched::Template);
             }
             files.extend(good.env_files.iter().map(|file| (file.clone(), Watched::EnvFile)));
         }

@@ -1,0 +1,278 @@
+//! A Lima instance behind [`Vm`]: what limactl is asked for, and when it is believed.
+
+mod render;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::stream;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use super::command;
+use super::limactl::{self, Limactl, Listed};
+use super::process;
+use super::vm::{Vm, VmError, VmEvents};
+use crate::model::vm::Process;
+use crate::model::{Boot, Forward, InstanceName, Name, VmMake, VmPhase, VmState};
+
+pub use render::render;
+
+/// What is kept in an instance's directory to say whose it is, once somebody else's was taken over.
+const OWNER_FILE: &str = "steadfast.json";
+/// Between the start of the host agent and that of the machine passes so much time at most (Lima fetches and converts images
+/// before).
+const STARTING: Duration = Duration::from_secs(60);
+/// How long a machine that does not answer is given to stop by itself.
+const STOP_SILENT: Duration = Duration::from_secs(60);
+/// Asking ssh's master for a forward.
+const FORWARD: Duration = Duration::from_secs(20);
+
+/// A Lima instance.
+#[derive(Debug)]
+pub struct Lima {
+    limactl: Limactl,
+    instance: InstanceName,
+}
+
+impl Lima {
+    /// The instance of this name. Nothing is called yet.
+    pub fn new(limactl: Limactl, instance: InstanceName) -> Self {
+        Self { limactl, instance }
+    }
+
+    /// How limactl is called.
+    pub fn limactl(&self) -> &Limactl {
+        &self.limactl
+    }
+
+    /// Its name.
+    pub fn instance(&self) -> &InstanceName {
+        &self.instance
+    }
+
+    async fn listed(&self) -> Result<Option<Listed>, VmError> {
+        let Some(mut listed) = self.limactl.look(&self.instance).await? else { return Ok(None) };
+        let state = &mut listed.state;
+        if state.owner.is_none() {
+            state.owner = adopted_by(&state.dir);
+        }
+        for (found, role) in [(&mut state.host_agent, "host agent"), (&mut state.driver, "driver")] {
+            // Lima trusts its pid files. After a reboot of this host, the pid may be anybody's.
+            if let Some(other) = found.filter(|found| !self.is_limas(found, &state.dir)) {
+                *found = None;
+                state.phase = VmPhase::Broken(format!("the pid file of its {role} names {}, which is another process", other.pid));
+            }
+        }
+        // Lima calls an instance broken between the start of its first process and that of its second.
+        if let (VmPhase::Broken(_), Some(agent), None) = (&state.phase, &state.host_agent, &state.driver)
+            && is_young(agent)
+        {
+            state.phase = VmPhase::Starting;
+        }
+        Ok(Some(listed))
+    }
+
+    fn is_limas(&self, process: &Process, dir: &Path) -> bool {
+        process::command_line(process.pid).is_none_or(|line| limactl::is_limas(&line, &self.instance, dir))
+    }
+
+    /// Its state, when it is there at all.
+    async fn there(&self) -> Result<Listed, VmError> {
+        self.listed().await?.ok_or_else(|| VmError::Failed {
+            command: format!("limactl list {}", self.instance),
+            why: "there is no such instance any more".to_owned(),
+        })
+    }
+
+    /// Ends what is left of it, and clears the files of processes that are not there any more.
+    async fn mend(&self, listed: &Listed) -> Result<(), VmError> {
+        let dir = &listed.state.dir;
+        for file in ["ha.pid".to_owned(), format!("{}.pid", listed.state.vm_type)] {
+            let path = dir.join(file);
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            let named = text.trim().parse().ok().and_then(process::of);
+            // `limactl stop --force` kills what a pid file names, whoever that is now.
+            if named.is_none_or(|named| !self.is_limas(&named, dir)) {
+                tracing::warn!(path = %path.display(), "removing a stale pid file of Lima's");
+                std::fs::remove_file(&path).map_err(|err| VmError::Io { path, err: Arc::new(err) })?;
+            }
+        }
+        self.limactl.stop(&self.instance, true, None).await
+    }
+
+    /// Settings that can only be changed while it is stopped, brought to what is wanted.
+    async fn settle(&self, listed: &Listed, make: &VmMake) -> Result<(), VmError> {
+        let (spec, state) = (&make.spec, &listed.state);
+        if spec.disk.is_some_and(|disk| disk < state.disk) {
+            return Err(VmError::DiskTooLarge { instance: self.instance.to_string() });
+        }
+        let mut changes = Vec::new();
+        if let Some(cpus) = spec.cpus.filter(|cpus| *cpus != state.cpus) {
+            changes.push(format!(".cpus = {cpus}"));
+        }
+        for (field, wanted, has) in [("memory", spec.memory, state.memory), ("disk", spec.disk, state.disk)] {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != has) {
+                changes.push(format!(".{field} = \"{wanted}B\""));
+            }
+        }
+        if make.forwards != state.forwards {
+            let rules = render::port_forwards(&listed.port_forwards, &make.forwards);
+            changes.push(format!(".portForwards = {}", Value::from(rules)));
+        }
+        if changes.is_empty() { Ok(()) } else { self.limactl.edit(&self.instance, &changes.join(" | ")).await }
+    }
+
+    /// Boots it, and believes only what is seen afterwards.
+    async fn boot(&self) -> Result<(), VmError> {
+        let Err(err) = self.limactl.start(&self.instance).await else { return Ok(()) };
+        let listed = self.there().await?;
+        if listed.state.phase == VmPhase::Stopped {
+            return Err(err);
+        }
+        // Lima leaves a machine running whose provisioning or probes failed. Nobody should take it for one that is ready, and
+        // the next start tries them again.
+        let log = self.limactl.boot_log(&self.instance).await;
+        let log = if log.trim().is_empty() { String::new() } else { format!("\nthe end of its boot log:\n{}", log.trim_end()) };
+        let why = match &err {
+            VmError::Failed { why, .. } => why.clone(),
+            other => other.to_string(),
+        };
+        self.stop(false).await?;
+        Err(VmError::NotReady { instance: self.instance.to_string(), why: format!("{why}{log}") })
+    }
+
+    /// `ssh -O forward` on the master connection that Lima keeps.
+    async fn ask_master(&self, listed: &Listed, port: &Forward) -> Result<(), VmError> {
+        let colons = port.host_ip.contains(':');
+        let here = if colons { format!("[{}]", port.host_ip) } else { port.host_ip.clone() };
+        let there = if colons { "[::1]" } else { "127.0.0.1" };
+        let line = format!("{here}:{0}:{there}:{0}", port.port);
+        let mut command = Command::new("ssh");
+        command.arg("-F").arg(&listed.state.ssh_config).args(["-O", "forward", "-L", &line]);
+        command.arg(format!("lima-{}", self.instance));
+        let shown = format!("ssh -O forward -L {line} lima-{}", self.instance);
+        match command::run(command, &[], FORWARD).await {
+            Ok(output) if output.code == Some(0) => Ok(()),
+            Ok(output) => Err(VmError::Failed { command: shown, why: output.stderr.trim().to_owned() }),
+            Err(command::RunError::Io(err)) => Err(VmError::Failed { command: shown, why: err.to_string() }),
+            Err(_) => Err(VmError::TimedOut { command: shown, limit: FORWARD }),
+        }
+    }
+
+    /// Opens a connection through limactl, which makes the master where there is none.
+    async fn make_master(&self) {
+        let mut command = self.limactl.shell(self.instance.as_str());
+        command.arg("true");
+        let _ = command::run(command, &[], FORWARD).await;
+    }
+}
+
+fn is_young(process: &Process) -> bool {
+    let age = process.started_at.and_then(|started| SystemTime::now().duration_since(started).ok());
+    age.is_some_and(|age| age < STARTING)
+}
+
+fn adopted_by(dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(dir.join(OWNER_FILE)).ok()?;
+    let value: Value = serde_json::from_str(&text).ok()?;
+    Some(value.get("name")?.as_str()?.to_owned())
+}
+
+/// A temporary file beside it, then a rename.
+fn write_owner(dir: &Path, owner: &Name) -> std::io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    writeln!(file, "{}", json!({ "name": owner }))?;
+    file.as_file().sync_all()?;
+    file.persist(dir.join(OWNER_FILE)).map_err(|err| err.error)?;
+    Ok(())
+}
+
+impl Vm for Lima {
+    async fn look(&self) -> Result<Option<VmState>, VmError> {
+        Ok(self.listed().await?.map(|listed| listed.state))
+    }
+
+    async fn adopt(&self, owner: &Name) -> Result<(), VmError> {
+        let dir = self.there().await?.state.dir;
+        let path: PathBuf = dir.join(OWNER_FILE);
+        write_owner(&dir, owner).map_err(|err| VmError::Io { path, err: Arc::new(err) })
+    }
+
+    async fn create(&self, make: &VmMake) -> Result<(), VmError> {
+        if self.listed().await?.is_some() {
+            return Ok(());
+        }
+        self.limactl.create(&self.instance, &render(make)).await
+    }
+
+    async fn start(&self, how: Boot, make: &VmMake) -> Result<(), VmError> {
+        let listed = self.there().await?;
+        match (how, &listed.state.phase) {
+            (Boot::Start | Boot::Mend, VmPhase::Running) => return Ok(()),
+            (Boot::Restart, VmPhase::Running) => {
+                if let Err(err) = self.limactl.stop(&self.instance, false, Some(STOP_SILENT)).await {
+                    tracing::warn!(instance = %self.instance, error = %err, "it does not stop by itself: ending it by force");
+                    self.mend(&listed).await?;
+                }
+            }
+            (_, VmPhase::Stopped) => {}
+            (_, _) => self.mend(&listed).await?,
+        }
+        self.settle(&self.there().await?, make).await?;
+        self.boot().await
+    }
+
+    async fn stop(&self, force: bool) -> Result<(), VmError> {
+        let Some(listed) = self.listed().await? else { return Ok(()) };
+        match listed.state.phase {
+            VmPhase::Stopped => Ok(()),
+            VmPhase::Running if !force => self.limactl.stop(&self.instance, false, None).await,
+            _ => self.mend(&listed).await,
+        }
+    }
+
+    async fn delete(&self) -> Result<(), VmError> {
+        let Some(listed) = self.listed().await? else { return Ok(()) };
+        if listed.state.phase != VmPhase::Stopped {
+            // Whatever it writes on its way down is of no use to anybody.
+            self.mend(&listed).await?;
+        }
+        self.limactl.delete(&self.instance).await
+    }
+
+    async fn forward(&self, ports: &[Forward]) -> Result<(), VmError> {
+        let listed = self.there().await?;
+        for port in ports {
+            if self.ask_master(&listed, port).await.is_err() {
+                self.make_master().await;
+                self.ask_master(&listed, port).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn events(&self) -> Result<Option<VmEvents>, VmError> {
+        let Some(mut command) = self.limactl.watch(&self.instance).await? else { return Ok(None) };
+        let failed = |err: std::io::Error| VmError::Failed {
+            command: format!("limactl watch --json {}", self.instance),
+            why: err.to_string(),
+        };
+        command.stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(failed)?;
+        let Some(stdout) = child.stdout.take() else { return Ok(None) };
+        // What a line says is not read: whatever it is, it is worth a look. The child lives as long as the stream.
+        let lines = stream::unfold((BufReader::new(stdout), child, Vec::new()), |(mut lines, child, mut line)| async move {
+            line.clear();
+            match lines.read_until(b'\n', &mut line).await {
+                Ok(1..) => Some(((), (lines, child, line))),
+                _ => None,
+            }
+        });
+        Ok(Some(Box::pin(lines)))
+    }
+}

@@ -1,0 +1,367 @@
+//! Podman in a Lima virtual machine, by the best way that answers.
+//!
+//! ```text
+//! 1 forward    the socket that Lima forwards            4 shell   limactl shell INSTANCE podman …
+//! 2 reconnect  the same, once more                      3 ssh     an ssh of our own to the same socket
+//! ```
+//!
+//! Lima makes its forward once, over its master connection, and never again: after a sleep, a reboot of the guest or the loss of
+//! that connection nothing is behind it. So a way that fails is left for the next one, and tried again now and then. Restarting
+//! the machine is the plan's to decide.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::address::Machine;
+use super::ssh::SshForward;
+use super::{Api, Podman};
+use crate::backend::limactl::Limactl;
+use crate::backend::{
+    ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look, Progress,
+};
+use crate::model::vm::Process;
+use crate::model::{
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, InstanceName, Name, Reach, Rung, Transport,
+    VmPhase, VmState,
+};
+
+/// How long a rung may take to answer. Podman's service in the guest is started by the first request after a while of silence,
+/// which takes 2 s where the guest is emulated.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Before the same socket is tried once more.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// How long a lower rung serves before the better ones are tried again.
+const UPGRADE: Duration = Duration::from_secs(60);
+
+/// The ladder to one instance.
+#[derive(Debug)]
+pub struct Ladder {
+    limactl: Limactl,
+    instance: InstanceName,
+    transport: Transport,
+    state: Mutex<State>,
+    /// One climbs at a time; the others wait for where it gets to.
+    climbing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    place: Option<Place>,
+    link: Option<Arc<Link>>,
+    counts: [u32; 4],
+    silent_since: Option<Instant>,
+    /// Why the last climb led nowhere.
+    why: Option<EngineError>,
+}
+
+/// What a look at the instance told about the ways into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// The two ends of Podman's socket.
+    guest: String,
+    host: Option<PathBuf>,
+    dir: PathBuf,
+    ssh_config: PathBuf,
+    /// Another host agent is another boot.
+    host_agent: Option<Process>,
+    ssh_port: Option<u16>,
+}
+
+/// A way that answered.
+#[derive(Debug)]
+struct Link {
+    podman: Podman,
+    rung: Rung,
+    since: Instant,
+    /// Kept while it serves.
+    _ssh: Option<SshForward>,
+}
+
+/// Where Podman's rootful socket is in a guest whose template does not say so.
+const USUAL_SOCKET: &str = "/run/podman/podman.sock";
+
+impl Ladder {
+    /// The ladder to this instance. Nothing is tried yet, and nothing can be before [`Engine::locate`].
+    pub fn new(limactl: Limactl, instance: InstanceName, transport: Transport) -> Self {
+        let (state, climbing) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { limactl, instance, transport, state, climbing }
+    }
+
+    /// The path of the socket in use here, when the way in use has one.
+    pub fn socket(&self) -> Option<PathBuf> {
+        Some(self.state().link.as_ref()?.podman.socket().to_owned())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way in use, else the best that answers.
+    async fn link(&self) -> Result<Arc<Link>, EngineError> {
+        let current = || self.state().link.clone();
+        if let Some(link) = current() {
+            return Ok(link);
+        }
+        let _climber = self.climbing.lock().await;
+        match current() {
+            Some(link) => Ok(link),
+            None => self.climb().await,
+        }
+    }
+
+    /// Tries each rung that the state file allows, the best first.
+    async fn climb(&self) -> Result<Arc<Link>, EngineError> {
+        let Some(place) = self.state().place.clone() else {
+            let why = format!("VM `{}` was not looked at yet", self.instance);
+            return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
+        };
+        let mut why = None;
+        for rung in Rung::ALL.into_iter().filter(|rung| self.allows(*rung)) {
+            self.state().counts[rung as usize] += 1;
+            match self.step_on(rung, &place).await {
+                Ok(link) => return Ok(self.stand_on(link)),
+                Err(err) => {
+                    tracing::debug!(rung = rung.word(), error = %err, "a way to Podman in the VM does not answer");
+                    why = Some(err);
+                }
+            }
+        }
+        let err = why.unwrap_or_else(|| EngineError::new(EngineErrorKind::Unknown, "no way to Podman in the VM is allowed"));
+        let mut state = self.state();
+        state.silent_since.get_or_insert_with(Instant::now);
+        state.why = Some(err.clone());
+        Err(err)
+    }
+
+    fn allows(&self, rung: Rung) -> bool {
+        match self.transport {
+            Transport::Auto => true,
+            Transport::Api => rung != Rung::Shell,
+            Transport::Shell => rung == Rung::Shell,
+        }
+    }
+
+    async fn step_on(&self, rung: Rung, place: &Place) -> Result<Link, EngineError> {
+        let (podman, ssh) = match rung {
+            Rung::Forward => (api(forwarded(place)?)?, None),
+            Rung::Reconnect => {
+                let socket = forwarded(place)?;
+                tokio::time::sleep(RECONNECT).await;
+                (api(socket)?, None)
+            }
+            Rung::Ssh => {
+                let ssh = SshForward::open(&place.ssh_config, &self.instance, &place.guest, &place.dir).await?;
+                (api(ssh.socket())?, Some(ssh))
+            }
+            Rung::Shell => {
+                let _ = &self.limactl;
+                return Err(EngineError::new(EngineErrorKind::TransportUnavailable, "TEMPORARY"));
+            }
+        };
+        match tokio::time::timeout(ANSWER, podman.ping()).await {
+            Ok(pinged) => pinged?,
+            Err(_) => {
+                let why = format!("Podman in VM `{}` does not answer within {} s", self.instance, ANSWER.as_secs());
+                return Err(EngineError::new(EngineErrorKind::Timeout, why));
+            }
+        }
+        Ok(Link { podman, rung, since: Instant::now(), _ssh: ssh })
+    }
+
+    fn stand_on(&self, link: Link) -> Arc<Link> {
+        if link.rung > Rung::Forward && self.transport == Transport::Auto {
+            tracing::warn!(instance = %self.instance, rung = link.rung.word(), "Podman in the VM is reached another way");
+        }
+        let link = Arc::new(link);
+        let mut state = self.state();
+        state.silent_since = None;
+        state.why = None;
+        state.link = Some(link.clone());
+        link
+    }
+
+    /// After a failure that says that the way is gone, the next call looks for another.
+    fn mind<T>(&self, link: &Arc<Link>, outcome: &Result<T, EngineError>) {
+        let Err(err) = outcome else { return };
+        if !err.kind.is_retryable() {
+            return;
+        }
+        let mut state = self.state();
+        if state.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
+            tracing::debug!(rung = link.rung.word(), error = %err, "the way to Podman in the VM broke");
+            state.link = None;
+        }
+    }
+
+    /// From a lower rung, back to the socket that Lima forwards, once that answers again.
+    async fn upgrade(&self) {
+        let (link, place) = {
+            let state = self.state();
+            (state.link.clone(), state.place.clone())
+        };
+        let (Some(link), Some(place)) = (link, place) else { return };
+        if link.rung < Rung::Ssh || !self.allows(Rung::Forward) || link.since.elapsed() < UPGRADE {
+            return;
+        }
+        match self.step_on(Rung::Forward, &place).await {
+            Ok(better) => {
+                self.state().counts[Rung::Forward as usize] += 1;
+                self.stand_on(better);
+            }
+            // Not again before it has served as long once more.
+            Err(_) => {
+                let mut state = self.state();
+                if let Some(current) = state.link.as_mut().and_then(Arc::get_mut) {
+                    current.since = Instant::now();
+                }
+            }
+        }
+    }
+}
+
+/// The socket that Lima forwards to, when it is there.
+fn forwarded(place: &Place) -> Result<&Path, EngineError> {
+    match &place.host {
+        Some(socket) if socket.exists() => Ok(socket),
+        Some(socket) => Err(EngineError::new(
+            EngineErrorKind::TransportUnavailable,
+            format!("Lima has not forwarded Podman's socket to `{}`", socket.display()),
+        )),
+        None => Err(EngineError::new(
+            EngineErrorKind::TransportUnavailable,
+            "the VM's template forwards no podman.sock to this host",
+        )),
+    }
+}
+
+fn api(socket: &Path) -> Result<Podman, EngineError> {
+    Api::new(socket, Machine::Elsewhere).map(Podman::Api)
+}
+
+/// Hands a call on to the way in use.
+macro_rules! through {
+    ($self:ident, $call:ident($($arg:expr),*)) => {{
+        let link = $self.link().await?;
+        let outcome = link.podman.$call($($arg),*).await;
+        $self.mind(&link, &outcome);
+        outcome
+    }};
+}
+
+impl Engine for Ladder {
+    fn locate(&self, vm: &VmState) {
+        let place = (vm.phase == VmPhase::Running).then(|| Place {
+            guest: vm.socket.as_ref().map_or_else(|| USUAL_SOCKET.to_owned(), |socket| socket.guest.clone()),
+            host: vm.socket.as_ref().map(|socket| socket.host.clone()),
+            dir: vm.dir.clone(),
+            ssh_config: vm.ssh_config.clone(),
+            host_agent: vm.host_agent,
+            ssh_port: vm.ssh_port,
+        });
+        let mut state = self.state();
+        if state.place != place {
+            state.place = place;
+            state.link = None;
+            state.silent_since = None;
+        }
+    }
+
+    fn reach(&self) -> Reach {
+        let state = self.state();
+        Reach {
+            rung: state.link.as_ref().map(|link| link.rung),
+            counts: state.counts,
+            silent_for: state.silent_since.map(|since| since.elapsed()),
+        }
+    }
+
+    /// A way that breaks under a look is left, and the next one looks.
+    async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
+        self.upgrade().await;
+        let first = through!(self, look(look));
+        match first {
+            Err(err) if err.kind.is_retryable() && self.state().why.is_none() => through!(self, look(look)),
+            outcome => outcome,
+        }
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+        through!(self, inspect(id))
+    }
+
+    async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
+        through!(self, image(reference))
+    }
+
+    async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
+        through!(self, load(tar))
+    }
+
+    async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
+        through!(self, pull(reference, progress))
+    }
+
+    async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
+        through!(self, tag(image, reference))
+    }
+
+    async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
+        through!(self, remove_image(image))
+    }
+
+    async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
+        through!(self, create(create))
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        through!(self, start(id))
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        through!(self, unpause(id))
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        through!(self, stop(id, grace))
+    }
+
+    async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
+        through!(self, rename(id, name))
+    }
+
+    async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        through!(self, remove(id, grace))
+    }
+
+    async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
+        through!(self, run_healthcheck(id))
+    }
+
+    async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
+        through!(self, exec(id, request))
+    }
+
+    async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
+        through!(self, exec_exit(exec))
+    }
+
+    async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
+        through!(self, logs(id, request))
+    }
+
+    async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
+        through!(self, events(owner))
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        through!(self, ping())
+    }
+
+    /// Exit files are in the guest, where nobody here can watch them.
+    fn deaths(&self, _: &Guest) -> Option<Deaths> {
+        None
+    }
+}

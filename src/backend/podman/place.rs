@@ -1,0 +1,141 @@
+//! Podman, wherever the state file says that it is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Ladder, Podman};
+use crate::backend::{
+    ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress,
+};
+use crate::model::{
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Name, Reach, VmState,
+};
+
+/// Podman on this host or in a virtual machine.
+#[derive(Debug)]
+pub enum PodmanAt {
+    /// On this host.
+    Host(Podman),
+    /// In a virtual machine.
+    Guest(Box<Ladder>),
+}
+
+impl PodmanAt {
+    /// The socket it is reached through now, when it is reached through one.
+    pub fn socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Host(podman) => Some(podman.socket().to_owned()),
+            Self::Guest(ladder) => ladder.socket(),
+        }
+    }
+}
+
+/// Hands a call on.
+macro_rules! at {
+    ($self:ident, $call:ident($($arg:expr),*)) => {
+        match $self {
+            Self::Host(podman) => podman.$call($($arg),*).await,
+            Self::Guest(ladder) => ladder.$call($($arg),*).await,
+        }
+    };
+}
+
+impl Engine for PodmanAt {
+    fn locate(&self, vm: &VmState) {
+        match self {
+            Self::Host(podman) => podman.locate(vm),
+            Self::Guest(ladder) => ladder.locate(vm),
+        }
+    }
+
+    fn reach(&self) -> Reach {
+        match self {
+            Self::Host(podman) => podman.reach(),
+            Self::Guest(ladder) => ladder.reach(),
+        }
+    }
+
+    async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
+        at!(self, look(look))
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+        at!(self, inspect(id))
+    }
+
+    async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
+        at!(self, image(reference))
+    }
+
+    async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
+        at!(self, load(tar))
+    }
+
+    async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
+        at!(self, pull(reference, progress))
+    }
+
+    async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
+        at!(self, tag(image, reference))
+    }
+
+    async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
+        at!(self, remove_image(image))
+    }
+
+    async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
+        at!(self, create(create))
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        at!(self, start(id))
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        at!(self, unpause(id))
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        at!(self, stop(id, grace))
+    }
+
+    async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
+        at!(self, rename(id, name))
+    }
+
+    async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        at!(self, remove(id, grace))
+    }
+
+    async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
+        at!(self, run_healthcheck(id))
+    }
+
+    async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
+        at!(self, exec(id, request))
+    }
+
+    async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
+        at!(self, exec_exit(exec))
+    }
+
+    async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
+        at!(self, logs(id, request))
+    }
+
+    async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
+        at!(self, events(owner))
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        at!(self, ping())
+    }
+
+    fn deaths(&self, guest: &Guest) -> Option<Deaths> {
+        match self {
+            Self::Host(podman) => podman.deaths(guest),
+            Self::Guest(ladder) => ladder.deaths(guest),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The virtual machine that the engine runs in.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use futures_util::Stream;
+
+use crate::model::{Boot, Forward, Name, VmMake, VmState};
+
+/// Something happened to the machine. Only ever a hint to look again.
+pub type VmEvents = Pin<Box<dyn Stream<Item = ()> + Send>>;
+
+/// Runs a virtual machine. Implemented by Lima. Each method asks for a state and accepts that it is already so.
+pub trait Vm: Send + Sync {
+    /// Looks at it. `None` when there is none of its name.
+    fn look(&self) -> impl Future<Output = Result<Option<VmState>, VmError>> + Send;
+
+    /// Takes over one that somebody else made: from now on it is this owner's.
+    fn adopt(&self, owner: &Name) -> impl Future<Output = Result<(), VmError>> + Send;
+
+    /// Makes it, not started. Fine when it is there already.
+    fn create(&self, make: &VmMake) -> impl Future<Output = Result<(), VmError>> + Send;
+
+    /// Brings its settings to what is wanted, as far as a stopped machine's can be changed, starts it, and waits until it has
+    /// booted and its probes have passed. One that did not get so far is stopped again.
+    fn start(&self, how: Boot, make: &VmMake) -> impl Future<Output = Result<(), VmError>> + Send;
+
+    /// Stops it. Fine when it does not run.
+    fn stop(&self, force: bool) -> impl Future<Output = Result<(), VmError>> + Send;
+
+    /// Deletes it with all that is in it. Fine when it is gone already.
+    fn delete(&self) -> impl Future<Output = Result<(), VmError>> + Send;
+
+    /// Leads these ports of this host into it until it is next stopped.
+    fn forward(&self, ports: &[Forward]) -> impl Future<Output = Result<(), VmError>> + Send;
+
+    /// What happens to it from now on, where that can be followed.
+    fn events(&self) -> impl Future<Output = Result<Option<VmEvents>, VmError>> + Send;
+}
+
+/// A failure of the machine, or of what runs it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum VmError {
+    /// limactl is not there.
+    #[error("there is no `{program}` in PATH")]
+    Missing {
+        /// What was looked for.
+        program: String,
+    },
+    /// limactl does not run as root.
+    #[error("Lima does not run as root, and this is root")]
+    Root,
+    /// limactl is older than what is needed.
+    #[error("Lima {found} is too old: {needed} or later is needed")]
+    TooOld {
+        /// Its version.
+        found: String,
+        /// The oldest that will do.
+        needed: &'static str,
+    },
+    /// limactl did not end in time.
+    #[error("`{command}` did not end within {}", humantime::format_duration(*.limit))]
+    TimedOut {
+        /// Its arguments.
+        command: String,
+        /// How long it was waited for.
+        limit: std::time::Duration,
+    },
+    /// limactl failed.
+    #[error("`{command}` failed: {why}")]
+    Failed {
+        /// Its arguments.
+        command: String,
+        /// Its last words on standard error.
+        why: String,
+    },
+    /// limactl said what cannot be read.
+    #[error("the output of `{command}` cannot be read: {why}")]
+    Unreadable {
+        /// Its arguments.
+        command: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The instance's directory is not what Lima makes.
+    #[error("`{}` is there and is no instance of Lima's: it has no lima.yaml", dir.display())]
+    NoInstance {
+        /// The directory.
+        dir: std::path::PathBuf,
+    },
+    /// It started, and a probe or a step of its provisioning failed.
+    #[error("VM `{instance}` did not become ready, and was stopped again: {why}")]
+    NotReady {
+        /// Which.
+        instance: String,
+        /// What Lima says of it, and the end of the log of its provisioning.
+        why: String,
+    },
+    /// Its disk would have to shrink.
+    #[error("the disk of VM `{instance}` is larger than what is wanted, and a disk cannot shrink")]
+    DiskTooLarge {
+        /// Which.
+        instance: String,
+    },
+    /// A file of its cannot be written.
+    #[error("failed to write `{}`", path.display())]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        err: std::sync::Arc<std::io::Error>,
+    },
+}
+
+impl VmError {
+    /// The word for it in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "limactlMissing",
+            Self::Root => "limactlRoot",
+            Self::TooOld { .. } => "limactlTooOld",
+            Self::TimedOut { .. } => "timeout",
+            Self::Failed { .. } => "commandFailed",
+            Self::Unreadable { .. } => "unknown",
+            Self::NoInstance { .. } => "noInstance",
+            Self::NotReady { .. } => "vmNotReady",
+            Self::DiskTooLarge { .. } => "diskTooLarge",
+            Self::Io { .. } => "io",
+        }
+    }
+
+    /// Whether trying again later may help by itself.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } | Self::Failed { .. } | Self::Io { .. } => true,
+            Self::Missing { .. }
+            | Self::Root
+            | Self::TooOld { .. }
+            | Self::Unreadable { .. }
+            | Self::NoInstance { .. }
+            | Self::NotReady { .. }
+            | Self::DiskTooLarge { .. } => false,
+        }
+    }
+}
+
+/// Where there may be none, and the engine runs on this host.
+impl<V: Vm> Vm for Option<V> {
+    async fn look(&self) -> Result<Option<VmState>, VmError> {
+        match self {
+            Some(vm) => vm.look().await,
+            None => Ok(None),
+        }
+    }
+
+    async fn adopt(&self, owner: &Name) -> Result<(), VmError> {
+        match self {
+            Some(vm) => vm.adopt(owner).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn create(&self, make: &VmMake) -> Result<(), VmError> {
+        match self {
+            Some(vm) => vm.create(make).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn start(&self, how: Boot, make: &VmMake) -> Result<(), VmError> {
+        match self {
+            Some(vm) => vm.start(how, make).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn stop(&self, force: bool) -> Result<(), VmError> {
+        match self {
+            Some(vm) => vm.stop(force).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn delete(&self) -> Result<(), VmError> {
+        match self {
+            Some(vm) => vm.delete().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn forward(&self, ports: &[Forward]) -> Result<(), VmError> {
+        match self {
+            Some(vm) => vm.forward(ports).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn events(&self) -> Result<Option<VmEvents>, VmError> {
+        match self {
+            Some(vm) => vm.events().await,
+            None => Ok(None),
+        }
+    }
+}
