@@ -12,7 +12,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::model::{Observed, Owner, Phase};
+use crate::model::vm::Process;
+use crate::model::{Observed, Owner, Phase, Reach, Rung, VmState};
 
 /// Where handles are kept.
 #[derive(Debug)]
@@ -29,7 +30,55 @@ struct Handles<'a> {
     schema_version: u32,
     engine: &'a BTreeMap<&'static str, String>,
     podman_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vm: Option<VmHandle<'a>>,
     containers: BTreeMap<&'a str, Handle<'a>>,
+}
+
+#[derive(Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct VmHandle<'a> {
+    dir: &'a Path,
+    status: &'a str,
+    template_digest: Option<&'a str>,
+    host_agent: Option<ProcessHandle>,
+    driver: Option<ProcessHandle>,
+    ssh_port: Option<u16>,
+    ssh_config: &'a Path,
+    socket: Option<&'a Path>,
+    transport: Option<&'static str>,
+    rung: Option<&'static str>,
+}
+
+/// Pids are used again: without its start time one says nothing.
+#[derive(Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct ProcessHandle {
+    pid: u32,
+    started_at: Option<String>,
+}
+
+impl From<Process> for ProcessHandle {
+    fn from(process: Process) -> Self {
+        Self { pid: process.pid, started_at: process.started_at.map(rfc3339) }
+    }
+}
+
+impl<'a> VmHandle<'a> {
+    fn of(vm: &'a VmState, reach: &Reach) -> Self {
+        Self {
+            dir: &vm.dir,
+            status: vm.phase.word(),
+            template_digest: vm.template.as_deref(),
+            host_agent: vm.host_agent.map(ProcessHandle::from),
+            driver: vm.driver.map(ProcessHandle::from),
+            ssh_port: vm.ssh_port,
+            ssh_config: &vm.ssh_config,
+            socket: vm.socket.as_ref().map(|socket| socket.host.as_path()),
+            transport: reach.rung.map(Rung::transport),
+            rung: reach.rung.map(Rung::word),
+        }
+    }
 }
 
 #[derive(Serialize, PartialEq)]
@@ -66,10 +115,14 @@ impl Scratch {
     /// Writes what was seen, unless it is what stands there. A failure is not fatal, and logged when it is the first in a
     /// row.
     pub async fn record(&self, observed: &Observed) {
-        let (Some(path), Some(guest)) = (&self.path, observed.guest.present()) else { return };
+        let Some(path) = &self.path else { return };
+        let (guest, vm) = (observed.guest.present(), observed.vm.present());
+        if guest.is_none() && vm.is_none() {
+            return;
+        }
         let containers = guest
-            .containers
-            .iter()
+            .into_iter()
+            .flat_map(|guest| &guest.containers)
             .filter_map(|(name, seen)| {
                 let Owner::Ours { agent, .. } = &seen.owner else { return None };
                 let handle = Handle {
@@ -83,8 +136,13 @@ impl Scratch {
                 Some((name.as_str(), handle))
             })
             .collect();
-        let handles =
-            Handles { schema_version: 1, engine: &self.engine, podman_version: Some(&guest.version), containers };
+        let handles = Handles {
+            schema_version: 1,
+            engine: &self.engine,
+            podman_version: guest.map(|guest| guest.version.as_str()),
+            vm: vm.map(|vm| VmHandle::of(vm, &observed.reach)),
+            containers,
+        };
         let Ok(mut text) = serde_json::to_string_pretty(&handles) else { return };
         text.push('\n');
         if held(&self.last).as_ref() == Some(&text) {

@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use crate::handles::word;
 use crate::model::{
-    Agent, AgentName, AgentState, ContainerState, Desired, Health, ImageSource, Name, Observed, Owner, Phase, Seen,
+    Agent, AgentName, AgentState, ContainerState, Desired, Health, ImageSource, Name, Observed, Owner, Phase, Rung, Seen,
+    VmPhase,
 };
-use crate::plan::{Note, Plan, effective_manifest, resolve_artifact, stays_ended};
+use crate::plan::{Note, Plan, WaitingOn, effective_manifest, resolve_artifact, stays_ended};
 
 /// The status of a state file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,7 +25,7 @@ pub struct Status {
     /// The manifest that counts.
     pub manifest: Option<ManifestStatus>,
     /// The virtual machine; null on a Podman of this host.
-    pub vm: Option<()>,
+    pub vm: Option<VmStatus>,
     /// Podman.
     pub podman: PodmanStatus,
     /// The agents by name.
@@ -44,6 +45,34 @@ pub struct ManifestStatus {
     /// Why the last good one serves, when it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offline: Option<String>,
+}
+
+/// The virtual machine.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmStatus {
+    /// Its name.
+    pub instance: String,
+    /// Lima's word (`Running`, `Stopped`, `Broken`, …), `Starting`, `Absent` or `Unknown`.
+    pub status: String,
+    /// `api` or `shell`; null while Podman in it is not reached.
+    pub transport: Option<&'static str>,
+    /// `forward`, `reconnect`, `ssh` or `shell`: the way in use.
+    pub rung: Option<&'static str>,
+    /// How often each way was tried since whoever looks began.
+    pub tries: BTreeMap<&'static str, u32>,
+    /// Processors, where it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Memory in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Size of its disk in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u64>,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Podman.
@@ -178,7 +207,7 @@ pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTi
             url: desired.manifest.as_ref().map(ToString::to_string),
             offline: observed.published.unknown().map(ToOwned::to_owned),
         }),
-        vm: None,
+        vm: vm_status(desired, observed),
         podman: PodmanStatus {
             reachable: observed.guest.present().is_some(),
             version: observed.guest.present().map(|guest| guest.version.clone()),
@@ -202,6 +231,30 @@ pub fn carry_over(status: &mut Status, before: &Status) {
             }
         }
     }
+}
+
+fn vm_status(desired: &Desired, observed: &Observed) -> Option<VmStatus> {
+    let spec = desired.vm()?;
+    let (vm, reach) = (observed.vm.present(), &observed.reach);
+    let (status, error) = match &observed.vm {
+        Seen::Present(vm) => match &vm.phase {
+            VmPhase::Broken(why) => (vm.phase.word(), Some(why.clone())),
+            phase => (phase.word(), None),
+        },
+        Seen::Absent => ("Absent", None),
+        Seen::Unknown { why } => ("Unknown", Some(why.clone())),
+    };
+    Some(VmStatus {
+        instance: spec.instance.to_string(),
+        status: status.to_owned(),
+        transport: reach.rung.map(Rung::transport),
+        rung: reach.rung.map(Rung::word),
+        tries: Rung::ALL.iter().map(|rung| (rung.word(), reach.counts[*rung as usize])).collect(),
+        cpus: vm.map(|vm| vm.cpus),
+        memory: vm.map(|vm| vm.memory),
+        disk: vm.map(|vm| vm.disk),
+        error,
+    })
 }
 
 fn agent_status(
@@ -324,6 +377,13 @@ fn conditions(
     let blocked = waits.iter().find(|waiting| waiting.on.is_blocked());
     let (reason, message) = if ready {
         ("Converged", "as the state file says".to_owned())
+    } else if let Some(waiting) = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::Vm { .. })) {
+        let reason = if plan.waiting.iter().any(|waiting| waiting.on.word() == "vm" && waiting.on.is_blocked()) {
+            "Blocked"
+        } else {
+            "VmStarting"
+        };
+        (reason, waiting.on.to_string())
     } else if let Some(why) = observed.guest.unknown() {
         ("SocketUnreachable", why.to_owned())
     } else if agent.suspend {

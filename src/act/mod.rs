@@ -289,6 +289,10 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             world.vm.adopt(owner).await?;
             Ok(Done::default())
         }
+        Action::StopVm { force, .. } => {
+            world.vm.stop(*force).await?;
+            Ok(Done::default())
+        }
         Action::DeleteVm { .. } => {
             world.vm.delete().await?;
             Ok(Done::default())

@@ -68,6 +68,8 @@ impl Limactl {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Ctrl-C in a terminal is for us, who end what we began in the right order.
+            .process_group(0)
             .kill_on_drop(true);
         command
     }

@@ -65,6 +65,11 @@ async fn copy(mut output: Chunks) -> Result<(), CliError> {
 pub(super) async fn exec(settings: &Settings, args: ExecArgs) -> Result<ExitStatus, CliError> {
     // A broken state file too: 65 may be the command's own.
     let code = run(settings, args).await.map_err(|err| CliError { status: ExitStatus::ExecFailed, ..err })?;
+    exit_with(code)
+}
+
+/// Ends with the code of somebody else's command.
+pub(super) fn exit_with(code: i32) -> ! {
     std::process::exit(code)
 }
 

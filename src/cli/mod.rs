@@ -14,6 +14,7 @@ mod service;
 mod settings;
 mod signals;
 mod status;
+mod vm;
 mod why;
 
 use std::ffi::OsString;
@@ -149,6 +150,9 @@ enum Verb {
     /// Work with the artifact cache alone
     #[command(subcommand)]
     Cache(CacheVerb),
+    /// Work with the Lima virtual machine alone
+    #[command(subcommand)]
+    Vm(VmVerb),
     /// Have `run` started with the machine or the session, by systemd or launchd
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -181,6 +185,7 @@ impl Verb {
             Verb::Service(ServiceVerb::Install(args)) => &args.file,
             Verb::Service(ServiceVerb::Uninstall(args) | ServiceVerb::Status(args)) => &args.file,
             Verb::Down(args) => &args.file,
+            Verb::Vm(verb) => verb.file(),
             Verb::Exec(args) => &args.file,
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,
@@ -284,6 +289,9 @@ struct RunArgs {
 struct DownArgs {
     #[command(flatten)]
     file: FileArg,
+    /// Delete the virtual machine too, and with it all that is in it
+    #[arg(long)]
+    vm: bool,
     /// The longest it may take
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     timeout: Duration,
@@ -413,6 +421,60 @@ struct ServiceArgs {
     /// Also a file that is not ours (`uninstall`)
     #[arg(long)]
     force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum VmVerb {
+    /// Show the machine as it is
+    Status(FileArg),
+    /// Start it, and make it first where there is none; what runs in it is left to `apply` and `run`
+    Start(VmActArgs),
+    /// Stop it, and with it all that runs in it
+    Stop(VmStopArgs),
+    /// Stop and start it: settings that changed in the state file take effect
+    Restart(VmActArgs),
+    /// Stop it and delete it with all that is in it
+    Delete(VmActArgs),
+    /// Open a shell in it, or run a command there; the exit code is the command's
+    Shell(VmShellArgs),
+}
+
+impl VmVerb {
+    fn file(&self) -> &FileArg {
+        match self {
+            VmVerb::Status(file) => file,
+            VmVerb::Start(args) | VmVerb::Restart(args) | VmVerb::Delete(args) => &args.file,
+            VmVerb::Stop(args) => &args.act.file,
+            VmVerb::Shell(args) => &args.file,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct VmActArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// How long to wait for another steadfast that holds the lock
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    lock_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+struct VmStopArgs {
+    #[command(flatten)]
+    act: VmActArgs,
+    /// Do not wait for it to stop by itself: as by a power cut
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct VmShellArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// The command and its arguments [default: a login shell]
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -555,6 +617,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Logs(args) => agent::logs(settings, args).await,
         Verb::Exec(args) => agent::exec(settings, args).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,
+        Verb::Vm(verb) => vm::vm(settings, verb).await,
         Verb::Service(verb) => service::service(settings, verb),
         Verb::Doctor(_) => doctor::doctor(settings).await,
     }

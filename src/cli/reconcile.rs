@@ -136,7 +136,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         )
         .hint("the root directory must be writable: see --root and `root` in the state file")
     })?;
-    converge(settings, &desired, &world, &options, "apply").await
+    converge(settings, &desired, &world, &options, Goal::Wanted).await
 }
 
 /// Removes everything this state file owns.
@@ -153,7 +153,19 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
     })?;
     let desired = load_again(settings, first, &mut world)?;
     let options = Options { timeout: args.timeout, wait: false, allow_empty: true, ..Options::default() };
-    converge(settings, &desired, &world, &options, "down").await
+    if args.vm && desired.vm().is_none() {
+        return Err(CliError::new(ExitStatus::Usage, "--vm goes with `runtime.lima`: this state file has no virtual machine"));
+    }
+    converge(settings, &desired, &world, &options, Goal::Gone { vm: args.vm }).await
+}
+
+/// What a convergence is to come to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// The machine is as the state file says.
+    Wanted,
+    /// Nothing of the state file is left; with `vm`, no virtual machine either.
+    Gone { vm: bool },
 }
 
 async fn converge(
@@ -161,8 +173,9 @@ async fn converge(
     desired: &Desired,
     world: &HostWorld,
     options: &Options,
-    verb: &'static str,
+    goal: Goal,
 ) -> Result<ExitStatus, CliError> {
+    let verb = if goal == Goal::Wanted { "apply" } else { "down" };
     let printer = Printer::new(settings.quiet, settings.color_stderr, settings.bars);
     let journal = Journal::new(&state_dir(desired).join("journal.jsonl"), verb);
     let signals = Signals::listen("stopping: what is under way on containers is finished; once more stops at once");
@@ -176,8 +189,11 @@ async fn converge(
         scratch: &scratch,
         cancel: signals.token.clone(),
     };
-    let gone = verb == "down";
-    let report = if gone { reconciler.down(false).await } else { reconciler.converge().await };
+    let gone = goal != Goal::Wanted;
+    let report = match goal {
+        Goal::Wanted => reconciler.converge().await,
+        Goal::Gone { vm } => reconciler.down(vm).await,
+    };
     let report = report.map_err(|err| CliError::from_refusal(&err))?;
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, &render_report::json(&report))?,

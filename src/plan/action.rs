@@ -48,6 +48,13 @@ pub enum Action {
         /// Whose it is from now on.
         owner: Name,
     },
+    /// Stop the virtual machine. Never planned: only a person asks for it.
+    StopVm {
+        /// Which.
+        instance: InstanceName,
+        /// Do not wait for it to stop by itself.
+        force: bool,
+    },
     /// Stop the virtual machine and delete it with all that is in it.
     DeleteVm {
         /// Which.
@@ -159,6 +166,7 @@ impl Action {
             Action::StartVm { .. } => "startVm",
             Action::RecreateVm { .. } => "recreateVm",
             Action::AdoptVm { .. } => "adoptVm",
+            Action::StopVm { .. } => "stopVm",
             Action::DeleteVm { .. } => "deleteVm",
             Action::ForwardPorts { .. } => "forwardPorts",
             Action::LoadImage { .. } => "loadImage",
@@ -182,7 +190,9 @@ impl Action {
             Action::CreateVm { make } | Action::StartVm { make, .. } | Action::RecreateVm { make } => {
                 make.spec.instance.to_string()
             }
-            Action::AdoptVm { instance, .. } | Action::DeleteVm { instance } => instance.to_string(),
+            Action::AdoptVm { instance, .. } | Action::StopVm { instance, .. } | Action::DeleteVm { instance } => {
+                instance.to_string()
+            }
             Action::ForwardPorts { ports, .. } => ports.iter().map(Forward::to_string).collect::<Vec<_>>().join(", "),
             Action::LoadImage { reference, .. }
             | Action::PullImage { reference }
@@ -225,6 +235,7 @@ pub fn verb(kind: &str) -> &'static str {
         "startVm" => "start VM",
         "recreateVm" => "recreate VM",
         "adoptVm" => "take over VM",
+        "stopVm" => "stop VM",
         "deleteVm" => "delete VM",
         "forwardPorts" => "forward",
         "loadImage" => "load image",
@@ -297,6 +308,8 @@ pub enum Reason {
     PortSwap,
     /// The state file is being taken down.
     TakenDown,
+    /// Somebody asked for it.
+    Asked,
     /// Newer versions are in use and as many older ones kept as the state file says.
     Superseded,
 }
@@ -346,6 +359,7 @@ impl fmt::Display for Reason {
             Reason::Leftover => "an interrupted replacement left it",
             Reason::Unproved => "an interrupted replacement has not proved it yet",
             Reason::PortSwap => "another agent takes over its host port",
+            Reason::Asked => "as asked",
             Reason::TakenDown => "the state file is taken down",
             Reason::Superseded => "newer versions are in use",
         };
@@ -391,6 +405,17 @@ pub struct Waiting {
     pub reason: Reason,
     /// What it waits for.
     pub on: WaitingOn,
+}
+
+impl Waiting {
+    /// Whether it stands for something that cannot be seen, rather than for a step that is known.
+    pub fn hides(&self) -> bool {
+        match self.on {
+            WaitingOn::Sight { .. } => true,
+            WaitingOn::Vm { .. } => self.kind.ends_with("Container"),
+            _ => false,
+        }
+    }
 }
 
 /// What a step waits for.

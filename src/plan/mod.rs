@@ -167,7 +167,7 @@ impl Plan {
         let mut summary = Summary::default();
         let ready = self.ready.iter().map(|step| step.action.kind());
         let (hidden, waiting): (Vec<_>, Vec<_>) =
-            self.waiting.iter().partition(|waiting| matches!(waiting.on, WaitingOn::Sight { .. } | WaitingOn::Vm { .. }));
+            self.waiting.iter().partition(|waiting| waiting.hides());
         for kind in ready.chain(waiting.iter().map(|waiting| waiting.kind)) {
             match kind {
                 "createContainer" => summary.create += 1,

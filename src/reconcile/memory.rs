@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Taken, Trouble, key, key_of};
 use crate::act::{ActError, Disposition};
-use crate::model::{AgentName, ContainerId, Observed};
+use crate::model::{AgentName, ContainerId, Observed, Reach};
 use crate::plan::Plan;
 
 /// What a convergence remembers between its looks.
@@ -22,6 +22,8 @@ pub(super) struct Memory {
     pub given_up: BTreeSet<AgentName>,
     pub settled: BTreeSet<ContainerId>,
     pub healthy: BTreeSet<ContainerId>,
+    /// How the virtual machine was reached at the last look.
+    pub reach: Reach,
 }
 
 impl Memory {

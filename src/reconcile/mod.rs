@@ -135,6 +135,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             residual = plan.clone();
             tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
             self.scratch.record(&observed).await;
+            self.journal.reach(&mut run.reach, &observed);
             let hiccup = observed.guest.unknown().is_some() && self.desired.vm().is_none();
             if hiccup && !run.taken.is_empty() && blind < BLIND_TRIES {
                 blind += 1;
@@ -479,6 +480,7 @@ fn is_vm_step(action: &Action) -> bool {
             | Action::StartVm { .. }
             | Action::RecreateVm { .. }
             | Action::AdoptVm { .. }
+            | Action::StopVm { .. }
             | Action::DeleteVm { .. }
             | Action::ForwardPorts { .. }
     )

@@ -53,7 +53,8 @@ impl SshForward {
         }
         command.arg("-L").arg(format!("{}:{guest}", socket.display())).arg(format!("lima-{instance}"));
         command.arg("echo ready; exec cat >/dev/null");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(|err| unavailable(instance, &err.to_string()))?;
         let stdin = child.stdin.take();
         let is_ready = async {

@@ -151,6 +151,7 @@ fn note(entry: &Entry) -> String {
         "slept" => "the machine was asleep",
         "podmanLost" => "Podman cannot be reached",
         "podmanBack" => "Podman answers again",
+        "vmReached" => "the VM is reached another way",
         "notRecorded" => "entries before this one could not be recorded",
         other => other,
     };

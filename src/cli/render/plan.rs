@@ -7,7 +7,7 @@ use anstyle::Style;
 use serde::Serialize;
 
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
-use crate::model::{AgentName, FieldChange, Name};
+use crate::model::{AgentName, Boot, FieldChange, Name};
 use crate::plan::action::verb;
 use crate::plan::{Action, Plan, Reason, Summary};
 
@@ -86,15 +86,20 @@ fn interrupts(plan: &Plan) -> BTreeSet<&AgentName> {
         | Action::RemoveContainer { .. } => step.agent.as_ref(),
         _ => None,
     });
-    let waiting = plan.waiting.iter().filter(|waiting| waiting.kind == "replaceContainer");
+    // What runs in a machine that goes down goes down with it.
+    let goes_down = plan.ready.iter().any(|step| {
+        matches!(step.action, Action::RecreateVm { .. } | Action::StartVm { how: Boot::Restart, .. })
+    });
+    let stops = |kind: &str| kind == "replaceContainer" || goes_down && kind.ends_with("Container");
+    let waiting = plan.waiting.iter().filter(move |waiting| stops(waiting.kind));
     ready.chain(waiting.filter_map(|waiting| waiting.agent.as_ref())).collect()
 }
 
 fn mark(kind: &str) -> (&'static str, Style) {
     match kind {
-        "replaceContainer" => ("-/+", CHANGE),
-        "startContainer" | "stopContainer" => ("  ~", CHANGE),
-        "removeContainer" | "pruneArtifact" | "pruneImage" => ("  -", REMOVE),
+        "replaceContainer" | "recreateVm" => ("-/+", CHANGE),
+        "startContainer" | "stopContainer" | "startVm" | "adoptVm" => ("  ~", CHANGE),
+        "removeContainer" | "pruneArtifact" | "pruneImage" | "deleteVm" => ("  -", REMOVE),
         _ => ("  +", ADD),
     }
 }
@@ -121,6 +126,9 @@ pub fn text(name: &Name, plan: &Plan, color: bool) -> String {
             whose(step.agent.as_ref(), color)
         );
         why(&mut out, &step.reason, color);
+        if let Some(lost) = lost(&step.action) {
+            let _ = writeln!(out, "        {}", styled(lost, REMOVE, color));
+        }
     }
     if !plan.waiting.is_empty() {
         let _ = writeln!(out, "{}", styled("Then:", STRONG, color));
@@ -137,6 +145,12 @@ pub fn text(name: &Name, plan: &Plan, color: bool) -> String {
     let _ = writeln!(out, "{}", summary(plan));
     notes(&mut out, plan, color);
     out
+}
+
+/// What is gone for good once the step is taken.
+fn lost(action: &Action) -> Option<&'static str> {
+    let deletes = matches!(action, Action::RecreateVm { .. } | Action::DeleteVm { .. });
+    deletes.then_some("# everything in it is lost: its images, its containers, and what they keep on its disk")
 }
 
 fn whose(agent: Option<&AgentName>, color: bool) -> String {
@@ -161,7 +175,7 @@ fn shown(value: &Option<String>) -> &str {
 /// One sentence of counts and costs.
 fn summary(plan: &Plan) -> String {
     let Summary { create, replace, start, stop, remove, fetch, fetch_bytes, unknown } = plan.summary();
-    let mut parts = Vec::new();
+    let mut parts: Vec<_> = plan.ready.iter().filter_map(|step| vm_part(&step.action)).collect();
     let part = |parts: &mut Vec<String>, count: usize, what: &str| {
         if count > 0 {
             parts.push(format!("{count} to {what}"));
@@ -191,6 +205,19 @@ fn summary(plan: &Plan) -> String {
     sentence
 }
 
+fn vm_part(action: &Action) -> Option<String> {
+    let what = match action {
+        Action::CreateVm { .. } => "create",
+        Action::StartVm { how: Boot::Restart, .. } => "restart",
+        Action::StartVm { .. } => "start",
+        Action::RecreateVm { .. } => "recreate",
+        Action::AdoptVm { .. } => "take over",
+        Action::DeleteVm { .. } => "delete",
+        _ => return None,
+    };
+    Some(format!("VM `{}` to {what}", action.target()))
+}
+
 fn notes(out: &mut String, plan: &Plan, color: bool) {
     for note in &plan.notes {
         let _ = writeln!(out, "{} {note}", styled("note:", STRONG, color));
@@ -208,7 +235,7 @@ pub fn markdown(name: &Name, plan: &Plan) -> String {
         for step in &plan.ready {
             let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();
             let what = format!("{}{bytes}", step.action);
-            row(&mut out, step.action.kind(), &what, step.agent.as_ref(), &step.reason, None);
+            row(&mut out, step.action.kind(), &what, step.agent.as_ref(), &step.reason, lost(&step.action));
         }
         for waiting in &plan.waiting {
             let what = format!("{} `{}`", verb(waiting.kind), waiting.target);

@@ -138,7 +138,14 @@ impl Reporter for Printer {
         }
         let long = matches!(
             step.action,
-            Action::FetchArtifact { .. } | Action::LoadImage { tag: None, .. } | Action::PullImage { .. }
+            Action::FetchArtifact { .. }
+                | Action::LoadImage { tag: None, .. }
+                | Action::PullImage { .. }
+                | Action::CreateVm { .. }
+                | Action::StartVm { .. }
+                | Action::RecreateVm { .. }
+                | Action::StopVm { .. }
+                | Action::DeleteVm { .. }
         );
         if long {
             let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();

@@ -15,6 +15,7 @@ use crate::control::Run;
 struct Page {
     name: String,
     converged: bool,
+    vm: Option<Vm>,
     podman: Podman,
     manifest: Option<Manifest>,
     #[serde(default)]
@@ -22,6 +23,14 @@ struct Page {
     #[serde(default)]
     orphans: Vec<String>,
     run: Option<Run>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Vm {
+    instance: String,
+    status: String,
+    rung: Option<String>,
+    error: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +79,24 @@ struct Condition {
     message: String,
 }
 
+/// The virtual machine in one line.
+fn machine(vm: &Vm, color: bool) -> String {
+    let name = format!("VM `{}`", vm.instance);
+    let way = match vm.rung.as_deref() {
+        Some("forward" | "reconnect") => ", reached through the socket Lima forwards",
+        Some("ssh") => ", reached through an ssh of our own: Lima's forward is gone",
+        Some("shell") => ", reached through `limactl shell`",
+        Some(_) | None => "",
+    };
+    match (vm.status.as_str(), &vm.error) {
+        (status, Some(why)) => styled(&format!("{name} is {}: {why}", status.to_lowercase()), REMOVE, color),
+        ("Running", None) if vm.rung.is_none() => styled(&format!("{name} runs and does not answer"), CHANGE, color),
+        ("Running", None) => format!("{name} runs{way}"),
+        ("Absent", None) => styled(&format!("{name} does not exist"), CHANGE, color),
+        (status, None) => styled(&format!("{name} is {}", status.to_lowercase()), CHANGE, color),
+    }
+}
+
 /// The status as a page of text, from its JSON.
 ///
 /// # Errors
@@ -82,6 +109,9 @@ pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
     if let Some(run) = &status.run {
         let _ = writeln!(out, "  kept by `steadfast run` (pid {}, since {})", run.pid, run.since);
         warnings(&mut out, run, color);
+    }
+    if let Some(vm) = &status.vm {
+        let _ = writeln!(out, "  {}", machine(vm, color));
     }
     let podman = match (&status.podman.version, &status.podman.error) {
         (Some(version), _) => format!("Podman {version}"),

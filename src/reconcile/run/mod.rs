@@ -10,6 +10,7 @@ mod news;
 mod setbacks;
 mod trigger;
 mod view;
+mod vm;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,13 +35,14 @@ use super::journal::Journal;
 use super::{Options, Refusal, Report, Reporter, Taken};
 use crate::backend::{Deaths, Engine, Store, World, Vm};
 use crate::handles::Scratch;
-use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Seen, Version};
+use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
 use crate::observe::{Published, look_at_published, observe};
 use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
 use crashes::Crashes;
 use health::Checks;
 use listen::{Heard, Listener};
 use setbacks::Setbacks;
+use vm::VmWatch;
 
 /// What the state file says now.
 #[derive(Debug, Clone)]
@@ -159,6 +161,8 @@ struct Running<'a, V, E, S> {
     listener: Listener<'a, E>,
     connected: bool,
     deaths: Option<Deaths>,
+    /// What Lima tells of the virtual machine.
+    vm_watch: VmWatch<'a, V>,
     checks: Checks<'a, E>,
     flights: FuturesUnordered<Flight<'a>>,
     /// Lanes in flight.
@@ -186,6 +190,8 @@ struct Running<'a, V, E, S> {
     judged_at: Instant,
     passes: u64,
     told: view::Told,
+    /// How the virtual machine was reached at the last look.
+    reach: Reach,
     /// Ready steps that did not fit beside what flies.
     queue: VecDeque<Step>,
     /// Others wait for what is in flight.
@@ -213,6 +219,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         let now = Instant::now();
         Self {
             listener: Listener::new(&with.world.engine, desired.name.clone(), with.wall),
+            vm_watch: VmWatch::new(&with.world.vm, desired.vm().is_some()),
             checks: Checks::new(&with.world.engine),
             policy: with.options.policy.clone(),
             resync_at: now + jittered(with.resync),
@@ -246,6 +253,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             judged_at: now,
             passes: 0,
             told: view::Told::default(),
+            reach: Reach::default(),
             queue: VecDeque::new(),
             others_wait: false,
             storming: BTreeMap::new(),
@@ -291,6 +299,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             "looked and planned"
         );
         self.with.scratch.record(&observed).await;
+        self.with.journal.reach(&mut self.reach, &observed);
         self.refuse_if_empty(&observed);
         self.learn(&observed, &plan);
         let launched = self.launch(&plan);
@@ -357,6 +366,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
                 }
             }
             heard = self.listener.next() => self.hear(heard),
+            () = self.vm_watch.next() => self.wake_soon(Trigger::Vm),
             published = arrival(&mut self.fetching) => self.receive(published),
             () = self.checks.next() => self.wake_soon(Trigger::Health),
             () = tokio::time::sleep_until(timer) => self.ring(),

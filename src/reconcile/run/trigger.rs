@@ -11,6 +11,8 @@ pub enum Trigger {
     File,
     /// Podman told of something, or could be reached again.
     Podman,
+    /// Lima told of something that happened to the virtual machine.
+    Vm,
     /// A container's process ended, told by its exit file.
     Exit,
     /// A step ended.
@@ -34,6 +36,7 @@ impl Trigger {
             Trigger::Start => "start",
             Trigger::File => "file",
             Trigger::Podman => "podman",
+            Trigger::Vm => "vm",
             Trigger::Exit => "exit",
             Trigger::Step => "step",
             Trigger::Health => "health",
