@@ -62,7 +62,10 @@ pub async fn observe<V: Vm, E: Engine, S: Store>(
 }
 
 /// The machine, where one is wanted, and then Podman in it: what was found of the one says how to reach the other.
-async fn look_at_engine<V: Vm, E: Engine, S>(world: &World<V, E, S>, desired: &Desired) -> (Seen<VmState>, Seen<Guest>) {
+async fn look_at_engine<V: Vm, E: Engine, S>(
+    world: &World<V, E, S>,
+    desired: &Desired,
+) -> (Seen<VmState>, Seen<Guest>) {
     let Some(spec) = desired.vm() else { return (Seen::Absent, look_at_guest(world, desired).await) };
     let mut vm = match world.vm.look().await {
         Ok(Some(vm)) => vm,

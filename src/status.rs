@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::handles::word;
 use crate::model::{
-    Agent, AgentName, AgentState, ContainerState, Desired, Health, ImageSource, Name, Observed, Owner, Phase, Rung, Seen,
-    VmPhase,
+    Agent, AgentName, AgentState, ContainerState, Desired, Health, ImageSource, Name, Observed, Owner, Phase, Rung,
+    Seen, VmPhase,
 };
 use crate::plan::{Note, Plan, WaitingOn, effective_manifest, resolve_artifact, stays_ended};
 

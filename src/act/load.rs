@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::TryStreamExt;
 
 use super::ActError;
-use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, World, Vm};
+use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, Vm, World};
 use crate::model::{Artifact, ImageId, ImageRef};
 
 pub(super) async fn load<V: Vm, E: Engine, S: Store>(

@@ -65,8 +65,17 @@ impl Lima {
             // Lima trusts its pid files. After a reboot of this host, the pid may be anybody's.
             if let Some(other) = found.filter(|found| !self.is_limas(found, &state.dir)) {
                 *found = None;
-                state.phase = VmPhase::Broken(format!("the pid file of its {role} names {}, which is another process", other.pid));
+                state.phase = VmPhase::Broken(format!(
+                    "the pid file of its {role} names {}, which is another process",
+                    other.pid
+                ));
             }
+        }
+        // To Lima, one whose host agent did not answer within 3 s is broken too. It may only be busy; whether the machine is
+        // alive, its Podman tells.
+        if let (VmPhase::Broken(why), Some(_), Some(_)) = (&state.phase, &state.host_agent, &state.driver) {
+            tracing::debug!(instance = %self.instance, why, "Lima cannot tell how an instance is whose processes run");
+            state.phase = VmPhase::Running;
         }
         // Lima calls an instance broken between the start of its first process and that of its second.
         if let (VmPhase::Broken(_), Some(agent), None) = (&state.phase, &state.host_agent, &state.driver)
@@ -102,7 +111,28 @@ impl Lima {
                 std::fs::remove_file(&path).map_err(|err| VmError::Io { path, err: Arc::new(err) })?;
             }
         }
+        if listed.state.driver.is_some() {
+            self.power_off(listed).await;
+        }
         self.limactl.stop(&self.instance, true, None).await
+    }
+
+    /// Asks the guest itself to shut down, where Lima cannot: what runs in it may have something to write. Best effort.
+    async fn power_off(&self, listed: &Listed) {
+        let mut command = Command::new("ssh");
+        command.arg("-F").arg(&listed.state.ssh_config).args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]);
+        command.arg(format!("lima-{}", self.instance)).arg("sudo -n systemctl poweroff");
+        if command::run(command, &[], FORWARD).await.is_err() {
+            return;
+        }
+        let deadline = tokio::time::Instant::now() + STOP_SILENT;
+        while tokio::time::Instant::now() < deadline {
+            let driver = listed.state.driver.and_then(|driver| process::of(driver.pid));
+            if driver != listed.state.driver {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Settings that can only be changed while it is stopped, brought to what is wanted.
@@ -137,7 +167,11 @@ impl Lima {
         // Lima leaves a machine running whose provisioning or probes failed. Nobody should take it for one that is ready, and
         // the next start tries them again.
         let log = self.limactl.boot_log(&self.instance).await;
-        let log = if log.trim().is_empty() { String::new() } else { format!("\nthe end of its boot log:\n{}", log.trim_end()) };
+        let log = if log.trim().is_empty() {
+            String::new()
+        } else {
+            format!("\nthe end of its boot log:\n{}", log.trim_end())
+        };
         let why = match &err {
             VmError::Failed { why, .. } => why.clone(),
             other => other.to_string(),
@@ -266,13 +300,14 @@ impl Vm for Lima {
         let mut child = command.spawn().map_err(failed)?;
         let Some(stdout) = child.stdout.take() else { return Ok(None) };
         // What a line says is not read: whatever it is, it is worth a look. The child lives as long as the stream.
-        let lines = stream::unfold((BufReader::new(stdout), child, Vec::new()), |(mut lines, child, mut line)| async move {
-            line.clear();
-            match lines.read_until(b'\n', &mut line).await {
-                Ok(1..) => Some(((), (lines, child, line))),
-                _ => None,
-            }
-        });
+        let lines =
+            stream::unfold((BufReader::new(stdout), child, Vec::new()), |(mut lines, child, mut line)| async move {
+                line.clear();
+                match lines.read_until(b'\n', &mut line).await {
+                    Ok(1..) => Some(((), (lines, child, line))),
+                    _ => None,
+                }
+            });
         Ok(Some(Box::pin(lines)))
     }
 }

@@ -136,7 +136,14 @@ impl Limactl {
             .into_iter()
             .find(|listed| listed.name == instance.as_str());
         match found {
-            Some(listed) => Ok(Some(listed)),
+            Some(mut listed) => {
+                if let VmPhase::Broken(why) = &mut listed.state.phase
+                    && why.is_empty()
+                {
+                    *why = warnings(&output.stderr);
+                }
+                Ok(Some(listed))
+            }
             None if !dir.exists() => Ok(None),
             None => Err(failed(&format!("limactl list --json {instance}"), &output)),
         }
@@ -254,16 +261,17 @@ fn failed(shown: &str, output: &Output) -> VmError {
     VmError::Failed { command: shown.to_owned(), why }
 }
 
-/// What Lima's log (logrus) complained about last: messages of level fatal or error, else its last line.
+/// The message of a line of Lima's log (logrus).
+fn message(line: &str) -> Option<String> {
+    let rest = &line[line.find("msg=")? + 4..];
+    match rest.strip_prefix('"') {
+        Some(_) => serde_json::Deserializer::from_str(rest).into_iter::<String>().next()?.ok(),
+        None => Some(rest.to_owned()),
+    }
+}
+
+/// What Lima's log complained about last: messages of level fatal or error, else its last line.
 fn last_words(stderr: &str) -> String {
-    let message = |line: &str| {
-        let rest = &line[line.find("msg=")? + 4..];
-        let text: String = match rest.strip_prefix('"') {
-            Some(_) => serde_json::Deserializer::from_str(rest).into_iter::<String>().next()?.ok()?,
-            None => rest.to_owned(),
-        };
-        Some(text)
-    };
     let complains = |line: &&str| line.contains("level=fatal") || line.contains("level=error");
     let lines: Vec<_> = stderr.lines().filter(complains).filter_map(message).collect();
     let words = match lines.as_slice() {
@@ -271,6 +279,13 @@ fn last_words(stderr: &str) -> String {
         [.., last] => last.clone(),
     };
     words.trim().to_owned()
+}
+
+/// What Lima warned of. Lima 2.1 prints what is wrong with an instance there, and an empty object for each in its JSON.
+fn warnings(stderr: &str) -> String {
+    let warns = |line: &&str| line.contains("level=warning") && !line.contains("No instance");
+    let found: Vec<_> = stderr.lines().filter(warns).filter_map(message).collect();
+    if found.is_empty() { "Lima does not say why".to_owned() } else { found.join("; ") }
 }
 
 /// Whether a version is older than another. One that cannot be read is taken for the newest, as Lima does.
@@ -311,9 +326,7 @@ fn listed(value: &Value) -> Listed {
         let params = value.get("param").or_else(|| config.get("param"))?;
         params.get(name)?.as_str().map(str::to_owned)
     };
-    let process = |field: &str| {
-        u32::try_from(number(field)).ok().filter(|pid| *pid > 0).and_then(process::of)
-    };
+    let process = |field: &str| u32::try_from(number(field)).ok().filter(|pid| *pid > 0).and_then(process::of);
     let dir = PathBuf::from(text(value, "dir"));
     let port_forwards = config.get("portForwards").and_then(Value::as_array).cloned().unwrap_or_default();
     let ssh_config = match text(value, "sshConfigFile") {
@@ -347,7 +360,6 @@ fn phase(word: &str, value: &Value) -> VmPhase {
     match word {
         "Running" => VmPhase::Running,
         "Stopped" => VmPhase::Stopped,
-        "Broken" if errors.is_empty() => VmPhase::Broken("Lima does not say why".to_owned()),
         "Broken" => VmPhase::Broken(errors.join("; ")),
         "" => VmPhase::Other("unknown".to_owned()),
         other => VmPhase::Other(other.to_owned()),
@@ -371,7 +383,8 @@ fn plain_forwards(rule: &Value) -> BTreeSet<Forward> {
     };
     let has_socket = |field: &str| rule.get(field).and_then(Value::as_str).is_some_and(|path| !path.is_empty());
     let is_plain = !flag("ignore") && !flag("reverse") && !has_socket("guestSocket") && !has_socket("hostSocket");
-    let (Some((first, last)), Some(host_ip)) = (range("guestPortRange"), rule.get("hostIP").and_then(Value::as_str)) else {
+    let (Some((first, last)), Some(host_ip)) = (range("guestPortRange"), rule.get("hostIP").and_then(Value::as_str))
+    else {
         return BTreeSet::new();
     };
     if !is_plain || range("hostPortRange") != Some((first, last)) {
@@ -382,7 +395,8 @@ fn plain_forwards(rule: &Value) -> BTreeSet<Forward> {
         Some("tcp") => &[Protocol::Tcp],
         _ => &[Protocol::Tcp, Protocol::Udp],
     };
-    let forward = |port| protocols.iter().map(move |protocol| Forward { host_ip: host_ip.to_owned(), port, protocol: *protocol });
+    let forward =
+        |port| protocols.iter().map(move |protocol| Forward { host_ip: host_ip.to_owned(), port, protocol: *protocol });
     (first..=last).flat_map(forward).collect()
 }
 
@@ -422,4 +436,75 @@ pub(super) fn is_limas(command_line: &str, instance: &InstanceName, dir: &Path) 
     let words: Vec<_> = command_line.split_whitespace().collect();
     let is_agent = words.contains(&"hostagent") && words.contains(&instance.as_str());
     is_agent || command_line.contains(&*dir.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> Vec<u8> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lima").join(name);
+        std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
+    }
+
+    #[test]
+    fn words_and_fields_that_are_not_known_cost_nothing() {
+        let line =
+            br#"{"name":"a","status":"Hibernating","dir":"/l/a","new":{"deep":[1]},"config":{"portForwards":[7]}}"#;
+        let [listed] = &parse_list(line).unwrap()[..] else { panic!() };
+        assert_eq!(listed.state.phase, VmPhase::Other("Hibernating".into()));
+        assert_eq!(listed.state.ssh_config, Path::new("/l/a/ssh.config"));
+        assert_eq!((listed.state.cpus, listed.state.socket.clone()), (0, None));
+        assert!(parse_list(b"\n \n").unwrap().is_empty(), "no instances, no lines");
+        assert!(parse_list(b"level=warning msg=\"x\"\n").is_err());
+        assert!(parse_list(b"{\"name\":\"a\"").is_err(), "cut off");
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        for (version, older) in
+            [("1.2.3", true), ("2.0.0", false), ("2.10.0", false), ("1.99.99", true), ("2.0.0-rc.1", false)]
+        {
+            assert_eq!(is_older(version, OLDEST), older, "{version}");
+        }
+        assert!(!is_older("<unknown>", OLDEST), "one that was built without a version");
+        assert!(is_older("2.0.3", "2.1.0"));
+    }
+
+    #[test]
+    fn an_error_is_what_lima_said_last() {
+        let log = "time=\"t\" level=info msg=\"Starting\"\ntime=\"t\" level=error msg=\"first\"\n\
+                   time=\"t\" level=fatal msg=\"did not receive \\\"running\\\"\"\n";
+        assert_eq!(last_words(log), "did not receive \"running\"");
+        assert_eq!(last_words("level=fatal msg=short\n"), "short");
+        assert_eq!(last_words("panic: boom\n\n"), "panic: boom");
+        assert_eq!(last_words(""), "");
+        let log = "level=warning msg=\"instance broken: \\\"no driver\\\"\"\nlevel=warning msg=\"No instance found\"\n";
+        assert_eq!(warnings(log), "instance broken: \"no driver\"");
+    }
+
+    #[test]
+    fn rules_come_back_as_the_forwards_they_were_made_for() {
+        let forward = |host_ip: &str, port, protocol| Forward { host_ip: host_ip.into(), port, protocol };
+        let tcp = forward("127.0.0.1", 8080, Protocol::Tcp);
+        // As Lima fills a rule in.
+        let filled = json!({"guestIPMustBeZero": false, "guestIP": "0.0.0.0", "guestPort": 8080, "guestPortRange": [8080, 8080],
+            "hostIP": "127.0.0.1", "hostPort": 8080, "hostPortRange": [8080, 8080], "proto": "tcp"});
+        assert_eq!(plain_forwards(&filled), BTreeSet::from([tcp]));
+        assert!(is_agents_rule(&filled));
+        let ignore = json!({"guestIP": "0.0.0.0", "guestPortRange": [1, 65535], "hostPortRange": [1, 65535], "hostIP": "127.0.0.1", "ignore": true});
+        assert!(plain_forwards(&ignore).is_empty() && !is_agents_rule(&ignore));
+        let socket = json!({"guestSocket": "/run/podman/podman.sock", "hostSocket": "/l/a/sock/podman.sock", "guestPortRange": [1, 65535]});
+        assert!(plain_forwards(&socket).is_empty() && !is_agents_rule(&socket));
+        assert_eq!(podman_socket(&socket).unwrap().host, Path::new("/l/a/sock/podman.sock"));
+    }
+
+    #[test]
+    fn a_process_is_limas_by_what_it_runs() {
+        let (name, dir) = (InstanceName::new("agents").unwrap(), Path::new("/l/agents"));
+        assert!(is_limas("/usr/bin/limactl hostagent --pidfile /l/agents/ha.pid agents", &name, dir));
+        assert!(is_limas("/usr/bin/qemu-system-x86_64 -m 2048 -drive file=/l/agents/disk", &name, dir));
+        assert!(!is_limas("/usr/bin/limactl hostagent --pidfile /l/other/ha.pid other", &name, dir));
+        assert!(!is_limas("/usr/sbin/sshd -D", &name, dir));
+    }
 }

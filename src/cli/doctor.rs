@@ -165,11 +165,7 @@ async fn artifacts(cache: &Cache, checks: &mut Checks) {
     }
 }
 
-async fn agents(
-    desired: &Desired,
-    world: super::settings::HostWorld,
-    checks: &mut Checks,
-) {
+async fn agents(desired: &Desired, world: super::settings::HostWorld, checks: &mut Checks) {
     let published = look_at_published(&world.store, desired).await;
     let observed = observe(&world, desired, &published).await;
     let plan = plan(desired, &observed, &Policy::default());

@@ -55,9 +55,8 @@ pub(super) fn is_alone(desired: &Desired) -> bool {
 pub(super) fn scratch(desired: &Desired, world: &HostWorld) -> Scratch {
     // In a virtual machine it may change from look to look, and each look tells.
     let socket = world.engine.socket().filter(|_| desired.vm().is_none());
-    let engine = socket.map(|socket| {
-        BTreeMap::from([("transport", "api".to_owned()), ("socket", socket.display().to_string())])
-    });
+    let engine = socket
+        .map(|socket| BTreeMap::from([("transport", "api".to_owned()), ("socket", socket.display().to_string())]));
     Scratch::new(&state_dir(desired).join("handles.json"), engine.unwrap_or_default())
 }
 
@@ -114,6 +113,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         patience: Patience {
             settle: if args.no_wait { Duration::ZERO } else { args.settle },
             healthy: args.timeout,
+            local: first.vm().is_none(),
             ..Patience::default()
         },
         policy: policy(&args.policy, &first)?,
@@ -129,6 +129,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
     };
     let mut desired = load_again(settings, first, &mut world)?;
     options.policy = policy(&args.policy, &desired)?;
+    options.patience.local = desired.vm().is_none();
     desired.key = keep_key(&desired.root).map_err(|err| {
         CliError::new(
             ExitStatus::Error,
@@ -154,7 +155,10 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
     let desired = load_again(settings, first, &mut world)?;
     let options = Options { timeout: args.timeout, wait: false, allow_empty: true, ..Options::default() };
     if args.vm && desired.vm().is_none() {
-        return Err(CliError::new(ExitStatus::Usage, "--vm goes with `runtime.lima`: this state file has no virtual machine"));
+        return Err(CliError::new(
+            ExitStatus::Usage,
+            "--vm goes with `runtime.lima`: this state file has no virtual machine",
+        ));
     }
     converge(settings, &desired, &world, &options, Goal::Gone { vm: args.vm }).await
 }

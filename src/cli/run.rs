@@ -133,10 +133,12 @@ impl Background<'_> {
             let vm = self.settings.vm(&desired);
             let world = World { vm, engine, store: self.settings.cache(&desired.root, cache)? };
             let scratch = scratch(&desired, &world);
+            let mut options = self.options.clone();
+            options.patience.local = desired.vm().is_none();
             let cancel = self.signals.token.child_token();
             let runner = Runner {
                 world: &world,
-                options: self.options,
+                options: &options,
                 resync: self.args.resync,
                 editions: editions.clone(),
                 requests: &mut requests,

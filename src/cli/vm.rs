@@ -40,7 +40,10 @@ fn wanted(settings: &Settings) -> Result<(Desired, VmMake), CliError> {
         Some(make) => Ok((desired, make)),
         None => Err(CliError::new(
             ExitStatus::Error,
-            format!("`{}` runs its agents on a Podman of this host: it has no virtual machine", settings.file.display()),
+            format!(
+                "`{}` runs its agents on a Podman of this host: it has no virtual machine",
+                settings.file.display()
+            ),
         )
         .hint("`vm` goes with `runtime.lima`")),
     }
@@ -174,9 +177,10 @@ async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held,
     if let Some(seen) = &seen
         && seen.owner.as_deref() != Some(desired.name.as_str())
     {
-        let whose = seen.owner.as_ref().map_or("was not made by this state file".to_owned(), |owner| {
-            format!("belongs to state file `{owner}`")
-        });
+        let whose = seen
+            .owner
+            .as_ref()
+            .map_or("was not made by this state file".to_owned(), |owner| format!("belongs to state file `{owner}`"));
         return Err(CliError::new(ExitStatus::Error, format!("VM `{}` {whose}", make.spec.instance))
             .hint("`steadfast apply --adopt` takes it over; `limactl` works on it all the same"));
     }
@@ -185,10 +189,17 @@ async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held,
 
 impl Held {
     /// Takes one step, as a convergence would: told, timed and written down.
-    async fn take(&self, settings: &Settings, verb: &'static str, action: Action, reason: Reason) -> Result<ExitStatus, CliError> {
+    async fn take(
+        &self,
+        settings: &Settings,
+        verb: &'static str,
+        action: Action,
+        reason: Reason,
+    ) -> Result<ExitStatus, CliError> {
         let printer = Printer::new(settings.quiet, settings.color_stderr, settings.bars);
         let journal = Journal::new(&state_dir(&self.desired).join("journal.jsonl"), verb);
-        let signals = Signals::listen("stopping: what Lima has begun goes on; `steadfast vm status` shows where it got to");
+        let signals =
+            Signals::listen("stopping: what Lima has begun goes on; `steadfast vm status` shows where it got to");
         let step = Step { agent: None, action, reason };
         let progress = Progress::new(0);
         printer.started(&step, &progress);
@@ -276,7 +287,9 @@ async fn shell(settings: &Settings, args: VmShellArgs) -> Result<ExitStatus, Cli
     match look(&vm).await?.map(|seen| seen.phase) {
         Some(VmPhase::Running) => {}
         Some(phase) => {
-            return Err(CliError::new(ExitStatus::Error, format!("VM `{name}` {phase}")).hint("`steadfast vm start` starts it"));
+            return Err(
+                CliError::new(ExitStatus::Error, format!("VM `{name}` {phase}")).hint("`steadfast vm start` starts it")
+            );
         }
         None => {
             return Err(CliError::new(ExitStatus::Error, format!("VM `{name}` does not exist"))

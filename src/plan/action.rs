@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::model::{
-    AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward, ImageId,
-    ImageRef, InstanceName, Location, Manifest, Name, Phase, Port, VmMake, VmPhase,
+    AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward,
+    ImageId, ImageRef, InstanceName, Location, Manifest, Name, Phase, Port, VmMake, VmPhase,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.

@@ -20,7 +20,8 @@ pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
 pub(crate) use images::reference as wanted_image;
 
 use crate::model::{
-    Agent, AgentName, AgentState, ArtifactKey, Desired, FieldChange, ImageSource, InstanceName, Manifest, Observed, Seen, Wanted,
+    Agent, AgentName, AgentState, ArtifactKey, Desired, FieldChange, ImageSource, InstanceName, Manifest, Observed,
+    Seen, Wanted,
 };
 
 /// What the user allows a plan to do.
@@ -166,8 +167,7 @@ impl Plan {
     pub fn summary(&self) -> Summary {
         let mut summary = Summary::default();
         let ready = self.ready.iter().map(|step| step.action.kind());
-        let (hidden, waiting): (Vec<_>, Vec<_>) =
-            self.waiting.iter().partition(|waiting| waiting.hides());
+        let (hidden, waiting): (Vec<_>, Vec<_>) = self.waiting.iter().partition(|waiting| waiting.hides());
         for kind in ready.chain(waiting.iter().map(|waiting| waiting.kind)) {
             match kind {
                 "createContainer" => summary.create += 1,
@@ -202,7 +202,8 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
     }
     let hidden = vm::plan(desired, observed, policy, &mut plan);
     // What a machine that is about to go, or to be made, has in it says nothing.
-    let blinded = hidden.as_ref().map(|on| Observed { guest: Seen::Unknown { why: on.to_string() }, ..observed.clone() });
+    let blinded =
+        hidden.as_ref().map(|on| Observed { guest: Seen::Unknown { why: on.to_string() }, ..observed.clone() });
     let observed = blinded.as_ref().unwrap_or(observed);
     let agents: Vec<_> = desired.agents.iter().filter(|(name, _)| policy.includes(name)).collect();
     let (held, active): (Vec<_>, Vec<_>) = agents.into_iter().partition(|(_, agent)| agent.suspend);

@@ -77,13 +77,7 @@ fn template_changed(make: &VmMake, vm: &VmState) -> bool {
     vm.template.as_ref().is_some_and(|made_from| *made_from != make.spec.template.digest.to_string())
 }
 
-fn running(
-    desired: &Desired,
-    observed: &Observed,
-    make: &VmMake,
-    vm: &VmState,
-    plan: &mut Plan,
-) -> Option<WaitingOn> {
+fn running(desired: &Desired, observed: &Observed, make: &VmMake, vm: &VmState, plan: &mut Plan) -> Option<WaitingOn> {
     let instance = &make.spec.instance;
     let changes = pending_settings(make, vm);
     if !changes.is_empty() {

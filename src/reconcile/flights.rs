@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Reporter, is_vm_step};
 use crate::act::{ActError, Done, Patience, act};
-use crate::backend::{Engine, Progress, Store, World, Vm};
+use crate::backend::{Engine, Progress, Store, Vm, World};
 use crate::plan::{Action, Step};
 
 /// A step under way.

@@ -26,7 +26,7 @@ pub use options::{Options, Refusal, Reporter, Silent};
 pub use report::{Report, Taken, Trouble};
 
 use crate::act::{ActError, Disposition, Patience};
-use crate::backend::{Engine, Store, World, Vm};
+use crate::backend::{Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner};
 use crate::observe::{look_at_published, observe};

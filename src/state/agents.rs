@@ -1,7 +1,7 @@
 //! From the `agents:` mapping to the agents, and what they must not share.
 
-use std::net::IpAddr;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Path as FilePath, PathBuf};
 
 use super::Input;
@@ -15,8 +15,8 @@ use super::scalar::Word;
 use super::snippet::Lines;
 use super::tree::NodeId;
 use crate::model::{
-    Port, Protocol,
-    Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Place, Sha256Digest, Version,
+    Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Place, Port, Protocol,
+    Sha256Digest, Version,
 };
 
 /// The agents resolved so far, and what they took.

@@ -251,7 +251,8 @@ fn runtime(cx: &mut Cx<'_>, At { node, value }: At<RuntimeDoc>, input: &Input, p
 }
 
 fn lima(cx: &mut Cx<'_>, doc: LimaDoc, input: &Input, path: Path<'_>) -> Option<Runtime> {
-    let instance = doc.instance.as_ref().and_then(|at| checked(cx, at, path.key("instance"), |name| InstanceName::new(name)));
+    let instance =
+        doc.instance.as_ref().and_then(|at| checked(cx, at, path.key("instance"), |name| InstanceName::new(name)));
     let template = doc.template.as_ref().and_then(|at| {
         let file = file_path(cx, &input.dir, at, path.key("template"))?;
         match template::read(&file) {
@@ -290,7 +291,8 @@ fn default_lima_home(cx: &mut Cx<'_>, path: Path<'_>) -> Option<PathBuf> {
     match expand(named.unwrap_or("~/.lima"), FilePath::new("/"), cx.vars) {
         Ok(home) => Some(home),
         Err(why) => {
-            let draft = Draft::at(0..0, path.key("home").to_string(), format!("there is no directory of Lima's: {why}"));
+            let draft =
+                Draft::at(0..0, path.key("home").to_string(), format!("there is no directory of Lima's: {why}"));
             cx.problems.add(draft.help("write `home:`, or set $LIMA_HOME"));
             None
         }

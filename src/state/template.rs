@@ -5,7 +5,6 @@ use std::path::Path;
 use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 
-
 use super::decode::Plain;
 use super::problem::Problems;
 use super::tree::{NodeId, Tree, View};
@@ -23,7 +22,9 @@ pub(super) fn read(path: &Path) -> Result<Template, String> {
     let is_file = match std::fs::metadata(path) {
         Ok(seen) if seen.len() > MAX_FILE => return Err(format!("`{shown}` is larger than {} KiB", MAX_FILE >> 10)),
         Ok(seen) => seen.is_file(),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Err(format!("there is no template `{shown}`")),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+            return Err(format!("there is no template `{shown}`"));
+        }
         Err(err) => return Err(format!("failed to read the template `{shown}`: {err}")),
     };
     // A fifo would be waited for.
@@ -120,7 +121,9 @@ mod tests {
 
     #[test]
     fn scalars_are_what_yaml_says() {
-        let said = template("a: 1\nb: \"1\"\nc: yes\nd: true\ne: ~\nf: 2GiB\ng: |\n  #!/bin/sh\n  true\nh: [1.5, 0x10]\n").unwrap();
+        let said =
+            template("a: 1\nb: \"1\"\nc: yes\nd: true\ne: ~\nf: 2GiB\ng: |\n  #!/bin/sh\n  true\nh: [1.5, 0x10]\n")
+                .unwrap();
         let want = json!({"a": 1, "b": "1", "c": "yes", "d": true, "e": null, "f": "2GiB", "g": "#!/bin/sh\ntrue\n", "h": [1.5, "0x10"]});
         assert_eq!(said.content, want);
     }

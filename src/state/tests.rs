@@ -144,11 +144,43 @@ fn runtimes_are_told_apart() {
     assert_eq!(with("{podman: {socket: 'unix:///run/p.sock'}}").unwrap(), at("/run/p.sock"));
     assert_eq!(with("{podman: {socket: p.sock}}").unwrap(), at("/srv/demo/p.sock"));
     assert!(with("{podman: {socket: 'tcp://h:1'}}").unwrap_err().contains("not a unix socket"));
-    assert!(
-        matches!(with("{lima: {instance: a, template: t.yaml}}").unwrap(), Runtime::Lima { instance, .. } if instance == "a")
-    );
     assert!(with("{}").unwrap_err().contains("exactly one of `lima` and `podman` is needed"));
     assert!(with("{podman: {}, lima: {instance: a, template: t}}").unwrap_err().contains("both `lima` and `podman`"));
+}
+
+#[test]
+fn a_virtual_machine_has_its_template_and_its_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = dir.path().join("t.yaml");
+    std::fs::write(&template, "cpus: 2\n").unwrap();
+    let with = |more: &str, agent_more: &str| {
+        let lima = format!("{{lima: {{instance: a, template: {}{more}}}}}", template.display());
+        let text = agent(agent_more).replace("{podman: {}}", &lima);
+        load_with(text, HOME).map_err(|err| err.to_string())
+    };
+    let vm = |more: &str| with(more, "").unwrap().desired.vm().unwrap().clone();
+    let spec = vm("");
+    assert_eq!((spec.instance.as_str(), spec.home.to_str().unwrap()), ("a", "/home/u/.lima"));
+    assert_eq!((spec.cpus, spec.memory, spec.disk), (None, None, None));
+    assert_eq!(spec.restart_after, Duration::from_secs(300));
+    let spec = vm(", cpus: 4, memory: 4GiB, disk: 512m, restartAfter: 1m, home: /l");
+    assert_eq!((spec.cpus, spec.memory, spec.disk), (Some(4), Some(4 << 30), Some(512 << 20)));
+    assert_eq!((spec.restart_after, spec.home.to_str().unwrap()), (Duration::from_secs(60), "/l"));
+    let refused = |more: &str, agent_more: &str| with(more, agent_more).unwrap_err();
+    assert!(refused(", memory: 4", "").contains("has no unit"));
+    assert!(refused(", disk: 4 parsecs", "").contains("expected a size like"));
+    let long = refused(&format!(", home: /{}", "x".repeat(90)), "");
+    assert!(long.contains("has 93 bytes, and its sockets leave room for 8"), "{long}");
+    assert!(refused("", "container: {ports: ['192.168.1.2:80:80']}").contains("write 127.0.0.1 or 0.0.0.0"));
+    assert!(refused("", "container: {ports: ['80:80/sctp']}").contains("only tcp and udp do"));
+    let forwards: Vec<_> = with("", "container: {ports: ['127.0.0.1:8080:80', '53:53/udp']}")
+        .unwrap()
+        .desired
+        .forwards()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(forwards, ["0.0.0.0:53/udp", "127.0.0.1:8080/tcp"]);
 }
 
 #[test]

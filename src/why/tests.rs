@@ -55,8 +55,14 @@ fn guest(desired: &Desired, phase: Phase) -> Guest {
 }
 
 fn told(desired: &Desired, guest: Seen<Guest>, journal: &[Value]) -> Why {
-    let observed =
-        Observed { published: Seen::Absent, local: Seen::Absent, artifacts: Seen::Present(BTreeMap::new()), guest };
+    let observed = Observed {
+        published: Seen::Absent,
+        local: Seen::Absent,
+        artifacts: Seen::Present(BTreeMap::new()),
+        vm: Seen::Absent,
+        reach: crate::model::Reach::default(),
+        guest,
+    };
     let plan = plan(desired, &observed, &Policy::default());
     let mut past = Past::of(&agent());
     for entry in journal {

@@ -7,4 +7,5 @@ mod passes;
 mod plans;
 mod properties;
 mod schedules;
+mod vm;
 mod worlds;

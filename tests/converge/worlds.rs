@@ -189,7 +189,7 @@ impl Story {
     async fn reconcile<T>(
         &self,
         world: &steadfast::backend::World<Fake, Fake, Fake>,
-        with: impl AsyncFnOnce(&Reconciler<'_, Fake, Fake>) -> T,
+        with: impl AsyncFnOnce(&Reconciler<'_, Fake, Fake, Fake>) -> T,
     ) -> T {
         let (journal, scratch) = (Journal::off(), Scratch::off());
         let reconciler = Reconciler {
@@ -206,7 +206,7 @@ impl Story {
 
     pub async fn down(&self) -> Report {
         let world = self.fake.world();
-        self.reconcile(&world, async |reconciler| reconciler.down().await).await.unwrap()
+        self.reconcile(&world, async |reconciler| reconciler.down(false).await).await.unwrap()
     }
 
     /// The whole plan, a line for each step.
@@ -246,4 +246,32 @@ pub fn troubles(report: &Report) -> Vec<String> {
 /// The steps that were taken.
 pub fn taken(report: &Report) -> Vec<String> {
     report.taken.iter().map(|taken| taken.step.action.to_string()).collect()
+}
+
+/// The same state file, with its agents in a virtual machine.
+pub fn in_vm(mut desired: Desired) -> Desired {
+    desired.runtime = Runtime::Lima(Box::new(VmSpec {
+        instance: InstanceName::new("agents").unwrap(),
+        home: "/lima".into(),
+        template: template("cpus: 2"),
+        cpus: None,
+        memory: None,
+        disk: None,
+        transport: Transport::Auto,
+        on_template_change: TemplateChange::Warn,
+        restart_after: Duration::from_secs(300),
+    }));
+    desired
+}
+
+pub fn template(text: &str) -> Template {
+    let digest = tarball_of("template", text);
+    Template { path: "/t.yaml".into(), content: serde_json::Value::Null, digest }
+}
+
+pub fn spec(desired: &mut Desired) -> &mut VmSpec {
+    match &mut desired.runtime {
+        Runtime::Lima(spec) => spec,
+        Runtime::Podman { .. } => panic!("no virtual machine is wanted"),
+    }
 }

@@ -20,12 +20,13 @@ use super::ssh::SshForward;
 use super::{Api, Podman};
 use crate::backend::limactl::Limactl;
 use crate::backend::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look, Progress,
+    ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
+    Progress,
 };
 use crate::model::vm::Process;
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, InstanceName, Name, Reach, Rung, Transport,
-    VmPhase, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, InstanceName, Name, Reach, Rung,
+    Transport, VmPhase, VmState,
 };
 
 /// How long a rung may take to answer. Podman's service in the guest is started by the first request after a while of silence,
@@ -129,7 +130,8 @@ impl Ladder {
                 }
             }
         }
-        let err = why.unwrap_or_else(|| EngineError::new(EngineErrorKind::Unknown, "no way to Podman in the VM is allowed"));
+        let err =
+            why.unwrap_or_else(|| EngineError::new(EngineErrorKind::Unknown, "no way to Podman in the VM is allowed"));
         let mut state = self.state();
         state.silent_since.get_or_insert_with(Instant::now);
         state.why = Some(err.clone());

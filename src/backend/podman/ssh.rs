@@ -68,7 +68,8 @@ impl SshForward {
             let _ = child.start_kill();
             let mut words = String::new();
             if let Some(stderr) = child.stderr.take() {
-                let _ = tokio::time::timeout(Duration::from_secs(1), stderr.take(WORDS).read_to_string(&mut words)).await;
+                let _ =
+                    tokio::time::timeout(Duration::from_secs(1), stderr.take(WORDS).read_to_string(&mut words)).await;
             }
             let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
             let why = if words.is_empty() { "no answer".to_owned() } else { words };

@@ -341,12 +341,20 @@ fn vm_hint(err: &VmError) -> Option<String> {
         }
         VmError::Root => "run steadfast as the user whose virtual machine it is",
         VmError::TooOld { .. } => "upgrade Lima, for example with `brew upgrade lima`",
-        VmError::TimedOut { .. } => "`limactl list` in a terminal shows whether Lima itself responds; see also `steadfast doctor`",
-        VmError::Failed { .. } => "`steadfast doctor` checks every layer; Lima's own log is in `<LIMA_HOME>/<instance>/ha.stderr.log`",
+        VmError::TimedOut { .. } => {
+            "`limactl list` in a terminal shows whether Lima itself responds; see also `steadfast doctor`"
+        }
+        VmError::Failed { .. } => {
+            "`steadfast doctor` checks every layer; Lima's own log is in `<LIMA_HOME>/<instance>/ha.stderr.log`"
+        }
         VmError::Unreadable { .. } => "this Lima may be newer than this steadfast: `limactl --version` tells",
-        VmError::NoInstance { .. } => "if nothing in that directory is needed, move it away; Lima refuses to work beside it",
+        VmError::NoInstance { .. } => {
+            "if nothing in that directory is needed, move it away; Lima refuses to work beside it"
+        }
         VmError::NotReady { .. } => "mend what its boot log names, in the template or on the network, and apply again",
-        VmError::DiskTooLarge { .. } => "write the size it has, or make the machine anew: `steadfast vm delete`, then apply",
+        VmError::DiskTooLarge { .. } => {
+            "write the size it has, or make the machine anew: `steadfast vm delete`, then apply"
+        }
         VmError::Io { .. } => return None,
     };
     Some(hint.to_owned())

@@ -115,7 +115,8 @@ impl Journal {
         let now = &observed.reach;
         if now.rung != before.rung {
             let word = |rung: Option<Rung>| rung.map(Rung::word);
-            let tries: BTreeMap<_, _> = Rung::ALL.iter().map(|rung| (rung.word(), now.counts[*rung as usize])).collect();
+            let tries: BTreeMap<_, _> =
+                Rung::ALL.iter().map(|rung| (rung.word(), now.counts[*rung as usize])).collect();
             self.note("vmReached", json!({ "rung": word(now.rung), "before": word(before.rung), "tries": tries }));
         }
         before.clone_from(now);

@@ -33,7 +33,7 @@ use super::backoff::Backoff;
 use super::flights::Flight;
 use super::journal::Journal;
 use super::{Options, Refusal, Report, Reporter, Taken};
-use crate::backend::{Deaths, Engine, Store, World, Vm};
+use crate::backend::{Deaths, Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
 use crate::observe::{Published, look_at_published, observe};

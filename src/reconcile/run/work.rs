@@ -15,7 +15,9 @@ use crate::backend::{Engine, EngineEvent, Store, Vm};
 use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
 use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
 use crate::reconcile::flights::{Landed, fly};
-use crate::reconcile::{ANSWER_POLL, Report, Taken, Trouble, is_container_step, key, key_of, lane, lane_of, opens_ways, report};
+use crate::reconcile::{
+    ANSWER_POLL, Report, Taken, Trouble, is_container_step, key, key_of, lane, lane_of, opens_ways, report,
+};
 
 /// What an agent's restarts for want of health are remembered by.
 const HEALTH: &str = "health";
