@@ -9,6 +9,15 @@ fn bootable() -> String {
     std::fs::read_to_string(setting("STEADFAST_TEST_LIMA_TEMPLATE")).expect("the test's template")
 }
 
+#[track_caller]
+fn eventually(mut so: impl FnMut() -> bool, what: &str) {
+    let asked = Instant::now();
+    while !so() {
+        assert!(asked.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
 #[test]
 fn lima_finds_the_template_valid() {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -39,9 +48,13 @@ fn podman_answers_the_lima_user_and_nobody_else() {
     let backend = vm.shell(&["sudo", "podman", "info", "--format", "{{.Host.NetworkBackend}}"]);
     assert_eq!(stdout_of(backend).trim(), "netavark");
 
-    // The guest's name resolver listens on a port of all addresses, which Lima would forward.
-    assert!(vm.log().contains("Not forwarding TCP"), "{}", vm.log());
-    assert!(!vm.log().contains("Forwarding TCP"), "{}", vm.log());
+    // Lima would forward both of its own accord. It looks for new listeners every few seconds.
+    for address in ["127.0.0.1:8099", "0.0.0.0:8098"] {
+        let listen = format!("--listen={address}");
+        stdout_of(vm.shell(&["sudo", "systemd-run", "--quiet", "systemd-socket-activate", &listen, "/bin/cat"]));
+        eventually(|| vm.log().contains(&format!("Not forwarding TCP {address}")), "Lima has noticed the listener");
+    }
+    assert!(!vm.log().contains("\"Forwarding TCP"), "{}", vm.log());
 
     // Everything holds again after the next start, over what the first one has left.
     stdout_of(limactl(&["stop", vm.name]));
