@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Every check of this repository, on a machine with nothing but Rust: format, clippy, rustdoc, licences and sources, unit,
-# property and whole-command tests, and the suites that talk to a real Podman. Installs what it needs and says so.
+# property and whole-command tests, the suites that talk to a real Podman, and those in a real VM. Installs what it needs and
+# says so.
 #
 #   tests/run.sh              all of it
-#   tests/run.sh STAGE…       only these: format clippy doc audit tests podman
+#   tests/run.sh STAGE…       only these: format clippy doc audit tests podman lima
 #
 # Runs as root and as a normal user. The last line counts: each check and each test is one. A test that the machine cannot run is
 # skipped and named with its reason; with CI=true a skip fails the run.
@@ -20,10 +21,12 @@ repository=$(cd "$here/.." && pwd)
 . "$repository/scripts/image.sh"
 # shellcheck source=SCRIPTDIR/../scripts/podman-env.sh
 . "$repository/scripts/podman-env.sh"
+# shellcheck source=SCRIPTDIR/../scripts/lima-env.sh
+. "$repository/scripts/lima-env.sh"
 
-# Test targets that need a real Podman. They are compiled with the feature `podman-tests` and run one after another.
+# Test targets that need a real Podman. They run one after another.
 PODMAN_TARGETS=(podman apply background)
-STAGES=(format clippy doc audit tests podman)
+STAGES=(format clippy doc audit tests podman lima)
 
 passed=0 failed=0 skipped=0
 failures="" scratch=""
@@ -91,7 +94,7 @@ stage_tests() {
   local target
   set -- --lib --bins
   for target in $(test_targets); do
-    case " ${PODMAN_TARGETS[*]} " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
+    case " ${PODMAN_TARGETS[*]} lima " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
   done
   cargo_test "$@"
   # rustdoc's examples, which cargo will not run together with the others.
@@ -113,7 +116,7 @@ stage_podman() {
   local selected=()
   for target in $present; do selected+=(--test "$target"); done
   # Compiled outside, since private namespaces have no network.
-  cargo test --locked --features podman-tests --no-run --quiet "${selected[@]}" || { fail "compiling$present"; return; }
+  cargo test --locked --all-features --no-run --quiet "${selected[@]}" || { fail "compiling$present"; return; }
   headline "a private Podman for:$present"
   podman_env_start "$scratch/p"
   export STEADFAST_TEST_PODMAN_SOCKET=$pe_socket
@@ -122,6 +125,33 @@ stage_podman() {
   for target in $present; do cargo_test --test "$target"; done
   podman_env_stop
   unset STEADFAST_TEST_PODMAN_SOCKET STEADFAST_TEST_REGISTRY
+}
+
+# limactl refuses root, and the tree may be closed to the user who stands in: so cargo only compiles here, and copies run there.
+stage_lima() {
+  local binary line
+  if ! lima_env_install; then skip "lima" "$le_reason"; return; fi
+  headline "compiling the tests in a VM"
+  # `"executable":"PATH"` of the test's own message, and of the program under test.
+  cargo test --locked --all-features --no-run --quiet --test lima --message-format=json >"$scratch/compiled" || { fail "compiling lima"; return; }
+  headline "a private Lima"
+  lima_env_start
+  mkdir "$le_dir/bin"
+  for binary in lima steadfast; do
+    line=$(grep '"reason":"compiler-artifact"' "$scratch/compiled" | grep "\"name\":\"$binary\"" | grep -o '"executable":"[^"]*"' | tail -n 1)
+    line=${line#*:\"}
+    cp "${line%\"}" "$le_dir/bin/$binary" || { fail "compiling lima: where is $binary?"; lima_env_stop; return; }
+  done
+  : >"$le_dir/skips"
+  lima_env_template "$le_dir/agents-vm.yaml"
+  chmod -R a+rX "$le_dir/bin"; chmod 0666 "$le_dir/skips"
+  export STEADFAST_TEST_LIMACTL=$le_limactl STEADFAST_TEST_LIMA_HOME=$LIMA_HOME STEADFAST_TEST_LIMA_TEMPLATE=$le_dir/agents-vm.yaml
+  export STEADFAST_TEST_BIN=$le_dir/bin/steadfast
+  headline "the tests in a VM"
+  STEADFAST_TEST_SKIPS=$le_dir/skips count_tests "lima" as_lima_user "$le_dir/bin/lima" --test-threads=1
+  cat "$le_dir/skips" >>"$STEADFAST_TEST_SKIPS"
+  lima_env_stop
+  unset STEADFAST_TEST_LIMACTL STEADFAST_TEST_LIMA_HOME STEADFAST_TEST_LIMA_TEMPLATE STEADFAST_TEST_BIN
 }
 
 # ---- what the stages are made of -----------------------------------------------------------------------------------------
@@ -140,19 +170,25 @@ check() {
 
 # cargo_test ARG…: runs cargo test inside the namespaces of the private Podman, if there are any, and adds up its counts.
 cargo_test() {
-  local log=$scratch/test.log status=0 count
   headline "cargo test $*"
-  in_podman_ns cargo test --locked --features podman-tests --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+  count_tests "cargo test $*" in_podman_ns cargo test --locked --all-features --no-fail-fast "$@"
+}
+
+# count_tests NAME CMD…: CMD is a test program, or runs some.
+count_tests() {
+  local name=$1 log=$scratch/test.log status=0 count test
+  shift
+  "$@" 2>&1 | tee "$log" || status=$?
   count=$(add_up passed); passed=$((passed + count))
   count=$(add_up failed); failed=$((failed + count))
   sed -n 's/^ \{0,4\}\(test [^ ].*\) \.\.\. FAILED$/\1/p' "$log" >"$scratch/failed"
-  while read -r name; do failures="$failures
-  $name"; done <"$scratch/failed"
+  while read -r test; do failures="$failures
+  $test"; done <"$scratch/failed"
   # `#[ignore = "reason"]`
   sed -n 's/^test \(.*\) \.\.\. ignored, \(.*\)$/\1: \2/p; s/^test \(.*\) \.\.\. ignored$/\1: ignored, no reason given/p' "$log" >"$scratch/ignored"
   cat "$scratch/ignored" >>"$scratch/skips"
   # Did not compile, or a process died before it could count.
-  if [ "$status" -ne 0 ] && [ "$count" -eq 0 ]; then fail "cargo test $*"; fi
+  if [ "$status" -ne 0 ] && [ "$count" -eq 0 ]; then fail "$name"; fi
 }
 
 # add_up WORD: the sum of `N WORD` over all `test result:` lines of the log.
@@ -203,6 +239,7 @@ summary() {
 clean_up() {
   trap '' INT TERM
   podman_env_stop
+  lima_env_stop
   if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
 }
 
