@@ -447,6 +447,35 @@ mod tests {
         std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
     }
 
+    fn only(name: &str) -> Listed {
+        let mut listed = parse_list(&fixture(name)).unwrap();
+        assert_eq!(listed.len(), 1, "{name}");
+        listed.remove(0)
+    }
+
+    #[test]
+    fn what_lima_says_of_an_instance_is_read() {
+        let running = only("running.jsonl");
+        let state = &running.state;
+        assert_eq!(state.phase, VmPhase::Running);
+        assert_eq!((state.cpus, state.memory, state.disk), (2, 2 << 30, 4 << 30));
+        assert_eq!((state.vm_type.as_str(), state.lima_version.as_str()), ("qemu", "2.1.4"));
+        assert!(state.ssh_port.is_some());
+        assert!(state.ssh_config.ends_with(format!("{}/ssh.config", running.name)));
+        let socket = state.socket.as_ref().unwrap();
+        assert_eq!(socket.guest, "/run/podman/podman.sock");
+        assert_eq!(socket.host, state.dir.join("sock/podman.sock"));
+        assert_eq!((&state.owner, &state.template), (&None, &None), "nobody of ours made it");
+        assert!(state.forwards.is_empty() && state.mounts.is_empty());
+        for name in ["stopped.jsonl", "new.jsonl"] {
+            let stopped = only(name).state;
+            assert_eq!((stopped.phase, stopped.host_agent, stopped.driver), (VmPhase::Stopped, None, None), "{name}");
+        }
+        for name in ["broken-host-agent-killed.jsonl", "broken-host-agent-silent.jsonl"] {
+            assert_eq!(only(name).state.phase, VmPhase::Broken(String::new()), "{name}");
+        }
+    }
+
     #[test]
     fn words_and_fields_that_are_not_known_cost_nothing() {
         let line =
