@@ -249,7 +249,7 @@ fn vm_status(desired: &Desired, observed: &Observed) -> Option<VmStatus> {
         status: status.to_owned(),
         transport: reach.rung.map(Rung::transport),
         rung: reach.rung.map(Rung::word),
-        tries: Rung::ALL.iter().map(|rung| (rung.word(), reach.counts[*rung as usize])).collect(),
+        tries: reach.tries(),
         cpus: vm.map(|vm| vm.cpus),
         memory: vm.map(|vm| vm.memory),
         disk: vm.map(|vm| vm.disk),

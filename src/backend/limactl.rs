@@ -31,6 +31,8 @@ const CREATE: Duration = Duration::from_secs(60 * 60);
 const START: Duration = Duration::from_secs(30 * 60);
 /// `limactl stop` waits for the guest for 3 min 10 s.
 const STOP: Duration = Duration::from_secs(200);
+/// What is told of a log.
+const BOOT_LINES: usize = 20;
 /// A command in the guest whose answer is only for an error message.
 const ASK: Duration = Duration::from_secs(15);
 
@@ -166,10 +168,16 @@ impl Limactl {
         self.done(format!("limactl validate {}", file.display()), command, &[], SHORT).await
     }
 
-    /// The end of the log of what a guest did when it booted; empty when it cannot be had.
+    /// The end of the log of what a guest did when it booted; empty when it cannot be had. Our own template has Lima copy it to
+    /// the instance's directory.
     pub async fn boot_log(&self, instance: &InstanceName) -> String {
+        if let Ok(log) = std::fs::read_to_string(self.dir(instance).join("provision.log")) {
+            let lines: Vec<_> = log.lines().collect();
+            return lines[lines.len().saturating_sub(BOOT_LINES)..].join("\n");
+        }
         let mut command = self.shell(instance.as_str());
-        command.args(["sudo", "-n", "tail", "-n", "20", "/var/log/cloud-init-output.log"]);
+        let lines = BOOT_LINES.to_string();
+        command.args(["sudo", "-n", "tail", "-n", &lines, "/var/log/cloud-init-output.log"]);
         match self.run("limactl shell", command, &[], ASK).await {
             Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
             Err(_) => String::new(),

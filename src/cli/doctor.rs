@@ -1,6 +1,8 @@
 //! `doctor`: every layer from the state file to the health checks, in the order they stand on each other. Names the
 //! first that fails, and its fix.
 
+mod lima;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::time::SystemTime;
@@ -80,8 +82,13 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
             return checks.bad("podman socket", err.message, err.hints.first().cloned().unwrap_or(fix));
         }
     };
-    if let Some(socket) = engine.socket() {
-        checks.ok("podman socket", socket.display().to_string());
+    match desired.vm() {
+        Some(_) if !lima::layers(settings, desired, &engine, checks).await => return,
+        Some(_) => {}
+        None => {
+            let socket = engine.socket().map(|socket| socket.display().to_string());
+            checks.ok("podman socket", socket.unwrap_or_default());
+        }
     }
     let look = Look {
         owner: desired.name.clone(),

@@ -1,6 +1,6 @@
 //! The virtual machine: what is wanted of it, and what one look found.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -213,6 +213,13 @@ pub struct Reach {
     pub counts: [u32; 4],
     /// Since when no rung has led to an answer.
     pub silent_for: Option<Duration>,
+}
+
+impl Reach {
+    /// How often each rung was stepped on, by its word.
+    pub fn tries(&self) -> BTreeMap<&'static str, u32> {
+        Rung::ALL.iter().map(|rung| (rung.word(), self.counts[*rung as usize])).collect()
+    }
 }
 
 /// A rung of the ladder to Podman in a virtual machine, the best first. Restarting the machine stands above them all and is

@@ -28,13 +28,14 @@ pub use report::{Report, Taken, Trouble};
 use crate::act::{ActError, Disposition, Patience};
 use crate::backend::{Engine, Store, Vm, World};
 use crate::handles::Scratch;
-use crate::model::{AgentName, Desired, Observed, Owner};
+use crate::model::{AgentName, Desired, Observed, Owner, Reach};
 use crate::observe::{look_at_published, observe};
 use crate::plan::{Action, Plan, Step, WaitingOn, plan, plan_down};
 use backoff::Backoff;
 use flights::{Flight, Landed, fly};
 use journal::Journal;
 use memory::{Failed, Memory};
+use run::News;
 
 /// What a convergence works with.
 pub struct Reconciler<'a, V, E, S> {
@@ -135,7 +136,9 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             residual = plan.clone();
             tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
             self.scratch.record(&observed).await;
-            self.journal.reach(&mut run.reach, &observed);
+            if let Some(news) = reached_otherwise(&mut run.reach, &observed) {
+                news.write(self.journal);
+            }
             let hiccup = observed.guest.unknown().is_some() && self.desired.vm().is_none();
             if hiccup && !run.taken.is_empty() && blind < BLIND_TRIES {
                 blind += 1;
@@ -484,6 +487,14 @@ fn is_vm_step(action: &Action) -> bool {
             | Action::DeleteVm { .. }
             | Action::ForwardPorts { .. }
     )
+}
+
+/// What is new about how the virtual machine is reached, since the look `before`. That the best way answers at once is none.
+fn reached_otherwise(before: &mut Reach, observed: &Observed) -> Option<News> {
+    let (now, then) = (observed.reach.clone(), std::mem::replace(before, observed.reach.clone()));
+    let is_first = then == Reach::default();
+    let went_well = now.rung.is_some() && now.counts.iter().sum::<u32>() == 1;
+    (now.rung != then.rung && !(is_first && went_well)).then_some(News::VmReached { now, before: then.rung })
 }
 
 /// Whether what landed may have opened the way for a step that waits.

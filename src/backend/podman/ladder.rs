@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::address::Machine;
@@ -39,21 +41,30 @@ const UPGRADE: Duration = Duration::from_secs(60);
 
 /// The ladder to one instance.
 #[derive(Debug)]
-pub struct Ladder {
+pub struct Ladder(Arc<Climber>);
+
+/// Who climbs it.
+#[derive(Debug)]
+struct Climber {
     limactl: Limactl,
     instance: InstanceName,
     transport: Transport,
     state: Mutex<State>,
-    /// One climbs at a time; the others wait for where it gets to.
-    climbing: tokio::sync::Mutex<()>,
 }
+
+/// A climb under way. It goes on in a task of its own: whoever waits for it may be a future that is kept and not polled for a
+/// while, and must not hold up the others.
+type Climb = Shared<BoxFuture<'static, Result<Arc<Link>, EngineError>>>;
 
 #[derive(Debug, Default)]
 struct State {
     place: Option<Place>,
     link: Option<Arc<Link>>,
+    climb: Option<Climb>,
     counts: [u32; 4],
     silent_since: Option<Instant>,
+    /// When it was last settled which way is used.
+    settled_at: Option<Instant>,
     /// Why the last climb led nowhere.
     why: Option<EngineError>,
 }
@@ -76,7 +87,6 @@ struct Place {
 struct Link {
     podman: Podman,
     rung: Rung,
-    since: Instant,
     /// Kept while it serves.
     _ssh: Option<SshForward>,
 }
@@ -87,30 +97,44 @@ const USUAL_SOCKET: &str = "/run/podman/podman.sock";
 impl Ladder {
     /// The ladder to this instance. Nothing is tried yet, and nothing can be before [`Engine::locate`].
     pub fn new(limactl: Limactl, instance: InstanceName, transport: Transport) -> Self {
-        let (state, climbing) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { limactl, instance, transport, state, climbing }
+        Self(Arc::new(Climber { limactl, instance, transport, state: Mutex::default() }))
     }
 
     /// The path of the socket in use here, when the way in use has one.
     pub fn socket(&self) -> Option<PathBuf> {
-        Some(self.state().link.as_ref()?.podman.socket().to_owned())
+        Some(self.0.state().link.as_ref()?.podman.socket().to_owned())
     }
 
+    /// The way in use, else the best that answers. All who ask meanwhile wait for one climb.
+    async fn link(&self) -> Result<Arc<Link>, EngineError> {
+        let climb = {
+            let mut state = self.0.state();
+            if let Some(link) = &state.link {
+                return Ok(link.clone());
+            }
+            state.climb.get_or_insert_with(|| begin(self.0.clone())).clone()
+        };
+        climb.await
+    }
+}
+
+fn begin(climber: Arc<Climber>) -> Climb {
+    let climbing = tokio::spawn(async move {
+        let outcome = climber.climb().await;
+        climber.state().climb = None;
+        outcome
+    });
+    let ended = climbing.map(|ended| {
+        let broke =
+            |_| EngineError::new(EngineErrorKind::Unknown, "the search for a way to Podman in the VM broke off");
+        ended.unwrap_or_else(|err| Err(broke(err)))
+    });
+    ended.boxed().shared()
+}
+
+impl Climber {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The way in use, else the best that answers.
-    async fn link(&self) -> Result<Arc<Link>, EngineError> {
-        let current = || self.state().link.clone();
-        if let Some(link) = current() {
-            return Ok(link);
-        }
-        let _climber = self.climbing.lock().await;
-        match current() {
-            Some(link) => Ok(link),
-            None => self.climb().await,
-        }
     }
 
     /// Tries each rung that the state file allows, the best first.
@@ -123,7 +147,7 @@ impl Ladder {
         for rung in Rung::ALL.into_iter().filter(|rung| self.allows(*rung)) {
             self.state().counts[rung as usize] += 1;
             match self.step_on(rung, &place).await {
-                Ok(link) => return Ok(self.stand_on(link)),
+                Ok(link) => return self.stand_on(link, &place),
                 Err(err) => {
                     tracing::debug!(rung = rung.word(), error = %err, "a way to Podman in the VM does not answer");
                     why = Some(err);
@@ -170,19 +194,22 @@ impl Ladder {
                 return Err(EngineError::new(EngineErrorKind::Timeout, why));
             }
         }
-        Ok(Link { podman, rung, since: Instant::now(), _ssh: ssh })
+        Ok(Link { podman, rung, _ssh: ssh })
     }
 
-    fn stand_on(&self, link: Link) -> Arc<Link> {
-        if link.rung > Rung::Forward && self.transport == Transport::Auto {
-            tracing::warn!(instance = %self.instance, rung = link.rung.word(), "Podman in the VM is reached another way");
+    /// Uses it from now on, unless the machine was started anew since: then it leads nowhere.
+    fn stand_on(&self, link: Link, place: &Place) -> Result<Arc<Link>, EngineError> {
+        let mut state = self.state();
+        if state.place.as_ref() != Some(place) {
+            let why = format!("VM `{}` changed while a way to its Podman was looked for", self.instance);
+            return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
         }
         let link = Arc::new(link);
-        let mut state = self.state();
         state.silent_since = None;
         state.why = None;
+        state.settled_at = Some(Instant::now());
         state.link = Some(link.clone());
-        link
+        Ok(link)
     }
 
     /// After a failure that says that the way is gone, the next call looks for another.
@@ -200,26 +227,20 @@ impl Ladder {
 
     /// From a lower rung, back to the socket that Lima forwards, once that answers again.
     async fn upgrade(&self) {
-        let (link, place) = {
-            let state = self.state();
-            (state.link.clone(), state.place.clone())
+        let place = {
+            let mut state = self.state();
+            let is_low = state.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh);
+            let is_due = state.settled_at.is_some_and(|at| at.elapsed() >= UPGRADE);
+            if !(is_low && is_due && self.allows(Rung::Forward)) {
+                return;
+            }
+            state.settled_at = Some(Instant::now());
+            state.counts[Rung::Forward as usize] += 1;
+            state.place.clone()
         };
-        let (Some(link), Some(place)) = (link, place) else { return };
-        if link.rung < Rung::Ssh || !self.allows(Rung::Forward) || link.since.elapsed() < UPGRADE {
-            return;
-        }
-        match self.step_on(Rung::Forward, &place).await {
-            Ok(better) => {
-                self.state().counts[Rung::Forward as usize] += 1;
-                self.stand_on(better);
-            }
-            // Not again before it has served as long once more.
-            Err(_) => {
-                let mut state = self.state();
-                if let Some(current) = state.link.as_mut().and_then(Arc::get_mut) {
-                    current.since = Instant::now();
-                }
-            }
+        let Some(place) = place else { return };
+        if let Ok(better) = self.step_on(Rung::Forward, &place).await {
+            let _ = self.stand_on(better, &place);
         }
     }
 }
@@ -248,7 +269,7 @@ macro_rules! through {
     ($self:ident, $call:ident($($arg:expr),*)) => {{
         let link = $self.link().await?;
         let outcome = link.podman.$call($($arg),*).await;
-        $self.mind(&link, &outcome);
+        $self.0.mind(&link, &outcome);
         outcome
     }};
 }
@@ -263,16 +284,17 @@ impl Engine for Ladder {
             host_agent: vm.host_agent,
             ssh_port: vm.ssh_port,
         });
-        let mut state = self.state();
+        let mut state = self.0.state();
         if state.place != place {
             state.place = place;
             state.link = None;
+            state.climb = None;
             state.silent_since = None;
         }
     }
 
     fn reach(&self) -> Reach {
-        let state = self.state();
+        let state = self.0.state();
         Reach {
             rung: state.link.as_ref().map(|link| link.rung),
             counts: state.counts,
@@ -282,10 +304,10 @@ impl Engine for Ladder {
 
     /// A way that breaks under a look is left, and the next one looks.
     async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
-        self.upgrade().await;
+        self.0.upgrade().await;
         let first = through!(self, look(look));
         match first {
-            Err(err) if err.kind.is_retryable() && self.state().why.is_none() => through!(self, look(look)),
+            Err(err) if err.kind.is_retryable() && self.0.state().why.is_none() => through!(self, look(look)),
             outcome => outcome,
         }
     }

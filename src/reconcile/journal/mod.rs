@@ -10,7 +10,6 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,7 +20,6 @@ use tokio::sync::broadcast;
 use super::report::Report;
 use crate::act::{ActError, Done};
 use crate::error::Chain;
-use crate::model::{Observed, Reach, Rung};
 use crate::plan::Step;
 use write::Writer;
 
@@ -108,18 +106,6 @@ impl Journal {
             }
         }
         self.note("step", what);
-    }
-
-    /// Writes down that the virtual machine is reached another way than at the look `before`, or not at all any more.
-    pub fn reach(&self, before: &mut Reach, observed: &Observed) {
-        let now = &observed.reach;
-        if now.rung != before.rung {
-            let word = |rung: Option<Rung>| rung.map(Rung::word);
-            let tries: BTreeMap<_, _> =
-                Rung::ALL.iter().map(|rung| (rung.word(), now.counts[*rung as usize])).collect();
-            self.note("vmReached", json!({ "rung": word(now.rung), "before": word(before.rung), "tries": tries }));
-        }
-        before.clone_from(now);
     }
 
     /// Writes down a convergence that ended, when it did something or came to another end than the one before it.

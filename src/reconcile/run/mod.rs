@@ -32,7 +32,7 @@ pub use view::{BackingOff, View};
 use super::backoff::Backoff;
 use super::flights::Flight;
 use super::journal::Journal;
-use super::{Options, Refusal, Report, Reporter, Taken};
+use super::{Options, Refusal, Report, Reporter, Taken, reached_otherwise};
 use crate::backend::{Deaths, Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
@@ -299,7 +299,9 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             "looked and planned"
         );
         self.with.scratch.record(&observed).await;
-        self.with.journal.reach(&mut self.reach, &observed);
+        if let Some(news) = reached_otherwise(&mut self.reach, &observed) {
+            self.tell(news);
+        }
         self.refuse_if_empty(&observed);
         self.learn(&observed, &plan);
         let launched = self.launch(&plan);

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::model::AgentName;
+use serde_json::json;
+
+use crate::model::{AgentName, Reach, Rung};
+use crate::reconcile::journal::Journal;
 
 /// Something that changed, beside the steps that are taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,13 @@ pub enum News {
     },
     /// Podman can be reached again.
     PodmanBack,
+    /// Podman in the virtual machine is reached another way, or in none any more.
+    VmReached {
+        /// How it is now.
+        now: Reach,
+        /// The way before.
+        before: Option<Rung>,
+    },
     /// The state file changed, and is gone by from now on.
     FileAccepted,
     /// The state file can be used again.
@@ -53,10 +63,27 @@ impl News {
             News::Recovered { .. } => "recovered",
             News::PodmanLost { .. } => "podmanLost",
             News::PodmanBack => "podmanBack",
+            News::VmReached { .. } => "vmReached",
             News::FileAccepted | News::FileMended => "stateFileAccepted",
             News::FileRejected { .. } => "stateFileRejected",
             News::Slept => "slept",
         }
+    }
+
+    /// Writes it down.
+    pub(in crate::reconcile) fn write(&self, journal: &Journal) {
+        let fields = match self {
+            News::Converged { agents } => json!({ "agents": agents }),
+            News::Trouble { agent, why } => json!({ "agent": agent, "message": why }),
+            News::Recovered { agent } => json!({ "agent": agent }),
+            News::PodmanLost { why } | News::FileRejected { why } => json!({ "message": why }),
+            News::VmReached { now, before } => {
+                let word = |rung: Option<Rung>| rung.map(Rung::word);
+                json!({ "rung": word(now.rung), "before": word(*before), "tries": now.tries() })
+            }
+            News::PodmanBack | News::FileAccepted | News::FileMended | News::Slept => json!({}),
+        };
+        journal.note(self.word(), fields);
     }
 
     /// Whether it is bad.
@@ -76,6 +103,16 @@ impl fmt::Display for News {
             News::Recovered { agent: None } => f.write_str("nothing is in the way any more"),
             News::PodmanLost { why } => write!(f, "Podman cannot be reached: {why}"),
             News::PodmanBack => f.write_str("Podman can be reached again"),
+            News::VmReached { now: Reach { rung: Some(Rung::Ssh), .. }, .. } => {
+                f.write_str("Podman in the VM is reached by an ssh of our own: Lima's forward is gone")
+            }
+            News::VmReached { now: Reach { rung: Some(Rung::Shell), .. }, .. } => {
+                f.write_str("Podman in the VM is reached by `limactl shell`")
+            }
+            News::VmReached { now: Reach { rung: Some(_), .. }, .. } => {
+                f.write_str("Podman in the VM is reached through the socket that Lima forwards")
+            }
+            News::VmReached { .. } => f.write_str("Podman in the VM is reached in no way"),
             News::FileMended => f.write_str("the state file can be used again"),
             News::FileAccepted => f.write_str("the state file changed"),
             News::FileRejected { why } => {

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::crashes::Waiting;
@@ -96,14 +95,7 @@ impl Told {
 /// Tells whoever listens, and the journal.
 pub(super) fn tell<V, E, S>(with: &Runner<'_, V, E, S>, news: &News) {
     with.reporter.news(news);
-    let fields = match news {
-        News::Converged { agents } => json!({ "agents": agents }),
-        News::Trouble { agent, why } => json!({ "agent": agent, "message": why }),
-        News::Recovered { agent } => json!({ "agent": agent }),
-        News::PodmanLost { why } | News::FileRejected { why } => json!({ "message": why }),
-        News::PodmanBack | News::FileAccepted | News::FileMended | News::Slept => json!({}),
-    };
-    with.journal.note(news.word(), fields);
+    news.write(with.journal);
 }
 
 impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
