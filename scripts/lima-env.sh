@@ -115,7 +115,7 @@ lima_env_stop() {
       as_lima_user "$le_limactl" --tty=false delete --force "$name" >/dev/null 2>&1 || say "limactl could not delete $name"
     fi
   done
-  # QEMU, host agents and ssh masters all name a file in this LIMA_HOME, which no other run has.
+  # QEMU, host agents and ssh masters all name a file in this directory, which no other run has.
   tries=0
   while [ "$tries" -lt 50 ] && [ -n "$(le_leftovers)" ]; do
     for pid in $(le_leftovers); do
@@ -130,7 +130,7 @@ lima_env_stop() {
 
 # ---- below: not for callers --------------------------------------------------------------------------------------------
 
-le_leftovers() { pgrep -f -- "$LIMA_HOME/" | grep -vx "$$" || true; }
+le_leftovers() { pgrep -f -- "$le_dir/" | grep -vx "$$" || true; }
 
 # limactl and its guest agent, from the sources that tests/lima/tools/go.sum pins. Not by `go install PACKAGE@VERSION`, which
 # wants the list of all versions, and there are module proxies that do not give it.
@@ -167,7 +167,7 @@ le_make_user() {
   local group
   if ! id "$LIMA_ENV_USER" >/dev/null 2>&1; then
     say "limactl refuses root: making the user $LIMA_ENV_USER for it"
-    useradd --user-group --create-home --home-dir "/var/lib/$LIMA_ENV_USER" --shell /bin/bash "$LIMA_ENV_USER" 2>/dev/null
+    useradd --user-group --create-home --home-dir "/var/lib/$LIMA_ENV_USER" --shell /bin/bash "$LIMA_ENV_USER"
   fi
   le_home=$(getent passwd "$LIMA_ENV_USER" | cut -d: -f6)
   # On a machine with a real KVM its device has a group of its own.
