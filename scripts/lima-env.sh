@@ -115,7 +115,7 @@ lima_env_stop() {
       as_lima_user "$le_limactl" --tty=false delete --force "$name" >/dev/null 2>&1 || say "limactl could not delete $name"
     fi
   done
-  # QEMU, host agents and ssh masters all name a file in this LIMA_HOME, which no other run has.
+  # QEMU, host agents and ssh masters all name a file in this directory, which no other run has.
   tries=0
   while [ "$tries" -lt 50 ] && [ -n "$(le_leftovers)" ]; do
     for pid in $(le_leftovers); do
@@ -124,13 +124,14 @@ lima_env_stop() {
     sleep 0.1; tries=$((tries + 1))
   done
   rm -rf "$le_dir"
+  if [ -n "${le_work:-}" ]; then le_remove_work "$le_work"; fi # interrupted while building the image
   le_dir=""
   unset LIMA_HOME
 }
 
 # ---- below: not for callers --------------------------------------------------------------------------------------------
 
-le_leftovers() { pgrep -f -- "$LIMA_HOME/" | grep -vx "$$" || true; }
+le_leftovers() { pgrep -f -- "$le_dir/" | grep -vx "$$" || true; }
 
 # limactl and its guest agent, from the sources that tests/lima/tools/go.sum pins. Not by `go install PACKAGE@VERSION`, which
 # wants the list of all versions, and there are module proxies that do not give it.
@@ -167,7 +168,7 @@ le_make_user() {
   local group
   if ! id "$LIMA_ENV_USER" >/dev/null 2>&1; then
     say "limactl refuses root: making the user $LIMA_ENV_USER for it"
-    useradd --user-group --create-home --home-dir "/var/lib/$LIMA_ENV_USER" --shell /bin/bash "$LIMA_ENV_USER" 2>/dev/null
+    useradd --user-group --create-home --home-dir "/var/lib/$LIMA_ENV_USER" --shell /bin/bash "$LIMA_ENV_USER"
   fi
   le_home=$(getent passwd "$LIMA_ENV_USER" | cut -d: -f6)
   # On a machine with a real KVM its device has a group of its own.
@@ -270,7 +271,7 @@ FINISH
 
 # Sets le_guest to the directory of the image, building it when it is not there; or returns 1 and sets le_reason.
 le_make_guest() {
-  local guest work started=$SECONDS
+  local guest started=$SECONDS
   guest=$le_cache/guest-$({ le_guest_packages; le_guest_finish; uname -m; } | le_hash)
   if [ ! -e "$guest/rootfs.qcow2" ]; then
     have mmdebstrap || { le_reason="there is no mmdebstrap for this machine"; return 1; }
@@ -278,23 +279,23 @@ le_make_guest() {
     [ -n "$(le_guest_sources)" ] || as_root apt-get update -qq >/dev/null 2>&1 || true
     say "building a guest image into $guest"
     # Where the sub-uids of a normal user can go, too.
-    work=$(mktemp -d /var/tmp/sfg.XXXXXX)
-    mkdir "$work/image"
-    chmod 0755 "$work"
-    chmod 0777 "$work/image"
-    if ! le_build_guest "$work" >"$work/log" 2>&1; then
-      tail -n 10 "$work/log" >&2
-      le_remove_work "$work"
+    le_work=$(mktemp -d /var/tmp/sfg.XXXXXX)
+    mkdir "$le_work/image"
+    chmod 0755 "$le_work"
+    chmod 0777 "$le_work/image"
+    if ! le_build_guest "$le_work" >"$le_work/log" 2>&1; then
+      tail -n 10 "$le_work/log" >&2
+      le_remove_work "$le_work"; le_work=""
       le_reason="it could not be built; the end of the log is above"
       return 1
     fi
     rm -rf "$guest.new"
     mkdir "$guest.new"
-    qemu-img convert -f raw -O qcow2 "$work/image/rootfs.img" "$guest.new/rootfs.qcow2"
-    cp "$work/image/vmlinuz" "$work/image/initrd.img" "$guest.new/"
+    qemu-img convert -f raw -O qcow2 "$le_work/image/rootfs.img" "$guest.new/rootfs.qcow2"
+    cp "$le_work/image/vmlinuz" "$le_work/image/initrd.img" "$guest.new/"
     chmod -R a+rX "$guest.new"
     mv "$guest.new" "$guest"
-    le_remove_work "$work"
+    le_remove_work "$le_work"; le_work=""
     say "built it in $((SECONDS - started)) s"
   fi
   le_guest=$guest
