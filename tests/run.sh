@@ -146,12 +146,13 @@ stage_lima() {
   lima_env_template "$le_dir/agents-vm.yaml"
   chmod -R a+rX "$le_dir/bin"; chmod 0666 "$le_dir/skips"
   export STEADFAST_TEST_LIMACTL=$le_limactl STEADFAST_TEST_LIMA_HOME=$LIMA_HOME STEADFAST_TEST_LIMA_TEMPLATE=$le_dir/agents-vm.yaml
-  export STEADFAST_TEST_BIN=$le_dir/bin/steadfast
+  # A boot takes minutes where it is emulated.
+  export STEADFAST_TEST_BIN=$le_dir/bin/steadfast STEADFAST_TEST_PATIENCE=900
   headline "the tests in a VM"
   STEADFAST_TEST_SKIPS=$le_dir/skips count_tests "lima" as_lima_user "$le_dir/bin/lima" --test-threads=1
   cat "$le_dir/skips" >>"$STEADFAST_TEST_SKIPS"
   lima_env_stop
-  unset STEADFAST_TEST_LIMACTL STEADFAST_TEST_LIMA_HOME STEADFAST_TEST_LIMA_TEMPLATE STEADFAST_TEST_BIN
+  unset STEADFAST_TEST_LIMACTL STEADFAST_TEST_LIMA_HOME STEADFAST_TEST_LIMA_TEMPLATE STEADFAST_TEST_BIN STEADFAST_TEST_PATIENCE
 }
 
 # ---- what the stages are made of -----------------------------------------------------------------------------------------

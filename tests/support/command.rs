@@ -12,8 +12,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// No command of these suites takes so long. One that does hangs, and that is a failure.
-const LONGEST: Duration = Duration::from_secs(120);
+/// No command of these suites takes so long. One that does hangs, and that is a failure. Where machines boot,
+/// `$STEADFAST_TEST_PATIENCE` says how many seconds it may be.
+fn longest() -> Duration {
+    let said = std::env::var("STEADFAST_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(said.unwrap_or(120))
+}
+
+/// The program under test: the one cargo has built, unless it had to be copied to where this user may run it.
+fn program() -> OsString {
+    std::env::var_os("STEADFAST_TEST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_steadfast").into())
+}
 
 /// A directory with a home, a place to work in and temporary files.
 #[derive(Debug)]
@@ -98,7 +107,7 @@ impl Sandbox {
 
     /// The command with these arguments, not started.
     pub fn command(&self, args: impl Words) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
+        let mut command = Command::new(program());
         command.args(args.words()).current_dir(self.work()).env_clear().envs(&self.vars);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -249,7 +258,7 @@ impl Running {
     /// Waits until something is so.
     #[track_caller]
     pub fn until(&mut self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + LONGEST;
+        let deadline = Instant::now() + longest();
         while !is_so(self) {
             let late = Instant::now() > deadline;
             assert!(!late && !self.has_ended(), "never came: {what}\n{}\n{}", self.stdout(), self.stderr());
@@ -267,7 +276,7 @@ impl Running {
     /// Waits for its end.
     #[track_caller]
     pub fn end(mut self) -> Outcome {
-        let deadline = self.began + LONGEST;
+        let deadline = self.began + longest();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("waitable") {
                 break status;

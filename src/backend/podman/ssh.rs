@@ -44,7 +44,7 @@ impl SshForward {
             "BatchMode=yes",
             "ConnectTimeout=5",
             "ServerAliveInterval=5",
-            "ServerAliveCountMax=2",
+            "ServerAliveCountMax=4",
             "ExitOnForwardFailure=yes",
             "StreamLocalBindUnlink=yes",
             "LogLevel=ERROR",

@@ -300,7 +300,11 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         );
         self.with.scratch.record(&observed).await;
         if let Some(news) = reached_otherwise(&mut self.reach, &observed) {
-            self.tell(news);
+            // That it is reached in no way is told as what it means for Podman.
+            match &news {
+                News::VmReached { now: Reach { rung: None, .. }, .. } => news.write(self.with.journal),
+                _ => self.tell(news),
+            }
         }
         self.refuse_if_empty(&observed);
         self.learn(&observed, &plan);
