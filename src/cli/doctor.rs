@@ -80,7 +80,9 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
             return checks.bad("podman socket", err.message, err.hints.first().cloned().unwrap_or(fix));
         }
     };
-    checks.ok("podman socket", engine.socket().display().to_string());
+    if let Some(socket) = engine.socket() {
+        checks.ok("podman socket", socket.display().to_string());
+    }
     let look = Look {
         owner: desired.name.clone(),
         names: desired.agents.values().map(|agent| agent.container.name.clone()).collect(),

@@ -55,11 +55,9 @@ pub(super) fn is_alone(desired: &Desired) -> bool {
 }
 
 pub(super) fn scratch(desired: &Desired, world: &World<Podman, Cache>) -> Scratch {
-    let socket = world.engine.socket().display().to_string();
-    Scratch::new(
-        &state_dir(desired).join("handles.json"),
-        BTreeMap::from([("transport", "api".to_owned()), ("socket", socket)]),
-    )
+    let mut reached = BTreeMap::from([("transport", world.engine.transport().to_owned())]);
+    reached.extend(world.engine.socket().map(|socket| ("socket", socket.display().to_string())));
+    Scratch::new(&state_dir(desired).join("handles.json"), reached)
 }
 
 /// Shows what `apply` would do.
