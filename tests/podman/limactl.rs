@@ -37,10 +37,7 @@ shift 5
 line=
 for word; do line="$line '$(printf %s "$word" | sed "s/'/'\\\\''/g")'"; done
 cd / || exit 1
-exec 3<&0
-env -i PATH="{bin}:$PATH" SHELL=/bin/sh setsid --wait sh -c "$line" <&3 3<&- &
-exec 3<&- <&- >/dev/null
-wait $!
+env -i PATH="{bin}:$PATH" SHELL=/bin/sh setsid sh -c "$line"
 "#
             ),
         );
