@@ -72,7 +72,10 @@ fn made_of(container: &Value, name: &str) -> BTreeMap<String, Value> {
     for field in ["Mounts", "Path", "Args", "ImageName", "Image", "ProcessLabel", "MountLabel", "EffectiveCaps"] {
         parts.insert(field.to_owned(), container[field].clone());
     }
-    for own in ["Config.Hostname", "Config.CreateCommand", "HostConfig.ContainerIDFile", "HostConfig.LogConfig"] {
+    // `Mounts` tells the same as `Binds`, whose options come in any order.
+    for own in
+        ["Config.Hostname", "Config.CreateCommand", "Config.Annotations", "HostConfig.LogConfig", "HostConfig.Binds"]
+    {
         parts.remove(own);
     }
     let short = container["Id"].as_str().expect("an id")[..12].to_owned();
