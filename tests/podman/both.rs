@@ -93,6 +93,9 @@ fn made_of(container: &Value, name: &str) -> BTreeMap<String, Value> {
     env.retain(|line| *line != format!("HOSTNAME={short}"));
     env.sort_by_key(Value::to_string);
     parts.insert("Config.Env".to_owned(), env.into());
+    if let Some(mounts) = parts.get_mut("Mounts").and_then(Value::as_array_mut) {
+        mounts.sort_by_key(Value::to_string);
+    }
     let label = parts["Config.Labels"]["steadfast.spec"].to_string().replace(name, "NAME");
     parts.get_mut("Config.Labels").expect("labels")["steadfast.spec"] = label.into();
     parts
