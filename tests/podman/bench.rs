@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
-use steadfast::backend::{ByteStream, Chunk, Engine, Exec, Look};
+use steadfast::backend::{ByteStream, Chunk, Engine, EngineError, EngineErrorKind, Exec, Look};
 use steadfast::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest, HostKey, ImageId,
     ImageRef, Name, RestartPolicy, SPEC_VERSION, Text,
@@ -20,8 +21,25 @@ use crate::support::archive::docker_archive;
 /// No grace: the shells of the test images need none.
 pub const NOW: Duration = Duration::ZERO;
 
+/// A Podman to be tested, and what a test may take for granted there.
+pub struct Place<E> {
+    pub engine: E,
+    /// Through the API: failures have a status and a body, else an exit code and standard error.
+    pub api: bool,
+    /// On this machine: one file system, one loopback, one table of processes.
+    pub local: bool,
+    /// The API of the same Podman, for requests beside the engine.
+    pub socket: PathBuf,
+    /// What has to stay until the test is over.
+    pub keep: Option<tempfile::TempDir>,
+}
+
 pub struct Bench<E> {
     pub engine: E,
+    pub api: bool,
+    pub local: bool,
+    socket: PathBuf,
+    _keep: Option<tempfile::TempDir>,
     pub owner: Name,
     pub image: ImageRef,
     pub image_id: ImageId,
@@ -29,12 +47,17 @@ pub struct Bench<E> {
 }
 
 /// Runs one test and clears up after it, also when it fails.
-pub async fn run<E: Engine>(engine: E, test: impl AsyncFnOnce(&Bench<E>)) {
+pub async fn run<E: Engine>(place: Place<E>, test: impl AsyncFnOnce(&Bench<E>)) {
+    let Place { engine, api, local, socket, keep } = place;
     let owner = support::unique("t");
     let image = docker_archive().tag(format!("localhost/{owner}:1")).file("owner", owner.clone());
     engine.load(whole(image.build())).await.expect("the test's image loads");
     let bench = Bench {
         engine,
+        api,
+        local,
+        socket,
+        _keep: keep,
         image: ImageRef::new(format!("localhost/{owner}:1")).expect("a reference"),
         image_id: ImageId::from(image.id()),
         owner: Name::new(owner).expect("a name"),
@@ -119,6 +142,43 @@ impl<E: Engine> Bench<E> {
         guest.containers.into_values().find(|state| state.id == *id).expect("the container is seen")
     }
 
+    /// The kind of a refusal that has no better one.
+    pub fn refusal(&self) -> EngineErrorKind {
+        if self.api { EngineErrorKind::ApiError } else { EngineErrorKind::CommandFailed }
+    }
+
+    /// The details of a refusal: what was asked, and how and with which words it was refused.
+    pub fn assert_details(&self, err: &EngineError, status: u16) {
+        assert!(err.command.is_some(), "{err:?}");
+        match self.api {
+            true => assert_eq!((err.status, err.body.is_some()), (Some(status), true), "{err:?}"),
+            false => assert_eq!((err.exit_code, err.stderr.is_some()), (Some(125), true), "{err:?}"),
+        }
+    }
+
+    /// A request to Podman beside the engine, for what no engine offers.
+    pub async fn aside(&self, method: reqwest::Method, path: &str) -> reqwest::Response {
+        self.aside_with(method, path, String::new()).await
+    }
+
+    /// The same with a body of JSON.
+    pub async fn aside_with(&self, method: reqwest::Method, path: &str, body: String) -> reqwest::Response {
+        let tls =
+            rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+        let client = reqwest::Client::builder()
+            .unix_socket(self.socket.clone())
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .build()
+            .expect("a client");
+        let request = client.request(method, format!("http://d/v4.0.0/libpod{path}"));
+        request.header("Content-Type", "application/json").body(body).send().await.expect("an answer")
+    }
+
     /// Looks until the container is as wanted.
     pub async fn until(&self, id: &ContainerId, wanted: impl Fn(&ContainerState) -> bool) -> ContainerState {
         let began = Instant::now();
@@ -175,27 +235,4 @@ pub async fn within<T>(work: impl Future<Output = T>) -> T {
 pub fn whole(bytes: Vec<u8>) -> ByteStream {
     let pieces: Vec<_> = bytes.chunks(65_521).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     Box::pin(stream::iter(pieces))
-}
-
-/// A request to Podman beside the engine, for what no engine offers.
-pub async fn aside(method: reqwest::Method, path: &str) -> reqwest::Response {
-    aside_with(method, path, String::new()).await
-}
-
-/// The same with a body of JSON.
-pub async fn aside_with(method: reqwest::Method, path: &str, body: String) -> reqwest::Response {
-    let tls =
-        rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .unix_socket(support::podman_socket())
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .build()
-        .expect("a client");
-    let request = client.request(method, format!("http://d/v4.0.0/libpod{path}"));
-    request.header("Content-Type", "application/json").body(body).send().await.expect("an answer")
 }

@@ -64,8 +64,8 @@ pub async fn a_broken_archive_is_refused_and_leaves_nothing<E: Engine>(bench: &B
         [("truncated", good[..middle].to_vec()), ("garbage", garbage), ("flipped", flipped), ("empty", vec![])]
     {
         let err = bench.engine.load(whole(bytes)).await.expect_err(what);
-        assert_eq!(err.kind, EngineErrorKind::ApiError, "{what}: {err}");
-        assert_eq!(err.status, Some(500), "{what}: {err}");
+        assert_eq!(err.kind, bench.refusal(), "{what}: {err}");
+        bench.assert_details(&err, 500);
         assert!(err.message.starts_with("failed to load an image: "), "{what}: {err}");
         assert!(err.message.len() > 40, "{what}: Podman's own sentence is there: {err}");
         assert_eq!(bench.engine.image(&name).await.unwrap(), None, "{what}");

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bollard::query_parameters::{RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder};
 use bollard::{ClientVersion, Docker};
@@ -19,6 +19,7 @@ use serde_json::Value;
 use super::address::Machine;
 use super::error;
 use super::http::{Call, DEADLINE, Http, query, segment};
+use super::life::{self, Life, Started};
 use super::spec;
 use super::stream::Lines;
 use super::wire;
@@ -33,15 +34,6 @@ const START: Duration = Duration::from_secs(60);
 const HEALTHCHECK: Duration = Duration::from_secs(120);
 /// Added to the grace of a stop: killing and cleaning up take time as well.
 const AFTER_GRACE: Duration = Duration::from_secs(30);
-/// How long after a start that changed nothing the container is watched for a death Podman has not noticed yet.
-const SWALLOWED: Duration = Duration::from_secs(2);
-/// Between two looks of that watch.
-const SWALLOWED_STEP: Duration = Duration::from_millis(50);
-/// How long after a stop the container is watched for Podman's own restart. It takes a tenth of a second on 4.3.1; one
-/// that dies at once each time is caught by one of many tries.
-const COMES_BACK: Duration = Duration::from_secs(10);
-/// Between two looks of that watch.
-const COMES_BACK_STEP: Duration = Duration::from_millis(10);
 /// Podman 5 holds the headers of `/events` back until the first event; 4.3 sends them at once.
 const EVENT_HEADERS: Duration = Duration::from_millis(500);
 
@@ -222,51 +214,7 @@ impl Api {
 
     /// See [`crate::backend::Engine::start`].
     pub async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        if self.start_once(id).await? != ALREADY_SO {
-            return Ok(());
-        }
-        // Podman believes it runs. Between a death and its being noticed (conmon's exit file, up to a quarter second on
-        // 4.3.1) that is a mistake, and the start has been swallowed.
-        let Some(before) = self.inspect(id).await? else { return Ok(()) };
-        let began = Instant::now();
-        let mut now = before.clone();
-        // Seen alive twice, since one that has just been killed may take a moment to die.
-        let mut alive = false;
-        loop {
-            match now.phase {
-                Phase::Running if now.pid != before.pid || now.started_at != before.started_at => return Ok(()),
-                Phase::Running if self.surely_alive(&now) => {
-                    if alive {
-                        return Ok(());
-                    }
-                    alive = true;
-                }
-                Phase::Exited { .. } | Phase::Created => return self.start_once(id).await.map(|_| ()),
-                _ if began.elapsed() >= SWALLOWED => return Ok(()),
-                _ => {}
-            }
-            tokio::time::sleep(SWALLOWED_STEP).await;
-            now = match self.inspect(id).await? {
-                Some(now) => now,
-                None => return Ok(()),
-            };
-        }
-    }
-
-    /// Yields the status: 204 for started, 304 for [`ALREADY_SO`].
-    async fn start_once(&self, id: &ContainerId) -> Result<u16, EngineError> {
-        let path = self.container_path(id, "/start").await?;
-        let call = Call::post(format!("start container `{id}`"), path).within(START);
-        Ok(self.http.send(&call).await?.status)
-    }
-
-    /// Whether the first process lives for certain: its pid is there, no zombie, and in this container's control group.
-    /// Without that proof (another machine, no control groups) the answer is no.
-    fn surely_alive(&self, state: &ContainerState) -> bool {
-        let (Machine::Here, Some(pid)) = (self.machine, state.pid) else { return false };
-        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let dead = read("stat").rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
-        !dead && read("cgroup").contains(state.id.as_str())
+        life::start(self, id).await
     }
 
     /// See [`crate::backend::Engine::unpause`].
@@ -283,42 +231,7 @@ impl Api {
 
     /// See [`crate::backend::Engine::stop`].
     pub async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        let began = Instant::now();
-        loop {
-            let done = match self.stop_once(id, grace).await {
-                // 4.3.1 kills a frozen container's process but cannot clean up after it: it has to be unfrozen.
-                Err(err) if err.message.contains("container state improper") => {
-                    self.unpause(id).await?;
-                    self.stop_once(id, grace).await
-                }
-                done => done,
-            };
-            done?;
-            // One that dies in the same moment may be restarted by Podman all the same: before 4.6 that is not called off
-            // by a stop that finds nothing to kill, or not soon enough (its issues 17069 and 18259).
-            if !self.comes_back(id, began).await? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until Podman is done with a container that was stopped, which it is as a rule. Yields whether it runs again.
-    async fn comes_back(&self, id: &ContainerId, began: Instant) -> Result<bool, EngineError> {
-        while began.elapsed() < COMES_BACK {
-            match self.inspect(id).await? {
-                Some(ContainerState { phase: Phase::Running, .. }) => return Ok(true),
-                Some(ContainerState { phase: Phase::Stopping, .. }) => tokio::time::sleep(COMES_BACK_STEP).await,
-                _ => break,
-            }
-        }
-        Ok(false)
-    }
-
-    async fn stop_once(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        let seconds = grace.as_millis().div_ceil(1000);
-        let path = self.container_path(id, &format!("/stop?timeout={seconds}")).await?;
-        let call = Call::post(format!("stop container `{id}`"), path).within(grace.saturating_add(AFTER_GRACE));
-        self.http.send(&call).await.map(|_| ())
+        life::stop(self, id, grace).await
     }
 
     /// See [`crate::backend::Engine::rename`].
@@ -333,21 +246,7 @@ impl Api {
     /// See [`crate::backend::Engine::remove`]. Anonymous volumes stay with their data, as with `podman rm`; `podman volume
     /// prune` removes the volumes that no container uses.
     pub async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        match self.stop(id, grace).await {
-            Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
-            // What cannot be stopped in good order is removed by force.
-            Err(err) if !err.kind.is_retryable() => {
-                tracing::debug!(container = %id, error = %err, "a container did not stop in good order");
-            }
-            Err(err) => return Err(err),
-            Ok(()) => {}
-        }
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(false).build();
-        let docker = self.docker(AFTER_GRACE)?;
-        let remove = docker.remove_container(id.as_str(), Some(options));
-        let command = format!("DELETE /containers/{id}?force=true&v=false");
-        let done = self.through_bollard(&format!("remove container `{id}`"), &command, AFTER_GRACE, remove).await;
-        unless_gone(done).map(|_| ())
+        life::remove(self, id, grace).await
     }
 
     /// See [`crate::backend::Engine::run_healthcheck`]. `conflict` when it has none or does not run.
@@ -395,12 +294,44 @@ impl Api {
 /// The status of a start that changed nothing.
 const ALREADY_SO: u16 = 304;
 
-/// `None` when the object is gone.
-pub(super) fn unless_gone<T>(result: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(err) if err.kind == EngineErrorKind::NotFound => Ok(None),
-        Err(err) => Err(err),
+impl Life for Api {
+    async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+        Api::inspect(self, id).await
+    }
+
+    async fn start_once(&self, id: &ContainerId) -> Result<Started, EngineError> {
+        let path = self.container_path(id, "/start").await?;
+        let call = Call::post(format!("start container `{id}`"), path).within(START);
+        let status = self.http.send(&call).await?.status;
+        Ok(if status == ALREADY_SO { Started::AlreadySo } else { Started::Now })
+    }
+
+    async fn stop_once(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        let seconds = grace.as_millis().div_ceil(1000);
+        let path = self.container_path(id, &format!("/stop?timeout={seconds}")).await?;
+        let call = Call::post(format!("stop container `{id}`"), path).within(grace.saturating_add(AFTER_GRACE));
+        self.http.send(&call).await.map(|_| ())
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        Api::unpause(self, id).await
+    }
+
+    async fn remove_by_force(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(false).build();
+        let docker = self.docker(AFTER_GRACE)?;
+        let remove = docker.remove_container(id.as_str(), Some(options));
+        let command = format!("DELETE /containers/{id}?force=true&v=false");
+        self.through_bollard(&format!("remove container `{id}`"), &command, AFTER_GRACE, remove).await
+    }
+
+    /// Its pid is there, no zombie, and in this container's control group. On another machine, or without control groups,
+    /// there is no telling.
+    fn surely_alive(&self, state: &ContainerState) -> bool {
+        let (Machine::Here, Some(pid)) = (self.machine, state.pid) else { return false };
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let dead = read("stat").rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+        !dead && read("cgroup").contains(state.id.as_str())
     }
 }
 

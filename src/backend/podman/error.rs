@@ -14,9 +14,9 @@ use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
 
 /// How much of an answer's body is kept in an error.
-const BODY_LIMIT: usize = 4096;
+pub(super) const BODY_LIMIT: usize = 4096;
 /// How much of Podman's own sentence goes into ours.
-const SENTENCE_LIMIT: usize = 600;
+pub(super) const SENTENCE_LIMIT: usize = 600;
 
 /// An answer with a failing status. `what` completes "failed to …". What Podman repeats of `secrets` is hidden before
 /// anything is joined or cut, since half a secret would not be found any more.
@@ -122,46 +122,86 @@ pub(super) fn from_bollard(what: &str, command: &str, socket: &Path, error: &bol
 
 /// The kind by status and Podman's sentence (4.3.1 as measured; newer ones as their sources say).
 fn kind(command: &str, status: u16, sentence: &str) -> EngineErrorKind {
-    const TAKEN: [&str; 5] = [
-        "is already in use",
-        "address already in use",
-        "port is already allocated",
-        "name is in use",
-        "image is in use by",
-    ];
-    let lower = sentence.to_ascii_lowercase();
-    let says = |phrases: &[&str]| phrases.iter().any(|phrase| lower.contains(phrase));
     match status {
         404 => EngineErrorKind::NotFound,
         409 => EngineErrorKind::Conflict,
         408 => EngineErrorKind::Timeout,
         401 | 403 => EngineErrorKind::PermissionDenied,
         502..=504 => EngineErrorKind::TransportUnavailable,
-        500 if says(&TAKEN) => EngineErrorKind::Conflict,
-        500 if says(gone(command)) => EngineErrorKind::NotFound,
+        500 => kind_by_words(About::of_path(command), sentence).unwrap_or(EngineErrorKind::ApiError),
         _ => EngineErrorKind::ApiError,
     }
 }
 
-/// What Podman says under status 500 when the very object that a call is about is not there. A container whose image or
-/// network is missing is still a container: taken for gone, it would be made a second time.
-fn gone(command: &str) -> &'static [&'static str] {
-    let path = command.split([' ', '?']).nth(1).unwrap_or_default();
-    let mut parts = path.split('/').skip_while(|part| !matches!(*part, "containers" | "images" | "exec"));
-    match (parts.next(), parts.next()) {
-        // What is missing here is what the container is to be made of. `statfs /x: no such file or directory` is a bind
-        // source.
-        (Some("containers"), Some("create")) => &["image not known", "no such image", "statfs "],
-        (Some("containers"), Some(_)) => &["no such container", "does not exist in database"],
-        (Some("images"), _) => &["image not known", "no such image"],
-        (Some("exec"), _) => &["no such exec session"],
-        _ => &[],
+/// What Podman's sentence alone tells.
+pub(super) fn kind_by_words(about: About, sentence: &str) -> Option<EngineErrorKind> {
+    const TAKEN: [&str; 6] = [
+        "already in use",
+        "port is already allocated",
+        "name is in use",
+        "image is in use by",
+        "already exists",
+        "has no defined healthcheck",
+    ];
+    if says(sentence, &TAKEN) {
+        return Some(EngineErrorKind::Conflict);
+    }
+    says(sentence, about.gone()).then_some(EngineErrorKind::NotFound)
+}
+
+pub(super) fn says(sentence: &str, phrases: &[&str]) -> bool {
+    let lower = sentence.to_ascii_lowercase();
+    phrases.iter().any(|phrase| lower.contains(phrase))
+}
+
+/// What a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// A container to be.
+    Creation,
+    /// A container.
+    Container,
+    /// A container's health check.
+    Healthcheck,
+    /// An image.
+    Image,
+    /// A command in a container.
+    Exec,
+    /// Nothing that can be gone.
+    Other,
+}
+
+impl About {
+    fn of_path(command: &str) -> Self {
+        let path = command.split([' ', '?']).nth(1).unwrap_or_default();
+        let mut parts = path.split('/').skip_while(|part| !matches!(*part, "containers" | "images" | "exec"));
+        match (parts.next(), parts.next()) {
+            (Some("containers"), Some("create")) => Self::Creation,
+            (Some("containers"), Some(_)) => Self::Container,
+            (Some("images"), _) => Self::Image,
+            (Some("exec"), _) => Self::Exec,
+            _ => Self::Other,
+        }
+    }
+
+    /// What Podman says when the very object that a call is about is not there. A container whose image or network is
+    /// missing is still a container: taken for gone, it would be made a second time.
+    fn gone(self) -> &'static [&'static str] {
+        match self {
+            // What is missing here is what the container is to be made of. `statfs /x: no such file or directory` is a
+            // bind source.
+            Self::Creation => &["image not known", "no such image", "statfs "],
+            Self::Container | Self::Healthcheck => &["no such container", "does not exist in database"],
+            Self::Image => &["image not known", "no such image"],
+            Self::Exec => &["no such exec session"],
+            Self::Other => &[],
+        }
     }
 }
 
 /// The address in `listen tcp4 127.0.0.1:80: bind: address already in use` or `Bind for 0.0.0.0:80 failed: port is
 /// already allocated`.
-fn busy_address(sentence: &str) -> Option<&str> {
+pub(super) fn busy_address(sentence: &str) -> Option<&str> {
     let before = match sentence.find(": bind: address already in use") {
         Some(end) => &sentence[..end],
         None => {
@@ -188,12 +228,12 @@ fn sentence(body: &str) -> Option<String> {
     text.map(one_line).filter(|text| !text.is_empty())
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// At most `limit` bytes, of whole words where there are any: callers that know a secret can still find it.
-fn cut(text: &str, limit: usize) -> &str {
+pub(super) fn cut(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
         return text;
     }

@@ -1,25 +1,22 @@
 //! Images through Podman's API: which there are, loading, pulling, naming and removing them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::api::{Api, unless_gone};
+use super::api::Api;
 use super::error;
 use super::http::{Call, query, segment};
+use super::life::unless_gone;
+use super::upload::Upload;
 use super::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
 use crate::model::{ImageId, ImageRef};
 
-/// How long Podman may take no byte of an archive that is being loaded.
-const LOAD_STALL: Duration = Duration::from_secs(60);
-/// How long Podman may work on an archive it has received whole.
-const LOAD_WORK: Duration = Duration::from_secs(15 * 60);
 /// How long a pull may go without any news. Podman sends none while it writes a layer to its storage.
 const PULL_STALL: Duration = Duration::from_secs(5 * 60);
 /// How long removing an image may take.
@@ -61,22 +58,10 @@ impl Api {
         let result = tokio::select! {
             result = sending => result,
             // Dropping the request closes its connection: Podman sees a body that breaks off and keeps nothing of it.
-            (stalled, limit) = upload.stall() => Err(EngineError {
-                command: Some(call.command()),
-                ..EngineError::new(EngineErrorKind::Timeout, format!(
-                    "failed to load an image: {stalled} for {}", humantime::format_duration(limit)
-                ))
-            }),
+            stalled = upload.stall() => Err(EngineError { command: Some(call.command()), ..stalled }),
         };
-        if let Some(broken) = upload.failure() {
-            // Not the engine's fault, and not helped by trying again: the archive could not be read to its end.
-            return Err(EngineError {
-                command: Some(call.command()),
-                ..EngineError::new(
-                    EngineErrorKind::ApiError,
-                    format!("failed to load an image: its archive could not be read ({broken})"),
-                )
-            });
+        if let Some(broken) = upload.failure(EngineErrorKind::ApiError) {
+            return Err(EngineError { command: Some(call.command()), ..broken });
         }
         let answer: Value = serde_json::from_slice(&result?).map_err(|err| call.unreadable(&err.to_string()))?;
         let names = answer.get("Names").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
@@ -125,17 +110,12 @@ impl Api {
     /// See [`crate::backend::Engine::tag`].
     pub async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
         let what = format!("name image {} `{reference}`", image.short());
-        // In full: libpod would file a short name under `localhost/`, where no look-up of ours searches.
-        let qualified = reference.qualified();
-        let name = qualified.as_str();
-        if name.contains('@') {
-            let message = format!("failed to {what}: a digest cannot be given to an image, only a tag");
-            return Err(EngineError::new(EngineErrorKind::ApiError, message));
-        }
+        let name = tag_name(reference)
+            .map_err(|why| EngineError::new(EngineErrorKind::ApiError, format!("failed to {what}: {why}")))?;
         // A colon after the last slash parts the tag; one before it belongs to a port.
         let (repository, tag) = match name.rsplit_once(':') {
             Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-            _ => (name, "latest"),
+            _ => (name.as_str(), "latest"),
         };
         let path = format!("/images/{image}/tag?repo={}&tag={}", query(repository), query(tag));
         self.http().send(&Call::post(what, self.libpod(&path).await?)).await.map(|_| ())
@@ -168,72 +148,25 @@ impl Api {
         let path = self.libpod(&format!("/containers/json?all=true&filters={filters}")).await?;
         let call = Call::get(format!("find the containers of image {}", image.short()), path);
         let answer = self.http().send(&call).await?.json(&call)?;
-        let Some(user) = answer.as_array().and_then(|users| users.first()) else { return Ok(()) };
-        let name = user.pointer("/Names/0").or_else(|| user.get("Id")).and_then(Value::as_str).unwrap_or("unknown");
-        Err(EngineError::new(
-            EngineErrorKind::Conflict,
-            format!("failed to remove image {}: container `{name}` uses it", image.short()),
-        ))
+        refuse_if_used(image, &answer)
     }
 }
 
-/// What became of an archive that is being sent: seen by the body as it is read, asked by the one who waits.
-#[derive(Debug)]
-struct Upload {
-    began: Instant,
-    /// Milliseconds from `began` to the last byte taken.
-    last: AtomicU64,
-    finished: AtomicBool,
-    failure: Mutex<Option<String>>,
-}
-
-impl Default for Upload {
-    fn default() -> Self {
-        Self {
-            began: Instant::now(),
-            last: AtomicU64::new(0),
-            finished: AtomicBool::new(false),
-            failure: Mutex::new(None),
-        }
+/// The name in full: libpod would file a short one under `localhost/`, where no look-up of ours searches.
+pub(super) fn tag_name(reference: &ImageRef) -> Result<String, &'static str> {
+    let name = reference.qualified().as_str().to_owned();
+    match name.contains('@') {
+        true => Err("a digest cannot be given to an image, only a tag"),
+        false => Ok(name),
     }
 }
 
-impl Upload {
-    fn saw(&self, item: &std::io::Result<bytes::Bytes>) {
-        self.touch();
-        if let Err(err) = item
-            && let Ok(mut failure) = self.failure.lock()
-        {
-            failure.get_or_insert_with(|| err.to_string());
-        }
-    }
-
-    fn finished(&self) {
-        self.touch();
-        self.finished.store(true, Ordering::Release);
-    }
-
-    fn touch(&self) {
-        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(since, Ordering::Release);
-    }
-
-    fn failure(&self) -> Option<String> {
-        self.failure.lock().ok()?.clone()
-    }
-
-    /// Comes back once nothing has moved for too long, with what stands still.
-    async fn stall(&self) -> (&'static str, Duration) {
-        loop {
-            let (limit, what) = match self.finished.load(Ordering::Acquire) {
-                true => (LOAD_WORK, "Podman received the archive and has not answered"),
-                false => (LOAD_STALL, "nothing of the archive moved"),
-            };
-            let idle = self.began.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Acquire)));
-            if idle >= limit {
-                return (what, limit);
-            }
-            tokio::time::sleep((limit - idle).min(Duration::from_secs(1))).await;
-        }
-    }
+/// `containers` is the list of those that were made from it.
+pub(super) fn refuse_if_used(image: &ImageId, containers: &Value) -> Result<(), EngineError> {
+    let Some(user) = containers.as_array().and_then(|users| users.first()) else { return Ok(()) };
+    let name = user.pointer("/Names/0").or_else(|| user.get("Id")).and_then(Value::as_str).unwrap_or("unknown");
+    Err(EngineError::new(
+        EngineErrorKind::Conflict,
+        format!("failed to remove image {}: container `{name}` uses it", image.short()),
+    ))
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::address::Machine;
 use super::ssh::SshForward;
-use super::{Api, Podman};
+use super::{Api, Podman, Shell};
 use crate::backend::limactl::Limactl;
 use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
@@ -102,7 +102,7 @@ impl Ladder {
 
     /// The path of the socket in use here, when the way in use has one.
     pub fn socket(&self) -> Option<PathBuf> {
-        Some(self.0.state().link.as_ref()?.podman.socket().to_owned())
+        self.0.state().link.as_ref()?.podman.socket().map(Path::to_owned)
     }
 
     /// The way in use, else the best that answers. All who ask meanwhile wait for one climb.
@@ -183,8 +183,8 @@ impl Climber {
                 (api(ssh.socket())?, Some(ssh))
             }
             Rung::Shell => {
-                let _ = &self.limactl;
-                return Err(EngineError::new(EngineErrorKind::TransportUnavailable, "TEMPORARY"));
+                let is_rootful = !place.guest.starts_with("/run/user/");
+                (Podman::Shell(Shell::new(self.limactl.clone(), self.instance.as_str(), is_rootful)), None)
             }
         };
         match tokio::time::timeout(ANSWER, podman.ping()).await {

@@ -113,7 +113,7 @@ impl Api {
     ) -> Result<Option<ContainerState>, EngineError> {
         let path = self.container_path(id, "/json").await?;
         let call = Call::get(format!("inspect container `{id}`"), path);
-        let Some(answer) = super::api::unless_gone(self.http().send(&call).await)? else { return Ok(None) };
+        let Some(answer) = super::life::unless_gone(self.http().send(&call).await)? else { return Ok(None) };
         match wire::inspected(&answer.json(&call)?, ours) {
             Some((_, state)) => Ok(Some(state)),
             None => Err(call.unreadable("it names no container")),
@@ -121,11 +121,11 @@ impl Api {
     }
 }
 
-fn lacks_health(look: &Look, name: &ContainerName, state: &ContainerState) -> bool {
+pub(super) fn lacks_health(look: &Look, name: &ContainerName, state: &ContainerState) -> bool {
     state.phase == Phase::Running && state.health.is_none() && look.health.contains(name)
 }
 
-fn lacks_key(look: &Look, state: &ContainerState) -> bool {
+pub(super) fn lacks_key(look: &Look, state: &ContainerState) -> bool {
     matches!(&state.owner, Owner::Ours { spec: Some(spec), .. } if !spec.readable_with(&look.key))
 }
 

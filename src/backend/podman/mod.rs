@@ -1,7 +1,7 @@
 //! Podman, behind [`Engine`]: one type for every way to reach it.
 //!
-//! [`Podman`] picks the transport and hands every call on. What a call means on the wire stands in `api`; how Podman's
-//! answers are read stands in `wire`. Nothing here decides what should run.
+//! [`Podman`] picks the transport and hands every call on. What a call means on the wire stands in `api`, what it means on the
+//! command line in `shell`; how Podman's answers are read stands in `wire`. Nothing here decides what should run.
 
 mod address;
 mod api;
@@ -11,14 +11,17 @@ mod exits;
 mod http;
 mod image;
 mod ladder;
+mod life;
 mod look;
 mod place;
 mod secrets;
+mod shell;
 mod spec;
 mod ssh;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod wire;
 
 use std::path::Path;
@@ -32,12 +35,15 @@ pub use address::Machine;
 pub use api::Api;
 pub use ladder::Ladder;
 pub use place::PodmanAt;
+pub use shell::Shell;
 
 /// Podman, by whichever way it is reached.
 #[derive(Debug)]
 pub enum Podman {
     /// Through its API socket.
     Api(Api),
+    /// Through its command line in a Lima instance.
+    Shell(Shell),
 }
 
 impl Podman {
@@ -64,132 +70,111 @@ impl Podman {
         Api::new(&socket, Machine::of_local_socket()).map(Self::Api)
     }
 
-    /// The path of the socket it is reached through.
-    pub fn socket(&self) -> &Path {
+    /// How it is reached: `api` or `shell`.
+    pub fn transport(&self) -> &'static str {
         match self {
-            Self::Api(api) => api.socket(),
+            Self::Api(_) => "api",
+            Self::Shell(_) => "shell",
+        }
+    }
+
+    /// The path of the socket it is reached through, when it is.
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Api(api) => Some(api.socket()),
+            Self::Shell(_) => None,
         }
     }
 }
 
+/// The same call to whichever it is.
+macro_rules! through {
+    ($this:expr, $podman:ident => $call:expr) => {
+        match $this {
+            Self::Api($podman) => $call,
+            Self::Shell($podman) => $call,
+        }
+    };
+}
+
 impl Engine for Podman {
     async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
-        match self {
-            Self::Api(api) => api.look(look).await,
-        }
+        through!(self, podman => podman.look(look).await)
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
-        match self {
-            Self::Api(api) => api.inspect(id).await,
-        }
+        through!(self, podman => podman.inspect(id).await)
     }
 
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
-        match self {
-            Self::Api(api) => api.image(reference).await,
-        }
+        through!(self, podman => podman.image(reference).await)
     }
 
     async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
-        match self {
-            Self::Api(api) => api.load(tar).await,
-        }
+        through!(self, podman => podman.load(tar).await)
     }
 
     async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
-        match self {
-            Self::Api(api) => api.pull(reference, progress).await,
-        }
+        through!(self, podman => podman.pull(reference, progress).await)
     }
 
     async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.tag(image, reference).await,
-        }
+        through!(self, podman => podman.tag(image, reference).await)
     }
 
     async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.remove_image(image).await,
-        }
+        through!(self, podman => podman.remove_image(image).await)
     }
 
     async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
-        match self {
-            Self::Api(api) => api.create(create).await,
-        }
+        through!(self, podman => podman.create(create).await)
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.start(id).await,
-        }
+        through!(self, podman => podman.start(id).await)
     }
 
     async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.unpause(id).await,
-        }
+        through!(self, podman => podman.unpause(id).await)
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.stop(id, grace).await,
-        }
+        through!(self, podman => podman.stop(id, grace).await)
     }
 
     async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.rename(id, name).await,
-        }
+        through!(self, podman => podman.rename(id, name).await)
     }
 
     async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.remove(id, grace).await,
-        }
+        through!(self, podman => podman.remove(id, grace).await)
     }
 
     async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.run_healthcheck(id).await,
-        }
+        through!(self, podman => podman.run_healthcheck(id).await)
     }
 
     async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
-        match self {
-            Self::Api(api) => api.exec(id, request).await,
-        }
+        through!(self, podman => podman.exec(id, request).await)
     }
 
     async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
-        match self {
-            Self::Api(api) => api.exec_exit(exec).await,
-        }
+        through!(self, podman => podman.exec_exit(exec).await)
     }
 
     async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
-        match self {
-            Self::Api(api) => api.logs(id, request).await,
-        }
+        through!(self, podman => podman.logs(id, request).await)
     }
 
     async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
-        match self {
-            Self::Api(api) => api.events(owner).await,
-        }
+        through!(self, podman => podman.events(owner).await)
     }
 
     async fn ping(&self) -> Result<(), EngineError> {
-        match self {
-            Self::Api(api) => api.ping().await,
-        }
+        through!(self, podman => podman.ping().await)
     }
 
     fn deaths(&self, guest: &Guest) -> Option<Deaths> {
-        match self {
-            Self::Api(api) => api.deaths(guest),
-        }
+        through!(self, podman => podman.deaths(guest))
     }
 }

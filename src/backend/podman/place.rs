@@ -1,6 +1,6 @@
 //! Podman, wherever the state file says that it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl PodmanAt {
     /// The socket it is reached through now, when it is reached through one.
     pub fn socket(&self) -> Option<PathBuf> {
         match self {
-            Self::Host(podman) => Some(podman.socket().to_owned()),
+            Self::Host(podman) => podman.socket().map(Path::to_owned),
             Self::Guest(ladder) => ladder.socket(),
         }
     }

@@ -9,7 +9,7 @@ use super::secrets::Secrets;
 use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text};
 
 /// Seconds between the stop signal and KILL when somebody else stops the container.
-const STOP_TIMEOUT: u64 = 10;
+pub(super) const STOP_TIMEOUT: u64 = 10;
 
 /// What an address in `add_hosts` says to mean the machine Podman runs on.
 pub(super) const HOST_GATEWAY: &str = "host-gateway";
@@ -109,7 +109,7 @@ fn split_host(line: &str) -> Option<(&str, &str)> {
 }
 
 /// The line for Podman; `None` where Podman writes it by itself. 4.3 would put the word `host-gateway` into `/etc/hosts`.
-fn host_line(line: &str, gateway: Option<&str>) -> Option<String> {
+pub(super) fn host_line(line: &str, gateway: Option<&str>) -> Option<String> {
     match (split_host(line), gateway) {
         (Some((BUILT_IN_HOST, HOST_GATEWAY)), _) => None,
         (Some((host, HOST_GATEWAY)), Some(gateway)) => Some(format!("{host}:{gateway}")),

@@ -101,11 +101,12 @@ pub(super) fn images(answer: &Value) -> BTreeMap<ImageRef, ImageId> {
     images
 }
 
-/// One line of `GET /libpod/events`. `None` when it is malformed or not the owner's business.
+/// One line of `GET /libpod/events`, or of `podman events --format json`, which has other names for the same. `None` when it
+/// is malformed or not the owner's business.
 pub(super) fn event(line: &[u8], owner: &Name) -> Option<EngineEvent> {
     let event: Value = serde_json::from_slice(line).ok()?;
-    let action = text(&event, "Action").or_else(|| text(&event, "status"))?.to_owned();
-    let attributes = event.get("Actor").and_then(|actor| actor.get("Attributes"));
+    let action = ["Action", "status", "Status"].iter().find_map(|name| text(&event, name))?.to_owned();
+    let attributes = event.get("Actor").unwrap_or(&event).get("Attributes");
     match text(&event, "Type")? {
         "container" => {
             let attributes = attributes?;
@@ -114,8 +115,10 @@ pub(super) fn event(line: &[u8], owner: &Name) -> Option<EngineEvent> {
             }
             // 4.3: `containerExitCode`; `exitCode` is Docker's.
             let code = ["containerExitCode", "exitCode"].iter().find_map(|name| int(attributes, name));
+            let code = code.or_else(|| int(&event, "ContainerExitCode"));
             let exit_code = code.and_then(|code| i32::try_from(code).ok());
-            Some(EngineEvent { action, container: text(attributes, "name").map(str::to_owned), exit_code })
+            let name = text(attributes, "name").or_else(|| text(&event, "Name"));
+            Some(EngineEvent { action, container: name.map(str::to_owned), exit_code })
         }
         "image" => Some(EngineEvent { action, container: None, exit_code: None }),
         _ => None,

@@ -1,0 +1,130 @@
+//! Starting, stopping and removing with an eye on what Podman gets wrong, whichever way it is reached.
+
+use std::time::{Duration, Instant};
+
+use crate::backend::{EngineError, EngineErrorKind};
+use crate::model::{ContainerId, ContainerState, Phase};
+
+/// How long after a start that changed nothing the container is watched for a death Podman has not noticed yet.
+const SWALLOWED: Duration = Duration::from_secs(2);
+/// Between two looks of that watch.
+const SWALLOWED_STEP: Duration = Duration::from_millis(50);
+/// How long after a stop the container is watched for Podman's own restart. It takes a tenth of a second on 4.3.1; one
+/// that dies at once each time is caught by one of many tries.
+const COMES_BACK: Duration = Duration::from_secs(10);
+/// Between two looks of that watch.
+const COMES_BACK_STEP: Duration = Duration::from_millis(10);
+
+/// What a start came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Started {
+    /// It was started.
+    Now,
+    /// Podman believed that it ran.
+    AlreadySo,
+}
+
+/// The single calls that the rules below are made of.
+pub(super) trait Life: Sync {
+    /// See [`crate::backend::Engine::inspect`].
+    fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
+    /// One start.
+    fn start_once(&self, id: &ContainerId) -> impl Future<Output = Result<Started, EngineError>> + Send;
+    /// One stop. Fine when it does not run.
+    fn stop_once(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// See [`crate::backend::Engine::unpause`].
+    fn unpause(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// Removes it whatever it does, at once, and none of its volumes.
+    fn remove_by_force(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// Whether the first process lives for certain. Without proof the answer is no.
+    fn surely_alive(&self, state: &ContainerState) -> bool;
+}
+
+/// See [`crate::backend::Engine::start`].
+pub(super) async fn start(podman: &impl Life, id: &ContainerId) -> Result<(), EngineError> {
+    if podman.start_once(id).await? == Started::Now {
+        return Ok(());
+    }
+    // Podman believes it runs. Between a death and its being noticed (conmon's exit file, up to a quarter second on
+    // 4.3.1) that is a mistake, and the start has been swallowed.
+    let Some(before) = podman.inspect(id).await? else { return Ok(()) };
+    let began = Instant::now();
+    let mut now = before.clone();
+    // Seen alive twice, since one that has just been killed may take a moment to die.
+    let mut alive = false;
+    loop {
+        match now.phase {
+            Phase::Running if now.pid != before.pid || now.started_at != before.started_at => return Ok(()),
+            Phase::Running if podman.surely_alive(&now) => {
+                if alive {
+                    return Ok(());
+                }
+                alive = true;
+            }
+            Phase::Exited { .. } | Phase::Created => return podman.start_once(id).await.map(|_| ()),
+            _ if began.elapsed() >= SWALLOWED => return Ok(()),
+            _ => {}
+        }
+        tokio::time::sleep(SWALLOWED_STEP).await;
+        now = match podman.inspect(id).await? {
+            Some(now) => now,
+            None => return Ok(()),
+        };
+    }
+}
+
+/// See [`crate::backend::Engine::stop`].
+pub(super) async fn stop(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+    let began = Instant::now();
+    loop {
+        let done = match podman.stop_once(id, grace).await {
+            // 4.3.1 kills a frozen container's process but cannot clean up after it: it has to be unfrozen.
+            Err(err) if err.message.contains("container state improper") => {
+                podman.unpause(id).await?;
+                podman.stop_once(id, grace).await
+            }
+            done => done,
+        };
+        done?;
+        // One that dies in the same moment may be restarted by Podman all the same: before 4.6 that is not called off
+        // by a stop that finds nothing to kill, or not soon enough (its issues 17069 and 18259).
+        if !comes_back(podman, id, began).await? {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits until Podman is done with a container that was stopped, which it is as a rule. Yields whether it runs again.
+async fn comes_back(podman: &impl Life, id: &ContainerId, began: Instant) -> Result<bool, EngineError> {
+    while began.elapsed() < COMES_BACK {
+        match podman.inspect(id).await? {
+            Some(ContainerState { phase: Phase::Running, .. }) => return Ok(true),
+            Some(ContainerState { phase: Phase::Stopping, .. }) => tokio::time::sleep(COMES_BACK_STEP).await,
+            _ => break,
+        }
+    }
+    Ok(false)
+}
+
+/// See [`crate::backend::Engine::remove`].
+pub(super) async fn remove(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+    match stop(podman, id, grace).await {
+        Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
+        // What cannot be stopped in good order is removed by force.
+        Err(err) if !err.kind.is_retryable() => {
+            tracing::debug!(container = %id, error = %err, "a container did not stop in good order");
+        }
+        Err(err) => return Err(err),
+        Ok(()) => {}
+    }
+    unless_gone(podman.remove_by_force(id).await).map(|_| ())
+}
+
+/// `None` when the object is gone.
+pub(super) fn unless_gone<T>(result: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(err) if err.kind == EngineErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}

@@ -1,0 +1,104 @@
+//! A [`Create`] as the words of `podman create`: the same container as [`super::super::spec`] asks for.
+
+use super::script::{self, Variables};
+use crate::backend::podman::spec;
+use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text};
+
+/// The script that makes it. `gateway` stands in for `host-gateway`.
+pub(super) fn script(create: &Create, gateway: Option<&str>) -> Result<String, String> {
+    let variables = Variables::new(create.spec.env.iter().map(|(name, value)| (name.as_str(), value.expose())))?;
+    script::podman("", "create", &variables, words(create, gateway))
+}
+
+/// All but the variables.
+pub(super) fn words(create: &Create, gateway: Option<&str>) -> Vec<String> {
+    let spec = &create.spec;
+    let mut words = Words::default();
+    // The command line's own habits that the API does not have: pulling, and the proxies of Podman's environment.
+    words.add(["--pull=never", "--http-proxy=false"]);
+    words.pair("--name", create.name.as_str());
+    for (name, value) in &create.labels {
+        words.pair("--label", format!("{name}={value}"));
+    }
+    for mount in &spec.mounts {
+        words.pair("--mount", mount_words(mount));
+    }
+    for port in &spec.ports {
+        words.pair("--publish", port_words(port));
+    }
+    words.pair("--restart", spec.restart.as_str());
+    for line in spec.add_hosts.iter().filter_map(|line| spec::host_line(line.expose(), gateway)) {
+        words.pair("--add-host", line);
+    }
+    words.pair("--stop-timeout", spec::STOP_TIMEOUT.to_string());
+    if let Some(check) = &spec.healthcheck {
+        health_words(check, &mut words);
+    }
+    words.add(["--", create.image.as_str()]);
+    words.add(spec.command.iter().flatten().map(Text::expose));
+    words.0
+}
+
+#[derive(Default)]
+struct Words(Vec<String>);
+
+impl Words {
+    fn add<'a>(&mut self, words: impl IntoIterator<Item = &'a str>) {
+        self.0.extend(words.into_iter().map(str::to_owned));
+    }
+
+    fn pair(&mut self, flag: &str, value: impl Into<String>) {
+        self.0.extend([flag.to_owned(), value.into()]);
+    }
+}
+
+/// Podman reads it as a line of CSV.
+fn mount_words(mount: &Mount) -> String {
+    let access = if mount.read_only { "ro=true" } else { "ro=false" };
+    let fields = [
+        "type=bind".to_owned(),
+        format!("source={}", mount.source.expose()),
+        format!("destination={}", mount.target),
+        access.to_owned(),
+    ];
+    fields.map(|field| csv(&field)).join(",")
+}
+
+fn csv(field: &str) -> String {
+    match field.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field.to_owned(),
+    }
+}
+
+/// Podman understands no address as every address, IPv6 included where the network has it.
+fn port_words(port: &Port) -> String {
+    let rest = format!("{}:{}/{}", port.host_port, port.container_port, port.protocol);
+    match port.host_ip.as_str() {
+        "" | "0.0.0.0" => rest,
+        address if address.contains(':') => format!("[{address}]:{rest}"),
+        address => format!("{address}:{rest}"),
+    }
+}
+
+fn health_words(check: &HealthCheck, words: &mut Words) {
+    let nanos = |duration: std::time::Duration| format!("{}ns", duration.as_nanos().min(i64::MAX as u128));
+    words.pair("--health-cmd", health_test(&check.test));
+    words.pair("--health-interval", nanos(check.interval));
+    words.pair("--health-timeout", nanos(check.timeout));
+    words.pair("--health-retries", check.retries.to_string());
+    words.pair("--health-start-period", nanos(check.start_period));
+}
+
+/// In the form that Podman keeps as it is: a JSON array, to which it adds `CMD` by itself unless the first word is
+/// `CMD-SHELL`. An array of one word would go to a shell (4.3.1).
+fn health_test(test: &HealthTest) -> String {
+    match test {
+        HealthTest::Shell(line) => serde_json::json!(["CMD-SHELL", line.expose()]).to_string(),
+        HealthTest::Command(words) => match words.as_slice() {
+            [word] if !word.expose().contains(char::is_whitespace) => format!("CMD {}", word.expose()),
+            [word] => serde_json::json!(["CMD-SHELL", script::quote(word.expose())]).to_string(),
+            words => serde_json::json!(words.iter().map(Text::expose).collect::<Vec<_>>()).to_string(),
+        },
+    }
+}

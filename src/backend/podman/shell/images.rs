@@ -1,0 +1,167 @@
+//! Images through Podman's command line: looking one up, loading, pulling, naming and removing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::Shell;
+use super::run::{Ended, Running, answer, complaint};
+use crate::backend::podman::error::{About, timed_out};
+use crate::backend::podman::image::{refuse_if_used, tag_name};
+use crate::backend::podman::life::unless_gone;
+use crate::backend::podman::upload::Upload;
+use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
+use crate::model::{ImageId, ImageRef};
+
+/// How long a pull may go without any news. Podman prints none while it writes a layer to its storage.
+const PULL_STALL: Duration = Duration::from_secs(5 * 60);
+/// How long removing an image may take.
+const REMOVE: Duration = Duration::from_secs(120);
+
+impl Shell {
+    /// See [`crate::backend::Engine::image`].
+    pub async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
+        let found = self.inspect_image(reference.as_str()).await?;
+        Ok(found.as_ref().and_then(|image| image.get("Id")).and_then(Value::as_str).map(ImageId::from))
+    }
+
+    async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {
+        let call = self.podman(format!("inspect image `{name}`"), About::Image, ["image", "inspect", "--", name]);
+        let Some(answer) = unless_gone(self.run(&call).await)? else { return Ok(None) };
+        match call.json(&answer)? {
+            Value::Array(mut found) if found.len() == 1 => Ok(found.pop()),
+            _ => Err(call.unreadable("expected a list of one image")),
+        }
+    }
+
+    /// See [`crate::backend::Engine::load`].
+    pub async fn load(&self, mut tar: ByteStream) -> Result<Vec<String>, EngineError> {
+        let call = self.podman("load an image", About::Other, ["load", "--quiet"]);
+        let upload = Upload::default();
+        let work = async {
+            let Running { mut child, mut stdin, mut stdout, mut stderr } = self.spawn(&call)?;
+            let send = async {
+                while let Some(item) = tar.next().await {
+                    upload.saw(&item);
+                    // Its end would read as the archive's: the pipe stays open until the child has been ended.
+                    let Ok(bytes) = item else { return Some(stdin) };
+                    // Podman gave up: it tells why by itself.
+                    if stdin.write_all(&bytes).await.is_err() {
+                        break;
+                    }
+                    upload.moved();
+                }
+                upload.finished();
+                drop(stdin);
+                None
+            };
+            let receive = async {
+                let (stdout, stderr) = tokio::join!(answer(&call, &mut stdout), complaint(&mut stderr));
+                let code = child.ended().await.map_err(|err| call.broken(&err))?;
+                Ok(Ended { code, stdout: stdout?, stderr })
+            };
+            let (outcome, open) = {
+                tokio::pin!(send, receive);
+                let mut sending = true;
+                loop {
+                    tokio::select! {
+                        ended = &mut receive => break (ended, None),
+                        open = &mut send, if sending => match open {
+                            Some(open) => break (Err(call.unreadable("the archive broke off")), Some(open)),
+                            None => sending = false,
+                        },
+                    }
+                }
+            };
+            drop(child);
+            drop(open);
+            outcome
+        };
+        let result = tokio::select! {
+            result = work => result,
+            stalled = upload.stall() => Err(EngineError { command: Some(call.shown().to_owned()), ..stalled }),
+        };
+        if let Some(broken) = upload.failure(EngineErrorKind::CommandFailed) {
+            return Err(EngineError { command: Some(call.shown().to_owned()), ..broken });
+        }
+        let names = loaded(&self.success(&call, result?)?);
+        match names.is_empty() {
+            true => Err(call.unreadable("it names no image")),
+            false => Ok(names),
+        }
+    }
+
+    /// See [`crate::backend::Engine::pull`]. The command line tells no amounts, so `progress` stays as it is.
+    pub async fn pull(&self, reference: &ImageRef, _progress: Arc<Progress>) -> Result<ImageId, EngineError> {
+        let what = format!("pull image `{reference}`");
+        let call = self.podman(&what, About::Other, ["pull", "--", reference.as_str()]);
+        let Running { mut child, stdin, mut stdout, mut stderr } = self.spawn(&call)?;
+        drop(stdin);
+        let news = async {
+            let (mut kept, mut piece) = (Vec::new(), [0; 8192]);
+            loop {
+                match tokio::time::timeout(PULL_STALL, stderr.read(&mut piece)).await {
+                    Err(_) => return Err(timed_out(&what, call.shown(), PULL_STALL)),
+                    Ok(Ok(length)) if length > 0 => {
+                        kept.extend(piece.iter().take(length));
+                        kept.drain(..kept.len().saturating_sub(NEWS_LIMIT));
+                    }
+                    Ok(_) => return Ok(kept),
+                }
+            }
+        };
+        let (stdout, stderr) = tokio::try_join!(answer(&call, &mut stdout), news)?;
+        let ended = tokio::time::timeout(PULL_STALL, child.ended()).await;
+        let code = ended.map_err(|_| timed_out(&what, call.shown(), PULL_STALL))?.map_err(|err| call.broken(&err))?;
+        let answer = self.success(&call, Ended { code, stdout, stderr })?;
+        // The id is all that it prints on standard output, and the last of it.
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        match answer.split_whitespace().next_back() {
+            Some(id) if id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(ImageId::from(id)),
+            _ => Err(call.unreadable("it tells no image id")),
+        }
+    }
+
+    /// See [`crate::backend::Engine::tag`].
+    pub async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
+        let what = format!("name image {} `{reference}`", image.short());
+        let refused = |why| EngineError::new(EngineErrorKind::CommandFailed, format!("failed to {what}: {why}"));
+        let name = tag_name(reference).map_err(refused)?;
+        let call = self.podman(&what, About::Image, ["tag", "--", image.as_str(), &name]);
+        self.run(&call).await.map(|_| ())
+    }
+
+    /// See [`crate::backend::Engine::remove_image`].
+    pub async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
+        let Some(found) = self.inspect_image(image.as_str()).await? else { return Ok(()) };
+        let what = format!("remove image {}", image.short());
+        let names = found.get("RepoTags").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let mut names: Vec<_> = names.collect();
+        // By id, Podman removes an image of several names only by force, and force removes containers too. So the names go
+        // one by one, the last takes the image along, and use by a container is looked at first.
+        if names.len() > 1 {
+            let filter = format!("ancestor={image}");
+            let call = self.podman(&what, About::Other, ["ps", "--all", "--format", "json", "--filter", &filter]);
+            refuse_if_used(image, &call.json(&self.run(&call).await?)?)?;
+        } else {
+            names = vec![image.as_str()];
+        }
+        let call = self.script(&what, About::Image, "podman rmi", "podman rmi -- \"$@\"", &names).within(REMOVE);
+        unless_gone(self.run(&call).await).map(|_| ())
+    }
+}
+
+/// How much of a pull's news is kept: the reason for a failure stands last.
+const NEWS_LIMIT: usize = 64 << 10;
+
+/// `Loaded image: NAME` for each (4.3); older ones wrote `Loaded image(s): A,B`.
+pub(super) fn loaded(stdout: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(stdout);
+    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("Loaded image"));
+    let names =
+        lines.filter_map(|line| line.trim_start_matches("(s)").strip_prefix(':')).flat_map(|line| line.split(','));
+    names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+}

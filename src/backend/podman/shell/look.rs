@@ -1,0 +1,130 @@
+//! One look in one call; a second one only when a container has to be inspected.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Shell;
+use crate::backend::podman::error::About;
+use crate::backend::podman::look::{lacks_health, lacks_key};
+use crate::backend::podman::wire;
+use crate::backend::{EngineError, EngineErrorKind, Look};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner};
+
+pub(super) use crate::backend::podman::wire::inspected;
+
+/// Everything, and sorted out here: another call would cost more than the longer list.
+const LOOK: &str = "podman ps --all --format json && podman images --format json";
+/// The same, with the version before it. Each prints one JSON value.
+const FIRST_LOOK: &str = "podman version --format '{{json .Server.APIVersion}}' && podman ps --all --format json && \
+                          podman images --format json";
+/// The waits between tries of a list that Podman failed.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(300)];
+/// Podman's own exit code for its failures.
+const PODMAN_FAILED: i32 = 125;
+/// Containers inspected by one command: its length has limits.
+const INSPECTED_AT_ONCE: usize = 500;
+
+impl Shell {
+    /// See [`crate::backend::Engine::look`].
+    pub async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
+        let known = self.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let script = if known.is_some() { LOOK } else { FIRST_LOOK };
+        let call = self.script("list containers and images", About::Other, "podman ps", script, &[]);
+        let answer = self.run_again(&call).await?;
+        let mut values = values(&answer);
+        let version = match known {
+            Some(version) => version,
+            None => {
+                let told = values.next().and_then(|value| value.as_str().map(str::to_owned));
+                let told = told.ok_or_else(|| call.unreadable("it tells no version"))?;
+                *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(told.clone());
+                told
+            }
+        };
+        let (Some(listed), Some(images)) = (values.next(), values.next()) else {
+            return Err(call.unreadable("expected two lists"));
+        };
+        if [&listed, &images].iter().any(|value| !matches!(value, Value::Array(_) | Value::Null)) {
+            return Err(call.unreadable("expected two lists"));
+        }
+        let listed = listed.as_array().into_iter().flatten().filter_map(|entry| wire::listed(entry, &look.owner));
+        let mut containers: BTreeMap<_, _> = listed
+            .filter(|(name, state)| matches!(state.owner, Owner::Ours { .. }) || look.names.contains(name))
+            .collect();
+        self.look_closer(look, &mut containers).await?;
+        Ok(Guest { version, containers, images: wire::images(&images) })
+    }
+
+    /// Podman 4.3 fails a whole list when one thing in it goes away meanwhile. Asked again, it answers.
+    async fn run_again(&self, call: &super::run::Call) -> Result<Vec<u8>, EngineError> {
+        for pause in LOOK_AGAIN {
+            match self.run(call).await {
+                Err(err) if err.exit_code == Some(PODMAN_FAILED) => tokio::time::sleep(pause).await,
+                outcome => return outcome,
+            }
+        }
+        self.run(call).await
+    }
+
+    /// Inspects what the list does not tell. See [`crate::backend::podman::look`].
+    async fn look_closer(
+        &self,
+        look: &Look,
+        containers: &mut BTreeMap<ContainerName, ContainerState>,
+    ) -> Result<(), EngineError> {
+        let wanted: Vec<(ContainerName, ContainerId)> = containers
+            .iter()
+            .filter(|(name, state)| lacks_health(look, name, state) || lacks_key(look, state))
+            .map(|(name, state)| (name.clone(), state.id.clone()))
+            .collect();
+        for some in wanted.chunks(INSPECTED_AT_ONCE) {
+            let ids: Vec<_> = some.iter().map(|(_, id)| id.as_str()).collect();
+            let mut seen: BTreeMap<_, _> = self
+                .inspect_all(&ids, |owner| owner == look.owner.as_str())
+                .await?
+                .into_iter()
+                .map(|state| (state.id.clone(), state))
+                .collect();
+            for (name, id) in some {
+                match seen.remove(id) {
+                    Some(closer) => containers.insert(name.clone(), closer),
+                    // Removed between the list and the inspection.
+                    None => containers.remove(name),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of them that are there.
+    async fn inspect_all(&self, ids: &[&str], ours: impl Fn(&str) -> bool) -> Result<Vec<ContainerState>, EngineError> {
+        let (what, shown) = match ids {
+            [id] => (format!("inspect container `{id}`"), format!("podman container inspect {id}")),
+            _ => ("inspect containers".to_owned(), "podman container inspect".to_owned()),
+        };
+        let call = self.script(what, About::Container, &shown, "podman container inspect \"$@\"", ids);
+        let ended = self.end_of(&call).await?;
+        // Of several, it prints those it found and complains about the others.
+        let stdout = ended.stdout.clone();
+        match self.success(&call, ended) {
+            Err(err) if err.kind != EngineErrorKind::NotFound => return Err(err),
+            _ => {}
+        }
+        let Value::Array(found) = call.json(&stdout)? else { return Err(call.unreadable("expected a list")) };
+        let states = found.iter().map(|value| inspected(value, &ours).map(|(_, state)| state));
+        states.collect::<Option<_>>().ok_or_else(|| call.unreadable("it names no container"))
+    }
+
+    /// See [`crate::backend::Engine::inspect`]. Any owner's label makes it [`Owner::Ours`], since no owner is given.
+    pub async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+        Ok(self.inspect_all(&[id.as_str()], |_| true).await?.pop())
+    }
+}
+
+/// JSON values in a row, lists taken apart only by the caller; ends at what is none.
+pub(super) fn values(answer: &[u8]) -> impl Iterator<Item = Value> + '_ {
+    serde_json::Deserializer::from_slice(answer).into_iter().map_while(Result::ok)
+}

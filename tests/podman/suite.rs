@@ -1,0 +1,65 @@
+//! Every test of the suite, to be run over any number of benches: `conformance! { NAME: PLACE, … }` makes a module for each.
+//!
+//! The binary that includes this has the modules `bench`, `commands`, `containers`, `images`, `refusals` and `registry`
+//! beside it.
+
+macro_rules! conformance {
+    ($($name:ident: $place:path),* $(,)?) => {$(
+        mod $name {
+            tests! {
+                $place;
+                containers:
+                    every_field_reaches_the_container,
+                    a_look_finds_ours_and_the_stranger_with_a_wanted_name,
+                    the_life_of_a_container,
+                    anonymous_volumes_outlive_their_container,
+                    asking_twice_is_fine,
+                    exit_codes_are_seen,
+                    a_frozen_container_is_unfrozen_stopped_and_removed,
+                    a_start_right_after_a_death_is_not_swallowed,
+                    what_podman_restarts_all_the_time_stays_stopped,
+                    health_checks_run_on_demand,
+                    a_lost_key_brings_live_values,
+                    events_are_the_owners,
+                    ports_lead_to_the_agent;
+                commands:
+                    a_commands_streams_and_code_are_kept_apart,
+                    standard_input_is_half_closed,
+                    a_commands_environment_and_directory,
+                    a_command_that_is_not_there,
+                    much_output_arrives_whole,
+                    logs_keep_streams_and_bytes,
+                    a_tail_is_the_last_lines,
+                    a_followed_log_ends_with_its_container;
+                images:
+                    names_are_told_as_podman_files_them,
+                    an_image_without_a_name_has_its_id,
+                    compressed_archives_load_once_decompressed,
+                    a_broken_archive_is_refused_and_leaves_nothing,
+                    an_archive_that_cannot_be_read_is_not_podmans_fault,
+                    an_image_is_named_again_and_removed_with_all_names,
+                    an_image_in_use_stays_with_its_names;
+                refusals:
+                    a_taken_name_is_a_conflict,
+                    a_missing_image_is_not_found,
+                    a_taken_port_is_a_conflict_that_names_it,
+                    a_missing_program_is_told_in_podmans_words,
+                    a_missing_mount_source_is_not_made,
+                    what_is_gone_is_not_found,
+                    secrets_stay_out_of_errors;
+                registry:
+                    pulled_by_tag_and_by_digest,
+                    a_missing_tag_is_an_error_with_the_registrys_words;
+            }
+        }
+    )*};
+}
+
+macro_rules! tests {
+    ($place:path; $($module:ident: $($test:ident),* $(,)?;)*) => {$($(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            crate::bench::run($place(), crate::$module::$test).await;
+        }
+    )*)*};
+}
