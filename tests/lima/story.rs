@@ -1,0 +1,239 @@
+//! A machine's life: made, worked with, hit in every way, mended, and taken down.
+
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+use crate::instance::{limactl, setting, stdout_of};
+use crate::support::command::{Running, contains_any};
+use crate::world::{CANARY, World, answer_on, free_port, until};
+
+/// One after another over one machine: each boot takes a minute or more where it is emulated.
+#[test]
+fn a_machine_is_made_kept_and_mended() {
+    let world = World::get();
+    made_from_nothing(world);
+    the_template_keeps_its_promises(world);
+    secrets_stay_in_the_container(world);
+    a_new_port_needs_no_restart(world);
+    a_full_disk_costs_nothing_but_the_step(world);
+    let mut run = world.spawn("run --resync 1h");
+    kept(world, &mut run);
+    a_lost_master_is_climbed_around(world, &mut run);
+    run = run_that_is_killed_loses_nothing(world, run);
+    a_reboot_of_the_guest_is_waited_out(world, &mut run);
+    a_power_cut_is_mended(world, &mut run);
+    run.signal(Signal::TERM);
+    run.end().expect(143);
+    without_its_host_agent_it_is_shut_down_in_order(world);
+    settings_change_at_the_next_start(world);
+    it_is_taken_down_when_asked(world);
+}
+
+fn kinds(of: &Value) -> Vec<&str> {
+    of["actions"].as_array().expect("actions").iter().filter_map(|action| action["kind"].as_str()).collect()
+}
+
+fn made_from_nothing(world: &World) {
+    let took = kinds(&world.first);
+    for kind in ["createVm", "startVm", "fetchArtifact", "loadImage", "createContainer"] {
+        assert_eq!(took.iter().filter(|taken| **taken == kind).count(), 1, "{took:?}");
+    }
+    assert_eq!(world.first["converged"], true);
+    world.answers("hello 1");
+    assert_eq!(world.apply_kinds(), Vec::<String>::new(), "a second apply has nothing to do");
+    let status = world.status();
+    let vm = &status["vm"];
+    assert_eq!((&vm["instance"], &vm["status"]), (&"story".into(), &"Running".into()));
+    assert_eq!((&vm["transport"], &vm["rung"]), (&"api".into(), &"forward".into()), "{vm}");
+    assert_eq!(vm["error"], Value::Null);
+    let handles = std::fs::read(world.sandbox.root().join("state/story/handles.json")).expect("handles");
+    let handles: Value = serde_json::from_slice(&handles).expect("JSON");
+    for field in ["hostAgent", "driver"] {
+        assert!(handles["vm"][field]["pid"].is_number() && handles["vm"][field]["startedAt"].is_string(), "{handles}");
+    }
+    assert!(handles["vm"]["sshPort"].is_number() && handles["vm"]["templateDigest"].is_string(), "{handles}");
+    let checks = world.run("doctor -o json").expect(0).json();
+    let layers: Vec<_> =
+        checks["checks"].as_array().unwrap().iter().filter_map(|check| check["layer"].as_str()).collect();
+    for layer in ["limactl", "lima home", "accel", "vm", "ssh", "podman socket", "podman"] {
+        assert!(layers.contains(&layer), "{layers:?}");
+    }
+    // Its exit code is the command's, and standard streams are kept apart.
+    let shell = world.run(["vm", "shell", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]).expect(7);
+    assert!(shell.stdout == "out\n" && shell.stderr.contains("err\n"), "{shell:?}");
+}
+
+fn the_template_keeps_its_promises(world: &World) {
+    let inside = ["curl", "-sS", "--max-time", "20", "--unix-socket", "/run/podman/podman.sock", "http://podman/_ping"];
+    assert_eq!(stdout_of(world.guest(&inside)), "OK");
+    let denied = world.guest(&[&["sudo", "-u", "nobody"], &inside[..]].concat());
+    assert_eq!(denied.status.code(), Some(7), "curl's code for no connection: {denied:?}");
+    let backend = world.guest(&["sudo", "podman", "info", "--format", "{{.Host.NetworkBackend}}"]);
+    assert_eq!(stdout_of(backend).trim(), "netavark");
+    // Lima would forward both of its own accord. It looks for new listeners every few seconds.
+    let log = || std::fs::read_to_string(world.path("ha.stderr.log")).expect("the host agent's log");
+    for address in ["127.0.0.1:8099", "0.0.0.0:8098"] {
+        let listen = format!("--listen={address}");
+        stdout_of(world.guest(&["sudo", "systemd-run", "--quiet", "systemd-socket-activate", &listen, "/bin/cat"]));
+        until("Lima has noticed the listener", || log().contains(&format!("Not forwarding TCP {address}")));
+    }
+    assert!(
+        !log().contains("Forwarding TCP from 127.0.0.1:8099") && !log().contains("Forwarding TCP from 0.0.0.0:8098")
+    );
+}
+
+fn secrets_stay_in_the_container(world: &World) {
+    assert_eq!(world.run(["exec", "hello", "--", "sh", "-c", "echo $TOKEN"]).expect(0).stdout, format!("{CANARY}\n"));
+    assert_eq!(world.sandbox.files_with(&[CANARY]), vec![world.sandbox.path("steadfast.yaml")]);
+    for file in std::fs::read_dir(world.path("")).expect("the instance's directory").flatten() {
+        let name = file.file_name().into_string().expect("text");
+        // The disk is the guest's: what Podman keeps is there.
+        if file.path().is_file() && name != "disk" {
+            let bytes = std::fs::read(file.path()).unwrap_or_default();
+            assert!(!contains_any(&bytes, &[CANARY]), "a secret is in `{name}`");
+        }
+    }
+    for verb in ["plan -o json", "status -o json", "vm status", "history", "doctor"] {
+        world.run(verb).keeps_quiet_about(&[CANARY]);
+    }
+}
+
+fn a_new_port_needs_no_restart(world: &World) {
+    let more = free_port();
+    world.state("1", &[more], "");
+    let before = world.times("startVm");
+    let took = world.apply_kinds();
+    assert!(took.contains(&"forwardPorts".to_owned()) && took.contains(&"replaceContainer".to_owned()), "{took:?}");
+    until("the new port answers", || answer_on(more).is_some_and(|said| said.contains("hello 1")));
+    assert_eq!(world.apply_kinds(), Vec::<String>::new());
+    assert_eq!(world.times("startVm"), before);
+}
+
+fn a_full_disk_costs_nothing_but_the_step(world: &World) {
+    world.state("2", &[], "");
+    world.publish("2");
+    let fill = "n=$(df --output=avail -B1 / | tail -n 1); fallocate -l $((n - 1000000)) /fill";
+    stdout_of(world.guest(&["sudo", "sh", "-c", fill]));
+    let outcome = world.run("apply --timeout 3m").expect(1);
+    assert!(outcome.stderr.contains("no space left"), "{}", outcome.stderr);
+    world.answers("hello 1");
+    stdout_of(world.guest(&["sudo", "rm", "/fill"]));
+    let took = world.apply_kinds();
+    assert!(took.contains(&"loadImage".to_owned()) && took.contains(&"replaceContainer".to_owned()), "{took:?}");
+    world.answers("hello 2");
+}
+
+/// Waits until `run` has everything as the state file says.
+#[track_caller]
+fn kept(world: &World, run: &mut Running) -> Value {
+    let mut status = Value::Null;
+    until("`run` has converged", || {
+        assert!(!run.has_ended(), "it ended\n{}", run.stderr());
+        status = world.status();
+        status["run"]["pid"] == run.pid() && status["converged"] == true
+    });
+    status
+}
+
+fn a_lost_master_is_climbed_around(world: &World, run: &mut Running) {
+    let starts = world.times("startVm");
+    let before = world.status()["run"]["passes"].as_u64().unwrap();
+    // Lima's own connection, with all it forwards.
+    let config = world.path("ssh.config");
+    let asked = std::process::Command::new("ssh").arg("-F").arg(config).args(["-O", "exit", "lima-story"]).output();
+    assert!(asked.expect("ssh").status.success());
+    let took = until("Podman is reached another way", || {
+        let status = world.status();
+        status["run"]["passes"].as_u64().unwrap() > before
+            && status["vm"]["rung"] == "ssh"
+            && status["podman"]["reachable"] == true
+    });
+    println!("answering {took:?} after the master was lost");
+    kept(world, run);
+    world.answers("hello 2");
+    assert_eq!(world.times("startVm"), starts, "the machine was not restarted");
+    let told = world.run("history -o json").expect(0).stdout;
+    assert!(told.contains("vmReached") && told.contains("\"ssh\""), "{told}");
+}
+
+/// Nobody is there to keep it, and it goes on; the next `run` finds all as it was.
+fn run_that_is_killed_loses_nothing(world: &World, run: Running) -> Running {
+    let id = world.status()["agents"]["hello"]["container"]["id"].clone();
+    run.signal(Signal::KILL);
+    run.end().expect(1009);
+    world.answers("hello 2");
+    let left = std::fs::read_dir(world.path("sock")).expect("a directory").count();
+    let mut run = world.spawn("run --resync 1h");
+    let status = kept(world, &mut run);
+    assert_eq!(status["agents"]["hello"]["container"]["id"], id);
+    assert!(
+        std::fs::read_dir(world.path("sock")).expect("a directory").count() <= left,
+        "what a dead one left is cleared"
+    );
+    run
+}
+
+fn a_reboot_of_the_guest_is_waited_out(world: &World, run: &mut Running) {
+    let starts = world.times("startVm");
+    let id = world.status()["agents"]["hello"]["container"]["id"].clone();
+    world.guest(&["sudo", "systemctl", "reboot"]);
+    until("`run` has noticed", || world.status()["converged"] == false);
+    let status = kept(world, run);
+    assert_eq!(status["agents"]["hello"]["container"]["id"], id, "it was started, not made anew");
+    world.answers("hello 2");
+    assert_eq!(world.times("startVm"), starts, "the machine was not restarted");
+}
+
+fn a_power_cut_is_mended(world: &World, run: &mut Running) {
+    let starts = world.times("startVm");
+    let id = world.status()["agents"]["hello"]["container"]["id"].clone();
+    kill_process(world.pid("qemu.pid"), Signal::KILL).expect("ours to kill");
+    until("`run` has noticed", || world.status()["converged"] == false);
+    let status = kept(world, run);
+    assert_eq!(status["agents"]["hello"]["container"]["id"], id);
+    assert_eq!(status["vm"]["rung"], "forward", "Lima forwards again");
+    world.answers("hello 2");
+    assert_eq!(world.times("startVm"), starts + 1);
+}
+
+fn without_its_host_agent_it_is_shut_down_in_order(world: &World) {
+    let pid = world.pid("ha.pid");
+    kill_process(pid, Signal::KILL).expect("ours to kill");
+    until("it is dead", || rustix::process::test_kill_process(pid).is_err());
+    let status = world.status();
+    assert_eq!(status["vm"]["status"], "Broken", "{status}");
+    let plan = world.run("plan").expect(0).stdout;
+    assert!(plan.contains("start VM `story`"), "{plan}");
+    // Stale, and by now anybody's: it must not be killed.
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().expect("sleep");
+    std::fs::write(world.path("ha.pid"), stranger.id().to_string()).expect("the pid file");
+    world.run("vm stop").expect(0);
+    assert!(stranger.try_wait().expect("waitable").is_none(), "a process of somebody else was killed");
+    let _ = stranger.kill();
+    let _ = stranger.wait();
+    assert_eq!(world.status()["vm"]["status"], "Stopped");
+    let plan = world.run("plan").expect(0).stdout;
+    assert!(plan.contains("unknown until VM `story` runs"), "{plan}");
+    world.run("vm shell -- true").expect(1).says("is stopped");
+}
+
+fn settings_change_at_the_next_start(world: &World) {
+    world.state("2", &[], ", cpus: 1, memory: 1GiB");
+    let took = world.apply_kinds();
+    assert_eq!(took[0], "startVm", "{took:?}");
+    world.answers("hello 2");
+    let vm = world.status()["vm"].clone();
+    assert_eq!((&vm["cpus"], &vm["memory"]), (&1.into(), &(1_u64 << 30).into()), "{vm}");
+    assert_eq!(world.apply_kinds(), Vec::<String>::new());
+}
+
+fn it_is_taken_down_when_asked(world: &World) {
+    world.run("down").expect(0);
+    assert_eq!(world.status()["vm"]["status"], "Running", "`down` leaves the machine");
+    world.run("down --vm").expect(0);
+    assert!(!world.path("").exists());
+    let left = stdout_of(limactl(&["list", "--quiet"]));
+    assert!(!left.contains("story"), "{left}");
+    assert!(setting("STEADFAST_TEST_LIMA_HOME").exists());
+    assert_eq!(world.run("down --vm -o json").expect(0).json()["actions"].as_array().unwrap().len(), 0);
+}
