@@ -12,6 +12,8 @@ mod files;
 mod history;
 #[path = "cli/kept.rs"]
 mod kept;
+#[path = "cli/lima.rs"]
+mod lima;
 #[path = "cli/manifests.rs"]
 mod manifests;
 #[path = "cli/published.rs"]

@@ -18,18 +18,42 @@ pub(super) async fn load<V: Vm, E: Engine, S: Store>(
     if let Some(image) = tag {
         return Ok(world.engine.tag(image, reference).await?);
     }
-    let broken = Arc::new(Mutex::new(None));
-    let tar = watched(world.store.open(&artifact.key, progress).await?, broken.clone());
-    let names = world.engine.load(tar).await.map_err(|err| match taken(&broken) {
-        Some(cause) => ActError::Store(cause),
-        None => err.into(),
-    })?;
+    let names = match seen(world, artifact).await {
+        Some(names) => names,
+        None => sent(world, artifact, progress).await?,
+    };
     let image = named(world, artifact, reference, &names).await?;
     // A failure costs a second load next time, nothing else.
     if let Err(err) = world.store.remember_image(artifact.sha256, &image).await {
         tracing::warn!(error = %crate::error::Chain(&err), "cannot remember which image an artifact yields");
     }
     Ok(())
+}
+
+/// Loaded from where the engine's machine sees the tarball. `None` where it does not, or could not load it from there.
+async fn seen<V, E: Engine, S: Store>(world: &World<V, E, S>, artifact: &Artifact) -> Option<Vec<String>> {
+    let file = world.engine.sees(&world.store.file(&artifact.key)?)?;
+    match world.engine.load_seen(&file).await {
+        Ok(names) => Some(names),
+        Err(err) => {
+            tracing::info!(error = %crate::error::Chain(&err), "the VM cannot load what it sees of the cache: sending it");
+            None
+        }
+    }
+}
+
+/// Sent through, decompressed on the way.
+async fn sent<V, E: Engine, S: Store>(
+    world: &World<V, E, S>,
+    artifact: &Artifact,
+    progress: Arc<Progress>,
+) -> Result<Vec<String>, ActError> {
+    let broken = Arc::new(Mutex::new(None));
+    let tar = watched(world.store.open(&artifact.key, progress).await?, broken.clone());
+    world.engine.load(tar).await.map_err(|err| match taken(&broken) {
+        Some(cause) => ActError::Store(cause),
+        None => err.into(),
+    })
 }
 
 /// The same stream. Should the store break it off, its reason is kept in `broken`: engines only pass on the words.

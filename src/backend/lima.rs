@@ -3,6 +3,7 @@
 mod render;
 
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -241,6 +242,9 @@ impl Vm for Lima {
         if self.listed().await?.is_some() {
             return Ok(());
         }
+        // What is mounted has to be there when the machine boots, also before anything was fetched.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&make.images);
+        made.map_err(|err| VmError::Io { path: make.images.clone(), err: Arc::new(err) })?;
         self.limactl.create(&self.instance, &render(make)).await
     }
 

@@ -17,6 +17,7 @@ mod vm;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -198,6 +199,17 @@ pub trait Engine: Send + Sync {
     /// Loads a plain (decompressed) docker-archive. Yields the names it carried, or `sha256:<id>` where it carried none.
     fn load(&self, tar: ByteStream) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;
 
+    /// Where the engine's machine sees a file of this host, when it is faster for it to read that file than to be sent it.
+    fn sees(&self, _file: &Path) -> Option<PathBuf> {
+        None
+    }
+
+    /// Loads a docker-archive, compressed or not, that the engine's machine sees there. Yields what [`Engine::load`] does.
+    fn load_seen(&self, file: &Path) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send {
+        let why = format!("`{}` is not seen where the engine runs", file.display());
+        async { Err(EngineError::new(EngineErrorKind::NotFound, why)) }
+    }
+
     /// Pulls an image from its registry.
     fn pull(
         &self,
@@ -371,6 +383,11 @@ pub trait Store: Send + Sync {
         at: Option<&Location>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// The file on this host that holds an artifact, where one does.
+    fn file(&self, _key: &ArtifactKey) -> Option<PathBuf> {
+        None
+    }
+
     /// Opens an artifact as a plain tar: decompressed (gzip, zstd or not at all, told by its first bytes) while it is
     /// read. `progress` counts compressed bytes.
     fn open(
@@ -445,7 +462,7 @@ pub enum StoreError {
     #[error("not enough space in {}: {need} bytes needed, {free} free", path.display())]
     NoSpace {
         /// The file system's directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Bytes needed.
         need: u64,
         /// Bytes free.
@@ -463,7 +480,7 @@ pub enum StoreError {
     #[error("refusing `{}`: it leaves the cache through a symbolic link", path.display())]
     Escapes {
         /// The path.
-        path: std::path::PathBuf,
+        path: PathBuf,
     },
     /// The file system refused.
     #[error("failed to {what} `{}`", path.display())]
@@ -471,7 +488,7 @@ pub enum StoreError {
         /// What was tried, as a verb: "read", "write", "rename".
         what: &'static str,
         /// On which path.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         #[source]
         err: std::io::Error,

@@ -1,4 +1,4 @@
-//! Sockets that are not there, are not Podman, hang, or close midway; and the runtime that is not available yet.
+//! Sockets that are not there, are not Podman, hang, or close midway.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -259,19 +259,4 @@ fn a_watch_reads_a_pipe_once_and_repeats_nothing() {
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(124), "it went on until it was stopped\n{said}");
     assert_eq!(said.matches("\"observedAt\"").count(), 1, "{said}");
-}
-
-#[test]
-fn lima_is_valid_and_plainly_not_available_yet() {
-    let sandbox = Sandbox::new();
-    let text =
-        state(Path::new("x")).replace("{podman: {socket: x}}", "{lima: {instance: agents, template: ./vm.yaml}}");
-    sandbox.write("steadfast.yaml", text);
-    sandbox.run("validate").expect(0);
-    for verb in ["apply", "status", "down", "logs hello", "doctor"] {
-        let outcome = sandbox.run(verb).expect(1);
-        let said = format!("{}{}", outcome.stdout, outcome.stderr);
-        assert!(said.contains("`runtime.lima` is not available yet"), "`{verb}`: {said}");
-    }
-    insta::assert_snapshot!("lima", sandbox.run("plan").expect(1).shown());
 }

@@ -49,7 +49,7 @@ impl World {
     pub fn publish(&self, version: &str) {
         let image = docker_archive()
             .tag(format!("localhost/hello:{version}"))
-            .file("www/index.html", format!("hello {version}\n"))
+            .file("www/hello", format!("hello {version}\n"))
             .compress(Compression::Gzip)
             .build();
         let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
@@ -146,7 +146,7 @@ pub fn sandbox() -> Sandbox {
 pub fn answer_on(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    stream.write_all(b"GET /hello HTTP/1.0\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     text.starts_with("HTTP/1").then_some(text)

@@ -24,11 +24,16 @@ fn program() -> OsString {
     std::env::var_os("STEADFAST_TEST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_steadfast").into())
 }
 
+/// Who owns nothing.
+const NOBODY: u32 = 65_534;
+
 /// A directory with a home, a place to work in and temporary files.
 #[derive(Debug)]
 pub struct Sandbox {
     dir: tempfile::TempDir,
     vars: BTreeMap<String, OsString>,
+    /// Commands run as this user, with a program that he may read.
+    user: Option<u32>,
 }
 
 /// The arguments of a command: one string that is split at spaces, or a list.
@@ -73,7 +78,23 @@ impl Sandbox {
             .map(|(name, below)| (name.to_owned(), dir.path().join(below).into_os_string()));
         let mut vars = BTreeMap::from(vars);
         vars.insert("PATH".to_owned(), "/usr/bin:/bin".into());
-        Self { dir, vars }
+        Self { dir, vars, user: None }
+    }
+
+    /// One in which commands are not run as root, even by root.
+    pub fn unprivileged() -> Self {
+        let sandbox = Self::new();
+        if !rustix::process::geteuid().is_root() {
+            return sandbox;
+        }
+        for name in ["", "home", "work", "tmp"] {
+            std::os::unix::fs::chown(sandbox.dir.path().join(name), Some(NOBODY), Some(NOBODY)).expect("ours to give");
+        }
+        let program_here = sandbox.dir.path().join("steadfast");
+        std::fs::hard_link(program(), &program_here)
+            .or_else(|_| std::fs::copy(program(), &program_here).map(drop))
+            .expect("a program that everybody may run");
+        Self { user: Some(NOBODY), ..sandbox }
     }
 
     /// Sets a variable for all commands that follow.
@@ -107,7 +128,15 @@ impl Sandbox {
 
     /// The command with these arguments, not started.
     pub fn command(&self, args: impl Words) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match self.user {
+            Some(user) => {
+                // Where everybody may run it: the directory it was built in may be closed to others.
+                let mut command = Command::new(self.dir.path().join("steadfast"));
+                command.uid(user).gid(user);
+                command
+            }
+            None => Command::new(program()),
+        };
         command.args(args.words()).current_dir(self.work()).env_clear().envs(&self.vars);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

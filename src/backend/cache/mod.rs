@@ -152,6 +152,10 @@ impl Store for Cache {
         blocking(move |_| cache.write_manifest(&text, place.as_ref())).await
     }
 
+    fn file(&self, key: &ArtifactKey) -> Option<PathBuf> {
+        Some(self.0.layout.artifact(key))
+    }
+
     async fn open(&self, key: &ArtifactKey, progress: Arc<Progress>) -> Result<ByteStream, StoreError> {
         let (cache, key) = (self.clone(), key.clone());
         blocking(move |_| cache.unpack(&key, progress)).await

@@ -72,6 +72,17 @@ impl Engine for PodmanAt {
         at!(self, load(tar))
     }
 
+    fn sees(&self, file: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Host(podman) => podman.sees(file),
+            Self::Guest(ladder) => ladder.sees(file),
+        }
+    }
+
+    async fn load_seen(&self, file: &Path) -> Result<Vec<String>, EngineError> {
+        at!(self, load_seen(file))
+    }
+
     async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
         at!(self, pull(reference, progress))
     }

@@ -1,5 +1,6 @@
 //! Images through Podman's command line: looking one up, loading, pulling, naming and removing.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::model::{ImageId, ImageRef};
 
 /// How long a pull may go without any news. Podman prints none while it writes a layer to its storage.
 const PULL_STALL: Duration = Duration::from_secs(5 * 60);
+/// How long the guest may work on an archive that it reads by itself.
+const LOAD_WORK: Duration = Duration::from_secs(15 * 60);
 /// How long removing an image may take.
 const REMOVE: Duration = Duration::from_secs(120);
 
@@ -92,6 +95,19 @@ impl Shell {
             true => Err(call.unreadable("it names no image")),
             false => Ok(names),
         }
+    }
+
+    /// See [`crate::backend::Engine::load_seen`]. The archive may be compressed: Podman 4.3 cannot load a gzip one itself.
+    pub async fn load_seen(&self, path: &Path) -> Result<Vec<String>, EngineError> {
+        // gzip(1) passes on what it did not compress only by force; a plain archive begins with a file's name. Without
+        // `pipefail`, which sh has not, the decompressor's end is asked for by hand.
+        const LOAD: &str = "case $(od -An -tx1 -N4 -- \"$1\" | tr -d ' \\n') in \
+                            1f8b*) set -- \"$1\" gzip -dc ;; 28b52ffd) set -- \"$1\" zstd -dc ;; *) set -- \"$1\" cat ;; esac; \
+                            file=$1; shift; { \"$@\" -- \"$file\" || kill $$; } | podman load --quiet";
+        let path = path.to_string_lossy();
+        let call = self.script("load an image", About::Other, "podman load --input", LOAD, &[&path]).within(LOAD_WORK);
+        let names = loaded(&self.run(&call).await?);
+        if names.is_empty() { Err(call.unreadable("it names no image")) } else { Ok(names) }
     }
 
     /// See [`crate::backend::Engine::pull`]. The command line tells no amounts, so `progress` stays as it is.
