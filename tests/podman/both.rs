@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use serde_json::Value;
 use steadfast::backend::{Engine, ExecRequest, LogRequest};
-use steadfast::model::{Create, HealthCheck, HealthTest, HostKey, Mount, Phase, Port, Protocol, RestartPolicy, Text};
+use steadfast::model::{
+    Create, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Phase, Port, Protocol, RestartPolicy, Text,
+};
 
 use crate::bench::{self, Bench, NOW, within};
 use crate::limactl::StandIn;
+use crate::support::archive::{Compression, docker_archive};
 use crate::through_api;
 
 /// One of everything, with what is hard to quote.
@@ -216,6 +219,35 @@ async fn secrets_are_no_arguments() {
             words.iter().filter(|words| words.contains("canary-") && !words.contains("sf-canary")).collect();
         assert!(telling.is_empty(), "{telling:?}");
         assert!(words.iter().any(|words| words.contains("podman\0exec")), "the command was seen at all");
+    })
+    .await;
+}
+
+/// Where a guest sees the cache, it reads a tarball by itself, compressed or not, and takes no half of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_guest_sees_is_loaded_from_there() {
+    let stand_in = StandIn::new();
+    let shell = stand_in.shell();
+    bench::run(through_api(), async |bench| {
+        let directory = tempfile::tempdir().unwrap();
+        for (at, compression) in [Compression::None, Compression::Gzip].into_iter().enumerate() {
+            let name = format!("localhost/{}-seen:{at}", bench.owner);
+            let image = docker_archive().tag(&*name).file("seen", name.clone()).compress(compression);
+            let path = directory.path().join(format!("it's {at}.tar"));
+            std::fs::write(&path, image.build()).unwrap();
+            assert_eq!(shell.load_seen(&path).await.unwrap(), [name.clone()]);
+            let reference = ImageRef::new(name).unwrap();
+            let id = bench.engine.image(&reference).await.unwrap().expect("it is there");
+            assert_eq!(id.as_str(), image.id());
+            bench.engine.remove_image(&id).await.unwrap();
+
+            let mut half = image.build();
+            half.truncate(half.len() / 2);
+            std::fs::write(&path, half).unwrap();
+            shell.load_seen(&path).await.expect_err("half an archive");
+            assert_eq!(bench.engine.image(&reference).await.unwrap(), None);
+        }
+        shell.load_seen(&directory.path().join("nowhere.tar")).await.expect_err("no archive");
     })
     .await;
 }
