@@ -4,13 +4,13 @@
 //!
 //! ```text
 //!  state file ──parse, validate, resolve──▶ Desired ─┐
-//!                                                    ├─▶ plan() ──▶ Plan ──▶ act ──┐
-//!  cache dir ─┬──observe (side by side)───▶ Observed ┘    (pure)        (idempotent) │
+//!  cache dir ─┐                                      ├─▶ plan() ──▶ Plan ──▶ act ──┐
+//!  Lima ──────┼──observe (side by side)───▶ Observed ┘    (pure)        (idempotent) │
 //!  Podman ────┘        ▲                                                             │
 //!                      └────────── observe again: the plan must now be empty ◀───────┘
 //! ```
 //!
-//! [`state`] turns the file into [`model::Desired`]; [`observe`] looks at the world behind the two traits in
+//! [`state`] turns the file into [`model::Desired`]; [`observe`] looks at the world behind the three traits in
 //! [`backend`]; [`plan`] compares them and decides; [`act`] does what was decided; [`reconcile`] repeats that until there
 //! is nothing left to do. [`cli`] is the command line over it. `plan` and `model` know neither clock nor disk nor
 //! network.
