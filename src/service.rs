@@ -59,6 +59,8 @@ pub struct Service {
     pub needs: Vec<String>,
     /// Podman's socket is one that systemd opens.
     pub podman_socket: bool,
+    /// It starts a virtual machine, which outlives it.
+    pub vm: bool,
 }
 
 /// A path or a flag that cannot stand in a service file.

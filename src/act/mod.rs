@@ -281,6 +281,8 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             Ok(Done::default())
         }
         Action::RecreateVm { make } => {
+            // What could not be made anew is not given up.
+            world.vm.validate(make).await?;
             world.vm.delete().await?;
             world.vm.create(make).await?;
             Ok(Done::default())

@@ -12,12 +12,11 @@ use std::time::{Duration, SystemTime};
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 
 use super::command;
 use super::limactl::{self, Limactl, Listed};
-use super::process;
 use super::vm::{Vm, VmError, VmEvents};
+use super::{process, ssh};
 use crate::model::vm::Process;
 use crate::model::{Boot, Forward, InstanceName, Name, VmMake, VmPhase, VmState};
 
@@ -59,8 +58,9 @@ impl Lima {
     async fn listed(&self) -> Result<Option<Listed>, VmError> {
         let Some(mut listed) = self.limactl.look(&self.instance).await? else { return Ok(None) };
         let state = &mut listed.state;
-        if state.owner.is_none() {
-            state.owner = adopted_by(&state.dir);
+        // Its parameters say who made it, and cannot be changed while it runs.
+        if let Some(owner) = adopted_by(&state.dir) {
+            state.owner = Some(owner);
         }
         for (found, role) in [(&mut state.host_agent, "host agent"), (&mut state.driver, "driver")] {
             // Lima trusts its pid files. After a reboot of this host, the pid may be anybody's.
@@ -88,7 +88,7 @@ impl Lima {
     }
 
     fn is_limas(&self, process: &Process, dir: &Path) -> bool {
-        process::command_line(process.pid).is_none_or(|line| limactl::is_limas(&line, &self.instance, dir))
+        process::command_line(process.pid).is_none_or(|line| limactl::is_limas(&line, dir))
     }
 
     /// Its state, when it is there at all.
@@ -99,8 +99,9 @@ impl Lima {
         })
     }
 
-    /// Ends what is left of it, and clears the files of processes that are not there any more.
-    async fn mend(&self, listed: &Listed) -> Result<(), VmError> {
+    /// Ends what is left of it, and clears the files of processes that are not there any more. `gently`, the guest is asked
+    /// first to shut down by itself.
+    async fn mend(&self, listed: &Listed, gently: bool) -> Result<(), VmError> {
         let dir = &listed.state.dir;
         for file in ["ha.pid".to_owned(), format!("{}.pid", listed.state.vm_type)] {
             let path = dir.join(file);
@@ -112,7 +113,7 @@ impl Lima {
                 std::fs::remove_file(&path).map_err(|err| VmError::Io { path, err: Arc::new(err) })?;
             }
         }
-        if listed.state.driver.is_some() {
+        if gently && listed.state.driver.is_some() {
             self.power_off(listed).await;
         }
         self.limactl.stop(&self.instance, true, None).await
@@ -120,9 +121,7 @@ impl Lima {
 
     /// Asks the guest itself to shut down, where Lima cannot: what runs in it may have something to write. Best effort.
     async fn power_off(&self, listed: &Listed) {
-        let mut command = Command::new("ssh");
-        command.arg("-F").arg(&listed.state.ssh_config).args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]);
-        command.arg(format!("lima-{}", self.instance)).arg("sudo -n systemctl poweroff");
+        let command = ssh::own(&listed.state.ssh_config, &self.instance, &[], "sudo -n systemctl poweroff");
         if command::run(command, &[], FORWARD).await.is_err() {
             return;
         }
@@ -139,19 +138,18 @@ impl Lima {
     /// Settings that can only be changed while it is stopped, brought to what is wanted.
     async fn settle(&self, listed: &Listed, make: &VmMake) -> Result<(), VmError> {
         let (spec, state) = (&make.spec, &listed.state);
-        if spec.disk.is_some_and(|disk| disk < state.disk) {
-            return Err(VmError::DiskTooLarge { instance: self.instance.to_string() });
-        }
         let mut changes = Vec::new();
         if let Some(cpus) = spec.cpus.filter(|cpus| *cpus != state.cpus) {
             changes.push(format!(".cpus = {cpus}"));
         }
-        for (field, wanted, has) in [("memory", spec.memory, state.memory), ("disk", spec.disk, state.disk)] {
-            if let Some(wanted) = wanted.filter(|wanted| *wanted != has) {
-                changes.push(format!(".{field} = \"{wanted}B\""));
-            }
+        if let Some(memory) = spec.memory.filter(|memory| *memory != state.memory) {
+            changes.push(format!(".memory = \"{memory}B\""));
         }
-        if make.forwards != state.forwards {
+        // It cannot shrink; the plan says so.
+        if let Some(disk) = spec.disk.filter(|disk| *disk > state.disk) {
+            changes.push(format!(".disk = \"{disk}B\""));
+        }
+        if make.forwards != limactl::agents_forwards(&listed.port_forwards) {
             let rules = render::port_forwards(&listed.port_forwards, &make.forwards);
             changes.push(format!(".portForwards = {}", Value::from(rules)));
         }
@@ -160,6 +158,8 @@ impl Lima {
 
     /// Boots it, and believes only what is seen afterwards.
     async fn boot(&self) -> Result<(), VmError> {
+        // What is found there afterwards is of this boot.
+        let _ = std::fs::remove_file(self.limactl.boot_log_file(&self.instance));
         let Err(err) = self.limactl.start(&self.instance).await else { return Ok(()) };
         let listed = self.there().await?;
         if listed.state.phase == VmPhase::Stopped {
@@ -183,14 +183,8 @@ impl Lima {
 
     /// `ssh -O forward` on the master connection that Lima keeps.
     async fn ask_master(&self, listed: &Listed, port: &Forward) -> Result<(), VmError> {
-        let colons = port.host_ip.contains(':');
-        let here = if colons { format!("[{}]", port.host_ip) } else { port.host_ip.clone() };
-        let there = if colons { "[::1]" } else { "127.0.0.1" };
-        let line = format!("{here}:{0}:{there}:{0}", port.port);
-        let mut command = Command::new("ssh");
-        command.arg("-F").arg(&listed.state.ssh_config).args(["-O", "forward", "-L", &line]);
-        command.arg(format!("lima-{}", self.instance));
-        let shown = format!("ssh -O forward -L {line} lima-{}", self.instance);
+        let command = ssh::ask_master(&listed.state.ssh_config, &self.instance, port);
+        let shown = format!("ssh -O forward {port} lima-{}", self.instance);
         match command::run(command, &[], FORWARD).await {
             Ok(output) if output.code == Some(0) => Ok(()),
             Ok(output) => Err(VmError::Failed { command: shown, why: output.stderr.trim().to_owned() }),
@@ -205,6 +199,13 @@ impl Lima {
         command.arg("true");
         let _ = command::run(command, &[], FORWARD).await;
     }
+}
+
+fn rendered(make: &VmMake) -> Result<String, VmError> {
+    render(make).map_err(|err| VmError::Unreadable {
+        command: format!("the template `{}`", make.spec.template.path.display()),
+        why: err.to_string(),
+    })
 }
 
 fn is_young(process: &Process) -> bool {
@@ -245,7 +246,14 @@ impl Vm for Lima {
         // What is mounted has to be there when the machine boots, also before anything was fetched.
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&make.images);
         made.map_err(|err| VmError::Io { path: make.images.clone(), err: Arc::new(err) })?;
-        self.limactl.create(&self.instance, &render(make)).await
+        self.limactl.create(&self.instance, &rendered(make)?).await
+    }
+
+    async fn validate(&self, make: &VmMake) -> Result<(), VmError> {
+        let failed = |err| VmError::Io { path: std::env::temp_dir(), err: Arc::new(err) };
+        let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().map_err(failed)?;
+        file.write_all(rendered(make)?.as_bytes()).map_err(failed)?;
+        self.limactl.validate(file.path()).await
     }
 
     async fn start(&self, how: Boot, make: &VmMake) -> Result<(), VmError> {
@@ -255,11 +263,15 @@ impl Vm for Lima {
             (Boot::Restart, VmPhase::Running) => {
                 if let Err(err) = self.limactl.stop(&self.instance, false, Some(STOP_SILENT)).await {
                     tracing::warn!(instance = %self.instance, error = %err, "it does not stop by itself: ending it by force");
-                    self.mend(&listed).await?;
+                    self.mend(&listed, true).await?;
                 }
             }
             (_, VmPhase::Stopped) => {}
-            (_, _) => self.mend(&listed).await?,
+            (_, VmPhase::Broken(_)) => self.mend(&listed, true).await?,
+            // Lima moves it on, or knows what we do not.
+            (_, phase @ (VmPhase::Starting | VmPhase::Other(_))) => {
+                return Err(VmError::Busy { instance: self.instance.to_string(), phase: phase.to_string() });
+            }
         }
         self.settle(&self.there().await?, make).await?;
         self.boot().await
@@ -270,15 +282,15 @@ impl Vm for Lima {
         match listed.state.phase {
             VmPhase::Stopped => Ok(()),
             VmPhase::Running if !force => self.limactl.stop(&self.instance, false, None).await,
-            _ => self.mend(&listed).await,
+            _ => self.mend(&listed, !force).await,
         }
     }
 
     async fn delete(&self) -> Result<(), VmError> {
         let Some(listed) = self.listed().await? else { return Ok(()) };
         if listed.state.phase != VmPhase::Stopped {
-            // Whatever it writes on its way down is of no use to anybody.
-            self.mend(&listed).await?;
+            // Whatever it would write on its way down is of no use to anybody.
+            self.mend(&listed, false).await?;
         }
         self.limactl.delete(&self.instance).await
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -123,11 +124,14 @@ impl Limactl {
         // Lima 2.1 exits with 1 both when there is no such instance and when something is wrong with one: what is on the disk
         // tells these apart.
         let dir = self.dir(instance);
-        if !dir.exists() {
+        let is_there = |path: &Path| {
+            path.try_exists().map_err(|err| VmError::Unseen { path: path.to_owned(), err: Arc::new(err) })
+        };
+        if !is_there(&dir)? {
             self.version().await?;
             return Ok(None);
         }
-        if !dir.join("lima.yaml").exists() {
+        if !is_there(&dir.join("lima.yaml"))? {
             return Err(VmError::NoInstance { dir });
         }
         let mut command = self.command("list");
@@ -146,7 +150,7 @@ impl Limactl {
                 }
                 Ok(Some(listed))
             }
-            None if !dir.exists() => Ok(None),
+            None if !is_there(&dir)? => Ok(None),
             None => Err(failed(&format!("limactl list --json {instance}"), &output)),
         }
     }
@@ -171,17 +175,21 @@ impl Limactl {
     /// The end of the log of what a guest did when it booted; empty when it cannot be had. Our own template has Lima copy it to
     /// the instance's directory.
     pub async fn boot_log(&self, instance: &InstanceName) -> String {
-        if let Ok(log) = std::fs::read_to_string(self.dir(instance).join("provision.log")) {
-            let lines: Vec<_> = log.lines().collect();
-            return lines[lines.len().saturating_sub(BOOT_LINES)..].join("\n");
+        if let Ok(log) = std::fs::read(self.boot_log_file(instance)) {
+            return last_lines(&log);
         }
         let mut command = self.shell(instance.as_str());
         let lines = BOOT_LINES.to_string();
         command.args(["sudo", "-n", "tail", "-n", &lines, "/var/log/cloud-init-output.log"]);
         match self.run("limactl shell", command, &[], ASK).await {
-            Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+            Ok(output) => last_lines(&output.stdout),
             Err(_) => String::new(),
         }
+    }
+
+    /// Where our own template has Lima copy the log of its provisioning to.
+    pub fn boot_log_file(&self, instance: &InstanceName) -> PathBuf {
+        self.dir(instance).join("provision.log")
     }
 
     // -------------------------------------------------------------------------------------------------------- acting
@@ -287,6 +295,13 @@ fn last_words(stderr: &str) -> String {
         [.., last] => last.clone(),
     };
     words.trim().to_owned()
+}
+
+/// The end of a log, without what would play with a terminal.
+fn last_lines(log: &[u8]) -> String {
+    let text = String::from_utf8_lossy(log).replace(|c: char| c.is_control() && c != '\n' && c != '\t', "");
+    let lines: Vec<_> = text.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(BOOT_LINES)..].join("\n")
 }
 
 /// What Lima warned of. Lima 2.1 prints what is wrong with an instance there, and an empty object for each in its JSON.
@@ -408,11 +423,17 @@ fn plain_forwards(rule: &Value) -> BTreeSet<Forward> {
     (first..=last).flat_map(forward).collect()
 }
 
-/// Whether a rule is one of ours: it leads one port of an agent into the guest.
+/// Whether a rule is one of ours, for one port of an agent: nobody else writes [`rule`]'s second line and one protocol.
 pub(super) fn is_agents_rule(rule: &Value) -> bool {
-    let forwards = plain_forwards(rule);
-    let ports: BTreeSet<_> = forwards.iter().map(|forward| forward.port).collect();
-    ports.len() == 1
+    rule.get("guestIPMustBeZero") == Some(&Value::Bool(false))
+        && rule.get("guestIP").and_then(Value::as_str) == Some("0.0.0.0")
+        && rule.get("guestPort").and_then(Value::as_u64).is_some_and(|port| port > 0)
+        && plain_forwards(rule).len() == 1
+}
+
+/// The ports of agents among the rules of an instance.
+pub(super) fn agents_forwards(rules: &[Value]) -> BTreeSet<Forward> {
+    rules.iter().filter(|rule| is_agents_rule(rule)).flat_map(plain_forwards).collect()
 }
 
 /// The rule for one port, on whichever address Podman publishes it in the guest: without the second line, Lima 2.1 takes
@@ -439,11 +460,10 @@ fn mounts(config: &Value) -> Vec<VmMount> {
     all.filter_map(mount).collect()
 }
 
-/// Whether a process is one of those that Lima runs for an instance: its host agent, or the machine itself.
-pub(super) fn is_limas(command_line: &str, instance: &InstanceName, dir: &Path) -> bool {
-    let words: Vec<_> = command_line.split_whitespace().collect();
-    let is_agent = words.contains(&"hostagent") && words.contains(&instance.as_str());
-    is_agent || command_line.contains(&*dir.to_string_lossy())
+/// Whether a process is one of those that Lima runs for an instance, its host agent or the machine itself: both are given
+/// files in its directory.
+pub(super) fn is_limas(command_line: &str, dir: &Path) -> bool {
+    command_line.contains(&format!("{}/", dir.display()))
 }
 
 #[cfg(test)]
@@ -529,6 +549,11 @@ mod tests {
             "hostIP": "127.0.0.1", "hostPort": 8080, "hostPortRange": [8080, 8080], "proto": "tcp"});
         assert_eq!(plain_forwards(&filled), BTreeSet::from([tcp]));
         assert!(is_agents_rule(&filled));
+        // A template's own rule for one port, as Lima fills it in, is nobody's to drop.
+        let own = json!({"guestIPMustBeZero": false, "guestIP": "127.0.0.1", "guestPort": 9090, "guestPortRange": [9090, 9090],
+            "hostIP": "127.0.0.1", "hostPort": 9090, "hostPortRange": [9090, 9090], "proto": "any"});
+        assert!(!is_agents_rule(&own) && plain_forwards(&own).len() == 2);
+        assert_eq!(agents_forwards(&[own, filled]).len(), 1);
         let ignore = json!({"guestIP": "0.0.0.0", "guestPortRange": [1, 65535], "hostPortRange": [1, 65535], "hostIP": "127.0.0.1", "ignore": true});
         assert!(plain_forwards(&ignore).is_empty() && !is_agents_rule(&ignore));
         let socket = json!({"guestSocket": "/run/podman/podman.sock", "hostSocket": "/l/a/sock/podman.sock", "guestPortRange": [1, 65535]});
@@ -538,10 +563,12 @@ mod tests {
 
     #[test]
     fn a_process_is_limas_by_what_it_runs() {
-        let (name, dir) = (InstanceName::new("agents").unwrap(), Path::new("/l/agents"));
-        assert!(is_limas("/usr/bin/limactl hostagent --pidfile /l/agents/ha.pid agents", &name, dir));
-        assert!(is_limas("/usr/bin/qemu-system-x86_64 -m 2048 -drive file=/l/agents/disk", &name, dir));
-        assert!(!is_limas("/usr/bin/limactl hostagent --pidfile /l/other/ha.pid other", &name, dir));
-        assert!(!is_limas("/usr/sbin/sshd -D", &name, dir));
+        let dir = Path::new("/l/agents");
+        assert!(is_limas("/usr/bin/limactl hostagent --pidfile /l/agents/ha.pid agents", dir));
+        assert!(is_limas("/usr/bin/qemu-system-x86_64 -m 2048 -drive file=/l/agents/disk", dir));
+        // Of the same name in another home, and of a name that begins like this one.
+        assert!(!is_limas("/usr/bin/limactl hostagent --pidfile /m/agents/ha.pid agents", dir));
+        assert!(!is_limas("/usr/bin/qemu-system-x86_64 -drive file=/l/agents2/disk", dir));
+        assert!(!is_limas("/usr/sbin/sshd -D", dir));
     }
 }

@@ -12,6 +12,7 @@ pub mod lima;
 pub mod limactl;
 pub mod podman;
 mod process;
+mod ssh;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};

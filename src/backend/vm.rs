@@ -21,6 +21,9 @@ pub trait Vm: Send + Sync {
     /// Makes it, not started. Fine when it is there already.
     fn create(&self, make: &VmMake) -> impl Future<Output = Result<(), VmError>> + Send;
 
+    /// Checks that it could be made: nothing is changed.
+    fn validate(&self, make: &VmMake) -> impl Future<Output = Result<(), VmError>> + Send;
+
     /// Brings its settings to what is wanted, as far as a stopped machine's can be changed, starts it, and waits until it has
     /// booted and its probes have passed. One that did not get so far is stopped again.
     fn start(&self, how: Boot, make: &VmMake) -> impl Future<Output = Result<(), VmError>> + Send;
@@ -96,11 +99,22 @@ pub enum VmError {
         /// What Lima says of it, and the end of the log of its provisioning.
         why: String,
     },
-    /// Its disk would have to shrink.
-    #[error("the disk of VM `{instance}` is larger than what is wanted, and a disk cannot shrink")]
-    DiskTooLarge {
+    /// Somebody else is about to change it, or it is in a state this build does not know.
+    #[error("VM `{instance}` {phase}, and is left alone meanwhile")]
+    Busy {
         /// Which.
         instance: String,
+        /// What was seen.
+        phase: String,
+    },
+    /// Whether it is there cannot be told.
+    #[error("cannot look at `{}`", path.display())]
+    Unseen {
+        /// The path.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        err: std::sync::Arc<std::io::Error>,
     },
     /// A file of its cannot be written.
     #[error("failed to write `{}`", path.display())]
@@ -125,22 +139,23 @@ impl VmError {
             Self::Unreadable { .. } => "unknown",
             Self::NoInstance { .. } => "noInstance",
             Self::NotReady { .. } => "vmNotReady",
-            Self::DiskTooLarge { .. } => "diskTooLarge",
-            Self::Io { .. } => "io",
+            Self::Busy { .. } => "vmBusy",
+            Self::Unseen { .. } | Self::Io { .. } => "io",
         }
     }
 
     /// Whether trying again later may help by itself.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::TimedOut { .. } | Self::Failed { .. } | Self::Io { .. } => true,
+            Self::TimedOut { .. } | Self::Failed { .. } | Self::Busy { .. } | Self::Unseen { .. } | Self::Io { .. } => {
+                true
+            }
             Self::Missing { .. }
             | Self::Root
             | Self::TooOld { .. }
             | Self::Unreadable { .. }
             | Self::NoInstance { .. }
-            | Self::NotReady { .. }
-            | Self::DiskTooLarge { .. } => false,
+            | Self::NotReady { .. } => false,
         }
     }
 }
@@ -164,6 +179,13 @@ impl<V: Vm> Vm for Option<V> {
     async fn create(&self, make: &VmMake) -> Result<(), VmError> {
         match self {
             Some(vm) => vm.create(make).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn validate(&self, make: &VmMake) -> Result<(), VmError> {
+        match self {
+            Some(vm) => vm.validate(make).await,
             None => Ok(()),
         }
     }

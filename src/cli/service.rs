@@ -373,6 +373,15 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
             environment.insert((*name).to_owned(), value.clone());
             Some(PathBuf::from(value.trim_start_matches("unix:").trim_start_matches("//")))
         }),
+        Runtime::Lima(_) if scope == Scope::System => {
+            return Err(CliError::new(
+                ExitStatus::Usage,
+                "Lima does not run as root, and a service of the system does",
+            )
+            .hint(
+                "`--user` makes a service of yours; `loginctl enable-linger` has it run while you are not logged in",
+            ));
+        }
         Runtime::Lima(_) => {
             // A service manager knows neither where limactl is nor where its instances are.
             for name in ["LIMA_HOME", "PATH"] {
@@ -400,6 +409,7 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
         home: home(settings)?,
         environment,
         needs,
+        vm: desired.vm().is_some(),
         podman_socket: matches!(desired.runtime, Runtime::Podman { .. }) && socket.as_ref().is_none_or(by_systemd),
     })
 }

@@ -140,6 +140,9 @@ fn page(value: &Value) -> String {
         let _ = writeln!(out, "  was made from another version of `{}`", text("template"));
     }
     let podman = &value["podman"];
+    if value["status"] != "Running" {
+        return out;
+    }
     match podman["rung"].as_str() {
         Some(rung) => {
             let _ = writeln!(out, "  Podman answers ({rung})");
@@ -166,7 +169,7 @@ async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held,
     let (desired, make) = wanted(settings)?;
     let dir = state_dir(&desired);
     if let Some(kept) = Kept::at(dir) {
-        return Err(CliError::kept(&kept.holder, &settings.file, true));
+        return Err(CliError::kept_vm(&kept.holder));
     }
     let lock = take_lock(settings, &desired, verb, args.lock_timeout).await.map_err(|err| CliError::from_lock(&err))?;
     let world = settings.world(&desired, CacheOptions::default())?;
@@ -234,6 +237,7 @@ async fn start(settings: &Settings, args: VmActArgs) -> Result<ExitStatus, CliEr
     let make = || Box::new(held.make.clone());
     let (how, reason) = match held.seen.as_ref().map(|seen| &seen.phase) {
         Some(VmPhase::Running) => return held.nothing(settings, "runs already"),
+        Some(VmPhase::Starting) => return held.nothing(settings, "is being started already"),
         Some(VmPhase::Broken(why)) => (Boot::Mend, Reason::VmDown(VmPhase::Broken(why.clone()))),
         Some(phase) => (Boot::Start, Reason::VmDown(phase.clone())),
         None => {

@@ -461,6 +461,11 @@ pub enum WaitingOn {
         /// Which.
         instance: InstanceName,
     },
+    /// The virtual machine, which another step makes.
+    Made {
+        /// Which.
+        instance: InstanceName,
+    },
     /// The virtual machine, which runs, to boot and answer.
     Answer {
         /// Which.
@@ -490,7 +495,9 @@ impl WaitingOn {
             WaitingOn::Artifact { .. } => "artifact",
             WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } => "image",
             WaitingOn::Removal { .. } | WaitingOn::Stranger { .. } => "removal",
-            WaitingOn::Vm { .. } | WaitingOn::Answer { .. } | WaitingOn::VmStranger { .. } => "vm",
+            WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::VmStranger { .. } => {
+                "vm"
+            }
             WaitingOn::Transition { .. } | WaitingOn::Sight { .. } => "sight",
         }
     }
@@ -507,6 +514,7 @@ impl WaitingOn {
             | WaitingOn::Image { .. }
             | WaitingOn::Removal { .. }
             | WaitingOn::Vm { .. }
+            | WaitingOn::Made { .. }
             | WaitingOn::Answer { .. }
             | WaitingOn::Transition { .. } => false,
         }
@@ -527,7 +535,8 @@ impl fmt::Display for WaitingOn {
                 write!(f, "container `{name}` exists and does not belong to this state file")
             }
             WaitingOn::Transition { phase } => write!(f, "once Podman is done: it {phase}"),
-            WaitingOn::Vm { instance } => write!(f, "unknown until VM `{instance}` runs"),
+            WaitingOn::Vm { instance } => write!(f, "unknown until VM `{instance}` runs and answers"),
+            WaitingOn::Made { instance } => write!(f, "once VM `{instance}` is made"),
             WaitingOn::Answer { instance, why } => write!(f, "once Podman in VM `{instance}` answers: {why}"),
             WaitingOn::VmStranger { instance, owner: None } => {
                 write!(f, "VM `{instance}` exists and was not made by this state file")

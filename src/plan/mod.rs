@@ -88,6 +88,15 @@ pub enum Note {
         /// Which.
         instance: InstanceName,
     },
+    /// The disk of the virtual machine is larger than what is wanted.
+    DiskLarger {
+        /// Which.
+        instance: InstanceName,
+        /// The size it has.
+        has: String,
+        /// The size that is wanted.
+        wanted: String,
+    },
     /// What takes effect only when the virtual machine is next started.
     VmRestartNeeded {
         /// Which.
@@ -122,13 +131,20 @@ impl std::fmt::Display for Note {
                 "VM `{instance}` was made from another version of its template and is kept; `onTemplateChange: recreate` makes it \
                  anew, and its images and containers, and what they keep on its disk, are lost"
             ),
+            Note::DiskLarger { instance, has, wanted } => write!(
+                f,
+                "the disk of VM `{instance}` has {has} and cannot shrink to {wanted}: only a machine that is made anew is smaller"
+            ),
             Note::VmRestartNeeded { instance, changes } => {
                 let said = |change: &FieldChange| match (&change.from, &change.to) {
                     (Some(from), Some(to)) => format!("{} {from} → {to}", change.field),
                     (_, to) => format!("{} {}", change.field, to.as_deref().unwrap_or_default()),
                 };
                 let said = changes.iter().map(said).collect::<Vec<_>>().join(", ");
-                write!(f, "takes effect when VM `{instance}` is next started (`steadfast vm restart`): {said}")
+                write!(
+                    f,
+                    "takes effect when VM `{instance}` is next started (`steadfast vm restart`, once no `run` keeps it): {said}"
+                )
             }
             Note::ArchMissing { agent, why } => write!(f, "agent `{agent}`: {why}"),
         }

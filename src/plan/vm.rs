@@ -15,8 +15,8 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
         Seen::Present(vm) => vm,
         Seen::Absent => {
             let start = Action::StartVm { make: make.clone(), how: Boot::Start };
+            plan.wait(None, &start, Reason::VmMissing, WaitingOn::Made { instance: instance.clone() });
             plan.step(None, Action::CreateVm { make }, Reason::VmMissing);
-            plan.wait(None, &start, Reason::VmMissing, on_vm.clone());
             return Some(on_vm);
         }
         Seen::Unknown { why } => {
@@ -79,6 +79,9 @@ fn template_changed(make: &VmMake, vm: &VmState) -> bool {
 
 fn running(desired: &Desired, observed: &Observed, make: &VmMake, vm: &VmState, plan: &mut Plan) -> Option<WaitingOn> {
     let instance = &make.spec.instance;
+    if let Some(wanted) = make.spec.disk.filter(|disk| *disk < vm.disk) {
+        plan.notes.push(Note::DiskLarger { instance: instance.clone(), has: size(vm.disk), wanted: size(wanted) });
+    }
     let changes = pending_settings(make, vm);
     if !changes.is_empty() {
         plan.notes.push(Note::VmRestartNeeded { instance: instance.clone(), changes });
@@ -121,7 +124,7 @@ fn pending_settings(make: &VmMake, vm: &VmState) -> Vec<FieldChange> {
     if let Some(memory) = make.spec.memory.filter(|memory| *memory != vm.memory) {
         change("memory", size(vm.memory), size(memory));
     }
-    if let Some(disk) = make.spec.disk.filter(|disk| *disk != vm.disk) {
+    if let Some(disk) = make.spec.disk.filter(|disk| *disk > vm.disk) {
         change("disk", size(vm.disk), size(disk));
     }
     changes

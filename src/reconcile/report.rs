@@ -118,6 +118,7 @@ impl Trouble {
             Trouble::Recurring { kind, .. } => kind,
             Trouble::Blocked { waiting } => match waiting.on.word() {
                 "removal" => "conflict",
+                "vm" => "vm",
                 "image" => "imageMissing",
                 "manifest" => "manifest",
                 _ => "unknown",

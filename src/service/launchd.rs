@@ -38,6 +38,10 @@ pub(super) fn render(service: &Service) -> Result<String, Unfit> {
         Scope::System => Path::new("/Library/Logs").to_owned(),
     };
     let log = fit(&logs.join(format!("steadfast-{}.log", service.name)))?;
+    if service.vm {
+        // The virtual machine goes on running when the job is stopped.
+        list += "  <key>AbandonProcessGroup</key>\n  <true/>\n";
+    }
     let _ = write!(
         list,
         "  <key>RunAtLoad</key>\n  <true/>\n  <key>KeepAlive</key>\n  <true/>\n  <key>ThrottleInterval</key>\n  <integer>5</integer>\n  \

@@ -63,17 +63,35 @@ pub(super) fn render(service: &Service) -> Result<String, Unfit> {
     line(&mut unit, "# Told to stop, it ends with 143 or 130.\nSuccessExitStatus=130 143");
     line(&mut unit, "WatchdogSec=60");
     line(&mut unit, &format!("TimeoutStopSec={STOP_SECONDS}"));
-    line(
-        &mut unit,
-        "# Containers are not ours to kill: their conmon belongs to Podman's service or to a scope of its own, never to this\n\
-         # unit. So what is left here after a stop is only what steadfast itself started.\nKillMode=mixed",
-    );
+    if service.vm {
+        line(
+            &mut unit,
+            "# The virtual machine belongs to this unit once it was started from here, and goes on running when the unit is stopped.\n\
+             KillMode=process",
+        );
+    } else {
+        line(
+            &mut unit,
+            "# Containers are not ours to kill: their conmon belongs to Podman's service or to a scope of its own, never to this\n\
+             # unit. So what is left here after a stop is only what steadfast itself started.\nKillMode=mixed",
+        );
+    }
     line(&mut unit, "UMask=0077");
     line(&mut unit, "\n# Works without privileges.\nNoNewPrivileges=yes");
-    line(&mut unit, "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK");
-    line(&mut unit, "SystemCallFilter=@system-service\nSystemCallErrorNumber=EPERM\nSystemCallArchitectures=native");
-    line(&mut unit, "MemoryDenyWriteExecute=yes\nLockPersonality=yes\nRestrictRealtime=yes\nRestrictSUIDSGID=yes");
-    line(&mut unit, "RestrictNamespaces=yes");
+    if service.vm {
+        line(
+            &mut unit,
+            "# What else could be forbidden here would be forbidden to the virtual machine's processes too.",
+        );
+    } else {
+        line(&mut unit, "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK");
+        line(
+            &mut unit,
+            "SystemCallFilter=@system-service\nSystemCallErrorNumber=EPERM\nSystemCallArchitectures=native",
+        );
+        line(&mut unit, "MemoryDenyWriteExecute=yes\nLockPersonality=yes\nRestrictRealtime=yes\nRestrictSUIDSGID=yes");
+        line(&mut unit, "RestrictNamespaces=yes");
+    }
     if user {
         line(
             &mut unit,

@@ -14,6 +14,7 @@ fn service(scope: Scope) -> Service {
         environment: BTreeMap::new(),
         needs: Vec::new(),
         podman_socket: true,
+        vm: false,
     }
 }
 
@@ -26,6 +27,7 @@ fn odd() -> Service {
         environment: BTreeMap::from([("CONTAINER_HOST".into(), "unix:///run/my podman/$p%.sock".into())]),
         needs: vec!["OPENCLAW_TOKEN".into(), "OTHER".into()],
         podman_socket: false,
+        vm: false,
         ..service(Scope::System)
     }
 }
@@ -69,6 +71,25 @@ fn a_unit_of_the_user() {
     let service = service(Scope::User);
     insta::assert_snapshot!(service.render(Manager::Systemd).unwrap());
     verify("user", &service);
+}
+
+/// What it starts goes on running when it is stopped, and is not bound by what binds it.
+#[test]
+fn a_service_that_has_a_virtual_machine() {
+    let service = Service { vm: true, ..service(Scope::User) };
+    let unit = service.render(Manager::Systemd).unwrap();
+    assert!(unit.contains("\nKillMode=process\n"), "{unit}");
+    for bound in [
+        "KillMode=mixed",
+        "MemoryDenyWriteExecute",
+        "SystemCallFilter",
+        "RestrictNamespaces",
+        "RestrictAddressFamilies",
+    ] {
+        assert!(!unit.contains(bound), "{bound}: {unit}");
+    }
+    verify("vm", &service);
+    assert!(service.render(Manager::Launchd).unwrap().contains("<key>AbandonProcessGroup</key>\n  <true/>"));
 }
 
 #[test]

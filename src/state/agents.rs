@@ -95,10 +95,10 @@ impl<'a> Agents<'a> {
         let container = doc.container.map(|container| container.value).unwrap_or_default();
         let named_at = container.name.as_ref().map_or(key, |name| name.node);
         // A name that is no DNS label was reported; its container is still worth checking.
-        let stand_in = || AgentName::new("agent").ok();
-        let Some(for_name) = agent_name.clone().or_else(stand_in) else { return };
+        let agent = agent_name.as_ref().map_or("agent", AgentName::as_str);
+        let usual_name = self.owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok());
         let resolved =
-            container::resolve(cx, self.dir, &mut self.env_files, self.owner, &for_name, container, container_path);
+            container::resolve(cx, self.dir, self.in_vm, &mut self.env_files, usual_name, container, container_path);
         let Some((container, ports)) = resolved else { return };
         if !self.seen.insert(name.to_owned()) {
             // The same key again, which was reported: its name and ports are no news.

@@ -13,9 +13,7 @@ use super::problem::Draft;
 use super::resolve::{checked, file_path, refuse};
 use super::scalar::Str;
 use crate::model::text::names_a_secret;
-use crate::model::{
-    AgentName, ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, Name, Port, Protocol, Text,
-};
+use crate::model::{ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, Port, Protocol, Text};
 
 /// The most bytes all agents of a file may take from env files together.
 const MAX_ENV_BYTES: usize = 64 * 1024 * 1024;
@@ -70,18 +68,18 @@ pub(super) type Ports = Vec<(usize, At<Port>)>;
 pub(super) fn resolve(
     cx: &mut Cx<'_>,
     dir: &std::path::Path,
+    in_vm: bool,
     env_files: &mut EnvFiles,
-    owner: Option<&Name>,
-    agent: &AgentName,
+    usual_name: Option<ContainerName>,
     mut doc: ContainerDoc,
     path: Path<'_>,
 ) -> Option<(ContainerSpec, Ports)> {
     let name = match &doc.name {
         Some(name) => checked(cx, name, path.key("name"), check_name),
-        None => owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok()),
+        None => usual_name,
     };
     let env = environment(cx, dir, env_files, &mut doc, path);
-    let mounts = mounts(cx, dir, &doc, path);
+    let mounts = mounts(cx, dir, in_vm, &doc, path);
     let ports = doc.ports.map(|ports| self::ports(cx, ports.value.0, path.key("ports"))).unwrap_or_default();
     let add_hosts = doc.add_hosts.map(|list| list.value.0).unwrap_or_default();
     let hosts_path = path.key("addHosts");
@@ -167,7 +165,17 @@ fn environment(
     env.into_iter().collect()
 }
 
-fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, doc: &ContainerDoc, path: Path<'_>) -> Vec<Mount> {
+/// A path of the virtual machine: there is no home directory and no state file there for it to be relative to.
+fn guest_path(text: &str) -> Result<PathBuf, String> {
+    match text.starts_with('/') {
+        true => Ok(PathBuf::from(text)),
+        false => {
+            Err(format!("`{text}` is not an absolute path: with `runtime.lima`, a mount's source is in the machine"))
+        }
+    }
+}
+
+fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, in_vm: bool, doc: &ContainerDoc, path: Path<'_>) -> Vec<Mount> {
     let Some(list) = &doc.mounts else { return Vec::new() };
     let mut targets = BTreeSet::new();
     let list_path = path.key("mounts");
@@ -175,7 +183,10 @@ fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, doc: &ContainerDoc, path: Path
     for (index, At { value: MountDoc { source, target, read_only }, .. }) in &list.value.0 {
         let path = list_path.index(*index);
         let source = source.as_ref().and_then(|source| {
-            let resolved = file_path(cx, dir, source, path.key("source"))?;
+            let resolved = match in_vm {
+                true => checked(cx, source, path.key("source"), guest_path)?,
+                false => file_path(cx, dir, source, path.key("source"))?,
+            };
             Some(text(Str { value: resolved.to_string_lossy().into_owned(), from_env: source.value.0.from_env }, false))
         });
         let Some(target) = target else { continue };

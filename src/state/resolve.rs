@@ -15,6 +15,7 @@ use crate::model::{Arch, CachePolicy, Desired, InstanceName, Location, Name, Run
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
+const LEAST_RESTART_AFTER: Duration = Duration::from_secs(30);
 const DEFAULT_RESTART_AFTER: Duration = Duration::from_secs(300);
 
 /// Resolves the whole document. `None` when something is missing that cannot be done without; problems tell the rest.
@@ -263,6 +264,9 @@ fn lima(cx: &mut Cx<'_>, doc: LimaDoc, input: &Input, path: Path<'_>) -> Option<
             }
         }
     });
+    if let Some(at) = doc.restart_after.as_ref().filter(|at| at.value.0 < LEAST_RESTART_AFTER) {
+        cx.wrong(at.node, path.key("restartAfter"), "a machine needs time to boot: at least 30s");
+    }
     let home = match &doc.home {
         Some(at) => file_path(cx, &input.dir, at, path.key("home")),
         None => default_lima_home(cx, path),

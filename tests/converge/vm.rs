@@ -38,7 +38,7 @@ async fn from_nothing_to_agents_that_run() {
     let story = story();
     let plan = story.plan().await;
     assert!(plan.contains(&"create VM `agents`: there is no such VM".to_owned()), "{plan:#?}");
-    let later = "later createContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs";
+    let later = "later createContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers";
     assert!(plan.contains(&later.to_owned()), "{plan:#?}");
     let report = story.converge().await;
     assert!(report.converged, "{:?}", troubles(&report));
@@ -163,7 +163,10 @@ async fn a_changed_template_makes_it_anew_where_the_file_says_so() {
     spec.on_template_change = TemplateChange::Recreate;
     let plan = story.plan().await;
     assert_eq!(plan[0], "recreate VM `agents`: its template changed");
-    assert_eq!(plan[1], "later createContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs");
+    assert_eq!(
+        plan[1],
+        "later createContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers"
+    );
     let report = story.converge().await;
     assert!(report.converged, "{:?}", troubles(&report));
     assert_eq!(effects(&story)[..3], ["vm_delete", "vm_create", "vm_start"]);
@@ -177,7 +180,9 @@ async fn other_settings_wait_for_the_next_start_and_interrupt_nobody() {
     let plan = story.plan().await;
     assert_eq!(
         plan,
-        ["note: takes effect when VM `agents` is next started (`steadfast vm restart`): runtime.lima.cpus 2 → 8"]
+        [
+            "note: takes effect when VM `agents` is next started (`steadfast vm restart`, once no `run` keeps it): runtime.lima.cpus 2 → 8"
+        ]
     );
     assert!(story.converge().await.converged && effects(&story).is_empty());
     story.fake.state().vm_goes_down(VmPhase::Stopped);

@@ -50,15 +50,20 @@ pub struct Bench<E> {
 pub async fn run<E: Engine>(place: Place<E>, test: impl AsyncFnOnce(&Bench<E>)) {
     let Place { engine, api, local, socket, keep } = place;
     let owner = support::unique("t");
-    let image = docker_archive().tag(format!("localhost/{owner}:1")).file("owner", owner.clone());
-    engine.load(whole(image.build())).await.expect("the test's image loads");
+    // In a machine that is emulated a load takes seconds: there the tests, which run one after another, share an image.
+    let whose = if local { owner.clone() } else { "sf-shared".to_owned() };
+    let image = docker_archive().tag(format!("localhost/{whose}:1")).file("owner", whose.clone());
+    let reference = ImageRef::new(format!("localhost/{whose}:1")).expect("a reference");
+    if local || engine.image(&reference).await.expect("a look at an image").is_none() {
+        engine.load(whole(image.build())).await.expect("the test's image loads");
+    }
     let bench = Bench {
         engine,
         api,
         local,
         socket,
         _keep: keep,
-        image: ImageRef::new(format!("localhost/{owner}:1")).expect("a reference"),
+        image: reference,
         image_id: ImageId::from(image.id()),
         owner: Name::new(owner).expect("a name"),
         key: HostKey::from_bytes([7; 32]),
@@ -75,7 +80,9 @@ impl<E: Engine> Bench<E> {
         for state in self.guest().await.containers.values() {
             let _ = self.engine.remove(&state.id, NOW).await;
         }
-        let _ = self.engine.remove_image(&self.image_id).await;
+        if self.local {
+            let _ = self.engine.remove_image(&self.image_id).await;
+        }
     }
 
     pub fn name(&self, suffix: &str) -> ContainerName {

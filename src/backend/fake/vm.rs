@@ -129,6 +129,10 @@ impl Vm for Fake {
         .await
     }
 
+    async fn validate(&self, make: &VmMake) -> Result<(), VmError> {
+        self.call("vm_validate", make.spec.instance.as_str(), |_| Ok(())).await
+    }
+
     async fn start(&self, how: Boot, make: &VmMake) -> Result<(), VmError> {
         self.call("vm_start", make.spec.instance.as_str(), |state| {
             let runs = state.vm()?.phase == VmPhase::Running;

@@ -13,7 +13,10 @@ use crate::model::{Forward, VmMake};
 const IMAGES: &str = "/mnt/steadfast/images";
 
 /// The template in YAML.
-pub fn render(make: &VmMake) -> String {
+///
+/// # Errors
+/// None that is known: a template is made of what YAML can write.
+pub fn render(make: &VmMake) -> Result<String, serde_yaml::Error> {
     let mut template = match &make.spec.template.content {
         Value::Object(template) => template.clone(),
         _ => Map::new(),
@@ -36,7 +39,7 @@ pub fn render(make: &VmMake) -> String {
         template.insert("mounts".to_owned(), mounts.into());
     }
     own(&mut template, make);
-    serde_yaml::to_string(&Value::Object(template)).unwrap_or_default()
+    serde_yaml::to_string(&Value::Object(template))
 }
 
 /// Whose it is and what it was made from, where `limactl list --json` tells it. Lima refuses a parameter that nothing uses.
@@ -110,4 +113,114 @@ fn mounts_natively(template: &Map<String, Value>) -> bool {
 
 fn list(template: &Map<String, Value>, field: &str) -> Vec<Value> {
     template.get(field).and_then(Value::as_array).cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Protocol, Sha256Digest, Template, TemplateChange, Transport, VmSpec};
+
+    fn make(content: Value) -> VmMake {
+        VmMake {
+            spec: VmSpec {
+                instance: "agents".parse().unwrap(),
+                home: "/l".into(),
+                template: Template {
+                    path: "/srv/t/vm.yaml".into(),
+                    content,
+                    digest: Sha256Digest::from_bytes([7; 32]),
+                },
+                cpus: Some(3),
+                memory: Some(2 << 30),
+                disk: None,
+                transport: Transport::Auto,
+                on_template_change: TemplateChange::Warn,
+                restart_after: std::time::Duration::from_secs(300),
+            },
+            owner: "demo".parse().unwrap(),
+            forwards: BTreeSet::from([Forward { host_ip: "127.0.0.1".into(), port: 8080, protocol: Protocol::Tcp }]),
+            images: "/root/cache/vm/images".into(),
+        }
+    }
+
+    fn rendered(content: Value) -> Value {
+        serde_yaml::from_str(&render(&make(content)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_the_state_file_says_is_added_to_the_template() {
+        let out = rendered(json!({
+            "minimumLimaVersion": "2.0.0",
+            "cpus": 2,
+            "disk": "20GiB",
+            "param": {"MINE": "x"},
+            "provision": [{"mode": "user", "script": "#!/bin/sh\ntrue\n"}],
+            "portForwards": [
+                {"guestSocket": "/run/podman/podman.sock", "hostSocket": "{{.Dir}}/sock/podman.sock"},
+                {"guestPort": 9090, "hostPort": 9091},
+                {"guestIP": "0.0.0.0", "guestPortRange": [1, 65535], "ignore": true},
+            ],
+        }));
+        assert_eq!((&out["cpus"], &out["memory"], &out["disk"]), (&json!(3), &json!("2147483648B"), &json!("20GiB")));
+        let digest = "07".repeat(32);
+        assert_eq!(out["param"], json!({"MINE": "x", "steadfastName": "demo", "steadfastTemplate": digest}));
+        let provision = out["provision"].as_array().unwrap();
+        assert_eq!(provision[0]["script"], "#!/bin/sh\ntrue\n", "the template's own comes first, as it was");
+        for param in [PARAM_NAME, PARAM_TEMPLATE] {
+            let script = provision[1]["script"].as_str().unwrap();
+            assert!(
+                script.contains(&format!("'{{{{.Param.{param}}}}}'")),
+                "Lima refuses one that nothing uses: {script}"
+            );
+        }
+        let rules = out["portForwards"].as_array().unwrap();
+        let shown: Vec<_> = rules.iter().map(|rule| (&rule["guestPort"], &rule["hostIP"], &rule["ignore"])).collect();
+        let null = &Value::Null;
+        let (nine, eight, here, yes) = (&json!(9090), &json!(8080), &json!("127.0.0.1"), &json!(true));
+        assert_eq!(shown, [(null, null, null), (nine, null, null), (eight, here, null), (null, null, yes)]);
+    }
+
+    #[test]
+    fn rules_are_replaced_and_not_heaped_up() {
+        let forward = |port| Forward { host_ip: "0.0.0.0".into(), port, protocol: Protocol::Udp };
+        let own = vec![json!({"guestPort": 9090, "hostPort": 9091})];
+        let one = port_forwards(&own, &BTreeSet::from([forward(1), forward(2)]));
+        assert_eq!(one.len(), 3);
+        // As Lima lists it once it has filled it in.
+        let filled: Vec<_> = one
+            .iter()
+            .map(|rule| {
+                let mut rule = rule.clone();
+                let (guest, host) = (rule["guestPort"].clone(), rule["hostPort"].clone());
+                rule["guestPortRange"] = json!([guest, guest]);
+                rule["hostPortRange"] = json!([host, host]);
+                rule
+            })
+            .collect();
+        let other = port_forwards(&filled, &BTreeSet::from([forward(3)]));
+        let ports: Vec<_> = other.iter().map(|rule| rule["guestPort"].as_u64().unwrap()).collect();
+        assert_eq!(ports, [9090, 3]);
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_template_and_nothing_else_is_touched() {
+        let out = rendered(json!({
+            "base": ["_images/debian.yaml", "template:debian", "https://x.example/a.yaml", {"url": "more.yaml", "digest": "d"}],
+            "probes": [{"file": "probe.sh"}, {"script": "./not-a-path"}],
+            "provision": [{"mode": "system", "file": {"url": "/abs.sh"}}],
+        }));
+        assert_eq!(
+            out["base"],
+            json!(["/srv/t/_images/debian.yaml", "template:debian", "https://x.example/a.yaml", {"url": "/srv/t/more.yaml", "digest": "d"}])
+        );
+        assert_eq!(out["probes"], json!([{"file": "/srv/t/probe.sh"}, {"script": "./not-a-path"}]));
+        assert_eq!(out["provision"][0]["file"]["url"], "/abs.sh");
+    }
+
+    #[test]
+    fn text_that_yaml_would_read_as_something_else_stays_text() {
+        let out =
+            rendered(json!({"env": {"A": "1", "B": "true", "C": "null", "D": "1e3", "E": "a: b # c", "F": "0x10"}}));
+        assert_eq!(out["env"], json!({"A": "1", "B": "true", "C": "null", "D": "1e3", "E": "a: b # c", "F": "0x10"}));
+    }
 }

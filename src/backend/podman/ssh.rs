@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin};
 
-use crate::backend::process;
-use crate::backend::{EngineError, EngineErrorKind};
+use crate::backend::{EngineError, EngineErrorKind, process, ssh};
 use crate::model::InstanceName;
 
 /// How long a connection may take, to the first line from the guest.
@@ -34,27 +34,8 @@ impl SshForward {
         dir: &Path,
     ) -> Result<Self, EngineError> {
         let socket = socket_below(dir).map_err(|err| unavailable(instance, &err.to_string()))?;
-        let mut command = Command::new("ssh");
-        command.arg("-F").arg(config);
-        // Lima's configuration shares its master connection, which may be the very one that is gone. Words of our own come
-        // before those of the file (ssh_config(5)).
-        for option in [
-            "ControlMaster=no",
-            "ControlPath=none",
-            "BatchMode=yes",
-            "ConnectTimeout=5",
-            "ServerAliveInterval=5",
-            "ServerAliveCountMax=4",
-            "ExitOnForwardFailure=yes",
-            "StreamLocalBindUnlink=yes",
-            "LogLevel=ERROR",
-        ] {
-            command.args(["-o", option]);
-        }
-        command.arg("-L").arg(format!("{}:{guest}", socket.display())).arg(format!("lima-{instance}"));
-        command.arg("echo ready; exec cat >/dev/null");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
+        let mut command = ssh::forwarding(config, instance, guest, &socket);
+        command.stdin(Stdio::piped());
         let mut child = command.spawn().map_err(|err| unavailable(instance, &err.to_string()))?;
         let stdin = child.stdin.take();
         let is_ready = async {
@@ -108,10 +89,13 @@ fn socket_below(dir: &Path) -> std::io::Result<PathBuf> {
     std::fs::create_dir_all(&dir)?;
     for left in std::fs::read_dir(&dir)?.flatten() {
         let name = left.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(".sock")?.parse().ok());
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
         if pid.is_some_and(|pid| process::of(pid).is_none()) {
             let _ = std::fs::remove_file(left.path());
         }
     }
-    Ok(dir.join(format!("{PREFIX}{}.sock", std::process::id())))
+    // A forward that is still used is not taken away by its successor, nor takes that away at its end.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) % 1000;
+    Ok(dir.join(format!("{PREFIX}{}-{count}.sock", std::process::id())))
 }

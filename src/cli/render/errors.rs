@@ -118,6 +118,9 @@ impl CliError {
 
     /// A failure of Podman.
     pub fn from_engine(err: &EngineError) -> Self {
+        if err.message.contains("VM `") {
+            return Self::new(ExitStatus::Error, Chain(err).to_string()).hint("`steadfast doctor` checks every layer");
+        }
         Self {
             // Some of Podman's errors bring their own way out.
             hints: engine_hint(err.kind)
@@ -167,6 +170,15 @@ impl CliError {
             )
             .hint("`steadfast apply --wait` has it done now and waits for the outcome; `steadfast status --watch` shows how far it is"),
         }
+    }
+
+    /// A virtual machine that `run` looks after.
+    pub fn kept_vm(holder: &Holder) -> Self {
+        let pid = holder.pid;
+        Self::new(ExitStatus::Locked, format!("{holder} keeps this state file, and looks after its virtual machine"))
+            .hint(format!(
+                "stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`"
+            ))
     }
 
     /// A `run` that was asked and did not answer.
@@ -254,6 +266,10 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             WaitingOn::Stranger { name } => Some(format!(
                 "remove or rename it (`podman rename {name} …`), choose another `container.name`, or give --adopt to replace it"
             )),
+            WaitingOn::VmStranger { .. } => Some(
+                "name another `instance` in the state file, or take this one over with --adopt: it is kept as it is"
+                    .into(),
+            ),
             WaitingOn::LocalImage { .. } => {
                 Some("build or load it (`podman load`, `podman build`), or choose `source: registry`".into())
             }
@@ -352,9 +368,8 @@ fn vm_hint(err: &VmError) -> Option<String> {
             "if nothing in that directory is needed, move it away; Lima refuses to work beside it"
         }
         VmError::NotReady { .. } => "mend what its boot log names, in the template or on the network, and apply again",
-        VmError::DiskTooLarge { .. } => {
-            "write the size it has, or make the machine anew: `steadfast vm delete`, then apply"
-        }
+        VmError::Busy { .. } => "wait until Lima is done with it: `limactl list` shows how it is",
+        VmError::Unseen { .. } => "Lima's home must be readable for whoever runs steadfast",
         VmError::Io { .. } => return None,
     };
     Some(hint.to_owned())

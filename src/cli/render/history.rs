@@ -132,6 +132,10 @@ fn past(action: &str) -> String {
         "replace" => "replaced",
         "remove" => "removed",
         "prune" => "pruned",
+        "delete" => "deleted",
+        "recreate" => "recreated",
+        "forward" => "forwarded",
+        "take" => "took",
         other => other,
     };
     format!("{past} {rest}")
@@ -151,7 +155,10 @@ fn note(entry: &Entry) -> String {
         "slept" => "the machine was asleep",
         "podmanLost" => "Podman cannot be reached",
         "podmanBack" => "Podman answers again",
-        "vmReached" => "the VM is reached another way",
+        "vmReached" if entry.fields.get("rung").is_some_and(serde_json::Value::is_null) => {
+            "Podman in the VM is reached in no way"
+        }
+        "vmReached" => "Podman in the VM is reached another way",
         "notRecorded" => "entries before this one could not be recorded",
         other => other,
     };

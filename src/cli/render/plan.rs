@@ -87,10 +87,9 @@ fn interrupts(plan: &Plan) -> BTreeSet<&AgentName> {
         _ => None,
     });
     // What runs in a machine that goes down goes down with it.
-    let goes_down = plan
-        .ready
-        .iter()
-        .any(|step| matches!(step.action, Action::RecreateVm { .. } | Action::StartVm { how: Boot::Restart, .. }));
+    let goes_down = plan.ready.iter().any(|step| {
+        matches!(step.action, Action::RecreateVm { .. } | Action::StartVm { how: Boot::Restart | Boot::Mend, .. })
+    });
     let stops = |kind: &str| kind == "replaceContainer" || goes_down && kind.ends_with("Container");
     let waiting = plan.waiting.iter().filter(move |waiting| stops(waiting.kind));
     ready.chain(waiting.filter_map(|waiting| waiting.agent.as_ref())).collect()
