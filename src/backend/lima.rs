@@ -78,6 +78,11 @@ impl Lima {
             tracing::debug!(instance = %self.instance, why, "Lima cannot tell how an instance is whose processes run");
             state.phase = VmPhase::Running;
         }
+        if state.phase == VmPhase::Running
+            && let Some(errors) = limactl::degraded(&state.dir)
+        {
+            state.phase = VmPhase::Broken(format!("Lima calls it degraded: {errors}"));
+        }
         // Lima calls an instance broken between the start of its first process and that of its second.
         if let (VmPhase::Broken(_), Some(agent), None) = (&state.phase, &state.host_agent, &state.driver)
             && is_young(agent)
@@ -102,7 +107,12 @@ impl Lima {
     /// Ends what is left of it, and clears the files of processes that are not there any more. `gently`, the guest is asked
     /// first to shut down by itself.
     async fn mend(&self, listed: &Listed, gently: bool) -> Result<(), VmError> {
-        let dir = &listed.state.dir;
+        let state = &listed.state;
+        let whole = state.host_agent.is_some() && state.driver.is_some();
+        if gently && whole && self.limactl.stop(&self.instance, false, Some(STOP_SILENT)).await.is_ok() {
+            return Ok(());
+        }
+        let dir = &state.dir;
         for file in ["ha.pid".to_owned(), format!("{}.pid", listed.state.vm_type)] {
             let path = dir.join(file);
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
@@ -113,7 +123,7 @@ impl Lima {
                 std::fs::remove_file(&path).map_err(|err| VmError::Io { path, err: Arc::new(err) })?;
             }
         }
-        if gently && listed.state.driver.is_some() {
+        if gently && !whole && state.driver.is_some() {
             self.power_off(listed).await;
         }
         self.limactl.stop(&self.instance, true, None).await
@@ -261,10 +271,7 @@ impl Vm for Lima {
         match (how, &listed.state.phase) {
             (Boot::Start | Boot::Mend, VmPhase::Running) => return Ok(()),
             (Boot::Restart, VmPhase::Running) => {
-                if let Err(err) = self.limactl.stop(&self.instance, false, Some(STOP_SILENT)).await {
-                    tracing::warn!(instance = %self.instance, error = %err, "it does not stop by itself: ending it by force");
-                    self.mend(&listed, true).await?;
-                }
+                self.mend(&listed, true).await?;
             }
             (_, VmPhase::Stopped) => {}
             (_, VmPhase::Broken(_)) => self.mend(&listed, true).await?,

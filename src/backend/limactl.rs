@@ -4,6 +4,7 @@
 //! its messages: these only go into errors, for people.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ const CREATE: Duration = Duration::from_secs(60 * 60);
 const START: Duration = Duration::from_secs(30 * 60);
 /// `limactl stop` waits for the guest for 3 min 10 s.
 const STOP: Duration = Duration::from_secs(200);
+/// The newest events of a host agent are within so many bytes.
+const EVENTS_TAIL: u64 = 64 << 10;
 /// What is told of a log.
 const BOOT_LINES: usize = 20;
 /// A command in the guest whose answer is only for an error message.
@@ -297,6 +300,27 @@ fn last_words(stderr: &str) -> String {
     words.trim().to_owned()
 }
 
+/// Why the host agent calls a machine that runs degraded: a probe, or a step of its provisioning, failed. `None` when it does
+/// not. `list` does not tell; the host agent's own events do, each with the whole of its status.
+pub(super) fn degraded(dir: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(dir.join("ha.stdout.log")).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(EVENTS_TAIL))).ok()?;
+    let mut tail = Vec::new();
+    file.take(EVENTS_TAIL).read_to_end(&mut tail).ok()?;
+    degraded_by(&String::from_utf8_lossy(&tail))
+}
+
+fn degraded_by(events: &str) -> Option<String> {
+    let last =
+        events.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok()?.get("status").cloned())?;
+    if last.get("degraded") != Some(&Value::Bool(true)) {
+        return None;
+    }
+    let errors = last.get("errors").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    Some(errors.collect::<Vec<_>>().join("; "))
+}
+
 /// The end of a log, without what would play with a terminal.
 fn last_lines(log: &[u8]) -> String {
     let text = String::from_utf8_lossy(log).replace(|c: char| c.is_control() && c != '\n' && c != '\t', "");
@@ -515,6 +539,21 @@ mod tests {
         assert!(parse_list(b"\n \n").unwrap().is_empty(), "no instances, no lines");
         assert!(parse_list(b"level=warning msg=\"x\"\n").is_err());
         assert!(parse_list(b"{\"name\":\"a\"").is_err(), "cut off");
+    }
+
+    #[test]
+    fn a_machine_is_degraded_by_its_newest_event() {
+        let good = r#"{"time":"t","status":{"running":true,"sshLocalPort":1}}"#;
+        let bad =
+            r#"{"time":"t","status":{"running":true,"degraded":true,"errors":["probe 1","copy"],"sshLocalPort":1}}"#;
+        assert_eq!(degraded_by(&format!("{good}\n{bad}\n")), Some("probe 1; copy".to_owned()));
+        assert_eq!(degraded_by(&format!("{bad}\n{good}\n")), None);
+        assert_eq!(
+            degraded_by(&format!("{bad}\n{{\"time\":")),
+            Some("probe 1; copy".to_owned()),
+            "a line half written"
+        );
+        assert_eq!(degraded_by(""), None);
     }
 
     #[test]
