@@ -50,6 +50,7 @@ AGENT
     return
   fi
   compile_agent "$dir/bin/agent"
+  ln -sf agent "$dir/bin/wget"
 }
 
 compile_agent() {

@@ -270,11 +270,8 @@ impl Vm for Lima {
         let listed = self.there().await?;
         match (how, &listed.state.phase) {
             (Boot::Start | Boot::Mend, VmPhase::Running) => return Ok(()),
-            (Boot::Restart, VmPhase::Running) => {
-                self.mend(&listed, true).await?;
-            }
             (_, VmPhase::Stopped) => {}
-            (_, VmPhase::Broken(_)) => self.mend(&listed, true).await?,
+            (_, VmPhase::Running | VmPhase::Broken(_)) => self.mend(&listed, true).await?,
             // Lima moves it on, or knows what we do not.
             (_, phase @ (VmPhase::Starting | VmPhase::Other(_))) => {
                 return Err(VmError::Busy { instance: self.instance.to_string(), phase: phase.to_string() });

@@ -84,7 +84,7 @@ fn the_template_keeps_its_promises(world: &World) {
 
 fn secrets_stay_in_the_container(world: &World) {
     assert_eq!(world.run(["exec", "hello", "--", "sh", "-c", "echo $TOKEN"]).expect(0).stdout, format!("{CANARY}\n"));
-    assert_eq!(world.sandbox.files_with(&[CANARY]), vec![world.sandbox.path("steadfast.yaml")]);
+    assert_eq!(world.sandbox.files_with(&[CANARY]), Vec::<std::path::PathBuf>::new());
     for file in std::fs::read_dir(world.path("")).expect("the instance's directory").flatten() {
         let name = file.file_name().into_string().expect("text");
         // The disk is the guest's: what Podman keeps is there.
