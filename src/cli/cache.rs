@@ -290,6 +290,7 @@ async fn keep_running(
     let engine = match desired {
         Some(desired) => settings.reached_engine(desired).await.map_err(|err| err.hint(hint.clone()))?,
         None => Podman::connect(None, |name: &str| settings.vars.get(name).cloned())
+            .map(Box::new)
             .map(PodmanAt::Host)
             .map_err(|err| CliError::from_engine(&err).hint(hint.clone()))?,
     };

@@ -202,11 +202,11 @@ impl Settings {
     ) -> Result<PodmanAt, CliError> {
         match &desired.runtime {
             Runtime::Podman { socket } => {
-                here(socket.as_deref()).map(PodmanAt::Host).map_err(|err| CliError::from_engine(&err))
+                here(socket.as_deref()).map(Box::new).map(PodmanAt::Host).map_err(|err| CliError::from_engine(&err))
             }
             Runtime::Lima(spec) => {
                 let ladder = Ladder::new(self.limactl(spec), spec.instance.clone(), spec.transport);
-                Ok(PodmanAt::Guest(Box::new(ladder)))
+                Ok(PodmanAt::Guest(ladder))
             }
         }
     }

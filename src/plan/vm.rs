@@ -133,8 +133,8 @@ fn pending_settings(make: &VmMake, vm: &VmState) -> Vec<FieldChange> {
 /// Whole units of 1024, as the state file has them.
 fn size(bytes: u64) -> String {
     match bytes {
-        _ if bytes % (1 << 30) == 0 => format!("{}GiB", bytes >> 30),
-        _ if bytes % (1 << 20) == 0 => format!("{}MiB", bytes >> 20),
+        _ if bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
+        _ if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
         _ => format!("{bytes}B"),
     }
 }

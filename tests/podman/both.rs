@@ -235,7 +235,7 @@ async fn what_the_guest_sees_is_loaded_from_there() {
             let image = docker_archive().tag(&*name).file("seen", name.clone()).compress(compression);
             let path = directory.path().join(format!("it's {at}.tar"));
             std::fs::write(&path, image.build()).unwrap();
-            assert_eq!(shell.load_seen(&path).await.unwrap(), [name.clone()]);
+            assert_eq!(shell.load_seen(&path).await.unwrap(), std::slice::from_ref(&name));
             let reference = ImageRef::new(name).unwrap();
             let id = bench.engine.image(&reference).await.unwrap().expect("it is there");
             assert_eq!(id.as_str(), image.id());

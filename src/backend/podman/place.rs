@@ -16,9 +16,9 @@ use crate::model::{
 #[derive(Debug)]
 pub enum PodmanAt {
     /// On this host.
-    Host(Podman),
+    Host(Box<Podman>),
     /// In a virtual machine.
-    Guest(Box<Ladder>),
+    Guest(Ladder),
 }
 
 impl PodmanAt {
