@@ -213,6 +213,8 @@ pub struct Reach {
     pub counts: [u32; 4],
     /// Since when no rung has led to an answer.
     pub silent_for: Option<Duration>,
+    /// How many boots in a row nothing has answered after.
+    pub vain_boots: u32,
 }
 
 impl Reach {

@@ -6,6 +6,9 @@
 use super::{Action, Note, Plan, Policy, Reason, WaitingOn};
 use crate::model::{Boot, Desired, FieldChange, Observed, Protocol, Seen, TemplateChange, VmMake, VmPhase, VmState};
 
+/// How often the wait for a restart is doubled while restarts are in vain.
+const MOST_DOUBLINGS: u32 = 5;
+
 /// Plans for the machine. Yields what everything in it waits for; `None` when Podman can be asked.
 pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan: &mut Plan) -> Option<WaitingOn> {
     let make = Box::new(desired.vm_make()?);
@@ -89,7 +92,9 @@ fn running(desired: &Desired, observed: &Observed, make: &VmMake, vm: &VmState, 
     if let (Seen::Unknown { why }, None) = (&observed.guest, observed.reach.rung) {
         let restart = Action::StartVm { make: Box::new(make.clone()), how: Boot::Restart };
         let on_vm = WaitingOn::Vm { instance: instance.clone() };
-        if observed.reach.silent_for.is_some_and(|silent| silent >= make.spec.restart_after) {
+        // What a restart did not help is not restarted all the time.
+        let patience = make.spec.restart_after * (1 << observed.reach.vain_boots.min(MOST_DOUBLINGS));
+        if observed.reach.silent_for.is_some_and(|silent| silent >= patience) {
             plan.step(None, restart, Reason::VmSilent);
         } else {
             let on = WaitingOn::Answer { instance: instance.clone(), why: why.clone() };

@@ -122,6 +122,23 @@ async fn one_that_runs_and_does_not_answer_is_waited_for_and_then_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_restart_does_not_help_is_restarted_ever_more_rarely() {
+    let mut story = converged().await;
+    vm(&story, |vm| {
+        vm.silent_since = Some(Instant::now());
+        vm.stays_silent = true;
+    });
+    story.options.timeout = Duration::from_secs(3600);
+    let report = story.converge().await;
+    assert!(!report.converged);
+    let starts: Vec<_> =
+        story.fake.state().calls.iter().filter(|call| call.word == "vm_start").map(|call| call.at).collect();
+    let waits: Vec<_> = starts.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+    assert!(waits.iter().all(|wait| *wait >= 600), "{waits:?}");
+    assert!(troubles(&report).join("\n").contains("NonConvergent"), "{:?}", troubles(&report));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_reboots_is_waited_for() {
     let story = converged().await;
     {

@@ -120,8 +120,9 @@ fn find<'a>(state: &'a mut State, id: &ContainerId) -> Result<&'a mut FakeContai
 impl Engine for Fake {
     fn reach(&self) -> Reach {
         let state = self.state();
+        let vain_boots = state.vm.as_ref().map_or(0, |vm| vm.vain_boots);
         let rung = state.vm.as_ref().is_some_and(super::FakeVm::answers).then_some(Rung::Forward);
-        Reach { rung, silent_for: super::vm::silent_for(state.vm.as_ref()), ..Reach::default() }
+        Reach { rung, silent_for: super::vm::silent_for(state.vm.as_ref()), vain_boots, ..Reach::default() }
     }
 
     async fn look(&self, look: &Look) -> Result<Guest, EngineError> {

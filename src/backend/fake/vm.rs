@@ -25,6 +25,10 @@ pub struct FakeVm {
     pub forwards: std::collections::BTreeSet<Forward>,
     /// Since when nothing in it answers though it runs, as after a hang of the guest.
     pub silent_since: Option<Instant>,
+    /// A start does not mend that.
+    pub stays_silent: bool,
+    /// Boots that it was silent after.
+    pub vain_boots: u32,
 }
 
 impl FakeVm {
@@ -88,7 +92,8 @@ impl State {
     fn vm_boots(&mut self, make: &VmMake) -> Result<(), VmError> {
         let vm = self.vm()?;
         vm.phase = VmPhase::Running;
-        vm.silent_since = None;
+        vm.silent_since = vm.stays_silent.then(Instant::now);
+        vm.vain_boots += u32::from(vm.stays_silent);
         vm.forwards.clone_from(&make.forwards);
         if let Some(cpus) = make.spec.cpus {
             vm.cpus = cpus;
@@ -121,6 +126,8 @@ impl Vm for Fake {
                     cpus: make.spec.cpus.unwrap_or(2),
                     forwards: make.forwards.clone(),
                     silent_since: None,
+                    stays_silent: false,
+                    vain_boots: 0,
                 });
                 state.changed("vm_create", "", None);
             }

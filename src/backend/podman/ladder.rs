@@ -66,6 +66,9 @@ struct State {
     climb: Option<Climb>,
     counts: [u32; 4],
     silent_since: Option<Instant>,
+    /// Boots since the last answer, beside the one that runs.
+    vain_boots: u32,
+    booted: bool,
     /// When it was last settled which way is used.
     settled_at: Option<Instant>,
     /// Why the last climb led nowhere.
@@ -212,6 +215,8 @@ impl Climber {
         }
         let link = Arc::new(link);
         state.silent_since = None;
+        state.booted = false;
+        state.vain_boots = 0;
         state.why = None;
         state.settled_at = Some(Instant::now());
         state.link = Some(link.clone());
@@ -293,6 +298,10 @@ impl Engine for Ladder {
         });
         let mut state = self.0.state();
         if state.place != place {
+            if place.is_some() {
+                state.vain_boots += u32::from(state.booted);
+                state.booted = true;
+            }
             state.place = place;
             state.link = None;
             state.climb = None;
@@ -306,6 +315,7 @@ impl Engine for Ladder {
             rung: state.link.as_ref().map(|link| link.rung),
             counts: state.counts,
             silent_for: state.silent_since.map(|since| since.elapsed()),
+            vain_boots: state.vain_boots,
         }
     }
 

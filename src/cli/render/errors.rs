@@ -10,7 +10,7 @@ use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
 use crate::model::{AgentName, ManifestError};
-use crate::plan::WaitingOn;
+use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
 use crate::state::StateError;
@@ -276,6 +276,9 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             WaitingOn::Manifest { .. } => Some(
                 "`steadfast doctor` checks the manifest; $STEADFAST_MANIFEST_URL and `manifest.url` name it".into(),
             ),
+            WaitingOn::Sight { why } if waiting.reason == Reason::TakenDown && why.starts_with("VM `") => {
+                Some("`steadfast vm start` starts it; `steadfast down --vm` deletes it with all that is in it".into())
+            }
             WaitingOn::Sight { .. } => Some("`steadfast doctor` checks every layer".into()),
             _ => None,
         },
