@@ -43,7 +43,12 @@ lima_env_install() {
   have qemu-img || install_packages "$@" || true
   le_qemu=$(command -v "qemu-system-$(uname -m)") || { le_reason="qemu-system-$(uname -m) is not installed and cannot be"; return 1; }
   have qemu-img && have ssh && have ssh-keygen || { le_reason="qemu-img or ssh is not installed and cannot be"; return 1; }
-  le_limactl=$(command -v limactl) || le_build_limactl
+  le_limactl=$(command -v limactl) && return 0
+  # One is built beside the other: the guest mostly waits for packages, and is found in its cache afterwards.
+  local guest
+  (trap 'if [ -n "${le_work:-}" ]; then le_remove_work "$le_work"; fi' EXIT; le_make_guest >/dev/null 2>&1) & guest=$!
+  le_build_limactl || { kill "$guest" 2>/dev/null || true; return 1; }
+  wait "$guest" || true
 }
 
 # lima_env_start: everything below le_dir, which has a short name since Lima puts unix sockets below each instance.

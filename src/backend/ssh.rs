@@ -47,6 +47,14 @@ pub(super) fn ask_master(config: &Path, instance: &InstanceName, port: &Forward)
     ssh
 }
 
+/// Asks that connection to bring a socket of the guest here, over what is left of an earlier one.
+pub(super) fn ask_master_for(config: &Path, instance: &InstanceName, guest: &str, here: &Path) -> Command {
+    let mut ssh = base(config);
+    ssh.args(["-o", "StreamLocalBindUnlink=yes", "-O", "forward", "-L", &format!("{}:{guest}", here.display())]);
+    ssh.arg(host(instance));
+    ssh
+}
+
 /// Ctrl-C in a terminal is for us, who end what we began in the right order.
 fn base(config: &Path) -> Command {
     let mut ssh = Command::new("ssh");

@@ -31,30 +31,55 @@ mod template;
 mod world;
 
 // In the order of their names, before the story takes the machine down.
-conformance! {
-    forwarded: crate::places::forwarded,
+
+/// The whole suite. `tests/run.sh` leaves it out where the guest is emulated and each call costs seconds, unless it is asked
+/// for (`tests/run.sh lima-all`): every one of these runs over the same code in `tests/podman.rs`.
+mod all {
+    conformance! {
+        forwarded: crate::places::forwarded,
+        shell: crate::places::shell,
+    }
 }
 
-/// A call costs seconds where the guest is emulated, and the whole suite runs over the same words elsewhere (`tests/podman.rs`):
-/// here is what only ssh and a real limactl can get wrong.
-mod shell {
+/// What a forwarded socket and a machine of its own can get wrong.
+mod forwarded {
     tests! {
-        crate::places::shell;
+        crate::places::forwarded;
         containers:
+            every_field_reaches_the_container,
+            a_look_finds_ours_and_the_stranger_with_a_wanted_name,
             the_life_of_a_container,
-            exit_codes_are_seen,
+            health_checks_run_on_demand,
             events_are_the_owners;
         commands:
             a_commands_streams_and_code_are_kept_apart,
             standard_input_is_half_closed,
-            a_command_that_is_not_there,
             much_output_arrives_whole,
             a_followed_log_ends_with_its_container;
         images:
             compressed_archives_load_once_decompressed,
             a_broken_archive_is_refused_and_leaves_nothing;
         refusals:
+            a_taken_name_is_a_conflict,
             what_is_gone_is_not_found,
+            secrets_stay_out_of_errors;
+    }
+}
+
+/// What ssh and a real limactl can get wrong.
+mod shell {
+    tests! {
+        crate::places::shell;
+        containers:
+            the_life_of_a_container,
+            events_are_the_owners;
+        commands:
+            a_commands_streams_and_code_are_kept_apart,
+            standard_input_is_half_closed,
+            a_followed_log_ends_with_its_container;
+        images:
+            compressed_archives_load_once_decompressed;
+        refusals:
             secrets_stay_out_of_errors;
     }
 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Lima makes its forward once, over its master connection, and never again: after a sleep, a reboot of the guest or the loss of
-//! that connection nothing is behind it. So a way that fails is left for the next one, and tried again now and then. Restarting
+//! that connection nothing is behind it. So a way that fails is left for the next one, Lima's connection is brought back beside it,
+//! and then the best way is tried again. Restarting
 //! the machine is the plan's to decide.
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
     Progress,
 };
+use crate::backend::{command, ssh};
 use crate::model::vm::Process;
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, InstanceName, Name, Reach, Rung,
@@ -34,6 +36,8 @@ use crate::model::{
 /// How long a rung may take to answer. Podman's service in the guest is started by the first request after a while of silence,
 /// which takes 2 s where the guest is emulated.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long a new connection of Lima's may take.
+const REVIVE: Duration = Duration::from_secs(20);
 /// Before the same socket is tried once more.
 const RECONNECT: Duration = Duration::from_millis(100);
 /// The only kind of mount through which a guest reads faster than it is sent bytes: it shares memory with the host.
@@ -69,7 +73,7 @@ struct State {
     /// Boots since the last answer, beside the one that runs.
     vain_boots: u32,
     booted: bool,
-    /// When it was last settled which way is used.
+    /// When it was last settled which way is used; `None` when something has changed since.
     settled_at: Option<Instant>,
     /// Why the last climb led nowhere.
     why: Option<EngineError>,
@@ -145,7 +149,7 @@ impl Climber {
     }
 
     /// Tries each rung that the state file allows, the best first.
-    async fn climb(&self) -> Result<Arc<Link>, EngineError> {
+    async fn climb(self: &Arc<Self>) -> Result<Arc<Link>, EngineError> {
         let Some(place) = self.state().place.clone() else {
             let why = format!("VM `{}` was not looked at yet", self.instance);
             return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
@@ -154,7 +158,12 @@ impl Climber {
         for rung in Rung::ALL.into_iter().filter(|rung| self.allows(*rung)) {
             self.state().counts[rung as usize] += 1;
             match self.step_on(rung, &place).await {
-                Ok(link) => return self.stand_on(link, &place),
+                Ok(link) => {
+                    if rung >= Rung::Ssh && self.allows(Rung::Forward) {
+                        tokio::spawn(revive(self.clone(), place.clone()));
+                    }
+                    return self.stand_on(link, &place);
+                }
                 Err(err) => {
                     tracing::debug!(rung = rung.word(), error = %err, "a way to Podman in the VM does not answer");
                     why = Some(err);
@@ -241,7 +250,7 @@ impl Climber {
         let place = {
             let mut state = self.state();
             let is_low = state.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh);
-            let is_due = state.settled_at.is_some_and(|at| at.elapsed() >= UPGRADE);
+            let is_due = state.settled_at.is_none_or(|at| at.elapsed() >= UPGRADE);
             if !(is_low && is_due && self.allows(Rung::Forward)) {
                 return;
             }
@@ -254,6 +263,21 @@ impl Climber {
             let _ = self.stand_on(better, &place);
         }
     }
+}
+
+/// Brings Lima's own connection back, over which it leads ports into the guest: once that is gone, Lima (2.1) asks for it in
+/// vain for ever. Any `limactl shell` makes it anew. Podman's socket Lima asked for at the boot only, so we ask for it.
+async fn revive(climber: Arc<Climber>, place: Place) {
+    let mut shell = climber.limactl.shell(climber.instance.as_str());
+    shell.arg("true");
+    let _ = command::run(shell, &[], REVIVE).await;
+    let Some(here) = &place.host else { return };
+    if climber.step_on(Rung::Forward, &place).await.is_err() {
+        let asked = ssh::ask_master_for(&place.ssh_config, &climber.instance, &place.guest, here);
+        let _ = command::run(asked, &[], REVIVE).await;
+    }
+    // The next look finds out whether it helped.
+    climber.state().settled_at = None;
 }
 
 /// The socket that Lima forwards to, when it is there.
