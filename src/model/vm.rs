@@ -176,13 +176,27 @@ impl VmPhase {
 }
 
 /// A process of this host. Pids are used again, so the start time belongs to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Process {
     /// Its pid.
     pub pid: u32,
     /// When it was started; `None` where the system does not tell.
     pub started_at: Option<SystemTime>,
 }
+
+impl PartialEq for Process {
+    /// The system tells when it booted to the second, and not the same second each time: so start times are about the same.
+    fn eq(&self, other: &Self) -> bool {
+        let started = match (self.started_at, other.started_at) {
+            (Some(one), Some(two)) => one.max(two).duration_since(one.min(two)).unwrap_or_default() < SAME_START,
+            _ => true,
+        };
+        self.pid == other.pid && started
+    }
+}
+
+/// Nobody gets the pid of another process back so soon.
+const SAME_START: Duration = Duration::from_secs(3);
 
 /// A unix socket in the machine that is forwarded to this host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -80,7 +80,7 @@ struct State {
 }
 
 /// What a look at the instance told about the ways into it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Place {
     /// The two ends of Podman's socket.
     guest: String,

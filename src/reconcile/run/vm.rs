@@ -27,6 +27,12 @@ impl<'a, V: Vm> VmWatch<'a, V> {
         Self { vm, wanted, events: None, again: Instant::now(), failures: 0 }
     }
 
+    /// Follows it anew: of an instance that was not there when it began, Lima (2.1) tells nothing.
+    pub fn renew(&mut self) {
+        self.events = None;
+        self.again = Instant::now();
+    }
+
     /// Waits for the next thing worth a look. Dropping the wait loses nothing but time.
     pub async fn next(&mut self) {
         use futures_util::StreamExt;

@@ -166,6 +166,9 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         self.with.journal.step(&step, outcome.as_ref().map_err(|err| &**err), took);
         self.with.journal.woken_by(&self.trigger);
         let now = Instant::now();
+        if is_vm_step(&step.action) {
+            self.vm_watch.renew();
+        }
         match &outcome {
             Ok(done) => {
                 self.done.insert((key(&step.action), step.reason.to_string()));
