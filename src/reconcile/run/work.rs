@@ -16,7 +16,7 @@ use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health,
 use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
 use crate::reconcile::flights::{Landed, fly};
 use crate::reconcile::{
-    ANSWER_POLL, Report, Taken, Trouble, is_container_step, key, key_of, lane, lane_of, opens_ways, report,
+    ANSWER_POLL, Report, Taken, Trouble, is_container_step, is_vm_step, key, key_of, lane, lane_of, opens_ways, report,
 };
 
 /// What an agent's restarts for want of health are remembered by.
