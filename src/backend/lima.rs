@@ -18,7 +18,7 @@ use super::limactl::{self, Limactl, Listed};
 use super::vm::{Vm, VmError, VmEvents};
 use super::{process, ssh};
 use crate::model::vm::Process;
-use crate::model::{Boot, Forward, InstanceName, Name, VmMake, VmPhase, VmState};
+use crate::model::{Boot, Forward, InstanceName, Name, Protocol, VmMake, VmPhase, VmState};
 
 pub use render::render;
 
@@ -167,10 +167,11 @@ impl Lima {
     }
 
     /// Boots it, and believes only what is seen afterwards.
-    async fn boot(&self) -> Result<(), VmError> {
+    async fn boot(&self, make: &VmMake) -> Result<(), VmError> {
         // What is found there afterwards is of this boot.
         let _ = std::fs::remove_file(self.limactl.boot_log_file(&self.instance));
-        let Err(err) = self.limactl.start(&self.instance).await else { return Ok(()) };
+        let udp = make.forwards.iter().any(|port| port.protocol == Protocol::Udp);
+        let Err(err) = self.limactl.start(&self.instance, udp).await else { return Ok(()) };
         let listed = self.there().await?;
         if listed.state.phase == VmPhase::Stopped {
             return Err(err);
@@ -278,7 +279,7 @@ impl Vm for Lima {
             }
         }
         self.settle(&self.there().await?, make).await?;
-        self.boot().await
+        self.boot(make).await
     }
 
     async fn stop(&self, force: bool) -> Result<(), VmError> {

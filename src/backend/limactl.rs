@@ -38,6 +38,8 @@ const START: Duration = Duration::from_secs(30 * 60);
 const STOP: Duration = Duration::from_secs(200);
 /// The newest events of a host agent are within so many bytes.
 const EVENTS_TAIL: u64 = 64 << 10;
+/// Lima: which of its forwarders leads ports into an instance, for as long as that runs.
+const SSH_PORT_FORWARDER: &str = "LIMA_SSH_PORT_FORWARDER";
 /// What is told of a log.
 const BOOT_LINES: usize = 20;
 /// A command in the guest whose answer is only for an error message.
@@ -217,9 +219,15 @@ impl Limactl {
 
     /// `limactl start INSTANCE`: until it has booted and its probes have passed. The caller has seen that it exists: of a
     /// name that does not, Lima would make a machine from its default template.
-    pub async fn start(&self, instance: &InstanceName) -> Result<(), VmError> {
+    ///
+    /// `udp` says that ports of that kind lead into it. Lima's own forwarder can do that, and never recovers once its connection
+    /// to the guest was lost, as by a sleep (2.1.4: it keeps the port and resets whoever connects). The one through ssh does.
+    pub async fn start(&self, instance: &InstanceName, udp: bool) -> Result<(), VmError> {
         self.version().await?;
         let mut command = self.command("start");
+        if !udp && std::env::var_os(SSH_PORT_FORWARDER).is_none() {
+            command.env(SSH_PORT_FORWARDER, "true");
+        }
         command.arg(format!("--timeout={}s", START.as_secs())).arg(instance.as_str());
         self.done(format!("limactl start {instance}"), command, &[], START + SHORT).await
     }
