@@ -67,7 +67,11 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
     desired: &Desired,
 ) -> (Seen<VmState>, Seen<Guest>) {
     let Some(spec) = desired.vm() else { return (Seen::Absent, look_at_guest(world, desired).await) };
-    let mut vm = match world.vm.look().await {
+    let (looked, early) = {
+        let (look, dir) = (what_to_look_for(desired), spec.home.join(spec.instance.as_str()));
+        tokio::join!(world.vm.look(), world.engine.look_ahead(&look, &dir))
+    };
+    let mut vm = match looked {
         Ok(Some(vm)) => vm,
         Ok(None) => return (Seen::Absent, Seen::Absent),
         Err(err) => {
@@ -82,7 +86,10 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
         let why = format!("VM `{}` {}", spec.instance, vm.phase);
         return (Seen::Present(vm), Seen::Unknown { why });
     }
-    let guest = look_at_guest(world, desired).await;
+    let guest = match early.filter(|_| world.engine.reach().rung.is_some()) {
+        Some(guest) => Seen::Present(guest),
+        None => look_at_guest(world, desired).await,
+    };
     vm.forwards.extend(forwarded_otherwise(desired, &vm).await);
     (Seen::Present(vm), guest)
 }
@@ -112,9 +119,9 @@ async fn takes_connections(port: &Forward) -> bool {
 /// A connection within this machine is there at once or not at all.
 const CONNECT: Duration = Duration::from_millis(200);
 
-async fn look_at_guest<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desired) -> Seen<Guest> {
+fn what_to_look_for(desired: &Desired) -> Look {
     let wanted = || desired.agents.values().filter(|agent| agent.state != AgentState::Absent);
-    let look = Look {
+    Look {
         owner: desired.name.clone(),
         names: wanted().map(|agent| agent.container.name.clone()).collect(),
         health: wanted()
@@ -122,8 +129,11 @@ async fn look_at_guest<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desire
             .map(|agent| agent.container.name.clone())
             .collect(),
         key: desired.key.clone(),
-    };
-    match world.engine.look(&look).await {
+    }
+}
+
+async fn look_at_guest<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desired) -> Seen<Guest> {
+    match world.engine.look(&what_to_look_for(desired)).await {
         Ok(guest) => Seen::Present(guest),
         Err(err) => {
             // The plan carries the reason to whoever asked.

@@ -183,6 +183,13 @@ pub trait Engine: Send + Sync {
     /// Says how the virtual machine was found that the engine runs in. Every later call goes there.
     fn locate(&self, _vm: &VmState) {}
 
+    /// Looks before it is known how the virtual machine is, whose directory on this host this is: while one is asked, the other
+    /// can be. `None` where that is not worth while or led to nothing. What it found counts once [`Engine::locate`] was called
+    /// and [`Engine::reach`] tells a way.
+    fn look_ahead(&self, _look: &Look, _dir: &Path) -> impl Future<Output = Option<Guest>> + Send {
+        async { None }
+    }
+
     /// How the engine in a virtual machine is reached. Nothing for one on this host.
     fn reach(&self) -> Reach {
         Reach::default()

@@ -278,7 +278,7 @@ impl Api {
 impl Api {
     /// See [`crate::backend::Engine::ping`].
     pub async fn ping(&self) -> Result<(), EngineError> {
-        self.http.send(&Call::get("reach Podman", "/_ping")).await.map(|_| ())
+        self.meet().await.map(|_| ())
     }
 
     /// See [`crate::backend::Engine::deaths`].

@@ -68,6 +68,8 @@ struct State {
     place: Option<Place>,
     link: Option<Arc<Link>>,
     climb: Option<Climb>,
+    /// A socket that answered before the instance was looked at.
+    ahead: Option<(PathBuf, Podman)>,
     counts: [u32; 4],
     silent_since: Option<Instant>,
     /// Boots since the last answer, beside the one that runs.
@@ -77,6 +79,19 @@ struct State {
     settled_at: Option<Instant>,
     /// Why the last climb led nowhere.
     why: Option<EngineError>,
+}
+
+impl State {
+    fn stand_on(&mut self, link: Link) -> Arc<Link> {
+        let link = Arc::new(link);
+        self.silent_since = None;
+        self.booted = false;
+        self.vain_boots = 0;
+        self.why = None;
+        self.settled_at = Some(Instant::now());
+        self.link = Some(link.clone());
+        link
+    }
 }
 
 /// What a look at the instance told about the ways into it.
@@ -102,6 +117,8 @@ struct Link {
     _ssh: Option<SshForward>,
 }
 
+/// Where our template has Podman's socket forwarded to, below the instance's directory.
+const SOCKET_HERE: &str = "sock/podman.sock";
 /// Where Podman's rootful socket is in a guest whose template does not say so.
 const USUAL_SOCKET: &str = "/run/podman/podman.sock";
 
@@ -165,8 +182,13 @@ impl Climber {
                     return self.stand_on(link, &place);
                 }
                 Err(err) => {
+                    let no_login = rung == Rung::Ssh && err.kind == EngineErrorKind::TransportUnavailable;
                     tracing::debug!(rung = rung.word(), error = %err, "a way to Podman in the VM does not answer");
                     why = Some(err);
+                    // `limactl shell` is an ssh too: while a guest boots, waiting for it would only delay the next try.
+                    if no_login {
+                        break;
+                    }
                 }
             }
         }
@@ -222,14 +244,7 @@ impl Climber {
             let why = format!("VM `{}` changed while a way to its Podman was looked for", self.instance);
             return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
         }
-        let link = Arc::new(link);
-        state.silent_since = None;
-        state.booted = false;
-        state.vain_boots = 0;
-        state.why = None;
-        state.settled_at = Some(Instant::now());
-        state.link = Some(link.clone());
-        Ok(link)
+        Ok(state.stand_on(link))
     }
 
     /// After a failure that says that the way is gone, the next call looks for another.
@@ -321,6 +336,7 @@ impl Engine for Ladder {
             mounts: vm.mounts.clone(),
         });
         let mut state = self.0.state();
+        let ahead = state.ahead.take();
         if state.place != place {
             if place.is_some() {
                 state.vain_boots += u32::from(state.booted);
@@ -331,6 +347,29 @@ impl Engine for Ladder {
             state.climb = None;
             state.silent_since = None;
         }
+        // What was found ahead has answered: it is the best way, when it is this machine's.
+        if let (None, Some((socket, podman)), Some(place)) = (&state.link, ahead, state.place.clone())
+            && place.host.as_ref() == Some(&socket)
+        {
+            state.counts[Rung::Forward as usize] += 1;
+            state.stand_on(Link { podman, rung: Rung::Forward, _ssh: None });
+        }
+    }
+
+    /// Through the best way alone; a lower one is for [`Engine::look`], which also tries to leave it.
+    async fn look_ahead(&self, look: &Look, dir: &Path) -> Option<Guest> {
+        let link = self.0.state().link.clone();
+        if let Some(link) = link {
+            return if link.rung < Rung::Ssh { link.podman.look(look).await.ok() } else { None };
+        }
+        let socket = dir.join(SOCKET_HERE);
+        if !self.0.allows(Rung::Forward) || !socket.exists() {
+            return None;
+        }
+        let podman = api(&socket).ok()?;
+        let guest = tokio::time::timeout(ANSWER, podman.look(look)).await.ok()?.ok()?;
+        self.0.state().ahead = Some((socket, podman));
+        Some(guest)
     }
 
     fn reach(&self) -> Reach {

@@ -49,6 +49,10 @@ impl Engine for PodmanAt {
         }
     }
 
+    async fn look_ahead(&self, look: &Look, dir: &Path) -> Option<Guest> {
+        at!(self, look_ahead(look, dir))
+    }
+
     fn reach(&self) -> Reach {
         match self {
             Self::Host(podman) => podman.reach(),

@@ -54,7 +54,10 @@ impl SshForward {
             }
             let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
             let why = if words.is_empty() { "no answer".to_owned() } else { words };
-            return Err(unavailable(instance, &why));
+            let err = unavailable(instance, &why);
+            // It got in, and may not forward.
+            let refused = why.contains("forward");
+            return Err(EngineError { kind: if refused { EngineErrorKind::CommandFailed } else { err.kind }, ..err });
         }
         Ok(Self { socket, _child: child, _stdin: stdin })
     }
