@@ -190,6 +190,11 @@ pub trait Engine: Send + Sync {
         async { None }
     }
 
+    /// Waits for what is being mended beside, on the ways into a virtual machine. For who ends after this.
+    fn finish(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// How the engine in a virtual machine is reached. Nothing for one on this host.
     fn reach(&self) -> Reach {
         Reach::default()

@@ -191,6 +191,9 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                 residual = plan;
             }
         }
+        if end == End::Proved {
+            self.world.engine.finish().await;
+        }
         let report = self.report(run, residual, manifest_invalid, end, began.elapsed());
         self.journal.pass(&report).await;
         Ok(report)

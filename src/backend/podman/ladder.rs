@@ -6,16 +6,17 @@
 //! ```
 //!
 //! Lima makes its forward once, over its master connection, and never again: after a sleep, a reboot of the guest or the loss of
-//! that connection nothing is behind it. So a way that fails is left for the next one, Lima's connection is brought back beside it,
-//! and then the best way is tried again. Restarting
-//! the machine is the plan's to decide.
+//! that connection nothing is behind it. So a way that fails is left for the next one, Lima's connection is brought back beside
+//! it, with what it led, and then the best way is tried again. Restarting the machine is the plan's to decide.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::address::Machine;
@@ -29,8 +30,8 @@ use crate::backend::{
 use crate::backend::{command, ssh};
 use crate::model::vm::Process;
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, InstanceName, Name, Reach, Rung,
-    Transport, VmMount, VmPhase, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Forward, Guest, ImageId, ImageRef, InstanceName, Name,
+    Protocol, Reach, Rung, Transport, VmMount, VmPhase, VmState,
 };
 
 /// How long a rung may take to answer. Podman's service in the guest is started by the first request after a while of silence,
@@ -70,6 +71,10 @@ struct State {
     climb: Option<Climb>,
     /// A socket that answered before the instance was looked at.
     ahead: Option<(PathBuf, Podman)>,
+    /// The host ports that lead into it.
+    ports: BTreeSet<Forward>,
+    /// Brings Lima's own connection back.
+    mending: Option<JoinHandle<()>>,
     counts: [u32; 4],
     silent_since: Option<Instant>,
     /// Boots since the last answer, beside the one that runs.
@@ -177,7 +182,8 @@ impl Climber {
             match self.step_on(rung, &place).await {
                 Ok(link) => {
                     if rung >= Rung::Ssh && self.allows(Rung::Forward) {
-                        tokio::spawn(revive(self.clone(), place.clone()));
+                        let mending = tokio::spawn(revive(self.clone(), place.clone()));
+                        self.state().mending = Some(mending);
                     }
                     return self.stand_on(link, &place);
                 }
@@ -281,15 +287,21 @@ impl Climber {
 }
 
 /// Brings Lima's own connection back, over which it leads ports into the guest: once that is gone, Lima (2.1) asks for it in
-/// vain for ever. Any `limactl shell` makes it anew. Podman's socket Lima asked for at the boot only, so we ask for it.
+/// vain for ever. Any `limactl shell` makes it anew. Lima asked for Podman's socket at the boot and for each port when the guest
+/// began to listen there, and does so no more: so we ask. Where another leads a port, that fails and harms nothing.
 async fn revive(climber: Arc<Climber>, place: Place) {
     let mut shell = climber.limactl.shell(climber.instance.as_str());
     shell.arg("true");
     let _ = command::run(shell, &[], REVIVE).await;
-    let Some(here) = &place.host else { return };
-    if climber.step_on(Rung::Forward, &place).await.is_err() {
+    if let Some(here) = &place.host
+        && climber.step_on(Rung::Forward, &place).await.is_err()
+    {
         let asked = ssh::ask_master_for(&place.ssh_config, &climber.instance, &place.guest, here);
         let _ = command::run(asked, &[], REVIVE).await;
+    }
+    let ports = climber.state().ports.clone();
+    for port in ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
+        let _ = command::run(ssh::ask_master(&place.ssh_config, &climber.instance, port), &[], REVIVE).await;
     }
     // The next look finds out whether it helped.
     climber.state().settled_at = None;
@@ -337,6 +349,7 @@ impl Engine for Ladder {
         });
         let mut state = self.0.state();
         let ahead = state.ahead.take();
+        state.ports.clone_from(&vm.forwards);
         if state.place != place {
             if place.is_some() {
                 state.vain_boots += u32::from(state.booted);
@@ -370,6 +383,13 @@ impl Engine for Ladder {
         let guest = tokio::time::timeout(ANSWER, podman.look(look)).await.ok()?.ok()?;
         self.0.state().ahead = Some((socket, podman));
         Some(guest)
+    }
+
+    async fn finish(&self) {
+        let mending = self.0.state().mending.take();
+        if let Some(mending) = mending {
+            let _ = tokio::time::timeout(REVIVE, mending).await;
+        }
     }
 
     fn reach(&self) -> Reach {

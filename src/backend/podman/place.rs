@@ -53,6 +53,10 @@ impl Engine for PodmanAt {
         at!(self, look_ahead(look, dir))
     }
 
+    async fn finish(&self) {
+        at!(self, finish())
+    }
+
     fn reach(&self) -> Reach {
         match self {
             Self::Host(podman) => podman.reach(),

@@ -104,6 +104,8 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         let now = SystemTime::now();
         let backing_off = self.backing_off();
         let mut status = status(&self.desired, observed, plan, now);
+        // Whatever it looks like: what is under way has not proved itself.
+        status.converged &= self.flying.is_empty();
         for agent in &backing_off {
             annotate(&mut status, agent);
         }
@@ -214,11 +216,10 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     }
 
     fn tell_converged(&mut self, status: &Status) {
-        let converged = status.converged && self.flying.is_empty();
-        if converged && !self.told.converged {
+        if status.converged && !self.told.converged {
             self.tell(News::Converged { agents: status.agents.len() });
         }
-        self.told.converged = converged;
+        self.told.converged = status.converged;
     }
 }
 
