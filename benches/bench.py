@@ -1,16 +1,13 @@
 """Runs the rows of rows.py and background.py and prints their tables. Started by run.sh, which prepares the machine."""
 
 import argparse
-import http.client
 import os
-import platform
-import subprocess
 import sys
 import time
 
 import background
 import rows
-from harness import Bench
+from harness import Bench, first_line, host
 
 ROWS = rows.ROWS + background.ROWS
 README = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "README.md")
@@ -42,7 +39,7 @@ def main():
         started = time.monotonic()
         for row in chosen:
             if row.group == group:
-                measure(bench, row)
+                bench.measure(row)
         texts[group] = bench.table(group) + "\n\n" + about(time.monotonic() - started, options) + "\n"
     print("\n".join(texts.values()))
     if options.out:
@@ -52,17 +49,6 @@ def main():
         if options.readme and all(row in chosen for row in ROWS if row.group == group):
             put_into_readme(group, text)
     return 0 if bench.good() else 1
-
-
-def measure(bench, row):
-    print("== %s" % row.name, file=sys.stderr)
-    bench.group = row.group
-    try:
-        row(bench)
-    except (AssertionError, OSError, KeyError, ValueError, subprocess.SubprocessError, http.client.HTTPException) as error:
-        bench.failed(row.__doc__.strip().splitlines()[0], error)
-    finally:
-        bench.clear()
 
 
 def put_into_readme(group, text):
@@ -75,20 +61,12 @@ def put_into_readme(group, text):
 
 
 def about(seconds, options):
-    def first_line(*command):
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[0]
-        except (OSError, subprocess.SubprocessError, IndexError):
-            return "no " + command[0]
-
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.machine())
     versions = ", ".join([
         first_line(os.environ["STEADFAST"], "--version"), first_line("podman", "--version"),
         first_line("docker-compose", "--version"), first_line("podman-compose", "--version")])
     kind = "Quick run, not to be quoted. " if options.quick else ""
-    return "%sMedians of interleaved rounds, in brackets the least and the greatest. %d × %s, Linux %s; %s. The run took %d min." % (
-        kind, os.cpu_count(), model, platform.release(), versions, (seconds + 30) // 60)
+    return "%sMedians of interleaved rounds, in brackets the least and the greatest. %s; %s. The run took %d min." % (
+        kind, host(), versions, (seconds + 30) // 60)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Timing, turns, and the table. What is measured stands in rows.py."""
 
+import http.client
 import math
 import os
+import platform
 import re
 import shutil
 import statistics
@@ -49,21 +51,32 @@ class Bench:
         self.env = dict(os.environ, DOCKER_HOST=self.socket, COMPOSE_PARALLEL_LIMIT="300", NO_COLOR="1", no_proxy="127.0.0.1")
         # For `podman` without the socket, which podman-compose starts.
         self.local_env = {k: v for k, v in os.environ.items() if k not in ("CONTAINER_HOST", "DOCKER_HOST")}
-        with open(os.environ["BENCH_PODMAN_ENV"], encoding="utf-8") as file:
-            self.local_env.update(line.rstrip("\n").split("=", 1) for line in file)
+        if "BENCH_PODMAN_ENV" in os.environ:
+            with open(os.environ["BENCH_PODMAN_ENV"], encoding="utf-8") as file:
+                self.local_env.update(line.rstrip("\n").split("=", 1) for line in file)
 
     def rounds(self, usual=5):
         return self.options.rounds or (2 if self.quick else usual)
 
+    def measure(self, row):
+        print("== %s" % row.name, file=sys.stderr)
+        self.group = row.group
+        try:
+            row(self)
+        except (AssertionError, OSError, KeyError, ValueError, subprocess.SubprocessError, http.client.HTTPException) as error:
+            self.failed(row.__doc__.strip().splitlines()[0], error)
+        finally:
+            self.clear()
+
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def run(self, *command, env=None, cwd=None, ok=(0,), memory=False, limit=1800):
+    def run(self, *command, env=None, cwd=None, stdin=subprocess.DEVNULL, ok=(0,), memory=False, limit=1800):
         """Runs a command to its end. With `memory` through GNU time, which costs about a millisecond."""
         report = os.path.join(self.scratch, "time")
         argv = (["/usr/bin/time", "-q", "-f", "%M", "-o", report] if memory else []) + [str(word) for word in command]
         with open(os.path.join(self.scratch, "stdout"), "w+b") as out, open(os.path.join(self.scratch, "stderr"), "w+b") as err:
             begin = time.perf_counter()
-            code = subprocess.run(argv, env=env or self.env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=limit).returncode
+            code = subprocess.run(argv, env=env or self.env, cwd=cwd, stdin=stdin, stdout=out, stderr=err, timeout=limit).returncode
             seconds = time.perf_counter() - begin
             out.seek(0)
             err.seek(0)
@@ -160,7 +173,26 @@ def tail(values):
 
 
 def seconds(value):
-    return "%.1f ms" % (value * 1e3) if value < 0.1 else "%.0f ms" % (value * 1e3) if value < 1 else "%.2f s" % value
+    return "%.1f ms" % (value * 1e3) if abs(value) < 0.1 else "%.0f ms" % (value * 1e3) if abs(value) < 1 else "%.2f s" % value
+
+
+def host():
+    """This machine in a few words."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
+    except FileNotFoundError:
+        model = first_line("sysctl", "-n", "machdep.cpu.brand_string")
+    return "%d × %s, %s %s" % (os.cpu_count(), model, platform.system(), platform.release())
+
+
+def first_line(*command):
+    """What a command prints first, such as its version."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "no " + command[0]
 
 
 def mib(kib):

@@ -176,7 +176,7 @@ def digest(bench, path, known={}):
     stat = os.stat(path)
     key = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if key not in known:
-        known[key] = bench.run("sha256sum", path).stdout.split()[0].decode()
+        known[key] = bench.library('sha256_of "$1"', path)
     return known[key]
 
 
@@ -235,12 +235,8 @@ def load(bench):
     """Load a 400 MB gzip tarball into Podman: against `podman --url … load` of the plain tar; client memory"""
     size = 40 if bench.quick else 400
     work = bench.directory("load")
-    # Three parts that compress like programs do (they are programs), one that does not compress.
     bench.library('''
-        agent_rootfs "$1/rootfs" 1
-        mkdir -p "$1/rootfs/data"
-        { find /usr/bin /usr/lib -type f -size +64k -print0 2>/dev/null | sort -z | xargs -0 cat 2>/dev/null || true; } | head -c "$(($2 * 3 / 4))000000" >"$1/rootfs/data/programs"
-        head -c "$(($2 / 4))000000" /dev/urandom >"$1/rootfs/data/random"
+        big_rootfs "$1/rootfs" "$(($2 * 3 / 4))" "$(($2 / 4))"
         make_archive "$1/rootfs" localhost/big:1 "$1/big.tar"
         gzip -nc "$1/big.tar" >"$1/big.tar.gz"
         rm -r "$1/rootfs"''', work, size)

@@ -31,7 +31,7 @@ main() {
   have python3 || install_packages python3 || die "python3 is not installed"
   case " $* " in *" --list "* | *" --help "* | *" -h "*) exec python3 -B "$here/bench.py" "$@" ;; esac
   install_peers
-  build
+  build_steadfast "$repository"
   scratch=$(mktemp -d "${TMPDIR:-/tmp}/sfb.XXXXXX")
   trap clean_up EXIT
   trap 'exit 130' INT
@@ -60,21 +60,6 @@ install_peers() {
     PATH=$PATH:$venv/bin
   fi
   export PATH
-}
-
-build() {
-  local target
-  if [ -n "${STEADFAST:-}" ]; then
-    [ -x "$STEADFAST" ] || die "STEADFAST=$STEADFAST is no program that can be run"
-    STEADFAST=$(cd "$(dirname "$STEADFAST")" && pwd)/$(basename "$STEADFAST")
-  else
-    require_rust
-    (cd "$repository" && cargo build --release --locked)
-    target=${CARGO_TARGET_DIR:-$repository/target}
-    case $target in /*) ;; *) target=$repository/$target ;; esac
-    STEADFAST=$target/release/steadfast
-  fi
-  export STEADFAST
 }
 
 clean_up() {

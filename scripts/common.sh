@@ -99,6 +99,22 @@ require_rust() {
   have cc || have gcc || have clang || install_packages gcc libc6-dev || die "Rust needs a C linker, and there is no \`cc\` in PATH"
 }
 
+# build_steadfast REPOSITORY: sets STEADFAST to a release build of the tree, or, where it is set already, only looks at it.
+build_steadfast() {
+  local target
+  if [ -n "${STEADFAST:-}" ]; then
+    [ -x "$STEADFAST" ] || die "STEADFAST=$STEADFAST is no program that can be run"
+    STEADFAST=$(cd "$(dirname "$STEADFAST")" && pwd)/$(basename "$STEADFAST")
+  else
+    require_rust
+    (cd "$1" && cargo build --release --locked)
+    target=${CARGO_TARGET_DIR:-$1/target}
+    case $target in /*) ;; *) target=$1/$target ;; esac
+    STEADFAST=$target/release/steadfast
+  fi
+  export STEADFAST
+}
+
 # port_free PORT: nothing answers there on loopback. A connection, since it needs no tool.
 port_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 

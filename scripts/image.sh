@@ -101,6 +101,15 @@ make_image() {
   rm -rf "$work"
 }
 
+# big_rootfs DIR PROGRAMS RANDOM: the agent's files, and beside them so many MB that compress like programs do (they are programs)
+# and so many that do not compress.
+big_rootfs() {
+  agent_rootfs "$1" 1
+  mkdir -p "$1/data"
+  { find /usr/bin /usr/lib -type f -size +64k -print0 2>/dev/null | sort -z | xargs -0 cat 2>/dev/null || true; } | head -c "${2}000000" >"$1/data/programs"
+  head -c "${3}000000" /dev/urandom >"$1/data/random"
+}
+
 # publish_agent DIR AGENT IMAGE VERSION TARBALL.tar.gz: puts the tarball and then the manifest (the manifest last, so that no
 # reader ever sees one whose tarballs are not there) below DIR. DIR/vm/manifest.json then offers this one agent.
 publish_agent() {

@@ -104,18 +104,9 @@ show() {
 }
 
 build() {
-  local target
-  if [ -n "${STEADFAST:-}" ]; then
-    [ -x "$STEADFAST" ] || die "STEADFAST=$STEADFAST is no program that can be run"
-    bin_dir=$(cd "$(dirname "$STEADFAST")" && pwd)
-  else
-    require_rust
-    (cd "$repository" && cargo build --release --locked)
-    target=${CARGO_TARGET_DIR:-$repository/target}
-    case $target in /*) ;; *) target=$repository/$target ;; esac
-    bin_dir=$target/release
-  fi
-  export PATH="$bin_dir:$PATH"
+  build_steadfast "$repository"
+  PATH=$(dirname "$STEADFAST"):$PATH
+  export PATH
   show steadfast --version
 }
 
