@@ -120,12 +120,12 @@ impl World {
         inspect(&self.name(agent)).is_some_and(|seen| seen["State"]["Running"] == true)
     }
 
-    /// `podman kill`.
+    /// `podman kill`. Waits until Podman has tidied up after it: what is only `stopped`, a plan waits for.
     pub fn kill(&self, agent: &str) {
         let path = format!("/v4.0.0/libpod/containers/{}/kill?signal=KILL", self.name(agent));
         let (status, said) = api("POST", &path, b"");
         assert_eq!(status, 204, "{said}");
-        until("it is dead", || !self.runs(agent));
+        until("it is dead", || self.inspect(agent)["State"]["Status"] == "exited");
     }
 
     /// `podman rm --force`.
