@@ -49,8 +49,17 @@ pub(super) fn ask_master(config: &Path, instance: &InstanceName, port: &Forward)
 
 /// Asks that connection to bring a socket of the guest here, over what is left of an earlier one.
 pub(super) fn ask_master_for(config: &Path, instance: &InstanceName, guest: &str, here: &Path) -> Command {
+    about_socket("forward", config, instance, guest, here)
+}
+
+/// Asks it to bring that socket no more. One whose file is gone it would believe to be there, and do nothing when asked for it.
+pub(super) fn ask_master_to_drop(config: &Path, instance: &InstanceName, guest: &str, here: &Path) -> Command {
+    about_socket("cancel", config, instance, guest, here)
+}
+
+fn about_socket(verb: &str, config: &Path, instance: &InstanceName, guest: &str, here: &Path) -> Command {
     let mut ssh = base(config);
-    ssh.args(["-o", "StreamLocalBindUnlink=yes", "-O", "forward", "-L", &format!("{}:{guest}", here.display())]);
+    ssh.args(["-o", "StreamLocalBindUnlink=yes", "-O", verb, "-L", &format!("{}:{guest}", here.display())]);
     ssh.arg(host(instance));
     ssh
 }

@@ -182,8 +182,7 @@ impl Climber {
             match self.step_on(rung, &place).await {
                 Ok(link) => {
                     if rung >= Rung::Ssh && self.allows(Rung::Forward) {
-                        let mending = tokio::spawn(revive(self.clone(), place.clone()));
-                        self.state().mending = Some(mending);
+                        self.mend(&place);
                     }
                     return self.stand_on(link, &place);
                 }
@@ -267,7 +266,7 @@ impl Climber {
     }
 
     /// From a lower rung, back to the socket that Lima forwards, once that answers again.
-    async fn upgrade(&self) {
+    async fn upgrade(self: &Arc<Self>) {
         let place = {
             let mut state = self.state();
             let is_low = state.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh);
@@ -280,8 +279,19 @@ impl Climber {
             state.place.clone()
         };
         let Some(place) = place else { return };
-        if let Ok(better) = self.step_on(Rung::Forward, &place).await {
-            let _ = self.stand_on(better, &place);
+        match self.step_on(Rung::Forward, &place).await {
+            Ok(better) => {
+                let _ = self.stand_on(better, &place);
+            }
+            Err(_) => self.mend(&place),
+        }
+    }
+
+    /// One at a time.
+    fn mend(self: &Arc<Self>, place: &Place) {
+        let mut state = self.state();
+        if state.mending.as_ref().is_none_or(JoinHandle::is_finished) {
+            state.mending = Some(tokio::spawn(revive(self.clone(), place.clone())));
         }
     }
 }
@@ -296,6 +306,9 @@ async fn revive(climber: Arc<Climber>, place: Place) {
     if let Some(here) = &place.host
         && climber.step_on(Rung::Forward, &place).await.is_err()
     {
+        // While it boots, Lima removes the file before it asks for it itself, and ssh thinks that it has it already.
+        let dropped = ssh::ask_master_to_drop(&place.ssh_config, &climber.instance, &place.guest, here);
+        let _ = command::run(dropped, &[], REVIVE).await;
         let asked = ssh::ask_master_for(&place.ssh_config, &climber.instance, &place.guest, here);
         let _ = command::run(asked, &[], REVIVE).await;
     }

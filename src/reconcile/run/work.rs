@@ -12,13 +12,15 @@ use super::view::agent_of;
 use super::{BLIND, Flown, Running, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Patience};
 use crate::backend::{Engine, EngineEvent, Store, Vm};
-use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase};
+use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase, Rung, Transport};
 use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
 use crate::reconcile::flights::{Landed, fly};
 use crate::reconcile::{
     ANSWER_POLL, Report, Taken, Trouble, is_container_step, is_vm_step, key, key_of, lane, lane_of, opens_ways, report,
 };
 
+/// How long Podman is reached in a lower way before a look tries the best one.
+const BETTER_WAY: Duration = Duration::from_secs(61);
 /// What an agent's restarts for want of health are remembered by.
 const HEALTH: &str = "health";
 /// A step that ended well so often, and is still wanted, does not help.
@@ -311,6 +313,13 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         }
         if plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Answer { .. })) {
             self.wake_at(Trigger::Retry, now + ANSWER_POLL);
+        }
+        // Nothing tells when the best way into the machine is there again.
+        let is_low = self.reach.rung.is_some_and(|rung| rung >= Rung::Ssh);
+        let has_better = observed.vm.present().is_some_and(|vm| vm.socket.is_some())
+            && self.desired.vm().is_some_and(|vm| vm.transport != Transport::Shell);
+        if is_low && has_better {
+            self.wake_at(Trigger::Retry, now + BETTER_WAY);
         }
         // Where its events are not heard either, the listener says when it is back.
         if self.connected && observed.guest.unknown().is_some() {
