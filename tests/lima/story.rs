@@ -161,17 +161,18 @@ fn a_lost_master_is_climbed_around(world: &World, run: &mut Running) {
 /// Nobody is there to keep it, and it goes on; the next `run` finds all as it was.
 fn run_that_is_killed_loses_nothing(world: &World, run: Running) -> Running {
     let id = world.status()["agents"]["hello"]["container"]["id"].clone();
+    let dead = format!("sf-{}-", run.pid());
     run.signal(Signal::KILL);
     run.end().expect(1009);
     world.answers("hello 2");
-    let left = std::fs::read_dir(world.path("sock")).expect("a directory").count();
     let mut run = world.spawn("run --resync 1h");
     let status = kept(world, &mut run);
     assert_eq!(status["agents"]["hello"]["container"]["id"], id);
-    assert!(
-        std::fs::read_dir(world.path("sock")).expect("a directory").count() <= left,
-        "what a dead one left is cleared"
-    );
+    let sockets = std::fs::read_dir(world.path("sock")).expect("a directory");
+    let left: Vec<_> = sockets.map(|entry| entry.expect("an entry").file_name()).collect();
+    // By whoever makes the next one.
+    let is_cleared = !left.iter().any(|name| name.to_string_lossy().starts_with(&dead));
+    assert!(is_cleared || status["vm"]["rung"] != "ssh", "what a dead one left is cleared: {left:?}");
     run
 }
 
