@@ -80,11 +80,7 @@ impl Api {
         look: &Look,
         containers: &mut BTreeMap<ContainerName, ContainerState>,
     ) -> Result<(), EngineError> {
-        let wanted: Vec<(ContainerName, ContainerId)> = containers
-            .iter()
-            .filter(|(name, state)| lacks_health(look, name, state) || lacks_key(look, state))
-            .map(|(name, state)| (name.clone(), state.id.clone()))
-            .collect();
+        let wanted = to_inspect(look, containers);
         let mut answers = stream::iter(wanted)
             .map(|(name, id)| async move {
                 let seen = self.inspect_as(&id, |owner| owner == look.owner.as_str()).await;
@@ -121,11 +117,23 @@ impl Api {
     }
 }
 
-pub(super) fn lacks_health(look: &Look, name: &ContainerName, state: &ContainerState) -> bool {
+/// The containers of which a list does not tell enough.
+pub(super) fn to_inspect(
+    look: &Look,
+    containers: &BTreeMap<ContainerName, ContainerState>,
+) -> Vec<(ContainerName, ContainerId)> {
+    containers
+        .iter()
+        .filter(|(name, state)| lacks_health(look, name, state) || lacks_key(look, state))
+        .map(|(name, state)| (name.clone(), state.id.clone()))
+        .collect()
+}
+
+fn lacks_health(look: &Look, name: &ContainerName, state: &ContainerState) -> bool {
     state.phase == Phase::Running && state.health.is_none() && look.health.contains(name)
 }
 
-pub(super) fn lacks_key(look: &Look, state: &ContainerState) -> bool {
+fn lacks_key(look: &Look, state: &ContainerState) -> bool {
     matches!(&state.owner, Owner::Ours { spec: Some(spec), .. } if !spec.readable_with(&look.key))
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Shell;
 use crate::backend::podman::error::About;
-use crate::backend::podman::look::{lacks_health, lacks_key};
+use crate::backend::podman::look::to_inspect;
 use crate::backend::podman::wire;
 use crate::backend::{EngineError, EngineErrorKind, Look};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner};
@@ -75,11 +75,7 @@ impl Shell {
         look: &Look,
         containers: &mut BTreeMap<ContainerName, ContainerState>,
     ) -> Result<(), EngineError> {
-        let wanted: Vec<(ContainerName, ContainerId)> = containers
-            .iter()
-            .filter(|(name, state)| lacks_health(look, name, state) || lacks_key(look, state))
-            .map(|(name, state)| (name.clone(), state.id.clone()))
-            .collect();
+        let wanted = to_inspect(look, containers);
         for some in wanted.chunks(INSPECTED_AT_ONCE) {
             let ids: Vec<_> = some.iter().map(|(_, id)| id.as_str()).collect();
             let mut seen: BTreeMap<_, _> = self
