@@ -203,13 +203,6 @@ impl Lima {
             Err(_) => Err(VmError::TimedOut { command: shown, limit: FORWARD }),
         }
     }
-
-    /// Opens a connection through limactl, which makes the master where there is none.
-    async fn make_master(&self) {
-        let mut command = self.limactl.shell(self.instance.as_str());
-        command.arg("true");
-        let _ = command::run(command, &[], FORWARD).await;
-    }
 }
 
 fn rendered(make: &VmMake) -> Result<String, VmError> {
@@ -304,7 +297,7 @@ impl Vm for Lima {
         let listed = self.there().await?;
         for port in ports {
             if self.ask_master(&listed, port).await.is_err() {
-                self.make_master().await;
+                self.limactl.make_master(&self.instance).await;
                 self.ask_master(&listed, port).await?;
             }
         }

@@ -42,6 +42,8 @@ const EVENTS_TAIL: u64 = 64 << 10;
 const SSH_PORT_FORWARDER: &str = "LIMA_SSH_PORT_FORWARDER";
 /// What is told of a log.
 const BOOT_LINES: usize = 20;
+/// How long a new connection into an instance may take.
+const CONNECT: Duration = Duration::from_secs(20);
 /// A command in the guest whose answer is only for an error message.
 const ASK: Duration = Duration::from_secs(15);
 
@@ -92,6 +94,14 @@ impl Limactl {
         let mut command = self.command("shell");
         command.args(["--workdir", "/", instance]);
         command
+    }
+
+    /// Opens a connection into it and closes it again, which makes the master connection that Lima shares where there is
+    /// none. Best effort: what needs the master tells whether it is there.
+    pub async fn make_master(&self, instance: &InstanceName) {
+        let mut command = self.shell(instance.as_str());
+        command.arg("true");
+        let _ = command::run(command, &[], CONNECT).await;
     }
 
     /// `limactl shell INSTANCE` with this process's terminal: standard streams are ours. Lima asks for a terminal in the

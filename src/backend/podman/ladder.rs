@@ -9,6 +9,8 @@
 //! that connection nothing is behind it. So a way that fails is left for the next one, Lima's connection is brought back beside
 //! it, with what it led, and then the best way is tried again. Restarting the machine is the plan's to decide.
 
+mod mending;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,18 +29,17 @@ use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
     Progress,
 };
-use crate::backend::{command, ssh};
 use crate::model::vm::Process;
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Forward, Guest, ImageId, ImageRef, InstanceName, Name,
-    Protocol, Reach, Rung, Transport, VmMount, VmPhase, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Forward, Guest, ImageId, ImageRef, InstanceName, Name, Reach,
+    Rung, Transport, VmMount, VmPhase, VmState,
 };
 
 /// How long a rung may take to answer. Podman's service in the guest is started by the first request after a while of silence,
 /// which takes 2 s where the guest is emulated.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long a new connection of Lima's may take.
-const REVIVE: Duration = Duration::from_secs(20);
+/// How long a command that is about to end waits for the mending of Lima's connection.
+const FINISH: Duration = Duration::from_secs(20);
 /// Before the same socket is tried once more.
 const RECONNECT: Duration = Duration::from_millis(100);
 /// The only kind of mount through which a guest reads faster than it is sent bytes: it shares memory with the host.
@@ -291,33 +292,9 @@ impl Climber {
     fn mend(self: &Arc<Self>, place: &Place) {
         let mut state = self.state();
         if state.mending.as_ref().is_none_or(JoinHandle::is_finished) {
-            state.mending = Some(tokio::spawn(revive(self.clone(), place.clone())));
+            state.mending = Some(tokio::spawn(mending::mend(self.clone(), place.clone())));
         }
     }
-}
-
-/// Brings Lima's own connection back, over which it leads ports into the guest: once that is gone, Lima (2.1) asks for it in
-/// vain for ever. Any `limactl shell` makes it anew. Lima asked for Podman's socket at the boot and for each port when the guest
-/// began to listen there, and does so no more: so we ask. Where another leads a port, that fails and harms nothing.
-async fn revive(climber: Arc<Climber>, place: Place) {
-    let mut shell = climber.limactl.shell(climber.instance.as_str());
-    shell.arg("true");
-    let _ = command::run(shell, &[], REVIVE).await;
-    if let Some(here) = &place.host
-        && climber.step_on(Rung::Forward, &place).await.is_err()
-    {
-        // While it boots, Lima removes the file before it asks for it itself, and ssh thinks that it has it already.
-        let dropped = ssh::ask_master_to_drop(&place.ssh_config, &climber.instance, &place.guest, here);
-        let _ = command::run(dropped, &[], REVIVE).await;
-        let asked = ssh::ask_master_for(&place.ssh_config, &climber.instance, &place.guest, here);
-        let _ = command::run(asked, &[], REVIVE).await;
-    }
-    let ports = climber.state().ports.clone();
-    for port in ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
-        let _ = command::run(ssh::ask_master(&place.ssh_config, &climber.instance, port), &[], REVIVE).await;
-    }
-    // The next look finds out whether it helped.
-    climber.state().settled_at = None;
 }
 
 /// The socket that Lima forwards to, when it is there.
@@ -401,7 +378,7 @@ impl Engine for Ladder {
     async fn finish(&self) {
         let mending = self.0.state().mending.take();
         if let Some(mending) = mending {
-            let _ = tokio::time::timeout(REVIVE, mending).await;
+            let _ = tokio::time::timeout(FINISH, mending).await;
         }
     }
 
@@ -515,5 +492,18 @@ impl Engine for Ladder {
     /// Exit files are in the guest, where nobody here can watch them.
     fn deaths(&self, _: &Guest) -> Option<Deaths> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_looked_for_ahead_where_our_template_puts_it() {
+        let template = include_str!("../../../template/agents-vm.yaml");
+        assert!(
+            template.contains(&format!("guestSocket: {USUAL_SOCKET}\n  hostSocket: \"{{{{.Dir}}}}/{SOCKET_HERE}\""))
+        );
     }
 }

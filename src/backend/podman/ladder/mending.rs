@@ -1,0 +1,36 @@
+//! Brings back Lima's own connection into a machine, over which it leads ports and Podman's socket.
+//!
+//! Once that is gone, Lima (2.1) asks for it in vain for ever. Any `limactl shell` makes it anew. Lima asked for Podman's
+//! socket at the boot and for each port when the guest began to listen there, and does so no more: so we ask. Where another
+//! leads a port, that fails and harms nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Climber, Place};
+use crate::backend::{command, ssh};
+use crate::model::{Protocol, Rung};
+
+/// Asking the master connection for something.
+const ASK: Duration = Duration::from_secs(20);
+
+/// Best effort: the next look finds out whether it helped.
+pub(super) async fn mend(climber: Arc<Climber>, place: Place) {
+    climber.limactl.make_master(&climber.instance).await;
+    if let Some(here) = &place.host
+        && climber.step_on(Rung::Forward, &place).await.is_err()
+    {
+        // While it boots, Lima removes the file before it asks for it itself, and ssh thinks that it has it already.
+        ask(ssh::ask_master_to_drop(&place.ssh_config, &climber.instance, &place.guest, here)).await;
+        ask(ssh::ask_master_for(&place.ssh_config, &climber.instance, &place.guest, here)).await;
+    }
+    let ports = climber.state().ports.clone();
+    for port in ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
+        ask(ssh::ask_master(&place.ssh_config, &climber.instance, port)).await;
+    }
+    climber.state().settled_at = None;
+}
+
+async fn ask(command: tokio::process::Command) {
+    let _ = command::run(command, &[], ASK).await;
+}
