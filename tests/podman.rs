@@ -37,13 +37,13 @@ use steadfast::backend::podman::Podman;
 fn through_api() -> Place<Podman> {
     let socket = support::podman_socket();
     let engine = Podman::connect(Some(&socket), |_| None).expect("a client for the test's Podman");
-    Place { engine, api: true, local: true, socket, keep: None }
+    Place { engine, api: true, local: true, socket, keep: Box::new(()) }
 }
 
 fn through_shell() -> Place<Podman> {
     let stand_in = limactl::StandIn::new();
     let engine = Podman::Shell(stand_in.shell());
-    Place { engine, api: false, local: true, socket: support::podman_socket(), keep: Some(stand_in.directory) }
+    Place { engine, api: false, local: true, socket: support::podman_socket(), keep: Box::new(stand_in.directory) }
 }
 
 conformance! {

@@ -151,10 +151,10 @@ stage_lima() {
   # A boot takes minutes where it is emulated.
   export STEADFAST_TEST_BIN=$le_dir/bin/steadfast STEADFAST_TEST_PATIENCE=900
   headline "the tests in a VM"
-  local left_out=()
+  local how=(--test-threads=1)
   # Emulated, the whole conformance suite would take longer than everything else together.
-  if [ "${1:-}" != all ]; then case $le_accelerator in *emulation*) left_out=(--skip all::) ;; esac; fi
-  STEADFAST_TEST_SKIPS=$le_dir/skips count_tests "lima" as_lima_user "$le_dir/bin/lima" --test-threads=1 ${left_out[@]+"${left_out[@]}"}
+  if [ "${1:-}" != all ]; then case $le_accelerator in *emulation*) how=(--test-threads=2 --skip all::) ;; esac; fi
+  STEADFAST_TEST_SKIPS=$le_dir/skips count_tests "lima" as_lima_user "$le_dir/bin/lima" "${how[@]}"
   cat "$le_dir/skips" >>"$STEADFAST_TEST_SKIPS"
   lima_env_stop
   unset STEADFAST_TEST_LIMACTL STEADFAST_TEST_LIMA_HOME STEADFAST_TEST_LIMA_TEMPLATE STEADFAST_TEST_BIN STEADFAST_TEST_PATIENCE

@@ -1,5 +1,5 @@
 //! The suite in a real VM. Built with `--features lima-tests`, run by the stage `lima` of `tests/run.sh` as a user whom
-//! limactl accepts, one test after another:
+//! limactl accepts. Two at a time may, but for `all`: some of its tests remove an image that the others share.
 //!
 //! * `STEADFAST_TEST_LIMACTL`: the limactl to call.
 //! * `STEADFAST_TEST_LIMA_HOME`: a `LIMA_HOME` with a short path, in which tests may make instances.
@@ -30,7 +30,7 @@ mod support;
 mod template;
 mod world;
 
-// In the order of their names, before the story takes the machine down.
+// Begun in the order of their names. The story waits for all that need the machine, and takes it down.
 
 /// The whole suite. `tests/run.sh` leaves it out where the guest is emulated and each call costs seconds, unless it is asked
 /// for (`tests/run.sh lima-all`): every one of these runs over the same code in `tests/podman.rs`.

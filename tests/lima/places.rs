@@ -15,19 +15,26 @@ use crate::world::{INSTANCE, World};
 pub fn forwarded() -> Place<Podman> {
     let socket = World::get().path("sock/podman.sock");
     let api = Api::new(&socket, Machine::Elsewhere).expect("a client for the forwarded socket");
-    Place { engine: Podman::Api(api), api: true, local: false, socket, keep: None }
+    Place { engine: Podman::Api(api), api: true, local: false, socket, keep: Box::new(World::busy()) }
 }
 
 /// Through `limactl shell`.
 pub fn shell() -> Place<Podman> {
     let socket = World::get().path("sock/podman.sock");
     let limactl = Limactl::new(setting("STEADFAST_TEST_LIMACTL"), setting("STEADFAST_TEST_LIMA_HOME"));
-    Place { engine: Podman::Shell(Shell::new(limactl, INSTANCE, true)), api: false, local: false, socket, keep: None }
+    Place {
+        engine: Podman::Shell(Shell::new(limactl, INSTANCE, true)),
+        api: false,
+        local: false,
+        socket,
+        keep: Box::new(World::busy()),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ways_show_the_same_world() {
     World::get();
+    let _busy = World::busy();
     let look = Look {
         owner: Name::new("story").unwrap(),
         names: BTreeSet::new(),

@@ -11,6 +11,7 @@ use crate::world::{CANARY, World, answer_on, free_port, until};
 #[test]
 fn a_machine_is_made_kept_and_mended() {
     let world = World::get();
+    let _alone = World::alone();
     made_from_nothing(world);
     the_template_keeps_its_promises(world);
     secrets_stay_in_the_container(world);
@@ -185,6 +186,10 @@ fn a_reboot_of_the_guest_is_waited_out(world: &World, run: &mut Running) {
     assert_eq!(status["agents"]["hello"]["container"]["id"], id, "it was started, not made anew");
     world.answers("hello 2");
     assert_eq!(world.times("startVm"), starts, "the machine was not restarted");
+    // Podman (4.3) alone would start the container anew as long as systemd ends it, for 90 s.
+    let last_words = stdout_of(world.guest(&["sudo", "journalctl", "--boot=-1", "--output=cat", "--no-pager"]));
+    assert!(last_words.contains("Stopped steadfast-containers.service"), "the machine went down in order");
+    assert!(!last_words.contains("Stopping timed out"), "something had to be killed");
 }
 
 fn a_power_cut_is_mended_and_settings_change_with_it(world: &World, run: &mut Running) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::instance::{limactl, setting};
 use crate::support::archive::{Compression, docker_archive};
@@ -18,6 +19,9 @@ use crate::support::command::{Outcome, Running, Sandbox, Words};
 pub const INSTANCE: &str = "story";
 /// A value that must appear nowhere but in the container.
 pub const CANARY: &str = "canary-4711";
+
+/// Written by who takes the machine down, read by all others.
+static MACHINE: RwLock<()> = RwLock::const_new(());
 
 pub struct World {
     pub sandbox: Sandbox,
@@ -31,6 +35,16 @@ impl World {
     pub fn get() -> &'static World {
         static WORLD: OnceLock<World> = OnceLock::new();
         WORLD.get_or_init(World::make)
+    }
+
+    /// While this is held, nobody takes the machine down.
+    pub fn busy() -> RwLockReadGuard<'static, ()> {
+        MACHINE.try_read().expect("the story begins last: tests begin in the order of their names")
+    }
+
+    /// Waits until nobody else needs the machine any more.
+    pub fn alone() -> RwLockWriteGuard<'static, ()> {
+        MACHINE.blocking_write()
     }
 
     fn make() -> Self {

@@ -1,5 +1,6 @@
 //! What every test of the suite starts from: an owner and an image of its own, and clearing up whatever happens.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -31,7 +32,7 @@ pub struct Place<E> {
     /// The API of the same Podman, for requests beside the engine.
     pub socket: PathBuf,
     /// What has to stay until the test is over.
-    pub keep: Option<tempfile::TempDir>,
+    pub keep: Box<dyn Any + Send + Sync>,
 }
 
 pub struct Bench<E> {
@@ -39,7 +40,7 @@ pub struct Bench<E> {
     pub api: bool,
     pub local: bool,
     socket: PathBuf,
-    _keep: Option<tempfile::TempDir>,
+    _keep: Box<dyn Any + Send + Sync>,
     pub owner: Name,
     pub image: ImageRef,
     pub image_id: ImageId,
@@ -50,7 +51,7 @@ pub struct Bench<E> {
 pub async fn run<E: Engine>(place: Place<E>, test: impl AsyncFnOnce(&Bench<E>)) {
     let Place { engine, api, local, socket, keep } = place;
     let owner = support::unique("t");
-    // In a machine that is emulated a load takes seconds: there the tests, which run one after another, share an image.
+    // In a machine that is emulated a load takes seconds: there the tests share an image.
     let whose = if local { owner.clone() } else { "sf-shared".to_owned() };
     let image = docker_archive().tag(format!("localhost/{whose}:1")).file("owner", whose.clone());
     let reference = ImageRef::new(format!("localhost/{whose}:1")).expect("a reference");
