@@ -1,5 +1,6 @@
 """Timing, turns, and the table. What is measured stands in rows.py."""
 
+import argparse
 import http.client
 import math
 import os
@@ -26,6 +27,30 @@ def registry(group, rows):
         return register
 
     return row
+
+
+def command_line(rows, prog, description, full, rounds):
+    """Its options, and the rows that they choose; None when all that is asked for is a list. `full` and `rounds` explain these
+    options."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--quick", action="store_true", help="smaller numbers, 2 rounds: to see that it works, not to quote")
+    parser.add_argument("--full", action="store_true", help=full)
+    parser.add_argument("--rounds", type=int, help=rounds)
+    groups = " and ".join("`%s`" % group for group in dict.fromkeys(row.group for row in rows))
+    parser.add_argument("--rows", default="", help="only these, separated by commas; %s: all of a table" % groups)
+    parser.add_argument("--out", metavar="FILE", help="write the table to this file as well")
+    parser.add_argument("--readme", action="store_true", help="put each table that was measured as a whole into README.md")
+    parser.add_argument("--list", action="store_true", help="list the rows and stop")
+    options = parser.parse_args()
+    if options.list:
+        for row in rows:
+            print("%-10s %s" % (row.name, row.__doc__.strip().splitlines()[0]))
+        return options, None
+    wanted = [name for name in options.rows.split(",") if name]
+    unknown = set(wanted) - {row.name for row in rows} - {row.group for row in rows}
+    if unknown:
+        parser.error("no such row: %s (see --list)" % ", ".join(sorted(unknown)))
+    return options, [row for row in rows if not wanted or row.name in wanted or row.group in wanted]
 
 
 class Run:
