@@ -1,13 +1,6 @@
 //! What `template/agents-vm.yaml` promises.
 
-use std::time::{Duration, Instant};
-
-use crate::instance::{limactl, setting, stdout_of};
-use crate::world::sandbox;
-
-fn bootable() -> String {
-    std::fs::read_to_string(setting("STEADFAST_TEST_LIMA_TEMPLATE")).expect("the test's template")
-}
+use crate::instance::{limactl, stdout_of};
 
 #[test]
 fn lima_finds_the_template_valid() {
@@ -15,24 +8,4 @@ fn lima_finds_the_template_valid() {
     let file = directory.path().join("agents-vm.yaml");
     std::fs::write(&file, include_str!("../../template/agents-vm.yaml")).expect("writing the template");
     stdout_of(limactl(&["validate", file.to_str().expect("a path that is text")]));
-}
-
-/// Lima itself would leave it running, and call it so.
-#[test]
-fn a_machine_whose_provisioning_failed_does_not_stay_up() {
-    let template = bootable().replace("    [ \"$answer\" = OK ]\n", "    echo no luck today; false\n");
-    assert!(template.contains("no luck today"), "the line to break is not in the template");
-    let sandbox = sandbox();
-    sandbox.write("vm.yaml", template);
-    let state = "apiVersion: steadfast/v1\nname: luckless\nruntime: {lima: {instance: luckless, template: vm.yaml}}\n\
-                 agents: {a: {version: \"1\", image: localhost/a, source: local}}\n";
-    sandbox.write("steadfast.yaml", state);
-    let asked = Instant::now();
-    let outcome = sandbox.run("apply").expect(1).says("did not become ready").says("no luck today");
-    // Not when Lima gives up waiting, after ten minutes, but at once; and once.
-    assert!(asked.elapsed() < Duration::from_secs(400), "it took {:?}\n{}", asked.elapsed(), outcome.stderr);
-    assert_eq!(outcome.stderr.matches("start VM `luckless`").count(), 2, "it was begun and failed: {}", outcome.stderr);
-    assert_eq!(sandbox.run("status -o json").json()["vm"]["status"], "Stopped");
-    sandbox.run("vm delete").expect(0);
-    assert!(!setting("STEADFAST_TEST_LIMA_HOME").join("luckless").exists());
 }
