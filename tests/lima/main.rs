@@ -51,20 +51,12 @@ mod forwarded {
             every_field_reaches_the_container,
             a_look_finds_ours_and_the_stranger_with_a_wanted_name,
             the_life_of_a_container,
-            health_checks_run_on_demand,
             events_are_the_owners;
         commands:
             a_commands_streams_and_code_are_kept_apart,
             standard_input_is_half_closed,
             much_output_arrives_whole,
             a_followed_log_ends_with_its_container;
-        images:
-            compressed_archives_load_once_decompressed,
-            a_broken_archive_is_refused_and_leaves_nothing;
-        refusals:
-            a_taken_name_is_a_conflict,
-            what_is_gone_is_not_found,
-            secrets_stay_out_of_errors;
     }
 }
 
