@@ -365,7 +365,7 @@ def load(bench):
 
     by_mount, by_shell = "gzip -dc of the %s mount, podman load in the guest" % kind, "gzip -dc here, limactl shell podman load"
     try:
-        results = bench.turns(bench.rounds(2), {"steadfast": ours, by_mount: mounted, by_shell: piped})
+        results = bench.turns(bench.rounds(3), {"steadfast": ours, by_mount: mounted, by_shell: piped})
     finally:
         forget()
         machine.agents.remove("big")
@@ -410,7 +410,7 @@ def lost(bench):
         return took
 
     with_forward = "`status` with the forward in place"
-    results = bench.turns(bench.rounds(3), {
+    results = bench.turns(bench.rounds(5), {
         "steadfast": with_run, "`status`": lambda: status("ssh"), with_forward: lambda: status("forward")})
     machine.forward_again()
     bench.add("loss of Lima's ssh master → Podman answers again (with `run`)", spread(results["steadfast"]), "", "", "under 5 s", max(results["steadfast"]) < 5)
@@ -468,7 +468,7 @@ def reboot(bench):
     after = [took - login for took in results["steadfast"]]
     against = "%s %s<br>from the first line of its sshd %s; by hand %s, login allowed %s<br>from the command %s" % (
         hand, spread([took - login for took in results[hand]]), spread(results["steadfast"]), spread(results[hand]), spread(logins), spread(totals))
-    bench.add("reboot of the guest → converged, from when ssh lets in (with `run`)", spread(after), against, "", "within 10 s", statistics.median(after) <= 10)
+    bench.add("reboot of the guest → converged, from when ssh lets in (with `run`)", spread(after), against, "", "within 10 s", max(after) <= 10)
     more = machine.starts() - starts
     bench.add("the same: starts of the VM", str(more), "", "", "0", more == 0)
 

@@ -29,6 +29,8 @@ lima_env_install() {
   # A test user must be able to read it, so not below /root.
   if is_root; then le_cache=/var/cache/steadfast-tests; else le_cache=$(tools_dir); fi
   mkdir -p "$le_cache"
+  # Left by runs that were killed.
+  find "$le_cache" -mindepth 1 -maxdepth 1 \( -name 'guest.*' -o -name 'build.*' \) -mmin +60 -exec rm -rf {} +
   case $(package_manager) in
     apt-get)
       set -- qemu-utils openssh-client curl mmdebstrap e2fsprogs debian-archive-keyring
