@@ -1,18 +1,19 @@
 //! `service`: `run` as a service of systemd or launchd. What its file says stands in [`crate::service`]; here it is written
 //! and the service manager told.
 
+mod place;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde_json::json;
 
+use self::place::{Place, home};
 use super::render;
 use super::render::said::{Level, say};
-use super::{CliError, ExitStatus, InstallArgs, ScopeArgs, ServiceArgs, ServiceVerb, Settings};
+use super::{CliError, ExitStatus, InstallArgs, ServiceArgs, ServiceVerb, Settings};
 use crate::model::{Desired, Name, Runtime};
 use crate::service::{Manager, Scope, Service};
 use crate::state::{self, Context};
@@ -23,198 +24,6 @@ pub(super) fn service(settings: &Settings, verb: ServiceVerb) -> Result<ExitStat
         ServiceVerb::Uninstall(args) => uninstall(settings, &args),
         ServiceVerb::Status(args) => status(settings, &args),
     }
-}
-
-/// A service of this machine: what it is called, where its file is, and who runs it.
-struct Place {
-    manager: Manager,
-    scope: Scope,
-    id: String,
-    path: PathBuf,
-}
-
-impl Place {
-    fn new(settings: &Settings, scope: &ScopeArgs, name: &Name) -> Result<Self, CliError> {
-        let manager = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
-        let system = scope.system || !scope.user && rustix::process::geteuid().is_root();
-        let scope = if system { Scope::System } else { Scope::User };
-        let home = home(settings)?;
-        let config = settings.vars.get("XDG_CONFIG_HOME").filter(|path| path.starts_with('/'));
-        let config = config.map_or_else(|| home.join(".config"), PathBuf::from);
-        let path = Service::path(name, manager, scope, &config, &home);
-        Ok(Self { manager, scope, id: Service::id(name, manager), path })
-    }
-
-    /// The file as it is; `None` when there is none.
-    fn there(&self) -> Result<Option<String>, CliError> {
-        match std::fs::read(&self.path) {
-            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(err) => Err(self.cannot("read", &err)),
-        }
-    }
-
-    fn cannot(&self, verb: &str, err: &std::io::Error) -> CliError {
-        let failed = CliError::new(ExitStatus::Error, format!("cannot {verb} `{}`: {err}", self.path.display()));
-        match (err.kind(), self.scope) {
-            (std::io::ErrorKind::PermissionDenied, Scope::System) => {
-                failed.hint("a service of the system is root's to install: use `sudo`, or give --user")
-            }
-            _ => failed,
-        }
-    }
-
-    /// Temp file in the same directory, then rename.
-    fn write(&self, text: &str) -> std::io::Result<()> {
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path).map_err(|err| err.error)?;
-        Ok(())
-    }
-
-    /// Where launchd keeps it.
-    fn domain(&self) -> String {
-        match self.scope {
-            Scope::User => format!("gui/{}", rustix::process::getuid().as_raw()),
-            Scope::System => "system".to_owned(),
-        }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = match self.manager {
-            Manager::Systemd => {
-                let mut command = Command::new("systemctl");
-                if self.scope == Scope::User {
-                    command.arg("--user");
-                }
-                command.arg("--no-pager").arg("--no-ask-password");
-                command
-            }
-            Manager::Launchd => Command::new("launchctl"),
-        };
-        command.args(args).stdin(Stdio::null());
-        command
-    }
-
-    /// What the service manager answers to a question; `None` when there is none.
-    fn ask(&self, args: &[&str]) -> Option<String> {
-        let output = self.command(args).output().ok()?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    }
-
-    /// Tells the service manager to do something.
-    fn tell(&self, args: &[&str]) -> Result<(), CliError> {
-        let output = self.command(args).output().map_err(|err| self.no_manager(&err.to_string()))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let program = self.program();
-        let err = CliError::new(ExitStatus::Error, format!("`{program} {}` failed: {said}", args.join(" ")));
-        Err(match (self.manager, self.scope) {
-            (Manager::Systemd, Scope::User) => {
-                err.hint(format!("`journalctl --user -u {}` shows what it said", self.id))
-            }
-            (Manager::Systemd, Scope::System) => err.hint(format!("`journalctl -u {}` shows what it said", self.id)),
-            (Manager::Launchd, _) => err.hint(format!("`launchctl print {}/{}` shows more", self.domain(), self.id)),
-        })
-    }
-
-    fn program(&self) -> &'static str {
-        match self.manager {
-            Manager::Systemd => "systemctl",
-            Manager::Launchd => "launchctl",
-        }
-    }
-
-    /// Fails unless there is a service manager that answers.
-    fn require_manager(&self) -> Result<(), CliError> {
-        let probe: &[&str] = match self.manager {
-            Manager::Systemd => &["show", "--property=Version"],
-            Manager::Launchd => &["version"],
-        };
-        match self.command(probe).output() {
-            Ok(output) if output.status.success() => Ok(()),
-            Ok(output) => Err(self.no_manager(String::from_utf8_lossy(&output.stderr).trim())),
-            Err(err) => Err(self.no_manager(&err.to_string())),
-        }
-    }
-
-    fn no_manager(&self, why: &str) -> CliError {
-        let name = match self.manager {
-            Manager::Systemd => "systemd",
-            Manager::Launchd => "launchd",
-        };
-        let whose = match self.scope {
-            Scope::User => "of this user",
-            Scope::System => "of this system",
-        };
-        CliError::new(ExitStatus::Error, format!("no {name} {whose} answers (`{}`: {why})", self.program()))
-            .hint("`steadfast service install --print` prints the file for another machine, --no-start only writes it; any other supervisor can keep `steadfast run` too")
-    }
-
-    /// Enables and starts it, anew when its file changed.
-    fn start(&self, changed: bool) -> Result<(), CliError> {
-        match self.manager {
-            Manager::Systemd => {
-                self.tell(&["daemon-reload"])?;
-                self.tell(&["enable", &self.id])?;
-                self.tell(&[if changed { "restart" } else { "start" }, &self.id])
-            }
-            Manager::Launchd => {
-                let target = format!("{}/{}", self.domain(), self.id);
-                let loaded = self.is_loaded();
-                if loaded && !changed {
-                    return Ok(());
-                }
-                if loaded {
-                    self.tell(&["bootout", &target])?;
-                }
-                self.tell(&["enable", &target])?;
-                self.tell(&["bootstrap", &self.domain(), &self.path.display().to_string()])
-            }
-        }
-    }
-
-    fn is_loaded(&self) -> bool {
-        let target = format!("{}/{}", self.domain(), self.id);
-        self.command(&["print", &target]).output().is_ok_and(|output| output.status.success())
-    }
-
-    /// Stops and disables it.
-    fn stop(&self) -> Result<(), CliError> {
-        match self.manager {
-            Manager::Systemd => self.tell(&["disable", "--now", &self.id]),
-            Manager::Launchd if self.is_loaded() => self.tell(&["bootout", &format!("{}/{}", self.domain(), self.id)]),
-            Manager::Launchd => Ok(()),
-        }
-    }
-
-    /// Whether it is enabled, and whether it is active, in the service manager's words.
-    fn state(&self) -> (String, String) {
-        let unknown = || "unknown".to_owned();
-        let word = |said: Option<String>| said.filter(|said| !said.is_empty()).unwrap_or_else(unknown);
-        match self.manager {
-            Manager::Systemd => (word(self.ask(&["is-enabled", &self.id])), word(self.ask(&["is-active", &self.id]))),
-            Manager::Launchd => {
-                let said = self.ask(&["print", &format!("{}/{}", self.domain(), self.id)]).unwrap_or_default();
-                let state = said.lines().find_map(|line| line.trim().strip_prefix("state = ")).map(str::to_owned);
-                let enabled = if said.is_empty() { "disabled" } else { "enabled" };
-                (enabled.to_owned(), state.unwrap_or_else(|| "inactive".to_owned()))
-            }
-        }
-    }
-}
-
-fn home(settings: &Settings) -> Result<PathBuf, CliError> {
-    let home = settings.vars.get("HOME").filter(|home| home.starts_with('/'));
-    home.map(PathBuf::from).ok_or_else(|| {
-        CliError::new(ExitStatus::Error, "$HOME is not set to an absolute path, and the service's file depends on it")
-    })
 }
 
 fn install(settings: &Settings, args: &InstallArgs) -> Result<ExitStatus, CliError> {

@@ -9,6 +9,7 @@
 //! that connection nothing is behind it. So a way that fails is left for the next one, Lima's connection is brought back beside
 //! it, with what it led, and then the best way is tried again. Restarting the machine is the plan's to decide.
 
+mod engine;
 mod mending;
 
 use std::collections::BTreeSet;
@@ -25,26 +26,15 @@ use super::address::Machine;
 use super::ssh::SshForward;
 use super::{Api, Podman, Shell};
 use crate::backend::limactl::Limactl;
-use crate::backend::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
-    Progress,
-};
+use crate::backend::{Engine, EngineError, EngineErrorKind};
 use crate::model::vm::Process;
-use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Forward, Guest, ImageId, ImageRef, InstanceName, Name, Reach,
-    Rung, Transport, VmMount, VmPhase, VmState,
-};
+use crate::model::{Forward, InstanceName, Rung, Transport, VmMount};
 
 /// How long a rung may take to answer. Podman's service in the guest is started by the first request after a while of silence,
 /// which takes 2 s where the guest is emulated.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long a command that is about to end waits for the mending of Lima's connection.
-const FINISH: Duration = Duration::from_secs(20);
 /// Before the same socket is tried once more.
 const RECONNECT: Duration = Duration::from_millis(100);
-/// The only kind of mount through which a guest reads faster than it is sent bytes: it shares memory with the host.
-/// reverse-sshfs encrypts them just the same, and asks for each piece (measured: `benches/lima.sh`).
-const VIRTIOFS: &str = "virtiofs";
 /// How long a lower rung serves before the better ones are tried again.
 const UPGRADE: Duration = Duration::from_secs(60);
 
@@ -122,11 +112,6 @@ struct Link {
     /// Kept while it serves.
     _ssh: Option<SshForward>,
 }
-
-/// Where our template has Podman's socket forwarded to, below the instance's directory.
-const SOCKET_HERE: &str = "sock/podman.sock";
-/// Where Podman's rootful socket is in a guest whose template does not say so.
-const USUAL_SOCKET: &str = "/run/podman/podman.sock";
 
 impl Ladder {
     /// The ladder to this instance. Nothing is tried yet, and nothing can be before [`Engine::locate`].
@@ -314,196 +299,4 @@ fn forwarded(place: &Place) -> Result<&Path, EngineError> {
 
 fn api(socket: &Path) -> Result<Podman, EngineError> {
     Api::new(socket, Machine::Elsewhere).map(Podman::Api)
-}
-
-/// Hands a call on to the way in use.
-macro_rules! through {
-    ($self:ident, $call:ident($($arg:expr),*)) => {{
-        let link = $self.link().await?;
-        let outcome = link.podman.$call($($arg),*).await;
-        $self.0.mind(&link, &outcome);
-        outcome
-    }};
-}
-
-impl Engine for Ladder {
-    fn locate(&self, vm: &VmState) {
-        let place = (vm.phase == VmPhase::Running).then(|| Place {
-            guest: vm.socket.as_ref().map_or_else(|| USUAL_SOCKET.to_owned(), |socket| socket.guest.clone()),
-            host: vm.socket.as_ref().map(|socket| socket.host.clone()),
-            dir: vm.dir.clone(),
-            ssh_config: vm.ssh_config.clone(),
-            host_agent: vm.host_agent,
-            ssh_port: vm.ssh_port,
-            mounts: vm.mounts.clone(),
-        });
-        let mut state = self.0.state();
-        let ahead = state.ahead.take();
-        state.ports.clone_from(&vm.forwards);
-        if state.place != place {
-            if place.is_some() {
-                state.vain_boots += u32::from(state.booted);
-                state.booted = true;
-            }
-            state.place = place;
-            state.link = None;
-            state.climb = None;
-            state.silent_since = None;
-        }
-        // What was found ahead has answered: it is the best way, when it is this machine's.
-        if let (None, Some((socket, podman)), Some(place)) = (&state.link, ahead, state.place.clone())
-            && place.host.as_ref() == Some(&socket)
-        {
-            state.counts[Rung::Forward as usize] += 1;
-            state.stand_on(Link { podman, rung: Rung::Forward, _ssh: None });
-        }
-    }
-
-    /// Through the best way alone; a lower one is for [`Engine::look`], which also tries to leave it.
-    async fn look_ahead(&self, look: &Look, dir: &Path) -> Option<Guest> {
-        let link = self.0.state().link.clone();
-        if let Some(link) = link {
-            return if link.rung < Rung::Ssh { link.podman.look(look).await.ok() } else { None };
-        }
-        let socket = dir.join(SOCKET_HERE);
-        if !self.0.allows(Rung::Forward) || !socket.exists() {
-            return None;
-        }
-        let podman = api(&socket).ok()?;
-        let guest = tokio::time::timeout(ANSWER, podman.look(look)).await.ok()?.ok()?;
-        self.0.state().ahead = Some((socket, podman));
-        Some(guest)
-    }
-
-    async fn finish(&self) {
-        let mending = self.0.state().mending.take();
-        if let Some(mending) = mending {
-            let _ = tokio::time::timeout(FINISH, mending).await;
-        }
-    }
-
-    fn reach(&self) -> Reach {
-        let state = self.0.state();
-        Reach {
-            rung: state.link.as_ref().map(|link| link.rung),
-            counts: state.counts,
-            silent_for: state.silent_since.map(|since| since.elapsed()),
-            vain_boots: state.vain_boots,
-        }
-    }
-
-    /// A way that breaks under a look is left, and the next one looks.
-    async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
-        self.0.upgrade().await;
-        let first = through!(self, look(look));
-        match first {
-            Err(err) if err.kind.is_retryable() && self.0.state().why.is_none() => through!(self, look(look)),
-            outcome => outcome,
-        }
-    }
-
-    async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
-        through!(self, inspect(id))
-    }
-
-    async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
-        through!(self, image(reference))
-    }
-
-    async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
-        through!(self, load(tar))
-    }
-
-    fn sees(&self, file: &Path) -> Option<PathBuf> {
-        let state = self.0.state();
-        let seen = |mount: &VmMount| Some(mount.guest.join(file.strip_prefix(&mount.host).ok()?));
-        state.place.as_ref()?.mounts.iter().filter(|mount| mount.kind == VIRTIOFS).find_map(seen)
-    }
-
-    /// By the guest's own Podman, whichever way is in use: the bytes are there already.
-    async fn load_seen(&self, file: &Path) -> Result<Vec<String>, EngineError> {
-        let shell = self.0.state().place.as_ref().map(|place| self.0.shell(place));
-        match shell {
-            Some(shell) => shell.load_seen(file).await,
-            None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM was not looked at yet")),
-        }
-    }
-
-    async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
-        through!(self, pull(reference, progress))
-    }
-
-    async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
-        through!(self, tag(image, reference))
-    }
-
-    async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
-        through!(self, remove_image(image))
-    }
-
-    async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
-        through!(self, create(create))
-    }
-
-    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, start(id))
-    }
-
-    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, unpause(id))
-    }
-
-    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        through!(self, stop(id, grace))
-    }
-
-    async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
-        through!(self, rename(id, name))
-    }
-
-    async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        through!(self, remove(id, grace))
-    }
-
-    async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, run_healthcheck(id))
-    }
-
-    async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
-        through!(self, exec(id, request))
-    }
-
-    async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
-        through!(self, exec_exit(exec))
-    }
-
-    async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
-        through!(self, logs(id, request))
-    }
-
-    async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
-        through!(self, events(owner))
-    }
-
-    async fn ping(&self) -> Result<(), EngineError> {
-        through!(self, ping())
-    }
-
-    /// Exit files are in the guest, where nobody here can watch them.
-    fn deaths(&self, _: &Guest) -> Option<Deaths> {
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_socket_is_looked_for_ahead_where_our_template_puts_it() {
-        let template = include_str!("../../../template/agents-vm.yaml");
-        assert!(
-            template.contains(&format!("guestSocket: {USUAL_SOCKET}\n  hostSocket: \"{{{{.Dir}}}}/{SOCKET_HERE}\""))
-        );
-    }
 }

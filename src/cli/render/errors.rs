@@ -118,17 +118,7 @@ impl CliError {
 
     /// A failure of Podman.
     pub fn from_engine(err: &EngineError) -> Self {
-        if err.message.contains("VM `") {
-            return Self::new(ExitStatus::Error, Chain(err).to_string()).hint("`steadfast doctor` checks every layer");
-        }
-        Self {
-            // Some of Podman's errors bring their own way out.
-            hints: engine_hint(err.kind)
-                .filter(|_| !err.message.contains("podman system service"))
-                .into_iter()
-                .collect(),
-            ..Self::new(ExitStatus::Error, Chain(err).to_string())
-        }
+        Self { hints: engine_hint(err).into_iter().collect(), ..Self::new(ExitStatus::Error, Chain(err).to_string()) }
     }
 
     /// A failure of limactl or of the machine.
@@ -312,7 +302,7 @@ fn act_hint(err: &ActError) -> Option<String> {
     match err {
         ActError::Store(err) => store_hint(err),
         ActError::Vm(err) => vm_hint(err),
-        ActError::Engine(err) => engine_hint(err.kind),
+        ActError::Engine(err) => engine_hint(err),
         ActError::OtherImage { .. } => Some("the publisher must build the tarball from the image the manifest names; an `image` in the state file must be the manifest's".into()),
         ActError::MountSource { .. } => Some("create it first: Podman would make an empty directory owned by root in its place".into()),
         ActError::PortTaken { .. } => Some("`ss -ltnp` shows who listens; choose another host port, or stop that process".into()),
@@ -378,8 +368,12 @@ fn vm_hint(err: &VmError) -> Option<String> {
     Some(hint.to_owned())
 }
 
-fn engine_hint(kind: EngineErrorKind) -> Option<String> {
-    let hint = match kind {
+fn engine_hint(err: &EngineError) -> Option<String> {
+    let hint = match err.kind {
+        // Podman's service is the guest's there, and the way to it has more layers than one.
+        _ if err.message.contains("VM `") => "`steadfast doctor` checks every layer",
+        // Some of Podman's errors bring their own way out.
+        _ if err.message.contains("podman system service") => return None,
         EngineErrorKind::TransportUnavailable => {
             "is Podman's service running? `systemctl --user start podman.socket`, or `podman system service --time=0`"
         }
@@ -388,4 +382,19 @@ fn engine_hint(kind: EngineErrorKind) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_on_the_way_into_a_vm_does_not_send_people_to_this_hosts_podman() {
+        let unreachable = |whose: &str| {
+            EngineError::new(EngineErrorKind::TransportUnavailable, format!("failed to reach Podman{whose}"))
+        };
+        let hint = |err: EngineError| act_hint(&ActError::Engine(err)).unwrap_or_default();
+        assert!(hint(unreachable("")).contains("podman.socket"));
+        assert_eq!(hint(unreachable(" in VM `agents` by ssh: no answer")), "`steadfast doctor` checks every layer");
+    }
 }

@@ -1,0 +1,313 @@
+//! The engine that runs containers.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::io::AsyncWrite;
+
+use super::{ByteStream, Progress};
+use crate::model::{
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest, HostKey, ImageId, ImageRef, Name, Reach,
+    VmState,
+};
+
+/// What a look at the engine is to find.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Whose containers.
+    pub owner: Name,
+    /// Names that are wanted: a stranger who holds one is found too.
+    pub names: BTreeSet<ContainerName>,
+    /// Those of `names` whose health verdict is wanted while they run.
+    pub health: BTreeSet<ContainerName>,
+    /// Containers whose label was hashed with another key than this are inspected for their live values.
+    pub key: HostKey,
+}
+
+/// A command to run in a container.
+#[derive(Clone, Default)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// `NAME=value` on top of the container's own environment.
+    pub env: Vec<String>,
+    /// Working directory; `None` for the container's own.
+    pub workdir: Option<String>,
+    /// Whether standard input will be sent.
+    pub stdin: bool,
+}
+
+/// Arguments and values may be secrets: only the program and the variables' names are shown.
+impl fmt::Debug for ExecRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.env.iter().map(|variable| variable.split('=').next().unwrap_or_default());
+        f.debug_struct("ExecRequest")
+            .field("program", &self.command.first())
+            .field("env", &names.collect::<Vec<_>>())
+            .field("workdir", &self.workdir)
+            .field("stdin", &self.stdin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A command that runs in a container.
+pub struct Exec {
+    /// For [`Engine::exec_exit`].
+    pub id: String,
+    /// What it prints, until it ends.
+    pub output: Chunks,
+    /// Its standard input, when asked for. Shutting it down is end of file.
+    pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A piece of output with the stream it came from. Bytes, not text: it may end inside a character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chunk {
+    /// From standard output.
+    Stdout(Bytes),
+    /// From standard error.
+    Stderr(Bytes),
+}
+
+/// Output as it comes. Ends with what makes it, or after its first error.
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>;
+
+/// Events as they come. Ends with the connection, or after its first error.
+pub type Events = Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>;
+
+/// Ids of containers whose process ended, as it happens. Hints, like events, and never complete.
+pub type Deaths = Pin<Box<dyn Stream<Item = ContainerId> + Send>>;
+
+/// Which log lines.
+#[derive(Debug, Clone, Default)]
+pub struct LogRequest {
+    /// Go on as new lines come, until the container ends.
+    pub follow: bool,
+    /// Only the last so many lines.
+    pub tail: Option<u64>,
+}
+
+/// Something happened in the engine. Only a hint to look again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineEvent {
+    /// What happened, in the engine's word (`die`, `start`, `remove`, …).
+    pub action: String,
+    /// The container's name, when it is about one.
+    pub container: Option<String>,
+    /// The code its process exited with, when that is what happened.
+    pub exit_code: Option<i32>,
+}
+
+/// Runs containers. Implemented by Podman over its socket.
+pub trait Engine: Send + Sync {
+    /// Says how the virtual machine was found that the engine runs in. Every later call goes there.
+    fn locate(&self, _vm: &VmState) {}
+
+    /// Looks before it is known how the virtual machine is, whose directory on this host this is: while one is asked, the other
+    /// can be. `None` where that is not worth while or led to nothing. What it found counts once [`Engine::locate`] was called
+    /// and [`Engine::reach`] tells a way.
+    fn look_ahead(&self, _look: &Look, _dir: &Path) -> impl Future<Output = Option<Guest>> + Send {
+        async { None }
+    }
+
+    /// Waits for what is being mended beside, on the ways into a virtual machine. For who ends after this.
+    fn finish(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// How the engine in a virtual machine is reached. Nothing for one on this host.
+    fn reach(&self) -> Reach {
+        Reach::default()
+    }
+
+    /// Looks at the owner's containers, at strangers with a wanted name, and at the images.
+    fn look(&self, look: &Look) -> impl Future<Output = Result<Guest, EngineError>> + Send;
+
+    /// Looks closely at one container: restarts and health verdict included. `None` when there is none.
+    fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
+
+    /// The id of the image with this name; `None` when there is none.
+    fn image(&self, reference: &ImageRef) -> impl Future<Output = Result<Option<ImageId>, EngineError>> + Send;
+
+    /// Loads a plain (decompressed) docker-archive. Yields the names it carried, or `sha256:<id>` where it carried none.
+    fn load(&self, tar: ByteStream) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;
+
+    /// Where the engine's machine sees a file of this host, when it is faster for it to read that file than to be sent it.
+    fn sees(&self, _file: &Path) -> Option<PathBuf> {
+        None
+    }
+
+    /// Loads a docker-archive, compressed or not, that the engine's machine sees there. Yields what [`Engine::load`] does.
+    fn load_seen(&self, file: &Path) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send {
+        let why = format!("`{}` is not seen where the engine runs", file.display());
+        async { Err(EngineError::new(EngineErrorKind::NotFound, why)) }
+    }
+
+    /// Pulls an image from its registry.
+    fn pull(
+        &self,
+        reference: &ImageRef,
+        progress: Arc<Progress>,
+    ) -> impl Future<Output = Result<ImageId, EngineError>> + Send;
+
+    /// Gives an image another name.
+    fn tag(&self, image: &ImageId, reference: &ImageRef) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Removes an image, with all its names, unless a container uses it (`conflict`). Fine when it is gone already.
+    fn remove_image(&self, image: &ImageId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Creates a container, not started.
+    fn create(&self, create: &Create) -> impl Future<Output = Result<ContainerId, EngineError>> + Send;
+
+    /// Starts it. Fine when it runs already.
+    fn start(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Unfreezes it. Fine when it is not frozen.
+    fn unpause(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Stops it: its stop signal, then KILL after `grace`. Fine when it does not run.
+    fn stop(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Gives it another name.
+    fn rename(&self, id: &ContainerId, name: &ContainerName) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Removes it, stopping it first within `grace`. Fine when it is gone already.
+    fn remove(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Runs its health check once, now. The verdict is in the next look.
+    fn run_healthcheck(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Starts a command in it.
+    fn exec(&self, id: &ContainerId, request: &ExecRequest) -> impl Future<Output = Result<Exec, EngineError>> + Send;
+
+    /// The exit code of a command that has ended.
+    fn exec_exit(&self, exec: &str) -> impl Future<Output = Result<i32, EngineError>> + Send;
+
+    /// Its log.
+    fn logs(&self, id: &ContainerId, request: &LogRequest) -> impl Future<Output = Result<Chunks, EngineError>> + Send;
+
+    /// What happens from now on to the owner's containers and to images. Malformed events are left out.
+    fn events(&self, owner: &Name) -> impl Future<Output = Result<Events, EngineError>> + Send;
+
+    /// Asks whether it is there at all. The cheapest request it has.
+    fn ping(&self) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Where there is a faster word of ends than [`Engine::events`], follows it. `guest` is the latest look: one container
+    /// that runs is needed to find out.
+    fn deaths(&self, guest: &Guest) -> Option<Deaths>;
+}
+
+/// What kind of failure an engine reported. Fixed words, for scripts and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EngineErrorKind {
+    /// No such container, image or exec session.
+    NotFound,
+    /// The name, port or object is taken or in use.
+    Conflict,
+    /// No answer within the deadline.
+    Timeout,
+    /// Not allowed.
+    PermissionDenied,
+    /// The engine cannot be reached, or went away in the middle.
+    TransportUnavailable,
+    /// The engine refused (API).
+    ApiError,
+    /// The engine refused (command line).
+    CommandFailed,
+    /// An answer that makes no sense to this build.
+    Unknown,
+}
+
+impl EngineErrorKind {
+    /// The word for it in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "notFound",
+            Self::Conflict => "conflict",
+            Self::Timeout => "timeout",
+            Self::PermissionDenied => "permissionDenied",
+            Self::TransportUnavailable => "transportUnavailable",
+            Self::ApiError => "apiError",
+            Self::CommandFailed => "commandFailed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether trying again later may help by itself.
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Timeout | Self::TransportUnavailable)
+    }
+}
+
+/// A failure of the engine.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    /// What kind.
+    pub kind: EngineErrorKind,
+    /// A sentence: what was tried, on what, and what came back. No cause is repeated elsewhere.
+    pub message: String,
+    /// The request (`POST /containers/create`) or command line.
+    pub command: Option<String>,
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// Exit code of a command.
+    pub exit_code: Option<i32>,
+    /// The answer's body, cut to 4 KiB.
+    pub body: Option<String>,
+    /// What the command printed on standard error, cut to 4 KiB.
+    pub stderr: Option<String>,
+}
+
+impl EngineError {
+    /// The same error with a container called by its name: people do not know ids.
+    #[must_use]
+    pub fn naming(mut self, id: &ContainerId, name: &ContainerName) -> Self {
+        self.message = self.message.replace(id.as_str(), name.as_str());
+        self
+    }
+
+    /// The same error without the values that must not be shown. Podman repeats what it was given when it refuses it.
+    #[must_use]
+    pub fn hiding(mut self, spec: &ContainerSpec) -> Self {
+        self.message = spec.scrub(&self.message);
+        for kept in [&mut self.body, &mut self.stderr] {
+            *kept = kept.take().map(|kept| spec.scrub(&kept));
+        }
+        self
+    }
+
+    /// An error with no details beyond its sentence.
+    pub fn new(kind: EngineErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), command: None, status: None, exit_code: None, body: None, stderr: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exec_request_prints_without_values() {
+        let request = ExecRequest {
+            command: vec!["login".into(), "--token=canary".into()],
+            env: vec!["TOKEN=canary".into()],
+            ..ExecRequest::default()
+        };
+        let shown = format!("{request:?}");
+        assert!(shown.contains("login") && shown.contains("TOKEN") && !shown.contains("canary"), "{shown}");
+    }
+}

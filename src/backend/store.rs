@@ -1,0 +1,184 @@
+//! The store of artifacts.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{ByteStream, Progress};
+use crate::model::{Artifact, ArtifactKey, CachedArtifact, ImageId, Location, Manifest, ManifestError, Sha256Digest};
+
+/// Holds artifacts and the manifest. Implemented by the cache directory.
+pub trait Store: Send + Sync {
+    /// The manifest at its published place (conditional GET where there is an earlier copy).
+    fn published(&self, at: &Location) -> impl Future<Output = Result<Manifest, StoreError>> + Send;
+
+    /// The last good manifest of this place. `None` when there is none, or what is there cannot be read as one.
+    fn local(&self, at: Option<&Location>) -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send;
+
+    /// Every artifact file, with what the index proves of it. Costs a `stat` each.
+    fn list(&self) -> impl Future<Output = Result<BTreeMap<ArtifactKey, CachedArtifact>, StoreError>> + Send;
+
+    /// Hashes a file the index does not prove, and remembers the result. `None` when it is gone.
+    fn prove(&self, key: &ArtifactKey) -> impl Future<Output = Result<Option<Sha256Digest>, StoreError>> + Send;
+
+    /// Brings an artifact into the cache: nothing to do when its bytes are there already; otherwise resumed, verified,
+    /// synced and renamed. A wrong file in its place is moved aside first. `progress` counts bytes of the artifact.
+    /// Yields whether bytes had to be fetched.
+    fn fetch(
+        &self,
+        artifact: &Artifact,
+        from: &Location,
+        progress: Arc<Progress>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Writes the manifest that came from this place into the cache, atomically.
+    fn commit_manifest(
+        &self,
+        manifest: &Manifest,
+        at: Option<&Location>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The file on this host that holds an artifact, where one does.
+    fn file(&self, _key: &ArtifactKey) -> Option<PathBuf> {
+        None
+    }
+
+    /// Opens an artifact as a plain tar: decompressed (gzip, zstd or not at all, told by its first bytes) while it is
+    /// read. `progress` counts compressed bytes.
+    fn open(
+        &self,
+        key: &ArtifactKey,
+        progress: Arc<Progress>,
+    ) -> impl Future<Output = Result<ByteStream, StoreError>> + Send;
+
+    /// Remembers which image the artifact with this digest yields.
+    fn remember_image(
+        &self,
+        digest: Sha256Digest,
+        image: &ImageId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Removes an artifact file. Fine when it is gone already; never one that is being written or read.
+    fn remove(&self, key: &ArtifactKey) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The manifest could not be had.
+    #[error("manifest fetch failed: {at} ({cause})")]
+    ManifestFetch {
+        /// Where, fit for showing.
+        at: String,
+        /// HTTP status or cause.
+        cause: String,
+        /// Whether trying again later may help by itself.
+        retryable: bool,
+    },
+    /// The manifest was had and is not usable.
+    #[error("{at}: {err}")]
+    Manifest {
+        /// Where, fit for showing.
+        at: String,
+        /// What is wrong with it.
+        err: ManifestError,
+    },
+    /// An artifact could not be had.
+    #[error("download failed: {at} ({cause})")]
+    Download {
+        /// Where, fit for showing.
+        at: String,
+        /// HTTP status or cause.
+        cause: String,
+        /// Whether trying again later may help by itself.
+        retryable: bool,
+    },
+    /// The bytes are not the promised ones.
+    #[error("sha256 mismatch for {what}: expected {expected}, got {got}")]
+    DigestMismatch {
+        /// Path or key.
+        what: String,
+        /// As the manifest says.
+        expected: Sha256Digest,
+        /// As hashed.
+        got: Sha256Digest,
+    },
+    /// The length is not the promised one.
+    #[error("size mismatch for {what}: expected {expected} bytes, got {}", match got { Some(got) => got.to_string(), None => "more".to_owned() })]
+    SizeMismatch {
+        /// Path or key.
+        what: String,
+        /// As the manifest says.
+        expected: u64,
+        /// As offered. `None` when more came than was promised, and was not waited for.
+        got: Option<u64>,
+    },
+    /// Not enough room.
+    #[error("not enough space in {}: {need} bytes needed, {free} free", path.display())]
+    NoSpace {
+        /// The file system's directory.
+        path: PathBuf,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// The tarball cannot be decompressed.
+    #[error("artifact `{key}` is damaged: {why}")]
+    Damaged {
+        /// The artifact.
+        key: ArtifactKey,
+        /// What the decompressor says.
+        why: String,
+    },
+    /// A path below the cache leads elsewhere.
+    #[error("refusing `{}`: it leaves the cache through a symbolic link", path.display())]
+    Escapes {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("failed to {what} `{}`", path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "write", "rename".
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        err: std::io::Error,
+    },
+}
+
+impl StoreError {
+    /// Whether trying again later may help by itself.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::ManifestFetch { retryable, .. } | Self::Download { retryable, .. } => *retryable,
+            Self::Io { .. } => true,
+            Self::Manifest { .. }
+            | Self::DigestMismatch { .. }
+            | Self::SizeMismatch { .. }
+            | Self::NoSpace { .. }
+            | Self::Damaged { .. }
+            | Self::Escapes { .. } => false,
+        }
+    }
+
+    /// The word for it in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ManifestFetch { .. } => "manifestFetch",
+            Self::Manifest { err: ManifestError::Pinned { .. }, .. } => "digestMismatch",
+            Self::Manifest { .. } => "manifestInvalid",
+            Self::Download { .. } => "download",
+            Self::DigestMismatch { .. } => "digestMismatch",
+            Self::SizeMismatch { .. } => "sizeMismatch",
+            Self::NoSpace { .. } => "noSpace",
+            Self::Damaged { .. } => "damaged",
+            Self::Escapes { .. } => "escapes",
+            Self::Io { .. } => "io",
+        }
+    }
+}
