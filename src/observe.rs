@@ -81,6 +81,11 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
             return (Seen::Unknown { why }, guest);
         }
     };
+    // Another's is not reached into: the way there may change it.
+    if let Some(whose) = vm.stranger_to(&desired.name) {
+        let why = format!("VM `{}` {whose}", spec.instance);
+        return (Seen::Present(vm), Seen::Unknown { why });
+    }
     world.engine.locate(&vm);
     if vm.phase != VmPhase::Running {
         let why = format!("VM `{}` {}", spec.instance, vm.phase);

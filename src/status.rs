@@ -239,7 +239,7 @@ fn vm_status(desired: &Desired, observed: &Observed) -> Option<VmStatus> {
     let (status, error) = match &observed.vm {
         Seen::Present(vm) => match &vm.phase {
             VmPhase::Broken(why) => (vm.phase.word(), Some(why.clone())),
-            phase => (phase.word(), None),
+            phase => (phase.word(), vm.stranger_to(&desired.name).map(|whose| format!("it {whose}"))),
         },
         Seen::Absent => ("Absent", None),
         Seen::Unknown { why } => ("Unknown", Some(why.clone())),

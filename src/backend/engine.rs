@@ -123,6 +123,10 @@ pub trait Engine: Send + Sync {
         async { None }
     }
 
+    /// Begins to bring back, beside all else, what the last calls found lost on the ways into a virtual machine and went around.
+    /// For who keeps the machine: looking alone changes nothing.
+    fn mend(&self) {}
+
     /// Waits for what is being mended beside, on the ways into a virtual machine. For who ends after this.
     fn finish(&self) -> impl Future<Output = ()> + Send {
         async {}

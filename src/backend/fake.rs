@@ -67,6 +67,8 @@ pub struct State {
     pub answer_within: Option<Duration>,
     /// Every call that was made.
     pub calls: Vec<Call>,
+    /// How often the way in was to be mended.
+    pub mends: usize,
     /// Every change that was made, in order.
     pub effects: Vec<Effect>,
     /// The most calls with this word that were under way at the same time.

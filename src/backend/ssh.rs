@@ -47,7 +47,7 @@ pub(super) fn ask_master(config: &Path, instance: &InstanceName, port: &Forward)
     ssh
 }
 
-/// Asks that connection to bring a socket of the guest here, over what is left of an earlier one.
+/// Asks that connection to bring a socket of the guest here, where nothing may be yet.
 pub(super) fn ask_master_for(config: &Path, instance: &InstanceName, guest: &str, here: &Path) -> Command {
     about_socket("forward", config, instance, guest, here)
 }
@@ -59,8 +59,7 @@ pub(super) fn ask_master_to_drop(config: &Path, instance: &InstanceName, guest: 
 
 fn about_socket(verb: &str, config: &Path, instance: &InstanceName, guest: &str, here: &Path) -> Command {
     let mut ssh = base(config);
-    ssh.args(["-o", "StreamLocalBindUnlink=yes", "-O", verb, "-L", &format!("{}:{guest}", here.display())]);
-    ssh.arg(host(instance));
+    ssh.args(["-O", verb, "-L", &format!("{}:{guest}", here.display())]).arg(host(instance));
     ssh
 }
 

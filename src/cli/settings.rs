@@ -183,7 +183,13 @@ impl Settings {
                 .hint("`steadfast apply` brings it up, and what runs in it")
         };
         match vm.look().await.map_err(|err| CliError::from_vm(&err))? {
-            Some(seen) if seen.phase == VmPhase::Running => engine.locate(&seen),
+            Some(seen) if seen.phase == VmPhase::Running => match seen.stranger_to(&desired.name) {
+                None => engine.locate(&seen),
+                Some(whose) => {
+                    return Err(CliError::new(ExitStatus::Error, format!("VM `{name}` {whose}"))
+                        .hint("`steadfast apply --adopt` takes it over"));
+                }
+            },
             Some(seen) => return Err(is_down(&seen.phase.to_string())),
             None => return Err(is_down("does not exist")),
         }

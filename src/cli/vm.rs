@@ -62,8 +62,13 @@ async fn status(settings: &Settings) -> Result<ExitStatus, CliError> {
     let seen = look(vm).await?;
     let mut podman = Err("it does not run".to_owned());
     if let Some(seen) = seen.as_ref().filter(|seen| seen.phase == VmPhase::Running) {
-        world.engine.locate(seen);
-        podman = world.engine.ping().await.map_err(|err| err.to_string());
+        podman = match seen.stranger_to(&desired.name) {
+            Some(whose) => Err(format!("not asked: VM `{}` {whose}", make.spec.instance)),
+            None => {
+                world.engine.locate(seen);
+                world.engine.ping().await.map_err(|err| err.to_string())
+            }
+        };
     }
     let rung = world.engine.reach().rung;
     let value = shown(&make, seen.as_ref(), &podman, rung.map(crate::model::Rung::word));
@@ -93,7 +98,7 @@ fn shown(make: &VmMake, seen: Option<&VmState>, podman: &Result<(), String>, run
     let more = json!({
         "error": match &seen.phase { VmPhase::Broken(why) => Some(why), _ => None },
         "owner": seen.owner,
-        "ours": seen.owner.as_deref() == Some(make.owner.as_str()),
+        "ours": seen.stranger_to(&make.owner).is_none(),
         "templateChanged": seen.template.as_ref().is_some_and(|digest| *digest != spec.template.digest.to_string()),
         "dir": seen.dir,
         "vmType": seen.vm_type,
@@ -177,13 +182,7 @@ async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held,
         Some(vm) => look(vm).await?,
         None => None,
     };
-    if let Some(seen) = &seen
-        && seen.owner.as_deref() != Some(desired.name.as_str())
-    {
-        let whose = seen
-            .owner
-            .as_ref()
-            .map_or("was not made by this state file".to_owned(), |owner| format!("belongs to state file `{owner}`"));
+    if let Some(whose) = seen.as_ref().and_then(|seen| seen.stranger_to(&desired.name)) {
         return Err(CliError::new(ExitStatus::Error, format!("VM `{}` {whose}", make.spec.instance))
             .hint("`steadfast apply --adopt` takes it over; `limactl` works on it all the same"));
     }

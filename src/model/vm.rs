@@ -135,6 +135,18 @@ pub struct VmState {
     pub forwards: BTreeSet<Forward>,
 }
 
+impl VmState {
+    /// Why it is not this owner's, as the rest of a sentence about it; `None` when it is. What is not ours is looked at from
+    /// outside and left alone.
+    pub fn stranger_to(&self, owner: &Name) -> Option<String> {
+        match &self.owner {
+            Some(theirs) if theirs == owner.as_str() => None,
+            Some(theirs) => Some(format!("belongs to state file `{theirs}`")),
+            None => Some("was not made by this state file".to_owned()),
+        }
+    }
+}
+
 /// Where an instance stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VmPhase {

@@ -28,7 +28,7 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
             return Some(on);
         }
     };
-    if !is_ours(desired, vm) {
+    if vm.stranger_to(&desired.name).is_some() {
         let adopt = Action::AdoptVm { instance: instance.clone(), owner: desired.name.clone() };
         if policy.adopt {
             plan.step(None, adopt, Reason::Adopted);
@@ -68,11 +68,6 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
             Some(on)
         }
     }
-}
-
-/// Whether this state file made the machine, or took it over.
-fn is_ours(desired: &Desired, vm: &VmState) -> bool {
-    vm.owner.as_deref() == Some(desired.name.as_str())
 }
 
 /// One that was taken over was made from nobody knows what.
@@ -149,7 +144,7 @@ pub(super) fn plan_down(desired: &Desired, observed: &Observed, plan: &mut Plan)
     let Some(spec) = desired.vm() else { return };
     let action = Action::DeleteVm { instance: spec.instance.clone() };
     match &observed.vm {
-        Seen::Present(vm) if is_ours(desired, vm) => plan.step(None, action, Reason::TakenDown),
+        Seen::Present(vm) if vm.stranger_to(&desired.name).is_none() => plan.step(None, action, Reason::TakenDown),
         Seen::Present(vm) => {
             let on = WaitingOn::VmStranger { instance: spec.instance.clone(), owner: vm.owner.clone() };
             plan.wait(None, &action, Reason::TakenDown, on);

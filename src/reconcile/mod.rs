@@ -135,6 +135,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             }
             residual = plan.clone();
             tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
+            self.world.engine.mend();
             self.scratch.record(&observed).await;
             if let Some(news) = reached_otherwise(&mut run.reach, &observed) {
                 news.write(self.journal);

@@ -100,6 +100,8 @@ fn an_instance_of_somebody_else_is_named_and_left_alone() {
             sandbox.run(verb).expect(1).says(whose).says("--adopt");
         }
         sandbox.run("down --vm").expect(1).says(whose);
+        let status = sandbox.run("status").expect(1).stdout;
+        assert!(status.contains(&format!("VM `agents` is stopped: it {whose}")), "{status}");
     }
 }
 

@@ -104,6 +104,29 @@ async fn a_machine_of_somebody_else_is_not_touched_unless_it_is_given() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_of_somebody_else_is_not_reached_into() {
+    let mut story = converged().await;
+    story.fake.state().calls.clear();
+    vm(&story, |vm| vm.owner = None);
+    let report = story.converge().await;
+    assert!(troubles(&report).join("\n").contains("was not made by this state file"), "{:?}", troubles(&report));
+    let words: Vec<_> = story.fake.state().calls.iter().map(|call| call.word).collect();
+    assert!(words.contains(&"vm_look") && !words.contains(&"look"), "{words:?}");
+    story.options.policy.adopt = true;
+    assert!(story.converge().await.converged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_who_acts_mends_the_way_in() {
+    let story = converged().await;
+    story.fake.state().mends = 0;
+    story.plan().await;
+    assert_eq!(story.fake.state().mends, 0, "looking changes nothing");
+    story.converge().await;
+    assert_ne!(story.fake.state().mends, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_runs_and_does_not_answer_is_waited_for_and_then_restarted() {
     let mut story = converged().await;
     let silent = Instant::now();

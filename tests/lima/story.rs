@@ -17,6 +17,7 @@ fn a_machine_is_made_kept_and_mended() {
     secrets_stay_in_the_container(world);
     a_new_port_needs_no_restart(world);
     a_full_disk_costs_nothing_but_the_step(world);
+    looking_goes_around_what_is_lost_and_acting_mends_it(world);
     let mut run = world.spawn("run --resync 1h");
     kept(world, &mut run);
     a_lost_master_is_climbed_around(world, &mut run);
@@ -138,13 +139,26 @@ fn kept(world: &World, run: &mut Running) -> Value {
     status
 }
 
+/// Asks Lima's own connection, which carries all that Lima forwards; false when it is not there.
+fn asks_master(world: &World, what: &str) -> bool {
+    let config = world.path("ssh.config");
+    let asked = std::process::Command::new("ssh").arg("-F").arg(config).args(["-O", what, "lima-story"]).output();
+    asked.expect("ssh").status.success()
+}
+
+fn looking_goes_around_what_is_lost_and_acting_mends_it(world: &World) {
+    assert!(asks_master(world, "exit"));
+    assert_eq!(world.status()["vm"]["rung"], "ssh");
+    assert!(!asks_master(world, "check"), "looking changes nothing");
+    world.run("apply").expect(0);
+    world.answers("hello 2");
+    assert_eq!(world.status()["vm"]["rung"], "forward");
+}
+
 fn a_lost_master_is_climbed_around(world: &World, run: &mut Running) {
     let starts = world.times("startVm");
     let before = world.status()["run"]["passes"].as_u64().unwrap();
-    // Lima's own connection, with all it forwards.
-    let config = world.path("ssh.config");
-    let asked = std::process::Command::new("ssh").arg("-F").arg(config).args(["-O", "exit", "lima-story"]).output();
-    assert!(asked.expect("ssh").status.success());
+    assert!(asks_master(world, "exit"));
     let took = until("Podman is reached another way", || {
         let status = world.status();
         status["run"]["passes"].as_u64().unwrap() > before

@@ -118,6 +118,10 @@ fn find<'a>(state: &'a mut State, id: &ContainerId) -> Result<&'a mut FakeContai
 }
 
 impl Engine for Fake {
+    fn mend(&self) {
+        self.state().mends += 1;
+    }
+
     fn reach(&self) -> Reach {
         let state = self.state();
         let vain_boots = state.vm.as_ref().map_or(0, |vm| vm.vain_boots);

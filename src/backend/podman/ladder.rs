@@ -64,7 +64,9 @@ struct State {
     ahead: Option<(PathBuf, Podman)>,
     /// The host ports that lead into it.
     ports: BTreeSet<Forward>,
-    /// Brings Lima's own connection back.
+    /// Lima's own connection was gone around.
+    is_broken: bool,
+    /// Brings it back.
     mending: Option<JoinHandle<()>>,
     counts: [u32; 4],
     silent_since: Option<Instant>,
@@ -85,6 +87,7 @@ impl State {
         self.vain_boots = 0;
         self.why = None;
         self.settled_at = Some(Instant::now());
+        self.is_broken = link.rung >= Rung::Ssh;
         self.link = Some(link.clone());
         link
     }
@@ -166,12 +169,7 @@ impl Climber {
         for rung in Rung::ALL.into_iter().filter(|rung| self.allows(*rung)) {
             self.state().counts[rung as usize] += 1;
             match self.step_on(rung, &place).await {
-                Ok(link) => {
-                    if rung >= Rung::Ssh && self.allows(Rung::Forward) {
-                        self.mend(&place);
-                    }
-                    return self.stand_on(link, &place);
-                }
+                Ok(link) => return self.stand_on(link, &place),
                 Err(err) => {
                     let no_login = rung == Rung::Ssh && err.kind == EngineErrorKind::TransportUnavailable;
                     tracing::debug!(rung = rung.word(), error = %err, "a way to Podman in the VM does not answer");
@@ -269,15 +267,7 @@ impl Climber {
             Ok(better) => {
                 let _ = self.stand_on(better, &place);
             }
-            Err(_) => self.mend(&place),
-        }
-    }
-
-    /// One at a time.
-    fn mend(self: &Arc<Self>, place: &Place) {
-        let mut state = self.state();
-        if state.mending.as_ref().is_none_or(JoinHandle::is_finished) {
-            state.mending = Some(tokio::spawn(mending::mend(self.clone(), place.clone())));
+            Err(_) => self.state().is_broken = true,
         }
     }
 }

@@ -53,6 +53,13 @@ impl Engine for PodmanAt {
         at!(self, look_ahead(look, dir))
     }
 
+    fn mend(&self) {
+        match self {
+            Self::Host(podman) => podman.mend(),
+            Self::Guest(ladder) => ladder.mend(),
+        }
+    }
+
     async fn finish(&self) {
         at!(self, finish())
     }

@@ -125,13 +125,8 @@ async fn instance(desired: &Desired, spec: &VmSpec, vm: &Lima, checks: &mut Chec
             return None;
         }
     };
-    if seen.owner.as_deref() != Some(desired.name.as_str()) {
-        let whose = seen.owner.as_ref().map_or("somebody else".to_owned(), |owner| format!("state file `{owner}`"));
-        checks.bad(
-            "vm",
-            format!("instance `{name}` belongs to {whose}"),
-            "choose another `instance`, or `apply --adopt`",
-        );
+    if let Some(whose) = seen.stranger_to(&desired.name) {
+        checks.bad("vm", format!("instance `{name}` {whose}"), "choose another `instance`, or `apply --adopt`");
         return None;
     }
     let size = |bytes: u64| units::bytes(bytes);

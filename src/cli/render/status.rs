@@ -79,12 +79,15 @@ struct Condition {
     message: String,
 }
 
-/// The virtual machine in one line.
-fn machine(vm: &Vm, color: bool) -> String {
+/// The virtual machine in one line. `kept`: by a `run`, which brings back by itself what can be.
+fn machine(vm: &Vm, kept: bool, color: bool) -> String {
     let name = format!("VM `{}`", vm.instance);
     let way = match vm.rung.as_deref() {
         Some("forward" | "reconnect") => ", reached through the socket Lima forwards",
-        Some("ssh") => ", reached through an ssh of our own: Lima's forward is gone",
+        Some("ssh") if kept => ", reached through an ssh of our own: Lima's forward is gone",
+        Some("ssh") => {
+            ", reached through an ssh of our own: Lima's forward is gone, perhaps ports too; `steadfast apply` brings them back"
+        }
         Some("shell") => ", reached through `limactl shell`",
         Some(_) | None => "",
     };
@@ -111,7 +114,7 @@ pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
         warnings(&mut out, run, color);
     }
     if let Some(vm) = &status.vm {
-        let _ = writeln!(out, "  {}", machine(vm, color));
+        let _ = writeln!(out, "  {}", machine(vm, status.run.is_some(), color));
     }
     let podman = match (&status.podman.version, &status.podman.error) {
         (Some(version), _) => format!("Podman {version}"),
@@ -212,5 +215,17 @@ fn table(out: &mut String, status: &Page, color: bool) {
                 styled(&format!("{}: {}", condition.reason, condition.message), ASIDE, color)
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_forward_is_told_with_what_brings_it_back_unless_that_is_run() {
+        let vm = Vm { instance: "v".into(), status: "Running".into(), rung: Some("ssh".into()), error: None };
+        assert!(machine(&vm, false, false).ends_with("`steadfast apply` brings them back"));
+        assert!(machine(&vm, true, false).ends_with("Lima's forward is gone"));
     }
 }

@@ -22,6 +22,9 @@ pub(super) async fn mend(climber: Arc<Climber>, place: Place) {
     {
         // While it boots, Lima removes the file before it asks for it itself, and ssh thinks that it has it already.
         ask(ssh::ask_master_to_drop(&place.ssh_config, &climber.instance, &place.guest, here)).await;
+        // What the connection before it left would be in the way: whether to replace it is the option of whoever made this one
+        // (`StreamLocalBindUnlink`), and Lima does not.
+        let _ = tokio::fs::remove_file(here).await;
         ask(ssh::ask_master_for(&place.ssh_config, &climber.instance, &place.guest, here)).await;
     }
     let ports = climber.state().ports.clone();
