@@ -73,7 +73,10 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
     };
     let mut vm = match looked {
         Ok(Some(vm)) => vm,
-        Ok(None) => return (Seen::Absent, Seen::Absent),
+        Ok(None) => {
+            world.engine.locate(None);
+            return (Seen::Absent, Seen::Absent);
+        }
         Err(err) => {
             tracing::info!(kind = err.kind(), error = %Chain(&err), "cannot look at the VM");
             let why = Chain(&err).to_string();
@@ -83,10 +86,11 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
     };
     // Another's is not reached into: the way there may change it.
     if let Some(whose) = vm.stranger_to(&desired.name) {
+        world.engine.locate(None);
         let why = format!("VM `{}` {whose}", spec.instance);
         return (Seen::Present(vm), Seen::Unknown { why });
     }
-    world.engine.locate(&vm);
+    world.engine.locate(Some(&vm));
     if vm.phase != VmPhase::Running {
         let why = format!("VM `{}` {}", spec.instance, vm.phase);
         return (Seen::Present(vm), Seen::Unknown { why });

@@ -237,10 +237,14 @@ fn vm_status(desired: &Desired, observed: &Observed) -> Option<VmStatus> {
     let spec = desired.vm()?;
     let (vm, reach) = (observed.vm.present(), &observed.reach);
     let (status, error) = match &observed.vm {
-        Seen::Present(vm) => match &vm.phase {
-            VmPhase::Broken(why) => (vm.phase.word(), Some(why.clone())),
-            phase => (phase.word(), vm.stranger_to(&desired.name).map(|whose| format!("it {whose}"))),
-        },
+        Seen::Present(vm) => {
+            let broken = match &vm.phase {
+                VmPhase::Broken(why) => Some(why.clone()),
+                _ => None,
+            };
+            // That it is not ours is the first thing to be known about it.
+            (vm.phase.word(), vm.stranger_to(&desired.name).map(|whose| format!("it {whose}")).or(broken))
+        }
         Seen::Absent => ("Absent", None),
         Seen::Unknown { why } => ("Unknown", Some(why.clone())),
     };

@@ -113,8 +113,9 @@ pub struct EngineEvent {
 
 /// Runs containers. Implemented by Podman over its socket.
 pub trait Engine: Send + Sync {
-    /// Says how the virtual machine was found that the engine runs in. Every later call goes there.
-    fn locate(&self, _vm: &VmState) {}
+    /// Says how the virtual machine was found that the engine runs in. Every later call goes there; with `None` (there is none,
+    /// or it is somebody else's) each fails.
+    fn locate(&self, _vm: Option<&VmState>) {}
 
     /// Looks before it is known how the virtual machine is, whose directory on this host this is: while one is asked, the other
     /// can be. `None` where that is not worth while or led to nothing. What it found counts once [`Engine::locate`] was called

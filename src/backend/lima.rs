@@ -17,7 +17,7 @@ use super::command;
 use super::limactl::{self, Limactl, Listed};
 use super::vm::{Vm, VmError, VmEvents};
 use super::{process, ssh};
-use crate::model::vm::Process;
+use crate::model::vm::{PARAM_NAME, Process};
 use crate::model::{Boot, Forward, InstanceName, Name, Protocol, VmMake, VmPhase, VmState};
 
 pub use render::render;
@@ -215,6 +215,11 @@ fn rendered(make: &VmMake) -> Result<String, VmError> {
 fn is_young(process: &Process) -> bool {
     let age = process.started_at.and_then(|started| SystemTime::now().duration_since(started).ok());
     age.is_some_and(|age| age < STARTING)
+}
+
+/// Whose the instance in this directory is, by its files; [`Vm::look`] asks Lima.
+pub(super) fn whose(dir: &Path) -> Option<String> {
+    adopted_by(dir).or_else(|| limactl::param(dir, PARAM_NAME))
 }
 
 fn adopted_by(dir: &Path) -> Option<String> {

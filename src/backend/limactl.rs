@@ -322,6 +322,12 @@ fn last_words(stderr: &str) -> String {
     words.trim().to_owned()
 }
 
+/// A parameter of the instance in this directory, as Lima keeps it there.
+pub(super) fn param(dir: &Path, name: &str) -> Option<String> {
+    let kept: Value = serde_yaml::from_str(&std::fs::read_to_string(dir.join("lima.yaml")).ok()?).ok()?;
+    Some(kept.get("param")?.get(name)?.as_str()?.to_owned())
+}
+
 /// Why the host agent calls a machine that runs degraded: a probe, or a step of its provisioning, failed. `None` when it does
 /// not. `list` does not tell; the host agent's own events do, each with the whole of its status.
 pub(super) fn degraded(dir: &Path) -> Option<String> {

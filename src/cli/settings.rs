@@ -172,8 +172,8 @@ impl Settings {
         self.engine_by(desired, |socket| Podman::connect(socket, |name: &str| self.vars.get(name).cloned()))
     }
 
-    /// The engine a state file speaks of, for whoever asks it and plans nothing: a virtual machine that does not run is an
-    /// error.
+    /// The engine a state file speaks of, for whoever asks it and plans nothing: a virtual machine that does not run, or is
+    /// somebody else's, is an error.
     pub async fn reached_engine(&self, desired: &Desired) -> Result<PodmanAt, CliError> {
         let engine = self.engine(desired)?;
         let Some(vm) = self.vm(desired) else { return Ok(engine) };
@@ -183,14 +183,15 @@ impl Settings {
                 .hint("`steadfast apply` brings it up, and what runs in it")
         };
         match vm.look().await.map_err(|err| CliError::from_vm(&err))? {
-            Some(seen) if seen.phase == VmPhase::Running => match seen.stranger_to(&desired.name) {
-                None => engine.locate(&seen),
-                Some(whose) => {
-                    return Err(CliError::new(ExitStatus::Error, format!("VM `{name}` {whose}"))
-                        .hint("`steadfast apply --adopt` takes it over"));
+            Some(seen) => {
+                if let Some(whose) = seen.stranger_to(&desired.name) {
+                    return Err(CliError::stranger(name, &whose));
                 }
-            },
-            Some(seen) => return Err(is_down(&seen.phase.to_string())),
+                if seen.phase != VmPhase::Running {
+                    return Err(is_down(&seen.phase.to_string()));
+                }
+                engine.locate(Some(&seen));
+            }
             None => return Err(is_down("does not exist")),
         }
         Ok(engine)

@@ -63,9 +63,9 @@ async fn status(settings: &Settings) -> Result<ExitStatus, CliError> {
     let mut podman = Err("it does not run".to_owned());
     if let Some(seen) = seen.as_ref().filter(|seen| seen.phase == VmPhase::Running) {
         podman = match seen.stranger_to(&desired.name) {
-            Some(whose) => Err(format!("not asked: VM `{}` {whose}", make.spec.instance)),
+            Some(whose) => Err(format!("it is not asked: the VM {whose}")),
             None => {
-                world.engine.locate(seen);
+                world.engine.locate(Some(seen));
                 world.engine.ping().await.map_err(|err| err.to_string())
             }
         };
@@ -145,7 +145,7 @@ fn page(value: &Value) -> String {
         let _ = writeln!(out, "  was made from another version of `{}`", text("template"));
     }
     let podman = &value["podman"];
-    if value["status"] != "Running" {
+    if value["status"] != "Running" || value["ours"] != true {
         return out;
     }
     match podman["rung"].as_str() {
@@ -183,8 +183,7 @@ async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held,
         None => None,
     };
     if let Some(whose) = seen.as_ref().and_then(|seen| seen.stranger_to(&desired.name)) {
-        return Err(CliError::new(ExitStatus::Error, format!("VM `{}` {whose}", make.spec.instance))
-            .hint("`steadfast apply --adopt` takes it over; `limactl` works on it all the same"));
+        return Err(CliError::stranger(&make.spec.instance, &whose));
     }
     Ok(Held { world, make, seen, desired, _lock: lock })
 }
@@ -287,12 +286,15 @@ async fn shell(settings: &Settings, args: VmShellArgs) -> Result<ExitStatus, Cli
     let (desired, make) = wanted(settings)?;
     let Some(vm) = settings.vm(&desired) else { return Ok(ExitStatus::Done) };
     let name = &make.spec.instance;
-    match look(&vm).await?.map(|seen| seen.phase) {
-        Some(VmPhase::Running) => {}
-        Some(phase) => {
-            return Err(
-                CliError::new(ExitStatus::Error, format!("VM `{name}` {phase}")).hint("`steadfast vm start` starts it")
-            );
+    match look(&vm).await? {
+        Some(seen) => {
+            if let Some(whose) = seen.stranger_to(&desired.name) {
+                return Err(CliError::stranger(name, &whose));
+            }
+            if seen.phase != VmPhase::Running {
+                let why = format!("VM `{name}` {}", seen.phase);
+                return Err(CliError::new(ExitStatus::Error, why).hint("`steadfast vm start` starts it"));
+            }
         }
         None => {
             return Err(CliError::new(ExitStatus::Error, format!("VM `{name}` does not exist"))

@@ -513,11 +513,14 @@ fn orphans(desired: &Desired, guest: &Guest, policy: &Policy, plan: &mut Plan) {
     }
 }
 
-pub(super) fn plan_down(observed: &Observed, plan: &mut Plan) {
+pub(super) fn plan_down(observed: &Observed, stranger: Option<WaitingOn>, plan: &mut Plan) {
     let guest = match &observed.guest {
         Seen::Present(guest) => guest,
         Seen::Absent => return,
-        Seen::Unknown { why } => return unseen(Reason::TakenDown, WaitingOn::Sight { why: why.clone() }, plan),
+        Seen::Unknown { why } => {
+            let on = stranger.unwrap_or_else(|| WaitingOn::Sight { why: why.clone() });
+            return unseen(Reason::TakenDown, on, plan);
+        }
     };
     for (name, container) in &guest.containers {
         if let Owner::Ours { agent, .. } = &container.owner {

@@ -268,7 +268,8 @@ pub fn plan_down(desired: &Desired, observed: &Observed, vm: bool) -> Plan {
     if vm {
         vm::plan_down(desired, observed, &mut plan);
     } else {
-        containers::plan_down(observed, &mut plan);
+        let stranger = desired.vm().zip(observed.vm.present()).and_then(|(spec, vm)| vm::stranger(desired, spec, vm));
+        containers::plan_down(observed, stranger, &mut plan);
     }
     plan
 }

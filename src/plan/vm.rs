@@ -4,7 +4,9 @@
 //! else.
 
 use super::{Action, Note, Plan, Policy, Reason, WaitingOn};
-use crate::model::{Boot, Desired, FieldChange, Observed, Protocol, Seen, TemplateChange, VmMake, VmPhase, VmState};
+use crate::model::{
+    Boot, Desired, FieldChange, Observed, Protocol, Seen, TemplateChange, VmMake, VmPhase, VmSpec, VmState,
+};
 
 /// How often the wait for a restart is doubled while restarts are in vain.
 const MOST_DOUBLINGS: u32 = 5;
@@ -28,13 +30,12 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
             return Some(on);
         }
     };
-    if vm.stranger_to(&desired.name).is_some() {
+    if let Some(on) = stranger(desired, &make.spec, vm) {
         let adopt = Action::AdoptVm { instance: instance.clone(), owner: desired.name.clone() };
         if policy.adopt {
             plan.step(None, adopt, Reason::Adopted);
             return Some(on_vm);
         }
-        let on = WaitingOn::VmStranger { instance: instance.clone(), owner: vm.owner.clone() };
         plan.wait(None, &adopt, Reason::Adopted, on);
         return Some(on_vm);
     }
@@ -68,6 +69,12 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
             Some(on)
         }
     }
+}
+
+/// What waits on its being given to us, when it is somebody else's.
+pub(super) fn stranger(desired: &Desired, spec: &VmSpec, vm: &VmState) -> Option<WaitingOn> {
+    vm.stranger_to(&desired.name)?;
+    Some(WaitingOn::VmStranger { instance: spec.instance.clone(), owner: vm.owner.clone() })
 }
 
 /// One that was taken over was made from nobody knows what.
@@ -144,11 +151,10 @@ pub(super) fn plan_down(desired: &Desired, observed: &Observed, plan: &mut Plan)
     let Some(spec) = desired.vm() else { return };
     let action = Action::DeleteVm { instance: spec.instance.clone() };
     match &observed.vm {
-        Seen::Present(vm) if vm.stranger_to(&desired.name).is_none() => plan.step(None, action, Reason::TakenDown),
-        Seen::Present(vm) => {
-            let on = WaitingOn::VmStranger { instance: spec.instance.clone(), owner: vm.owner.clone() };
-            plan.wait(None, &action, Reason::TakenDown, on);
-        }
+        Seen::Present(vm) => match stranger(desired, spec, vm) {
+            None => plan.step(None, action, Reason::TakenDown),
+            Some(on) => plan.wait(None, &action, Reason::TakenDown, on),
+        },
         Seen::Absent => {}
         Seen::Unknown { why } => {
             plan.wait(None, &action, Reason::TakenDown, WaitingOn::Sight { why: why.clone() });

@@ -96,10 +96,13 @@ fn an_instance_of_somebody_else_is_named_and_left_alone() {
         for verb in ["plan", "apply --timeout 10s"] {
             sandbox.run(verb).expect(1).says(whose);
         }
-        for verb in ["vm start", "vm stop", "vm restart", "vm delete"] {
+        for verb in ["vm start", "vm stop", "vm restart", "vm delete", "vm shell", "logs a"] {
             sandbox.run(verb).expect(1).says(whose).says("--adopt");
         }
-        sandbox.run("down --vm").expect(1).says(whose);
+        sandbox.run("exec a -- true").expect(125).says(whose);
+        for verb in ["down", "down --vm"] {
+            sandbox.run(verb).expect(1).says(whose);
+        }
         let status = sandbox.run("status").expect(1).stdout;
         assert!(status.contains(&format!("VM `agents` is stopped: it {whose}")), "{status}");
     }

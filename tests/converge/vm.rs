@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use steadfast::backend::fake::{FakeVm, Fault, Strike};
 use steadfast::model::{Phase, Port, Protocol, TemplateChange, VmPhase};
+use steadfast::plan::WaitingOn;
+use steadfast::reconcile::Trouble;
 use tokio::time::Instant;
 
 use crate::worlds::{self, Story, taken, troubles};
@@ -112,6 +114,10 @@ async fn a_machine_of_somebody_else_is_not_reached_into() {
     assert!(troubles(&report).join("\n").contains("was not made by this state file"), "{:?}", troubles(&report));
     let words: Vec<_> = story.fake.state().calls.iter().map(|call| call.word).collect();
     assert!(words.contains(&"vm_look") && !words.contains(&"look"), "{words:?}");
+    let down = story.down().await;
+    assert!(troubles(&down).join("\n").contains("was not made by this state file"), "{:?}", troubles(&down));
+    let is_strange = |trouble: &Trouble| matches!(trouble, Trouble::Blocked { waiting } if matches!(waiting.on, WaitingOn::VmStranger { .. }));
+    assert!(down.troubles.iter().all(is_strange), "{down:?}");
     story.options.policy.adopt = true;
     assert!(story.converge().await.converged);
 }
@@ -123,7 +129,10 @@ async fn only_who_acts_mends_the_way_in() {
     story.plan().await;
     assert_eq!(story.fake.state().mends, 0, "looking changes nothing");
     story.converge().await;
-    assert_ne!(story.fake.state().mends, 0);
+    let after_apply = story.fake.state().mends;
+    assert_ne!(after_apply, 0);
+    story.down().await;
+    assert!(story.fake.state().mends > after_apply);
 }
 
 #[tokio::test(start_paused = true)]

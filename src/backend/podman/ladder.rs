@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Lima makes its forward once, over its master connection, and never again: after a sleep, a reboot of the guest or the loss of
-//! that connection nothing is behind it. So a way that fails is left for the next one, Lima's connection is brought back beside
-//! it, with what it led, and then the best way is tried again. Restarting the machine is the plan's to decide.
+//! that connection nothing is behind it. So a way that fails is left for the next one. For who keeps the machine
+//! ([`Engine::mend`]), Lima's connection is brought back beside it, with what it led, and then the best way is tried again.
+//! Restarting the machine is the plan's to decide.
 
 mod engine;
 mod mending;
@@ -162,7 +163,7 @@ impl Climber {
     /// Tries each rung that the state file allows, the best first.
     async fn climb(self: &Arc<Self>) -> Result<Arc<Link>, EngineError> {
         let Some(place) = self.state().place.clone() else {
-            let why = format!("VM `{}` was not looked at yet", self.instance);
+            let why = format!("it is not known how VM `{}` is reached", self.instance);
             return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
         };
         let mut why = None;
@@ -267,7 +268,10 @@ impl Climber {
             Ok(better) => {
                 let _ = self.stand_on(better, &place);
             }
-            Err(_) => self.state().is_broken = true,
+            Err(_) => {
+                let mut state = self.state();
+                state.is_broken = state.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh);
+            }
         }
     }
 }

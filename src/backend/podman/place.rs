@@ -42,7 +42,7 @@ macro_rules! at {
 }
 
 impl Engine for PodmanAt {
-    fn locate(&self, vm: &VmState) {
+    fn locate(&self, vm: Option<&VmState>) {
         match self {
             Self::Host(podman) => podman.locate(vm),
             Self::Guest(ladder) => ladder.locate(vm),

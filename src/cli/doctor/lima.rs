@@ -24,7 +24,7 @@ pub(super) async fn layers(settings: &Settings, desired: &Desired, engine: &Podm
     home(spec, checks);
     host(settings, checks);
     let Some(seen) = instance(desired, spec, &vm, checks).await else { return false };
-    engine.locate(&seen);
+    engine.locate(Some(&seen));
     if !ssh(&vm, checks).await {
         return false;
     }

@@ -9,7 +9,7 @@ use crate::backend::{EngineError, EngineErrorKind, StoreError, VmError};
 use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
-use crate::model::{AgentName, ManifestError};
+use crate::model::{AgentName, InstanceName, ManifestError};
 use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
@@ -124,6 +124,12 @@ impl CliError {
     /// A failure of limactl or of the machine.
     pub fn from_vm(err: &VmError) -> Self {
         Self { hints: vm_hint(err).into_iter().collect(), ..Self::new(ExitStatus::Error, Chain(err).to_string()) }
+    }
+
+    /// A virtual machine of somebody else. `whose` says so as the rest of a sentence.
+    pub fn stranger(instance: &InstanceName, whose: &str) -> Self {
+        Self::new(ExitStatus::Error, format!("VM `{instance}` {whose}"))
+            .hint("`steadfast apply --adopt` takes it over; `limactl` works on it all the same")
     }
 
     /// A lock that was not had.

@@ -84,9 +84,9 @@ fn machine(vm: &Vm, kept: bool, color: bool) -> String {
     let name = format!("VM `{}`", vm.instance);
     let way = match vm.rung.as_deref() {
         Some("forward" | "reconnect") => ", reached through the socket Lima forwards",
-        Some("ssh") if kept => ", reached through an ssh of our own: Lima's forward is gone",
+        Some("ssh") if kept => ", reached through an ssh of our own, not by Lima's forward",
         Some("ssh") => {
-            ", reached through an ssh of our own: Lima's forward is gone, perhaps ports too; `steadfast apply` brings them back"
+            ", reached through an ssh of our own, not by Lima's forward: `steadfast apply` brings back a lost one"
         }
         Some("shell") => ", reached through `limactl shell`",
         Some(_) | None => "",
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_lost_forward_is_told_with_what_brings_it_back_unless_that_is_run() {
         let vm = Vm { instance: "v".into(), status: "Running".into(), rung: Some("ssh".into()), error: None };
-        assert!(machine(&vm, false, false).ends_with("`steadfast apply` brings them back"));
-        assert!(machine(&vm, true, false).ends_with("Lima's forward is gone"));
+        assert!(machine(&vm, false, false).ends_with("`steadfast apply` brings back a lost one"));
+        assert!(machine(&vm, true, false).ends_with("not by Lima's forward"));
     }
 }

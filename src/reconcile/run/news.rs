@@ -104,7 +104,7 @@ impl fmt::Display for News {
             News::PodmanLost { why } => write!(f, "Podman cannot be reached: {why}"),
             News::PodmanBack => f.write_str("Podman can be reached again"),
             News::VmReached { now: Reach { rung: Some(Rung::Ssh), .. }, .. } => {
-                f.write_str("Podman in the VM is reached by an ssh of our own: Lima's forward is gone")
+                f.write_str("Podman in the VM is reached by an ssh of our own, not by Lima's forward")
             }
             News::VmReached { now: Reach { rung: Some(Rung::Shell), .. }, .. } => {
                 f.write_str("Podman in the VM is reached by `limactl shell`")

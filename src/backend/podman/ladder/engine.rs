@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::{ANSWER, Ladder, Link, Place, api, mending};
 use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
-    Progress,
+    Progress, lima,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Name, Reach, Rung, VmMount, VmPhase,
@@ -37,8 +37,8 @@ macro_rules! through {
 }
 
 impl Engine for Ladder {
-    fn locate(&self, vm: &VmState) {
-        let place = (vm.phase == VmPhase::Running).then(|| Place {
+    fn locate(&self, vm: Option<&VmState>) {
+        let place = vm.filter(|vm| vm.phase == VmPhase::Running).map(|vm| Place {
             guest: vm.socket.as_ref().map_or_else(|| USUAL_SOCKET.to_owned(), |socket| socket.guest.clone()),
             host: vm.socket.as_ref().map(|socket| socket.host.clone()),
             dir: vm.dir.clone(),
@@ -49,7 +49,7 @@ impl Engine for Ladder {
         });
         let mut state = self.0.state();
         let ahead = state.ahead.take();
-        state.ports.clone_from(&vm.forwards);
+        state.ports = vm.map(|vm| vm.forwards.clone()).unwrap_or_default();
         if state.place != place {
             if place.is_some() {
                 state.vain_boots += u32::from(state.booted);
@@ -70,14 +70,20 @@ impl Engine for Ladder {
         }
     }
 
-    /// Through the best way alone; a lower one is for [`Engine::look`], which also tries to leave it.
+    /// Through the best way alone; a lower one is for [`Engine::look`], which also tries to leave it. Where no look has said yet
+    /// whose the machine is, its files do.
     async fn look_ahead(&self, look: &Look, dir: &Path) -> Option<Guest> {
-        let link = self.0.state().link.clone();
+        let link = {
+            let mut state = self.0.state();
+            state.ahead = None;
+            state.link.clone()
+        };
         if let Some(link) = link {
             return if link.rung < Rung::Ssh { link.podman.look(look).await.ok() } else { None };
         }
         let socket = dir.join(SOCKET_HERE);
-        if !self.0.allows(Rung::Forward) || !socket.exists() {
+        let is_ours = || lima::whose(dir).is_some_and(|owner| owner == look.owner.as_str());
+        if !self.0.allows(Rung::Forward) || !socket.exists() || !is_ours() {
             return None;
         }
         let podman = api(&socket).ok()?;
@@ -220,7 +226,49 @@ impl Engine for Ladder {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixListener;
+
     use super::*;
+    use crate::backend::limactl::Limactl;
+    use crate::model::{HostKey, InstanceName, Transport};
+
+    /// Lima's home with an instance whose files say that it is this owner's, and a socket that takes connections.
+    fn home(owner: &str) -> (tempfile::TempDir, PathBuf, UnixListener) {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("agents");
+        std::fs::create_dir_all(dir.join("sock")).unwrap();
+        std::fs::write(dir.join("lima.yaml"), format!("param:\n  steadfastName: {owner}\n")).unwrap();
+        let listener = UnixListener::bind(dir.join(SOCKET_HERE)).unwrap();
+        (home, dir, listener)
+    }
+
+    #[tokio::test]
+    async fn only_a_machine_of_ours_is_looked_into_ahead() {
+        let look = Look {
+            owner: Name::new("demo").unwrap(),
+            names: Default::default(),
+            health: Default::default(),
+            key: HostKey::from_bytes([1; 32]),
+        };
+        for (owner, adopter, asked) in [
+            ("demo", None, true),
+            ("other", None, false),
+            ("other", Some("demo"), true),
+            ("demo", Some("other"), false),
+        ] {
+            let (home, dir, listener) = home(owner);
+            if let Some(adopter) = adopter {
+                std::fs::write(dir.join("steadfast.json"), format!("{{\"name\":\"{adopter}\"}}")).unwrap();
+            }
+            let limactl = Limactl::new("limactl", home.path());
+            let ladder = Ladder::new(limactl, InstanceName::new("agents").unwrap(), Transport::Auto);
+            let was_asked = tokio::select! {
+                accepted = listener.accept() => accepted.is_ok(),
+                found = ladder.look_ahead(&look, &dir) => { assert!(found.is_none()); false }
+            };
+            assert_eq!(was_asked, asked, "made by {owner}, taken over by {adopter:?}");
+        }
+    }
 
     #[test]
     fn the_socket_is_looked_for_ahead_where_our_template_puts_it() {

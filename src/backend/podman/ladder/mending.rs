@@ -4,8 +4,11 @@
 //! socket at the boot and for each port when the guest began to listen there, and does so no more: so we ask. Where another
 //! leads a port, that fails and harms nothing.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::net::UnixStream;
 
 use super::{Climber, Place};
 use crate::backend::{command, ssh};
@@ -24,7 +27,9 @@ pub(super) async fn mend(climber: Arc<Climber>, place: Place) {
         ask(ssh::ask_master_to_drop(&place.ssh_config, &climber.instance, &place.guest, here)).await;
         // What the connection before it left would be in the way: whether to replace it is the option of whoever made this one
         // (`StreamLocalBindUnlink`), and Lima does not.
-        let _ = tokio::fs::remove_file(here).await;
+        if climber.state().place.as_ref() == Some(&place) && is_dead(here).await {
+            let _ = tokio::fs::remove_file(here).await;
+        }
         ask(ssh::ask_master_for(&place.ssh_config, &climber.instance, &place.guest, here)).await;
     }
     let ports = climber.state().ports.clone();
@@ -32,6 +37,11 @@ pub(super) async fn mend(climber: Arc<Climber>, place: Place) {
         ask(ssh::ask_master(&place.ssh_config, &climber.instance, port)).await;
     }
     climber.state().settled_at = None;
+}
+
+/// Whether it is a socket on which nobody listens.
+async fn is_dead(socket: &Path) -> bool {
+    UnixStream::connect(socket).await.is_err_and(|err| err.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 async fn ask(command: tokio::process::Command) {
