@@ -124,9 +124,9 @@ pub trait Engine: Send + Sync {
         async { None }
     }
 
-    /// Begins to bring back, beside all else, what the last calls found lost on the ways into a virtual machine and went around.
+    /// From now on, what a call finds lost on the ways into a virtual machine and goes around is brought back beside all else.
     /// For who keeps the machine: looking alone changes nothing.
-    fn mend(&self) {}
+    fn keep(&self) {}
 
     /// Waits for what is being mended beside, on the ways into a virtual machine. For who ends after this.
     fn finish(&self) -> impl Future<Output = ()> + Send {

@@ -67,8 +67,8 @@ pub struct State {
     pub answer_within: Option<Duration>,
     /// Every call that was made.
     pub calls: Vec<Call>,
-    /// How often the way in was to be mended.
-    pub mends: usize,
+    /// Somebody said that what is lost on the way in is to be brought back.
+    pub is_kept: bool,
     /// Every change that was made, in order.
     pub effects: Vec<Effect>,
     /// The most calls with this word that were under way at the same time.

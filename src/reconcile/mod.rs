@@ -117,6 +117,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     ) -> Result<Report, Refusal> {
         let began = Instant::now();
         let deadline = began + self.options.timeout;
+        self.world.engine.keep();
         let mut run = Memory::default();
         let mut flights = FuturesUnordered::new();
         let mut flying: BTreeSet<String> = BTreeSet::new();
@@ -135,7 +136,6 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             }
             residual = plan.clone();
             tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
-            self.world.engine.mend();
             self.scratch.record(&observed).await;
             if let Some(news) = reached_otherwise(&mut run.reach, &observed) {
                 news.write(self.journal);

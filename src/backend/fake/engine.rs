@@ -118,8 +118,8 @@ fn find<'a>(state: &'a mut State, id: &ContainerId) -> Result<&'a mut FakeContai
 }
 
 impl Engine for Fake {
-    fn mend(&self) {
-        self.state().mends += 1;
+    fn keep(&self) {
+        self.state().is_kept = true;
     }
 
     fn reach(&self) -> Reach {

@@ -7,7 +7,7 @@
 //!
 //! Lima makes its forward once, over its master connection, and never again: after a sleep, a reboot of the guest or the loss of
 //! that connection nothing is behind it. So a way that fails is left for the next one. For who keeps the machine
-//! ([`Engine::mend`]), Lima's connection is brought back beside it, with what it led, and then the best way is tried again.
+//! ([`Engine::keep`]), Lima's connection is brought back beside it, with what it led, and then the best way is tried again.
 //! Restarting the machine is the plan's to decide.
 
 mod engine;
@@ -65,9 +65,9 @@ struct State {
     ahead: Option<(PathBuf, Podman)>,
     /// The host ports that lead into it.
     ports: BTreeSet<Forward>,
-    /// Lima's own connection was gone around.
-    is_broken: bool,
-    /// Brings it back.
+    /// Whoever asks keeps the machine.
+    is_kept: bool,
+    /// Brings back Lima's own connection.
     mending: Option<JoinHandle<()>>,
     counts: [u32; 4],
     silent_since: Option<Instant>,
@@ -88,7 +88,6 @@ impl State {
         self.vain_boots = 0;
         self.why = None;
         self.settled_at = Some(Instant::now());
-        self.is_broken = link.rung >= Rung::Ssh;
         self.link = Some(link.clone());
         link
     }
@@ -228,13 +227,30 @@ impl Climber {
     }
 
     /// Uses it from now on, unless the machine was started anew since: then it leads nowhere.
-    fn stand_on(&self, link: Link, place: &Place) -> Result<Arc<Link>, EngineError> {
+    fn stand_on(self: &Arc<Self>, link: Link, place: &Place) -> Result<Arc<Link>, EngineError> {
         let mut state = self.state();
         if state.place.as_ref() != Some(place) {
             let why = format!("VM `{}` changed while a way to its Podman was looked for", self.instance);
             return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
         }
-        Ok(state.stand_on(link))
+        let link = state.stand_on(link);
+        self.mend(&mut state);
+        Ok(link)
+    }
+
+    /// Begins to bring back Lima's own connection when it was gone around, for who keeps the machine. At once: by the time that
+    /// a step is known the guest, which may be slow, has logged it in.
+    fn mend(self: &Arc<Self>, state: &mut State) {
+        let is_low = state.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh);
+        let is_idle = state.mending.as_ref().is_none_or(JoinHandle::is_finished);
+        if state.is_kept
+            && is_low
+            && is_idle
+            && self.allows(Rung::Forward)
+            && let Some(place) = state.place.clone()
+        {
+            state.mending = Some(tokio::spawn(mending::mend(self.clone(), place)));
+        }
     }
 
     /// After a failure that says that the way is gone, the next call looks for another.
@@ -268,10 +284,7 @@ impl Climber {
             Ok(better) => {
                 let _ = self.stand_on(better, &place);
             }
-            Err(_) => {
-                let mut state = self.state();
-                state.is_broken = state.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh);
-            }
+            Err(_) => self.mend(&mut self.state()),
         }
     }
 }

@@ -53,10 +53,10 @@ impl Engine for PodmanAt {
         at!(self, look_ahead(look, dir))
     }
 
-    fn mend(&self) {
+    fn keep(&self) {
         match self {
-            Self::Host(podman) => podman.mend(),
-            Self::Guest(ladder) => ladder.mend(),
+            Self::Host(podman) => podman.keep(),
+            Self::Guest(ladder) => ladder.keep(),
         }
     }
 

@@ -141,7 +141,6 @@ impl<'a, E: Engine> Listener<'a, E> {
                 }
                 Line::Asking { asking, .. } => match asking.await {
                     Ok(()) => {
-                        self.engine.mend();
                         let now = Line::Closed { until: Instant::now() };
                         if let Line::Asking { events, .. } = std::mem::replace(&mut self.line, now) {
                             self.line = open(events, (self.wall)());

@@ -264,6 +264,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     }
 
     async fn run(mut self) -> Ended {
+        self.with.world.engine.keep();
         self.first_manifest().await;
         self.listen_first().await;
         let ended = loop {
@@ -298,7 +299,6 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             took_ms = u64::try_from(self.last_look.as_millis()).unwrap_or(u64::MAX),
             "looked and planned"
         );
-        self.with.world.engine.mend();
         self.with.scratch.record(&observed).await;
         if let Some(news) = reached_otherwise(&mut self.reach, &observed) {
             // That it is reached in no way is told as what it means for Podman.

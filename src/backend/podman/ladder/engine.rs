@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
-use super::{ANSWER, Ladder, Link, Place, api, mending};
+use super::{ANSWER, Ladder, Link, Place, api};
 use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
     Progress, lima,
@@ -59,7 +57,6 @@ impl Engine for Ladder {
             state.link = None;
             state.climb = None;
             state.silent_since = None;
-            state.is_broken = false;
         }
         // What was found ahead has answered: it is the best way, when it is this machine's.
         if let (None, Some((socket, podman)), Some(place)) = (&state.link, ahead, state.place.clone())
@@ -92,16 +89,10 @@ impl Engine for Ladder {
         Some(guest)
     }
 
-    fn mend(&self) {
+    fn keep(&self) {
         let mut state = self.0.state();
-        if state.is_broken
-            && self.0.allows(Rung::Forward)
-            && state.mending.as_ref().is_none_or(JoinHandle::is_finished)
-            && let Some(place) = state.place.clone()
-        {
-            state.is_broken = false;
-            state.mending = Some(tokio::spawn(mending::mend(self.0.clone(), place)));
-        }
+        state.is_kept = true;
+        self.0.mend(&mut state);
     }
 
     async fn finish(&self) {
