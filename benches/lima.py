@@ -33,8 +33,8 @@ the next row. From nothing: the first row compares two boots, whose times differ
 container is another one of the image, made and started by two requests to the same Podman right after. Loading: until Podman has the image, caches of the guest
 dropped before; nothing that decompresses for itself is counted without its decompression. Lost master: before each round the connection and its forward are made
 again as Lima makes them (`limactl shell`, `ssh -O forward`) where `run` has not done so already, and `run` is started anew; `status` finds Podman's service
-asleep. Reboot: by hand, `ssh … true` is tried again and again from the first line of the guest's sshd on, then one more starts the container; when it was first
-let in is subtracted from both. That what the connection carried is gone, `run` has noticed long before."""
+asleep. Reboot: by hand, `ssh … true` is tried again and again from the first line of the guest's sshd on, then one more starts the container,
+which the guest is starting by itself already; when it was first let in is subtracted from both. That what the connection carried is gone, `run` has noticed long before."""
 
 
 def main():
