@@ -67,9 +67,10 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
     desired: &Desired,
 ) -> (Seen<VmState>, Seen<Guest>) {
     let Some(spec) = desired.vm() else { return (Seen::Absent, look_at_guest(world, desired).await) };
-    let (looked, early) = {
+    let (early, looked) = {
         let (look, dir) = (what_to_look_for(desired), spec.home.join(spec.instance.as_str()));
-        tokio::join!(world.vm.look(), world.engine.look_ahead(&look, &dir))
+        // In this order: a request is under way while a process is still being made.
+        tokio::join!(world.engine.look_ahead(&look, &dir), world.vm.look())
     };
     let mut vm = match looked {
         Ok(Some(vm)) => vm,

@@ -427,7 +427,8 @@ struct ServiceArgs {
 enum VmVerb {
     /// Show the machine as it is
     Status(FileArg),
-    /// Start it, and make it first where there is none; what runs in it is left to `apply` and `run`
+    /// Start it, and make it first where there is none; what ran when it was stopped comes back, all else is left to
+    /// `apply` and `run`
     Start(VmActArgs),
     /// Stop it, and with it all that runs in it
     Stop(VmStopArgs),

@@ -117,7 +117,6 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     ) -> Result<Report, Refusal> {
         let began = Instant::now();
         let deadline = began + self.options.timeout;
-        self.world.engine.keep();
         let mut run = Memory::default();
         let mut flights = FuturesUnordered::new();
         let mut flying: BTreeSet<String> = BTreeSet::new();
@@ -134,6 +133,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             if guarded {
                 self.refuse_if_empty(&observed)?;
             }
+            self.world.engine.keep();
             residual = plan.clone();
             tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
             self.scratch.record(&observed).await;

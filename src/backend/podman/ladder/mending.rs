@@ -17,7 +17,7 @@ use crate::model::{Protocol, Rung};
 /// Asking the master connection for something.
 const ASK: Duration = Duration::from_secs(20);
 
-/// Best effort. Where it helped, the next look takes the way that it made.
+/// Best effort: the next look finds out whether it helped, and if not it is begun again.
 pub(super) async fn mend(climber: Arc<Climber>, place: Place) {
     climber.limactl.make_master(&climber.instance).await;
     if let Some(here) = &place.host
@@ -36,8 +36,8 @@ pub(super) async fn mend(climber: Arc<Climber>, place: Place) {
     for port in ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
         ask(ssh::ask_master(&place.ssh_config, &climber.instance, port)).await;
     }
-    // In vain it is not asked for again by each look, but when the better ways are tried anew.
-    if climber.step_on(Rung::Forward, &place).await.is_ok() {
+    // Where nothing is forwarded, there is no better way to look for.
+    if place.host.is_some() {
         climber.state().settled_at = None;
     }
 }
