@@ -81,6 +81,11 @@ struct State {
 }
 
 impl State {
+    /// Whether what Lima forwards is gone around.
+    fn is_low(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh)
+    }
+
     fn stand_on(&mut self, link: Link) -> Arc<Link> {
         let link = Arc::new(link);
         self.silent_since = None;
@@ -241,10 +246,9 @@ impl Climber {
     /// Begins to bring back Lima's own connection when it was gone around, for who keeps the machine. At once: by the time that
     /// a step is known the guest, which may be slow, has logged it in.
     fn mend(self: &Arc<Self>, state: &mut State) {
-        let is_low = state.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh);
         let is_idle = state.mending.as_ref().is_none_or(JoinHandle::is_finished);
         if state.is_kept
-            && is_low
+            && state.is_low()
             && is_idle
             && self.allows(Rung::Forward)
             && let Some(place) = state.place.clone()
@@ -270,9 +274,8 @@ impl Climber {
     async fn upgrade(self: &Arc<Self>) {
         let place = {
             let mut state = self.state();
-            let is_low = state.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh);
             let is_due = state.settled_at.is_none_or(|at| at.elapsed() >= UPGRADE);
-            if !(is_low && is_due && self.allows(Rung::Forward)) {
+            if !(state.is_low() && is_due && self.allows(Rung::Forward)) {
                 return;
             }
             state.settled_at = Some(Instant::now());
