@@ -457,6 +457,26 @@ async fn a_look_that_failed_is_taken_again_soon() {
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
+/// As when the machine that Podman runs in goes down between a look and the subscription that follows.
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_and_is_not_heard_is_looked_at_again() {
+    let mut run = Background::start(Story::running(&["a"]).await);
+    run.fake.order(Fault { times: usize::MAX, ..Fault::transient("events", Strike::Before, 1) });
+    run.until(|view| view.status.converged && !view.hears_podman).await;
+    run.fake.state().named_mut("demo-a").unwrap().phase = Phase::Exited { code: 137 };
+    let took = run.converged().await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    quiet(60).await;
+    run.fake.state().calls.clear();
+    quiet(600).await;
+    assert!(run.count("look") <= 25, "ever more rarely: {}", run.count("look"));
+    run.fake.restart();
+    run.until(|view| view.hears_podman).await;
+    run.fake.state().calls.clear();
+    quiet(200).await;
+    assert!(run.count("look") <= 1, "what is heard needs no looks: {}", run.count("look"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_agents_long_download_holds_up_nobody() {
     let story = Story::running(&["a"]).await;

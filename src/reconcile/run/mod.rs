@@ -123,7 +123,8 @@ const LANDING: Duration = Duration::from_secs(8);
 const LOOK_SPACING: u32 = 2;
 /// Nor later than this after it: one look that hung must not delay the next.
 const MOST_SPACING: Duration = Duration::from_secs(1);
-/// Podman's events are heard, and yet a look failed: nothing else would say when to look again.
+/// Podman's events are heard, and yet a look failed; or it was seen, and its events are not heard: nothing else would say when
+/// to look again.
 const BLIND: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 /// As long as makes no difference.
@@ -180,7 +181,7 @@ struct Running<'a, V, E, S> {
     look_at: Option<Instant>,
     resync_at: Instant,
     transitions: u32,
-    /// Looks in a row that did not see Podman although its events are heard.
+    /// Looks in a row that did not see Podman although its events are heard, or the other way round.
     blind: u32,
     /// Containers that Podman was busy with at the last look, and since when we know.
     moving: BTreeMap<String, Instant>,

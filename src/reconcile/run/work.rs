@@ -321,8 +321,10 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         if is_low && has_better {
             self.wake_at(Trigger::Retry, now + BETTER_WAY);
         }
-        // Where its events are not heard either, the listener says when it is back.
-        if self.connected && observed.guest.unknown().is_some() {
+        // Where it is neither seen nor heard, the listener says when it is back. What is seen and not heard may go at any moment,
+        // and nobody would tell: the listener has said already that it hears nothing.
+        let is_seen = observed.guest.present().is_some();
+        if self.connected != is_seen {
             self.blind = self.blind.saturating_add(1);
             self.wake_at(Trigger::Retry, now + BLIND.delay(self.blind));
         } else {
