@@ -1,11 +1,13 @@
 //! A machine's life: made, worked with, hit in every way, mended, and taken down.
 
+use std::time::Duration;
+
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use crate::instance::{limactl, setting, stdout_of};
 use crate::support::command::{Running, contains_any};
-use crate::world::{CANARY, World, answer_on, free_port, until};
+use crate::world::{CANARY, World, answer_on, comes, free_port, until};
 
 /// One after another over one machine: each boot takes a minute or more where it is emulated.
 #[test]
@@ -130,12 +132,24 @@ fn a_full_disk_costs_nothing_but_the_step(world: &World) {
 /// Waits until `run` has everything as the state file says.
 #[track_caller]
 fn kept(world: &World, run: &mut Running) -> Value {
+    let pid = run.pid();
+    shown(world, run, "converged", |status| status["run"]["pid"] == pid && status["converged"] == true)
+}
+
+/// Waits until `run` knows that something is amiss.
+#[track_caller]
+fn noticed(world: &World, run: &mut Running) {
+    shown(world, run, "noticed", |status| status["converged"] == false);
+}
+
+#[track_caller]
+fn shown(world: &World, run: &mut Running, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let mut status = Value::Null;
-    until("`run` has converged", || {
-        assert!(!run.has_ended(), "it ended\n{}", run.stderr());
+    let came = comes(|| {
         status = world.status();
-        status["run"]["pid"] == run.pid() && status["converged"] == true
+        is_so(&status) || run.has_ended()
     });
+    assert!(came && !run.has_ended(), "`run` has never {what}\n{status:#}\n{}", run.stderr());
     status
 }
 
@@ -201,7 +215,7 @@ fn a_reboot_of_the_guest_is_waited_out(world: &World, run: &mut Running) {
     let said = stdout_of(world.guest(&["sudo", "sh", "-c", run_bound]));
     assert!(said.trim().ends_with("running"), "{said}");
     world.guest(&["sudo", "systemctl", "reboot"]);
-    until("`run` has noticed", || world.status()["converged"] == false);
+    noticed(world, run);
     let status = kept(world, run);
     assert_eq!(status["agents"]["hello"]["container"]["id"], id, "it was started, not made anew");
     world.answers("hello 2");
@@ -217,6 +231,9 @@ fn a_reboot_of_the_guest_is_waited_out(world: &World, run: &mut Running) {
     assert_eq!(state.trim(), "exited");
 }
 
+/// The guest writes what is new to its disk within this time.
+const WRITTEN: Duration = Duration::from_secs(5);
+
 fn a_power_cut_is_mended_and_settings_change_with_it(world: &World, run: &mut Running) {
     world.state("2", &[], ", cpus: 1, memory: 1GiB");
     until("`run` says that this waits for a start", || {
@@ -224,13 +241,17 @@ fn a_power_cut_is_mended_and_settings_change_with_it(world: &World, run: &mut Ru
     });
     let starts = world.times("startVm");
     let id = world.status()["agents"]["hello"]["container"]["id"].clone();
+    let podman = |words: &[&str]| stdout_of(world.guest(&[&["sudo", "podman"], words].concat()));
+    podman(&["create", "--name=young", "--network=none", "localhost/hello:2"]);
+    std::thread::sleep(WRITTEN);
     kill_process(world.pid("qemu.pid"), Signal::KILL).expect("ours to kill");
-    until("`run` has noticed", || world.status()["converged"] == false);
+    noticed(world, run);
     let status = kept(world, run);
     assert_eq!(status["agents"]["hello"]["container"]["id"], id);
     let vm = &status["vm"];
     assert_eq!((&vm["cpus"], &vm["memory"]), (&1.into(), &(1_u64 << 30).into()), "{vm}");
     world.answers("hello 2");
+    assert_eq!(podman(&["start", "young"]).trim(), "young", "what was made just before is whole");
     assert_eq!(world.times("startVm"), starts + 1);
     until("Lima's forward serves again", || world.status()["vm"]["rung"] == "forward");
 }

@@ -170,13 +170,24 @@ pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
-/// Waits until something is so. A machine that is emulated may take minutes to boot.
+/// Waits until something is so.
 #[track_caller]
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
+pub fn until(what: &str, is_so: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(400), "never came: {what}");
+    assert!(comes(is_so), "never came: {what}");
+    began.elapsed()
+}
+
+/// Whether something comes to be so. A machine that is emulated may take minutes to boot.
+pub fn comes(mut is_so: impl FnMut() -> bool) -> bool {
+    let began = Instant::now();
+    loop {
+        if is_so() {
+            return true;
+        }
+        if began.elapsed() > Duration::from_secs(400) {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(200));
     }
-    began.elapsed()
 }

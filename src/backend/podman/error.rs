@@ -16,7 +16,7 @@ use crate::backend::{EngineError, EngineErrorKind};
 /// How much of an answer's body is kept in an error.
 pub(super) const BODY_LIMIT: usize = 4096;
 /// How much of Podman's own sentence goes into ours.
-pub(super) const SENTENCE_LIMIT: usize = 600;
+const SENTENCE_LIMIT: usize = 600;
 
 /// An answer with a failing status. `what` completes "failed to …". What Podman repeats of `secrets` is hidden before
 /// anything is joined or cut, since half a secret would not be found any more.
@@ -26,15 +26,11 @@ pub(super) fn refused(what: &str, command: &str, status: u16, body: &[u8], secre
     let kind = kind(command, status, &sentence(&text).unwrap_or_default());
     let text = secrets.scrub_body(&text);
     let sentence = sentence(&text).unwrap_or_else(|| format!("HTTP status {status}"));
-    let message = match busy_address(&sentence) {
-        Some(address) => format!("failed to {what}: the host port {address} is taken by another process or container"),
-        None => format!("failed to {what}: {}", cut(&sentence, SENTENCE_LIMIT)),
-    };
     EngineError {
         command: Some(command.to_owned()),
         status: Some(status),
         body: Some(cut(&text, BODY_LIMIT).to_owned()),
-        ..EngineError::new(kind, message)
+        ..EngineError::new(kind, format!("failed to {what}: {}", meaning(&sentence)))
     }
 }
 
@@ -199,9 +195,23 @@ impl About {
     }
 }
 
+/// Podman's sentence as we tell it: what it means where that takes more than the sentence to see, with the way out.
+pub(super) fn meaning(sentence: &str) -> String {
+    if let Some(address) = busy_address(sentence) {
+        return format!("the host port {address} is taken by another process or container");
+    }
+    // Podman (4.3) does not sync what it writes of a layer, and does not notice afterwards that a part of it is missing.
+    if says(sentence, &["creating overlay mount"]) && says(sentence, &["no such file or directory"]) {
+        return "what Podman has stored of it is damaged, as by a power cut soon after it was made; once it is removed \
+                (`podman rm --force`), or its image if that does not help (`podman rmi --force`), it is made anew"
+            .to_owned();
+    }
+    cut(sentence, SENTENCE_LIMIT).to_owned()
+}
+
 /// The address in `listen tcp4 127.0.0.1:80: bind: address already in use` or `Bind for 0.0.0.0:80 failed: port is
 /// already allocated`.
-pub(super) fn busy_address(sentence: &str) -> Option<&str> {
+fn busy_address(sentence: &str) -> Option<&str> {
     let before = match sentence.find(": bind: address already in use") {
         Some(end) => &sentence[..end],
         None => {

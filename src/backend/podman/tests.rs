@@ -214,6 +214,12 @@ async fn refusals_are_sorted_by_status_and_by_podmans_words() {
             r#"{"message":"runc: exec: \"x\": executable file not found in $PATH: OCI runtime attempted to invoke a command that was not found"}"#,
             ApiError,
         ),
+        // Half of its layer was never written to the disk.
+        (
+            500,
+            r#"{"cause":"no such file or directory","message":"mounting storage for container abc: creating overlay mount to /root/overlay/9a45/merged, mount_data=\"lowerdir=/root/overlay/9a45/empty,upperdir=/root/overlay/9a45/diff,workdir=/root/overlay/9a45/work,\": no such file or directory","response":500}"#,
+            ApiError,
+        ),
         (500, "plain text\nof several lines", ApiError),
         (400, r#"{"cause":"bad"}"#, ApiError),
     ];
@@ -226,6 +232,10 @@ async fn refusals_are_sorted_by_status_and_by_podmans_words() {
         assert!(err.command.as_ref().unwrap().starts_with("GET /v4.0.0/libpod/"), "{err:?}");
         if body.contains(":80") {
             assert!(err.message.contains(":80 is taken"), "{err}");
+        }
+        if body.contains("overlay mount") {
+            assert!(err.message.contains("power cut") && err.message.contains("podman rm"), "{err}");
+            assert!(err.body.unwrap().contains("creating overlay mount"), "Podman's own words are kept");
         }
     }
     let long = Fake::answering(|_| (500, "é".repeat(40_000)));

@@ -7,7 +7,7 @@
 use std::io;
 
 use super::run::Call;
-use crate::backend::podman::error::{BODY_LIMIT, SENTENCE_LIMIT, busy_address, cut, kind_by_words, one_line, says};
+use crate::backend::podman::error::{BODY_LIMIT, cut, kind_by_words, meaning, one_line, says};
 use crate::backend::{EngineError, EngineErrorKind};
 
 /// The exit code of ssh when it failed itself (so says ssh(1)).
@@ -20,15 +20,11 @@ pub(super) fn refused(call: &Call, code: Option<i32>, stderr: &[u8]) -> EngineEr
     let (kind, _) = read(call, code, &text);
     let shown = call.secrets().scrub(&text);
     let (_, sentence) = read(call, code, &shown);
-    let cause = match busy_address(&sentence) {
-        Some(address) => format!("the host port {address} is taken by another process or container"),
-        None => cut(&sentence, SENTENCE_LIMIT).to_owned(),
-    };
     EngineError {
         command: Some(call.shown().to_owned()),
         exit_code: code,
         stderr: Some(cut(&shown, BODY_LIMIT).to_owned()),
-        ..EngineError::new(kind, format!("failed to {}: {cause}", call.what()))
+        ..EngineError::new(kind, format!("failed to {}: {}", call.what(), meaning(&sentence)))
     }
 }
 
