@@ -150,6 +150,11 @@ pub(super) fn says(sentence: &str, phrases: &[&str]) -> bool {
     phrases.iter().any(|phrase| lower.contains(phrase))
 }
 
+/// Whether it failed over a process that ended while Podman read of it: before 4.4 an inspection does (its issue 16383).
+pub(super) fn is_of_a_process_gone(err: &EngineError) -> bool {
+    says(&err.message, &["/cgroup: no such process"])
+}
+
 /// What a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum About {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::error;
 use crate::backend::{EngineError, EngineErrorKind};
 use crate::model::{ContainerId, ContainerState, Phase};
 
@@ -14,6 +15,9 @@ const SWALLOWED_STEP: Duration = Duration::from_millis(50);
 const COMES_BACK: Duration = Duration::from_secs(10);
 /// Between two looks of that watch.
 const COMES_BACK_STEP: Duration = Duration::from_millis(10);
+
+/// A container that Podman starts again and again may end in several tries in a row.
+const ENDS: u32 = 5;
 
 /// What a start came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +122,20 @@ pub(super) async fn remove(podman: &impl Life, id: &ContainerId, grace: Duration
         Ok(()) => {}
     }
     unless_gone(podman.remove_by_force(id).await).map(|_| ())
+}
+
+/// Asks again when the container's process ended amid the answer: by then Podman finds that it is gone.
+pub(super) async fn past_an_end<T, A>(mut ask: impl FnMut() -> A) -> Result<T, EngineError>
+where
+    A: Future<Output = Result<T, EngineError>>,
+{
+    for _ in 0..ENDS {
+        match ask().await {
+            Err(err) if error::is_of_a_process_gone(&err) => {}
+            outcome => return outcome,
+        }
+    }
+    ask().await
 }
 
 /// `None` when the object is gone.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::api::Api;
 use super::http::{Answer, Call, query};
+use super::life::{past_an_end, unless_gone};
 use super::wire;
 use crate::backend::{EngineError, Look};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, Phase};
@@ -109,7 +110,8 @@ impl Api {
     ) -> Result<Option<ContainerState>, EngineError> {
         let path = self.container_path(id, "/json").await?;
         let call = Call::get(format!("inspect container `{id}`"), path);
-        let Some(answer) = super::life::unless_gone(self.http().send(&call).await)? else { return Ok(None) };
+        let sent = past_an_end(|| self.http().send(&call)).await;
+        let Some(answer) = unless_gone(sent)? else { return Ok(None) };
         match wire::inspected(&answer.json(&call)?, ours) {
             Some((_, state)) => Ok(Some(state)),
             None => Err(call.unreadable("it names no container")),

@@ -243,6 +243,25 @@ async fn refusals_are_sorted_by_status_and_by_podmans_words() {
     assert!(err.message.len() < 700 && err.body.unwrap().len() <= 4096);
 }
 
+/// Podman (4.3) then fails the whole inspection.
+#[tokio::test]
+async fn a_process_that_ends_amid_an_inspection_is_no_error() {
+    let id = ContainerId::new("abc").unwrap();
+    let tries = Arc::new(Mutex::new(0));
+    let dying = json!({ "cause": "no such process", "message": "read /proc/9501/cgroup: no such process" }).to_string();
+    let fake = Fake::answering(move |_| {
+        let mut tries = tries.lock().unwrap();
+        *tries += 1;
+        let gone = json!({ "message": "no container with name or ID \"abc\" found: no such container" }).to_string();
+        if *tries < 4 { (500, dying.clone()) } else { (404, gone) }
+    });
+    assert_eq!(fake.api().inspect(&id).await.unwrap(), None);
+    let always =
+        Fake::answering(|_| (500, json!({ "message": "read /proc/9501/cgroup: no such process" }).to_string()));
+    assert_eq!(always.api().inspect(&id).await.unwrap_err().kind, EngineErrorKind::ApiError);
+    assert!(always.requests().len() < 10, "it does not ask for ever");
+}
+
 /// A container taken for gone is made again, or counts as removed.
 #[tokio::test]
 async fn only_what_the_call_is_about_can_be_gone() {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Shell;
 use crate::backend::podman::error::About;
+use crate::backend::podman::life::past_an_end;
 use crate::backend::podman::look::to_inspect;
 use crate::backend::podman::wire;
 use crate::backend::{EngineError, EngineErrorKind, Look};
@@ -102,13 +103,16 @@ impl Shell {
             _ => ("inspect containers".to_owned(), "podman container inspect".to_owned()),
         };
         let call = self.script(what, About::Container, &shown, "podman container inspect \"$@\"", ids);
-        let ended = self.end_of(&call).await?;
-        // Of several, it prints those it found and complains about the others.
-        let stdout = ended.stdout.clone();
-        match self.success(&call, ended) {
-            Err(err) if err.kind != EngineErrorKind::NotFound => return Err(err),
-            _ => {}
-        }
+        let stdout = past_an_end(async || {
+            let ended = self.end_of(&call).await?;
+            // Of several, it prints those it found and complains about the others.
+            let stdout = ended.stdout.clone();
+            match self.success(&call, ended) {
+                Err(err) if err.kind != EngineErrorKind::NotFound => Err(err),
+                _ => Ok(stdout),
+            }
+        })
+        .await?;
         let Value::Array(found) = call.json(&stdout)? else { return Err(call.unreadable("expected a list")) };
         let states = found.iter().map(|value| inspected(value, &ours).map(|(_, state)| state));
         states.collect::<Option<_>>().ok_or_else(|| call.unreadable("it names no container"))
