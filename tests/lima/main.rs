@@ -12,7 +12,6 @@ mod suite;
 
 #[path = "../podman/bench.rs"]
 mod bench;
-mod broken;
 #[path = "../podman/commands.rs"]
 mod commands;
 #[path = "../podman/containers.rs"]
@@ -29,10 +28,11 @@ mod story;
 #[path = "../support/mod.rs"]
 mod support;
 mod template;
+mod unready;
 mod world;
 
-// Begun in the order of their names: `broken` boots a machine of its own while that of all others boots, and the story waits for
-// all that need the machine and takes it down.
+// Begun in the order of their names: the story waits for all that need the machine, and takes it down; `unready` boots one of its
+// own beside it.
 
 /// The whole suite. `tests/run.sh` leaves it out where the guest is emulated and each call costs seconds, unless it is asked
 /// for (`tests/run.sh lima-all`): every one of these runs over the same code in `tests/podman.rs`.

@@ -39,7 +39,9 @@ impl World {
 
     /// While this is held, nobody takes the machine down.
     pub fn busy() -> RwLockReadGuard<'static, ()> {
-        MACHINE.try_read().expect("the story begins last: tests begin in the order of their names")
+        MACHINE
+            .try_read()
+            .expect("the story begins after all that need the machine: tests begin in the order of their names")
     }
 
     /// Waits until nobody else needs the machine any more.
