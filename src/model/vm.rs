@@ -278,6 +278,11 @@ impl Rung {
         }
     }
 
+    /// Whether what Lima forwards is gone around.
+    pub fn is_low(self) -> bool {
+        self >= Rung::Ssh
+    }
+
     /// The transport it is.
     pub fn transport(self) -> &'static str {
         match self {

@@ -83,7 +83,7 @@ struct State {
 impl State {
     /// Whether what Lima forwards is gone around.
     fn is_low(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.rung >= Rung::Ssh)
+        self.link.as_ref().is_some_and(|link| link.rung.is_low())
     }
 
     fn stand_on(&mut self, link: Link) -> Arc<Link> {

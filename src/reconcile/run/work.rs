@@ -315,7 +315,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             self.wake_at(Trigger::Retry, now + ANSWER_POLL);
         }
         // Nothing tells when the best way into the machine is there again.
-        let is_low = self.reach.rung.is_some_and(|rung| rung >= Rung::Ssh);
+        let is_low = self.reach.rung.is_some_and(Rung::is_low);
         let has_better = observed.vm.present().is_some_and(|vm| vm.socket.is_some())
             && self.desired.vm().is_some_and(|vm| vm.transport != Transport::Shell);
         if is_low && has_better {

@@ -76,7 +76,7 @@ impl Engine for Ladder {
             state.link.clone()
         };
         if let Some(link) = link {
-            return if link.rung < Rung::Ssh { link.podman.look(look).await.ok() } else { None };
+            return if link.rung.is_low() { None } else { link.podman.look(look).await.ok() };
         }
         let socket = dir.join(SOCKET_HERE);
         let is_ours = || lima::whose(dir).is_some_and(|owner| owner == look.owner.as_str());
