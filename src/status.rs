@@ -1,16 +1,19 @@
 //! Desired beside observed: the status of each agent and of what it stands on. A pure function of one look.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::act::failed_check_in_words;
 use crate::handles::word;
 use crate::model::{
-    Agent, AgentName, AgentState, ContainerState, Desired, Health, ImageSource, Name, Observed, Owner, Phase, Rung,
-    Seen, VmPhase,
+    Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, Guest, ImageSource, Name, Observed, Owner,
+    Phase, Rung, Seen, VmPhase,
 };
-use crate::plan::{Note, Plan, WaitingOn, effective_manifest, resolve_artifact, stays_ended};
+use crate::plan::{Note, Plan, Reason, WaitingOn, effective_manifest, resolve_artifact};
+use crate::readiness::{AgentHealth, CheckedBy, checked_by, health_of};
+use crate::why::Failure;
 
 /// The status of a state file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -89,6 +92,7 @@ pub struct PodmanStatus {
 
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
     /// What is wanted.
     pub desired: DesiredStatus,
@@ -96,7 +100,9 @@ pub struct AgentStatus {
     pub sync: &'static str,
     /// `Healthy`, `Progressing`, `Degraded`, `Completed`, `Failed`, `Stopped` or `Unknown`.
     pub health: &'static str,
-    /// It is as wanted, and healthy where it has a check.
+    /// Where its health check comes from. Without one it counts as healthy while it runs.
+    pub health_check: CheckedBy,
+    /// It is as wanted, healthy where it has a check, and was not restarted lately.
     pub ready: bool,
     /// Its container.
     pub container: Option<ContainerStatus>,
@@ -106,6 +112,46 @@ pub struct AgentStatus {
     pub artifact: Option<ArtifactStatus>,
     /// `Ready`, `Reconciling` and `Stalled`.
     pub conditions: Vec<Condition>,
+    /// The last lines of its log, where it does not run as it should and they could be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_log: Option<String>,
+    /// What the newest try to make it ready came to, where that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Failure>,
+}
+
+/// The reasons of conditions.
+const REASONS: [&str; 16] = [
+    "Converged",
+    "CrashLoop",
+    "Failed",
+    "Downloading",
+    "LoadingImage",
+    "VmStarting",
+    "SocketUnreachable",
+    "BackingOff",
+    "NonConvergent",
+    "RolledBack",
+    "Pending",
+    "Blocked",
+    "Restarted",
+    "Starting",
+    "Unhealthy",
+    "Replacing",
+];
+
+impl AgentStatus {
+    /// Takes the word of somebody who knows more of its past that it is not ready.
+    pub fn doubt(&mut self, health: &str, reason: &str, message: String) {
+        let known = |word: &str, among: &[&'static str]| among.iter().find(|known| **known == word).copied();
+        self.ready = false;
+        self.health = known(health, &["Progressing", "Degraded", "Failed", "Unknown"]).unwrap_or("Progressing");
+        for condition in &mut self.conditions {
+            condition.status = if condition.kind == "Reconciling" { "True" } else { "False" };
+            condition.reason = known(reason, &REASONS).unwrap_or("Pending");
+            condition.message.clone_from(&message);
+        }
+    }
 }
 
 /// What is wanted of an agent.
@@ -135,8 +181,8 @@ pub struct ContainerStatus {
     pub exit_code: Option<i32>,
     /// When it was last started.
     pub started_at: Option<String>,
-    /// How often Podman restarted it; 0 where that was not looked at.
-    pub restarts: u32,
+    /// How often Podman has restarted it since it was last started by hand; null where that was not looked at.
+    pub restarts: Option<u32>,
 }
 
 /// An image.
@@ -178,13 +224,14 @@ pub struct Condition {
     pub last_transition_time: String,
 }
 
-/// The status that one look shows. `plan` is the plan made from it; `now` is when it was taken.
-pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTime) -> Status {
+/// The status that one look shows. `plan` is the plan made from it; `now` is when it was taken; `steady` says how long what
+/// ended must stay up ([`crate::readiness::steady_after`]).
+pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTime, steady: Duration) -> Status {
     let observed_at = rfc3339(now);
     let agents: BTreeMap<_, _> = desired
         .agents
         .iter()
-        .map(|(name, agent)| (name.clone(), agent_status(name, agent, desired, observed, plan, &observed_at)))
+        .map(|(name, agent)| (name.clone(), agent_status(name, agent, desired, observed, plan, &observed_at, steady)))
         .collect();
     let orphans = match observed.guest.present() {
         None => Vec::new(),
@@ -268,11 +315,9 @@ fn agent_status(
     observed: &Observed,
     plan: &Plan,
     now: &str,
+    steady: Duration,
 ) -> AgentStatus {
-    let found = observed.guest.present().and_then(|guest| {
-        let seen = guest.containers.get_key_value(agent.container.name.as_str())?;
-        seen.1.owner.is_of(name).then_some(seen)
-    });
+    let found = observed.guest.present().and_then(|guest| serving(guest, name, agent));
     let sync = if observed.guest.unknown().is_some() {
         "Unknown"
     } else if in_sync(name, plan) {
@@ -280,15 +325,17 @@ fn agent_status(
     } else {
         "OutOfSync"
     };
-    let health = match (&observed.guest, found) {
+    let looked_at = observed.guest.present().and_then(|guest| guest.looked_at);
+    let judged = found.map(|(_, container)| health_of(agent, container, looked_at, steady));
+    let health = match (&observed.guest, &judged) {
         (Seen::Unknown { .. }, _) => "Unknown",
-        (_, Some((_, container))) => health(agent, container),
+        (_, Some(judged)) => judged.word(),
         (_, None) if agent.state == AgentState::Absent => "Stopped",
         (_, None) => "Degraded",
     };
-    let right_health = match agent.state {
-        AgentState::Running => matches!(health, "Healthy" | "Completed"),
-        AgentState::Stopped | AgentState::Absent => matches!(health, "Stopped" | "Completed" | "Failed"),
+    let right_health = match &judged {
+        Some(judged) => judged.is_as_desired(agent.state),
+        None => agent.state == AgentState::Absent,
     };
     let ready = sync == "Synced" && right_health;
     let since =
@@ -301,6 +348,7 @@ fn agent_status(
         },
         sync,
         health,
+        health_check: checked_by(agent.container.healthcheck.as_ref(), found.map(|(_, container)| container)),
         ready,
         container: found.map(|(name, container)| ContainerStatus {
             id: container.id.to_string(),
@@ -311,14 +359,28 @@ fn agent_status(
                 _ => None,
             },
             started_at: container.started_at.map(rfc3339),
-            restarts: container.restarts.unwrap_or(0),
+            restarts: container.restarts,
         }),
         image: found.map(|(_, container)| ImageStatus {
             id: container.image.to_string(),
             reference: container.image_name.clone(),
         }),
         artifact: artifact(name, agent, desired, observed),
-        conditions: conditions(name, agent, observed, plan, ready, health, &since),
+        conditions: conditions(name, agent, observed, plan, ready, judged.as_ref(), &since),
+        last_log: None,
+        last_failure: None,
+    }
+}
+
+/// The container that serves an agent: its own, or amid a replacement that of its predecessor.
+fn serving<'g>(guest: &'g Guest, name: &AgentName, agent: &Agent) -> Option<(&'g ContainerName, &'g ContainerState)> {
+    let own = guest.containers.get_key_value(agent.container.name.as_str());
+    let own = own.filter(|(_, container)| container.owner.is_of(name));
+    let of_agent = || guest.containers.iter().filter(|(_, container)| container.owner.is_of(name));
+    let running = || of_agent().find(|(_, container)| container.phase == Phase::Running);
+    match own {
+        Some((_, container)) if container.phase == Phase::Running => own,
+        _ => running().or(own).or_else(|| of_agent().next()),
     }
 }
 
@@ -338,33 +400,11 @@ fn artifact(name: &AgentName, agent: &Agent, desired: &Desired, observed: &Obser
 
 /// Whether no step of the plan concerns the agent.
 fn in_sync(name: &AgentName, plan: &Plan) -> bool {
-    !plan.ready.iter().any(|step| step.agent.as_ref() == Some(name))
-        && !plan.waiting.iter().any(|waiting| waiting.agent.as_ref() == Some(name))
+    !plan.concerns(name)
         && !plan
             .notes
             .iter()
             .any(|note| matches!(note, Note::Suspended { agent, pending } if agent == name && !pending.is_empty()))
-}
-
-fn health(agent: &Agent, container: &ContainerState) -> &'static str {
-    match (&container.phase, &container.health) {
-        (Phase::Running, Some(Health::Unhealthy)) => "Degraded",
-        (Phase::Running, Some(Health::Starting)) => "Progressing",
-        (Phase::Running, Some(Health::Other(_))) => "Unknown",
-        (Phase::Running, None) if agent.container.healthcheck.is_some() => "Progressing",
-        (Phase::Running, _) => "Healthy",
-        (Phase::Exited { .. } | Phase::Created, _) if agent.state == AgentState::Stopped => "Stopped",
-        (Phase::Exited { code }, _) if stays_ended(agent.container.restart, *code) => {
-            if *code == 0 {
-                "Completed"
-            } else {
-                "Failed"
-            }
-        }
-        (Phase::Exited { .. } | Phase::Created | Phase::Paused, _) => "Degraded",
-        (Phase::Stopping | Phase::Removing, _) => "Progressing",
-        (Phase::Other(_), _) => "Unknown",
-    }
 }
 
 fn conditions(
@@ -373,7 +413,7 @@ fn conditions(
     observed: &Observed,
     plan: &Plan,
     ready: bool,
-    health: &str,
+    health: Option<&AgentHealth>,
     since: &str,
 ) -> Vec<Condition> {
     let steps: Vec<_> = plan.ready.iter().filter(|step| step.agent.as_ref() == Some(name)).collect();
@@ -392,6 +432,10 @@ fn conditions(
         ("SocketUnreachable", why.to_owned())
     } else if agent.suspend {
         ("Suspended", "the agent is suspended: nothing is changed".to_owned())
+    } else if let Some(waiting) = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::UnderWay { .. })) {
+        let why = &waiting.reason;
+        let what = if matches!(why, Reason::BeingReplaced) { String::new() } else { format!(" ({why})") };
+        ("Replacing", format!("its container is being replaced{what}: {}", waiting.on))
     } else if let Some(waiting) = blocked {
         ("Blocked", waiting.on.to_string())
     } else if let Some(step) = steps.first() {
@@ -403,16 +447,11 @@ fn conditions(
         (reason, format!("to do: {} ({})", step.action, step.reason))
     } else if let Some(waiting) = waits.first() {
         ("Pending", waiting.on.to_string())
-    } else if health == "Failed" {
-        (
-            "Failed",
-            format!(
-                "its container ended by itself and failed, and with `restart: {}` it stays so",
-                agent.container.restart
-            ),
-        )
     } else {
-        ("Unhealthy", format!("its health is {health}"))
+        match health {
+            Some(health) => in_words(agent, health),
+            None => ("Pending", "it has no container".to_owned()),
+        }
     };
     let condition = |kind, status| Condition {
         kind,
@@ -430,6 +469,34 @@ fn conditions(
     ]
 }
 
+/// Why a container that is as wanted is not ready: a fixed word and a sentence. It tells no age, so that it stays the same
+/// until something happens.
+pub(crate) fn in_words(agent: &Agent, health: &AgentHealth) -> (&'static str, String) {
+    match health {
+        AgentHealth::Running | AgentHealth::Completed | AgentHealth::Stopped => {
+            ("Pending", format!("its container is {}", health.word().to_lowercase()))
+        }
+        AgentHealth::Starting => ("Starting", "its health check has not passed yet".to_owned()),
+        AgentHealth::Restarted { code, until, steady } => {
+            let how = code.map_or_else(|| "ended".to_owned(), |code| format!("exited with code {code}"));
+            let (until, steady) = (rfc3339(*until), steady.as_secs());
+            (
+                "Restarted",
+                format!("it {how} and was started again; ready at {until}, once it has stayed up for {steady} s"),
+            )
+        }
+        AgentHealth::Moving(phase) => ("Pending", format!("its container {phase}")),
+        AgentHealth::CrashLoop(crash_loop) => ("CrashLoop", format!("its container {crash_loop}")),
+        AgentHealth::Unhealthy(check) => ("Unhealthy", failed_check_in_words(&agent.container, check.as_ref())),
+        AgentHealth::Failed { code } => {
+            let policy = agent.container.restart;
+            ("Failed", format!("its container exited with code {code}, and with `restart: {policy}` it stays so"))
+        }
+        AgentHealth::Down(phase) => ("Pending", format!("its container {phase}")),
+        AgentHealth::Unknown(word) => ("Unknown", format!("Podman says of it `{word}`")),
+    }
+}
+
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
@@ -445,11 +512,14 @@ mod tests {
             desired: DesiredStatus { state: "running".into(), version: "1".into(), suspend: false },
             sync: "OutOfSync",
             health: "Degraded",
+            health_check: CheckedBy::None,
             ready: false,
             container: None,
             image: None,
             artifact: None,
             conditions: vec![condition],
+            last_log: None,
+            last_failure: None,
         };
         Status {
             name: "demo".parse().unwrap(),

@@ -9,10 +9,11 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::model::{AgentName, Desired, FieldChange, Observed, Phase, Place};
-use crate::plan::{Note, Plan, Step, Waiting, wanted_image};
+use crate::model::{AgentName, Desired, FieldChange, Phase, Place};
+use crate::plan::{Note, Step, Waiting, wanted_image};
 use crate::reconcile::journal::read::Entry;
-use crate::status::{AgentStatus, status};
+use crate::snapshot::Snapshot;
+use crate::status::AgentStatus;
 
 /// How many of the last failures are told.
 const MOST_FAILURES: usize = 3;
@@ -130,6 +131,11 @@ impl Past {
         self.mentioned
     }
 
+    /// What stopped the agent the last time, since it was last fine.
+    pub fn newest_failure(&self) -> Option<&Failure> {
+        self.failures.last()
+    }
+
     /// Takes in the next entry.
     pub fn add(&mut self, entry: &Entry) {
         let ours = entry.concerns(self.agent.as_str());
@@ -229,12 +235,12 @@ fn time(entry: &Entry) -> String {
 
 /// Why the agent is as it is. `plan` is the plan made from this look; `now` is when it was taken. What a running `run`
 /// knows of its backoff, the caller puts into [`Why::backoff`].
-pub fn why(agent: &AgentName, desired: &Desired, observed: &Observed, plan: &Plan, past: Past, now: SystemTime) -> Why {
+pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past, now: SystemTime) -> Why {
+    let Snapshot { observed, plan, status, .. } = snapshot;
     let steps: Vec<_> = plan.ready.iter().filter(|step| step.agent.as_ref() == Some(agent)).cloned().collect();
     let waiting: Vec<_> =
         plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(agent)).cloned().collect();
     let known = desired.agents.get(agent).map(|wanted| {
-        let mut all = status(desired, observed, plan, now);
         let changes = steps.iter().map(|step| &step.reason).chain(waiting.iter().map(|waiting| &waiting.reason));
         let (image, image_unknown) = match wanted_image(agent, wanted, observed) {
             Ok(image) => (Some(image.to_string()), None),
@@ -244,7 +250,7 @@ pub fn why(agent: &AgentName, desired: &Desired, observed: &Observed, plan: &Pla
         let ours = container.filter(|seen| seen.owner.is_of(agent));
         Known {
             place: wanted.place.clone(),
-            status: all.agents.remove(agent).unwrap_or_else(|| unreachable!("every agent has a status")),
+            status: status.agents.get(agent).cloned().unwrap_or_else(|| unreachable!("every agent has a status")),
             image,
             image_unknown,
             changes: changes.flat_map(|reason| reason.changes()).cloned().collect(),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{ActError, Ending, last_lines};
 use crate::backend::{Engine, EngineError, EngineErrorKind, ExecRequest};
-use crate::model::{ContainerId, ContainerSpec, ContainerState, Health, HealthCheck, HealthTest, Phase};
+use crate::model::{CheckResult, ContainerId, ContainerSpec, ContainerState, Health, HealthCheck, HealthTest, Phase};
 
 /// How a wait for health ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,8 @@ fn verdict(seen: Option<ContainerState>) -> Option<Verdict> {
     }
 }
 
-/// Waits like [`wait_until_healthy`] where there is a check, and takes anything but health for an error, with the container's last words.
+/// Waits like [`wait_until_healthy`] where there is a check, and takes anything but health for an error, with what the
+/// check printed and the last lines of the container's log. `check` is the state file's, or the one its image brings.
 ///
 /// # Errors
 /// When it ended, went away, or did not become healthy.
@@ -104,9 +105,10 @@ pub async fn become_healthy<E: Engine>(
     id: &ContainerId,
     name: &str,
     spec: &ContainerSpec,
+    check: Option<&HealthCheck>,
     patience: Duration,
 ) -> Result<(), ActError> {
-    let Some(check) = &spec.healthcheck else { return Ok(()) };
+    let Some(check) = check else { return Ok(()) };
     let container = name.to_owned();
     let why = match wait_until_healthy(engine, id, check, patience).await? {
         Verdict::Healthy => return Ok(()),
@@ -114,11 +116,27 @@ pub async fn become_healthy<E: Engine>(
             let log = last_lines(engine, id, spec).await;
             return Err(ActError::EndedAtOnce { container, how: Ending::Exited(code), log });
         }
-        Verdict::Unhealthy => "its health check failed as often as its retries allow",
-        Verdict::TimedOut => "it did not become healthy in time",
-        Verdict::Gone => "it went away",
+        Verdict::Unhealthy => said_by_check(engine, id, spec).await,
+        Verdict::TimedOut => "it did not become healthy in time".to_owned(),
+        Verdict::Gone => "it was stopped or removed meanwhile".to_owned(),
     };
-    Err(ActError::Unhealthy { container, why: why.to_owned(), log: last_lines(engine, id, spec).await })
+    Err(ActError::Unhealthy { container, why, log: last_lines(engine, id, spec).await })
+}
+
+async fn said_by_check<E: Engine>(engine: &E, id: &ContainerId, spec: &ContainerSpec) -> String {
+    let seen = engine.inspect(id).await.ok().flatten();
+    let failed = seen.and_then(|seen| seen.last_check).filter(|check| check.code != 0);
+    in_words(spec, failed.as_ref())
+}
+
+/// That a health check failed as often as its retries allow, with what it printed the last time.
+pub fn in_words(spec: &ContainerSpec, check: Option<&CheckResult>) -> String {
+    let failed = "its health check failed as often as its retries allow";
+    let Some(CheckResult { code, output }) = check else { return failed.to_owned() };
+    match spec.scrub(output.trim()).as_str() {
+        "" => format!("{failed}, the last time with exit code {code}, and printed nothing"),
+        printed => format!("{failed}, the last time with exit code {code}: {printed}"),
+    }
 }
 
 /// Tries the test once, without Podman taking note.

@@ -9,7 +9,7 @@ mod replace;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use health::{Verdict as HealthVerdict, become_healthy, wait_until_healthy};
+pub use health::{Verdict as HealthVerdict, become_healthy, in_words as failed_check_in_words, wait_until_healthy};
 
 use futures_util::StreamExt;
 use tokio::time::Instant;
@@ -157,7 +157,7 @@ impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Ending::Exited(code) => write!(f, "ended at once with exit code {code}"),
-            Ending::Restarts => f.write_str("keeps ending, and Podman keeps restarting it"),
+            Ending::Restarts => f.write_str("is in a crash loop: Podman restarts it each time it exits"),
             Ending::Gone => f.write_str("went away as soon as it was started"),
         }
     }
@@ -201,7 +201,7 @@ fn names(found: &[String]) -> String {
     }
 }
 
-fn tail(log: &str) -> String {
+pub(crate) fn tail(log: &str) -> String {
     if log.is_empty() { String::new() } else { format!("; its last log lines:\n{log}") }
 }
 
@@ -353,6 +353,18 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             Err(err) if err.kind == EngineErrorKind::Conflict => Ok(Done::default()),
             outcome => Ok(outcome.map(|()| Done::default())?),
         },
+    }
+}
+
+/// What an action on a container of this host's Podman is known to fail of before it is begun.
+pub fn obstacle(action: &Action) -> Option<ActError> {
+    let here = Patience::default();
+    match action {
+        Action::CreateContainer { create, start } => checks::before_create(create, *start, &here).err(),
+        Action::ReplaceContainer { create, start, old_ports, .. } => {
+            checks::before_replace(create, *start, old_ports, &here).err()
+        }
+        _ => None,
     }
 }
 

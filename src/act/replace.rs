@@ -156,12 +156,13 @@ async fn start_and_watch<E: Engine>(
         let log = last_lines(engine, id, spec).await;
         return Err(ActError::EndedAtOnce { container: name.to_string(), how, log });
     }
-    if seen.is_some_and(|seen| seen.phase != Phase::Running) {
+    if seen.as_ref().is_some_and(|seen| seen.phase != Phase::Running) {
         return Ok(()); // a one-shot that is done
     }
+    let check = spec.healthcheck.as_ref().or(seen.as_ref().and_then(|seen| seen.check.as_ref()));
     tokio::select! {
         biased;
-        outcome = become_healthy(engine, id, name.as_str(), spec, patience.healthy) => outcome,
+        outcome = become_healthy(engine, id, name.as_str(), spec, check, patience.healthy) => outcome,
         () = patience.cancel.cancelled() => Err(ActError::Interrupted),
     }
 }

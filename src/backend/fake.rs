@@ -12,7 +12,7 @@ mod vm;
 pub use vm::FakeVm;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -20,8 +20,26 @@ use tokio::time::Instant;
 
 use super::{EngineError, EngineErrorKind, StoreError, World};
 use crate::model::{
-    ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, Manifest, Phase, Port, Sha256Digest,
+    ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, Manifest, Phase, Port, RecentExits,
+    Sha256Digest,
 };
+
+/// How long Podman takes to restart what ended.
+const PODMAN_RESTARTS_IN: Duration = Duration::from_millis(150);
+/// The fake world's wall clock at its [`BEGINNING`]. No moment of it may be taken for one that never was.
+const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+/// Before everything.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// What the fake world's wall clock shows at a moment.
+fn wall(at: Instant) -> SystemTime {
+    // The clocks of paused runtimes are apart by hours, and all of them are shown by this one.
+    let beginning = SystemTime::UNIX_EPOCH + EPOCH;
+    match at.checked_duration_since(*BEGINNING) {
+        Some(after) => beginning + after,
+        None => beginning - BEGINNING.duration_since(at),
+    }
+}
 
 /// A world. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -101,8 +119,10 @@ pub struct FakeContainer {
     pub restarts: u32,
     /// Failed checks in a row, and whether any check has passed since the start.
     pub checks: (u32, bool),
-    /// When it was started.
+    /// When it was last started by hand, or by Podman after [`State::die`].
     pub started: Option<Instant>,
+    /// When its process ended, and with which code, oldest first.
+    pub ends: Vec<(Instant, i32)>,
 }
 
 /// A file in the cache.
@@ -442,6 +462,7 @@ impl State {
     pub fn kill(&mut self, name: &str) {
         if let Some(one) = self.named_mut(name) {
             one.phase = Phase::Exited { code: 137 };
+            one.ends.push((Instant::now(), 137));
             self.tell("died", name, Some(137));
         }
     }
@@ -486,12 +507,50 @@ impl FakeContainer {
             Restart::OnFailure => code != 0,
             Restart::Always | Restart::UnlessStopped => true,
         };
+        self.ends.push((Instant::now(), code));
         if again && !gives_up {
             self.restarts += 1;
             self.phase = Phase::Running;
+            self.started = Some(Instant::now());
         } else {
             self.phase = Phase::Exited { code };
         }
+    }
+
+    /// A container with `CRASH` that Podman restarts ends again each time, at once.
+    fn is_in_a_crash_loop(&self) -> Option<i32> {
+        let code = self.variable("CRASH").and_then(|code| code.parse().ok())?;
+        (self.phase == Phase::Running && self.restarts > 0).then_some(code)
+    }
+
+    fn last_start(&self) -> Option<Instant> {
+        if self.is_in_a_crash_loop().is_some() { Some(Instant::now()) } else { self.started }
+    }
+
+    fn last_end(&self) -> Option<(Instant, i32)> {
+        match self.is_in_a_crash_loop() {
+            Some(code) => Some((Instant::now(), code)),
+            None => self.ends.last().copied(),
+        }
+    }
+
+    fn restarts_by_now(&self) -> u32 {
+        let since = self.ends.last().map_or(Duration::ZERO, |(ended, _)| ended.elapsed());
+        let more = self.is_in_a_crash_loop().map_or(0, |_| since.as_millis() / PODMAN_RESTARTS_IN.as_millis());
+        self.restarts.saturating_add(u32::try_from(more).unwrap_or(u32::MAX))
+    }
+
+    fn recent_exits(&self) -> Option<RecentExits> {
+        let (_, code) = self.last_end()?;
+        let lately = self.ends.iter().filter(|(ended, _)| ended.elapsed() < RecentExits::WITHIN).count();
+        let lately =
+            if self.is_in_a_crash_loop().is_some() { u32::MAX } else { u32::try_from(lately).unwrap_or(u32::MAX) };
+        let last_life = match self.ends.as_slice() {
+            [.., (before, _), (last, _)] => last.duration_since(*before).min(RecentExits::WITHIN),
+            _ => RecentExits::WITHIN,
+        };
+        let last_life = if self.is_in_a_crash_loop().is_some() { Duration::ZERO } else { last_life };
+        Some(RecentExits { count: lately.min(self.restarts_by_now()), code: Some(code), last_life })
     }
 
     fn is_well(&self) -> bool {

@@ -5,20 +5,19 @@ mod lima;
 
 use std::fmt::Write;
 use std::path::Path;
-use std::time::SystemTime;
 
 use serde::Serialize;
 
 use super::render::{self, ADD, ASIDE, REMOVE, styled, units};
 use super::settings::state_dir;
+use super::status::{not_ready_in, snapshot, view_of_run};
 use super::{CliError, ExitStatus, Settings};
 use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::{Engine, Look, Store};
 use crate::error::Chain;
-use crate::model::{AgentState, Desired, ImageSource};
-use crate::observe::{look_at_published, observe};
-use crate::plan::{Policy, plan};
+use crate::model::{AgentName, AgentState, Desired, ImageSource};
 use crate::reconcile::lock::{self, LockError};
+use crate::status::{AgentStatus, Condition};
 
 /// One checked layer.
 #[derive(Debug, Serialize)]
@@ -104,7 +103,8 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
         }
         Ok(guest) => checks.ok("podman", format!("answers, version {}", guest.version)),
     }
-    agents(desired, super::settings::HostWorld { vm: settings.vm(desired), engine, store: cache }, checks).await;
+    agents(settings, desired, super::settings::HostWorld { vm: settings.vm(desired), engine, store: cache }, checks)
+        .await;
 }
 
 fn root(root: &Path, checks: &mut Checks) {
@@ -172,25 +172,65 @@ async fn artifacts(cache: &Cache, checks: &mut Checks) {
     }
 }
 
-async fn agents(desired: &Desired, world: super::settings::HostWorld, checks: &mut Checks) {
-    let published = look_at_published(&world.store, desired).await;
-    let observed = observe(&world, desired, &published).await;
-    let plan = plan(desired, &observed, &Policy::default());
-    let status = crate::status::status(desired, &observed, &plan, SystemTime::now());
-    for (name, agent) in &status.agents {
-        let state = format!("{name}: {}, {}", agent.sync, agent.health);
+async fn agents(settings: &Settings, desired: &Desired, world: super::settings::HostWorld, checks: &mut Checks) {
+    let snapshot = snapshot(&world, desired).await;
+    let kept = view_of_run(settings, Some(desired)).await;
+    for (name, agent) in &snapshot.status.agents {
+        // What `run` knows of an agent's past, one observation cannot tell.
+        let of_run = kept.as_ref().and_then(|(view, _)| not_ready_in(view, name));
+        if let Some(said) = of_run {
+            let found = format!("{name}: {}, {}: {}: {}", agent.sync, said.health, said.reason, said.message);
+            checks.bad(
+                "agent",
+                found,
+                format!("`steadfast why {name}` tells what stopped it; `steadfast run` goes on trying"),
+            );
+            continue;
+        }
+        let state =
+            format!("{name}: {}, {}", agent.sync, render::status::health_in_words(agent.health, agent.health_check));
         match agent.conditions.first() {
+            _ if agent.desired.suspend => checks.ok("agent", format!("{state}, suspended")),
             Some(condition) if !agent.ready => {
-                let fix = match (condition.reason, agent.sync) {
-                    ("Blocked", _) => "`steadfast plan` says what would help",
-                    (_, "OutOfSync") => "`steadfast apply` does it; `steadfast plan` shows it first",
-                    _ => "`steadfast logs AGENT` shows what it says",
-                };
-                let fix = fix.replace("AGENT", name.as_str());
-                checks.bad("agent", format!("{state}: {}", condition.message), fix);
+                checks.bad(
+                    "agent",
+                    format!("{state}: {}: {}", condition.reason, told(agent, &condition.message)),
+                    fix(name, agent, condition),
+                );
             }
             _ => checks.ok("agent", state),
         }
+    }
+}
+
+/// What is wrong with an agent: how it is, and what the newest try came to, each on its first line.
+fn told(agent: &AgentStatus, message: &str) -> String {
+    let first = |text: &str| text.lines().next().unwrap_or_default().to_owned();
+    let last =
+        agent.last_log.as_deref().and_then(|log| log.lines().last()).map(|line| line.trim_start_matches([' ', '|']));
+    let failure =
+        agent.last_failure.as_ref().map(|failure| first(&failure.message)).filter(|failure| !failure.contains(message));
+    let mut told = first(message);
+    if let Some(failure) = failure {
+        told += &format!("; the last try failed: {failure}");
+    }
+    if let Some(line) = last.filter(|line| !line.is_empty()) {
+        told += &format!("; its last log line: {line}");
+    }
+    told
+}
+
+/// What may help an agent that is not ready.
+fn fix(name: &AgentName, agent: &AgentStatus, condition: &Condition) -> String {
+    let by_failure = || agent.last_failure.as_ref().and_then(|failure| render::errors::kind_hint(&failure.kind, name));
+    match (condition.reason, agent.sync) {
+        ("Blocked", _) => format!("`steadfast why {name}` says what would help"),
+        ("CrashLoop" | "Failed" | "Unhealthy", _) => format!("`steadfast logs {name}` shows all it said"),
+        ("Starting" | "Restarted", _) => "wait a moment: `steadfast status --watch` shows when it is ready".to_owned(),
+        (_, "OutOfSync") => {
+            by_failure().unwrap_or_else(|| "`steadfast apply` does it; `steadfast plan` shows it first".to_owned())
+        }
+        _ => format!("`steadfast why {name}` tells more"),
     }
 }
 

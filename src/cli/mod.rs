@@ -307,6 +307,9 @@ struct StatusArgs {
     /// Go on, and print again whenever something changes
     #[arg(short, long)]
     watch: bool,
+    /// Exit with 0 although the agents are not as the state file says (else 3)
+    #[arg(long)]
+    exit_zero: bool,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ use super::render::said::{Level, say};
 use super::render::{self, plan as render_plan, report as render_report, units};
 use super::settings::{HostWorld, keep_key, state_dir};
 use super::signals::Signals;
+use super::status::at_work;
 use super::{ApplyArgs, CliError, DownArgs, ExitStatus, Format, PlanArgs, PolicyArgs, Settings};
 use crate::act::Patience;
 use crate::backend::cache::CacheOptions;
@@ -18,9 +19,11 @@ use crate::control::{Outcome, Request};
 use crate::handles::Scratch;
 use crate::model::Desired;
 use crate::plan::Policy;
+use crate::readiness::steady_after;
 use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
-use crate::reconcile::{Options, Reconciler, Report, Silent};
+use crate::reconcile::{Options, Reconciler, Report};
+use crate::snapshot::Snapshot;
 
 fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
     for agent in &args.only {
@@ -63,23 +66,17 @@ pub(super) fn scratch(desired: &Desired, world: &HostWorld) -> Scratch {
 /// Shows what `apply` would do.
 pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStatus, CliError> {
     let desired = settings.load(None)?.desired;
-    let options = Options { policy: policy(&args.policy, &desired)?, ..Options::default() };
+    let policy = policy(&args.policy, &desired)?;
     let world = settings.world(&desired, CacheOptions::default())?;
-    let (journal, scratch) = (Journal::off(), Scratch::off());
-    let reconciler = Reconciler {
-        world: &world,
-        desired: &desired,
-        options: &options,
-        reporter: &Silent,
-        journal: &journal,
-        scratch: &scratch,
-        cancel: tokio_util::sync::CancellationToken::new(),
-    };
-    let (_, plan, manifest_invalid) = reconciler.plan().await;
+    let steady = steady_after(Patience::default().settle);
+    let Snapshot { plan, status, manifest_invalid, .. } =
+        Snapshot::take(&world, &desired, &policy, steady, at_work(&desired).as_deref()).await;
     match settings.output {
-        Format::Json | Format::Yaml => render::print_data(settings.output, &render_plan::json(&desired.name, &plan))?,
-        Format::Markdown => render::print(&render_plan::markdown(&desired.name, &plan))?,
-        Format::Text => render::print(&render_plan::text(&desired.name, &plan, settings.color_stdout))?,
+        Format::Json | Format::Yaml => {
+            render::print_data(settings.output, &render_plan::json(&desired.name, &plan, status.converged))?;
+        }
+        Format::Markdown => render::print(&render_plan::markdown(&desired.name, &plan, &status))?,
+        Format::Text => render::print(&render_plan::text(&desired.name, &plan, &status, settings.color_stdout))?,
     }
     let report = Report::of_plan(desired.name.clone(), plan, manifest_invalid);
     if !report.troubles.is_empty() {

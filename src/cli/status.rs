@@ -2,25 +2,31 @@
 //! view, the newest it published; otherwise we look ourselves.
 
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::history::{each, journal_path};
 use super::kept::{self, Kept};
+use super::reconcile::is_alone;
 use super::render::said::{Level, say};
 use super::render::{self, status as render_status};
-use super::settings::HostWorld;
+use super::settings::{HostWorld, state_dir};
 use super::{CliError, ExitStatus, Format, Settings, StatusArgs};
+use crate::act::Patience;
 use crate::backend::Engine;
 use crate::backend::cache::CacheOptions;
 use crate::control::client::{self, AskError, Asked};
 use crate::control::{Request, Run, is_same_file};
-use crate::model::Desired;
-use crate::observe::{look_at_published, observe};
-use crate::plan::{Policy, plan};
-use crate::status::{Status, carry_over};
+use crate::model::{AgentName, Desired};
+use crate::plan::Policy;
+use crate::readiness::steady_after;
+use crate::reconcile::lock::{self, LockError};
+use crate::snapshot::Snapshot;
+use crate::status::{AgentStatus, Status, carry_over};
+use crate::why::Past;
 
 /// How long `--watch` waits for an event before it looks again by itself.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -40,13 +46,13 @@ pub(super) async fn status(settings: &Settings, args: StatusArgs) -> Result<Exit
     let desired = loaded.as_ref().ok().map(|loaded| &loaded.desired);
     if let Some((view, run)) = view_of_run(settings, desired).await {
         show(settings, &view, false)?;
-        return Ok(judge(settings, &view, &run, loaded.err()));
+        return Ok(judge(settings, &view, &run, loaded.err(), args.exit_zero));
     }
     let desired = loaded?.desired;
     let world = world(settings, &desired)?;
-    let looked = look(&world, &desired).await;
-    show(settings, &in_json(&looked), false)?;
-    Ok(if looked.podman.reachable { ExitStatus::Done } else { ExitStatus::Error })
+    let looked = in_json(&look(&world, &desired).await);
+    show(settings, &looked, false)?;
+    Ok(verdict(&looked, args.exit_zero))
 }
 
 // ------------------------------------------------------------------------------------------------------ run's own view
@@ -70,6 +76,32 @@ pub(super) async fn view_of_run(settings: &Settings, desired: Option<&Desired>) 
     Some((view, run))
 }
 
+/// What the view of `run` says of an agent that is not ready.
+pub(super) struct NotReady {
+    /// `Progressing`, `Degraded`, …
+    pub health: String,
+    /// One fixed word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// What the view of `run` says of an agent, if that is not ready in it.
+pub(super) fn not_ready_in(view: &Value, agent: &AgentName) -> Option<NotReady> {
+    let agent = view.get("agents")?.get(agent.as_str())?;
+    let suspended = agent["desired"]["suspend"] == true;
+    if agent["ready"] == true || suspended {
+        return None;
+    }
+    let condition = agent.get("conditions")?.get(0)?;
+    let text = |of: &Value, field: &str| of.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Some(NotReady {
+        health: text(agent, "health"),
+        reason: text(condition, "reason"),
+        message: text(condition, "message"),
+    })
+}
+
 /// What it says of itself, where the view is one of this state file that we can show.
 fn readable(settings: &Settings, view: &Value) -> Option<Run> {
     let run = Run::deserialize(view.get("run")?).ok()?;
@@ -77,7 +109,7 @@ fn readable(settings: &Settings, view: &Value) -> Option<Run> {
 }
 
 /// What `status` ends with when it has shown the view of `run`. A state file that cannot be used is said beside it.
-fn judge(settings: &Settings, view: &Value, run: &Run, unreadable: Option<CliError>) -> ExitStatus {
+fn judge(settings: &Settings, view: &Value, run: &Run, unreadable: Option<CliError>, exit_zero: bool) -> ExitStatus {
     if let Some(err) = &run.state_file_error {
         // People have it on the page already.
         if settings.output.is_data() {
@@ -89,11 +121,18 @@ fn judge(settings: &Settings, view: &Value, run: &Run, unreadable: Option<CliErr
         let hint = "`steadfast run` can use it: it has another environment, or has not seen the newest edit yet";
         render::errors::print(&err.hint(hint), settings.color_stderr);
     }
-    reachable(view)
+    verdict(view, exit_zero)
 }
 
-fn reachable(view: &Value) -> ExitStatus {
-    if view["podman"]["reachable"] == true { ExitStatus::Done } else { ExitStatus::Error }
+/// What `status` ends with: whether it has converged, unless nobody minds.
+fn verdict(status: &Value, exit_zero: bool) -> ExitStatus {
+    if status["podman"]["reachable"] != true {
+        ExitStatus::Error
+    } else if status["converged"] == true || exit_zero {
+        ExitStatus::Done
+    } else {
+        ExitStatus::NotConverged
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------- looking ourselves
@@ -103,10 +142,47 @@ fn world(settings: &Settings, desired: &Desired) -> Result<HostWorld, CliError> 
 }
 
 async fn look(world: &HostWorld, desired: &Desired) -> Status {
-    let published = look_at_published(&world.store, desired).await;
-    let observed = observe(world, desired, &published).await;
-    let plan = plan(desired, &observed, &Policy::default());
-    crate::status::status(desired, &observed, &plan, SystemTime::now())
+    snapshot(world, desired).await.status
+}
+
+/// What `status`, `why` and `doctor` go by: the policy of an `apply` without flags, and the failures that the journal tells of.
+pub(super) async fn snapshot(world: &HostWorld, desired: &Desired) -> Snapshot {
+    let policy = Policy { prune_cache: is_alone(desired), ..Policy::default() };
+    let mut snapshot =
+        Snapshot::take(world, desired, &policy, steady_after(Patience::default().settle), at_work(desired).as_deref())
+            .await;
+    tell_failures(&mut snapshot.status, desired);
+    snapshot
+}
+
+/// Who holds the lock, and so may be amid a step.
+pub(super) fn at_work(desired: &Desired) -> Option<String> {
+    match lock::check(&state_dir(desired).join("lock")) {
+        Err(LockError::Held { holder, .. }) => {
+            Some(holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string()))
+        }
+        Ok(()) | Err(LockError::Io { .. }) => None,
+    }
+}
+
+/// Adds what the newest try came to, for agents that are not ready. The journal explains and decides nothing: without it
+/// that is not told.
+fn tell_failures(status: &mut Status, desired: &Desired) {
+    // Of one whose container is as wanted, that container tells more.
+    let out_of_sync = |agent: &AgentStatus| agent.sync != "Synced" && !agent.ready && !agent.desired.suspend;
+    let unready = status.agents.iter_mut().filter(|(_, agent)| out_of_sync(agent));
+    let mut pasts: Vec<_> = unready.map(|(name, agent)| (Past::of(name), agent)).collect();
+    if pasts.is_empty() {
+        return;
+    }
+    let read = each(&journal_path(desired), |entry| pasts.iter_mut().for_each(|(past, _)| past.add(entry)));
+    if let Err(err) = read {
+        tracing::debug!(error = %err.message, "cannot read the journal");
+        return;
+    }
+    for (past, agent) in pasts {
+        agent.last_failure = past.newest_failure().cloned();
+    }
 }
 
 fn in_json(status: &Status) -> Value {

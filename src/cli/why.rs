@@ -4,12 +4,15 @@ use std::time::SystemTime;
 
 use super::history::{each, journal_path, unknown_agent};
 use super::render::{self, why as render_why};
-use super::status::view_of_run;
+use super::status::{not_ready_in, snapshot, view_of_run};
 use super::{CliError, ExitStatus, Format, Settings, WhyArgs};
+use crate::act::Patience;
 use crate::backend::cache::CacheOptions;
-use crate::model::{AgentName, Desired, Seen};
-use crate::observe::{Published, look_at_published, observe};
-use crate::plan::{Policy, plan};
+use crate::model::{Desired, Seen};
+use crate::observe::{Published, look_at_published};
+use crate::plan::Policy;
+use crate::readiness::steady_after;
+use crate::snapshot::Snapshot;
 use crate::why::{BackingOff, Past, why as explain};
 
 pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus, CliError> {
@@ -22,31 +25,32 @@ pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus
         let names = desired.agents.keys().map(ToString::to_string).collect();
         return Err(unknown_agent(agent, "the state file does not have", &names));
     }
-    let observed = match settings.world(&desired, CacheOptions { retries: 0, ..CacheOptions::default() }) {
-        Ok(world) => {
-            let published = look_at_published(&world.store, &desired).await;
-            observe(&world, &desired, &published).await
-        }
+    let snapshot = match settings.world(&desired, CacheOptions { retries: 0, ..CacheOptions::default() }) {
+        Ok(world) => snapshot(&world, &desired).await,
         // Without a socket the rest of the chain is still worth telling.
-        Err(err) => unseen(settings, &desired, err).await?,
+        Err(err) => {
+            let observed = unseen(settings, &desired, err).await?;
+            Snapshot::of(&desired, observed, &Policy::default(), steady_after(Patience::default().settle), None)
+        }
     };
-    let plan = plan(&desired, &observed, &Policy::default());
-    let mut why = explain(agent, &desired, &observed, &plan, past, SystemTime::now());
-    if why.known.as_ref().is_some_and(|known| !known.status.ready) && why.backoff.is_none() {
-        why.backoff = backoff(settings, &desired, agent).await;
+    let mut why = explain(agent, &desired, &snapshot, past, SystemTime::now());
+    if let Some((view, run)) = view_of_run(settings, Some(&desired)).await {
+        // What `run` knows of an agent's past, one observation cannot tell.
+        if let (Some(said), Some(known)) = (not_ready_in(&view, agent), &mut why.known)
+            && known.status.ready
+        {
+            known.status.doubt(&said.health, &said.reason, said.message);
+        }
+        if why.known.as_ref().is_some_and(|known| !known.status.ready) && why.backoff.is_none() {
+            let off = run.backing_off.into_iter().find(|off| off.agent.as_ref() == Some(agent));
+            why.backoff = off.map(|off| BackingOff { until: off.retry_at, why: Some(off.cause) });
+        }
     }
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, &render_why::json(&why))?,
         Format::Text | Format::Markdown => render::print(&render_why::text(&why, settings.color_stdout))?,
     }
     Ok(if why.podman_unseen.is_some() { ExitStatus::Error } else { ExitStatus::Done })
-}
-
-/// Until when a `run` that keeps the state file leaves the agent alone.
-async fn backoff(settings: &Settings, desired: &Desired, agent: &AgentName) -> Option<BackingOff> {
-    let (_, run) = view_of_run(settings, Some(desired)).await?;
-    let off = run.backing_off.into_iter().find(|off| off.agent.as_ref() == Some(agent))?;
-    Some(BackingOff { until: off.retry_at, why: Some(off.cause) })
 }
 
 /// What can be seen where Podman has no socket: the cache and the manifest.

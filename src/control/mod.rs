@@ -218,6 +218,9 @@ pub struct Outcome {
     /// What is left to do, in sentences.
     #[serde(default)]
     pub left: Vec<String>,
+    /// Agents that were not waited for and are not ready yet.
+    #[serde(default)]
+    pub not_waited_for: Vec<String>,
     /// How it ended.
     #[serde(default)]
     pub ended: Ended,

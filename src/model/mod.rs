@@ -21,7 +21,10 @@ pub use ids::{
     Sha256Digest,
 };
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
-pub use observed::{CachedArtifact, CachedFile, ContainerState, Guest, Health, Live, Observed, Owner, Phase, Seen};
+pub use observed::{
+    CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, Live, Observed, Owner, Phase, RecentExits,
+    Seen,
+};
 pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, Port, Protocol, RestartPolicy};
 pub use text::Text;
 pub use vm::{Boot, Forward, Reach, Rung, Socket, Template, VmMake, VmMount, VmPhase, VmSpec, VmState};

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::canonical::CanonicalSpec;
 use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
 use super::manifest::Manifest;
-use super::spec::Port;
+use super::spec::{HealthCheck, Port};
 use super::vm::{Reach, VmState};
 
 /// The outcome of one look. "Not there" and "could not look" are different: the second never deletes or creates.
@@ -80,6 +80,8 @@ pub type CachedFile = (ArtifactKey, CachedArtifact);
 pub struct Guest {
     /// Podman's version, e.g. `4.3.1`.
     pub version: String,
+    /// When it was looked at. What is told of moments in it is compared with this, never with a clock.
+    pub looked_at: Option<SystemTime>,
     /// Every image name (tag or digest, fully qualified) with the image it stands for.
     pub images: BTreeMap<ImageRef, ImageId>,
     /// Containers that carry our name, and strangers that hold a wanted name.
@@ -112,6 +114,8 @@ pub struct ContainerState {
     pub phase: Phase,
     /// When it was last started.
     pub started_at: Option<SystemTime>,
+    /// When its process last ended, if it ever did. A container that runs and has ended was started again.
+    pub ended_at: Option<SystemTime>,
     /// The pid of its first process on Podman's machine, while it runs.
     pub pid: Option<u32>,
     /// How often Podman restarted it by itself, where the look tells.
@@ -124,8 +128,39 @@ pub struct ContainerState {
     pub health: Option<Health>,
     /// When its health was last checked; told by an inspection alone.
     pub checked_at: Option<SystemTime>,
+    /// What its last health check came to; told by an inspection alone.
+    pub last_check: Option<CheckResult>,
+    /// The health check it has, the state file's or its image's; told by an inspection alone.
+    pub check: Option<HealthCheck>,
+    /// How its process ended lately without anybody's asking. Looked up only where it did.
+    pub exits: Option<RecentExits>,
     /// Values as they are in the live container; looked up only where the label cannot be compared.
     pub live: Option<Live>,
+}
+
+/// The ends of a container's process within the last [`RecentExits::WITHIN`] which nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecentExits {
+    /// How many. Podman restarted it after each, or is about to.
+    pub count: u32,
+    /// The exit code of the last one, where it is known.
+    pub code: Option<i32>,
+    /// How long its process had lived before it ended the last time; [`RecentExits::WITHIN`] where it had lived for longer.
+    pub last_life: Duration,
+}
+
+impl RecentExits {
+    /// How far back is looked.
+    pub const WITHIN: Duration = Duration::from_secs(120);
+}
+
+/// What one run of a health check came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckResult {
+    /// The exit code of its command.
+    pub code: i32,
+    /// What its command printed.
+    pub output: String,
 }
 
 /// Whose a container is.

@@ -169,6 +169,13 @@ pub enum HealthTest {
     Shell(Text),
 }
 
+impl HealthCheck {
+    /// Time between two runs where nobody says otherwise (as Docker and Podman have it).
+    pub const INTERVAL: Duration = Duration::from_secs(30);
+    /// Time one run may take where nobody says otherwise.
+    pub const TIMEOUT: Duration = Duration::from_secs(30);
+}
+
 impl HealthTest {
     /// As Podman takes it: `["CMD", …]` or `["CMD-SHELL", line]`.
     pub fn words(&self) -> Vec<Text> {

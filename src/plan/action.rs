@@ -304,6 +304,8 @@ pub enum Reason {
     Leftover,
     /// A replacement that did not finish has not proved it yet.
     Unproved,
+    /// Somebody is replacing it right now.
+    BeingReplaced,
     /// It holds a host port that another agent takes over, which gives up one that this agent takes.
     PortSwap,
     /// The state file is being taken down.
@@ -358,6 +360,7 @@ impl fmt::Display for Reason {
             Reason::WantedAbsent => "it is to be absent",
             Reason::Leftover => "an interrupted replacement left it",
             Reason::Unproved => "an interrupted replacement has not proved it yet",
+            Reason::BeingReplaced => "it is being replaced",
             Reason::PortSwap => "another agent takes over its host port",
             Reason::Asked => "as asked",
             Reason::TakenDown => "the state file is taken down",
@@ -480,6 +483,18 @@ pub enum WaitingOn {
         /// The other state file that made it, if one did.
         owner: Option<String>,
     },
+    /// The end of a step that somebody has begun already.
+    UnderWay {
+        /// Who: `steadfast run` (pid 7, since …).
+        by: String,
+    },
+    /// Something on this host that somebody has to change: a free port, a mount source.
+    Precondition {
+        /// The fixed word for the error that the step would end in.
+        kind: &'static str,
+        /// That error.
+        why: String,
+    },
     /// A look that was not possible.
     Sight {
         /// Why.
@@ -494,10 +509,11 @@ impl WaitingOn {
             WaitingOn::Manifest { .. } => "manifest",
             WaitingOn::Artifact { .. } => "artifact",
             WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } => "image",
-            WaitingOn::Removal { .. } | WaitingOn::Stranger { .. } => "removal",
+            WaitingOn::Removal { .. } | WaitingOn::Stranger { .. } | WaitingOn::UnderWay { .. } => "removal",
             WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::VmStranger { .. } => {
                 "vm"
             }
+            WaitingOn::Precondition { .. } => "precondition",
             WaitingOn::Transition { .. } | WaitingOn::Sight { .. } => "sight",
         }
     }
@@ -509,10 +525,12 @@ impl WaitingOn {
             | WaitingOn::LocalImage { .. }
             | WaitingOn::Stranger { .. }
             | WaitingOn::VmStranger { .. }
+            | WaitingOn::Precondition { .. }
             | WaitingOn::Sight { .. } => true,
             WaitingOn::Artifact { .. }
             | WaitingOn::Image { .. }
             | WaitingOn::Removal { .. }
+            | WaitingOn::UnderWay { .. }
             | WaitingOn::Vm { .. }
             | WaitingOn::Made { .. }
             | WaitingOn::Answer { .. }
@@ -544,6 +562,8 @@ impl fmt::Display for WaitingOn {
             WaitingOn::VmStranger { instance, owner: Some(owner) } => {
                 write!(f, "VM `{instance}` exists and belongs to state file `{owner}`")
             }
+            WaitingOn::UnderWay { by } => write!(f, "under way: {by} does it"),
+            WaitingOn::Precondition { why, .. } => f.write_str(why),
             WaitingOn::Sight { why } => write!(f, "unknown until it can be seen: {why}"),
         }
     }

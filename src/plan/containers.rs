@@ -446,6 +446,8 @@ fn settle(
     let not_running = Reason::NotRunning(container.phase.clone());
     let mut right = false;
     match (agent.state, &container.phase) {
+        // Between two lives of a crash loop: Podman restarts it in a moment, and there is nothing to do or to wait for.
+        (AgentState::Running, Phase::Stopping) if is_in_a_crash_loop(container) => right = true,
         (_, Phase::Stopping | Phase::Removing) => {
             let on = WaitingOn::Transition { phase: container.phase.clone() };
             plan.wait(name.clone(), &start(Revival::Start), not_running, on);
@@ -458,7 +460,6 @@ fn settle(
         (AgentState::Running, Phase::Running)
             if container.health == Some(Health::Unhealthy)
                 && mine.prev.is_none()
-                && agent.container.healthcheck.is_some()
                 && agent.container.restart != RestartPolicy::No =>
         {
             plan.step(name.clone(), start(Revival::Restart), Reason::Unhealthy);
@@ -488,6 +489,11 @@ fn settle(
             remove(Some(name), left, container, Reason::Leftover, plan);
         }
     }
+}
+
+/// Whether it ended by itself more than once lately.
+pub(crate) fn is_in_a_crash_loop(container: &ContainerState) -> bool {
+    container.exits.as_ref().is_some_and(|exits| exits.count > 1)
 }
 
 /// Whether a container that ended by itself is to stay so.

@@ -9,15 +9,17 @@ mod containers;
 mod images;
 mod ports;
 mod prune;
+mod under_way;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use action::{Action, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::resolve_artifact;
-pub(crate) use containers::stays_ended;
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
+pub(crate) use containers::{is_in_a_crash_loop, stays_ended};
 pub(crate) use images::reference as wanted_image;
+pub use under_way::look_replaced;
 
 use crate::model::{
     Agent, AgentName, AgentState, ArtifactKey, Desired, FieldChange, ImageSource, InstanceName, Manifest, Observed,
@@ -179,6 +181,12 @@ impl Plan {
         self.ready.is_empty() && self.waiting.is_empty()
     }
 
+    /// Whether a step of it, now or later, is one for this agent.
+    pub fn concerns(&self, agent: &AgentName) -> bool {
+        let ready = self.ready.iter().map(|step| &step.agent);
+        ready.chain(self.waiting.iter().map(|waiting| &waiting.agent)).flatten().any(|whose| whose == agent)
+    }
+
     /// Counts by kind.
     pub fn summary(&self) -> Summary {
         let mut summary = Summary::default();
@@ -204,7 +212,7 @@ impl Plan {
         self.ready.push(Step { agent: agent.into(), action, reason });
     }
 
-    fn wait(&mut self, agent: impl Into<Option<AgentName>>, action: &Action, reason: Reason, on: WaitingOn) {
+    pub(crate) fn wait(&mut self, agent: impl Into<Option<AgentName>>, action: &Action, reason: Reason, on: WaitingOn) {
         let (kind, target) = (action.kind(), action.target());
         self.waiting.push(Waiting { agent: agent.into(), kind, target, reason, on });
     }

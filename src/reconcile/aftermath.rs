@@ -1,6 +1,7 @@
 //! After the steps: did what was started stay up, and did it become healthy?
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -10,7 +11,7 @@ use super::{Reconciler, Trouble, is_container_step};
 use crate::act::{ActError, Ending, become_healthy, ended, inspect_settled, last_lines};
 use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Phase};
-use crate::plan::{Action, Plan, Reason};
+use crate::plan::{Action, Plan, Reason, is_in_a_crash_loop};
 
 impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// A container that this convergence started and that is down again is an error with its last words, not a thing to
@@ -87,26 +88,27 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                     && !is_pending(plan, name)
             })
             .filter_map(|(name, agent)| {
-                agent.container.healthcheck.as_ref()?;
                 let container = guest.containers.get(&agent.container.name)?;
                 // A stranger that holds the name is not asked how he is: that would run our command in his container.
                 let ours = container.owner.is_of(name);
+                let check = agent.container.healthcheck.as_ref().or(container.check.as_ref())?;
                 let pending = ours
+                    && !is_in_a_crash_loop(container)
                     && container.phase == Phase::Running
                     && container.health != Some(Health::Healthy)
                     && !run.healthy.contains(&container.id);
-                pending
-                    .then(|| (name.clone(), agent.container.name.to_string(), container.id.clone(), &agent.container))
+                let named = (name.clone(), agent.container.name.to_string());
+                pending.then(|| (named, container.id.clone(), &agent.container, check.clone()))
             })
             .collect();
         if waiting.is_empty() {
             return false;
         }
-        let names: Vec<_> = waiting.iter().map(|(name, ..)| name.clone()).collect();
+        let names: Vec<_> = waiting.iter().map(|((name, _), ..)| name.clone()).collect();
         self.reporter.awaiting_health(&names);
         let patience = deadline.saturating_duration_since(Instant::now());
-        let waits = waiting.into_iter().map(async |(agent, container, id, spec)| {
-            let outcome = become_healthy(&self.world.engine, &id, &container, spec, patience).await;
+        let waits = waiting.into_iter().map(async |((agent, container), id, spec, check)| {
+            let outcome = become_healthy(&self.world.engine, &id, &container, spec, Some(&check), patience).await;
             (agent, id, outcome)
         });
         let all = join_all(waits);
@@ -125,6 +127,39 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                 }
             }
         }
+        true
+    }
+}
+
+/// How long a container that was restarted is left alone before it is looked at again: one that ends meanwhile is in a crash
+/// loop, and is told as such so much later at the most.
+const STEADY_POLL: Duration = Duration::from_secs(2);
+
+impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
+    /// Waits for agents that were restarted a moment ago to show that they stay up, and takes those in a crash loop, and
+    /// those that failed, for what they are. Yields whether there was anything to wait for.
+    pub(super) async fn await_steadiness(&self, run: &mut Memory, observed: &Observed, deadline: Instant) -> bool {
+        let unready: Vec<_> =
+            run.unready.iter().filter(|unready| !run.given_up.contains(&unready.agent)).cloned().collect();
+        let (progressing, rest): (Vec<_>, Vec<_>) =
+            unready.into_iter().partition(|unready| unready.health.is_progressing());
+        for unready in rest {
+            run.given_up.insert(unready.agent.clone());
+            let trouble = Trouble::of_unready(&self.world.engine, self.desired, unready).await;
+            run.troubles.push(trouble);
+        }
+        if progressing.is_empty() {
+            return false;
+        }
+        let names: Vec<_> = progressing.iter().map(|unready| unready.agent.clone()).collect();
+        if run.awaited != names {
+            self.reporter.awaiting_health(&names);
+            run.awaited = names;
+        }
+        let looked_at = observed.guest.present().and_then(|guest| guest.looked_at);
+        let left = progressing.iter().filter_map(|unready| unready.health.until()?.duration_since(looked_at?).ok());
+        let pause = left.min().unwrap_or(STEADY_POLL).clamp(STEADY_POLL / 10, STEADY_POLL);
+        self.pause((Instant::now() + pause).min(deadline)).await;
         true
     }
 }

@@ -9,6 +9,7 @@ use super::{Taken, Trouble, key, key_of};
 use crate::act::{ActError, Disposition};
 use crate::model::{AgentName, ContainerId, Observed, Reach};
 use crate::plan::Plan;
+use crate::readiness::Unready;
 
 /// What a convergence remembers between its looks.
 #[derive(Default)]
@@ -22,6 +23,10 @@ pub(super) struct Memory {
     pub given_up: BTreeSet<AgentName>,
     pub settled: BTreeSet<ContainerId>,
     pub healthy: BTreeSet<ContainerId>,
+    /// What the newest look found not to be ready, although nothing is to be done about it.
+    pub unready: Vec<Unready>,
+    /// Whom the user was told to be waited for.
+    pub awaited: Vec<AgentName>,
     /// How the virtual machine was reached at the last look.
     pub reach: Reach,
 }

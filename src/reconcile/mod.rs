@@ -31,6 +31,7 @@ use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner, Reach};
 use crate::observe::{look_at_published, observe};
 use crate::plan::{Action, Plan, Step, WaitingOn, plan, plan_down};
+use crate::readiness::{steady_after, unready};
 use backoff::Backoff;
 use flights::{Flight, Landed, fly};
 use journal::Journal;
@@ -148,6 +149,9 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             }
             blind = 0;
             run.forget_what_passed(&observed, &plan);
+            if guarded {
+                run.unready = unready(self.desired, &observed, &plan, &self.options.policy, self.steady());
+            }
             self.judge_deaths(&mut run, &observed, &plan).await;
             let mut queue: VecDeque<Step> = plan
                 .ready
@@ -195,7 +199,20 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         if end == End::Proved {
             self.world.engine.finish().await;
         }
-        let report = self.report(run, residual, manifest_invalid, end, began.elapsed());
+        // What was not waited for, or not for long enough, is not called ready.
+        let mut not_waited_for = Vec::new();
+        for unready in std::mem::take(&mut run.unready) {
+            if run.troubles.iter().any(|trouble| trouble.agent() == Some(&unready.agent)) {
+                continue;
+            }
+            if unready.health.is_progressing() && end != End::TimedOut {
+                not_waited_for.push(unready.agent);
+            } else {
+                let trouble = Trouble::of_unready(&self.world.engine, self.desired, unready).await;
+                run.troubles.push(trouble);
+            }
+        }
+        let report = self.report(run, residual, not_waited_for, manifest_invalid, end, began.elapsed());
         self.journal.pass(&report).await;
         Ok(report)
     }
@@ -373,10 +390,15 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         if !self.options.wait {
             return Next::Stop;
         }
-        if self.settle(run, observed, deadline).await || self.await_health(run, observed, plan, deadline).await {
-            return Next::Look;
-        }
-        Next::Stop
+        let waited = self.settle(run, observed, deadline).await
+            || self.await_health(run, observed, plan, deadline).await
+            || self.await_steadiness(run, observed, deadline).await;
+        if waited { Next::Look } else { Next::Stop }
+    }
+
+    /// How long what ended must stay up before it counts as ready.
+    fn steady(&self) -> Duration {
+        steady_after(self.options.patience.settle)
     }
 
     /// When to look again at what Podman, or the virtual machine, is about to move on.
@@ -409,19 +431,29 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         }
     }
 
-    fn report(&self, run: Memory, residual: Plan, manifest_invalid: bool, end: End, took: Duration) -> Report {
+    fn report(
+        &self,
+        run: Memory,
+        residual: Plan,
+        not_waited_for: Vec<AgentName>,
+        manifest_invalid: bool,
+        end: End,
+        took: Duration,
+    ) -> Report {
         let mut troubles = run.troubles;
         troubles.extend(
             run.failed.into_values().map(|failed| Trouble::Failed { agent: failed.agent, error: failed.error }),
         );
         troubles.extend(report::blocked(&residual));
         // An empty plan is no proof while health or a last look is still awaited.
-        let converged = residual.is_empty() && troubles.is_empty() && end == End::Proved;
+        let is_ready = troubles.is_empty() && not_waited_for.is_empty();
+        let converged = residual.is_empty() && is_ready && end == End::Proved;
         Report {
             name: self.desired.name.clone(),
             converged,
             taken: run.taken,
             troubles,
+            not_waited_for,
             residual,
             manifest_invalid,
             timed_out: end == End::TimedOut,

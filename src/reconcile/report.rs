@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::act::{ActError, Done};
-use crate::model::{AgentName, Name};
+use crate::act::{ActError, Done, last_lines};
+use crate::backend::Engine;
+use crate::model::{AgentName, Desired, Name};
 use crate::plan::{Plan, Step, Waiting};
+use crate::readiness::{AgentHealth, Unready};
+use crate::status::in_words;
 
 /// The outcome of a convergence.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Report {
     pub taken: Vec<Taken>,
     /// What stands in the way.
     pub troubles: Vec<Trouble>,
+    /// Agents that were not waited for and are not ready yet, and nothing is wrong with them so far.
+    pub not_waited_for: Vec<AgentName>,
     /// What is left to do.
     pub residual: Plan,
     /// The published manifest was there and is not usable.
@@ -38,6 +43,7 @@ impl Report {
             converged: plan.is_empty(),
             taken: Vec::new(),
             troubles: blocked(&plan).collect(),
+            not_waited_for: Vec::new(),
             residual: plan,
             manifest_invalid,
             timed_out: false,
@@ -83,6 +89,19 @@ pub enum Trouble {
         /// The difference that stays.
         reason: String,
     },
+    /// Nothing is to be done about it, and it is not ready: it is in a crash loop, unhealthy, failed, or not ready in time.
+    Unready {
+        /// Which agent.
+        agent: AgentName,
+        /// The name of its container.
+        container: String,
+        /// How it is.
+        health: AgentHealth,
+        /// That in a sentence, with what its check printed.
+        message: String,
+        /// Its last log lines, where they could be had.
+        log: String,
+    },
     /// It failed before, and is left alone for now.
     Recurring {
         /// Which agent.
@@ -100,12 +119,22 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// What is wrong with an agent that is not ready, with the last lines of its log.
+    pub(super) async fn of_unready<E: Engine>(engine: &E, desired: &Desired, unready: Unready) -> Self {
+        let Unready { agent, id, health } = unready;
+        let Some(wanted) = desired.agents.get(&agent) else { unreachable!("it is an agent of the state file") };
+        let (_, message) = in_words(wanted, &health);
+        let log = last_lines(engine, &id, &wanted.container).await;
+        Trouble::Unready { agent, container: wanted.container.name.to_string(), health, message, log }
+    }
+
     /// The agent it concerns, if any.
     pub fn agent(&self) -> Option<&AgentName> {
         match self {
             Trouble::Failed { agent, .. } | Trouble::NonConvergent { agent, .. } | Trouble::Recurring { agent, .. } => {
                 agent.as_ref()
             }
+            Trouble::Unready { agent, .. } => Some(agent),
             Trouble::Blocked { waiting } => waiting.agent.as_ref(),
         }
     }
@@ -116,12 +145,21 @@ impl Trouble {
             Trouble::Failed { error, .. } => error.kind(),
             Trouble::NonConvergent { .. } => "nonConvergent",
             Trouble::Recurring { kind, .. } => kind,
+            Trouble::Unready { health, .. } => match health {
+                AgentHealth::CrashLoop(_) => "crashLoop",
+                AgentHealth::Unhealthy(_) => "unhealthy",
+                AgentHealth::Failed { .. } => "failed",
+                _ => "notReady",
+            },
             Trouble::Blocked { waiting } => match waiting.on.word() {
                 "removal" => "conflict",
                 "vm" => "vm",
                 "image" => "imageMissing",
                 "manifest" => "manifest",
-                _ => "unknown",
+                _ => match &waiting.on {
+                    crate::plan::WaitingOn::Precondition { kind, .. } => kind,
+                    _ => "unknown",
+                },
             },
         }
     }
@@ -146,6 +184,15 @@ impl std::fmt::Display for Trouble {
         match self {
             Trouble::Failed { error, .. } => write!(f, "{}", crate::error::Chain(&**error)),
             Trouble::Recurring { message, .. } => f.write_str(message),
+            Trouble::Unready { container, health, message, log, .. } => {
+                match health {
+                    AgentHealth::CrashLoop(crash_loop) => {
+                        write!(f, "container `{container}` is in a crash loop: it {crash_loop}")?
+                    }
+                    _ => write!(f, "container `{container}` is not ready: {message}")?,
+                }
+                f.write_str(&crate::act::tail(log))
+            }
             Trouble::NonConvergent { action, reason, .. } => {
                 write!(f, "stalled (NonConvergent): to {action} does not help, still {reason}")
             }

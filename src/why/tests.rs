@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cli::render::why as render;
-use crate::model::{Arch, CanonicalSpec, ContainerState, Guest, HostKey, ImageRef, Owner, SPEC_VERSION, Seen};
-use crate::plan::{Policy, plan};
+use crate::model::{
+    Arch, CanonicalSpec, ContainerState, Guest, HostKey, ImageRef, Observed, Owner, SPEC_VERSION, Seen,
+};
+use crate::plan::Policy;
 use crate::state::{self, Context, Input};
 
 const FILE: &str = "apiVersion: steadfast/v1\nname: demo\nroot: /r\nruntime: {podman: {}}\nagents:\n  hello:\n    version: \"1\"\n    \
@@ -39,16 +41,21 @@ fn guest(desired: &Desired, phase: Phase) -> Guest {
         image_name: reference.to_string(),
         phase,
         started_at: Some(now() - Duration::from_secs(3600)),
+        ended_at: None,
         pid: None,
         restarts: None,
         ports: Vec::new(),
         restart: None,
         health: None,
         checked_at: None,
+        last_check: None,
+        check: None,
+        exits: None,
         live: None,
     };
     Guest {
         version: "4.3.1".into(),
+        looked_at: Some(now()),
         images: [(reference, "feed".into())].into(),
         containers: [(wanted.name.clone(), container)].into(),
     }
@@ -63,12 +70,12 @@ fn told(desired: &Desired, guest: Seen<Guest>, journal: &[Value]) -> Why {
         reach: crate::model::Reach::default(),
         guest,
     };
-    let plan = plan(desired, &observed, &Policy::default());
+    let snapshot = Snapshot::of(desired, observed, &Policy::default(), Duration::from_secs(10), None);
     let mut past = Past::of(&agent());
     for entry in journal {
         past.add(&Entry::parse(entry.to_string().as_bytes()).unwrap());
     }
-    why(&agent(), desired, &observed, &plan, past, now())
+    why(&agent(), desired, &snapshot, past, now())
 }
 
 fn at(minute: u32, trigger: &str, event: &str, more: Value) -> Value {

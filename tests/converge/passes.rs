@@ -207,7 +207,9 @@ async fn health_is_waited_for_unless_told_otherwise() {
     story.set_env("a", "SICK", "100000");
     story.options.wait = false;
     let began = Instant::now();
-    assert!(story.converge().await.converged);
+    let report = story.converge().await;
+    assert!(!report.converged && report.troubles.is_empty(), "it is not called ready: {:?}", troubles(&report));
+    assert_eq!(report.not_waited_for.len(), 1);
     assert!(began.elapsed() < Duration::from_secs(1));
     story.options.wait = true;
     let report = story.converge().await;

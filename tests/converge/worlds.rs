@@ -136,6 +136,7 @@ pub fn foreign(name: &str) -> FakeContainer {
         restarts: 0,
         checks: (0, false),
         started: None,
+        ends: Vec::new(),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Image {
     tags: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
     command: Option<Vec<String>>,
+    /// Further fields of its `config`.
+    config: serde_json::Map<String, serde_json::Value>,
     compression: Compression,
 }
 
@@ -58,6 +60,12 @@ impl Image {
         self
     }
 
+    /// A further field of the image's `config`, as `Healthcheck` is one.
+    pub fn config(mut self, field: &str, value: serde_json::Value) -> Self {
+        self.config.insert(field.to_owned(), value);
+        self
+    }
+
     /// Compresses the archive.
     pub fn compress(mut self, compression: Compression) -> Self {
         self.compression = compression;
@@ -69,16 +77,18 @@ impl Image {
         let layer = self.layer();
         let diff_id = hex(&Sha256::digest(&layer));
         let command = self.command.clone().unwrap_or_else(|| vec!["/agent".to_owned()]);
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
             "created": "1970-01-01T00:00:00Z",
             "config": { "Cmd": command, "Env": ["PATH=/bin", "BUILT=yes"], "WorkingDir": "/" },
             "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff_id}")] },
             "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "test" }],
-        })
-        .to_string()
-        .into_bytes();
+        });
+        for (field, value) in &self.config {
+            config["config"][field] = value.clone();
+        }
+        let config = config.to_string().into_bytes();
         let config_name = format!("{}.json", hex(&Sha256::digest(&config)));
         let layer_name = format!("{diff_id}/layer.tar");
         let tags = if self.tags.is_empty() { serde_json::Value::Null } else { serde_json::json!(self.tags) };

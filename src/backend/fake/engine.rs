@@ -1,10 +1,11 @@
 //! The Podman of the fake world, with the manners of Podman 4.3.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
 
 use super::{Fake, FakeContainer, State};
 use crate::backend::{
@@ -52,9 +53,10 @@ fn seen(id: &ContainerId, one: &FakeContainer, look: Option<&Look>, closely: boo
         image: one.image.clone(),
         image_name: one.image_name.clone(),
         phase: one.phase.clone(),
-        started_at: one.started.map(|_| SystemTime::UNIX_EPOCH),
+        started_at: one.last_start().map(super::wall),
+        ended_at: one.last_end().map(|(ended, _)| super::wall(ended)),
         pid: (one.phase == Phase::Running).then_some(7),
-        restarts: closely.then_some(one.restarts),
+        restarts: (closely || one.last_end().is_some()).then(|| one.restarts_by_now()),
         ports: one.spec.ports.clone(),
         restart: (closely || stale).then(|| one.spec.restart.to_string()),
         health: one.spec.healthcheck.as_ref().filter(|_| health).map(|check| match one.checks {
@@ -63,6 +65,9 @@ fn seen(id: &ContainerId, one: &FakeContainer, look: Option<&Look>, closely: boo
             (_, false) => Health::Starting,
         }),
         checked_at: None,
+        last_check: None,
+        check: one.spec.healthcheck.clone().filter(|_| closely),
+        exits: one.recent_exits(),
         live: stale.then(|| live(one)),
     }
 }
@@ -135,7 +140,13 @@ impl Engine for Fake {
                 let ours = one.labels.get("steadfast.name").is_some_and(|name| name == look.owner.as_str());
                 (ours || look.names.contains(&one.name)).then(|| (one.name.clone(), seen(id, one, Some(look), false)))
             });
-            Ok(Guest { version: "4.3.1".to_owned(), containers: containers.collect(), images: state.images.clone() })
+            let looked_at = Some(super::wall(Instant::now()));
+            Ok(Guest {
+                version: "4.3.1".to_owned(),
+                looked_at,
+                containers: containers.collect(),
+                images: state.images.clone(),
+            })
         })
         .await
     }
@@ -221,6 +232,7 @@ impl Engine for Fake {
                 restarts: 0,
                 checks: (0, false),
                 started: None,
+                ends: Vec::new(),
             };
             let owner = owner(&container);
             let id = state.put(container);
@@ -243,6 +255,8 @@ impl Engine for Fake {
             }
             let gives_up = state.podman_gives_up;
             let one = find(state, id)?;
+            // A start by hand: what Podman restarted before is not counted any more.
+            one.restarts = 0;
             one.begin(gives_up);
             let ended = match one.phase {
                 Phase::Exited { code } => Some(code),
@@ -277,6 +291,7 @@ impl Engine for Fake {
             match one.phase {
                 Phase::Running | Phase::Stopping => {
                     one.phase = Phase::Exited { code: 143 };
+                    one.ends.push((Instant::now(), 143));
                     let owner = owner(one);
                     state.changed("stop", name, owner);
                     Ok(())

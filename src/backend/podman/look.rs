@@ -4,7 +4,7 @@
 //! to find the stranger who holds it. What the list cannot tell is inspected, container by container.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::http::{Answer, Call, query};
 use super::life::{past_an_end, unless_gone};
-use super::wire;
+use super::recent;
+use super::wire::{self, Past};
 use crate::backend::{EngineError, Look};
-use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, Phase};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Health, Owner, Phase, RecentExits};
 
 /// Inspections under way at once.
 const INSPECTIONS: usize = 8;
@@ -30,7 +31,8 @@ impl Api {
         let server = self.server().await?;
         // Where both fail it is always the same one that is told, so that a reader sees no change where there is none.
         let (containers, images) = tokio::join!(self.containers(look), self.images());
-        Ok(Guest { version: server.version.clone(), containers: containers?, images: images? })
+        let looked_at = Some(SystemTime::now());
+        Ok(Guest { version: server.version.clone(), looked_at, containers: containers?, images: images? })
     }
 
     async fn containers(&self, look: &Look) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {
@@ -74,28 +76,71 @@ impl Api {
         Ok(entries.iter().filter_map(|entry| wire::listed(entry, &look.owner)).collect())
     }
 
-    /// Inspects what the list does not tell: a health verdict (Podman 4.3 and later do tell it), and the live values of a
-    /// container whose label was hashed with another key.
+    /// Inspects what the list does not tell: a health verdict (Podman 4.3 and later do tell it) and what a failing check
+    /// printed, how often one that ended lately was restarted, and the live values of a container whose label was hashed
+    /// with another key.
     async fn look_closer(
         &self,
         look: &Look,
         containers: &mut BTreeMap<ContainerName, ContainerState>,
     ) -> Result<(), EngineError> {
-        let wanted = to_inspect(look, containers);
+        let now = SystemTime::now();
+        let wanted = to_inspect(look, containers, now);
+        // First: each end that the inspection counts is in the events then, or the next observation finds it.
+        let ended = recent::ended_lately(containers, now);
+        let (inspected, past) = tokio::join!(self.inspect_listed(look, wanted), self.past_of(&ended));
+        for (name, seen) in inspected? {
+            match seen {
+                Some(mut closer) => {
+                    if ended.contains(&closer.id) {
+                        closer.exits = recent::recent_exits(&closer, past.as_deref());
+                    }
+                    containers.insert(name, closer);
+                }
+                // Removed between the list and the inspection.
+                None => {
+                    containers.remove(&name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn inspect_listed(
+        &self,
+        look: &Look,
+        wanted: Vec<(ContainerName, ContainerId)>,
+    ) -> Result<Vec<(ContainerName, Option<ContainerState>)>, EngineError> {
         let mut answers = stream::iter(wanted)
             .map(|(name, id)| async move {
                 let seen = self.inspect_as(&id, |owner| owner == look.owner.as_str()).await;
                 (name, seen)
             })
             .buffer_unordered(INSPECTIONS);
+        let mut inspected = Vec::new();
         while let Some((name, seen)) = answers.next().await {
-            match seen? {
-                Some(closer) => containers.insert(name, closer),
-                // Removed between the list and the inspection.
-                None => containers.remove(&name),
-            };
+            inspected.push((name, seen?));
         }
-        Ok(())
+        Ok(inspected)
+    }
+
+    /// The starts and ends within the last [`RecentExits::WITHIN`], in order. `None` where Podman cannot tell them: then its
+    /// restart count has to do.
+    async fn past_of(&self, ended: &[ContainerId]) -> Option<Vec<Past>> {
+        if ended.is_empty() {
+            return Some(Vec::new());
+        }
+        let filters = query(r#"{"type":["container"],"event":["died","start"]}"#);
+        let since = RecentExits::WITHIN.as_secs();
+        let path = self.libpod(&format!("/events?stream=false&since={since}s&filters={filters}")).await.ok()?;
+        let call = Call::get("read Podman's latest events", path);
+        match self.http().send(&call).await {
+            Ok(answer) => Some(answer.body.split(|byte| *byte == b'\n').filter_map(wire::past).collect()),
+            Err(err) => {
+                tracing::debug!(error = %err, "cannot read Podman's latest events");
+                None
+            }
+        }
     }
 
     /// See [`crate::backend::Engine::inspect`]. Any owner's label makes it [`Owner::Ours`], since no owner is given.
@@ -123,16 +168,27 @@ impl Api {
 pub(super) fn to_inspect(
     look: &Look,
     containers: &BTreeMap<ContainerName, ContainerState>,
+    now: SystemTime,
 ) -> Vec<(ContainerName, ContainerId)> {
+    let lacks_exits =
+        |state: &ContainerState| matches!(state.owner, Owner::Ours { .. }) && recent::is_candidate(state, now);
     containers
         .iter()
-        .filter(|(name, state)| lacks_health(look, name, state) || lacks_key(look, state))
+        .filter(|(name, state)| {
+            lacks_health(look, name, state) || fails_its_check(state) || lacks_exits(state) || lacks_key(look, state)
+        })
         .map(|(name, state)| (name.clone(), state.id.clone()))
         .collect()
 }
 
 fn lacks_health(look: &Look, name: &ContainerName, state: &ContainerState) -> bool {
     state.phase == Phase::Running && state.health.is_none() && look.health.contains(name)
+}
+
+/// What the check printed is told by an inspection alone.
+fn fails_its_check(state: &ContainerState) -> bool {
+    let ours = matches!(state.owner, Owner::Ours { .. });
+    ours && state.phase == Phase::Running && matches!(state.health, Some(Health::Unhealthy | Health::Starting))
 }
 
 fn lacks_key(look: &Look, state: &ContainerState) -> bool {

@@ -14,6 +14,7 @@ mod ladder;
 mod life;
 mod look;
 mod place;
+mod recent;
 mod secrets;
 mod shell;
 mod spec;

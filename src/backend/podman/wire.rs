@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::backend::EngineEvent;
 use crate::model::{
-    AgentName, CanonicalSpec, ContainerId, ContainerName, ContainerState, Health, ImageId, ImageRef, Live, Name, Owner,
-    Phase, Port, Protocol,
+    AgentName, CanonicalSpec, CheckResult, ContainerId, ContainerName, ContainerState, Health, HealthCheck, HealthTest,
+    ImageId, ImageRef, Live, Name, Owner, Phase, Port, Protocol, Text,
 };
 
 /// Label: whose container it is.
@@ -39,11 +39,15 @@ pub(super) fn listed(entry: &Value, owner: &Name) -> Option<(ContainerName, Cont
         image_name: text(entry, "Image").unwrap_or_default().to_owned(),
         pid: pid(entry, &phase),
         started_at: time(entry.get("StartedAt")),
+        ended_at: ended,
         restarts: int(entry, "Restarts").and_then(|count| u32::try_from(count).ok()),
         ports: listed_ports(entry.get("Ports")),
         restart: None,
         health: listed_health(entry, &phase),
         checked_at: None,
+        last_check: None,
+        check: None,
+        exits: None,
         live: None,
         id,
         phase,
@@ -60,12 +64,14 @@ pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(
     let name = container_name(text(answer, "Name")?)?;
     let ended = time(state.get("FinishedAt"));
     let phase = phase(text(state, "Status").unwrap_or_default(), int(state, "ExitCode"), ended);
+    let last_run = ["Health", "Healthcheck"].iter().find_map(|field| last_run(state.get(*field)?));
     let container = ContainerState {
         owner: owner_of(config.get("Labels"), ours),
         image: ImageId::from(text(answer, "Image").unwrap_or_default()),
         image_name: text(answer, "ImageName").or_else(|| text(config, "Image")).unwrap_or_default().to_owned(),
         pid: pid(state, &phase),
         started_at: time(state.get("StartedAt")),
+        ended_at: ended,
         restarts: int(answer, "RestartCount").and_then(|count| u32::try_from(count).ok()),
         ports: inspected_ports(host.get("PortBindings")),
         restart: host
@@ -75,7 +81,10 @@ pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(
             .map(str::to_owned),
         // Podman 4.3 tells a check that does not exist as one with an empty status; Podman 3 wrote `Healthcheck`.
         health: ["Health", "Healthcheck"].iter().find_map(|field| health(text(state.get(*field)?, "Status")?)),
-        checked_at: ["Health", "Healthcheck"].iter().find_map(|field| last_check(state.get(*field)?)),
+        checked_at: last_run.and_then(|run| time(run.get("Start"))),
+        last_check: last_run.and_then(check_result),
+        check: config.get("Healthcheck").and_then(health_check),
+        exits: None,
         live: Some(live(answer, config, host)),
         id,
         phase,
@@ -123,6 +132,36 @@ pub(super) fn event(line: &[u8], owner: &Name) -> Option<EngineEvent> {
         "image" => Some(EngineEvent { action, container: None, exit_code: None }),
         _ => None,
     }
+}
+
+/// A start or an end that Podman tells of afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Past {
+    pub id: ContainerId,
+    pub at: SystemTime,
+    /// `Some` for an end, with its exit code where that is told.
+    pub ended: Option<Option<i32>>,
+}
+
+/// One line of `GET /libpod/events?stream=false`, or of `podman events --stream=false --format json`: a start or an end of
+/// a container. `None` for all else.
+pub(super) fn past(line: &[u8]) -> Option<Past> {
+    let event: Value = serde_json::from_slice(line).ok()?;
+    let ended = match ["Action", "status", "Status"].iter().find_map(|name| text(&event, name))? {
+        "start" => None,
+        "die" | "died" => {
+            let attributes = event.get("Actor").unwrap_or(&event).get("Attributes");
+            let told = attributes.and_then(|told| int(told, "containerExitCode").or_else(|| int(told, "exitCode")));
+            let code = told.or_else(|| int(&event, "ContainerExitCode"));
+            Some(code.and_then(|code| i32::try_from(code).ok()))
+        }
+        _ => return None,
+    };
+    let id = event.get("Actor").and_then(|actor| text(actor, "ID")).or_else(|| text(&event, "ID"))?;
+    let exact = int(&event, "timeNano").and_then(|nanoseconds| u64::try_from(nanoseconds).ok());
+    let exact = exact.and_then(|exact| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(exact)));
+    let at = exact.or_else(|| time(event.get("Time"))).or_else(|| time(event.get("time")))?;
+    Some(Past { id: ContainerId::new(id).ok()?, at, ended })
 }
 
 fn container_name(text: &str) -> Option<ContainerName> {
@@ -182,9 +221,40 @@ fn health(word: &str) -> Option<Health> {
     }
 }
 
-/// `Log: [{"Start", "End", …}]`, the oldest first.
-fn last_check(health: &Value) -> Option<SystemTime> {
-    health.get("Log")?.as_array()?.iter().filter_map(|entry| time(entry.get("Start"))).max()
+/// `Log: [{"Start", "End", "ExitCode", "Output"}]`, the oldest first.
+fn last_run(health: &Value) -> Option<&Value> {
+    health.get("Log")?.as_array()?.iter().max_by_key(|run| time(run.get("Start")))
+}
+
+fn check_result(run: &Value) -> Option<CheckResult> {
+    let code = i32::try_from(int(run, "ExitCode")?).ok()?;
+    Some(CheckResult { code, output: text(run, "Output").unwrap_or_default().to_owned() })
+}
+
+/// `{"Test": ["CMD-SHELL", line], "Interval", "Timeout", "StartPeriod": nanoseconds, "Retries"}`. What is missing or 0 is
+/// what Podman and Docker take instead (30 s, 30 s, 0 s, 3). An image may leave out all but the test: Podman 4.3 gives a
+/// check without a timeout no limit at all.
+fn health_check(config: &Value) -> Option<HealthCheck> {
+    let words: Vec<_> = strings(config.get("Test")).map(Text::sensitive).collect();
+    let (kind, rest) = words.split_first()?;
+    let test = match kind.expose().to_ascii_uppercase().as_str() {
+        "NONE" | "" => return None,
+        "CMD-SHELL" => HealthTest::Shell(rest.first()?.clone()),
+        "CMD" => HealthTest::Command(rest.to_vec()),
+        // Podman 4.3 keeps a test of one word as it was given, and hands it to the shell.
+        _ => HealthTest::Shell(kind.clone()),
+    };
+    let nanoseconds = |field: &str| {
+        let told = int(config, field).and_then(|told| u64::try_from(told).ok()).filter(|told| *told > 0);
+        told.map(Duration::from_nanos)
+    };
+    Some(HealthCheck {
+        test,
+        interval: nanoseconds("Interval").unwrap_or(HealthCheck::INTERVAL),
+        timeout: nanoseconds("Timeout").unwrap_or(HealthCheck::TIMEOUT),
+        retries: int(config, "Retries").and_then(|told| u32::try_from(told).ok()).filter(|told| *told > 0).unwrap_or(3),
+        start_period: nanoseconds("StartPeriod").unwrap_or_default(),
+    })
 }
 
 /// Libpod's list says the verdict in `Status` (4.3.1: exactly the word, empty without a check). Elsewhere that field is

@@ -227,10 +227,10 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
             ActError::Store(err) => CliError::from_store(err).status,
             // This code says that the predecessor runs; where it does not come back, something is broken.
             ActError::RolledBack { .. } => ExitStatus::RolledBack,
-            ActError::Unhealthy { .. } => ExitStatus::NotConverged,
+            ActError::Unhealthy { .. } | ActError::EndedAtOnce { .. } => ExitStatus::NotConverged,
             _ => ExitStatus::Error,
         },
-        Trouble::NonConvergent { .. } => ExitStatus::NotConverged,
+        Trouble::NonConvergent { .. } | Trouble::Unready { .. } => ExitStatus::NotConverged,
         Trouble::Recurring { kind, .. } if matches!(*kind, "nonConvergent" | "unhealthy") => ExitStatus::NotConverged,
         Trouble::Recurring { .. } => ExitStatus::Error,
         Trouble::Blocked { waiting } => match &waiting.on {
@@ -257,6 +257,7 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             "something else changes it back, or Podman does not do what it says; `steadfast plan` shows the difference"
                 .into(),
         ),
+        Trouble::Unready { agent, .. } => kind_hint(trouble.kind(), agent),
         Trouble::Recurring { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
         Trouble::Blocked { waiting } => match &waiting.on {
             WaitingOn::Stranger { name } => Some(format!(
@@ -275,6 +276,7 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             WaitingOn::Sight { why } if waiting.reason == Reason::TakenDown && why.starts_with("VM `") => {
                 Some("`steadfast vm start` starts it; `steadfast down --vm` deletes it with all that is in it".into())
             }
+            WaitingOn::Precondition { kind, .. } => kind_hint(kind, waiting.agent.as_ref()?),
             WaitingOn::Sight { .. } => Some("`steadfast doctor` checks every layer".into()),
             _ => None,
         },
@@ -284,7 +286,8 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
 /// What may help against an error of which only the fixed word is known, since the journal tells of it.
 pub fn kind_hint(kind: &str, agent: &AgentName) -> Option<String> {
     Some(match kind {
-        "endedAtOnce" => format!("`steadfast logs {agent}` shows all it said"),
+        "endedAtOnce" | "crashLoop" | "failed" => format!("`steadfast logs {agent}` shows all it said"),
+        "notReady" => "it may just need longer: `steadfast status --watch` shows when it is ready".into(),
         "unhealthy" => format!("`steadfast logs {agent}` and `steadfast exec {agent} -- CMD` help to find out why"),
         "rolledBack" | "rollBackFailed" => {
             "the new one failed: mend what the error names, or go back to what ran before in the state file".into()

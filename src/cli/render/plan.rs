@@ -10,6 +10,7 @@ use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
 use crate::model::{AgentName, Boot, FieldChange, Name};
 use crate::plan::action::verb;
 use crate::plan::{Action, Plan, Reason, Summary};
+use crate::status::{Condition, Status};
 
 /// The JSON of a plan.
 #[derive(Debug, Serialize)]
@@ -40,10 +41,10 @@ struct StepJson {
 }
 
 /// The plan as JSON.
-pub fn json<'a>(name: &'a Name, plan: &'a Plan) -> impl Serialize + use<'a> {
+pub fn json<'a>(name: &'a Name, plan: &'a Plan, converged: bool) -> impl Serialize + use<'a> {
     PlanJson {
         name,
-        converged: plan.is_empty(),
+        converged,
         summary: plan.summary(),
         actions: plan
             .ready
@@ -104,11 +105,28 @@ fn mark(kind: &str) -> (&'static str, Style) {
     }
 }
 
+/// The agents that are not ready although there is nothing to do about them, with the reason: a plan that is empty is not
+/// to be read as "all is well".
+fn unready<'s>(plan: &Plan, status: &'s Status) -> Vec<(&'s AgentName, &'s Condition)> {
+    let unready =
+        status.agents.iter().filter(|(name, agent)| !agent.ready && !agent.desired.suspend && !plan.concerns(name));
+    unready.filter_map(|(name, agent)| Some((name, agent.conditions.first()?))).collect()
+}
+
 /// The plan for people.
-pub fn text(name: &Name, plan: &Plan, color: bool) -> String {
+pub fn text(name: &Name, plan: &Plan, status: &Status, color: bool) -> String {
     let mut out = String::new();
-    if plan.is_empty() {
+    let unready = unready(plan, status);
+    if plan.is_empty() && !unready.is_empty() {
+        let _ = writeln!(out, "No changes, but `{name}` is not as the state file says:");
+    } else if plan.is_empty() {
         let _ = writeln!(out, "No changes. `{name}` is as the state file says.");
+    }
+    for (agent, condition) in unready {
+        let reason = styled(condition.reason, REMOVE, color);
+        let _ = writeln!(out, "  agent `{agent}` is not ready: {reason}: {}", condition.message);
+    }
+    if plan.is_empty() {
         notes(&mut out, plan, color);
         return out;
     }
@@ -225,10 +243,13 @@ fn notes(out: &mut String, plan: &Plan, color: bool) {
 }
 
 /// The plan for a pull-request comment.
-pub fn markdown(name: &Name, plan: &Plan) -> String {
+pub fn markdown(name: &Name, plan: &Plan, status: &Status) -> String {
     let mut out = format!("### steadfast plan: `{name}`\n\n");
-    if plan.is_empty() {
+    let unready = unready(plan, status);
+    if plan.is_empty() && unready.is_empty() {
         out.push_str("No changes. The machine is as the state file says.\n");
+    } else if plan.is_empty() {
+        out.push_str("No changes, but the machine is not as the state file says.\n");
     } else {
         let _ = writeln!(out, "{}\n", summary(plan));
         out.push_str("| | step | agent | why |\n|---|---|---|---|\n");
@@ -242,6 +263,9 @@ pub fn markdown(name: &Name, plan: &Plan) -> String {
             let on = waiting.on.to_string();
             row(&mut out, waiting.kind, &what, waiting.agent.as_ref(), &waiting.reason, Some(&on));
         }
+    }
+    for (agent, condition) in unready {
+        let _ = writeln!(out, "\n> agent `{agent}` is not ready: {}: {}", condition.reason, condition.message);
     }
     for note in &plan.notes {
         let _ = writeln!(out, "\n> {note}");

@@ -88,6 +88,7 @@ fn in_words(report: &Report) -> Outcome {
         problems,
         notes: report.residual.notes.iter().map(ToString::to_string).collect(),
         left: steps.chain(waits).collect(),
+        not_waited_for: report.not_waited_for.iter().map(ToString::to_string).collect(),
         ended: match report {
             Report { interrupted: true, .. } => Ended::Interrupted,
             Report { timed_out: true, .. } => Ended::TimedOut,
@@ -149,6 +150,13 @@ pub fn text_of(outcome: &Outcome, gone: bool) -> String {
         (true, 0) => format!("`{name}`: nothing to do.\n"),
         (true, _) if gone => format!("`{name}`: removed; {} in {took}.\n", units::count(steps, "step")),
         (true, _) => format!("`{name}`: converged; {} in {took}.\n", units::count(steps, "step")),
+        (false, steps) if !outcome.not_waited_for.is_empty() && outcome.left.is_empty() => {
+            let names = outcome.not_waited_for.join(", ");
+            format!(
+                "`{name}`: applied; {} in {took}. Not waited for, and not ready yet: {names}.\n",
+                units::count(steps, "step")
+            )
+        }
         (false, _) => {
             let left = outcome.left.len();
             format!("`{name}`: not converged; {} taken in {took}, {left} left.\n", units::count(steps, "step"))
@@ -232,7 +240,12 @@ pub fn status(report: &Report) -> ExitStatus {
     if let Some(status) = ORDER.into_iter().find(tells) {
         return status;
     }
-    if report.converged { ExitStatus::Done } else { ExitStatus::NotConverged }
+    let left_as_asked = !report.not_waited_for.is_empty()
+        && report.residual.is_empty()
+        && report.troubles.is_empty()
+        && !report.timed_out
+        && !report.interrupted;
+    if report.converged || left_as_asked { ExitStatus::Done } else { ExitStatus::NotConverged }
 }
 
 #[cfg(test)]
@@ -261,6 +274,7 @@ mod tests {
             converged: false,
             taken: Vec::new(),
             troubles,
+            not_waited_for: Vec::new(),
             residual: Plan::default(),
             manifest_invalid: false,
             timed_out: false,

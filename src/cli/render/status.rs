@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
 use crate::control::Run;
+use crate::readiness::CheckedBy;
 
 /// What a person is shown of a status. It is read from the JSON that programs get, since another process may have
 /// written that, of an older or newer version.
@@ -48,11 +49,18 @@ struct Manifest {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Agent {
     desired: Desired,
     sync: String,
     health: String,
+    #[serde(default)]
+    health_check: Option<String>,
     ready: bool,
+    #[serde(default)]
+    last_log: Option<String>,
+    #[serde(default)]
+    last_failure: Option<LastFailure>,
     container: Option<Container>,
     #[serde(default)]
     conditions: Vec<Condition>,
@@ -71,6 +79,17 @@ struct Container {
     id: String,
     name: String,
     state: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct LastFailure {
+    last: String,
+    message: String,
+}
+
+/// The health of an agent for people. One that nobody checks runs; whether it is healthy nobody knows.
+pub fn health_in_words(health: &str, check: CheckedBy) -> &str {
+    if health == "Healthy" && check == CheckedBy::None { "running" } else { health }
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,7 +204,9 @@ fn table(out: &mut String, status: &Page, color: bool) {
             let wanted = &agent.desired;
             let suspended = if wanted.suspend { ", suspended" } else { "" };
             let state = format!("{}{suspended}", wanted.state);
-            [name.to_string(), state, wanted.version.clone(), agent.sync.clone(), agent.health.clone(), container]
+            let unchecked = agent.health_check.as_deref() == Some("none") && agent.health == "Healthy";
+            let health = if unchecked { "running".to_owned() } else { agent.health.clone() };
+            [name.to_string(), state, wanted.version.clone(), agent.sync.clone(), health, container]
         })
         .collect();
     let mut widths = HEAD.map(str::len);
@@ -214,6 +235,17 @@ fn table(out: &mut String, status: &Page, color: bool) {
                 "      {}",
                 styled(&format!("{}: {}", condition.reason, condition.message), ASIDE, color)
             );
+            let told = |failure: &&LastFailure| !failure.message.contains(&condition.message);
+            if let Some(failure) = agent.last_failure.as_ref().filter(told) {
+                let first = failure.message.lines().next().unwrap_or_default();
+                let _ = writeln!(out, "      the last try failed at {}: {first}", failure.last);
+            }
+            if let Some(log) = agent.last_log.as_ref().filter(|log| !log.is_empty()) {
+                let _ = writeln!(out, "      its last log lines:");
+                for line in log.lines() {
+                    let _ = writeln!(out, "    {line}");
+                }
+            }
         }
     }
 }

@@ -73,6 +73,17 @@ pub fn text(why: &Why, color: bool) -> String {
         let step = format!("{} `{}`", verb(waiting.kind), waiting.target);
         page.row("waits", &format!("{step} ({}): {}", waiting.reason, waiting.on));
     }
+    if let Some(known) = why.known.as_ref().filter(|known| !known.status.ready && why.podman_unseen.is_none()) {
+        // Of one with steps the rows above have said it.
+        if let Some(condition) =
+            known.status.conditions.first().filter(|_| why.steps.is_empty() && why.waiting.is_empty())
+        {
+            page.row("not ready", &format!("{}: {}", condition.reason, condition.message));
+        }
+        for (at, line) in known.status.last_log.iter().flat_map(|log| log.lines()).enumerate() {
+            page.row(if at == 0 { "last log" } else { "" }, line.trim_start());
+        }
+    }
     for held in &why.held {
         page.row("suspended", &format!("otherwise: {held}"));
     }
@@ -127,8 +138,9 @@ fn seen(page: &mut Page, why: &Why, known: &Known) {
             let phase = phase.as_ref().map_or_else(|| container.state.to_owned(), ToString::to_string);
             let started = container.started_at.as_ref().map(|at| format!("; last started {at}")).unwrap_or_default();
             let restarts = match container.restarts {
-                0 => String::new(),
-                times => format!("; Podman restarted it {times} times"),
+                None | Some(0) => String::new(),
+                Some(1) => "; Podman restarted it once".to_owned(),
+                Some(times) => format!("; Podman restarted it {times} times"),
             };
             page.row("observed", &format!("container `{}` ({id}) {phase}{started}{restarts}", container.name));
         }
@@ -184,8 +196,14 @@ fn hints(why: &Why) -> Vec<String> {
     if hints.is_empty() && !why.steps.is_empty() {
         hints.push("`steadfast apply` does it now".to_owned());
     }
-    if hints.is_empty() && known.status.health == "Degraded" {
-        hints.extend(kind_hint("unhealthy", agent));
+    if hints.is_empty() {
+        let kind = match known.status.conditions.first().map(|condition| condition.reason) {
+            Some("CrashLoop") => "crashLoop",
+            Some("Failed") => "failed",
+            Some("Unhealthy") => "unhealthy",
+            _ => "notReady",
+        };
+        hints.extend(kind_hint(kind, agent));
     }
     let mut said = std::collections::BTreeSet::new();
     hints.retain(|hint| said.insert(hint.clone()));

@@ -186,6 +186,13 @@ impl Crashes {
         })
     }
 
+    /// For how long an agent that was in a crash loop is still to stay up before it counts as ready.
+    pub fn must_stay_up_for(&self, agent: &AgentName, steady: Duration, now: Instant) -> Option<Duration> {
+        let record = self.records.get(agent).filter(|record| record.failures > 0)?;
+        let up = now.duration_since(record.started?);
+        steady.checked_sub(up).filter(|left| !left.is_zero())
+    }
+
     /// Forgets agents that are gone.
     pub fn keep(&mut self, is_there: impl Fn(&AgentName) -> bool) {
         self.records.retain(|agent, _| is_there(agent));

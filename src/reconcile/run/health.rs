@@ -20,14 +20,15 @@ pub(super) struct Patient<'p> {
     pub id: &'p ContainerId,
     /// Of this start: a new one begins anew.
     pub started_at: Option<SystemTime>,
-    pub check: &'p HealthCheck,
+    /// The check of the state file, or of the image where it is known already.
+    pub check: Option<&'p HealthCheck>,
     /// The verdict that is known.
     pub health: Option<&'p Health>,
 }
 
 struct Watch {
     started_at: Option<SystemTime>,
-    check: HealthCheck,
+    check: Option<HealthCheck>,
     cancel: CancellationToken,
 }
 
@@ -54,7 +55,8 @@ impl<'a, E: Engine> Checks<'a, E> {
     pub fn keep(&mut self, patients: &[Patient<'_>]) {
         self.watches.retain(|id, watch| {
             let same = |patient: &Patient<'_>| {
-                patient.id == id && patient.started_at == watch.started_at && *patient.check == watch.check
+                let same_check = patient.check.is_none() || patient.check == watch.check.as_ref();
+                patient.id == id && patient.started_at == watch.started_at && same_check
             };
             let kept = patients.iter().any(same);
             if !kept {
@@ -67,16 +69,16 @@ impl<'a, E: Engine> Checks<'a, E> {
                 continue;
             }
             let cancel = CancellationToken::new();
-            let watch = Watch { started_at: patient.started_at, check: patient.check.clone(), cancel: cancel.clone() };
+            let watch = Watch { started_at: patient.started_at, check: patient.check.cloned(), cancel: cancel.clone() };
             self.watches.insert(patient.id.clone(), watch);
-            let (engine, id, check) = (self.engine, patient.id.clone(), patient.check.clone());
+            let (engine, id, check) = (self.engine, patient.id.clone(), patient.check.cloned());
             let known = patient.health.cloned();
             self.futures.push(Box::pin(async move {
                 tokio::select! {
                     // First, so that one that was replaced never speaks for its successor.
                     biased;
                     () = cancel.cancelled() => None,
-                    () = other_verdict(engine, &id, &check, known) => Some(id),
+                    () = other_verdict(engine, &id, check, known) => Some(id),
                 }
             }));
         }
@@ -98,7 +100,12 @@ impl<'a, E: Engine> Checks<'a, E> {
 }
 
 /// Ends when the verdict is another than `known`, or there is none to be had any more.
-async fn other_verdict<E: Engine>(engine: &E, id: &ContainerId, check: &HealthCheck, known: Option<Health>) {
+async fn other_verdict<E: Engine>(engine: &E, id: &ContainerId, check: Option<HealthCheck>, known: Option<Health>) {
+    let Some(check) = check_of(engine, id, check).await else {
+        // It has none after all, or is gone: the next observation tells.
+        return tokio::time::sleep(PAUSE).await;
+    };
+    let check = &check;
     if !matches!(known, Some(Health::Healthy | Health::Unhealthy)) {
         if let Err(err) = wait_until_healthy(engine, id, check, FOR_EVER).await {
             tracing::debug!(error = %err, "could not wait for health");
@@ -124,6 +131,20 @@ async fn other_verdict<E: Engine>(engine: &E, id: &ContainerId, check: &HealthCh
             Ok(_) => return,
             Err(_) => {}
         }
+    }
+}
+
+/// The check that is known, else the one that its image brings.
+async fn check_of<E: Engine>(engine: &E, id: &ContainerId, known: Option<HealthCheck>) -> Option<HealthCheck> {
+    if known.is_some() {
+        return known;
+    }
+    loop {
+        match engine.inspect(id).await {
+            Ok(seen) => return seen?.check,
+            Err(err) => tracing::debug!(error = %err, "could not inspect a container for its health check"),
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

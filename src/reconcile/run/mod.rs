@@ -38,6 +38,7 @@ use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
 use crate::observe::{Published, look_at_published, observe};
 use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
+use crate::readiness::{Unready, steady_after, unready};
 use crashes::Crashes;
 use health::Checks;
 use listen::{Heard, Listener};
@@ -127,6 +128,9 @@ const MOST_SPACING: Duration = Duration::from_secs(1);
 /// to look again.
 const BLIND: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
+/// A container in a crash loop is looked at again after so long, whether it has recovered, and ever more rarely.
+const STILL_CRASH_LOOPING: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(60) };
+
 /// As long as makes no difference.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -191,6 +195,10 @@ struct Running<'a, V, E, S> {
     judged_at: Instant,
     passes: u64,
     told: view::Told,
+    /// What the newest look found not to be ready, although nothing is to be done about it.
+    unready: Vec<Unready>,
+    /// Observations in a row that found a crash loop.
+    crash_looping: u32,
     /// How the virtual machine was reached at the last look.
     reach: Reach,
     /// Ready steps that did not fit beside what flies.
@@ -254,6 +262,8 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             judged_at: now,
             passes: 0,
             told: view::Told::default(),
+            unready: Vec::new(),
+            crash_looping: 0,
             reach: Reach::default(),
             queue: VecDeque::new(),
             others_wait: false,
@@ -298,7 +308,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             ready = plan.ready.len(),
             waiting = plan.waiting.len(),
             took_ms = u64::try_from(self.last_look.as_millis()).unwrap_or(u64::MAX),
-            "looked and planned"
+            "observed and planned"
         );
         self.with.scratch.record(&observed).await;
         if let Some(news) = reached_otherwise(&mut self.reach, &observed) {
@@ -309,6 +319,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             }
         }
         self.refuse_if_empty(&observed);
+        self.unready = unready(&self.desired, &observed, &plan, &self.policy, self.steady());
         self.learn(&observed, &plan);
         let launched = self.launch(&plan);
         self.hold_what_storms(&observed);
@@ -316,7 +327,12 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         self.plan_next_look(&observed, &plan);
         self.await_offer(&plan);
         self.show(&observed, &plan, &words);
-        self.answer(&observed, &plan, launched);
+        self.answer(&plan, launched).await;
+    }
+
+    /// How long what ended must stay up before it counts as ready.
+    fn steady(&self) -> Duration {
+        steady_after(self.with.options.patience.settle)
     }
 
     /// Looks while what is in flight flies on. `None` when it was cancelled, or something landed meanwhile: then the look

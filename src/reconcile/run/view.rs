@@ -12,7 +12,9 @@ use super::{News, Runner, Running};
 use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, ContainerId, ContainerName, Observed};
 use crate::plan::Plan;
-use crate::status::{Condition, Status, carry_over, status};
+use crate::readiness::AgentHealth;
+use crate::reconcile::lane_of;
+use crate::status::{Condition, Status, carry_over, in_words, status};
 
 /// What `run` sees and does.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +59,7 @@ impl BackingOff {
     fn reason(&self) -> &'static str {
         match self.kind {
             "rolledBack" => "RolledBack",
+            "crashLoop" => "CrashLoop",
             "nonConvergent" => "NonConvergent",
             _ => "BackingOff",
         }
@@ -103,7 +106,12 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     pub(super) fn show(&mut self, observed: &Observed, plan: &Plan, woken_by: &[&'static str]) {
         let now = SystemTime::now();
         let backing_off = self.backing_off();
-        let mut status = status(&self.desired, observed, plan, now);
+        let mut shown = plan.clone();
+        let in_flight = |name: &&AgentName| self.flying.contains_key(&lane_of(name));
+        let agents = self.desired.agents.keys().filter(in_flight).cloned().collect();
+        shown.mark_under_way(&agents, &self.desired, "`steadfast run`");
+        let mut status = status(&self.desired, observed, &shown, now, self.steady());
+        self.doubt_those_on_probation(&mut status);
         // Whatever it looks like: what is under way has not proved itself.
         status.converged &= self.flying.is_empty();
         for agent in &backing_off {
@@ -145,7 +153,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         let setbacks = self.setbacks.iter().map(of_setback);
         let crashes = self.crashes.waiting(now).map(|waiting| BackingOff {
             agent: Some(waiting.agent.clone()),
-            kind: "keepsEnding",
+            kind: "crashLoop",
             cause: self.how_it_ends(&waiting),
             failures: waiting.failures,
             retry_at: Some(wall(waiting.until)),
@@ -154,11 +162,30 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         setbacks.chain(crashes).collect()
     }
 
+    /// One that was in a crash loop and that we started again is ready only once it has stayed up for as long as any that was
+    /// restarted. Podman does not tell: a start by hand is a beginning to it.
+    fn doubt_those_on_probation(&mut self, status: &mut Status) {
+        let steady = self.steady();
+        for (name, agent) in &mut status.agents {
+            let Some(left) = self.crashes.must_stay_up_for(name, steady, Instant::now()).filter(|_| agent.ready) else {
+                continue;
+            };
+            let steady = steady.as_secs();
+            let message =
+                format!("it was in a crash loop and was started again; ready once it has stayed up for {steady} s");
+            agent.doubt("Progressing", "Restarted", message);
+            status.converged = false;
+            let at = Instant::now() + left;
+            self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+            self.woken.insert(super::Trigger::Retry);
+        }
+    }
+
     fn how_it_ends(&self, waiting: &Waiting<'_>) -> String {
         let Waiting { agent, code, .. } = waiting;
         match self.desired.agents.get(*agent) {
-            Some(wanted) => format!("container `{}` keeps ending (exit code {code})", wanted.container.name),
-            None => format!("agent `{agent}` keeps ending (exit code {code})"),
+            Some(wanted) => format!("container `{}` is in a crash loop (exit code {code})", wanted.container.name),
+            None => format!("agent `{agent}` is in a crash loop (exit code {code})"),
         }
     }
 
@@ -179,6 +206,15 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         let passing = |off: &&BackingOff| off.kind == "notFound" && off.failures == 1;
         for one in backing_off.iter().filter(|off| !passing(off)) {
             troubles.insert((one.agent.clone(), one.kind), BackingOff { failures: 1, ..one.clone() }.to_string());
+        }
+        for unready in self.unready.iter().filter(|unready| !unready.health.is_progressing()) {
+            let Some(agent) = self.desired.agents.get(&unready.agent) else { continue };
+            // How often is left out: it is one and the same trouble while it goes on.
+            let why = match &unready.health {
+                AgentHealth::CrashLoop(_) => format!("container `{}` is in a crash loop", agent.container.name),
+                health => in_words(agent, health).1,
+            };
+            troubles.entry((Some(unready.agent.clone()), "unready")).or_insert(why);
         }
         for trouble in super::super::report::blocked(plan) {
             let hidden = self.told.podman_lost && trouble.is_unseen();

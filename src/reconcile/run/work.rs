@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::crashes::Verdict;
 use super::health::Patient;
 use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
 use super::view::agent_of;
-use super::{BLIND, Flown, Running, TIDYING, TRANSITION, Trigger, jittered};
+use super::{BLIND, Flown, Running, STILL_CRASH_LOOPING, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Patience};
 use crate::backend::{Engine, EngineEvent, Store, Vm};
-use crate::model::{AgentName, AgentState, ContainerName, ContainerState, Health, Observed, Phase, Rung, Transport};
+use crate::model::{
+    AgentName, AgentState, ContainerName, ContainerState, Desired, Health, Observed, Phase, Rung, Transport,
+};
 use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
+use crate::readiness::{AgentHealth, CheckedBy, Unready, checked_by};
 use crate::reconcile::flights::{Landed, fly};
 use crate::reconcile::{
     ANSWER_POLL, Report, Taken, Trouble, is_container_step, is_vm_step, key, key_of, lane, lane_of, opens_ways, report,
@@ -275,8 +279,12 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     pub(super) fn keep_checking(&mut self, observed: &Observed) {
         let Some(guest) = observed.guest.present() else { return };
         let running = self.desired.agents.iter().filter_map(|(name, agent)| {
-            let check = agent.container.healthcheck.as_ref()?;
             let seen = guest.containers.get(&agent.container.name)?;
+            let by = checked_by(agent.container.healthcheck.as_ref(), Some(seen));
+            if by == CheckedBy::None {
+                return None;
+            }
+            let check = agent.container.healthcheck.as_ref().or(seen.check.as_ref());
             let checked = seen.owner.is_of(name) && seen.phase == Phase::Running && agent.state == AgentState::Running;
             // A step that is under way does its own.
             let busy = self.flying.contains_key(&lane_of(name));
@@ -311,6 +319,20 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         if let Some(first) = due.into_iter().min() {
             self.wake_at(Trigger::Podman, first);
         }
+        // Those that are to stay up for a while are looked at once they have, if nothing is heard of them before.
+        let looked_at = observed.guest.present().and_then(|guest| guest.looked_at);
+        // In a crash loop that moment is put off again and again, so that is done ever more rarely: Podman tells of each end.
+        let loops = |unready: &&Unready| matches!(unready.health, AgentHealth::CrashLoop(_));
+        self.crash_looping =
+            if self.unready.iter().any(|unready| loops(&unready)) { self.crash_looping + 1 } else { 0 };
+        let not_before = STILL_CRASH_LOOPING.delay(self.crash_looping.max(1));
+        let steady = self.unready.iter().filter_map(|unready| {
+            let left = unready.health.until()?.duration_since(looked_at?).ok()?;
+            Some(if loops(&unready) { left.max(not_before) } else { left })
+        });
+        if let Some(first) = steady.min() {
+            self.wake_at(Trigger::Retry, now + first);
+        }
         if plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Answer { .. })) {
             self.wake_at(Trigger::Retry, now + ANSWER_POLL);
         }
@@ -339,7 +361,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     }
 
     /// Answers those who asked, once nothing is left that could be done or waited for.
-    pub(super) fn answer(&mut self, observed: &Observed, plan: &Plan, launched: bool) {
+    pub(super) async fn answer(&mut self, plan: &Plan, launched: bool) {
         if self.asks.is_empty() {
             return;
         }
@@ -351,46 +373,53 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             || self.fetching.is_some()
             || plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Transition { .. }))
             || self.last_start.is_some_and(|started| started + settle > now)
-            || self.is_progressing(observed)
+            || self.unready.iter().any(|unready| unready.health.is_progressing())
+            || self
+                .desired
+                .agents
+                .keys()
+                .any(|agent| self.crashes.must_stay_up_for(agent, self.steady(), now).is_some())
             || plan.ready.iter().any(|step| self.setbacks.is_due_by(&cause(step), now + LASTING.first / 4));
         let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.asks)
             .into_iter()
             .partition(|ask| !ask.request.reply.is_closed() && (!busy || ask.since + ask.request.timeout <= now));
         self.asks = rest.into_iter().filter(|ask| !ask.request.reply.is_closed()).collect();
+        if over.is_empty() {
+            return;
+        }
+        let (world, desired) = (self.with.world, self.desired.clone());
+        let degraded = self.unready.iter().filter(|unready| !unready.health.is_progressing()).cloned().collect();
+        let not_ready = not_ready(&world.engine, &desired, degraded).await;
         for ask in over {
-            let report = self.report(plan, ask.taken, busy, now.duration_since(ask.since));
+            let report = self.report(plan, not_ready.clone(), ask.taken, busy, now.duration_since(ask.since));
             let _ = ask.request.reply.send(report);
         }
     }
 
-    /// Whether a container that runs has yet to become healthy for the first time.
-    fn is_progressing(&self, observed: &Observed) -> bool {
-        let Some(guest) = observed.guest.present() else { return false };
-        self.desired.agents.iter().any(|(name, agent)| {
-            let seen = guest.containers.get(&agent.container.name);
-            agent.container.healthcheck.is_some()
-                && agent.state == AgentState::Running
-                && !agent.suspend
-                && seen.is_some_and(|seen| {
-                    let pending = matches!(seen.health, None | Some(Health::Starting));
-                    seen.owner.is_of(name) && seen.phase == Phase::Running && pending
-                })
-        })
-    }
-
-    fn report(&self, plan: &Plan, taken: Vec<Taken>, timed_out: bool, took: Duration) -> Report {
+    fn report(
+        &self,
+        plan: &Plan,
+        not_ready: Vec<Trouble>,
+        taken: Vec<Taken>,
+        timed_out: bool,
+        took: Duration,
+    ) -> Report {
         let failed = self.setbacks.iter().filter_map(|(cause, setback)| {
             Some(Trouble::Failed { agent: cause.agent.clone(), error: setback.error.clone()? })
         });
         let off = self.backing_off().into_iter().filter(|off| !off.is_a_step);
         let recurring =
             off.map(|off| Trouble::Recurring { agent: off.agent.clone(), kind: off.kind, message: off.to_string() });
-        let troubles: Vec<_> = failed.chain(recurring).chain(report::blocked(plan)).collect();
+        let known: Vec<_> = failed.chain(recurring).chain(report::blocked(plan)).collect();
+        let is_new = |trouble: &Trouble| !known.iter().any(|other| other.agent() == trouble.agent());
+        let not_ready: Vec<_> = not_ready.into_iter().filter(is_new).collect();
+        let troubles: Vec<_> = known.into_iter().chain(not_ready).collect();
         Report {
             name: self.desired.name.clone(),
             converged: plan.is_empty() && troubles.is_empty() && !timed_out,
             taken,
             troubles,
+            not_waited_for: Vec::new(),
             residual: plan.clone(),
             manifest_invalid: self.published.invalid,
             timed_out,
@@ -400,7 +429,12 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     }
 }
 
-fn is_healthy(observed: &Observed, desired: &crate::model::Desired, agent: &AgentName) -> bool {
+/// What is wrong with those that nothing is to be done about, with the last lines of their logs.
+async fn not_ready<E: Engine>(engine: &E, desired: &Desired, degraded: Vec<Unready>) -> Vec<Trouble> {
+    join_all(degraded.into_iter().map(|unready| Trouble::of_unready(engine, desired, unready))).await
+}
+
+fn is_healthy(observed: &Observed, desired: &Desired, agent: &AgentName) -> bool {
     let Some(wanted) = desired.agents.get(agent) else { return true };
     let seen = observed.guest.present().and_then(|guest| guest.containers.get(&wanted.container.name));
     seen.is_none_or(|seen| seen.health == Some(Health::Healthy))

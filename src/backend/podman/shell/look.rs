@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -10,9 +10,10 @@ use super::Shell;
 use crate::backend::podman::error::About;
 use crate::backend::podman::life::past_an_end;
 use crate::backend::podman::look::to_inspect;
-use crate::backend::podman::wire;
+use crate::backend::podman::recent;
+use crate::backend::podman::wire::{self, Past};
 use crate::backend::{EngineError, EngineErrorKind, Look};
-use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, RecentExits};
 
 pub(super) use crate::backend::podman::wire::inspected;
 
@@ -56,7 +57,7 @@ impl Shell {
             .filter(|(name, state)| matches!(state.owner, Owner::Ours { .. }) || look.names.contains(name))
             .collect();
         self.look_closer(look, &mut containers).await?;
-        Ok(Guest { version, containers, images: wire::images(&images) })
+        Ok(Guest { version, looked_at: Some(SystemTime::now()), containers, images: wire::images(&images) })
     }
 
     /// Podman 4.3 fails a whole list when one thing in it goes away meanwhile. Asked again, it answers.
@@ -76,7 +77,10 @@ impl Shell {
         look: &Look,
         containers: &mut BTreeMap<ContainerName, ContainerState>,
     ) -> Result<(), EngineError> {
-        let wanted = to_inspect(look, containers);
+        let now = SystemTime::now();
+        let wanted = to_inspect(look, containers, now);
+        let ended = recent::ended_lately(containers, now);
+        let past = self.past_of(&ended).await;
         for some in wanted.chunks(INSPECTED_AT_ONCE) {
             let ids: Vec<_> = some.iter().map(|(_, id)| id.as_str()).collect();
             let mut seen: BTreeMap<_, _> = self
@@ -87,13 +91,38 @@ impl Shell {
                 .collect();
             for (name, id) in some {
                 match seen.remove(id) {
-                    Some(closer) => containers.insert(name.clone(), closer),
+                    Some(mut closer) => {
+                        if ended.contains(id) {
+                            closer.exits = recent::recent_exits(&closer, past.as_deref());
+                        }
+                        containers.insert(name.clone(), closer)
+                    }
                     // Removed between the list and the inspection.
                     None => containers.remove(name),
                 };
             }
         }
         Ok(())
+    }
+
+    /// The starts and ends within the last [`RecentExits::WITHIN`]. See [`crate::backend::podman::look`].
+    async fn past_of(&self, ended: &[ContainerId]) -> Option<Vec<Past>> {
+        if ended.is_empty() {
+            return Some(Vec::new());
+        }
+        let since = RecentExits::WITHIN.as_secs();
+        let script = format!(
+            "podman events --stream=false --since {since}s --filter type=container --filter event=died --filter event=start \
+             --format json"
+        );
+        let call = self.script("read Podman's latest events", About::Other, "podman events", &script, &[]);
+        match self.run(&call).await {
+            Ok(answer) => Some(answer.split(|byte| *byte == b'\n').filter_map(wire::past).collect()),
+            Err(err) => {
+                tracing::debug!(error = %err, "cannot read Podman's latest events");
+                None
+            }
+        }
     }
 
     /// Those of them that are there.

@@ -1,0 +1,88 @@
+//! One observation with all that is said of it: what `plan`, `status`, `why` and `doctor` show.
+//!
+//! They all take it here, so that none says of the same world what another denies. What would be tried and is known to fail
+//! beforehand (a taken host port, a missing mount source) stands in its plan as blocked, with the error that `apply` ends in.
+
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+
+use crate::act::{last_lines, obstacle};
+use crate::backend::{Engine, Store, Vm, World};
+use crate::model::{Desired, Observed};
+use crate::observe::{look_at_published, observe};
+use crate::plan::{Plan, Policy, WaitingOn, look_replaced, plan};
+use crate::status::{Status, status};
+
+/// An observation, the plan made from it, and the status that both show.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What was seen.
+    pub observed: Observed,
+    /// What is to be done.
+    pub plan: Plan,
+    /// Desired beside observed.
+    pub status: Status,
+    /// The published manifest was there and is not usable.
+    pub manifest_invalid: bool,
+}
+
+impl Snapshot {
+    /// Observes the world and judges it. `steady` is what [`crate::readiness::steady_after`] yields; `at_work` is who holds the
+    /// lock: what looks like an interrupted replacement is theirs, and goes on.
+    pub async fn take<V: Vm, E: Engine, S: Store>(
+        world: &World<V, E, S>,
+        desired: &Desired,
+        policy: &Policy,
+        steady: Duration,
+        at_work: Option<&str>,
+    ) -> Self {
+        let published = look_at_published(&world.store, desired).await;
+        let observed = observe(world, desired, &published).await;
+        let mut snapshot = Self::of(desired, observed, policy, steady, at_work);
+        snapshot.manifest_invalid = published.invalid;
+        snapshot.read_logs(&world.engine, desired).await;
+        snapshot
+    }
+
+    /// The same of an observation that was taken already, without log lines.
+    pub fn of(desired: &Desired, observed: Observed, policy: &Policy, steady: Duration, at_work: Option<&str>) -> Self {
+        let mut plan = plan(desired, &observed, policy);
+        if let Some(by) = at_work {
+            plan.mark_under_way(&look_replaced(&observed), desired, by);
+        }
+        if desired.vm().is_none() {
+            block_what_must_fail(&mut plan);
+        }
+        let status = status(desired, &observed, &plan, SystemTime::now(), steady);
+        Self { observed, plan, status, manifest_invalid: false }
+    }
+
+    /// The last lines of those whose container ended, or fails its check.
+    async fn read_logs<E: Engine>(&mut self, engine: &E, desired: &Desired) {
+        let Some(guest) = self.observed.guest.present() else { return };
+        let silent = self.status.agents.iter_mut().filter(|(_, agent)| {
+            !agent.ready && matches!(agent.health, "Degraded" | "Failed") && agent.container.is_some()
+        });
+        let reads = silent.filter_map(|(name, agent)| {
+            let wanted = desired.agents.get(name)?;
+            let container = guest.containers.get(&wanted.container.name)?;
+            Some(async move { agent.last_log = Some(last_lines(engine, &container.id, &wanted.container).await) })
+        });
+        join_all(reads).await;
+    }
+}
+
+/// Steps that would fail for something on this host wait for it instead.
+fn block_what_must_fail(plan: &mut Plan) {
+    let ready = std::mem::take(&mut plan.ready);
+    for step in ready {
+        match obstacle(&step.action) {
+            Some(err) => {
+                let on = WaitingOn::Precondition { kind: err.kind(), why: err.to_string() };
+                plan.wait(step.agent, &step.action, step.reason, on);
+            }
+            None => plan.ready.push(step),
+        }
+    }
+}
