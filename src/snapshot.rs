@@ -6,10 +6,11 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 
 use crate::act::{last_lines, obstacle};
 use crate::backend::{Engine, Store, Vm, World};
-use crate::model::{Desired, Observed};
+use crate::model::{Desired, Observed, Owner, Seen};
 use crate::observe::{look_at_published, observe};
 use crate::plan::{Plan, Policy, WaitingOn, look_replaced, plan};
 use crate::status::{Status, status};
@@ -38,7 +39,8 @@ impl Snapshot {
         at_work: Option<&str>,
     ) -> Self {
         let published = look_at_published(&world.store, desired).await;
-        let observed = observe(world, desired, &published).await;
+        let mut observed = observe(world, desired, &published).await;
+        count_restarts(&world.engine, &mut observed).await;
         let mut snapshot = Self::of(desired, observed, policy, steady, at_work);
         snapshot.manifest_invalid = published.invalid;
         snapshot.read_logs(&world.engine, desired).await;
@@ -71,6 +73,24 @@ impl Snapshot {
         });
         join_all(reads).await;
     }
+}
+
+/// Inspections under way at once.
+const INSPECTIONS: usize = 8;
+
+/// Looks up how often Podman restarted those of ours of which its list does not tell. What cannot be had stays unknown.
+async fn count_restarts<E: Engine>(engine: &E, observed: &mut Observed) {
+    let Seen::Present(guest) = &mut observed.guest else { return };
+    let untold = guest
+        .containers
+        .values_mut()
+        .filter(|container| matches!(container.owner, Owner::Ours { .. }) && container.restarts.is_none());
+    let lookups = untold.map(|container| async move {
+        if let Ok(Some(seen)) = engine.inspect(&container.id).await {
+            container.restarts = seen.restarts;
+        }
+    });
+    stream::iter(lookups).buffer_unordered(INSPECTIONS).collect::<()>().await;
 }
 
 /// Steps that would fail for something on this host wait for it instead.

@@ -97,7 +97,7 @@ fn status_has_the_shape_that_is_promised() {
     let world = World::bare();
     let manifest = world.publish(&[("a", "1.0")]);
     world.state(&[&world.published("a", "1.0")]);
-    let before = world.run("status -o json").expect(0).json();
+    let before = world.run("status -o json").expect(3).json();
     assert_eq!((&before["converged"], &before["agents"]["a"]["sync"]), (&json!(false), &json!("OutOfSync")));
     assert_eq!(before["agents"]["a"]["container"], json!(null));
     assert_eq!(before["agents"]["a"]["artifact"]["present"], false);
@@ -145,11 +145,11 @@ fn status_has_the_shape_that_is_promised() {
     assert!(text.contains("converged") && text.contains(&world.name("a")), "{text}");
 
     world.kill("a");
-    let dead = world.run("status -o json").expect(0).json();
+    let dead = world.run("status -o json").expect(3).json();
     assert_eq!((&dead["converged"], &dead["agents"]["a"]["container"]["state"]), (&json!(false), &json!("exited")));
     assert_eq!((&dead["agents"]["a"]["health"], &dead["agents"]["a"]["ready"]), (&json!("Degraded"), &json!(false)));
     world.state(&[]);
-    assert_eq!(world.run("status -o json").expect(0).json()["orphans"], json!([world.name("a")]));
+    assert_eq!(world.run("status -o json").expect(3).json()["orphans"], json!([world.name("a")]));
 }
 
 #[test]

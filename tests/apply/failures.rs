@@ -12,24 +12,167 @@ const EXITS: &str = "command: [sh, -c, \"echo one line; echo the reason >&2; exi
 fn a_container_that_exits_at_once_is_an_error_with_its_last_words() {
     let world = World::new();
     world.state(&[&world.agent("bad", &format!("{EXITS}, restart: on-failure")), &world.agent("good", "")]);
-    let outcome = world.run("apply").expect(1).says("error: agent `bad`: container").says("the reason");
+    let outcome = world.run("apply").expect(3).says("error: agent `bad`: container").says("the reason");
     assert!(outcome.stderr.contains("steadfast logs"), "{}", outcome.stderr);
     assert!(world.runs("good"), "the other agent is not held up");
 
     // The same as a one-shot: it ended by itself, and stays so.
     let world = World::new();
     world.state(&[&world.agent("job", &format!("{EXITS}, restart: \"no\""))]);
-    world.run("apply").expect(1).says("ended at once with exit code 3").says("the reason");
+    world.run("apply").expect(3).says("ended at once with exit code 3").says("the reason");
+    // And so says every verb, however often it is asked.
+    for _ in 0..2 {
+        let again = world.run("apply -o json").expect(3).says("the reason").json();
+        assert_eq!((&again["converged"], &again["problems"][0]["kind"]), (&json!(false), &json!("failed")), "{again}");
+        assert_eq!(kinds(&again), Vec::<String>::new(), "there is nothing to do about it");
+        let status = world.run("status -o json").expect(3).json();
+        assert_eq!(status["agents"]["job"]["health"], "Failed", "{status}");
+        assert!(status["agents"]["job"]["lastLog"].as_str().unwrap().contains("the reason"), "{status}");
+        let plan = world.run("plan --detailed-exitcode").expect(0);
+        assert!(plan.stdout.starts_with("No changes, but") && plan.stdout.contains("Failed"), "{}", plan.stdout);
+        assert_eq!(world.run("plan -o json").expect(0).json()["converged"], false);
+        assert!(world.run("doctor").expect(1).stdout.contains("job: Synced, Failed"));
+        assert_eq!(world.run("why job -o json").expect(0).json()["ready"], false);
+    }
+}
+
+/// A container that ends after this time, and that Podman restarts, is in a crash loop from its second end on, at every moment
+/// of it and from every verb.
+fn is_a_crash_loop(period: &str) {
+    let world = World::new();
+    let line = format!("echo begins; sleep {period}; echo the reason; exit 3");
+    world.state(&[&world.agent("loop", &format!("command: [sh, -c, \"{line}\"]"))]);
+    world.run("apply");
+    until("it has ended twice", || world.inspect("loop")["RestartCount"].as_u64().is_some_and(|count| count > 1));
+    for _ in 0..6 {
+        let apply = world.run("apply -o json").expect(3).says("the reason");
+        assert_eq!(apply.json()["problems"][0]["kind"], "crashLoop", "{}", apply.stdout);
+        let before = world.inspect("loop")["RestartCount"].as_u64().unwrap();
+        let status = world.run("status -o json").expect(3).json();
+        let agent = &status["agents"]["loop"];
+        assert_eq!((&status["converged"], &agent["ready"]), (&json!(false), &json!(false)), "{period}: {status}");
+        assert_eq!((&agent["sync"], &agent["health"]), (&json!("Synced"), &json!("Degraded")), "{period}: {status}");
+        assert_eq!(agent["conditions"][0]["reason"], "CrashLoop", "{period}: {status}");
+        assert!(agent["lastLog"].as_str().unwrap().contains("the reason"), "{period}: {status}");
+        let restarts = agent["container"]["restarts"].as_u64().unwrap();
+        let after = world.inspect("loop")["RestartCount"].as_u64().unwrap();
+        assert!((before..=after).contains(&restarts), "{before} <= {restarts} <= {after}");
+        world.run("plan --detailed-exitcode").expect(0);
+        assert!(world.run("why loop").expect(0).stdout.contains("CrashLoop"));
+        assert!(world.run("doctor").expect(1).stdout.contains("CrashLoop"));
+    }
+}
+
+#[test]
+fn a_crash_loop_of_two_fifths_of_a_second_is_told_by_every_verb() {
+    is_a_crash_loop("0.4");
+}
+
+#[test]
+fn a_crash_loop_of_two_and_a_half_seconds_is_told_by_every_verb() {
+    is_a_crash_loop("2.5");
+}
+
+#[test]
+fn a_crash_loop_of_twelve_seconds_is_told_by_every_verb() {
+    is_a_crash_loop("12");
+}
+
+#[test]
+fn what_was_restarted_once_is_waited_for_and_then_ready() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "")]);
+    world.applied();
+    let pid = i32::try_from(world.inspect("a")["State"]["Pid"].as_i64().unwrap()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    until("Podman restarted it", || world.inspect("a")["RestartCount"] == 1 && world.runs("a"));
+    let status = world.run("status -o json").expect(3).json();
+    let agent = &status["agents"]["a"];
+    assert_eq!(
+        (&agent["health"], &agent["conditions"][0]["reason"]),
+        (&json!("Progressing"), &json!("Restarted")),
+        "{status}"
+    );
+    assert_eq!(agent["container"]["restarts"], 1);
+    let hasty = world.run("apply --no-wait").expect(0);
+    assert!(hasty.stdout.contains("not ready yet: a") && !hasty.stdout.contains("converged"), "{}", hasty.stdout);
+    world.run("apply --timeout 2s").expect(3).says("was started again");
+    let outcome = world.run("apply -o json").expect(0);
+    assert_eq!(outcome.json()["converged"], true);
+    assert_eq!(kinds(&outcome.json()), Vec::<String>::new());
+    world.run("status").expect(0);
+}
+
+#[test]
+fn the_check_that_an_image_brings_counts_and_is_run() {
+    let world = World::new();
+    for (version, test) in [("well", "true"), ("sick", "echo the disk is gone; exit 4")] {
+        // Without a timeout or retries: what is missing is filled in.
+        let check = json!({"Test": ["CMD-SHELL", test], "Interval": 500_000_000});
+        world.load(&world.image(version).config("Healthcheck", check));
+    }
+    let agent = |version: &str| world.agent("a", "").replace("\"1\"", &format!("\"{version}\""));
+    world.state(&[&agent("well")]);
+    world.applied();
     let status = world.run("status -o json").expect(0).json();
-    assert_eq!(status["agents"]["job"]["health"], "Failed", "{status}");
+    let told = &status["agents"]["a"];
+    assert_eq!((&told["health"], &told["healthCheck"]), (&json!("Healthy"), &json!("image")), "{status}");
+    let id = world.ids()[&world.name("a")].clone();
+    // A successor that fails its image's check is rolled back.
+    world.state(&[&agent("sick")]);
+    world.run("apply").expect(4).says("the disk is gone").says("exit code 4");
+    assert_eq!(world.ids()[&world.name("a")], id);
+    // Without a predecessor it stands, and every verb says what its check printed.
+    world.run("down").expect(0);
+    world.run("apply").expect(3).says("the disk is gone");
+    let status = world.run("status -o json").expect(3).json();
+    assert_eq!(status["agents"]["a"]["health"], "Degraded", "{status}");
+    assert!(world.run("why a").expect(0).stdout.contains("the disk is gone"));
+    assert!(world.run("status").expect(3).stdout.contains("the disk is gone"));
+}
+
+#[test]
+fn nobody_calls_healthy_what_nobody_checks() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "")]);
+    world.applied();
+    let status = world.run("status -o json").expect(0).json();
+    let told = &status["agents"]["a"];
+    assert_eq!((&told["health"], &told["healthCheck"]), (&json!("Healthy"), &json!("none")), "{status}");
+    let text = world.run("status").expect(0).stdout;
+    assert!(text.contains("running") && !text.contains("Healthy"), "{text}");
+}
+
+#[test]
+fn what_must_fail_is_planned_and_shown_as_blocked() {
+    let world = World::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    world.state(&[
+        &world.agent("a", &format!("ports: [\"127.0.0.1:{port}:80\"]")),
+        &world.agent("b", "mounts: [{source: /nonexistent/here, target: /data}]"),
+    ]);
+    let plan = world.run("plan -o json").expect(1).says("is taken").says("does not exist").json();
+    assert_eq!(kinds(&plan), Vec::<String>::new(), "{plan}");
+    let status = world.run("status -o json").expect(3).json();
+    for (agent, why) in [("a", "is taken"), ("b", "does not exist")] {
+        let condition = &status["agents"][agent]["conditions"][0];
+        assert_eq!(condition["reason"], "Blocked", "{status}");
+        assert!(condition["message"].as_str().unwrap().contains(why), "{status}");
+    }
+    assert!(world.run("doctor").expect(1).stdout.contains("is taken"));
+    assert!(world.run("why a").expect(0).stdout.contains("is taken"));
+    world.run("apply").expect(1).says("is taken").says("does not exist");
+    drop(taken);
+    assert_eq!(kinds(&world.run("plan -o json").expect(1).json()), ["createContainer"], "the port is free again");
 }
 
 #[test]
 fn a_crash_loop_under_unless_stopped_is_not_taken_for_running() {
     let world = World::new();
     world.state(&[&world.agent("loop", "command: [sh, -c, \"echo again; sleep 0.1; exit 1\"]")]);
-    let outcome = world.run("apply").expect(1).says("again");
-    assert!(outcome.stderr.contains("keeps ending") || outcome.stderr.contains("ended at once"), "{}", outcome.stderr);
+    let outcome = world.run("apply").expect(3).says("again");
+    assert!(outcome.stderr.contains("crash loop") || outcome.stderr.contains("ended at once"), "{}", outcome.stderr);
     assert!(outcome.took.as_secs() < 30, "{:?}", outcome.took);
 }
 
@@ -46,7 +189,7 @@ fn what_stays_unhealthy_is_not_converged() {
         (&json!("sick"), &json!("unhealthy"))
     );
     outcome.says("is not healthy: its health check failed as often as its retries allow").says("agent listens");
-    let status = world.run("status -o json").expect(0).json();
+    let status = world.run("status -o json").expect(3).json();
     assert_eq!(status["agents"]["sick"]["health"], "Degraded", "{status}");
     assert!(world.runs("good"));
     // The time may be up before the check is.

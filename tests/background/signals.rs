@@ -156,7 +156,7 @@ fn after_being_frozen_it_catches_up() {
     world.remove("c");
     world.state(&[&agent(2), &world.agent("b", ""), &world.agent("c", "")]);
     // `status` does not wait for it: it looks by itself.
-    let status = world.run("status -o json").expect(0).json();
+    let status = world.run("status -o json").expect(3).json();
     assert_eq!((&status["run"], &status["converged"]), (&serde_json::Value::Null, &false.into()), "{status}");
     keeper.run.signal(Signal::CONT);
     until("all is well", || world.runs("b") && world.runs("c") && value(&world, "a") == "2" && world.runs("a"));

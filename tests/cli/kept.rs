@@ -104,7 +104,7 @@ fn apply_and_down_leave_it_to_run_at_once() {
     insta::assert_snapshot!("apply_wait_without_a_socket", kept.shown(&refused));
     // Those who only look do not mind.
     kept.sandbox.run("plan").expect(1).says("is not there");
-    kept.sandbox.run("status").expect(0);
+    kept.sandbox.run("status").expect(3);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn another_state_file_of_the_same_name_is_told_apart() {
     kept.sandbox.feed("apply -f - --wait", state(&kept.fake.path())).expect(1).says("keeps another state file");
     assert_eq!(served.small.asked.load(Ordering::SeqCst), 0, "nothing was asked");
     // What `run` sees is not what this file wants.
-    let status = kept.sandbox.run("status -f other.yaml -o json").expect(0).json();
+    let status = kept.sandbox.run("status -f other.yaml -o json").expect(3).json();
     assert_eq!(status.get("run"), None);
     // By another path, it is the same file.
     std::os::unix::fs::symlink(kept.file(), kept.sandbox.path("link.yaml")).unwrap();
@@ -232,10 +232,10 @@ fn status_is_what_run_sees() {
     drop(served);
 
     // Without an answer we look ourselves.
-    let own = kept.sandbox.run("status -o json").expect(0).json();
+    let own = kept.sandbox.run("status -o json").expect(3).json();
     assert_eq!((own.get("run"), &own["podman"]["version"]), (None, &json!("4.3.1")));
     let _mute = std::os::unix::net::UnixListener::bind(kept.dir().join("control.sock")).unwrap();
-    let own = kept.sandbox.run("status -o json").expect(0).json();
+    let own = kept.sandbox.run("status -o json").expect(3).json();
     assert_eq!(own["podman"]["version"], "4.3.1");
 }
 

@@ -1,7 +1,7 @@
 //! What each verb claims, and whether what was seen denies it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -48,6 +48,9 @@ pub fn truth(wanted: Wanted, name: &str, samples: &[Sample], watcher: &Watcher) 
 
 fn judge(wanted: Wanted, name: &str, sample: &Sample, watcher: &Watcher) -> Truth {
     let Some(seen) = sample.of.get(name).and_then(Option::as_ref) else { return Truth::Broken };
+    if !seen.ours {
+        return Truth::Broken;
+    }
     let ended_lately = watcher.restarts_before(name, sample.at, LATELY);
     match seen.status.as_str() {
         "running" => running(seen, ended_lately, sample),
@@ -77,13 +80,10 @@ fn running(seen: &Seen, ended_lately: u64, sample: &Sample) -> Truth {
 }
 
 /// One verb that was asked, and what was seen meanwhile.
-pub struct Asked<'w> {
+pub struct Asked {
     pub verb: &'static str,
     pub outcome: Outcome,
-    pub from: Instant,
-    pub to: Instant,
     pub truths: BTreeMap<String, Truth>,
-    pub watcher: &'w Watcher,
 }
 
 /// What a verb says of all agents: converged or not, where it says either.
@@ -93,7 +93,7 @@ pub enum Said {
     NotAllIsWell,
 }
 
-impl Asked<'_> {
+impl Asked {
     /// What it says of everything.
     pub fn of_all(&self) -> Option<Said> {
         let said = |well: bool| Some(if well { Said::AllIsWell } else { Said::NotAllIsWell });
@@ -174,7 +174,7 @@ impl Asked<'_> {
 }
 
 /// What two verbs that were asked while the world stood still say against each other.
-pub fn contradictions(asked: &[Asked<'_>]) -> Vec<String> {
+pub fn contradictions(asked: &[Asked]) -> Vec<String> {
     let mut found = Vec::new();
     let still = asked.iter().filter(|asked| asked.truths.values().all(|truth| *truth != Truth::Open));
     let mut said: BTreeMap<BTreeMap<String, u8>, Vec<(&'static str, Said)>> = BTreeMap::new();

@@ -15,6 +15,8 @@ const PAUSE: Duration = Duration::from_millis(150);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
     pub id: String,
+    /// It carries our label: one of somebody else under an agent's name is none of the agent's.
+    pub ours: bool,
     pub status: String,
     pub started: Option<SystemTime>,
     pub finished: Option<SystemTime>,
@@ -115,6 +117,7 @@ fn look(name: &str) -> Option<Seen> {
     };
     Some(Seen {
         id: answer["Id"].as_str().unwrap_or_default().to_owned(),
+        ours: answer["Config"]["Labels"]["steadfast.name"].is_string(),
         status: text("Status"),
         started: real(time("StartedAt")),
         finished: real(time("FinishedAt")),

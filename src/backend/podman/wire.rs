@@ -40,7 +40,10 @@ pub(super) fn listed(entry: &Value, owner: &Name) -> Option<(ContainerName, Cont
         pid: pid(entry, &phase),
         started_at: time(entry.get("StartedAt")),
         ended_at: ended,
-        restarts: int(entry, "Restarts").and_then(|count| u32::try_from(count).ok()),
+        // What has never ended was never restarted; of all else Podman 4.3's list does not tell.
+        restarts: int(entry, "Restarts")
+            .and_then(|count| u32::try_from(count).ok())
+            .or_else(|| (ended.is_none() && entry.get("ExitedAt").is_some_and(|told| !told.is_null())).then_some(0)),
         ports: listed_ports(entry.get("Ports")),
         restart: None,
         health: listed_health(entry, &phase),
