@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::ids::{ImageRef, Sha256Digest};
 use super::observed::Live;
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, NO_CHECK};
 use super::text::Text;
 
 /// The version of [`CanonicalSpec`] that this build writes into `steadfast.spec-version`.
@@ -282,6 +282,9 @@ fn wanted_fields(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Val
         hosts.sort();
         fields.insert("container.addHosts".to_owned(), Value::Many(hosts));
     }
+    if spec.no_healthcheck {
+        fields.insert("container.healthcheck.test".to_owned(), Value::Many(vec![Text::plain(NO_CHECK)]));
+    }
     if let Some(check) = &spec.healthcheck {
         let mut put = |name: &str, value: Value| fields.insert(format!("container.healthcheck.{name}"), value);
         put("test", Value::Many(check.test.words()));
@@ -316,6 +319,7 @@ mod tests {
             restart: RestartPolicy::UnlessStopped,
             add_hosts: vec![],
             healthcheck: None,
+            no_healthcheck: false,
         }
     }
 
@@ -393,6 +397,17 @@ mod tests {
         let at = |version| label.changes(version, &spec(), &image(), &key(1), None).len();
         assert_eq!(at(SPEC_VERSION + 1), 0);
         assert_eq!(at(SPEC_VERSION), 1);
+    }
+
+    #[test]
+    fn switching_a_health_check_off_and_on_is_a_change() {
+        let off = ContainerSpec { no_healthcheck: true, ..spec() };
+        let label = CanonicalSpec::new(&off, &image(), None, &key(1));
+        assert_eq!(changed(&label, &off, None), Vec::<String>::new());
+        assert_eq!(changed(&label, &spec(), None), ["container.healthcheck.test"]);
+        let label = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        let change = &label.changes(SPEC_VERSION, &off, &image(), &key(1), None)[0];
+        assert_eq!((change.field.as_str(), change.to.as_deref()), ("container.healthcheck.test", Some("[NONE]")));
     }
 
     #[test]

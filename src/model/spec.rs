@@ -26,8 +26,10 @@ pub struct ContainerSpec {
     pub restart: RestartPolicy,
     /// Extra `/etc/hosts` lines as `host:address`; the address may be `host-gateway`.
     pub add_hosts: Vec<Text>,
-    /// The health check, if any.
+    /// The health check of the state file, if it has one.
     pub healthcheck: Option<HealthCheck>,
+    /// There is to be no health check, not even the image's own: `test: NONE`. Never beside a `healthcheck`.
+    pub no_healthcheck: bool,
 }
 
 impl ContainerSpec {
@@ -159,6 +161,9 @@ pub struct HealthCheck {
     /// Time after the start in which failures do not count. Default 0 s.
     pub start_period: Duration,
 }
+
+/// The word in a health check's list that switches it off, in Podman and in Docker's image format.
+pub const NO_CHECK: &str = "NONE";
 
 /// The command of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]

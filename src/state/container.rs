@@ -13,7 +13,7 @@ use super::problem::Draft;
 use super::resolve::{checked, file_path, refuse};
 use super::scalar::Str;
 use crate::model::text::names_a_secret;
-use crate::model::{ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, Port, Protocol, Text};
+use crate::model::{ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, Text};
 
 /// The most bytes all agents of a file may take from env files together.
 const MAX_ENV_BYTES: usize = 64 * 1024 * 1024;
@@ -90,7 +90,12 @@ pub(super) fn resolve(
             Some(text(host.value.0.clone(), false))
         })
         .collect();
-    let healthcheck = doc.healthcheck.and_then(|check| health(cx, check.value, path.key("healthcheck")));
+    let check = doc.healthcheck.and_then(|check| health(cx, check.value, path.key("healthcheck")));
+    let (healthcheck, no_healthcheck) = match check {
+        Some(Check::Run(check)) => (Some(check), false),
+        Some(Check::Off) => (None, true),
+        None => (None, false),
+    };
     let command = doc.command.map(|list| list.value.0.into_iter().map(|(_, word)| text(word.value.0, false)).collect());
     let spec = ContainerSpec {
         name: name?,
@@ -101,6 +106,7 @@ pub(super) fn resolve(
         restart: doc.restart.map(|restart| restart.value.0).unwrap_or_default(),
         add_hosts,
         healthcheck,
+        no_healthcheck,
     };
     Some((spec, ports))
 }
@@ -268,7 +274,14 @@ fn ports(cx: &mut Cx<'_>, entries: Vec<(usize, At<PortEntry>)>, path: Path<'_>) 
     resolved
 }
 
-fn health(cx: &mut Cx<'_>, doc: HealthDoc, path: Path<'_>) -> Option<HealthCheck> {
+/// What a `healthcheck` says.
+enum Check {
+    Run(HealthCheck),
+    /// None at all, whatever the image brings.
+    Off,
+}
+
+fn health(cx: &mut Cx<'_>, doc: HealthDoc, path: Path<'_>) -> Option<Check> {
     let interval = doc.interval.as_ref().map_or(Duration::from_secs(30), |time| time.value.0);
     let timeout = doc.timeout.as_ref().map_or(Duration::from_secs(30), |time| time.value.0);
     for (key, time) in [("interval", &doc.interval), ("timeout", &doc.timeout)] {
@@ -278,48 +291,50 @@ fn health(cx: &mut Cx<'_>, doc: HealthDoc, path: Path<'_>) -> Option<HealthCheck
             cx.wrong(time.node, path.key(key), format!("a health check's {key} must be at least 1ms"));
         }
     }
-    let test = test(cx, doc.test?, path.key("test"))?;
-    Some(HealthCheck {
+    let Some(test) = test(cx, doc.test?, path.key("test"))? else { return Some(Check::Off) };
+    Some(Check::Run(HealthCheck {
         test,
         interval,
         timeout,
         retries: doc.retries.map_or(3, |retries| retries.value.0),
         start_period: doc.start_period.map_or(Duration::ZERO, |time| time.value.0),
-    })
+    }))
 }
 
-fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> Option<HealthTest> {
+/// What a health check runs; `Some(None)` is `NONE`: nothing.
+fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> Option<Option<HealthTest>> {
+    let off = |word: &str| word.trim().eq_ignore_ascii_case(NO_CHECK);
     let words = match value {
+        TestEntry::Line(line) if off(&line.0.value) => return Some(None),
         TestEntry::Line(line) if line.0.value.trim().is_empty() => {
             cx.wrong(node, path, "the health check runs nothing");
             return None;
         }
-        TestEntry::Line(line) => return Some(HealthTest::Shell(text(line.0, false))),
+        TestEntry::Line(line) => return Some(Some(HealthTest::Shell(text(line.0, false)))),
         TestEntry::Words(list) => list.0,
     };
     let mut words = words.into_iter().map(|(_, word)| word.value.0);
     let first = words.next().map(|word| word.value).unwrap_or_default();
     let mut rest: Vec<_> = words.map(|word| text(word, false)).collect();
     match (first.as_str(), rest.len()) {
-        ("NONE", _) => {
-            // Podman would run the image's check all the same, and go by its verdict.
-            let message = "not supported: NONE cannot switch off a health check that the image brings";
-            let help = "leave `healthcheck` out if the image brings none; else a test that succeeds, like [CMD-SHELL, \"true\"]";
-            cx.wrong_help(node, path, message, help);
+        (word, 0) if off(word) => Some(None),
+        (word, _) if off(word) => {
+            let help = "write `test: NONE` for no health check at all, or put CMD before the program";
+            cx.wrong_help(node, path, "NONE takes nothing after it", help);
             None
         }
         ("CMD", 0) | ("CMD-SHELL", 0) => {
             cx.wrong(node, path, format!("{first} runs nothing: a command must follow it"));
             None
         }
-        ("CMD", _) => Some(HealthTest::Command(rest)),
-        ("CMD-SHELL", 1) => rest.pop().map(HealthTest::Shell),
+        ("CMD", _) => Some(Some(HealthTest::Command(rest))),
+        ("CMD-SHELL", 1) => rest.pop().map(HealthTest::Shell).map(Some),
         ("CMD-SHELL", _) => {
             cx.wrong_help(node, path, "CMD-SHELL takes one line", "quote the whole line, or use CMD");
             None
         }
         _ => {
-            let message = "a health check's list starts with CMD or CMD-SHELL";
+            let message = "a health check's list starts with CMD or CMD-SHELL, or is [NONE]";
             cx.wrong_help(node, path, message, "put CMD before the program to run it as it is");
             None
         }

@@ -259,7 +259,7 @@ record! {
         /// Extra lines of `/etc/hosts`, as `host:address`; the address may be `host-gateway`.
         #[schemars(extend("examples" = [["host.containers.internal:host-gateway"]]))]
         optional add_hosts "addHosts": List<Word>,
-        /// The check that tells whether it is healthy. Without one, running is good enough.
+        /// The check that tells whether it is healthy, instead of the image's own. Without any, running is good enough.
         #[schemars(extend("examples" = [{"test": ["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"]}]))]
         optional healthcheck "healthcheck": HealthDoc,
     }
@@ -359,8 +359,10 @@ record! {
     #[schemars(rename = "HealthCheck")]
     HealthDoc {
         /// What is run: `[CMD, program, argument…]` as it is, `[CMD-SHELL, line]` or a plain string by the container's
-        /// shell.
-        #[schemars(extend("examples" = [["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"], "test -e /ready"]))]
+        /// shell. `NONE` (or `[NONE]`, in any case) is no health check at all, not even the image's own.
+        #[schemars(extend(
+            "examples" = [["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"], "test -e /ready", "NONE"]
+        ))]
         required test "test": TestEntry,
         /// The time between two runs.
         #[schemars(extend("default" = "30s", "examples" = ["30s"]))]
@@ -411,6 +413,8 @@ impl JsonSchema for TestEntry {
              "prefixItems": [{"const": "CMD"}]},
             {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": ["string", "number", "boolean"]},
              "prefixItems": [{"const": "CMD-SHELL"}]},
+            {"type": "array", "minItems": 1, "maxItems": 1, "items": {"type": "string", "pattern": "^[nN][oO][nN][eE]$"},
+             "description": "No health check, not even the image's own."},
         ]})
     }
 }

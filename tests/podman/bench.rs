@@ -105,6 +105,7 @@ impl<E: Engine> Bench<E> {
             restart: RestartPolicy::No,
             add_hosts: Vec::new(),
             healthcheck: None,
+            no_healthcheck: false,
         };
         let mut create = Create { name: spec.name.clone(), image: self.image.clone(), spec, labels: BTreeMap::new() };
         self.label(&mut create);

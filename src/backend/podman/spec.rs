@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::secrets::Secrets;
-use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text};
+use crate::model::{Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Text};
 
 /// Seconds between the stop signal and KILL when somebody else stops the container.
 pub(super) const STOP_TIMEOUT: u64 = 10;
@@ -64,6 +64,9 @@ pub(super) fn body(create: &Create, gateway: Option<&str>) -> Value {
     });
     if let Some(command) = &spec.command {
         body["command"] = command.iter().map(|word| json!(word.expose())).collect();
+    }
+    if spec.no_healthcheck {
+        body["healthconfig"] = json!({"Test": [NO_CHECK]});
     }
     if let Some(check) = &spec.healthcheck {
         body["healthconfig"] = healthcheck(check);

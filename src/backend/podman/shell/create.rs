@@ -31,6 +31,9 @@ pub(super) fn words(create: &Create, gateway: Option<&str>) -> Vec<String> {
         words.pair("--add-host", line);
     }
     words.pair("--stop-timeout", spec::STOP_TIMEOUT.to_string());
+    if spec.no_healthcheck {
+        words.add(["--no-healthcheck"]);
+    }
     if let Some(check) = &spec.healthcheck {
         health_words(check, &mut words);
     }

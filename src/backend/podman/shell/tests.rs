@@ -114,6 +114,7 @@ fn a_container_in_podmans_words() {
         restart: crate::model::RestartPolicy::Always,
         add_hosts: ["host.containers.internal:host-gateway", "d:host-gateway"].map(Text::plain).into(),
         healthcheck: None,
+        no_healthcheck: false,
     };
     let image = crate::model::ImageRef::new("localhost/a:1").unwrap();
     let mut create =
