@@ -83,6 +83,7 @@ pub fn agent(name: &str) -> Agent {
             add_hosts: vec![],
             healthcheck: None,
             no_healthcheck: false,
+            hidden_ports: Default::default(),
         },
     }
 }

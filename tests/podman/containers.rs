@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use steadfast::backend::{Engine, ExecRequest};
+use steadfast::backend::{Engine, ExecRequest, LogRequest};
 use steadfast::model::{
     ContainerId, Health, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Owner, Phase, Port, Protocol,
     RestartPolicy, Text,
 };
 
-use crate::bench::{Bench, NOW, output, whole, within};
+use crate::bench::{Bench, NOW, Output, output, whole, within};
 use crate::support::archive::docker_archive;
 
 fn free_port() -> u16 {
@@ -384,4 +384,27 @@ pub async fn an_images_health_check_is_switched_off<E: Engine>(bench: &Bench<E>)
         "otherwise it is kept: {seen}"
     );
     gone(bench, &id, &image).await;
+}
+
+pub async fn an_empty_command_is_no_arguments<E: Engine>(bench: &Bench<E>) {
+    let image = image(bench, "talks", &[("Entrypoint", serde_json::json!(["echo", "arguments:"]))]).await;
+    let mut create = bench.shell("talks", "unused");
+    create.image = image.clone();
+    for (command, said) in [(None, "arguments: /agent\n"), (Some(Vec::new()), "arguments:\n")] {
+        create.spec.command = command;
+        bench.label(&mut create);
+        let id = bench.started(&create).await;
+        bench.until(&id, |state| matches!(state.phase, Phase::Exited { code: 0 })).await;
+        let logs = bench.engine.logs(&id, &LogRequest::default()).await.unwrap();
+        assert_eq!(within(Output::of(logs)).await.text().0, said);
+        bench.engine.remove(&id, NOW).await.unwrap();
+    }
+    let mut nothing = bench.shell("nothing", "unused");
+    nothing.spec.command = Some(Vec::new());
+    bench.label(&mut nothing);
+    let err = bench.engine.create(&nothing).await.unwrap_err();
+    assert!(err.message.contains("has no entrypoint, so the empty `command: []` leaves nothing to run"), "{err}");
+    assert!(!bench.guest().await.containers.contains_key(&nothing.name), "nothing was made");
+    let image = bench.engine.image(&image).await.unwrap().expect("the image is there");
+    bench.engine.remove_image(&image).await.unwrap();
 }
