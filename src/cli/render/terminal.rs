@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 
 use anstyle::Style;
 
+use crate::visible::{acts, visible};
+
 /// Stands for the escape character of our own colours until they are written. Different in each process.
 fn mark() -> &'static str {
     static MARK: OnceLock<String> = OnceLock::new();
@@ -26,44 +28,14 @@ pub(in crate::cli) fn styled(text: &str, style: Style, color: bool) -> String {
     format!("{}{text}{}", ours(style.render().to_string()), ours(style.render_reset().to_string()))
 }
 
-/// Whether a character does something instead of being seen. A line break and a tab are fine in most texts.
-fn acts(c: char) -> bool {
-    // Besides the control characters: marks that turn the direction of writing, and separators of lines.
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn escaped(out: &mut String, c: char) {
-    let _ = match c {
-        '\n' => out.write_str("\\n"),
-        '\r' => out.write_str("\\r"),
-        '\t' => out.write_str("\\t"),
-        c if (c as u32) < 0x100 => write!(out, "\\x{:02x}", c as u32),
-        c => write!(out, "\\u{{{:x}}}", c as u32),
-    };
-}
-
-fn shown(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.chars().any(|c| acts(c) && !keep(c)) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match acts(c) && !keep(c) {
-            true => escaped(&mut out, c),
-            false => out.push(c),
-        }
-    }
-    Cow::Owned(out)
-}
-
 /// Text on one line, every control character in it visible, line breaks too.
 pub(in crate::cli) fn line(text: &str) -> Cow<'_, str> {
-    shown(text, |_| false)
+    visible(text, |_| false)
 }
 
 /// What is written: every control character but line breaks and tabs is visible, our own colours are colours.
 pub(super) fn finish(text: &str) -> Cow<'_, str> {
-    let text = shown(text, |c| matches!(c, '\n' | '\t'));
+    let text = visible(text, |c| matches!(c, '\n' | '\t'));
     if text.contains('\u{fdd0}') { Cow::Owned(text.replace(mark(), "\u{1b}")) } else { text }
 }
 
