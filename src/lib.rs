@@ -31,4 +31,5 @@ pub mod snapshot;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+mod visible;
 pub mod why;

@@ -1,6 +1,14 @@
 //! Logs: constant sentences with fields, to standard error, as text or JSON.
 
+use std::fmt;
+
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+
+use crate::visible::visible;
 
 /// How this process logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +38,64 @@ pub fn init(logging: Logging) {
     let _ = if logging.json {
         builder.json().flatten_event(true).try_init()
     } else {
-        builder.with_ansi(logging.color).with_target(false).without_time().try_init()
+        builder.with_ansi(logging.color).with_target(false).without_time().fmt_fields(fields()).try_init()
     };
+}
+
+/// Fields as the usual format has them. Their values may be words of others, so what a terminal would obey in them is seen.
+fn fields() -> impl for<'w> FormatFields<'w> + 'static {
+    debug_fn(field).delimited(" ")
+}
+
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    let value = visible(&value, |c| matches!(c, '\n' | '\t'));
+    match (field.name(), writer.has_ansi_escapes()) {
+        // What came from the `log` crate says so in fields of its own.
+        (name, _) if name.starts_with("log.") => Ok(()),
+        ("message", _) => writer.write_str(&value),
+        (name, false) => write!(writer, "{name}={value}"),
+        (name, true) => {
+            let (name_style, mark_style) = (anstyle::Style::new().italic(), anstyle::Style::new().dimmed());
+            write!(writer, "{name_style}{name}{name_style:#}{mark_style}={mark_style:#}{value}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_value_in_a_log_line_moves_no_cursor() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .with_target(false)
+            .without_time()
+            .fmt_fields(fields())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(error = %"a\u{1b}[2J\u{7}", agent = "b", "cannot use it");
+        });
+        let line = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(line.trim(), "WARN cannot use it error=a\\x1b[2J\\x07 agent=\"b\"");
+    }
 }

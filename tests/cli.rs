@@ -8,6 +8,8 @@ mod control;
 mod downloads;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/gitops.rs"]
+mod gitops;
 #[path = "cli/history.rs"]
 mod history;
 #[path = "cli/kept.rs"]

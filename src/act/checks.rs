@@ -30,8 +30,8 @@ pub(super) fn before_replace(create: &Create, start: bool, held: &[Port], patien
 fn mount_sources(create: &Create) -> Result<(), ActError> {
     for mount in &create.spec.mounts {
         if std::fs::metadata(mount.source.expose()).is_err() {
-            let path = if mount.source.is_sensitive() { "(sensitive)" } else { mount.source.expose() };
-            return Err(ActError::MountSource { path: path.to_owned(), container: create.spec.name.to_string() });
+            let path = mount.source.shown().to_owned();
+            return Err(ActError::MountSource { path, container: create.spec.name.to_string() });
         }
     }
     Ok(())
@@ -44,7 +44,10 @@ pub(super) fn ports_are_free(create: &Create, held: &[Port]) -> Result<(), ActEr
         |port: &Port| held.iter().any(|held| (held.host_port, held.protocol) == (port.host_port, port.protocol));
     for port in create.spec.ports.iter().filter(|port| !holds(port)) {
         if is_taken(port) {
-            return Err(ActError::PortTaken { port: port.to_string(), container: create.spec.name.to_string() });
+            return Err(ActError::PortTaken {
+                port: create.spec.shown_port(port),
+                container: create.spec.name.to_string(),
+            });
         }
     }
     Ok(())

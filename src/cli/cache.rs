@@ -37,14 +37,32 @@ fn root(settings: &Settings, desired: Option<&Desired>) -> Result<PathBuf, CliEr
     desired.map_or_else(|| settings.root_without_file(), |desired| Ok(desired.root.clone()))
 }
 
+/// What `--arch` names.
+enum Asked {
+    Host,
+    All,
+    Only(Arch),
+}
+
+fn asked_arch(word: &str) -> Result<Asked, CliError> {
+    match word {
+        "host" => Ok(Asked::Host),
+        "all" => Ok(Asked::All),
+        word => Arch::from_machine(word).map(Asked::Only).map_err(|err| {
+            CliError::new(ExitStatus::Usage, err.to_string())
+                .hint("`--arch` takes host, arm64 (or aarch64), x64 (or amd64, x86_64), all")
+        }),
+    }
+}
+
 async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliError> {
     // An architecture nobody publishes for ends it before anything is fetched.
+    let asked = args.arch.as_deref().map(asked_arch).transpose()?;
     let host = settings.host_arch()?;
-    let arches = args.arch.as_deref().map(|word| match word {
-        "host" => vec![host],
-        "arm64" => vec![Arch::Arm64],
-        "x64" => vec![Arch::X64],
-        _ => Arch::ALL.to_vec(),
+    let arches = asked.map(|asked| match asked {
+        Asked::Host => vec![host],
+        Asked::All => Arch::ALL.to_vec(),
+        Asked::Only(arch) => vec![arch],
     });
     let desired = desired(settings, args.manifest_url.clone())?;
     let manifest = manifest(settings, &args, desired.as_ref())?;

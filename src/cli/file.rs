@@ -7,13 +7,18 @@ use serde_json::{Value, json};
 
 use super::render::{self, said::Level};
 use super::{CliError, ExitStatus, Format, Settings};
-use crate::state::{self, StateError};
+use crate::state::{self, Loaded, Problem, StateError};
 
 /// Writes a starter state file. Never over another file.
 pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
     let path = &settings.file;
-    if path.as_os_str() == "-" {
-        render::print(state::STARTER)?;
+    let to_stdout = path.as_os_str() == "-";
+    // Absolute, but no link resolved: the directory is called what the user calls it.
+    let file = std::path::absolute(if to_stdout { Path::new("steadfast.yaml") } else { path }).unwrap_or_default();
+    let name = state::name_after(file.parent().unwrap_or(Path::new("/")));
+    let starter = state::starter(&name);
+    if to_stdout {
+        render::print_raw(&starter)?;
         return Ok(ExitStatus::Done);
     }
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(|err| {
@@ -24,10 +29,11 @@ pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
             failed
         }
     })?;
-    file.write_all(state::STARTER.as_bytes())
+    file.write_all(starter.as_bytes())
         .map_err(|err| CliError::new(ExitStatus::Error, format!("failed to write `{}`: {err}", path.display())))?;
     if !settings.quiet {
-        let wrote = format!("wrote `{}`; edit it, then run `steadfast plan -f {0}`", path.display());
+        let shown = path.display();
+        let wrote = format!("wrote `{shown}`, named `{name}`; edit it, then run `steadfast plan -f {shown}`");
         render::said::say(Level::Info, &wrote, &[], settings.color_stderr);
     }
     Ok(ExitStatus::Done)
@@ -53,9 +59,11 @@ pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
                 "name": desired.name,
                 "agents": desired.agents.keys().collect::<Vec<_>>(),
                 "problems": [],
+                "warnings": loaded.warnings.iter().map(told).collect::<Vec<_>>(),
             }),
         )?,
         Format::Text | Format::Markdown => {
+            warn(settings, &loaded, |_| true);
             let agents = render::units::count(desired.agents.len(), "agent");
             render::print(&format!("`{}` is valid: `{}`, {agents}.\n", settings.file.display(), desired.name))?;
         }
@@ -63,23 +71,37 @@ pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
     Ok(ExitStatus::Done)
 }
 
+/// Says on standard error what is valid in the state file and probably not meant.
+pub(super) fn warn(settings: &Settings, loaded: &Loaded, which: impl Fn(&Problem) -> bool) {
+    if settings.quiet {
+        return;
+    }
+    for warning in loaded.warnings.iter().filter(|warning| which(warning)) {
+        let file = settings.file.display().to_string();
+        render::errors::print_warning(warning, &file, settings.color_stderr);
+    }
+}
+
 /// File, line, column, path, message and help of each problem. One of the whole file has line and column 0.
 fn problems(file: &Path, err: &StateError) -> Vec<Value> {
-    let problem = |file: &str, line: u64, column: u64, path: &str, message: &str, help: Option<&str>| json!({"file": file, "line": line, "column": column, "path": path, "message": message, "help": help});
     if err.problems().is_empty() {
-        return vec![problem(&file.display().to_string(), 0, 0, "", &err.to_string(), None)];
+        let file = file.display().to_string();
+        return vec![
+            json!({"file": file, "line": 0, "column": 0, "path": "", "message": err.to_string(), "help": null}),
+        ];
     }
-    let each = err.problems().iter().map(|found| {
-        let place = &found.place;
-        problem(&place.file, place.line, place.column, &found.path, &found.message, found.help.as_deref())
-    });
-    each.collect()
+    err.problems().iter().map(told).collect()
+}
+
+fn told(problem: &Problem) -> Value {
+    let Problem { place, path, message, help, .. } = problem;
+    json!({"file": place.file, "line": place.line, "column": place.column, "path": path, "message": message, "help": help})
 }
 
 /// Prints a JSON schema.
 pub(super) fn schema(_: &Settings, manifest: bool) -> Result<ExitStatus, CliError> {
     let schema = if manifest { state::manifest_schema() } else { state::schema() };
-    render::print(&state::pretty(&schema))?;
+    render::print_raw(&state::pretty(&schema))?;
     Ok(ExitStatus::Done)
 }
 
@@ -87,6 +109,6 @@ pub(super) fn schema(_: &Settings, manifest: bool) -> Result<ExitStatus, CliErro
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitStatus, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut super::command(), "steadfast", &mut script);
-    render::print(&String::from_utf8_lossy(&script))?;
+    render::print_raw(&String::from_utf8_lossy(&script))?;
     Ok(ExitStatus::Done)
 }

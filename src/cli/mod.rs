@@ -515,8 +515,8 @@ struct SyncArgs {
     /// The manifest [default: the state file's, else $STEADFAST_MANIFEST_URL]
     #[arg(long, value_name = "URL")]
     manifest_url: Option<String>,
-    /// For which architecture [default: the state file's, else host]
-    #[arg(long, value_name = "ARCH", value_parser = ["host", "arm64", "x64", "all"])]
+    /// For which architecture: host, arm64 (or aarch64), x64 (or amd64, x86_64), all [default: the state file's, else host]
+    #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
     /// How often a download is tried again
     #[arg(long, value_name = "N", default_value_t = 5)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
 
+use super::file;
 use super::kept::{self, Kept};
 use super::render::progress::Printer;
 use super::render::said::{Level, say};
@@ -65,7 +66,9 @@ pub(super) fn scratch(desired: &Desired, world: &HostWorld) -> Scratch {
 
 /// Shows what `apply` would do.
 pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStatus, CliError> {
-    let desired = settings.load(None)?.desired;
+    let loaded = settings.load(None)?;
+    file::warn(settings, &loaded, |warning| !warning.planned);
+    let desired = loaded.desired;
     let policy = policy(&args.policy, &desired)?;
     let world = settings.world(&desired, CacheOptions::default())?;
     let steady = steady_after(Patience::default().settle);
@@ -75,8 +78,8 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
         Format::Json | Format::Yaml => {
             render::print_data(settings.output, &render_plan::json(&desired.name, &plan, status.converged))?;
         }
-        Format::Markdown => render::print(&render_plan::markdown(&desired.name, &plan, &status))?,
-        Format::Text => render::print(&render_plan::text(&desired.name, &plan, &status, settings.color_stdout))?,
+        Format::Markdown => render::print(&render_plan::markdown(&desired, &plan, &status))?,
+        Format::Text => render::print(&render_plan::text(&desired, &plan, &status, settings.color_stdout))?,
     }
     let report = Report::of_plan(desired.name.clone(), plan, manifest_invalid);
     if !report.troubles.is_empty() {
@@ -90,7 +93,10 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
 /// Converges once and proves it.
 pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitStatus, CliError> {
     let first = match settings.load(None) {
-        Ok(loaded) => loaded.desired,
+        Ok(loaded) => {
+            file::warn(settings, &loaded, |warning| !warning.planned);
+            loaded.desired
+        }
         // `run` has an environment of its own and may read what we cannot; if not, it says so.
         Err(err) => match args.wait.then(|| kept::find(settings, None)).flatten() {
             Some(kept) => return ask(settings, &args, &kept).await,

@@ -41,7 +41,9 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
         return Err(CliError::new(ExitStatus::Usage, "`run` watches the state file, and a pipe cannot be watched")
             .hint("name a file with `-f FILE`"));
     }
-    let first = settings.load(None)?.desired;
+    let loaded = settings.load(None)?;
+    super::file::warn(settings, &loaded, |warning| !warning.planned);
+    let first = loaded.desired;
     settings.expected_engine(&first)?;
     let lock = lock(settings, &first, args.lock_timeout).await?;
     let key = key(settings, &first);

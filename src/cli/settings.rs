@@ -71,6 +71,9 @@ impl Settings {
             Color::Never => false,
             Color::Auto => terminal && set("NO_COLOR").is_none() && vars.get("TERM").is_none_or(|term| term != "dumb"),
         };
+        if let Some(file) = file {
+            super::render::said::name_file_globally(file);
+        }
         let stderr_is_terminal = std::io::stderr().is_terminal();
         Self {
             file_named: named.is_some(),

@@ -4,7 +4,7 @@
 //! Podman reports of a live container is rewritten too much (added variables, rewritten binds, expanded capabilities)
 //! to be compared instead (Podman 4.3); it is consulted only where a label cannot be read any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::ids::{ImageRef, Sha256Digest};
 use super::observed::Live;
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, NO_CHECK, Port};
 use super::text::Text;
 
 /// The version of [`CanonicalSpec`] that this build writes into `steadfast.spec-version`.
@@ -98,9 +98,9 @@ pub struct FieldChange {
 impl CanonicalSpec {
     /// The canonical form of a spec with its image.
     pub fn new(spec: &ContainerSpec, image: &ImageRef, artifact: Option<Sha256Digest>, key: &HostKey) -> Self {
-        let fields = wanted_fields(spec, image)
+        let fields = wanted_fields(spec, image, key)
             .into_iter()
-            .map(|(field, value)| {
+            .map(|(field, Wanted { value, .. })| {
                 let leaf = value.leaf(&field, key);
                 (field, leaf)
             })
@@ -121,7 +121,8 @@ impl CanonicalSpec {
     /// Whether the sensitive values in it can be compared with `key`. When not, [`CanonicalSpec::changes`] wants to
     /// see the live values.
     pub fn readable_with(&self, key: &HostKey) -> bool {
-        self.key == key.id() || !self.fields.values().any(Leaf::has_hash)
+        let hashed = |(field, leaf): (&String, &Leaf)| leaf.has_hash() || field.starts_with(HIDDEN_MOUNT);
+        self.key == key.id() || !self.fields.iter().any(hashed)
     }
 
     /// The image reference it was created with.
@@ -145,29 +146,43 @@ impl CanonicalSpec {
         key: &HostKey,
         live: Option<&Live>,
     ) -> Vec<FieldChange> {
-        let wanted = wanted_fields(spec, image);
+        let wanted = wanted_fields(spec, image, key);
         let same_key = self.key == key.id();
         let mut changes = Vec::new();
-        for (field, value) in &wanted {
-            let kept = self.fields.get(field);
-            let same = kept.is_some_and(|kept| {
-                if same_key || !kept.has_hash() {
-                    value.matches(field, kept, key)
-                } else {
-                    live.and_then(|live| live.field(field)).is_none_or(|now| value.is(&now))
-                }
-            });
+        let mut known = BTreeSet::new();
+        for (field, Wanted { value, other_name }) in &wanted {
+            // It may have been kept under its other name, when its target was shown and is hidden now, or was and is not.
+            let name =
+                [Some(field), other_name.as_ref()].into_iter().flatten().find(|name| self.fields.contains_key(*name));
+            let kept = name.and_then(|name| self.fields.get(name));
+            let live = || live.and_then(|live| live.field(plain_name(field, other_name)));
+            let same = match (name, kept) {
+                (Some(name), Some(kept)) if same_key || !kept.has_hash() => value.matches(name, kept, key),
+                (_, Some(_)) => live().is_none_or(|now| value.is(&now)),
+                // Its name was hashed under a key that is lost.
+                (_, None) if !same_key && field.starts_with(HIDDEN_MOUNT) => live().is_none_or(|now| value.is(&now)),
+                (_, None) => false,
+            };
+            known.extend(name);
             if !same {
                 let to = value.leaf(field, key);
                 // What is a secret now was one before, even where it stood in clear.
                 let hidden = to.has_hash() || kept.is_some_and(Leaf::has_hash);
                 let shown = |leaf: &Leaf| if hidden { leaf.hidden() } else { leaf.shown() };
-                changes.push(FieldChange { field: field.clone(), from: kept.map(shown), to: Some(shown(&to)) });
+                changes.push(FieldChange { field: shown_name(field), from: kept.map(shown), to: Some(shown(&to)) });
             }
         }
+        let hides_targets = spec.mounts.iter().any(|mount| mount.target.is_sensitive());
         for (field, kept) in &self.fields {
-            if !wanted.contains_key(field) && (version <= SPEC_VERSION || known_field(field)) {
-                changes.push(FieldChange { field: field.clone(), from: Some(kept.shown()), to: None });
+            let lost = !same_key && field.starts_with(HIDDEN_MOUNT);
+            if !known.contains(field) && !lost && (version <= SPEC_VERSION || known_field(field)) {
+                // A target that goes where another is hidden was to be hidden as well.
+                let target = field.strip_prefix(MOUNT).and_then(|target| target.strip_suffix(']'));
+                let field = match target.filter(|_| hides_targets && !field.starts_with(HIDDEN_MOUNT)) {
+                    Some(target) => shown_name(&hidden_mount(target, key)),
+                    None => shown_name(field),
+                };
+                changes.push(FieldChange { field, from: Some(kept.shown()), to: None });
             }
         }
         changes.sort_by(|a, b| a.field.cmp(&b.field));
@@ -256,7 +271,54 @@ fn known_field(field: &str) -> bool {
             .any(|start| field.starts_with(start))
 }
 
-fn wanted_fields(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Value> {
+/// What a mount's field begins with, before its target.
+const MOUNT: &str = "container.mounts[";
+/// What a field's name begins with where the target of a mount must not be shown: then a keyed hash stands for it.
+const HIDDEN_MOUNT: &str = "container.mounts[(sensitive) #";
+
+/// A wanted value, and what else its field may be called.
+struct Wanted {
+    value: Value,
+    /// A mount is known by its target, in clear or as a hash.
+    other_name: Option<String>,
+}
+
+fn hidden_mount(target: &str, key: &HostKey) -> String {
+    format!("{HIDDEN_MOUNT}{}]", key.fingerprint("container.mounts", target))
+}
+
+/// The field's name with the target of a mount in clear, as a live container tells it.
+fn plain_name<'f>(field: &'f str, other_name: &'f Option<String>) -> &'f str {
+    match other_name {
+        Some(other) if field.starts_with(HIDDEN_MOUNT) => other,
+        _ => field,
+    }
+}
+
+/// The field's name as it may be shown: of a hash, what is enough to tell two apart.
+fn shown_name(field: &str) -> String {
+    match field.strip_prefix(HIDDEN_MOUNT) {
+        Some(hash) => format!("{HIDDEN_MOUNT}{}]", hash.get(..4).unwrap_or(hash)),
+        None => field.to_owned(),
+    }
+}
+
+fn wanted_fields(spec: &ContainerSpec, image: &ImageRef, key: &HostKey) -> BTreeMap<String, Wanted> {
+    let mut wanted: BTreeMap<_, _> =
+        values(spec, image).into_iter().map(|(field, value)| (field, Wanted { value, other_name: None })).collect();
+    for mount in &spec.mounts {
+        let access = if mount.read_only { ":ro" } else { "" };
+        let source = format!("{}{access}", mount.source.expose());
+        let source = if mount.source.is_sensitive() { Text::sensitive(source) } else { Text::plain(source) };
+        let target = mount.target.expose();
+        let (plain, hashed) = (format!("{MOUNT}{target}]"), hidden_mount(target, key));
+        let (field, other) = if mount.target.is_sensitive() { (hashed, plain) } else { (plain, hashed) };
+        wanted.insert(field, Wanted { value: Value::One(source), other_name: Some(other) });
+    }
+    wanted
+}
+
+fn values(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Value> {
     let mut fields = BTreeMap::new();
     fields.insert("image".to_owned(), Value::plain(image.as_str()));
     fields.insert("container.restart".to_owned(), Value::plain(spec.restart.as_str()));
@@ -266,14 +328,12 @@ fn wanted_fields(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Val
     for (variable, value) in &spec.env {
         fields.insert(format!("container.env.{variable}"), Value::One(value.clone()));
     }
-    for mount in &spec.mounts {
-        let access = if mount.read_only { ":ro" } else { "" };
-        let source = format!("{}{access}", mount.source.expose());
-        let source = if mount.source.is_sensitive() { Text::sensitive(source) } else { Text::plain(source) };
-        fields.insert(format!("container.mounts[{}]", mount.target), Value::One(source));
-    }
     if !spec.ports.is_empty() {
-        let mut ports: Vec<_> = spec.ports.iter().map(|port| Text::plain(port.to_string())).collect();
+        let shown = |port: &Port| match spec.hidden_ports.contains(port) {
+            true => Text::sensitive(port.to_string()),
+            false => Text::plain(port.to_string()),
+        };
+        let mut ports: Vec<_> = spec.ports.iter().map(shown).collect();
         ports.sort();
         fields.insert("container.ports".to_owned(), Value::Many(ports));
     }
@@ -281,6 +341,9 @@ fn wanted_fields(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Val
         let mut hosts = spec.add_hosts.clone();
         hosts.sort();
         fields.insert("container.addHosts".to_owned(), Value::Many(hosts));
+    }
+    if spec.no_healthcheck {
+        fields.insert("container.healthcheck.test".to_owned(), Value::Many(vec![Text::plain(NO_CHECK)]));
     }
     if let Some(check) = &spec.healthcheck {
         let mut put = |name: &str, value: Value| fields.insert(format!("container.healthcheck.{name}"), value);
@@ -296,7 +359,7 @@ fn wanted_fields(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Val
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContainerName, Mount, Port, Protocol, RestartPolicy};
+    use crate::model::{ContainerName, Mount, Protocol, RestartPolicy};
 
     fn spec() -> ContainerSpec {
         ContainerSpec {
@@ -313,9 +376,11 @@ mod tests {
                 container_port: 80,
                 protocol: Protocol::Tcp,
             }],
+            hidden_ports: BTreeSet::new(),
             restart: RestartPolicy::UnlessStopped,
             add_hosts: vec![],
             healthcheck: None,
+            no_healthcheck: false,
         }
     }
 
@@ -393,6 +458,76 @@ mod tests {
         let at = |version| label.changes(version, &spec(), &image(), &key(1), None).len();
         assert_eq!(at(SPEC_VERSION + 1), 0);
         assert_eq!(at(SPEC_VERSION), 1);
+    }
+
+    #[test]
+    fn switching_a_health_check_off_and_on_is_a_change() {
+        let off = ContainerSpec { no_healthcheck: true, ..spec() };
+        let label = CanonicalSpec::new(&off, &image(), None, &key(1));
+        assert_eq!(changed(&label, &off, None), Vec::<String>::new());
+        assert_eq!(changed(&label, &spec(), None), ["container.healthcheck.test"]);
+        let label = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        let change = &label.changes(SPEC_VERSION, &off, &image(), &key(1), None)[0];
+        assert_eq!((change.field.as_str(), change.to.as_deref()), ("container.healthcheck.test", Some("[NONE]")));
+    }
+
+    /// The same with its mount's target and its port from the environment.
+    fn hidden() -> ContainerSpec {
+        let mut hidden = spec();
+        hidden.mounts[0].target = Text::sensitive("/data");
+        hidden.hidden_ports = hidden.ports.iter().cloned().collect();
+        hidden
+    }
+
+    #[test]
+    fn a_hidden_target_and_port_are_in_no_label_and_no_change() {
+        let label = CanonicalSpec::new(&hidden(), &image(), None, &key(1));
+        let text = label.to_label();
+        assert!(!text.contains("/data") && !text.contains("8080"), "{text}");
+        let read = CanonicalSpec::from_label(&text).unwrap();
+        assert_eq!(changed(&read, &hidden(), None), Vec::<String>::new());
+        let mut edited = hidden();
+        edited.mounts[0].source = Text::plain("/other");
+        edited.mounts[0].target = Text::sensitive("/elsewhere");
+        edited.ports[0].host_port = 9090;
+        edited.hidden_ports = edited.ports.iter().cloned().collect();
+        let changes = read.changes(SPEC_VERSION, &edited, &image(), &key(1), None);
+        assert_eq!(changes.len(), 3, "one mount goes, one comes, and the port: {changes:?}");
+        let said = format!("{changes:?}");
+        for secret in ["/data", "/elsewhere", "8080", "9090"] {
+            assert!(!said.contains(secret), "{said}");
+        }
+        assert!(
+            changes[1].field.starts_with("container.mounts[(sensitive) #") && changes[1].field.len() < 40,
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_target_and_a_port_that_are_hidden_from_now_on_are_no_change() {
+        let before = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        assert_eq!(changed(&before, &hidden(), None), Vec::<String>::new(), "by an upgrade");
+        let before = CanonicalSpec::new(&hidden(), &image(), None, &key(1));
+        assert_eq!(changed(&before, &spec(), None), Vec::<String>::new(), "and back");
+        let mut moved = hidden();
+        moved.mounts[0].target = Text::sensitive("/elsewhere");
+        let before = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        let changes = before.changes(SPEC_VERSION, &moved, &image(), &key(1), None);
+        assert!(changes.len() == 2 && !format!("{changes:?}").contains("/data"), "{changes:?}");
+        let mut edited = hidden();
+        edited.mounts[0].read_only = false;
+        let before = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+        assert_eq!(changed(&before, &edited, None).len(), 1);
+    }
+
+    #[test]
+    fn a_lost_key_leaves_a_hidden_mount_alone_unless_the_live_one_differs() {
+        let label = CanonicalSpec::new(&hidden(), &image(), None, &key(9));
+        assert!(!label.readable_with(&key(1)));
+        assert_eq!(changed(&label, &hidden(), None), Vec::<String>::new());
+        let live = |source: &str| Live { mounts: BTreeMap::from([("/data".into(), source.into())]), ..Live::default() };
+        assert_eq!(changed(&label, &hidden(), Some(&live("/srv:ro"))), Vec::<String>::new());
+        assert_eq!(changed(&label, &hidden(), Some(&live("/other"))).len(), 1);
     }
 
     #[test]

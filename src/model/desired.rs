@@ -122,6 +122,9 @@ impl fmt::Display for Place {
     }
 }
 
+/// What is wrong where an agent's image is to come from a manifest and there is none.
+pub const NO_MANIFEST: &str = "no manifest is configured, which its image is to come from";
+
 /// One agent.
 #[derive(Debug, Clone)]
 pub struct Agent {
@@ -151,6 +154,24 @@ impl Agent {
         let Self { place: _, version, image, source, arches, pins, state, suspend, container } = self;
         (version, image, source, arches) == (&other.version, &other.image, &other.source, &other.arches)
             && (pins, state, suspend, container) == (&other.pins, &other.state, &other.suspend, &other.container)
+    }
+
+    /// Why it has no image where its `source` is the manifest and none is configured, and what to write instead.
+    pub fn no_manifest(&self) -> (String, String) {
+        let help = match &self.image {
+            Some(image) => {
+                let tag = if self.version.to_string().starts_with("sha256:") { '@' } else { ':' };
+                format!(
+                    "write `source: registry` to pull `{image}{tag}{}`, or `source: local` for an image that is there \
+                     already; `manifest.url` or $STEADFAST_MANIFEST_URL names a manifest of tarballs",
+                    self.version
+                )
+            }
+            None => "write `image:` with `source: registry` to pull it, or `source: local` for an image that is there \
+                     already; `manifest.url` or $STEADFAST_MANIFEST_URL names a manifest of tarballs"
+                .to_owned(),
+        };
+        (NO_MANIFEST.to_owned(), help)
     }
 
     /// The architecture its container runs at: the host's where it is listed, else the first listed.

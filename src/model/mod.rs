@@ -13,8 +13,8 @@ pub mod vm;
 
 pub use canonical::{CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{
-    Agent, AgentState, CachePolicy, Desired, ImageSource, Location, Place, Runtime, TemplateChange, Transport, Version,
-    Wanted,
+    Agent, AgentState, CachePolicy, Desired, ImageSource, Location, NO_MANIFEST, Place, Runtime, TemplateChange,
+    Transport, Version, Wanted,
 };
 pub use ids::{
     AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, InstanceName, Name,
@@ -25,6 +25,6 @@ pub use observed::{
     CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, Live, Observed, Owner, Phase, RecentExits,
     Seen,
 };
-pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, Port, Protocol, RestartPolicy};
+pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy};
 pub use text::Text;
 pub use vm::{Boot, Forward, Reach, Rung, Socket, Template, VmMake, VmMount, VmPhase, VmSpec, VmState};

@@ -1,13 +1,14 @@
 //! The container spec: what a container is to be.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ContainerName, ImageRef};
-use super::text::{Text, hide};
+use super::text::{HIDDEN, Text, hide, url_with_password};
 
 /// What a container is to be, resolved: defaults filled in, env files read, substitutions made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,37 +23,71 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Published ports, in the order of the file.
     pub ports: Vec<Port>,
+    /// Those of `ports` that came from the environment, and are not shown.
+    pub hidden_ports: BTreeSet<Port>,
     /// When Podman restarts it by itself.
     pub restart: RestartPolicy,
     /// Extra `/etc/hosts` lines as `host:address`; the address may be `host-gateway`.
     pub add_hosts: Vec<Text>,
-    /// The health check, if any.
+    /// The health check of the state file, if it has one.
     pub healthcheck: Option<HealthCheck>,
+    /// There is to be no health check, not even the image's own: `test: NONE`. Never beside a `healthcheck`.
+    pub no_healthcheck: bool,
 }
 
 impl ContainerSpec {
     /// `text` without the values of this spec that must not be shown: see [`hide`]. For whatever repeats what a
     /// container was given: errors of the engine, log lines.
     pub fn scrub(&self, text: &str) -> String {
-        hide(text, self.sensitive())
+        let values = self.sensitive();
+        hide(text, values.iter().map(AsRef::as_ref))
     }
 
-    /// The values in it that must never be shown.
-    pub fn sensitive(&self) -> impl Iterator<Item = &str> {
+    /// A published port as it may be shown.
+    pub fn shown_port(&self, port: &Port) -> String {
+        if self.hidden_ports.contains(port) { HIDDEN.to_owned() } else { port.to_string() }
+    }
+
+    /// The values in it that must never be shown, and what of them may come back by itself: the parts of a path, the numbers
+    /// of a port, the password of a URL.
+    pub fn sensitive(&self) -> Vec<Cow<'_, str>> {
         let check = self.healthcheck.as_ref().map(|check| match &check.test {
             HealthTest::Command(words) => words.as_slice(),
             HealthTest::Shell(line) => std::slice::from_ref(line),
         });
-        self.env
+        let hidden = |text: &&Text| text.is_sensitive();
+        let texts = self
+            .env
             .values()
             .chain(self.command.iter().flatten())
-            .chain(self.mounts.iter().map(|mount| &mount.source))
             .chain(&self.add_hosts)
             .chain(check.into_iter().flatten())
-            .filter(|text| text.is_sensitive())
-            .map(Text::expose)
+            .filter(hidden);
+        let mut values: Vec<Cow<'_, str>> = Vec::new();
+        for text in texts {
+            values.push(text.expose().into());
+            values.extend(url_with_password(text.expose()).map(|(_, password)| Cow::Borrowed(password)));
+        }
+        for path in self.mounts.iter().flat_map(|mount| [&mount.source, &mount.target]).filter(hidden) {
+            values.push(path.expose().into());
+            let parts = path.expose().split('/').filter(|part| !ROOTS.contains(part));
+            values.extend(parts.map(Cow::Borrowed));
+        }
+        for port in &self.hidden_ports {
+            let Port { host_ip, host_port, container_port, .. } = port;
+            values.push(port.to_string().into());
+            values.push(format!("{host_ip}:{host_port}").into());
+            values.extend([host_port, container_port].map(|number| Cow::Owned(number.to_string())));
+        }
+        values
     }
 }
+
+/// Directories that everybody has, and that no secret is called.
+const ROOTS: [&str; 17] = [
+    "bin", "data", "dev", "etc", "home", "lib", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp",
+    "usr", "var",
+];
 
 /// A bind mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +95,7 @@ pub struct Mount {
     /// Absolute path on the machine Podman runs on. It must exist: Podman would silently create it, owned by root.
     pub source: Text,
     /// Absolute path in the container.
-    pub target: String,
+    pub target: Text,
     /// Whether the container may only read it.
     pub read_only: bool,
 }
@@ -159,6 +194,9 @@ pub struct HealthCheck {
     /// Time after the start in which failures do not count. Default 0 s.
     pub start_period: Duration,
 }
+
+/// The word in a health check's list that switches it off, in Podman and in Docker's image format.
+pub const NO_CHECK: &str = "NONE";
 
 /// The command of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -59,8 +59,13 @@ fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> 
     }
     Err(refusal.unwrap_or_else(|| match observed.published.unknown() {
         Some(why) => why.to_owned(),
-        None => "no manifest is configured: set `manifest.url` or $STEADFAST_MANIFEST_URL".to_owned(),
+        None => no_manifest(agent),
     }))
+}
+
+fn no_manifest(agent: &Agent) -> String {
+    let (why, help) = agent.no_manifest();
+    format!("{why}: {help}")
 }
 
 /// A version that nothing offers any more can be kept as long as its file is there; it could not be fetched again.
@@ -136,7 +141,7 @@ pub(super) fn plan(
                 None => Reason::NotCached,
             };
             let Some(from) = desired.manifest.as_ref().map(|manifest| manifest.artifact(&artifact.key)) else {
-                let why = "no manifest is configured: set `manifest.url` or $STEADFAST_MANIFEST_URL".to_owned();
+                let why = no_manifest(agent);
                 if runs {
                     blocked(name, WaitingOn::Manifest { why }, &mut outcomes, plan);
                 } else {
@@ -213,7 +218,7 @@ pub(super) fn repository(name: &AgentName, agent: &Agent, observed: &Observed) -
         return Ok(image.clone());
     }
     let manifest = effective_manifest(observed).ok_or_else(|| WaitingOn::Manifest {
-        why: observed.published.unknown().unwrap_or("no manifest is configured").to_owned(),
+        why: observed.published.unknown().map_or_else(|| no_manifest(agent), str::to_owned),
     })?;
     match manifest.agent(name.as_str()) {
         Ok(offer) => Ok(offer.image.clone()),
@@ -228,7 +233,7 @@ pub(super) fn version(name: &AgentName, agent: &Agent, observed: &Observed) -> R
         (Version::Latest, ImageSource::Registry | ImageSource::Local) => Ok("latest".to_owned()),
         (Version::Latest, ImageSource::Manifest) => {
             let manifest = effective_manifest(observed).ok_or_else(|| WaitingOn::Manifest {
-                why: observed.published.unknown().unwrap_or("no manifest is configured").to_owned(),
+                why: observed.published.unknown().map_or_else(|| no_manifest(agent), str::to_owned),
             })?;
             match manifest.agent(name.as_str()) {
                 Ok(offer) => Ok(offer.version.clone()),

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::images::ImageFor;
 use super::{Action, Note, Plan, Policy, Reason, Revival, WaitingOn};
+use crate::model::text::HIDDEN;
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Create, Desired, FieldChange, Guest,
     Health, ImageRef, Name, Observed, Owner, Phase, RestartPolicy, SPEC_VERSION, Seen,
@@ -416,7 +417,12 @@ fn ports_change(agent: &Agent, container: &ContainerState, changes: &mut Vec<Fie
     if container.ports.is_empty() || changes.iter().any(|change| change.field == "container.ports") {
         return;
     }
+    // One that is hidden now was to be hidden before.
+    let hidden = !agent.container.hidden_ports.is_empty();
     let shown = |ports: BTreeSet<String>| {
+        if hidden {
+            return Some(HIDDEN.to_owned());
+        }
         (!ports.is_empty()).then(|| format!("[{}]", ports.into_iter().collect::<Vec<_>>().join(", ")))
     };
     let from: BTreeSet<String> = container.ports.iter().map(ToString::to_string).collect();

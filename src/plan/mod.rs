@@ -173,6 +173,8 @@ pub struct Summary {
     pub fetch_bytes: u64,
     /// Steps hidden by something that could not be seen.
     pub unknown: usize,
+    /// Agents (and steps of none) that neither this plan nor patience will help: a person must.
+    pub blocked: usize,
 }
 
 impl Plan {
@@ -191,7 +193,8 @@ impl Plan {
     pub fn summary(&self) -> Summary {
         let mut summary = Summary::default();
         let ready = self.ready.iter().map(|step| step.action.kind());
-        let (hidden, waiting): (Vec<_>, Vec<_>) = self.waiting.iter().partition(|waiting| waiting.hides());
+        let (hidden, known): (Vec<_>, Vec<_>) = self.waiting.iter().partition(|waiting| waiting.hides());
+        let (blocked, waiting): (Vec<_>, Vec<_>) = known.into_iter().partition(|waiting| waiting.on.is_blocked());
         for kind in ready.chain(waiting.iter().map(|waiting| waiting.kind)) {
             match kind {
                 "createContainer" => summary.create += 1,
@@ -205,6 +208,8 @@ impl Plan {
         }
         summary.fetch_bytes = self.ready.iter().filter_map(|step| step.action.bytes()).sum();
         summary.unknown = hidden.len();
+        let agents: BTreeSet<_> = blocked.iter().filter_map(|waiting| waiting.agent.as_ref()).collect();
+        summary.blocked = agents.len() + blocked.iter().filter(|waiting| waiting.agent.is_none()).count();
         summary
     }
 

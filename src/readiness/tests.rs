@@ -24,6 +24,8 @@ fn agent(restart: RestartPolicy, state: AgentState) -> Agent {
             restart,
             add_hosts: Vec::new(),
             healthcheck: None,
+            no_healthcheck: false,
+            hidden_ports: Default::default(),
         },
     }
 }

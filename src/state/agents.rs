@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::{Path as FilePath, PathBuf};
 
 use super::Input;
-use super::container::{self, EnvFiles, Ports};
-use super::decode::{At, Cx, Decode, Path, cut, is_null};
+use super::container::{self, EnvFiles, Ports, Published};
+use super::decode::{At, Cx, Decode, Path, cut, has_key, is_null};
 use super::document::{AgentDoc, PinsDoc};
 use super::ports::{Holder, Taken};
 use super::problem::Draft;
@@ -125,8 +125,13 @@ impl<'a> Agents<'a> {
         path: Path<'_>,
     ) -> Option<String> {
         match &doc.image {
-            Some(image) => checked(cx, image, path.key("image"), check_repository),
+            Some(image) => {
+                let pinned = doc.version.as_ref().is_some_and(|version| version.value.0.value.starts_with("sha256:"));
+                checked(cx, image, path.key("image"), |text| check_image(text, pinned))
+            }
             None if source == ImageSource::Manifest => None,
+            // One that is there and wrong was reported.
+            None if has_key(cx.tree, node, "image") => None,
             None => {
                 let word = if source == ImageSource::Registry { "registry" } else { "local" };
                 let at = doc.source.as_ref().map_or(node, |source| source.node);
@@ -169,17 +174,22 @@ impl<'a> Agents<'a> {
 
     fn claim_ports(&mut self, cx: &mut Cx<'_>, agent: &str, ports: &Ports, path: Path<'_>) {
         let ports_path = path.key("ports");
-        for (index, At { node, value: port }) in ports {
+        for (index, At { node, value: Published { port, from_env } }) in ports {
             if self.in_vm
                 && let Err(message) = into_a_vm(port)
             {
+                let written = cut(cx.tree.text(*node));
+                let message = if *from_env { format!("what `{written}` yields is not valid here") } else { message };
                 cx.wrong(*node, ports_path.index(*index), message);
             }
             let holder = Holder { agent: agent.to_owned(), node: *node };
             let Some(other) = self.ports.take(port, holder) else { continue };
             let whose =
                 if other.agent == agent { "this agent".to_owned() } else { format!("agent `{}`", cut(&other.agent)) };
-            let message = format!("the host port {}/{} is taken by {whose}", port.host_port, port.protocol);
+            let message = match from_env {
+                true => format!("the host port is taken by {whose}"),
+                false => format!("the host port {}/{} is taken by {whose}", port.host_port, port.protocol),
+            };
             let draft = Draft::at(cx.tree.span(*node), ports_path.index(*index).to_string(), message);
             cx.problems.add(draft.also(cx.tree.span(other.node), "taken"));
         }
@@ -207,12 +217,42 @@ fn check_version(text: &str) -> Result<Version, String> {
     Err(format!("`{text}` is not a version: it is the image's tag, so letters, digits, `_`, `.` and `-`, at most 128"))
 }
 
-fn check_repository(text: &str) -> Result<String, String> {
+/// Checks an image's repository. `pinned`: the version is a digest already, and stays so.
+fn check_image(text: &str, pinned: bool) -> Result<String, String> {
     let last = text.rsplit('/').next().unwrap_or_default();
-    if let Some((repository, tag)) =
-        text.split_once('@').or_else(|| last.contains(':').then(|| text.rsplit_once(':')).flatten())
-    {
-        return Err(format!("`{text}` has a tag: write `image: {repository}` and `version: \"{tag}\"`"));
+    match text.rsplit_once(':') {
+        Some((repository, _)) if pinned && last.contains(':') && !text.contains('@') && !text.contains("://") => {
+            let repository = check_repository(repository)?;
+            Err(format!("`{text}` has a tag, and the version is a digest, which says all: write `image: {repository}`"))
+        }
+        _ => check_repository(text),
+    }
+}
+
+fn check_repository(text: &str) -> Result<String, String> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return Err(format!("`{text}` is not an image repository: leave `{scheme}://` out, like `image: {rest}`"));
+    }
+    // A digest stands behind the tag, and says alone which image it is.
+    let (named, digest) = match text.split_once('@') {
+        Some((named, digest)) => (named, Some(digest)),
+        None => (text, None),
+    };
+    let last = named.rsplit('/').next().unwrap_or_default();
+    let (repository, tag) = match named.rsplit_once(':') {
+        Some((repository, tag)) if last.contains(':') => (repository, Some(tag)),
+        _ => (named, None),
+    };
+    if let Some(version) = digest.or(tag) {
+        // What is advised must be right itself.
+        let repository = check_repository(repository)?;
+        check_version(version)?;
+        let what = match (digest, tag) {
+            (Some(_), Some(_)) => "a tag and a digest",
+            (Some(_), None) => "a digest",
+            _ => "a tag",
+        };
+        return Err(format!("`{text}` has {what}: write `image: {repository}` and `version: \"{version}\"`"));
     }
     let (host, path) = match text.split_once('/') {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
@@ -243,5 +283,60 @@ fn into_a_vm(port: &Port) -> Result<(), String> {
             port.host_ip
         )),
         Protocol::Tcp | Protocol::Udp => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{check_repository, check_version};
+
+    /// The `image` and `version` that a message advises.
+    fn advised(message: &str) -> (String, String) {
+        let between = |from: &str, to: &str| {
+            let start = message.find(from).unwrap_or_else(|| panic!("{message}")) + from.len();
+            message[start..start + message[start..].find(to).unwrap()].to_owned()
+        };
+        (between("`image: ", "`"), between("`version: \"", "\""))
+    }
+
+    #[test]
+    fn what_is_advised_for_a_tag_or_digest_is_right_itself() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (image, repository, version) in [
+            ("ghcr.io/acme/app:1.4".to_owned(), "ghcr.io/acme/app", "1.4"),
+            (format!("ghcr.io/acme/app@{digest}"), "ghcr.io/acme/app", digest.as_str()),
+            (format!("ghcr.io/acme/app:1.4@{digest}"), "ghcr.io/acme/app", digest.as_str()),
+            (format!("127.0.0.1:5000/app:1.4@{digest}"), "127.0.0.1:5000/app", digest.as_str()),
+            ("localhost:5000/app:latest".to_owned(), "localhost:5000/app", "latest"),
+            ("app:1".to_owned(), "app", "1"),
+        ] {
+            let message = check_repository(&image).unwrap_err();
+            let (said, tagged) = advised(&message);
+            assert_eq!((said.as_str(), tagged.as_str()), (repository, version), "{message}");
+            assert!(check_repository(&said).is_ok() && check_version(&tagged).is_ok(), "{message}");
+        }
+        assert!(check_repository("127.0.0.1:5000/app").is_ok(), "a registry's port is no tag");
+    }
+
+    #[test]
+    fn a_tag_beside_a_digest_is_one_too_many() {
+        let message = super::check_image("ghcr.io/acme/app:1.4", true).unwrap_err();
+        assert!(message.ends_with("write `image: ghcr.io/acme/app`") && !message.contains("version:"), "{message}");
+        assert!(super::check_image("127.0.0.1:5000/app", true).is_ok());
+        assert!(super::check_image("ghcr.io/acme/app:1.4", false).unwrap_err().contains("`version: \"1.4\"`"));
+    }
+
+    #[test]
+    fn no_advice_is_given_that_would_be_refused() {
+        for (image, words) in [
+            ("ghcr.io/acme/app@sha256:00", "`sha256:00` is not a digest"),
+            ("ghcr.io/Acme/app:1", "must be lower case"),
+            ("docker://ghcr.io/acme/app:1", "leave `docker://` out"),
+            ("app:", "is not a version"),
+            ("app@", "is not a version"),
+        ] {
+            let message = check_repository(image).unwrap_err();
+            assert!(message.contains(words) && !message.contains("has a"), "{message}");
+        }
     }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decode::{At, Cx, Path};
-use super::document::{ContainerDoc, HealthDoc, MountDoc, PortDoc, PortEntry, TestEntry};
+use super::document::{ContainerDoc, HealthDoc, MountDoc, MountEntry, PortDoc, PortEntry, TestEntry};
 use super::env_file;
 use super::ports;
 use super::problem::Draft;
 use super::resolve::{checked, file_path, refuse};
 use super::scalar::Str;
-use crate::model::text::names_a_secret;
-use crate::model::{ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, Port, Protocol, Text};
+use super::substitute::references;
+use crate::model::text::{names_a_secret, url_with_password};
+use crate::model::{ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, Text};
 
 /// The most bytes all agents of a file may take from env files together.
 const MAX_ENV_BYTES: usize = 64 * 1024 * 1024;
@@ -39,19 +40,28 @@ impl EnvFiles {
         if let Some(read) = self.read.get(&file) {
             return read.clone();
         }
+        let span = cx.tree.span(node);
+        let written = cx.tree.text(node);
+        let draft = |wrong: env_file::Wrong| {
+            let draft = |message: String| Draft::at(span.clone(), path.to_string(), message);
+            let draft = match wrong.at {
+                Some((line, _)) if from_env => draft(format!("line {line} of `{written}`: {}", wrong.message)),
+                Some(at) => draft(wrong.message).elsewhere(&file, at),
+                None if from_env => draft(wrong.message.replace(&file.display().to_string(), written)),
+                None => draft(wrong.message),
+            };
+            match wrong.help {
+                Some(help) => draft.help(help),
+                None => draft,
+            }
+        };
         let variables = match env_file::read(&file) {
-            Ok(variables) => Some(Arc::new(variables)),
+            Ok(read) => {
+                read.warnings.into_iter().for_each(|warning| cx.problems.warn(draft(warning)));
+                Some(Arc::new(read.variables))
+            }
             Err(wrong) => {
-                for wrong in wrong {
-                    let draft = |message: String| Draft::at(cx.tree.span(node), path.to_string(), message);
-                    let written = cx.tree.text(node);
-                    cx.problems.add(match wrong.line {
-                        Some(line) if from_env => draft(format!("line {line} of `{written}`: {}", wrong.message)),
-                        Some(line) => draft(wrong.message).elsewhere(&file, line),
-                        None if from_env => draft(wrong.message.replace(&file.display().to_string(), written)),
-                        None => draft(wrong.message),
-                    });
-                }
+                wrong.into_iter().for_each(|wrong| cx.problems.add(draft(wrong)));
                 None
             }
         };
@@ -60,8 +70,14 @@ impl EnvFiles {
     }
 }
 
+/// A port, and whether part of it came from the environment.
+pub(super) struct Published {
+    pub(super) port: Port,
+    pub(super) from_env: bool,
+}
+
 /// Ports with their index in the file's list.
-pub(super) type Ports = Vec<(usize, At<Port>)>;
+pub(super) type Ports = Vec<(usize, At<Published>)>;
 
 /// Resolves a container. Fields that are wrong are reported and left at their default, so that what is wrong with the
 /// others is reported too. Its ports come with the nodes they were written in.
@@ -90,17 +106,28 @@ pub(super) fn resolve(
             Some(text(host.value.0.clone(), false))
         })
         .collect();
-    let healthcheck = doc.healthcheck.and_then(|check| health(cx, check.value, path.key("healthcheck")));
+    let check = doc.healthcheck.and_then(|check| health(cx, check.value, path.key("healthcheck")));
+    let (healthcheck, no_healthcheck) = match check {
+        Some(Check::Run(check)) => (Some(check), false),
+        Some(Check::Off) => (None, true),
+        None => (None, false),
+    };
     let command = doc.command.map(|list| list.value.0.into_iter().map(|(_, word)| text(word.value.0, false)).collect());
     let spec = ContainerSpec {
         name: name?,
         command,
         env,
         mounts,
-        ports: ports.iter().map(|(_, port)| port.value.clone()).collect(),
+        hidden_ports: ports
+            .iter()
+            .filter(|(_, port)| port.value.from_env)
+            .map(|(_, port)| port.value.port.clone())
+            .collect(),
+        ports: ports.iter().map(|(_, port)| port.value.port.clone()).collect(),
         restart: doc.restart.map(|restart| restart.value.0).unwrap_or_default(),
         add_hosts,
         healthcheck,
+        no_healthcheck,
     };
     Some((spec, ports))
 }
@@ -122,7 +149,11 @@ fn check_name(name: &str) -> Result<ContainerName, String> {
 
 /// A string of the file as the model keeps it.
 fn text(string: Str, secret: bool) -> Text {
-    if string.from_env || secret { Text::sensitive(string.value) } else { Text::plain(string.value) }
+    if string.from_env || secret || url_with_password(&string.value).is_some() {
+        Text::sensitive(string.value)
+    } else {
+        Text::plain(string.value)
+    }
 }
 
 fn environment(
@@ -150,7 +181,7 @@ fn environment(
     env.reserve_exact(entries.len());
     let path = path.key("env");
     for entry in entries {
-        let secret = names_a_secret(&entry.name);
+        let secret = names_a_secret(&entry.name) || url_with_password(&entry.at.value.0.value).is_some();
         if secret && !entry.at.value.0.from_env {
             cx.problems.mask(cx.tree.span(entry.at.node));
         }
@@ -180,7 +211,7 @@ fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, in_vm: bool, doc: &ContainerDo
     let mut targets = BTreeSet::new();
     let list_path = path.key("mounts");
     let mut mounts = Vec::new();
-    for (index, At { value: MountDoc { source, target, read_only }, .. }) in &list.value.0 {
+    for (index, At { value: MountEntry(MountDoc { source, target, read_only }), .. }) in &list.value.0 {
         let path = list_path.index(*index);
         let source = source.as_ref().and_then(|source| {
             let resolved = match in_vm {
@@ -190,6 +221,7 @@ fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, in_vm: bool, doc: &ContainerDo
             Some(text(Str { value: resolved.to_string_lossy().into_owned(), from_env: source.value.0.from_env }, false))
         });
         let Some(target) = target else { continue };
+        let from_env = target.value.0.from_env;
         let clean = checked(cx, target, path.key("target"), check_target);
         if let Some(clean) = &clean
             && !targets.insert(clean.clone())
@@ -203,6 +235,7 @@ fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, in_vm: bool, doc: &ContainerDo
             );
         }
         if let (Some(source), Some(target)) = (source, clean) {
+            let target = text(Str { value: target, from_env }, false);
             mounts.push(Mount { source, target, read_only: read_only.as_ref().is_some_and(|flag| flag.value.0) });
         }
     }
@@ -242,15 +275,21 @@ fn ports(cx: &mut Cx<'_>, entries: Vec<(usize, At<PortEntry>)>, path: Path<'_>) 
     let mut resolved = Vec::new();
     for (index, At { node, value }) in entries {
         let path = path.index(index);
-        let port = match value {
-            PortEntry::Short(word) => checked(cx, &At { node, value: word }, path, ports::parse),
+        let (port, from_env) = match value {
+            PortEntry::Short(word) => {
+                let from_env = word.0.from_env;
+                (checked(cx, &At { node, value: word }, path, ports::parse), from_env)
+            }
             PortEntry::Long(PortDoc { host_ip, host_port, container_port, protocol }) => {
+                let ports = [&host_port, &container_port].into_iter().flatten().map(|port| port.node);
+                let nodes = ports.chain(host_ip.as_ref().map(|ip| ip.node));
+                let from_env = nodes.into_iter().any(|node| !references(cx.tree.text(node)).is_empty());
                 let host_ip = match &host_ip {
                     Some(ip) => checked(cx, ip, path.key("hostIp"), ports::ip),
                     None => Some("0.0.0.0".to_owned()),
                 };
                 let number = |port: u32| u16::try_from(port).ok();
-                match (host_ip, host_port, container_port) {
+                let port = match (host_ip, host_port, container_port) {
                     (Some(host_ip), Some(host), Some(container)) => {
                         number(host.value.0).zip(number(container.value.0)).map(|(host_port, container_port)| Port {
                             host_ip,
@@ -260,15 +299,23 @@ fn ports(cx: &mut Cx<'_>, entries: Vec<(usize, At<PortEntry>)>, path: Path<'_>) 
                         })
                     }
                     _ => None,
-                }
+                };
+                (port, from_env)
             }
         };
-        resolved.extend(port.map(|value| (index, At { node, value })));
+        resolved.extend(port.map(|port| (index, At { node, value: Published { port, from_env } })));
     }
     resolved
 }
 
-fn health(cx: &mut Cx<'_>, doc: HealthDoc, path: Path<'_>) -> Option<HealthCheck> {
+/// What a `healthcheck` says.
+enum Check {
+    Run(HealthCheck),
+    /// None at all, whatever the image brings.
+    Off,
+}
+
+fn health(cx: &mut Cx<'_>, doc: HealthDoc, path: Path<'_>) -> Option<Check> {
     let interval = doc.interval.as_ref().map_or(Duration::from_secs(30), |time| time.value.0);
     let timeout = doc.timeout.as_ref().map_or(Duration::from_secs(30), |time| time.value.0);
     for (key, time) in [("interval", &doc.interval), ("timeout", &doc.timeout)] {
@@ -278,48 +325,50 @@ fn health(cx: &mut Cx<'_>, doc: HealthDoc, path: Path<'_>) -> Option<HealthCheck
             cx.wrong(time.node, path.key(key), format!("a health check's {key} must be at least 1ms"));
         }
     }
-    let test = test(cx, doc.test?, path.key("test"))?;
-    Some(HealthCheck {
+    let Some(test) = test(cx, doc.test?, path.key("test"))? else { return Some(Check::Off) };
+    Some(Check::Run(HealthCheck {
         test,
         interval,
         timeout,
         retries: doc.retries.map_or(3, |retries| retries.value.0),
         start_period: doc.start_period.map_or(Duration::ZERO, |time| time.value.0),
-    })
+    }))
 }
 
-fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> Option<HealthTest> {
+/// What a health check runs; `Some(None)` is `NONE`: nothing.
+fn test(cx: &mut Cx<'_>, At { node, value }: At<TestEntry>, path: Path<'_>) -> Option<Option<HealthTest>> {
+    let off = |word: &str| word.trim().eq_ignore_ascii_case(NO_CHECK);
     let words = match value {
+        TestEntry::Line(line) if off(&line.0.value) => return Some(None),
         TestEntry::Line(line) if line.0.value.trim().is_empty() => {
             cx.wrong(node, path, "the health check runs nothing");
             return None;
         }
-        TestEntry::Line(line) => return Some(HealthTest::Shell(text(line.0, false))),
+        TestEntry::Line(line) => return Some(Some(HealthTest::Shell(text(line.0, false)))),
         TestEntry::Words(list) => list.0,
     };
     let mut words = words.into_iter().map(|(_, word)| word.value.0);
     let first = words.next().map(|word| word.value).unwrap_or_default();
     let mut rest: Vec<_> = words.map(|word| text(word, false)).collect();
     match (first.as_str(), rest.len()) {
-        ("NONE", _) => {
-            // Podman would run the image's check all the same, and go by its verdict.
-            let message = "not supported: NONE cannot switch off a health check that the image brings";
-            let help = "leave `healthcheck` out if the image brings none; else a test that succeeds, like [CMD-SHELL, \"true\"]";
-            cx.wrong_help(node, path, message, help);
+        (word, 0) if off(word) => Some(None),
+        (word, _) if off(word) => {
+            let help = "write `test: NONE` for no health check at all, or put CMD before the program";
+            cx.wrong_help(node, path, "NONE takes nothing after it", help);
             None
         }
         ("CMD", 0) | ("CMD-SHELL", 0) => {
             cx.wrong(node, path, format!("{first} runs nothing: a command must follow it"));
             None
         }
-        ("CMD", _) => Some(HealthTest::Command(rest)),
-        ("CMD-SHELL", 1) => rest.pop().map(HealthTest::Shell),
+        ("CMD", _) => Some(Some(HealthTest::Command(rest))),
+        ("CMD-SHELL", 1) => rest.pop().map(HealthTest::Shell).map(Some),
         ("CMD-SHELL", _) => {
             cx.wrong_help(node, path, "CMD-SHELL takes one line", "quote the whole line, or use CMD");
             None
         }
         _ => {
-            let message = "a health check's list starts with CMD or CMD-SHELL";
+            let message = "a health check's list starts with CMD or CMD-SHELL, or is [NONE]";
             cx.wrong_help(node, path, message, "put CMD before the program to run it as it is");
             None
         }

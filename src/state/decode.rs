@@ -108,7 +108,7 @@ pub(super) fn cut(text: &str) -> Cow<'_, str> {
     Cow::Owned(short)
 }
 
-/// The word of `words` that was probably meant, if one is near enough.
+/// The word of `words` of which `found` is probably a slip of the pen.
 pub(super) fn near<'w>(found: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     if found.len() > 64 {
         return None;
@@ -123,7 +123,8 @@ pub(super) fn near<'w>(found: &str, words: impl IntoIterator<Item = &'w str>) ->
             let squeezed = lower.replace(['_', '-'], "") == word.to_lowercase().replace(['_', '-'], "");
             (if squeezed { 1.0 } else { like }, word)
         })
-        .filter(|(like, _)| *like >= 0.6)
+        // Two of five letters is too much: `arm` is not `arm64`.
+        .filter(|(like, _)| *like > 0.6)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, word)| word)
 }
@@ -182,6 +183,11 @@ pub(super) fn found(tree: &Tree<'_>, node: NodeId) -> Option<String> {
 /// Whether a node is there and says nothing: `key:` or `key: null`.
 pub(super) fn is_null(tree: &Tree<'_>, node: NodeId) -> bool {
     matches!(tree.view(node), View::Scalar { text, plain: true } if Plain::of(text) == Plain::Null)
+}
+
+/// Whether a mapping has this key.
+pub(super) fn has_key(tree: &Tree<'_>, node: NodeId, key: &str) -> bool {
+    matches!(tree.view(node), View::Map(pairs) if pairs.chunks_exact(2).any(|pair| tree.text(pair[0]) == key))
 }
 
 /// How a type is read from the tree.

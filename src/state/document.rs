@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::decode::{Cx, Decode, Later, List, Path, Table, is_null};
+use super::decode::{Cx, Decode, Later, List, Path, Table, cut, is_null};
 use super::record::record;
 use super::scalar::{Choice, Flag, Loose, REFERENCE, Size, Time, VersionWord, Whole, Word, Words};
 use super::tree::{NodeId, View};
@@ -14,7 +14,10 @@ use crate::model::{AgentState, ImageSource, Protocol, RestartPolicy, TemplateCha
 
 record! {
     /// The agents you want on this machine. steadfast makes the machine match this file and keeps it so.
-    /// `${env:NAME}` and `${env:NAME:-default}` are replaced in any string value.
+    /// `${env:NAME}` and `${env:NAME:-default}` are replaced in any string value. Any other `${` is an error; `$${` is a
+    /// literal `${`. What comes from `${env:…}` is never shown where it stands in `command`, `env`, `mounts`, `ports`,
+    /// `addHosts` or a health check's `test`; names, `root`, `manifest`, `cache`, `runtime`, `image`, `version`, `sha256`,
+    /// `state`, `restart` and times are no secrets and are shown, but for a URL's password and query.
     #[schemars(rename = "StateFile")]
     StateDoc {
         /// The version of this file format.
@@ -75,7 +78,8 @@ record! {
     /// What is fetched into the cache, and what is kept there.
     #[schemars(rename = "Cache")]
     CacheDoc {
-        /// The architectures that are fetched, unless an agent says otherwise.
+        /// The architectures that are fetched, unless an agent says otherwise: `host`, `arm64` (or `aarch64`), `x64` (or
+        /// `amd64`, `x86_64`), `all`.
         #[schemars(extend("default" = ["host"], "examples" = [["host"], ["arm64", "x64"]], "minItems" = 1))]
         optional arches "arches": List<Choice<ArchWord>>,
         /// How many older versions are kept per agent beside what is in use.
@@ -96,6 +100,8 @@ pub(super) enum ArchWord {
 impl Words for ArchWord {
     const WORDS: &'static [(&'static str, Self)] =
         &[("host", Self::Host), ("arm64", Self::Arm64), ("x64", Self::X64), ("all", Self::All)];
+    const ALIASES: &'static [(&'static str, Self)] =
+        &[("aarch64", Self::Arm64), ("amd64", Self::X64), ("x86_64", Self::X64)];
 }
 
 record! {
@@ -237,20 +243,23 @@ record! {
         /// containers that are being replaced.
         #[schemars(extend("not" = {"pattern": r"\.(next|prev)$"}, "examples" = ["demo-openclaw"]))]
         optional name "name": Word,
-        /// Arguments after the image's entrypoint, instead of the image's own command.
+        /// Arguments after the image's entrypoint, instead of the image's own command. An empty list is no arguments at all,
+        /// which needs an image with an entrypoint.
         #[schemars(extend("examples" = [["node", "dist/index.js", "gateway"]]))]
         optional command "command": List<Loose>,
-        /// Environment variables. They win over those of `envFile`. Values from `${env:…}`, and of variables named like
-        /// secrets (token, key, password, …), are never shown.
+        /// Environment variables. They win over those of `envFile`. Values from `${env:…}`, of variables named like secrets
+        /// (token, key, secret, password, pass, pwd, pw, credential, auth, private, jwt, bearer, cookie), and URLs with a
+        /// password in them, are never shown.
         #[schemars(extend("examples" = [{"HOME": "/home/node", "TOKEN": "${env:OPENCLAW_TOKEN}"}]))]
         optional env "env": Table<Loose>,
-        /// A file with `NAME=value` lines. Its values are never shown.
+        /// A file with `NAME=value` lines. Its values are never shown. Nothing in it is replaced: outside single quotes, `${`
+        /// is an error, and `$${` is a literal `${`.
         #[schemars(extend("examples" = ["./openclaw.env"]))]
         optional env_file "envFile": Word,
         /// Directories and files of the host to mount.
         #[schemars(extend("examples" = [[{"source": "/srv/openclaw", "target": "/home/node"}]]))]
-        optional mounts "mounts": List<MountDoc>,
-        /// Published ports.
+        optional mounts "mounts": List<MountEntry>,
+        /// Published ports. One from `${env:…}` is never shown by plans and errors; in a virtual machine, its settings have it.
         #[schemars(extend("examples" = [["127.0.0.1:18789:18789"]]))]
         optional ports "ports": List<PortEntry>,
         /// When Podman restarts it by itself. `no` is a one-shot, `on-failure` takes an exit with 0 for completion.
@@ -259,7 +268,7 @@ record! {
         /// Extra lines of `/etc/hosts`, as `host:address`; the address may be `host-gateway`.
         #[schemars(extend("examples" = [["host.containers.internal:host-gateway"]]))]
         optional add_hosts "addHosts": List<Word>,
-        /// The check that tells whether it is healthy. Without one, running is good enough.
+        /// The check that tells whether it is healthy, instead of the image's own. Without any, running is good enough.
         #[schemars(extend("examples" = [{"test": ["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"]}]))]
         optional healthcheck "healthcheck": HealthDoc,
     }
@@ -275,6 +284,60 @@ impl Words for RestartPolicy {
     const FALSE: Option<Self> = Some(Self::No);
 }
 
+/// A bind mount. Compose's short form is refused with the mapping that says the same.
+#[derive(Debug)]
+pub(super) struct MountEntry(pub(super) MountDoc);
+
+impl Decode for MountEntry {
+    fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
+        if let View::Scalar { text, .. } = cx.tree.view(node)
+            && text.contains(':')
+        {
+            let (message, help) = short_mount(text);
+            cx.wrong_help(node, path, message, help);
+            return None;
+        }
+        MountDoc::decode(cx, node, path).map(MountEntry)
+    }
+}
+
+/// What to say of `source:target[:options]`.
+fn short_mount(text: &str) -> (String, String) {
+    let mut parts = text.splitn(3, ':');
+    let (source, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let read_only = parts.next().is_some_and(|options| options.split(',').any(|option| option == "ro"));
+    let access = if read_only { ", readOnly: true" } else { "" };
+    // Without a slash in it, Compose takes it for the name of a volume.
+    let volume = !source.starts_with(['/', '.', '~']);
+    let path = if volume { format!("./{source}") } else { source.to_owned() };
+    let message = match volume {
+        true => format!(
+            "expected a mapping, found `{}`, which names a volume in Compose: there are no named volumes",
+            cut(text)
+        ),
+        false => format!("expected a mapping, found `{}`", cut(text)),
+    };
+    // A brace ends a mapping in braces.
+    let word =
+        |text: &str| if text.contains(['{', ',']) { format!("\"{}\"", cut(text)) } else { cut(text).into_owned() };
+    (message, format!("write `{{source: {}, target: {}{access}}}`", word(&path), word(target)))
+}
+
+impl JsonSchema for MountEntry {
+    fn inline_schema() -> bool {
+        MountDoc::inline_schema()
+    }
+    fn schema_name() -> Cow<'static, str> {
+        MountDoc::schema_name()
+    }
+    fn schema_id() -> Cow<'static, str> {
+        MountDoc::schema_id()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        MountDoc::json_schema(generator)
+    }
+}
+
 record! {
     /// A bind mount.
     #[schemars(rename = "Mount")]
@@ -282,7 +345,7 @@ record! {
         /// A path on the machine Podman runs on. It must exist.
         #[schemars(extend("examples" = ["/srv/openclaw", "./data"]))]
         required source "source": Word,
-        /// An absolute path in the container.
+        /// An absolute path in the container. From `${env:…}`, neither it nor the source is ever shown.
         #[schemars(extend("examples" = ["/home/node"]))]
         required target "target": Word,
         /// Whether the container may only read it.
@@ -359,8 +422,10 @@ record! {
     #[schemars(rename = "HealthCheck")]
     HealthDoc {
         /// What is run: `[CMD, program, argument…]` as it is, `[CMD-SHELL, line]` or a plain string by the container's
-        /// shell.
-        #[schemars(extend("examples" = [["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"], "test -e /ready"]))]
+        /// shell. `NONE` (or `[NONE]`, in any case) is no health check at all, not even the image's own.
+        #[schemars(extend(
+            "examples" = [["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"], "test -e /ready", "NONE"]
+        ))]
         required test "test": TestEntry,
         /// The time between two runs.
         #[schemars(extend("default" = "30s", "examples" = ["30s"]))]
@@ -411,6 +476,8 @@ impl JsonSchema for TestEntry {
              "prefixItems": [{"const": "CMD"}]},
             {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": ["string", "number", "boolean"]},
              "prefixItems": [{"const": "CMD-SHELL"}]},
+            {"type": "array", "minItems": 1, "maxItems": 1, "items": {"type": "string", "pattern": "^[nN][oO][nN][eE]$"},
+             "description": "No health check, not even the image's own."},
         ]})
     }
 }

@@ -27,6 +27,7 @@ mod syntax;
 mod template;
 mod tree;
 pub mod watch;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,7 @@ pub use identity::identity;
 pub use problem::{Invalid, Problem, ReadError, StateError};
 pub use read::{Input, read};
 pub use schema::{manifest_schema, pretty, schema};
-pub use starter::STARTER;
+pub use starter::{name_after, starter};
 
 /// The most bytes of a state file (16 MiB).
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -66,6 +67,8 @@ pub struct Loaded {
     pub desired: Desired,
     /// Absolute paths of the env files it names, for who watches them. Sorted, each once.
     pub env_files: Vec<PathBuf>,
+    /// What is valid and probably not meant, in the order of the file.
+    pub warnings: Vec<Problem>,
 }
 
 /// Parses, checks and resolves a state file. Reads the env files and the Lima template it names, and nothing else.
@@ -84,7 +87,9 @@ pub fn load(input: &Input, context: &Context<'_>) -> Result<Loaded, StateError> 
     let mut cx = decode::Cx { tree: &tree, vars: &context.vars, problems };
     let loaded = resolve::resolve(&mut cx, input, text, context);
     match loaded {
-        Some(loaded) if cx.problems.is_empty() => Ok(loaded),
+        Some(loaded) if cx.problems.is_empty() => {
+            Ok(Loaded { warnings: cx.problems.into_warnings(&input.name, text), ..loaded })
+        }
         _ => Err(cx.problems.into_error(&input.name, text, true).into()),
     }
 }

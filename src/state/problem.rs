@@ -131,7 +131,17 @@ pub struct Problem {
     pub message: String,
     /// The way out, where there is an obvious one.
     pub help: Option<String>,
+    /// Whether a plan tells of it by itself.
+    pub planned: bool,
     pub(super) excerpt: Option<Excerpt>,
+}
+
+impl Problem {
+    /// As a warning for a person: with the lines it is about, the place underlined. Secrets are masked. `file` is the
+    /// state file as the user named it.
+    pub fn render_warning(&self, file: &str, color: bool) -> String {
+        snippet::render_warning(self, file, color)
+    }
 }
 
 impl fmt::Display for Problem {
@@ -161,15 +171,29 @@ pub(super) struct Draft {
     also: Option<Box<(Range<usize>, String)>>,
     /// Set when the problem is in another file than the state file.
     elsewhere: Option<Box<Place>>,
+    planned: bool,
 }
 
 impl Draft {
     pub(super) fn at(span: Range<usize>, path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { span, path: path.into(), message: message.into(), help: None, also: None, elsewhere: None }
+        Self {
+            span,
+            path: path.into(),
+            message: message.into(),
+            help: None,
+            also: None,
+            elsewhere: None,
+            planned: false,
+        }
     }
 
     pub(super) fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
+    }
+
+    /// A plan tells of it by itself.
+    pub(super) fn planned(self) -> Self {
+        Self { planned: true, ..self }
     }
 
     /// Another place it has to do with.
@@ -177,9 +201,9 @@ impl Draft {
         Self { also: Some(Box::new((span, label.into()))), ..self }
     }
 
-    /// The problem itself is in line `line` of another file, which is never shown.
-    pub(super) fn elsewhere(self, file: &std::path::Path, line: u64) -> Self {
-        Self { elsewhere: Some(Box::new(Place { file: file.display().to_string(), line, column: 1 })), ..self }
+    /// The problem itself is at this line and column of another file, which is never shown.
+    pub(super) fn elsewhere(self, file: &std::path::Path, (line, column): (u64, u64)) -> Self {
+        Self { elsewhere: Some(Box::new(Place { file: file.display().to_string(), line, column })), ..self }
     }
 }
 
@@ -188,6 +212,8 @@ impl Draft {
 pub(super) struct Problems {
     drafts: Vec<Draft>,
     more: usize,
+    /// What is valid and probably not meant.
+    warnings: Vec<Draft>,
     masks: Vec<Range<usize>>,
     env_files: EnvFiles,
 }
@@ -195,6 +221,13 @@ pub(super) struct Problems {
 impl Problems {
     pub(super) fn add(&mut self, draft: Draft) {
         if self.drafts.len() < MAX_PROBLEMS { self.drafts.push(draft) } else { self.more += 1 }
+    }
+
+    /// Reports what is valid and probably not meant.
+    pub(super) fn warn(&mut self, draft: Draft) {
+        if self.warnings.len() < MAX_PROBLEMS {
+            self.warnings.push(draft);
+        }
     }
 
     /// This part of the file holds a secret and is never shown.
@@ -213,28 +246,37 @@ impl Problems {
 
     /// The error, with places and excerpts. `parsed` tells whether the masks are complete.
     pub(super) fn into_error(mut self, file: &str, source: &str, parsed: bool) -> Invalid {
-        self.drafts.sort_by_key(|draft| draft.span.start);
+        let drafts = std::mem::take(&mut self.drafts);
+        let problems = self.placed(drafts, file, source, parsed);
+        Invalid { file: file.to_owned(), problems, more: self.more, env_files: self.env_files }
+    }
+
+    /// The warnings of a valid file, with places and excerpts.
+    pub(super) fn into_warnings(mut self, file: &str, source: &str) -> Vec<Problem> {
+        let drafts = std::mem::take(&mut self.warnings);
+        self.placed(drafts, file, source, true)
+    }
+
+    fn placed(&self, mut drafts: Vec<Draft>, file: &str, source: &str, parsed: bool) -> Vec<Problem> {
+        if drafts.is_empty() {
+            return Vec::new();
+        }
+        drafts.sort_by_key(|draft| draft.span.start);
         let lines = Lines::new(source);
         let hidden = snippet::Hidden::new(source, &self.masks, parsed);
-        let problems = self
-            .drafts
-            .into_iter()
-            .map(|draft| {
-                let (line, column) = lines.position(draft.span.start);
-                let excerpt = Excerpt::new(source, &lines, &hidden, &draft.span, draft.also.as_deref());
-                Problem {
-                    place: draft.elsewhere.map(|place| *place).unwrap_or_else(|| Place {
-                        file: file.to_owned(),
-                        line,
-                        column,
-                    }),
-                    path: draft.path,
-                    message: draft.message,
-                    help: draft.help,
-                    excerpt: Some(excerpt),
-                }
-            })
-            .collect();
-        Invalid { file: file.to_owned(), problems, more: self.more, env_files: self.env_files }
+        let place = |draft: Draft| {
+            let (line, column) = lines.position(draft.span.start);
+            let excerpt = Excerpt::new(source, &lines, &hidden, &draft.span, draft.also.as_deref());
+            let here = || Place { file: file.to_owned(), line, column };
+            Problem {
+                place: draft.elsewhere.map_or_else(here, |place| *place),
+                path: draft.path,
+                message: draft.message,
+                help: draft.help,
+                planned: draft.planned,
+                excerpt: Some(excerpt),
+            }
+        };
+        drafts.into_iter().map(place).collect()
     }
 }

@@ -1,8 +1,9 @@
 //! Mappings with fixed keys: one definition makes the struct, its decoder and its schema.
 
-use super::decode::{Cx, Path, cut, found, near};
+use super::decode::{Cx, Path, cut, found};
 use super::problem::Draft;
 use super::tree::NodeId;
+use super::words;
 
 /// A mapping with fixed keys.
 pub(super) trait Record {
@@ -81,35 +82,11 @@ pub(super) fn not_a_record(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, requir
 
 pub(super) fn unknown_key(cx: &mut Cx<'_>, key: NodeId, path: Path<'_>, text: &str, known: &[&str]) {
     let message = format!("unknown field `{}`", cut(text));
-    let meant = near(text, known.iter().copied())
-        .or_else(|| elsewhere(text).filter(|word| known.contains(word)))
-        .or_else(|| known.iter().find(|key| key.len() > 2 && text.starts_with(**key)).copied());
-    match meant {
-        Some(meant) => cx.wrong_help(key, path.key(text), message, format!("did you mean `{meant}`?")),
-        None => {
-            let known = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-            cx.wrong_help(key, path.key(text), message, format!("known here: {known}"));
-        }
-    }
-}
-
-/// Our word for what Compose files, Kubernetes and `podman run` call differently.
-fn elsewhere(word: &str) -> Option<&'static str> {
-    Some(match word {
-        "environment" | "environments" => "env",
-        "volumes" | "volume" | "binds" => "mounts",
-        "extra_hosts" | "extraHosts" | "hostAliases" => "addHosts",
-        "cmd" | "args" | "entrypoint" => "command",
-        "src" | "from" => "source",
-        "dst" | "destination" | "mountPath" | "to" => "target",
-        "ro" => "readOnly",
-        "restart_policy" | "restartPolicy" => "restart",
-        "container_name" | "containerName" => "name",
-        "published" => "hostPort",
-        "tag" => "version",
-        "services" => "agents",
-        _ => return None,
-    })
+    let help = words::help(text, known).unwrap_or_else(|| {
+        let known = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        format!("known here: {known}")
+    });
+    cx.wrong_help(key, path.key(text), message, help);
 }
 
 pub(super) fn missing_key(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, required: &str) {

@@ -10,8 +10,13 @@ use super::decode::{At, Cx, Decode, List, Path, Table, cut, is_null};
 use super::document::{ArchWord, CacheDoc, LimaDoc, PodmanDoc, RuntimeDoc, StateDoc};
 use super::problem::Draft;
 use super::scalar::{Choice, Loose, Str, Word};
+use super::tree::View;
 use super::{Context, Input, Loaded, template};
-use crate::model::{Arch, CachePolicy, Desired, InstanceName, Location, Name, Runtime, VmSpec};
+use crate::model::text::url_with_password;
+use crate::model::{
+    Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, InstanceName, Location, Name, Runtime,
+    VmSpec,
+};
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
@@ -49,11 +54,14 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
         cx.problems.concern(env_files);
         return None;
     }
+    if manifest.is_none() {
+        warn_of_no_manifest(cx, &agents);
+    }
     let (name, root, runtime) = (name?, root?, runtime?);
     let key = (context.key)(&root);
     let host_arch = context.host_arch;
     let desired = Desired { name, root, manifest, manifest_refresh, cache, runtime, agents, host_arch, key };
-    Some(Loaded { desired, env_files })
+    Some(Loaded { desired, env_files, warnings: Vec::new() })
 }
 
 // ------------------------------------------------------------------------------------------------ checking a string
@@ -87,7 +95,7 @@ pub(super) fn checked<T: HasStr, V, E: Display>(
         Ok(value) => Some(value),
         Err(err) => {
             // The check's sentence may quote any part of the value, so none of it is told.
-            let message = match string.from_env {
+            let message = match string.from_env || url_with_password(&string.value).is_some() {
                 true => format!("what `{}` yields is not valid here", cut(cx.tree.text(at.node))),
                 false => err.to_string(),
             };
@@ -180,6 +188,26 @@ fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_
             let message = format!("{} is neither an https, http or file URL nor a path", outside.0);
             cx.problems.add(Draft::at(0..0, path.to_string(), message));
             None
+        }
+    }
+}
+
+/// Agents whose image nothing could bring.
+fn warn_of_no_manifest(cx: &mut Cx<'_>, agents: &BTreeMap<AgentName, Agent>) {
+    // Where an agent stands, its key says; it is looked for again, since a valid file keeps no positions.
+    let View::Map(fields) = cx.tree.view(cx.tree.root()) else { return };
+    let Some(View::Map(entries)) =
+        fields.chunks_exact(2).find(|pair| cx.tree.text(pair[0]) == "agents").map(|pair| cx.tree.view(pair[1]))
+    else {
+        return;
+    };
+    for pair in entries.chunks_exact(2) {
+        let name = cx.tree.text(pair[0]);
+        let Some(agent) = AgentName::new(name).ok().and_then(|name| agents.get(&name)) else { continue };
+        if agent.source == ImageSource::Manifest && agent.state != AgentState::Absent {
+            let (why, help) = agent.no_manifest();
+            let draft = Draft::at(cx.tree.span(pair[0]), Path::ROOT.key("agents").key(name).to_string(), why);
+            cx.problems.warn(draft.help(help).planned());
         }
     }
 }

@@ -29,7 +29,8 @@ fn string(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, text: &str) -> Option<S
         }
         Ok(done) => Some(Str { value: done.value, from_env: done.from_env }),
         Err(wrong) => {
-            let draft = Draft::at(cx.tree.span(node), path.to_string(), wrong.message);
+            let span = wrong.at.map_or_else(|| cx.tree.span(node), |at| cx.tree.part(node, at));
+            let draft = Draft::at(span, path.to_string(), wrong.message);
             cx.problems.add(match wrong.help {
                 Some(help) => draft.help(help),
                 None => draft,
@@ -154,7 +155,7 @@ impl<const LEAST: u32, const MOST: u32> Decode for Whole<LEAST, MOST> {
             cx.mistyped(node, path, &expected);
             return None;
         };
-        if !plain && !text.contains("${env:") {
+        if !plain && !text.contains("${") {
             cx.wrong_help(node, path, format!("expected {expected}, found a string"), "leave the quotes out");
             return None;
         }
@@ -200,7 +201,7 @@ impl Decode for Flag {
             cx.mistyped(node, path, "`true` or `false`");
             return None;
         };
-        if !plain && !text.contains("${env:") {
+        if !plain && !text.contains("${") {
             cx.wrong_help(node, path, "expected `true` or `false`, found a string", "leave the quotes out");
             return None;
         }
@@ -243,6 +244,8 @@ impl JsonSchema for Flag {
 pub(super) trait Words: Sized + Copy + 'static {
     /// Each word with what it means.
     const WORDS: &'static [(&'static str, Self)];
+    /// Other words for the same, which are understood and not advertised.
+    const ALIASES: &'static [(&'static str, Self)] = &[];
     /// What the plain boolean `false` means, where YAML 1.1 habits make `no` one.
     const FALSE: Option<Self> = None;
 }
@@ -271,7 +274,7 @@ impl<T: Words> Decode for Choice<T> {
             return None;
         }
         let word = string(cx, node, path, text)?;
-        if let Some((_, meant)) = T::WORDS.iter().find(|(known, _)| *known == word.value) {
+        if let Some((_, meant)) = T::WORDS.iter().chain(T::ALIASES).find(|(known, _)| *known == word.value) {
             return Some(Choice(*meant));
         }
         let message = format!("expected one of {}, found `{}`", expected(), cut(text));
@@ -291,7 +294,8 @@ impl<T: Words> JsonSchema for Choice<T> {
         "Choice".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let mut words: Vec<_> = T::WORDS.iter().map(|(word, _)| serde_json::Value::from(*word)).collect();
+        let mut words: Vec<_> =
+            T::WORDS.iter().chain(T::ALIASES).map(|(word, _)| serde_json::Value::from(*word)).collect();
         if T::FALSE.is_some() {
             words.push(false.into());
         }

@@ -6,7 +6,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::problem::{Invalid, Problem};
-use crate::model::text::names_a_secret;
+use crate::model::text::{names_a_secret, url_with_password};
 
 /// How much of a line is shown, in bytes, around what is wrong.
 const MAX_LINE: usize = 160;
@@ -89,6 +89,12 @@ impl Hidden {
 
 /// Where, in a line, the value of something named like a secret begins: after `NAME:` or `NAME=`.
 fn secret_value(line: &str) -> Option<usize> {
+    let url = url_with_password(line).map(|(at, _)| at);
+    let named = named_secret(line);
+    named.into_iter().chain(url).min()
+}
+
+fn named_secret(line: &str) -> Option<usize> {
     let mut word_start = None;
     for (at, c) in line.char_indices() {
         if c.is_alphanumeric() || matches!(c, '_' | '-' | '.') {
@@ -100,14 +106,28 @@ fn secret_value(line: &str) -> Option<usize> {
             if rest.starts_with([':', '=']) && names_a_secret(&line[start..at]) {
                 let value = rest.trim_start_matches([':', '=']).trim_start();
                 let from = line.len() - value.len();
-                // A reference is no secret, and the reader wants to see it.
-                if !value.trim_matches(['"', '\'']).starts_with("${env:") {
-                    return Some(from);
+                match after_reference(value) {
+                    None => return Some(from),
+                    // What follows it on the line is hidden, unless it is the end of the value.
+                    Some(rest) if !rest.is_empty() && !rest.starts_with(['"', '\'', ' ', ',', '}', ']']) => {
+                        return Some(line.len() - rest.len());
+                    }
+                    Some(_) => {}
                 }
             }
         }
     }
     None
+}
+
+/// What follows the reference that a value starts with. A reference is no secret, and the reader wants to see it, unless
+/// it has a default.
+fn after_reference(value: &str) -> Option<&str> {
+    let inside = value.trim_start_matches(['"', '\'']).strip_prefix("${")?;
+    let end = inside.find('}')?;
+    let name = inside[..end].strip_prefix("env:").unwrap_or(&inside[..end]);
+    let known = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || inside.starts_with("env:");
+    known.then(|| &inside[end + 1..])
 }
 
 /// What may be secrets in a file that does not parse.
@@ -203,12 +223,21 @@ fn cut(source: &str, lines: &Lines<'_>, hidden: &Hidden, span: &Range<usize>) ->
     (index + 1, text, span)
 }
 
+fn renderer(color: bool) -> Renderer {
+    if color { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii)
+}
+
+/// A warning with its excerpt.
+pub(super) fn render_warning(warning: &Problem, file: &str, color: bool) -> String {
+    renderer(color).render(&[group(file, warning, Level::WARNING)]) + "\n"
+}
+
 /// All problems with their excerpts.
 pub(super) fn render(invalid: &Invalid, color: bool) -> String {
-    let renderer = if color { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii);
+    let renderer = renderer(color);
     let mut out = String::new();
     for problem in &invalid.problems {
-        out.push_str(&renderer.render(&[group(invalid, problem)]));
+        out.push_str(&renderer.render(&[group(&invalid.file, problem, Level::ERROR)]));
         out.push_str("\n\n");
     }
     let count = invalid.problems.len() + invalid.more;
@@ -218,13 +247,13 @@ pub(super) fn render(invalid: &Invalid, color: bool) -> String {
     out
 }
 
-fn group<'a>(invalid: &'a Invalid, problem: &'a Problem) -> Group<'a> {
+fn group<'a>(file: &'a str, problem: &'a Problem, level: Level<'a>) -> Group<'a> {
     let title = match problem.path.as_str() {
         "" => problem.message.clone(),
         path => format!("{path}: {}", problem.message),
     };
-    let mut group = Group::with_title(Level::ERROR.primary_title(title));
-    if problem.place.file != invalid.file {
+    let mut group = Group::with_title(level.primary_title(title));
+    if problem.place.file != file {
         let place = &problem.place;
         group = group
             .element(Origin::path(place.file.clone()).line(place.line as usize).char_column(place.column as usize));
@@ -232,22 +261,21 @@ fn group<'a>(invalid: &'a Invalid, problem: &'a Problem) -> Group<'a> {
     if let Some(excerpt) = &problem.excerpt {
         if let Some(also) = excerpt.also.as_ref().filter(|also| also.line != excerpt.line) {
             // One snippet each: between the two lines there may be anything.
-            group = group
-                .element(
-                    Snippet::source(excerpt.text.clone())
-                        .line_start(excerpt.line)
-                        .path(invalid.file.as_str())
-                        .annotation(AnnotationKind::Primary.span(excerpt.span.clone())),
-                )
-                .element(
-                    Snippet::source(also.text.clone()).line_start(also.line).path(invalid.file.as_str()).annotation(
+            group =
+                group
+                    .element(
+                        Snippet::source(excerpt.text.clone())
+                            .line_start(excerpt.line)
+                            .path(file)
+                            .annotation(AnnotationKind::Primary.span(excerpt.span.clone())),
+                    )
+                    .element(Snippet::source(also.text.clone()).line_start(also.line).path(file).annotation(
                         AnnotationKind::Context.span(also.span.clone()).label(format!("{} here", also.label)),
-                    ),
-                );
+                    ));
         } else {
             let mut snippet = Snippet::source(excerpt.text.clone())
                 .line_start(excerpt.line)
-                .path(invalid.file.as_str())
+                .path(file)
                 .annotation(AnnotationKind::Primary.span(excerpt.span.clone()));
             if let Some(also) = &excerpt.also {
                 snippet = snippet

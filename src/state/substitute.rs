@@ -1,11 +1,16 @@
 //! `${env:NAME}` and `${env:NAME:-default}`, the only substitution of the state file.
 //!
-//! With `:-`, the default also stands in for a variable that is set and empty, as in a shell. `$${env:` is a literal
-//! `${env:`; any other `$` is left alone, so shell lines need no escaping.
+//! With `:-`, the default also stands in for a variable that is set and empty, as in a shell. `$${` is a literal `${`.
+//! Any other `${` is refused: whoever writes `${TOKEN}` as in a Compose file does not want an agent whose token is that
+//! text, which anybody can guess. A `$` without a brace is left alone, so `$HOME` in a shell line needs no escaping.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use super::decode::near;
+use super::decode::{cut, near};
+
+const OPEN: &str = "${";
+const ENV: &str = "${env:";
 
 /// A string with its substitutions made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,38 +25,61 @@ pub(super) struct Substituted {
 pub(super) struct Wrong {
     pub(super) message: String,
     pub(super) help: Option<String>,
+    /// Where in the string, in bytes, when it is not as a whole.
+    pub(super) at: Option<Range<usize>>,
+}
+
+/// A `${` of a string, with the place where it starts.
+enum Brace {
+    /// `$${`.
+    Escaped(usize),
+    Plain(usize),
+}
+
+/// The next `${` in `text` from `from` on.
+fn brace(text: &str, from: usize) -> Option<Brace> {
+    let at = from + text.get(from..)?.find(OPEN)?;
+    match at > from && text.as_bytes()[at - 1] == b'$' {
+        true => Some(Brace::Escaped(at)),
+        false => Some(Brace::Plain(at)),
+    }
 }
 
 /// Makes the substitutions in `text`.
 pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>) -> Result<Substituted, Wrong> {
-    if !text.contains('$') {
-        return Ok(Substituted { value: text.to_owned(), from_env: false });
-    }
     let mut value = String::new();
     let mut from_env = false;
-    let mut rest = text;
-    while let Some(at) = rest.find("${env:") {
-        let (before, reference) = rest.split_at(at);
-        if let Some(before) = before.strip_suffix('$') {
-            value.push_str(before);
-            value.push_str("${env:");
-            rest = &reference["${env:".len()..];
-            continue;
-        }
-        value.push_str(before);
-        let Some(end) = reference.find('}') else {
-            return Err(Wrong { message: "`${env:` is never closed".into(), help: Some("write `${env:NAME}`".into()) });
+    let mut done = 0;
+    while let Some(brace) = brace(text, done) {
+        let at = match brace {
+            Brace::Escaped(at) => {
+                value.push_str(&text[done..at - 1]);
+                value.push_str(OPEN);
+                done = at + OPEN.len();
+                continue;
+            }
+            Brace::Plain(at) => at,
         };
-        let inside = &reference["${env:".len()..end];
+        value.push_str(&text[done..at]);
+        let reference = &text[at..];
+        let end = reference.find('}');
+        let span = at..at + end.map_or(OPEN.len(), |end| end + 1);
+        let wrong = |message: String, help: String| Wrong { message, help: Some(help), at: None };
+        let Some(inside) = reference.strip_prefix(ENV) else {
+            let (message, help) = foreign(&reference[OPEN.len()..end.unwrap_or(OPEN.len())]);
+            return Err(Wrong { at: Some(span), ..wrong(message, help) });
+        };
+        let Some(end) = end else {
+            return Err(wrong("`${env:` is never closed".into(), "write `${env:NAME}`".into()));
+        };
+        let inside = &inside[..end - ENV.len()];
         let (name, default) = match inside.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inside, None),
         };
         if !is_variable(name) {
-            return Err(Wrong {
-                message: format!("`${{env:{}}}` does not name a variable", super::decode::cut(inside)),
-                help: Some("write `${env:NAME}` or `${env:NAME:-default}`".into()),
-            });
+            let message = format!("`${{env:{}}}` does not name a variable", cut(inside));
+            return Err(wrong(message, "write `${env:NAME}` or `${env:NAME:-default}`".into()));
         }
         match (vars.get(name), default) {
             (Some(set), _) if !set.is_empty() => value.push_str(set),
@@ -62,30 +90,62 @@ pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>) -> Result<
                     Some(near) => format!("did you mean `${{env:{near}}}`?"),
                     None => format!("set it, or give a default: `${{env:{name}:-default}}`"),
                 };
-                return Err(Wrong {
-                    message: format!("the environment variable `{name}` is not set"),
-                    help: Some(help),
-                });
+                return Err(wrong(format!("the environment variable `{name}` is not set"), help));
             }
         }
         from_env = true;
-        rest = &reference[end + 1..];
+        done = span.end;
     }
-    value.push_str(rest);
+    value.push_str(&text[done..]);
     Ok(Substituted { value, from_env })
+}
+
+/// What to say of a `${…}` that is not ours, from what stands in its braces. A default in it may be a secret and is not
+/// repeated.
+fn foreign(inside: &str) -> (String, String) {
+    let literal = "`$${` is a literal `${`";
+    let inside = inside.trim();
+    // `${ENV:NAME}`, `${env.NAME}` and the like.
+    let env = inside.get(..3).is_some_and(|word| word.eq_ignore_ascii_case("env"));
+    let bare = inside.get(..4).filter(|word| env && word.ends_with([':', '.']));
+    let named = inside[bare.map_or(0, str::len)..].trim_start();
+    let end = named.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(named.len());
+    let (name, rest) = named.split_at(end);
+    let rest = rest.trim_start();
+    if !is_variable(name) {
+        return (
+            "nothing replaces this `${`: the text itself would be used".into(),
+            format!("write `${{env:NAME}}`; {literal}"),
+        );
+    }
+    let ours = match rest {
+        "" => format!("did you mean `${{env:{name}}}`? "),
+        // In a shell, `:?` fails where the variable is not set, which is what happens here anyway.
+        _ if rest.starts_with(":?") || rest.starts_with('?') => {
+            format!("did you mean `${{env:{name}}}`? It fails by itself when the variable is not set. ")
+        }
+        _ if rest.starts_with(":-") || rest.starts_with('-') => format!("did you mean `${{env:{name}:-…}}`? "),
+        // `${NAME%.*}`, `${NAME:+x}`: a shell's own.
+        _ => format!("`${{env:{name}}}` is the variable's value. "),
+    };
+    let written = format!("`${{{name}{}}}`", if rest.is_empty() { "" } else { "…" });
+    (format!("nothing replaces {written}: the text itself would be used"), ours + literal)
 }
 
 /// The variables that `text` refers to, and whether the reference has a default.
 pub(super) fn references(text: &str) -> Vec<(&str, bool)> {
     let mut found = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("${env:") {
-        let (before, reference) = rest.split_at(at);
-        let inside = &reference["${env:".len()..];
-        rest = inside;
-        if before.ends_with('$') {
-            continue;
-        }
+    let mut done = 0;
+    while let Some(brace) = brace(text, done) {
+        let at = match brace {
+            Brace::Escaped(at) => {
+                done = at + OPEN.len();
+                continue;
+            }
+            Brace::Plain(at) => at,
+        };
+        done = at + OPEN.len();
+        let Some(inside) = text[at..].strip_prefix(ENV) else { continue };
         let Some(end) = inside.find('}') else { break };
         let (name, default) = match inside[..end].split_once(":-") {
             Some((name, _)) => (name, true),
@@ -94,9 +154,27 @@ pub(super) fn references(text: &str) -> Vec<(&str, bool)> {
         if is_variable(name) {
             found.push((name, default));
         }
-        rest = &inside[end..];
+        done = at + ENV.len() + end;
     }
     found
+}
+
+/// What of a value in an env file begins a reference, in bytes; with `$${` made `${` where there is none.
+pub(super) fn unescape(value: &str) -> Result<String, usize> {
+    let mut plain = String::new();
+    let mut done = 0;
+    while let Some(brace) = brace(value, done) {
+        match brace {
+            Brace::Plain(at) => return Err(at),
+            Brace::Escaped(at) => {
+                plain.push_str(&value[done..at - 1]);
+                plain.push_str(OPEN);
+                done = at + OPEN.len();
+            }
+        }
+    }
+    plain.push_str(&value[done..]);
+    Ok(plain)
 }
 
 fn is_variable(name: &str) -> bool {
@@ -130,12 +208,51 @@ mod tests {
 
     #[test]
     fn only_references_are_touched() {
-        for text in ["$HOME ${HOME} $$ $${HOME}", "", "$", "é${"] {
+        for text in ["$HOME $$ $(id)", "", "$", "é$", "{$}"] {
             assert_eq!(with(text).unwrap(), Substituted { value: text.into(), from_env: false });
         }
-        let escaped = with("$${env:TOKEN} ${env:TOKEN}").unwrap();
-        assert_eq!((escaped.value.as_str(), escaped.from_env), ("${env:TOKEN} t0p", true));
-        assert!(!with("$${env:TOKEN}").unwrap().from_env);
+        for (text, value) in [
+            ("$${env:TOKEN} ${env:TOKEN}", "${env:TOKEN} t0p"),
+            ("$${HOME} $${x%.*} $${", "${HOME} ${x%.*} ${"),
+            ("$$${HOME}", "$${HOME}"),
+            ("a$${b}$${c}", "a${b}${c}"),
+        ] {
+            let escaped = with(text).unwrap();
+            assert_eq!((escaped.value.as_str(), escaped.from_env), (value, text.contains(" ${env:")), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_braces_are_refused_with_what_was_probably_meant() {
+        let wrong = |text: &str| {
+            let Wrong { message, help, at } = with(text).unwrap_err();
+            (message, help.unwrap(), text[at.unwrap()].to_owned())
+        };
+        let (message, help, at) = wrong("postgres://${DB_USER}@db");
+        assert_eq!(message, "nothing replaces `${DB_USER}`: the text itself would be used");
+        assert_eq!(help, "did you mean `${env:DB_USER}`? `$${` is a literal `${`");
+        assert_eq!(at, "${DB_USER}");
+        for (text, meant) in [
+            ("${MODE:-canary}", "did you mean `${env:MODE:-…}`?"),
+            ("${MODE-canary}", "did you mean `${env:MODE:-…}`?"),
+            ("${MODE:?canary}", "did you mean `${env:MODE}`? It fails by itself"),
+            ("${MODE?canary}", "did you mean `${env:MODE}`? It fails by itself"),
+            ("${ENV:MODE}", "did you mean `${env:MODE}`?"),
+            ("${env.MODE}", "did you mean `${env:MODE}`?"),
+            ("${ MODE }", "did you mean `${env:MODE}`?"),
+            ("x ${MODE%canary}", "`${env:MODE}` is the variable's value."),
+            ("${MODE:+canary}", "`${env:MODE}` is the variable's value."),
+            ("${1}", "write `${env:NAME}`;"),
+            ("${{ canary }}", "write `${env:NAME}`;"),
+            ("${}", "write `${env:NAME}`;"),
+            ("${canary", "write `${env:NAME}`;"),
+            ("${é}", "write `${env:NAME}`;"),
+            ("${en", "write `${env:NAME}`;"),
+        ] {
+            let (message, help, _) = wrong(text);
+            assert!(help.starts_with(meant) && help.ends_with("`$${` is a literal `${`"), "{text}: {help}");
+            assert!(!message.contains("canary") && !help.contains("canary"), "{text}: {message} {help}");
+        }
     }
 
     #[test]

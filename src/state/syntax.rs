@@ -45,7 +45,7 @@ pub(super) fn explain(err: &ScanError, source: &str) -> Draft {
         kind => (format!("broken YAML: {kind}"), None),
     };
     // `{TOKEN: ${env:TOKEN}}` is the trap of this file format.
-    let flow_substitution = found("${env:").filter(|at| line[..at - line_start].contains(['{', '[']));
+    let flow_substitution = found("${").filter(|at| line[..at - line_start].contains(['{', '[']));
     let help = match flow_substitution {
         Some(_) => Some("inside `{…}` and `[…]`, write `\"${env:NAME}\"` with quotes"),
         None => help,

@@ -60,6 +60,18 @@ fn what_a_file_leaves_out_has_the_documented_default() {
 }
 
 #[test]
+fn a_health_check_is_switched_off_by_one_word() {
+    for test in ["NONE", "none", "\" None \"", "[NONE]", "[none]", "[\"NONE\"]"] {
+        let agent = good(&format!("container: {{healthcheck: {{test: {test}, interval: 1s}}}}"));
+        assert_eq!((agent.container.healthcheck, agent.container.no_healthcheck), (None, true), "{test}");
+    }
+    let on = good("container: {healthcheck: {test: [CMD, none]}}").container;
+    assert!(on.healthcheck.is_some() && !on.no_healthcheck, "a program may have that name");
+    let told = bad(agent("container: {healthcheck: {test: [NONE, \"true\"]}}"));
+    assert!(told.contains("NONE takes nothing after it; write `test: NONE` for no health check at all"), "{told}");
+}
+
+#[test]
 fn the_manifest_is_asked_for_between_every_second_and_every_year() {
     let with = |manifest: &str| agent("state: running").replacen("runtime", &format!("{manifest}runtime"), 1);
     let every = |manifest: &str| load_with(with(manifest), HOME).unwrap().desired.manifest_refresh.as_millis();
@@ -125,7 +137,7 @@ fn what_comes_from_outside_is_sensitive() {
 fn paths_are_resolved_and_not_guessed_at() {
     let agent = good("container:\n  mounts: [{source: ./d/../e, target: /t/}, {source: ~/x, target: /u}]");
     let mounts: Vec<_> =
-        agent.container.mounts.iter().map(|mount| (mount.source.expose(), mount.target.as_str())).collect();
+        agent.container.mounts.iter().map(|mount| (mount.source.expose(), mount.target.expose())).collect();
     assert_eq!(mounts, [("/srv/demo/d/../e", "/t"), ("/home/u/x", "/u")]);
     assert!(
         bad(super::tests::agent("container:\n  mounts: [{source: ~bob/x, target: /t}]"))

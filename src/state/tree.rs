@@ -141,6 +141,14 @@ impl<'s> Tree<'s> {
         self.nodes.get(id as usize).map_or(0..0, |node| node.start as usize..node.end as usize)
     }
 
+    /// Where a part of a scalar's text stands in the source; the whole node where its text is not in the source as it reads.
+    pub(super) fn part(&self, id: NodeId, part: Range<usize>) -> Range<usize> {
+        match self.nodes.get(id as usize) {
+            Some(Node { kind: Kind::Scalar { .. }, a, .. }) => *a as usize + part.start..*a as usize + part.end,
+            _ => self.span(id),
+        }
+    }
+
     /// What a node is.
     pub(super) fn view(&self, id: NodeId) -> View<'_> {
         let Some(node) = self.nodes.get(id as usize) else { return View::Broken };

@@ -194,3 +194,45 @@ fn doctor_says_all_is_well_or_names_the_first_layer_that_is_not() {
         assert!(!check["fix"].as_str().unwrap().is_empty(), "{check}");
     }
 }
+
+/// As a first user does: `init`, `apply`, and it is there and well.
+#[test]
+fn what_init_writes_applies_as_it_stands() {
+    let world = World::bare();
+    // What its registry would give.
+    let busybox =
+        crate::support::archive::docker_archive().tag("docker.io/library/busybox:1.36").file("whose", "of init");
+    world.load(&busybox);
+    let file = format!("{}/steadfast.yaml", world.owner);
+    std::fs::create_dir(world.sandbox.path(&world.owner)).unwrap();
+    world.run(format!("init -f {file}")).expect(0);
+    world.run(format!("plan -f {file}")).expect(0);
+    world.run(format!("apply -f {file}")).expect(0);
+    let seen = world.inspect("hello");
+    assert_eq!(seen["State"]["Running"], true, "{seen}");
+    assert_eq!(seen["State"]["Health"]["Status"], "healthy", "{seen}");
+    let answer = world.run(format!("exec -f {file} hello -- wget -q -O - http://127.0.0.1:8080/")).expect(0);
+    assert_eq!(answer.stdout, "hello\n");
+    let began = std::time::Instant::now();
+    world.run(format!("down -f {file}")).expect(0);
+    assert!(began.elapsed().as_secs() < 8, "it ends on TERM: {:?}", began.elapsed());
+}
+
+#[test]
+fn control_characters_of_a_log_are_seen_in_errors_and_passed_through_by_logs() {
+    let world = World::new();
+    let line = "printf 'a\\\\033[2Jb\\\\007\\\\n'; exit 3";
+    world.state(&[&world.agent("a", &format!("restart: \"no\", command: [sh, -c, \"{line}\"]"))]);
+    for flags in ["", "--color always"] {
+        let outcome = world.run(format!("apply {flags}"));
+        assert_ne!(outcome.code, 0, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("a\\x1b[2Jb\\x07"), "{:?}", outcome.stderr);
+        world.remove("a");
+    }
+    world.run("apply -q");
+    assert_eq!(world.run("logs a").expect(0).stdout, "a\u{1b}[2Jb\u{7}\n");
+    for verb in ["why a", "history", "history -o json", "status"] {
+        let said = world.run(verb).stdout;
+        assert!(!said.contains(['\u{1b}', '\u{7}']), "{verb}: {said:?}");
+    }
+}

@@ -115,3 +115,57 @@ fn errors_and_rollbacks_keep_quiet_too() {
     }
     assert_eq!(world.sandbox.files_with(&CANARIES), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn a_mounts_target_and_a_port_from_the_environment_are_hidden() {
+    let mut world = planted();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap().port().to_string();
+    world.sandbox.set("IN_TARGET", "canary-target").set("IN_PORT", &taken);
+    // With what stands before it, since a time of day may have the same digits.
+    let (colon, blank) = (format!(":{taken}"), format!(" {taken}"));
+    let canaries = ["canary-target", colon.as_str(), blank.as_str()];
+    for (what, container) in [
+        ("a target that cannot be", "mounts: [{source: /var/tmp, target: \"/proc/${env:IN_TARGET}/x\"}]"),
+        ("a port that is taken", "ports: [\"127.0.0.1:${env:IN_PORT}:8080\"]"),
+        ("in its long form", "ports: [{hostIp: 127.0.0.1, hostPort: \"${env:IN_PORT}\", containerPort: 8080}]"),
+    ] {
+        world.state(&[&world.agent("a", container)]);
+        for verb in ["plan", "plan -o markdown", "plan -o json", "apply -vv", "apply -o json -vv --log-format json"] {
+            let outcome = world.run(verb).keeps_quiet_about(&canaries);
+            assert!(!verb.starts_with("apply") || outcome.code != 0, "{what}: {verb} cannot succeed");
+        }
+        for verb in ["why a", "history", "history -o json", "status -o json", "doctor"] {
+            world.run(verb).keeps_quiet_about(&canaries);
+        }
+        assert_eq!(world.sandbox.files_with(&canaries[..1]), Vec::<PathBuf>::new(), "{what}");
+    }
+    let why = world.run("why a").stdout;
+    assert!(why.contains("host port (sensitive) that container"), "{why}");
+}
+
+#[test]
+fn what_becomes_sensitive_is_not_made_anew() {
+    let mut world = planted();
+    let port = crate::world::port().to_string();
+    let container = |value: &str, target: &str, port: &str| {
+        format!(
+            "env: {{PLAIN: \"{value}\"}}, command: [sh, -c, \"sleep 1000 # {value}\"], mounts: [{{source: /var/tmp, target: \"{target}\"}}], \
+             ports: [\"127.0.0.1:{port}:8080\"]"
+        )
+    };
+    world.sandbox.set("VALUE", "some-value").set("IN_TARGET", "inside").set("IN_PORT", &port);
+    let hidden = container("${env:VALUE}", "/srv/${env:IN_TARGET}", "${env:IN_PORT}");
+    world.state(&[&world.agent("a", &container("some-value", "/srv/inside", &port))]);
+    world.applied();
+    let id = world.inspect("a")["Id"].clone();
+    world.state(&[&world.agent("a", &hidden)]);
+    assert_eq!(world.apply_kinds(), Vec::<String>::new(), "hidden from now on");
+    world.sandbox.set("IN_TARGET", "elsewhere");
+    let plan = world.run("plan -o json").expect(0).keeps_quiet_about(&["inside\"", "/srv/inside", "elsewhere"]).json();
+    assert_eq!(plan["actions"][0]["changes"].as_array().unwrap().len(), 2, "one mount goes, one comes: {plan}");
+    world.sandbox.set("IN_TARGET", "inside");
+    world.state(&[&world.agent("a", &container("some-value", "/srv/inside", &port))]);
+    assert_eq!(world.apply_kinds(), Vec::<String>::new(), "and back");
+    assert_eq!(world.inspect("a")["Id"], id);
+}

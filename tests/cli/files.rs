@@ -89,7 +89,15 @@ fn bad_flags_are_a_usage_error_and_touch_nothing() {
 fn init_writes_a_valid_file_and_never_overwrites() {
     let sandbox = Sandbox::new();
     insta::assert_snapshot!("init", sandbox.run("init").shown());
-    sandbox.run("validate").expect(0);
+    assert_eq!(sandbox.run("validate -o json").expect(0).json()["name"], "work", "after its directory");
+    assert_eq!(sandbox.run("validate").expect(0).stderr, "", "nothing to warn of");
+    // What its first line names is written by the command beside it.
+    let text = std::fs::read_to_string(sandbox.path("steadfast.yaml")).unwrap();
+    assert!(text.starts_with("# yaml-language-server: $schema=./steadfast.schema.json\n"), "{text}");
+    assert!(text.contains("`steadfast schema > steadfast.schema.json`"), "{text}");
+    std::fs::create_dir(sandbox.path("My Agents")).unwrap();
+    sandbox.run(["init", "-f", "My Agents/x.yaml"]).expect(0).says("named `my-agents`");
+    assert_eq!(sandbox.run(["validate", "-o", "json", "-f", "My Agents/x.yaml"]).expect(0).json()["name"], "my-agents");
     sandbox.write("steadfast.yaml", "mine");
     insta::assert_snapshot!("init_again", sandbox.run("init").shown());
     assert_eq!(std::fs::read(sandbox.path("steadfast.yaml")).unwrap(), b"mine");

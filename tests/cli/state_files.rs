@@ -146,3 +146,145 @@ fn hostile_files_get_an_error_and_no_memory() {
         assert!(began.elapsed().as_secs() < 20, "{name} took {:?}", began.elapsed());
     }
 }
+
+#[test]
+fn a_compose_reference_is_refused_with_its_place_and_the_right_form() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("GATEWAY_TOKEN", "canary-value");
+    sandbox.write("agent.env", "DB_USER=app\nDB_URL=postgres://${DB_USER}@db/app\n");
+    let text = with_agent(
+        "version: \"1\"\nimage: \"ghcr.io/${ORG}/b\"\nsource: registry\ncontainer:\n  \
+         command: [run, \"--host=${HOST-all}\"]\n  env:\n    GATEWAY_TOKEN: ${GATEWAY_TOKEN}   # as in Compose\n    \
+         MODE: ${MODE:-lan}\n    SHELL_LINE: echo $HOME\n  mounts: [{source: \"${DATA}\", target: \"/${DATA}\"}]\n  \
+         ports: [\"${PORT}:80\", {hostPort: \"${PORT}\", containerPort: 81}]\n  addHosts: [\"db:${DB}\"]\n  \
+         healthcheck: {test: \"curl ${URL:?needed}\"}\n  envFile: ./agent.env\n",
+    );
+    let said = said(&sandbox, &text);
+    for (place, field, help) in [
+        ("s.yaml:7:21", "image", "did you mean `${env:ORG}`?"),
+        ("s.yaml:10:30", "container.command[1]", "did you mean `${env:HOST:-…}`?"),
+        ("s.yaml:12:24", "container.env.GATEWAY_TOKEN", "did you mean `${env:GATEWAY_TOKEN}`?"),
+        ("s.yaml:13:15", "container.env.MODE", "did you mean `${env:MODE:-…}`?"),
+        ("s.yaml:15:26", "container.mounts[0].source", "did you mean `${env:DATA}`?"),
+        ("s.yaml:15:46", "container.mounts[0].target", "did you mean `${env:DATA}`?"),
+        ("s.yaml:16:16", "container.ports[0]", "did you mean `${env:PORT}`?"),
+        ("s.yaml:16:41", "container.ports[1].hostPort", "did you mean `${env:PORT}`?"),
+        ("s.yaml:17:22", "container.addHosts[0]", "did you mean `${env:DB}`?"),
+        ("s.yaml:18:33", "container.healthcheck.test", "did you mean `${env:URL}`?"),
+        ("agent.env:2:19", "container.envFile", "did you mean `${env:NAME}`?"),
+    ] {
+        let at = said.find(&format!("agents.hello.{field}:")).unwrap_or_else(|| panic!("{field}: {said}"));
+        let problem = &said[at..said[at..].find("\nerror").map_or(said.len(), |end| at + end)];
+        assert!(problem.contains(place) && problem.contains(help), "{place} {help}: {problem}");
+    }
+    assert!(said.contains("${GATEWAY_TOKEN}"), "the reference itself is shown: {said}");
+    assert!(!said.contains("canary") && said.contains(": 11 problems"), "{said}");
+
+    // Those who mean it write a dollar more.
+    sandbox.write("agent.env", "DB_URL=postgres://$${DB_USER}@db/app\nRAW='${RAW}'\n");
+    let text = with_agent(
+        "version: \"1\"\nimage: a/b\nsource: registry\ncontainer:\n  command: [sh, -c, 'echo $${HOME} $HOME $(id)']\n  \
+         envFile: ./agent.env\n",
+    );
+    sandbox.write("s.yaml", &text);
+    sandbox.run("validate -f s.yaml").expect(0);
+}
+
+#[test]
+fn a_comment_behind_a_value_of_an_env_file_is_warned_of_once() {
+    let sandbox = Sandbox::new();
+    sandbox.write("x.env", "GOOD='canary #1'\nCOLOR=canary #ff0000\n");
+    let container = "    container: {envFile: x.env}\n";
+    let agent = "    version: \"1\"\n    image: a/b\n    source: registry\n";
+    let text = format!(
+        "{}{container}  other:\n{agent}{container}",
+        with_agent("version: \"1\"\nimage: a/b\nsource: registry\n")
+    );
+    sandbox.write("s.yaml", &text);
+    for verb in ["validate", "plan", "apply"] {
+        let outcome = sandbox.run(format!("{verb} -f s.yaml"));
+        let said = &outcome.stderr;
+        assert_eq!(said.matches("warning").count(), 1, "{verb}: {said}");
+        assert!(said.contains("x.env:2:14") && said.contains("a comment, not part of `COLOR`"), "{verb}: {said}");
+        assert!(!said.contains("canary"), "{said}");
+        assert!(!outcome.stdout.contains("warning"), "{}", outcome.stdout);
+    }
+    assert!(!sandbox.run("validate -q -f s.yaml").expect(0).stderr.contains("warning"));
+    let outcome = sandbox.run("validate -f s.yaml -o json").expect(0);
+    let json = outcome.json();
+    assert_eq!(json["warnings"].as_array().unwrap().len(), 1, "{json}");
+    assert_eq!((&json["warnings"][0]["line"], &json["warnings"][0]["column"]), (&2.into(), &14.into()), "{json}");
+    assert_eq!(json["valid"], true);
+}
+
+#[test]
+fn an_image_without_a_manifest_is_told_where_it_can_come_from() {
+    let mut sandbox = Sandbox::new();
+    let lines = "version: \"1.4.0\"\nimage: ghcr.io/acme/worker\n";
+    sandbox.write("s.yaml", with_agent(lines));
+    let said = sandbox.run("validate -f s.yaml").expect(0).stderr;
+    for words in [
+        "s.yaml:5:3",
+        "no manifest is configured",
+        "`source: registry` to pull `ghcr.io/acme/worker:1.4.0`",
+        "`source: local`",
+    ] {
+        assert!(said.contains(words), "`{words}` is missing: {said}");
+    }
+    let at = |words: &str| said.find(words).unwrap_or_else(|| panic!("{words}: {said}"));
+    assert!(at("source: registry") < at("manifest.url") && at("source: local") < at("manifest.url"), "{said}");
+    for source in ["registry", "local"] {
+        sandbox.write("s.yaml", with_agent(&format!("{lines}source: {source}\n")));
+        assert_eq!(sandbox.run("validate -f s.yaml").expect(0).stderr, "", "what is advised is right");
+    }
+    sandbox.write("s.yaml", with_agent(&format!("{lines}state: absent\n")));
+    assert_eq!(sandbox.run("validate -f s.yaml").expect(0).stderr, "");
+    sandbox.write("s.yaml", with_agent(lines));
+    sandbox.set("STEADFAST_MANIFEST_URL", "https://cdn.example.com/vm/manifest.json");
+    assert_eq!(sandbox.run("validate -f s.yaml").expect(0).stderr, "");
+}
+
+#[test]
+fn what_other_tools_have_is_not_taken_for_what_looks_like_it() {
+    let sandbox = Sandbox::new();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let text = with_agent(&format!(
+        "version: \"1\"\nimage: \"ghcr.io/acme/app:1.4@{digest}\"\nsource: registry\nports: [\"80:80\"]\ncontainer:\n  \
+         entrypoint: [node]\n  volumes: [\"./data:/data:ro\"]\n  hostname: x\n  \
+         mounts: [\"./data:/data:ro\", \"gateway-data:/var/lib\"]\n"
+    ));
+    let said = said(&sandbox, &text);
+    for words in [
+        &format!("write `image: ghcr.io/acme/app` and `version: \"{digest}\"`"),
+        "the entrypoint is always the image's and cannot be set",
+        "directories and files of the host stand under `mounts`, like `mounts: [{source: ./data, target: /data",
+        "`hostname` cannot be set",
+        "`ports` stands under `container`",
+        "write `{source: ./data, target: /data, readOnly: true}`",
+        "names a volume in Compose: there are no named volumes",
+        "write `{source: ./gateway-data, target: /var/lib}`",
+    ] {
+        assert!(said.contains(words), "`{words}` is missing: {said}");
+    }
+    assert!(!said.contains("did you mean"), "{said}");
+    let advised = format!("version: \"{digest}\"\nimage: ghcr.io/acme/app\nsource: registry\n");
+    sandbox.write("s.yaml", with_agent(&advised));
+    sandbox.run("validate -f s.yaml").expect(0);
+}
+
+#[test]
+fn an_architecture_has_the_names_that_people_know() {
+    let sandbox = Sandbox::new();
+    let text = |word: &str| {
+        with_agent(&format!("version: \"1\"\nimage: a/b\nsource: registry\narches: [{word}]\n"))
+            + &format!("cache: {{arches: [{word}]}}\n")
+    };
+    for word in ["amd64", "x86_64", "x64", "aarch64", "arm64", "host", "all"] {
+        sandbox.write("s.yaml", text(word));
+        sandbox.run("validate -f s.yaml").expect(0);
+    }
+    sandbox.write("s.yaml", text("arm"));
+    let said = sandbox.run("validate -f s.yaml").expect(65).stderr;
+    assert!(said.contains("expected one of `host`, `arm64`, `x64`, `all`, found `arm`"), "{said}");
+    assert!(!said.contains("did you mean"), "32 and 64 bits are not the same: {said}");
+}

@@ -76,7 +76,7 @@ fn the_manifest_is_found_by_flag_then_environment() {
 #[test]
 fn the_architecture_is_the_hosts_or_the_one_asked_for() {
     let arm = "vm/images/openclaw-2026.4.12-arm64.tar.gz";
-    let cases: [(&str, &str, &[&str]); 8] = [
+    let cases: [(&str, &str, &[&str]); 12] = [
         ("x86_64", "", &[KEY]),
         ("amd64", "", &[KEY]),
         ("x64", "", &[KEY]),
@@ -84,6 +84,10 @@ fn the_architecture_is_the_hosts_or_the_one_asked_for() {
         ("aarch64", "", &[arm]),
         ("arm64", "--arch host", &[arm]),
         ("arm64", "--arch x64", &[KEY]),
+        ("arm64", "--arch amd64", &[KEY]),
+        ("arm64", "--arch x86_64", &[KEY]),
+        ("x64", "--arch aarch64", &[arm]),
+        ("x64", "--arch arm64", &[arm]),
         ("x64", "--arch all", &[arm, KEY]),
     ];
     for (host, arch, expected) in cases {
@@ -94,6 +98,11 @@ fn the_architecture_is_the_hosts_or_the_one_asked_for() {
             sandbox.run(format!("cache sync --manifest-url published/vm/manifest.json {arch} -o json")).expect(0);
         assert_eq!(synced.json()["downloaded"], json!(expected), "{host} {arch}");
     }
+    let sandbox = sandbox();
+    let refused = sandbox.run("cache sync --manifest-url published/vm/manifest.json --arch arm").expect(64);
+    let (first, second) = refused.stderr.split_once('\n').unwrap();
+    assert_eq!(first, "error: unsupported host arch: arm");
+    assert_eq!(second, "hint: `--arch` takes host, arm64 (or aarch64), x64 (or amd64, x86_64), all\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

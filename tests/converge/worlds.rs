@@ -82,6 +82,8 @@ pub fn agent(name: &str) -> Agent {
             restart: RestartPolicy::UnlessStopped,
             add_hosts: vec![],
             healthcheck: None,
+            no_healthcheck: false,
+            hidden_ports: Default::default(),
         },
     }
 }

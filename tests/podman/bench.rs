@@ -105,6 +105,8 @@ impl<E: Engine> Bench<E> {
             restart: RestartPolicy::No,
             add_hosts: Vec::new(),
             healthcheck: None,
+            no_healthcheck: false,
+            hidden_ports: Default::default(),
         };
         let mut create = Create { name: spec.name.clone(), image: self.image.clone(), spec, labels: BTreeMap::new() };
         self.label(&mut create);

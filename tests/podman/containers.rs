@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use steadfast::backend::{Engine, ExecRequest};
+use steadfast::backend::{Engine, ExecRequest, LogRequest};
 use steadfast::model::{
-    ContainerId, Health, HealthCheck, HealthTest, HostKey, Mount, Owner, Phase, Port, Protocol, RestartPolicy, Text,
+    ContainerId, Health, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Owner, Phase, Port, Protocol,
+    RestartPolicy, Text,
 };
 
-use crate::bench::{Bench, NOW, output, within};
+use crate::bench::{Bench, NOW, Output, output, whole, within};
+use crate::support::archive::docker_archive;
 
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
@@ -336,4 +338,73 @@ pub async fn ports_lead_to_the_agent<E: Engine>(bench: &Bench<E>) {
     })
     .await;
     assert_eq!(answer, "hello from the agent\n");
+}
+
+/// An image of the bench's with this configuration, loaded.
+async fn image<E: Engine>(bench: &Bench<E>, tag: &str, fields: &[(&str, serde_json::Value)]) -> ImageRef {
+    let reference = format!("localhost/{}-{tag}:1", bench.owner);
+    let image = docker_archive().tag(&reference).file("owner", reference.clone());
+    let image = fields.iter().fold(image, |image, (field, value)| image.config(field, value.clone()));
+    bench.engine.load(whole(image.build())).await.expect("the test's image loads");
+    ImageRef::new(reference).expect("a reference")
+}
+
+async fn inspected<E: Engine>(bench: &Bench<E>, id: &ContainerId) -> serde_json::Value {
+    let answer = bench.aside(reqwest::Method::GET, &format!("/containers/{id}/json")).await;
+    serde_json::from_slice(&answer.bytes().await.unwrap()).expect("JSON")
+}
+
+async fn gone<E: Engine>(bench: &Bench<E>, id: &ContainerId, image: &ImageRef) {
+    bench.engine.remove(id, NOW).await.unwrap();
+    let image = bench.engine.image(image).await.unwrap().expect("the image is there");
+    bench.engine.remove_image(&image).await.unwrap();
+}
+
+pub async fn an_images_health_check_is_switched_off<E: Engine>(bench: &Bench<E>) {
+    let check = serde_json::json!({"Test": ["CMD", "false"], "Interval": 1_000_000_000_u64, "Retries": 1});
+    let image = image(bench, "checked", &[("Healthcheck", check)]).await;
+    let mut create = bench.shell("off", "sleep 1000");
+    create.image = image.clone();
+    create.spec.no_healthcheck = true;
+    bench.label(&mut create);
+    let id = bench.started(&create).await;
+    let seen = inspected(bench, &id).await;
+    assert_eq!(seen["Config"]["Healthcheck"]["Test"], serde_json::json!(["NONE"]), "{seen}");
+    let closer = bench.engine.inspect(&id).await.unwrap().unwrap();
+    assert_eq!((closer.phase, closer.health), (Phase::Running, None), "nobody waits for a verdict");
+    bench.engine.remove(&id, NOW).await.unwrap();
+
+    create.spec.no_healthcheck = false;
+    bench.label(&mut create);
+    let id = bench.made(&create).await;
+    let seen = inspected(bench, &id).await;
+    assert_eq!(
+        seen["Config"]["Healthcheck"]["Test"],
+        serde_json::json!(["CMD", "false"]),
+        "otherwise it is kept: {seen}"
+    );
+    gone(bench, &id, &image).await;
+}
+
+pub async fn an_empty_command_is_no_arguments<E: Engine>(bench: &Bench<E>) {
+    let image = image(bench, "talks", &[("Entrypoint", serde_json::json!(["echo", "arguments:"]))]).await;
+    let mut create = bench.shell("talks", "unused");
+    create.image = image.clone();
+    for (command, said) in [(None, "arguments: /agent\n"), (Some(Vec::new()), "arguments:\n")] {
+        create.spec.command = command;
+        bench.label(&mut create);
+        let id = bench.started(&create).await;
+        bench.until(&id, |state| matches!(state.phase, Phase::Exited { code: 0 })).await;
+        let logs = bench.engine.logs(&id, &LogRequest::default()).await.unwrap();
+        assert_eq!(within(Output::of(logs)).await.text().0, said);
+        bench.engine.remove(&id, NOW).await.unwrap();
+    }
+    let mut nothing = bench.shell("nothing", "unused");
+    nothing.spec.command = Some(Vec::new());
+    bench.label(&mut nothing);
+    let err = bench.engine.create(&nothing).await.unwrap_err();
+    assert!(err.message.contains("has no entrypoint, so the empty `command: []` leaves nothing to run"), "{err}");
+    assert!(!bench.guest().await.containers.contains_key(&nothing.name), "nothing was made");
+    let image = bench.engine.image(&image).await.unwrap().expect("the image is there");
+    bench.engine.remove_image(&image).await.unwrap();
 }

@@ -19,6 +19,8 @@ macro_rules! conformance {
                     a_start_right_after_a_death_is_not_swallowed,
                     what_podman_restarts_all_the_time_stays_stopped,
                     health_checks_run_on_demand,
+                    an_images_health_check_is_switched_off,
+                    an_empty_command_is_no_arguments,
                     a_lost_key_brings_live_values,
                     events_are_the_owners,
                     ports_lead_to_the_agent;

@@ -77,7 +77,7 @@ fn live(one: &FakeContainer) -> Live {
     let command = one.spec.command.as_ref();
     let mounts = one.spec.mounts.iter().map(|mount| {
         let access = if mount.read_only { ":ro" } else { "" };
-        (mount.target.clone(), format!("{}{access}", mount.source.expose()))
+        (mount.target.expose().to_owned(), format!("{}{access}", mount.source.expose()))
     });
     Live {
         env: env.collect(),

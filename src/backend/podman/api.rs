@@ -155,10 +155,14 @@ impl Api {
             true => Some(self.gateway(create).await?),
             false => None,
         };
+        let entrypoint = match spec::lacks_arguments(create) {
+            true => Some(spec::entrypoint(create, self.inspect_image(create.image.as_str()).await?.as_ref())?),
+            false => None,
+        };
         let what = format!("create container `{}`", create.name);
         let secrets = spec::secrets(create);
         let call = Call::post(what, self.libpod("/containers/create").await?)
-            .json(&spec::body(create, gateway.as_deref()))
+            .json(&spec::body(create, gateway.as_deref(), entrypoint.as_deref()))
             .hiding(secrets.clone())
             .within(CREATE);
         let answer = self.http.send(&call).await?.json(&call)?;
@@ -180,13 +184,13 @@ impl Api {
             if let Err(err) = source.symlink_metadata()
                 && err.kind() == std::io::ErrorKind::NotFound
             {
-                let shown = if mount.source.is_sensitive() { "(sensitive)" } else { mount.source.expose() };
+                let (shown, target) = (mount.source.shown(), mount.target.shown());
                 return Err(EngineError::new(
                     EngineErrorKind::NotFound,
                     format!(
-                        "failed to create container `{}`: `{shown}`, to be mounted at `{}`, does not exist on this machine; \
+                        "failed to create container `{}`: `{shown}`, to be mounted at `{target}`, does not exist on this machine; \
                          create it, or correct the mount's source",
-                        create.name, mount.target
+                        create.name
                     ),
                 ));
             }

@@ -38,7 +38,7 @@ impl Api {
         Ok(found.as_ref().and_then(|image| image.get("Id")).and_then(Value::as_str).map(ImageId::from))
     }
 
-    async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {
+    pub(super) async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {
         let path = self.libpod(&format!("/images/{}/json", segment(name))).await?;
         let call = Call::get(format!("inspect image `{name}`"), path);
         let Some(answer) = unless_gone(self.http().send(&call).await)? else { return Ok(None) };

@@ -74,10 +74,14 @@ impl Shell {
             true => Some(self.gateway(create).await?),
             false => None,
         };
+        let entrypoint = match spec::lacks_arguments(create) {
+            true => Some(spec::entrypoint(create, self.inspect_image(create.image.as_str()).await?.as_ref())?),
+            false => None,
+        };
         let what = format!("create container `{}`", create.name);
         let shown = format!("podman create --name {}", create.name);
         let secrets = spec::secrets(create);
-        let script = create::script(create, gateway.as_deref())
+        let script = create::script(create, gateway.as_deref(), entrypoint.as_deref())
             .map_err(|why| EngineError::new(EngineErrorKind::CommandFailed, format!("failed to {what}: {why}")))?;
         let call = self.sent(what, About::Creation, shown, script).hiding(secrets).within(SLOW);
         let answer = match self.run(&call).await {
@@ -101,11 +105,11 @@ impl Shell {
             false => told.contains(&format!("statfs {}: ", mount.source.expose())),
         });
         if let Some(mount) = missing {
-            let shown = if mount.source.is_sensitive() { "(sensitive)" } else { mount.source.expose() };
+            let (shown, target) = (mount.source.shown(), mount.target.shown());
             err.message = format!(
-                "failed to create container `{}`: `{shown}`, to be mounted at `{}`, does not exist in instance `{}`; create \
+                "failed to create container `{}`: `{shown}`, to be mounted at `{target}`, does not exist in instance `{}`; create \
                  it, or correct the mount's source",
-                create.name, mount.target, self.instance
+                create.name, self.instance
             );
         }
         err

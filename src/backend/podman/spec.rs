@@ -6,7 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use super::secrets::Secrets;
-use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text};
+use crate::backend::{EngineError, EngineErrorKind};
+use crate::model::{Create, HealthCheck, Mount, NO_CHECK, Port, Text};
 
 /// Seconds between the stop signal and KILL when somebody else stops the container.
 pub(super) const STOP_TIMEOUT: u64 = 10;
@@ -29,26 +30,16 @@ pub(super) fn needs_gateway(create: &Create) -> bool {
 /// Every value in it that must not be shown.
 pub(super) fn secrets(create: &Create) -> Secrets {
     let spec = &create.spec;
-    let test = spec.healthcheck.iter().flat_map(|check| match &check.test {
-        HealthTest::Command(words) => words.as_slice(),
-        HealthTest::Shell(line) => std::slice::from_ref(line),
-    });
-    let texts = spec
-        .env
-        .values()
-        .chain(spec.command.iter().flatten())
-        .chain(spec.mounts.iter().map(|mount| &mount.source))
-        .chain(&spec.add_hosts)
-        .chain(test);
     // Podman complains about an address without the host before it.
     let addresses =
         spec.add_hosts.iter().filter(|line| line.is_sensitive()).filter_map(|line| split_host(line.expose()));
     let addresses = addresses.map(|(_, address)| address).filter(|address| *address != HOST_GATEWAY);
-    Secrets::new(texts.filter(|text| text.is_sensitive()).map(Text::expose).chain(addresses))
+    let values = spec.sensitive();
+    Secrets::new(values.iter().map(AsRef::as_ref).chain(addresses))
 }
 
-/// The body. `gateway` stands in for `host-gateway`.
-pub(super) fn body(create: &Create, gateway: Option<&str>) -> Value {
+/// The body. `gateway` stands in for `host-gateway`; `entrypoint` is the image's, where it has to be given.
+pub(super) fn body(create: &Create, gateway: Option<&str>, entrypoint: Option<&[String]>) -> Value {
     let spec = &create.spec;
     let env: Map<String, Value> = spec.env.iter().map(|(name, value)| (name.clone(), json!(value.expose()))).collect();
     let mut body = json!({
@@ -65,10 +56,46 @@ pub(super) fn body(create: &Create, gateway: Option<&str>) -> Value {
     if let Some(command) = &spec.command {
         body["command"] = command.iter().map(|word| json!(word.expose())).collect();
     }
+    if let Some(entrypoint) = entrypoint {
+        body["entrypoint"] = json!(entrypoint);
+    }
+    if spec.no_healthcheck {
+        body["healthconfig"] = json!({"Test": [NO_CHECK]});
+    }
     if let Some(check) = &spec.healthcheck {
         body["healthconfig"] = healthcheck(check);
     }
     body
+}
+
+/// Whether the container is to run the image's entrypoint without any argument: `command: []`.
+///
+/// An empty command means the image's own to Podman (4.3 to 5), unless the entrypoint is given as well. So that of the image
+/// is asked for and given.
+pub(super) fn lacks_arguments(create: &Create) -> bool {
+    create.spec.command.as_ref().is_some_and(Vec::is_empty)
+}
+
+/// The entrypoint of an inspected image. An image without one would run nothing at all.
+pub(super) fn entrypoint(create: &Create, image: Option<&Value>) -> Result<Vec<String>, EngineError> {
+    let what = format!("failed to create container `{}`", create.name);
+    let Some(image) = image else {
+        return Err(EngineError::new(
+            EngineErrorKind::NotFound,
+            format!("{what}: there is no image `{}`", create.image),
+        ));
+    };
+    let words = image.pointer("/Config/Entrypoint").and_then(Value::as_array).into_iter().flatten();
+    let words: Vec<_> = words.filter_map(Value::as_str).map(str::to_owned).collect();
+    if words.iter().all(String::is_empty) {
+        let why = format!(
+            "image `{}` has no entrypoint, so the empty `command: []` leaves nothing to run; name a program in `command`, \
+             or leave the field out for the image's own command",
+            create.image
+        );
+        return Err(EngineError::new(EngineErrorKind::ApiError, format!("{what}: {why}")));
+    }
+    Ok(words)
 }
 
 fn mount(mount: &Mount) -> Value {
@@ -76,7 +103,7 @@ fn mount(mount: &Mount) -> Value {
     json!({
         "type": "bind",
         "source": mount.source.expose(),
-        "destination": mount.target,
+        "destination": mount.target.expose(),
         "options": ["rbind", access],
     })
 }
@@ -114,5 +141,44 @@ pub(super) fn host_line(line: &str, gateway: Option<&str>) -> Option<String> {
         (Some((BUILT_IN_HOST, HOST_GATEWAY)), _) => None,
         (Some((host, HOST_GATEWAY)), Some(gateway)) => Some(format!("{host}:{gateway}")),
         _ => Some(line.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ContainerName, ContainerSpec, ImageRef, RestartPolicy};
+
+    fn create(command: Option<Vec<Text>>) -> Create {
+        let spec = ContainerSpec {
+            name: ContainerName::new("demo-a").unwrap(),
+            command,
+            env: Default::default(),
+            mounts: Vec::new(),
+            ports: Vec::new(),
+            restart: RestartPolicy::No,
+            add_hosts: Vec::new(),
+            healthcheck: None,
+            no_healthcheck: false,
+            hidden_ports: Default::default(),
+        };
+        let image = ImageRef::new("localhost/talk:1").unwrap();
+        Create { name: spec.name.clone(), image, spec, labels: Default::default() }
+    }
+
+    #[test]
+    fn an_empty_command_needs_the_images_entrypoint() {
+        assert!(!lacks_arguments(&create(None)) && !lacks_arguments(&create(Some(vec![Text::plain("a")]))));
+        let empty = create(Some(Vec::new()));
+        assert!(lacks_arguments(&empty));
+        let image = json!({"Config": {"Entrypoint": ["echo", "arguments:"], "Cmd": ["of", "the", "image"]}});
+        let words = entrypoint(&empty, Some(&image)).unwrap();
+        assert_eq!(body(&empty, None, Some(&words))["entrypoint"], json!(["echo", "arguments:"]));
+        assert_eq!(body(&create(None), None, None).get("entrypoint"), None);
+        for image in [json!({"Config": {"Cmd": ["sh"]}}), json!({"Config": {"Entrypoint": null}}), json!({})] {
+            let err = entrypoint(&empty, Some(&image)).unwrap_err();
+            assert!(err.message.contains("image `localhost/talk:1` has no entrypoint"), "{err}");
+        }
+        assert_eq!(entrypoint(&empty, None).unwrap_err().kind, EngineErrorKind::NotFound);
     }
 }

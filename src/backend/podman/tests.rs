@@ -304,6 +304,8 @@ fn secretive(secret: &str) -> Create {
         restart: RestartPolicy::No,
         add_hosts: vec![],
         healthcheck: None,
+        no_healthcheck: false,
+        hidden_ports: Default::default(),
     };
     spec.env.insert("TOKEN".into(), Text::sensitive(secret));
     let image = ImageRef::new("localhost/a:1").unwrap();

@@ -9,11 +9,11 @@ use crate::backend::{EngineError, EngineErrorKind, StoreError, VmError};
 use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
-use crate::model::{AgentName, InstanceName, ManifestError};
+use crate::model::{AgentName, InstanceName, ManifestError, NO_MANIFEST};
 use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
-use crate::state::StateError;
+use crate::state::{Problem, StateError};
 
 /// What the process ends with. Scripts rely on these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,6 +220,14 @@ pub fn print(err: &CliError, color: bool) {
     }
 }
 
+/// Writes a warning about the state file to standard error.
+pub fn print_warning(warning: &Problem, file: &str, color: bool) {
+    match said::is_json() {
+        true => said::say(Level::Warn, &warning.to_string(), &[], color),
+        false => anstream::eprintln!("{}", warning.render_warning(file, color)),
+    }
+}
+
 /// What the process ends with for a trouble.
 pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
     match trouble {
@@ -270,6 +278,8 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             WaitingOn::LocalImage { .. } => {
                 Some("build or load it (`podman load`, `podman build`), or choose `source: registry`".into())
             }
+            // It says by itself what to write.
+            WaitingOn::Manifest { why } if why.starts_with(NO_MANIFEST) => None,
             WaitingOn::Manifest { .. } => Some(
                 "`steadfast doctor` checks the manifest; $STEADFAST_MANIFEST_URL and `manifest.url` name it".into(),
             ),

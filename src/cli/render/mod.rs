@@ -2,11 +2,13 @@
 
 pub mod errors;
 pub mod history;
+mod markdown;
 pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod said;
 pub mod status;
+pub(super) mod terminal;
 pub mod units;
 pub mod why;
 
@@ -16,6 +18,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::{CliError, ExitStatus, Format};
+pub(super) use terminal::styled;
 
 /// Green: something comes to be.
 pub(super) const ADD: Style = AnsiColor::Green.on_default();
@@ -28,18 +31,18 @@ pub(super) const ASIDE: Style = Style::new().dimmed();
 /// Bold.
 pub(super) const STRONG: Style = Style::new().bold();
 
-/// Text in a style, or plain.
-pub(super) fn styled(text: &str, style: Style, color: bool) -> String {
-    if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
-}
-
-/// Writes to standard output. A reader that went away is no error.
+/// Writes what is for people to standard output. A reader that went away is no error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     print_more(text).map(|_| ())
 }
 
-/// Writes to standard output. Yields whether somebody still reads it.
+/// Writes what is for people to standard output. Yields whether somebody still reads it.
 pub(super) fn print_more(text: &str) -> Result<bool, CliError> {
+    print_raw(&terminal::finish(text))
+}
+
+/// Writes to standard output as it is: scripts and data. Yields whether somebody still reads it.
+pub(super) fn print_raw(text: &str) -> Result<bool, CliError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
@@ -57,7 +60,8 @@ pub(super) fn print_data(format: Format, value: &impl Serialize) -> Result<(), C
         Format::Yaml => serde_yaml::to_string(value).map_err(|err| cannot(&err))?,
         _ => serde_json::to_string_pretty(value).map_err(|err| cannot(&err))? + "\n",
     };
-    print(&text)
+    let text = if format == Format::Yaml { text.into() } else { terminal::json(&text) };
+    print_raw(&text).map(|_| ())
 }
 
 /// Waits until nobody reads standard output any more (`… | head`). For ever, where it is no pipe or socket.

@@ -6,10 +6,11 @@ use std::fmt::Write;
 use anstyle::Style;
 use serde::Serialize;
 
-use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
-use crate::model::{AgentName, Boot, FieldChange, Name};
+use super::markdown::{code, prose, value};
+use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, terminal, units};
+use crate::model::{AgentName, Boot, Desired, FieldChange, ImageRef, Mount, Name};
 use crate::plan::action::verb;
-use crate::plan::{Action, Plan, Reason, Summary};
+use crate::plan::{Action, Plan, Reason, Summary, Waiting};
 use crate::status::{Condition, Status};
 
 /// The JSON of a plan.
@@ -34,6 +35,8 @@ struct StepJson {
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    blocked: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changes: Vec<FieldChange>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +59,7 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, converged: bool) -> impl Seriali
                 on: None,
                 reason: step.reason.to_string(),
                 bytes: step.action.bytes(),
+                blocked: false,
                 changes: step.reason.changes().to_vec(),
                 detail: None,
             })
@@ -70,6 +74,7 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, converged: bool) -> impl Seriali
                 on: Some(waiting.on.word()),
                 reason: waiting.reason.to_string(),
                 bytes: None,
+                blocked: is_blocked(waiting),
                 changes: waiting.reason.changes().to_vec(),
                 detail: Some(waiting.on.to_string()),
             })
@@ -113,8 +118,14 @@ fn unready<'s>(plan: &Plan, status: &'s Status) -> Vec<(&'s AgentName, &'s Condi
     unready.filter_map(|(name, agent)| Some((name, agent.conditions.first()?))).collect()
 }
 
+/// Whether only a person can help. What cannot be seen is told apart from it.
+fn is_blocked(waiting: &Waiting) -> bool {
+    waiting.on.is_blocked() && !waiting.hides()
+}
+
 /// The plan for people.
-pub fn text(name: &Name, plan: &Plan, status: &Status, color: bool) -> String {
+pub fn text(desired: &Desired, plan: &Plan, status: &Status, color: bool) -> String {
+    let name = &desired.name;
     let mut out = String::new();
     let unready = unready(plan, status);
     if plan.is_empty() && !unready.is_empty() {
@@ -144,25 +155,59 @@ pub fn text(name: &Name, plan: &Plan, status: &Status, color: bool) -> String {
             whose(step.agent.as_ref(), color)
         );
         why(&mut out, &step.reason, color);
+        for (field, values) in made(desired, step.action.kind(), step.agent.as_ref()) {
+            let values: Vec<_> = values.iter().map(|value| terminal::line(value)).collect();
+            let _ = writeln!(out, "        {field}: {}", values.join(", "));
+        }
         if let Some(lost) = lost(&step.action) {
             let _ = writeln!(out, "        {}", styled(lost, REMOVE, color));
         }
     }
-    if !plan.waiting.is_empty() {
-        let _ = writeln!(out, "{}", styled("Then:", STRONG, color));
-    }
-    for waiting in &plan.waiting {
-        let (mark, style) = mark(waiting.kind);
-        let (verb, target) = (verb(waiting.kind), &waiting.target);
-        let _ =
-            writeln!(out, "  {} {verb} `{target}`{}", styled(mark, style, color), whose(waiting.agent.as_ref(), color));
-        why(&mut out, &waiting.reason, color);
-        let _ = writeln!(out, "        {}", styled(&waiting.on.to_string(), ASIDE, color));
+    let (blocked, later): (Vec<_>, Vec<_>) = plan.waiting.iter().partition(|waiting| is_blocked(waiting));
+    for (title, steps) in [("Then:", later), ("Blocked:", blocked)] {
+        if !steps.is_empty() {
+            let _ = writeln!(out, "{}", styled(title, STRONG, color));
+        }
+        for waiting in steps {
+            let (mark, style) = mark(waiting.kind);
+            let (verb, target) = (verb(waiting.kind), &waiting.target);
+            let whose = whose(waiting.agent.as_ref(), color);
+            let _ = writeln!(out, "  {} {verb} `{target}`{whose}", styled(mark, style, color));
+            why(&mut out, &waiting.reason, color);
+            for (field, values) in made(desired, waiting.kind, waiting.agent.as_ref()) {
+                let values: Vec<_> = values.iter().map(|value| terminal::line(value)).collect();
+                let _ = writeln!(out, "        {field}: {}", values.join(", "));
+            }
+            let _ = writeln!(out, "        {}", styled(&waiting.on.to_string(), ASIDE, color));
+        }
     }
     let _ = writeln!(out);
     let _ = writeln!(out, "{}", summary(plan));
     notes(&mut out, plan, color);
     out
+}
+
+/// What a container that is created will be, field by field, of variables the names alone: it is new to whoever reads it.
+fn made(desired: &Desired, kind: &str, agent: Option<&AgentName>) -> Vec<(&'static str, Vec<String>)> {
+    let Some(agent) = agent.filter(|_| kind == "createContainer").and_then(|agent| desired.agents.get(agent)) else {
+        return Vec::new();
+    };
+    let spec = &agent.container;
+    let image = agent.image.as_ref().map(|image| match ImageRef::join(image, &agent.version.to_string()) {
+        Ok(reference) => reference.to_string(),
+        Err(_) => image.clone(),
+    });
+    let mount = |mount: &Mount| {
+        let access = if mount.read_only { " (read-only)" } else { "" };
+        format!("{} → {}{access}", mount.source.shown(), mount.target.shown())
+    };
+    let fields = [
+        ("image", image.into_iter().collect::<Vec<_>>()),
+        ("ports", spec.ports.iter().map(|port| spec.shown_port(port)).collect()),
+        ("mounts", spec.mounts.iter().map(mount).collect()),
+        ("env", spec.env.keys().cloned().collect()),
+    ];
+    fields.into_iter().filter(|(_, values)| !values.is_empty()).collect()
 }
 
 /// What is gone for good once the step is taken.
@@ -181,7 +226,8 @@ fn why(out: &mut String, reason: &Reason, color: bool) {
         return;
     }
     for change in reason.changes() {
-        let _ = writeln!(out, "        {}: {} → {}", change.field, shown(&change.from), shown(&change.to));
+        let (from, to) = (terminal::line(shown(&change.from)), terminal::line(shown(&change.to)));
+        let _ = writeln!(out, "        {}: {from} → {to}", change.field);
     }
     let _ = writeln!(out, "        {}", styled("# this forces the replacement", ASIDE, color));
 }
@@ -192,7 +238,7 @@ fn shown(value: &Option<String>) -> &str {
 
 /// One sentence of counts and costs.
 fn summary(plan: &Plan) -> String {
-    let Summary { create, replace, start, stop, remove, fetch, fetch_bytes, unknown } = plan.summary();
+    let Summary { create, replace, start, stop, remove, fetch, fetch_bytes, unknown, blocked } = plan.summary();
     let mut parts: Vec<_> = plan.ready.iter().filter_map(|step| vm_part(&step.action)).collect();
     let part = |parts: &mut Vec<String>, count: usize, what: &str| {
         if count > 0 {
@@ -209,6 +255,9 @@ fn summary(plan: &Plan) -> String {
     }
     if unknown > 0 {
         parts.push(format!("{unknown} unknown until it can be seen"));
+    }
+    if blocked > 0 {
+        parts.push(format!("{blocked} blocked"));
     }
     let others = plan.ready.len() + plan.waiting.len();
     if parts.is_empty() {
@@ -243,8 +292,8 @@ fn notes(out: &mut String, plan: &Plan, color: bool) {
 }
 
 /// The plan for a pull-request comment.
-pub fn markdown(name: &Name, plan: &Plan, status: &Status) -> String {
-    let mut out = format!("### steadfast plan: `{name}`\n\n");
+pub fn markdown(desired: &Desired, plan: &Plan, status: &Status) -> String {
+    let mut out = format!("### steadfast plan: `{}`\n\n", desired.name);
     let unready = unready(plan, status);
     if plan.is_empty() && unready.is_empty() {
         out.push_str("No changes. The machine is as the state file says.\n");
@@ -256,34 +305,156 @@ pub fn markdown(name: &Name, plan: &Plan, status: &Status) -> String {
         for step in &plan.ready {
             let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();
             let what = format!("{}{bytes}", step.action);
-            row(&mut out, step.action.kind(), &what, step.agent.as_ref(), &step.reason, lost(&step.action));
+            let lost = lost(&step.action).map(|lost| format!("*{}*", prose(lost)));
+            row(&mut out, desired, step.action.kind(), &what, step.agent.as_ref(), &step.reason, lost);
         }
         for waiting in &plan.waiting {
             let what = format!("{} `{}`", verb(waiting.kind), waiting.target);
-            let on = waiting.on.to_string();
-            row(&mut out, waiting.kind, &what, waiting.agent.as_ref(), &waiting.reason, Some(&on));
+            let blocked = if is_blocked(waiting) { "**blocked**: " } else { "" };
+            let on = format!("{blocked}*{}*", prose(&waiting.on.to_string()));
+            row(&mut out, desired, waiting.kind, &what, waiting.agent.as_ref(), &waiting.reason, Some(on));
         }
     }
     for (agent, condition) in unready {
-        let _ = writeln!(out, "\n> agent `{agent}` is not ready: {}: {}", condition.reason, condition.message);
+        let _ = writeln!(out, "\n> agent `{agent}` is not ready: {}: {}", condition.reason, prose(&condition.message));
     }
     for note in &plan.notes {
-        let _ = writeln!(out, "\n> {note}");
+        let _ = writeln!(out, "\n> {}", prose(&note.to_string()));
     }
     out
 }
 
-fn row(out: &mut String, kind: &str, what: &str, agent: Option<&AgentName>, reason: &Reason, on: Option<&str>) {
-    let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
-    let changes: Vec<_> = reason
+/// `on` is Markdown, all else are words of others.
+fn row(
+    out: &mut String,
+    desired: &Desired,
+    kind: &str,
+    what: &str,
+    agent: Option<&AgentName>,
+    reason: &Reason,
+    on: Option<String>,
+) {
+    let shown = |set: &Option<String>| set.as_deref().map_or("(not set)".to_owned(), value);
+    let mut lines: Vec<_> = reason
         .changes()
         .iter()
-        .map(|change| format!("`{}`: {} → {}", change.field, cell(shown(&change.from)), cell(shown(&change.to))))
+        .map(|change| format!("{}: {} → {}", code(&change.field), shown(&change.from), shown(&change.to)))
         .collect();
-    let mut why = if changes.is_empty() { cell(&reason.to_string()) } else { changes.join("<br>") };
-    if let Some(on) = on {
-        let _ = write!(why, "<br>*{}*", cell(on));
+    if lines.is_empty() {
+        lines.push(prose(&reason.to_string()));
     }
+    for (field, values) in made(desired, kind, agent) {
+        let values: Vec<_> = values.iter().map(|text| code(text)).collect();
+        lines.push(format!("{field}: {}", values.join(", ")));
+    }
+    lines.extend(on);
     let agent = agent.map_or("", AgentName::as_str);
-    let _ = writeln!(out, "| `{}` | {} | {agent} | {why} |", mark(kind).0.trim(), cell(what));
+    let _ = writeln!(out, "| `{}` | {} | {agent} | {} |", mark(kind).0.trim(), prose(what), lines.join("<br>"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::{Arch, HostKey};
+    use crate::plan::WaitingOn;
+    use crate::state::{Context, Input, load};
+
+    fn desired() -> Desired {
+        let text = "apiVersion: steadfast/v1\nname: demo\nruntime: {podman: {}}\nagents:\n  a:\n    version: \"1.4\"\n    \
+                    image: ghcr.io/acme/app\n    source: registry\n    container:\n      ports: [\"127.0.0.1:8080:80\"]\n      \
+                    mounts: [{source: \"/srv/<b>|x\", target: /data, readOnly: true}, {source: \"${env:V}\", target: \"/${env:V}\"}]\n      \
+                    env: {MODE: canary-mode, API_TOKEN: canary-token}\n";
+        let input = Input { name: "s.yaml".into(), text: text.into(), dir: "/".into() };
+        let vars = [("HOME".to_owned(), "/h".to_owned()), ("V".to_owned(), "/canary-v".to_owned())].into();
+        let key = |_: &Path| HostKey::from_bytes([7; 32]);
+        let context = Context { vars, root: None, manifest_url: None, host_arch: Arch::X64, key: &key };
+        load(&input, &context).unwrap_or_else(|err| panic!("{}", err.render(false))).desired
+    }
+
+    /// Of no agent: the plan alone is looked at here.
+    fn status() -> Status {
+        Status {
+            name: "demo".parse().unwrap(),
+            converged: false,
+            observed_at: String::new(),
+            manifest: None,
+            vm: None,
+            podman: crate::status::PodmanStatus { reachable: true, version: None, error: None },
+            agents: Default::default(),
+            orphans: Vec::new(),
+        }
+    }
+
+    fn waiting(on: WaitingOn, reason: Reason) -> Plan {
+        let agent = Some("a".parse().unwrap());
+        let waiting = Waiting { agent, kind: "createContainer", target: "demo-a".into(), reason, on };
+        Plan { waiting: vec![waiting], ..Plan::default() }
+    }
+
+    #[test]
+    fn a_new_agent_is_shown_with_what_it_will_be() {
+        let image = WaitingOn::Image { reference: ImageRef::new("ghcr.io/acme/app:1.4").unwrap() };
+        let plan = waiting(image, Reason::ContainerMissing);
+        let text = text(&desired(), &plan, &status(), false);
+        for line in [
+            "Then:\n",
+            "        image: ghcr.io/acme/app:1.4\n",
+            "        ports: 127.0.0.1:8080:80/tcp\n",
+            "        mounts: /srv/<b>|x → /data (read-only), (sensitive) → (sensitive)\n",
+            "        env: API_TOKEN, MODE\n",
+            "Plan: 1 to create.",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        let markdown = markdown(&desired(), &plan, &status());
+        assert!(
+            markdown.contains("image: `ghcr.io/acme/app:1.4`<br>ports: `127.0.0.1:8080:80/tcp`<br>mounts: "),
+            "{markdown}"
+        );
+        assert!(markdown.contains("<br>env: `API_TOKEN`, `MODE`<br>"), "{markdown}");
+        assert!(!markdown.contains("<b>") && !markdown.contains("|x"), "{markdown}");
+        assert!(!format!("{text}{markdown}").contains("canary"), "{text}{markdown}");
+    }
+
+    #[test]
+    fn what_is_blocked_is_called_so_and_is_nothing_to_create() {
+        let why = "no manifest is <b>*here*</b>".to_owned();
+        let plan = waiting(WaitingOn::Manifest { why }, Reason::ContainerMissing);
+        let text = text(&desired(), &plan, &status(), false);
+        assert!(
+            text.contains("Blocked:\n    + create container `demo-a`") && text.contains("\nPlan: 1 blocked.\n"),
+            "{text}"
+        );
+        assert!(!text.contains("Then:") && !text.contains("to create"), "{text}");
+        let markdown = markdown(&desired(), &plan, &status());
+        assert!(markdown.contains("**blocked**") && !markdown.contains("<b>"), "{markdown}");
+        let json = serde_json::to_value(super::json(&desired().name, &plan, false)).unwrap();
+        assert_eq!((&json["summary"]["create"], &json["summary"]["blocked"]), (&0.into(), &1.into()), "{json}");
+        assert_eq!(json["waiting"][0]["blocked"], true);
+        // What cannot be seen is told apart: nobody knows whether there is anything to do.
+        let unseen = waiting(WaitingOn::Sight { why: "no answer".into() }, Reason::ContainerMissing);
+        assert_eq!((unseen.summary().unknown, unseen.summary().blocked), (1, 0));
+    }
+
+    #[test]
+    fn a_changed_value_is_on_one_line_and_does_nothing() {
+        let change = FieldChange {
+            field: "container.env.MODE".into(),
+            from: Some("one".into()),
+            to: Some("two\nPlan: \u{1b}[2J | <img> @me".into()),
+        };
+        let image = WaitingOn::Image { reference: ImageRef::new("ghcr.io/acme/app:1.4").unwrap() };
+        let mut plan = waiting(image, Reason::Changed(vec![change]));
+        plan.waiting[0].kind = "replaceContainer";
+        let text = text(&desired(), &plan, &status(), false);
+        assert!(text.contains("container.env.MODE: one → two\\nPlan: \\x1b[2J | <img> @me\n"), "{text}");
+        let markdown = markdown(&desired(), &plan, &status());
+        let row = markdown.lines().find(|line| line.contains("container.env.MODE")).unwrap();
+        assert!(row.contains("`container.env.MODE`: one → <code>two") && row.ends_with('|'), "{row}");
+        for nasty in ["<img>", "@me", "\u{1b}"] {
+            assert!(!markdown.contains(nasty), "{nasty}: {markdown}");
+        }
+    }
 }

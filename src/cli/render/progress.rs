@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::said::{self, Level};
-use super::{ADD, ASIDE, REMOVE, styled, units};
+use super::{ADD, ASIDE, REMOVE, styled, terminal, units};
 use crate::act::{ActError, Done};
 use crate::backend::Progress;
 use crate::model::AgentName;
@@ -88,7 +88,7 @@ impl Printer {
         let Some(bars) = &self.bars else { return };
         let bar = bars.add(ProgressBar::new_spinner());
         bar.set_style(spinner());
-        bar.set_message(step.action.to_string());
+        bar.set_message(terminal::line(&step.action.to_string()).into_owned());
         bar.enable_steady_tick(TICK);
         let (follower, progress) = (bar.clone(), progress.clone());
         let ticker = tokio::spawn(async move {

@@ -2,16 +2,40 @@
 //! line, like the logs between them. Data for standard output belongs in [`super`].
 
 use std::io::Write;
+use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::styled;
+use super::{styled, terminal};
 
 /// Of the process, as the choice of colours is.
 static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// The state file that `-f` named. Of the process, as the choice of colours is.
+static FILE: OnceLock<String> = OnceLock::new();
+
+/// From now on, commands in hints name this state file as well.
+pub fn name_file_globally(file: &Path) {
+    let file = file.display().to_string();
+    // What came through a pipe cannot be named again.
+    if file != "-" {
+        let plain = |c: char| c.is_alphanumeric() || "/._-+@:,=".contains(c);
+        let word = if file.chars().all(plain) { file } else { format!("'{}'", file.replace('\'', r"'\''")) };
+        let _ = FILE.set(word);
+    }
+}
+
+/// A hint whose commands work on the state file that `-f` named: before the verb, where every verb takes it.
+fn with_file(hint: &str, file: Option<&String>) -> String {
+    match file {
+        Some(file) => hint.replace("`steadfast ", &format!("`steadfast -f {file} ")),
+        None => hint.to_owned(),
+    }
+}
 
 /// From now on, everything is said as JSON.
 pub fn write_json_globally() {
@@ -48,25 +72,26 @@ struct Line<'a> {
 /// Says a sentence, then what may help, one line each.
 pub fn say(level: Level, message: &str, hints: &[String], color: bool) {
     if is_json() {
+        let hints: &[String] = &hints.iter().map(|hint| with_file(hint, FILE.get())).collect::<Vec<_>>();
         let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
         // Strings alone: there is nothing in it that JSON does not have.
         let line = serde_json::to_string(&Line { timestamp, level, message, hints }).unwrap_or_default();
-        write(format_args!("{line}"));
+        write(&terminal::json(&line));
         return;
     }
     match level {
         Level::Error => {
             let label = AnsiColor::Red.on_default().bold();
-            write(format_args!("{} {message}", styled("error:", label, color)));
+            write(&terminal::finish(&format!("{} {message}", styled("error:", label, color))));
         }
-        Level::Warn | Level::Info => write(format_args!("{message}")),
+        Level::Warn | Level::Info => write(&terminal::finish(message)),
     }
     print_hints(hints, color);
 }
 
 /// A line on standard error. Nobody is told when it cannot be written (a terminal that was closed, a log on a full disk):
 /// there is no other place to say it, and `run` is to go on.
-fn write(line: std::fmt::Arguments<'_>) {
+fn write(line: &str) {
     let _ = writeln!(anstream::stderr(), "{line}");
 }
 
@@ -74,6 +99,23 @@ fn write(line: std::fmt::Arguments<'_>) {
 pub(super) fn print_hints(hints: &[String], color: bool) {
     let label: Style = AnsiColor::Cyan.on_default().bold();
     for hint in hints {
-        write(format_args!("{} {hint}", styled("hint:", label, color)));
+        let hint = with_file(hint, FILE.get());
+        write(&terminal::finish(&format!("{} {hint}", styled("hint:", label, color))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_file;
+
+    #[test]
+    fn a_hint_keeps_the_file() {
+        let hint = "`steadfast logs a` shows all; `steadfast doctor` too, `podman ps` not";
+        let kept = with_file(hint, Some(&"x/s.yaml".to_owned()));
+        assert_eq!(
+            kept,
+            "`steadfast -f x/s.yaml logs a` shows all; `steadfast -f x/s.yaml doctor` too, `podman ps` not"
+        );
+        assert_eq!(with_file(hint, None), hint);
     }
 }

@@ -4,14 +4,14 @@ use super::script::{self, Variables};
 use crate::backend::podman::spec;
 use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text};
 
-/// The script that makes it. `gateway` stands in for `host-gateway`.
-pub(super) fn script(create: &Create, gateway: Option<&str>) -> Result<String, String> {
+/// The script that makes it. `gateway` stands in for `host-gateway`; `entrypoint` is the image's, where it has to be given.
+pub(super) fn script(create: &Create, gateway: Option<&str>, entrypoint: Option<&[String]>) -> Result<String, String> {
     let variables = Variables::new(create.spec.env.iter().map(|(name, value)| (name.as_str(), value.expose())))?;
-    script::podman("", "create", &variables, words(create, gateway))
+    script::podman("", "create", &variables, words(create, gateway, entrypoint))
 }
 
 /// All but the variables.
-pub(super) fn words(create: &Create, gateway: Option<&str>) -> Vec<String> {
+pub(super) fn words(create: &Create, gateway: Option<&str>, entrypoint: Option<&[String]>) -> Vec<String> {
     let spec = &create.spec;
     let mut words = Words::default();
     // The command line's own habits that the API does not have: pulling, and the proxies of Podman's environment.
@@ -31,6 +31,12 @@ pub(super) fn words(create: &Create, gateway: Option<&str>) -> Vec<String> {
         words.pair("--add-host", line);
     }
     words.pair("--stop-timeout", spec::STOP_TIMEOUT.to_string());
+    if let Some(entrypoint) = entrypoint {
+        words.pair("--entrypoint", serde_json::json!(entrypoint).to_string());
+    }
+    if spec.no_healthcheck {
+        words.add(["--no-healthcheck"]);
+    }
     if let Some(check) = &spec.healthcheck {
         health_words(check, &mut words);
     }
@@ -58,7 +64,7 @@ fn mount_words(mount: &Mount) -> String {
     let fields = [
         "type=bind".to_owned(),
         format!("source={}", mount.source.expose()),
-        format!("destination={}", mount.target),
+        format!("destination={}", mount.target.expose()),
         access.to_owned(),
     ];
     fields.map(|field| csv(&field)).join(",")

@@ -31,7 +31,7 @@ impl Shell {
         Ok(found.as_ref().and_then(|image| image.get("Id")).and_then(Value::as_str).map(ImageId::from))
     }
 
-    async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {
+    pub(super) async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {
         let call = self.podman(format!("inspect image `{name}`"), About::Image, ["image", "inspect", "--", name]);
         let Some(answer) = unless_gone(self.run(&call).await)? else { return Ok(None) };
         match call.json(&answer)? {

@@ -114,11 +114,13 @@ fn a_container_in_podmans_words() {
         restart: crate::model::RestartPolicy::Always,
         add_hosts: ["host.containers.internal:host-gateway", "d:host-gateway"].map(Text::plain).into(),
         healthcheck: None,
+        no_healthcheck: false,
+        hidden_ports: Default::default(),
     };
     let image = crate::model::ImageRef::new("localhost/a:1").unwrap();
     let mut create =
         Create { name: spec.name.clone(), image, spec, labels: [("k".to_owned(), "v w".to_owned())].into() };
-    let words = create::words(&create, Some("10.0.0.1"));
+    let words = create::words(&create, Some("10.0.0.1"), None);
     let wanted = [
         "--pull=never",
         "--http-proxy=false",
@@ -159,7 +161,7 @@ fn a_container_in_podmans_words() {
         let second = Duration::from_secs(1);
         let check = HealthCheck { test, interval: second, timeout: second, retries: 3, start_period: Duration::ZERO };
         create.spec.healthcheck = Some(check);
-        let words = create::words(&create, None);
+        let words = create::words(&create, None, None);
         let at = words.iter().position(|word| word == "--health-cmd").unwrap();
         assert_eq!(words[at + 1], wanted);
         assert_eq!(words[at + 3], "1000000000ns");
