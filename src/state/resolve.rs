@@ -11,7 +11,7 @@ use super::document::{ArchWord, CacheDoc, LimaDoc, PodmanDoc, RuntimeDoc, StateD
 use super::problem::Draft;
 use super::scalar::{Choice, Loose, Str, Word};
 use super::{Context, Input, Loaded, template};
-use crate::model::{Arch, CachePolicy, Desired, InstanceName, Location, Name, Runtime, VmSpec};
+use crate::model::{Arch, CachePolicy, Desired, InstanceName, Location, Name, RootClaim, Runtime, VmSpec};
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
@@ -52,7 +52,9 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let (name, root, runtime) = (name?, root?, runtime?);
     let key = (context.key)(&root);
     let host_arch = context.host_arch;
-    let desired = Desired { name, root, manifest, manifest_refresh, cache, runtime, agents, host_arch, key };
+    let (claim, meaning) = (RootClaim::default(), super::identity::meaning(cx.tree));
+    let desired =
+        Desired { name, root, manifest, manifest_refresh, cache, runtime, agents, host_arch, key, claim, meaning };
     Some(Loaded { desired, env_files })
 }
 
