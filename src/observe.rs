@@ -86,7 +86,7 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
         }
     };
     // Another's is not reached into: the way there may change it.
-    if let Some(whose) = vm.stranger_to(&desired.name) {
+    if let Some(whose) = vm.stranger_to(&desired.ownership()) {
         world.engine.locate(None);
         let why = format!("VM `{}` {whose}", spec.instance);
         return (Seen::Present(vm), Seen::Unknown { why });
@@ -132,7 +132,7 @@ const CONNECT: Duration = Duration::from_millis(200);
 fn what_to_look_for(desired: &Desired) -> Look {
     let wanted = || desired.agents.values().filter(|agent| agent.state != AgentState::Absent);
     Look {
-        owner: desired.name.clone(),
+        owner: desired.ownership(),
         names: wanted().map(|agent| agent.container.name.clone()).collect(),
         health: wanted()
             .filter(|agent| agent.state == AgentState::Running && agent.container.healthcheck.is_some())

@@ -240,7 +240,7 @@ pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTi
             .iter()
             .filter(|(_, container)| match &container.owner {
                 Owner::Ours { agent, .. } => !agent.as_ref().is_some_and(|agent| desired.agents.contains_key(agent)),
-                Owner::Foreign => false,
+                Owner::Foreign(_) => false,
             })
             .map(|(name, _)| name.to_string())
             .collect(),
@@ -290,7 +290,7 @@ fn vm_status(desired: &Desired, observed: &Observed) -> Option<VmStatus> {
                 _ => None,
             };
             // That it is not ours is the first thing to be known about it.
-            (vm.phase.word(), vm.stranger_to(&desired.name).map(|whose| format!("it {whose}")).or(broken))
+            (vm.phase.word(), vm.stranger_to(&desired.ownership()).map(|whose| format!("it {whose}")).or(broken))
         }
         Seen::Absent => ("Absent", None),
         Seen::Unknown { why } => ("Unknown", Some(why.clone())),

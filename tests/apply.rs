@@ -19,6 +19,8 @@ mod interrupted;
 mod locks;
 #[path = "apply/memory.rs"]
 mod memory;
+#[path = "apply/ownership.rs"]
+mod ownership;
 #[path = "apply/published.rs"]
 mod published;
 #[path = "apply/registry.rs"]

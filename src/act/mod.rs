@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{
     Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, Vm, VmError, World,
 };
-use crate::model::{ContainerId, ContainerName, ContainerSpec, ContainerState, Health, ImageRef, Phase, RestartPolicy};
+use crate::model::{
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, ImageRef, Phase, RestartPolicy, labels,
+};
 use crate::plan::{Action, Revival, stays_ended};
 
 /// How patient actions are.
@@ -313,7 +315,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
         }
         Action::CreateContainer { create, start } => {
             checks::before_create(create, *start, patience)?;
-            let id = world.engine.create(create).await.map_err(|err| err.hiding(&create.spec))?;
+            let id = create_one(&world.engine, create).await?;
             if !*start {
                 return Ok(Done::default());
             }
@@ -366,6 +368,18 @@ pub fn obstacle(action: &Action) -> Option<ActError> {
         }
         _ => None,
     }
+}
+
+/// Creates a container with a label of its own, by which it is told from what inherits its other labels.
+async fn create_one<E: Engine>(engine: &E, create: &Create) -> Result<ContainerId, EngineError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|err| {
+        let why = format!("failed to create container `{}`: the system has no randomness to give: {err}", create.name);
+        EngineError::new(EngineErrorKind::Unknown, why)
+    })?;
+    let mut create = create.clone();
+    create.labels.insert(labels::ID.to_owned(), labels::container_id(bytes));
+    engine.create(&create).await.map_err(|err| err.hiding(&create.spec))
 }
 
 /// Stops and starts a container that is unhealthy. The verdict may be old, and the container may have recovered since:

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{ActError, Done, Patience, become_healthy, checks, ended, inspect_settled, last_lines};
+use super::{ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines};
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
 use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, Port};
@@ -73,7 +73,7 @@ async fn make<E: Engine>(
 ) -> Result<ContainerId, ActError> {
     checks::before_replace(create, start, old_ports, patience)?;
     let successor = Create { name: suffixed(&create.name, NEXT_SUFFIX), ..create.clone() };
-    Ok(engine.create(&successor).await.map_err(|err| err.hiding(&create.spec))?)
+    Ok(create_one(engine, &successor).await?)
 }
 
 /// Starts a container that exists. When an interrupted replacement left its predecessor, that one is dropped once this

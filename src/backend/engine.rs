@@ -14,15 +14,15 @@ use tokio::io::AsyncWrite;
 
 use super::{ByteStream, Progress};
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest, HostKey, ImageId, ImageRef, Name, Reach,
-    VmState,
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest, HostKey, ImageId, ImageRef, Ownership,
+    Reach, VmState,
 };
 
 /// What a look at the engine is to find.
 #[derive(Debug, Clone)]
 pub struct Look {
     /// Whose containers.
-    pub owner: Name,
+    pub owner: Ownership,
     /// Names that are wanted: a stranger who holds one is found too.
     pub names: BTreeSet<ContainerName>,
     /// Those of `names` whose health verdict is wanted while they run.
@@ -204,8 +204,9 @@ pub trait Engine: Send + Sync {
     /// Its log.
     fn logs(&self, id: &ContainerId, request: &LogRequest) -> impl Future<Output = Result<Chunks, EngineError>> + Send;
 
-    /// What happens from now on to the owner's containers and to images. Malformed events are left out.
-    fn events(&self, owner: &Name) -> impl Future<Output = Result<Events, EngineError>> + Send;
+    /// What happens from now on to the owner's containers and to images, copies of the one and of the other among them.
+    /// Malformed events are left out.
+    fn events(&self, owner: &Ownership) -> impl Future<Output = Result<Events, EngineError>> + Send;
 
     /// Asks whether it is there at all. The cheapest request it has.
     fn ping(&self) -> impl Future<Output = Result<(), EngineError>> + Send;

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{EngineError, EngineErrorKind, StoreError, World};
+use crate::model::labels::Labels;
 use crate::model::{
     ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, Manifest, Phase, Port, RecentExits,
     Sha256Digest,
@@ -61,6 +62,8 @@ pub struct State {
     pub images: BTreeMap<ImageRef, ImageId>,
     /// Images, named or not.
     pub image_store: BTreeSet<ImageId>,
+    /// The labels of those that have any.
+    pub image_labels: BTreeMap<ImageId, Labels>,
     /// What a registry offers.
     pub registry: BTreeMap<ImageRef, ImageId>,
     /// What loading the tarball of this digest yields: the image, and the names it carries.

@@ -17,8 +17,8 @@ use super::command;
 use super::limactl::{self, Limactl, Listed};
 use super::vm::{Vm, VmError, VmEvents};
 use super::{process, ssh};
-use crate::model::vm::{PARAM_NAME, Process};
-use crate::model::{Boot, Forward, InstanceName, Name, Protocol, VmMake, VmPhase, VmState};
+use crate::model::vm::{PARAM_NAME, PARAM_ROOT, Process};
+use crate::model::{Boot, Forward, InstanceName, Ownership, Protocol, VmMake, VmPhase, VmState};
 
 pub use render::render;
 
@@ -59,8 +59,8 @@ impl Lima {
         let Some(mut listed) = self.limactl.look(&self.instance).await? else { return Ok(None) };
         let state = &mut listed.state;
         // Its parameters say who made it, and cannot be changed while it runs.
-        if let Some(owner) = adopted_by(&state.dir) {
-            state.owner = Some(owner);
+        if let Some((owner, root)) = adopted_by(&state.dir) {
+            (state.owner, state.root) = (Some(owner), root);
         }
         for (found, role) in [(&mut state.host_agent, "host agent"), (&mut state.driver, "driver")] {
             // Lima trusts its pid files. After a reboot of this host, the pid may be anybody's.
@@ -217,21 +217,22 @@ fn is_young(process: &Process) -> bool {
     age.is_some_and(|age| age < STARTING)
 }
 
-/// Whose the instance in this directory is, by its files; [`Vm::look`] asks Lima.
-pub(super) fn whose(dir: &Path) -> Option<String> {
-    adopted_by(dir).or_else(|| limactl::param(dir, PARAM_NAME))
+/// Whose the instance in this directory is, and below which root, by its files; [`Vm::look`] asks Lima.
+pub(super) fn whose(dir: &Path) -> Option<(String, Option<String>)> {
+    adopted_by(dir).or_else(|| Some((limactl::param(dir, PARAM_NAME)?, limactl::param(dir, PARAM_ROOT))))
 }
 
-fn adopted_by(dir: &Path) -> Option<String> {
+fn adopted_by(dir: &Path) -> Option<(String, Option<String>)> {
     let text = std::fs::read_to_string(dir.join(OWNER_FILE)).ok()?;
     let value: Value = serde_json::from_str(&text).ok()?;
-    Some(value.get("name")?.as_str()?.to_owned())
+    let word = |field: &str| Some(value.get(field)?.as_str()?.to_owned());
+    Some((word("name")?, word("root")))
 }
 
 /// A temporary file beside it, then a rename.
-fn write_owner(dir: &Path, owner: &Name) -> std::io::Result<()> {
+fn write_owner(dir: &Path, owner: &Ownership) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    writeln!(file, "{}", json!({ "name": owner }))?;
+    writeln!(file, "{}", json!({ "name": owner.name, "root": owner.root.mark() }))?;
     file.as_file().sync_all()?;
     file.persist(dir.join(OWNER_FILE)).map_err(|err| err.error)?;
     Ok(())
@@ -242,7 +243,7 @@ impl Vm for Lima {
         Ok(self.listed().await?.map(|listed| listed.state))
     }
 
-    async fn adopt(&self, owner: &Name) -> Result<(), VmError> {
+    async fn adopt(&self, owner: &Ownership) -> Result<(), VmError> {
         let dir = self.there().await?.state.dir;
         let path: PathBuf = dir.join(OWNER_FILE);
         write_owner(&dir, owner).map_err(|err| VmError::Io { path, err: Arc::new(err) })

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use futures_util::Stream;
 
-use crate::model::{Boot, Forward, Name, VmMake, VmState};
+use crate::model::{Boot, Forward, Ownership, VmMake, VmState};
 
 /// Something happened to the machine. Only ever a hint to look again.
 pub type VmEvents = Pin<Box<dyn Stream<Item = ()> + Send>>;
@@ -16,7 +16,7 @@ pub trait Vm: Send + Sync {
     fn look(&self) -> impl Future<Output = Result<Option<VmState>, VmError>> + Send;
 
     /// Takes over one that somebody else made: from now on it is this owner's.
-    fn adopt(&self, owner: &Name) -> impl Future<Output = Result<(), VmError>> + Send;
+    fn adopt(&self, owner: &Ownership) -> impl Future<Output = Result<(), VmError>> + Send;
 
     /// Makes it, not started. Fine when it is there already.
     fn create(&self, make: &VmMake) -> impl Future<Output = Result<(), VmError>> + Send;
@@ -169,7 +169,7 @@ impl<V: Vm> Vm for Option<V> {
         }
     }
 
-    async fn adopt(&self, owner: &Name) -> Result<(), VmError> {
+    async fn adopt(&self, owner: &Ownership) -> Result<(), VmError> {
         match self {
             Some(vm) => vm.adopt(owner).await,
             None => Ok(()),

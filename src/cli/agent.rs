@@ -6,7 +6,7 @@ use std::io::Write;
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{CliError, ExecArgs, ExitStatus, LogsArgs, Settings};
+use super::{CliError, ExecArgs, ExitStatus, LogsArgs, Settings, ownership};
 use crate::backend::podman::PodmanAt;
 use crate::backend::{Chunk, Chunks, Engine, ExecRequest, LogRequest, Look};
 use crate::model::{AgentName, ContainerId, ContainerState, Phase};
@@ -14,9 +14,10 @@ use crate::model::{AgentName, ContainerId, ContainerState, Phase};
 /// Finds the container of an agent by its labels, whatever it is called.
 async fn find(settings: &Settings, agent: &AgentName) -> Result<(PodmanAt, ContainerId, ContainerState), CliError> {
     let desired = settings.load(None)?.desired;
+    ownership::check(settings, &desired)?;
     let engine = settings.reached_engine(&desired).await?;
     let look =
-        Look { owner: desired.name.clone(), names: BTreeSet::new(), health: BTreeSet::new(), key: desired.key.clone() };
+        Look { owner: desired.ownership(), names: BTreeSet::new(), health: BTreeSet::new(), key: desired.key.clone() };
     let guest = engine.look(&look).await.map_err(|err| CliError::from_engine(&err))?;
     let wanted = desired.agents.get(agent).map(|agent| agent.container.name.clone());
     let mut mine: Vec<_> = guest.containers.into_iter().filter(|(_, seen)| seen.owner.is_of(agent)).collect();

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::ownership::read_claim;
 use super::render::{self, units};
 use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
 use crate::backend::cache::{Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
 use crate::backend::podman::{Podman, PodmanAt};
 use crate::backend::{Engine, Look, Progress, Store};
-use crate::model::{AgentState, Arch, Desired, HostKey, ImageSource, Location, Name};
+use crate::model::{AgentState, Arch, Desired, HostKey, ImageSource, Location, Name, Ownership};
 
 pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitStatus, CliError> {
     match verb {
@@ -237,9 +238,11 @@ async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) -> Result<Exi
             request.roots.extend(keys.filter_map(|key| crate::model::ArtifactKey::new(key).ok()));
         }
     }
-    let mut owners = owners(&root(settings, desired.as_ref())?)?;
+    let root = root(settings, desired.as_ref())?;
+    let mut owners = owners(&root)?;
     owners.extend(desired.as_ref().map(|desired| desired.name.clone()));
     if !owners.is_empty() {
+        let owners = owners.into_iter().map(|name| Ownership { root: read_claim(&root, &name), name }).collect();
         keep_running(settings, desired.as_ref(), owners, &cache, &mut request).await?;
     }
     let report = cache.gc(request).await.map_err(|err| CliError::from_store(&err))?;
@@ -299,11 +302,11 @@ fn owners(root: &Path) -> Result<BTreeSet<Name>, CliError> {
 async fn keep_running(
     settings: &Settings,
     desired: Option<&Desired>,
-    owners: BTreeSet<Name>,
+    owners: Vec<Ownership>,
     cache: &Cache,
     request: &mut GcRequest,
 ) -> Result<(), CliError> {
-    let names: Vec<_> = owners.iter().map(|owner| format!("`{owner}`")).collect();
+    let names: Vec<_> = owners.iter().map(|owner| format!("`{}`", owner.name)).collect();
     let hint = format!("without Podman it cannot be told what runs for {}, so nothing was removed", names.join(", "));
     let engine = match desired {
         Some(desired) => settings.reached_engine(desired).await.map_err(|err| err.hint(hint.clone()))?,

@@ -67,6 +67,10 @@ pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> 
 
 async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
     root(&desired.root, checks);
+    match super::ownership::check(settings, desired) {
+        Ok(()) => checks.ok("name", format!("`{}` is this state file's", desired.name)),
+        Err(err) => return checks.bad("name", err.message, err.hints.join("; ")),
+    }
     lock(desired, checks);
     let Ok(cache) = settings.cache(&desired.root, CacheOptions { retries: 1, ..CacheOptions::default() }) else {
         return;
@@ -90,7 +94,7 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
         }
     }
     let look = Look {
-        owner: desired.name.clone(),
+        owner: desired.ownership(),
         names: desired.agents.values().map(|agent| agent.container.name.clone()).collect(),
         health: Default::default(),
         key: desired.key.clone(),

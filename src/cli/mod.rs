@@ -7,6 +7,7 @@ mod doctor;
 mod file;
 mod history;
 mod kept;
+mod ownership;
 mod reconcile;
 pub mod render;
 mod run;
@@ -215,6 +216,9 @@ struct PolicyArgs {
     /// Take over containers of others that hold a wanted name (they are replaced)
     #[arg(long)]
     adopt: bool,
+    /// Take the name over from the other state file it belongs to
+    #[arg(long)]
+    take_over: bool,
     /// Only this agent; may be given several times
     #[arg(long, value_name = "AGENT")]
     only: Vec<AgentName>,
@@ -274,6 +278,9 @@ struct RunArgs {
     /// Take over containers of others that hold a wanted name (they are replaced)
     #[arg(long)]
     adopt: bool,
+    /// Take the name over from the other state file it belongs to
+    #[arg(long)]
+    take_over: bool,
     /// Let a state file without agents remove those that are there
     #[arg(long)]
     allow_empty: bool,
@@ -292,6 +299,9 @@ struct DownArgs {
     /// Delete the virtual machine too, and with it all that is in it
     #[arg(long)]
     vm: bool,
+    /// Take the name over from the other state file it belongs to
+    #[arg(long)]
+    take_over: bool,
     /// The longest it may take
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     timeout: Duration,

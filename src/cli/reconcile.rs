@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::file;
 use super::kept::{self, Kept};
+use super::ownership;
 use super::render::progress::Printer;
 use super::render::said::{Level, say};
 use super::render::{self, plan as render_plan, report as render_report, units};
@@ -69,6 +70,9 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
     let loaded = settings.load(None)?;
     file::warn(settings, &loaded, |warning| !warning.planned);
     let desired = loaded.desired;
+    if !args.policy.take_over {
+        ownership::check(settings, &desired)?;
+    }
     let policy = policy(&args.policy, &desired)?;
     let world = settings.world(&desired, CacheOptions::default())?;
     let steady = steady_after(Patience::default().settle);
@@ -108,6 +112,9 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
     if let Some(kept) = Kept::at(dir.clone()) {
         return leave_to_run(settings, &args, kept).await;
     }
+    if !args.policy.take_over {
+        ownership::check(settings, &first)?;
+    }
     let mut options = Options {
         parallel: args.parallel.into(),
         downloads: args.parallel_downloads.into(),
@@ -133,13 +140,17 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
     let mut desired = load_again(settings, first, &mut world)?;
     options.policy = policy(&args.policy, &desired)?;
     options.patience.local = desired.vm().is_none();
-    desired.key = keep_key(&desired.root).map_err(|err| {
-        CliError::new(
-            ExitStatus::Error,
-            format!("failed to keep the host key below `{}`: {err}", desired.root.display()),
-        )
-        .hint("the root directory must be writable: see --root and `root` in the state file")
-    })?;
+    if !args.policy.take_over {
+        // Somebody else may have had the lock meanwhile.
+        ownership::check(settings, &desired)?;
+    }
+    let unkept = |what: &str, err: std::io::Error| {
+        CliError::new(ExitStatus::Error, format!("failed to keep {what} below `{}`: {err}", desired.root.display()))
+            .hint("the root directory must be writable: see --root and `root` in the state file")
+    };
+    let claim = ownership::keep(settings, &desired).map_err(|err| unkept("whose the name is", err))?;
+    let key = keep_key(&desired.root).map_err(|err| unkept("the host key", err))?;
+    (desired.claim, desired.key) = (claim, key);
     converge(settings, &desired, &world, &options, Goal::Wanted).await
 }
 
@@ -149,6 +160,9 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
     if let Some(kept) = Kept::at(state_dir(&first)) {
         return Err(CliError::kept(&kept.holder, &settings.file, true));
     }
+    if !args.take_over {
+        ownership::check(settings, &first)?;
+    }
     let mut world = settings.world(&first, CacheOptions::default())?;
     let taken = take_lock(settings, &first, "down", args.lock_timeout).await;
     let _lock = taken.map_err(|err| match &err {
@@ -156,6 +170,9 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
         err => CliError::from_lock(err),
     })?;
     let desired = load_again(settings, first, &mut world)?;
+    if !args.take_over {
+        ownership::check(settings, &desired)?;
+    }
     let options = Options { timeout: args.timeout, wait: false, allow_empty: true, ..Options::default() };
     if args.vm && desired.vm().is_none() {
         return Err(CliError::new(
@@ -163,7 +180,11 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
             "--vm goes with `runtime.lima`: this state file has no virtual machine",
         ));
     }
-    converge(settings, &desired, &world, &options, Goal::Gone { vm: args.vm }).await
+    let status = converge(settings, &desired, &world, &options, Goal::Gone { vm: args.vm }).await?;
+    if status == ExitStatus::Done {
+        ownership::release(&desired);
+    }
+    Ok(status)
 }
 
 /// What a convergence is to come to.
@@ -283,6 +304,7 @@ fn not_for_run(args: &ApplyArgs) -> Vec<&'static str> {
         ("--only", !args.policy.only.is_empty()),
         ("--adopt", args.policy.adopt),
         ("--no-prune", args.policy.no_prune),
+        ("--take-over", args.policy.take_over),
         ("--allow-empty", args.allow_empty),
         ("--no-wait", args.no_wait),
     ];

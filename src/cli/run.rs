@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::ownership;
 use super::reconcile::{is_alone, scratch, take_lock};
 use super::render::progress::Printer;
 use super::render::said::{Level, say};
@@ -20,7 +21,7 @@ use crate::backend::World;
 use crate::backend::cache::CacheOptions;
 use crate::control::server::Bound;
 use crate::error::Chain;
-use crate::model::{Desired, HostKey};
+use crate::model::{Desired, HostKey, RootClaim};
 use crate::plan::Policy;
 use crate::reconcile::Options;
 use crate::reconcile::journal::Journal;
@@ -46,6 +47,10 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     let first = loaded.desired;
     settings.expected_engine(&first)?;
     let lock = lock(settings, &first, args.lock_timeout).await?;
+    if !args.take_over {
+        ownership::check(settings, &first)?;
+    }
+    let claim = keep_name(settings, &first);
     let key = key(settings, &first);
     let manager = ServiceManager::new();
     // systemd's journal has times of its own.
@@ -54,7 +59,7 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     let journal = Arc::new(Journal::new(&state_dir(&first).join("journal.jsonl"), "start"));
     let signals = Signals::listen("stopping: agents go on running; what is under way on containers is finished");
     let watching = watch_file(settings, &args, key.clone()).await?;
-    let (mut translator, editions) = Translator::new(settings, &args, first, key, &watching);
+    let (mut translator, editions) = Translator::new(settings, &args, Desired { key, claim, ..first }, &watching);
     let (requests, asked) = mpsc::channel(16);
     let (shown, view) = watch::channel(None);
 
@@ -188,6 +193,14 @@ async fn lock(settings: &Settings, desired: &Desired, patience: Duration) -> Res
     Ok(taken)
 }
 
+/// That the name is this file's. Where that cannot be kept, containers are told apart by their name alone.
+fn keep_name(settings: &Settings, desired: &Desired) -> RootClaim {
+    ownership::keep(settings, desired).unwrap_or_else(|err| {
+        tracing::warn!(error = %err, "cannot keep whose the name is");
+        if desired.claim.id.is_some() { desired.claim.clone() } else { RootClaim::default() }
+    })
+}
+
 /// The host key; one of this process alone where none can be kept.
 fn key(settings: &Settings, desired: &Desired) -> HostKey {
     keep_key(&desired.root).unwrap_or_else(|err| {
@@ -234,11 +247,9 @@ impl Translator {
     fn new(
         settings: &Settings,
         args: &RunArgs,
-        mut first: Desired,
-        key: HostKey,
+        first: Desired,
         watching: &files::Watching,
     ) -> (Self, watch::Receiver<Edition>) {
-        first.key = key;
         let (editions, receiver) = watch::channel(Edition { desired: Arc::new(first), error: None });
         let (flush, flushes) = mpsc::channel(16);
         let mut translator = Self {
@@ -275,7 +286,11 @@ impl Translator {
         let before = self.editions.borrow().clone();
         let now = match &edition {
             files::Edition::Good(loaded) => match self.refusal(&before.desired, &loaded.desired) {
-                None => Edition { desired: Arc::new(loaded.desired.clone()), error: None },
+                None => {
+                    let desired = Desired { claim: before.desired.claim.clone(), ..loaded.desired.clone() };
+                    keep_name(&self.settings, &desired);
+                    Edition { desired: Arc::new(desired), error: None }
+                }
                 Some(error) => Edition { desired: before.desired.clone(), error: Some(error) },
             },
             files::Edition::Bad { error, .. } => {

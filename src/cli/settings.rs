@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::ownership::read_claim;
 use super::render::errors::{CliError, ExitStatus};
 use super::{Color, Format, Global, LogFormat};
 use crate::backend::cache::{Cache, CacheOptions};
@@ -126,7 +127,9 @@ impl Settings {
     ) -> Result<Loaded, state::StateError> {
         let input = state::read(&self.file)?;
         let (vars, root) = (self.vars.clone(), self.root.clone());
-        state::load(&input, &Context { vars, root, manifest_url, host_arch, key })
+        let mut loaded = state::load(&input, &Context { vars, root, manifest_url, host_arch, key })?;
+        loaded.desired.claim = read_claim(&loaded.desired.root, &loaded.desired.name);
+        Ok(loaded)
     }
 
     /// Whether reading the state file again yields what it says then: a pipe has said all it had to say.
@@ -187,7 +190,7 @@ impl Settings {
         };
         match vm.look().await.map_err(|err| CliError::from_vm(&err))? {
             Some(seen) => {
-                if let Some(whose) = seen.stranger_to(&desired.name) {
+                if let Some(whose) = seen.stranger_to(&desired.ownership()) {
                     return Err(CliError::stranger(name, &whose));
                 }
                 if seen.phase != VmPhase::Running {
@@ -262,31 +265,44 @@ pub(super) fn fresh_key() -> HostKey {
 /// # Errors
 /// When it cannot be written below `root`, or the system has no randomness to make it of.
 pub fn keep_key(root: &Path) -> std::io::Result<HostKey> {
+    let text = |key: &HostKey| crate::model::Sha256Digest::from_bytes(*key.as_bytes()).to_string();
+    keep_word(&key_path(root), || read_key(root), random_key, text)
+}
+
+/// What a file keeps, made with `fresh` and kept there where there is none that can be read. Mode 0600.
+///
+/// # Errors
+/// When it cannot be made or written.
+pub(super) fn keep_word<T>(
+    path: &Path,
+    read: impl Fn() -> Option<T>,
+    fresh: impl FnOnce() -> std::io::Result<T>,
+    text: impl FnOnce(&T) -> String,
+) -> std::io::Result<T> {
     use std::io::Write;
     use std::os::unix::fs::DirBuilderExt;
 
-    if let Some(key) = read_key(root) {
-        return Ok(key);
+    if let Some(kept) = read() {
+        return Ok(kept);
     }
-    let path = key_path(root);
-    let dir = path.parent().unwrap_or(root);
+    let dir = path.parent().unwrap_or(path);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let key = random_key()?;
+    let made = fresh()?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    writeln!(file, "{}", crate::model::Sha256Digest::from_bytes(*key.as_bytes()))?;
+    writeln!(file, "{}", text(&made))?;
     file.as_file().sync_all()?;
-    let file = match file.persist_noclobber(&path) {
-        Ok(_) => return Ok(key),
+    let file = match file.persist_noclobber(path) {
+        Ok(_) => return Ok(made),
         Err(err) if err.error.kind() == std::io::ErrorKind::AlreadyExists => err.file,
         Err(err) => return Err(err.error),
     };
-    // Another process was faster: its key counts.
-    if let Some(key) = read_key(root) {
-        return Ok(key);
+    // Another process was faster: what that one made counts.
+    if let Some(kept) = read() {
+        return Ok(kept);
     }
-    // What is there is no key.
-    file.persist(&path).map_err(|err| err.error)?;
-    Ok(key)
+    // What is there is none.
+    file.persist(path).map_err(|err| err.error)?;
+    Ok(made)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::reconcile::is_alone;
 use super::render::said::{Level, say};
 use super::render::{self, status as render_status};
 use super::settings::{HostWorld, state_dir};
-use super::{CliError, ExitStatus, Format, Settings, StatusArgs};
+use super::{CliError, ExitStatus, Format, Settings, StatusArgs, ownership};
 use crate::act::Patience;
 use crate::backend::Engine;
 use crate::backend::cache::CacheOptions;
@@ -49,6 +49,7 @@ pub(super) async fn status(settings: &Settings, args: StatusArgs) -> Result<Exit
         return Ok(judge(settings, &view, &run, loaded.err(), args.exit_zero));
     }
     let desired = loaded?.desired;
+    ownership::check(settings, &desired)?;
     let world = world(settings, &desired)?;
     let looked = in_json(&look(&world, &desired).await);
     show(settings, &looked, false)?;
@@ -204,6 +205,7 @@ async fn watch(settings: &Settings) -> Result<Infallible, CliError> {
         if last_good.is_none() || settings.can_read_again() {
             match settings.load(None) {
                 Ok(loaded) => {
+                    ownership::check(settings, &loaded.desired)?;
                     last_good = Some(loaded.desired);
                     broken = None;
                 }
@@ -263,7 +265,7 @@ async fn look_until_kept(settings: &Settings, mut desired: Desired, shown: &mut 
         shown.show(settings, in_json(&status))?;
         before = Some(status);
         if events.is_none() {
-            events = world.engine.events(&desired.name).await.ok();
+            events = world.engine.events(&desired.ownership()).await.ok();
         }
         tokio::select! {
             // An event that is lost here costs two seconds, no more.

@@ -62,7 +62,7 @@ async fn status(settings: &Settings) -> Result<ExitStatus, CliError> {
     let seen = look(vm).await?;
     let mut podman = Err("it does not run".to_owned());
     if let Some(seen) = seen.as_ref().filter(|seen| seen.phase == VmPhase::Running) {
-        podman = match seen.stranger_to(&desired.name) {
+        podman = match seen.stranger_to(&desired.ownership()) {
             Some(whose) => Err(format!("it is not asked: the VM {whose}")),
             None => {
                 world.engine.locate(Some(seen));
@@ -177,12 +177,13 @@ async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held,
         return Err(CliError::kept_vm(&kept.holder));
     }
     let lock = take_lock(settings, &desired, verb, args.lock_timeout).await.map_err(|err| CliError::from_lock(&err))?;
+    super::ownership::check(settings, &desired)?;
     let world = settings.world(&desired, CacheOptions::default())?;
     let seen = match &world.vm {
         Some(vm) => look(vm).await?,
         None => None,
     };
-    if let Some(whose) = seen.as_ref().and_then(|seen| seen.stranger_to(&desired.name)) {
+    if let Some(whose) = seen.as_ref().and_then(|seen| seen.stranger_to(&desired.ownership())) {
         return Err(CliError::stranger(&make.spec.instance, &whose));
     }
     Ok(Held { world, make, seen, desired, _lock: lock })
@@ -288,7 +289,7 @@ async fn shell(settings: &Settings, args: VmShellArgs) -> Result<ExitStatus, Cli
     let name = &make.spec.instance;
     match look(&vm).await? {
         Some(seen) => {
-            if let Some(whose) = seen.stranger_to(&desired.name) {
+            if let Some(whose) = seen.stranger_to(&desired.ownership()) {
                 return Err(CliError::stranger(name, &whose));
             }
             if seen.phase != VmPhase::Running {

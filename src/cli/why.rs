@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::history::{each, journal_path, unknown_agent};
 use super::render::{self, why as render_why};
 use super::status::{not_ready_in, snapshot, view_of_run};
-use super::{CliError, ExitStatus, Format, Settings, WhyArgs};
+use super::{CliError, ExitStatus, Format, Settings, WhyArgs, ownership};
 use crate::act::Patience;
 use crate::backend::cache::CacheOptions;
 use crate::model::{Desired, Seen};
@@ -17,6 +17,7 @@ use crate::why::{BackingOff, Past, why as explain};
 
 pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus, CliError> {
     let desired = settings.load(None)?.desired;
+    ownership::check(settings, &desired)?;
     let agent = &args.agent;
     let mut past = Past::of(agent);
     each(&journal_path(&desired), |entry| past.add(entry))?;

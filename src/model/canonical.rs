@@ -125,6 +125,11 @@ impl CanonicalSpec {
         self.key == key.id() || !self.fields.iter().any(hashed)
     }
 
+    /// Whether it was made with this key, whatever is hashed in it.
+    pub fn is_hashed_with(&self, key: &HostKey) -> bool {
+        self.key == key.id()
+    }
+
     /// The image reference it was created with.
     pub fn image(&self) -> Option<&str> {
         match self.fields.get("image") {

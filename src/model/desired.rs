@@ -9,6 +9,7 @@ use url::Url;
 
 use super::canonical::HostKey;
 use super::ids::{AgentName, Arch, ArtifactKey, Name, Sha256Digest};
+use super::labels::{Ownership, RootClaim};
 use super::manifest::Artifact;
 use super::spec::ContainerSpec;
 use super::vm::{Forward, VmMake, VmSpec};
@@ -34,9 +35,19 @@ pub struct Desired {
     pub host_arch: Arch,
     /// The key for hashing sensitive values.
     pub key: HostKey,
+    /// Which containers of this name are this root's.
+    pub claim: RootClaim,
+    /// What the file says, hashed, before the environment and the place it lies in add to it: the same for two that differ
+    /// in layout and comments alone.
+    pub meaning: Sha256Digest,
 }
 
 impl Desired {
+    /// Whose containers are looked for.
+    pub fn ownership(&self) -> Ownership {
+        Ownership { name: self.name.clone(), root: self.claim.clone() }
+    }
+
     /// The virtual machine that is wanted, if one is.
     pub fn vm(&self) -> Option<&VmSpec> {
         match &self.runtime {
@@ -55,7 +66,7 @@ impl Desired {
     pub fn vm_make(&self) -> Option<VmMake> {
         Some(VmMake {
             spec: self.vm()?.clone(),
-            owner: self.name.clone(),
+            owner: self.ownership(),
             forwards: self.forwards(),
             images: self.root.join("cache/vm/images"),
         })

@@ -5,6 +5,7 @@
 pub mod canonical;
 pub mod desired;
 pub mod ids;
+pub mod labels;
 pub mod manifest;
 pub mod observed;
 pub mod spec;
@@ -20,10 +21,11 @@ pub use ids::{
     AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, InstanceName, Name,
     Sha256Digest,
 };
+pub use labels::{Ownership, RootClaim, RootId};
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
 pub use observed::{
     CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, Live, Observed, Owner, Phase, RecentExits,
-    Seen,
+    Seen, Whose,
 };
 pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy};
 pub use text::Text;

@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::desired::{TemplateChange, Transport};
-use super::ids::{InstanceName, Name, Sha256Digest};
+use super::ids::{InstanceName, Sha256Digest};
+use super::labels::Ownership;
 use super::spec::{Port, Protocol};
 
 /// The parameter of an instance that says whose it is. Lima keeps it in the instance's own `lima.yaml`.
 pub const PARAM_NAME: &str = "steadfastName";
 /// The parameter of an instance that says from which template it was made: [`Template::digest`].
 pub const PARAM_TEMPLATE: &str = "steadfastTemplate";
+/// Of which root its state file is. Absent on what older versions made.
+pub const PARAM_ROOT: &str = "steadfastRoot";
 
 /// A Lima instance as the state file wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +83,7 @@ pub struct VmMake {
     /// What is wanted.
     pub spec: VmSpec,
     /// Whose it is.
-    pub owner: Name,
+    pub owner: Ownership,
     /// Ports that lead into it.
     pub forwards: BTreeSet<Forward>,
     /// The directory of artifacts, mounted read-only where Lima can do that natively.
@@ -105,6 +108,8 @@ pub struct VmState {
     pub phase: VmPhase,
     /// Whose it is; `None` when we did not make it.
     pub owner: Option<String>,
+    /// The mark of its root; `None` when an older version made it.
+    pub root: Option<String>,
     /// The digest of the template it was made from, when we made it.
     pub template: Option<String>,
     /// Its directory.
@@ -138,11 +143,15 @@ pub struct VmState {
 impl VmState {
     /// Why it is not this owner's, as the rest of a sentence about it; `None` when it is. What is not ours is looked at from
     /// outside and left alone.
-    pub fn stranger_to(&self, owner: &Name) -> Option<String> {
-        match &self.owner {
-            Some(theirs) if theirs == owner.as_str() => None,
-            Some(theirs) => Some(format!("belongs to state file `{theirs}`")),
-            None => Some("was not made by this state file".to_owned()),
+    pub fn stranger_to(&self, owner: &Ownership) -> Option<String> {
+        match (&self.owner, &self.root) {
+            (Some(name), root) if name == owner.name.as_str() => {
+                let theirs = root.as_deref().filter(|root| !owner.root.owns(root))?;
+                let id = theirs.get(..8).unwrap_or(theirs);
+                Some(format!("belongs to a state file of the same name below another root (id {id}…)"))
+            }
+            (Some(theirs), _) => Some(format!("belongs to state file `{theirs}`")),
+            (None, _) => Some("was not made by this state file".to_owned()),
         }
     }
 }

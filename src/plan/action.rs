@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::model::{
     AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward,
-    ImageId, ImageRef, InstanceName, Location, Manifest, Name, Phase, Port, VmMake, VmPhase,
+    ImageId, ImageRef, InstanceName, Location, Manifest, Ownership, Phase, Port, VmMake, VmPhase, Whose,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -46,7 +46,7 @@ pub enum Action {
         /// Which.
         instance: InstanceName,
         /// Whose it is from now on.
-        owner: Name,
+        owner: Ownership,
     },
     /// Stop the virtual machine. Never planned: only a person asks for it.
     StopVm {
@@ -449,10 +449,12 @@ pub enum WaitingOn {
         /// Its name.
         name: ContainerName,
     },
-    /// A stranger's container that holds the name.
+    /// A container of somebody else, or of another agent, that holds the name.
     Stranger {
         /// Its name.
         name: ContainerName,
+        /// Whose it is; `None` for another agent's of ours.
+        whose: Option<Whose>,
     },
     /// Podman finishing what it does to the container (stopping, removing).
     Transition {
@@ -480,8 +482,8 @@ pub enum WaitingOn {
     VmStranger {
         /// Which.
         instance: InstanceName,
-        /// The other state file that made it, if one did.
-        owner: Option<String>,
+        /// Whose it is, as the rest of a sentence about it.
+        whose: String,
     },
     /// The end of a step that somebody has begun already.
     UnderWay {
@@ -549,19 +551,14 @@ impl fmt::Display for WaitingOn {
                 write!(f, "once somebody brings image `{reference}` (source: local)")
             }
             WaitingOn::Removal { name } => write!(f, "once container `{name}` has gone or let go"),
-            WaitingOn::Stranger { name } => {
-                write!(f, "container `{name}` exists and does not belong to this state file")
+            WaitingOn::Stranger { name, whose } => {
+                write!(f, "container `{name}` exists and {}", whose.as_ref().unwrap_or(&Whose::Somebody))
             }
             WaitingOn::Transition { phase } => write!(f, "once Podman is done: it {phase}"),
             WaitingOn::Vm { instance } => write!(f, "unknown until VM `{instance}` runs and answers"),
             WaitingOn::Made { instance } => write!(f, "once VM `{instance}` is made"),
             WaitingOn::Answer { instance, why } => write!(f, "once Podman in VM `{instance}` answers: {why}"),
-            WaitingOn::VmStranger { instance, owner: None } => {
-                write!(f, "VM `{instance}` exists and was not made by this state file")
-            }
-            WaitingOn::VmStranger { instance, owner: Some(owner) } => {
-                write!(f, "VM `{instance}` exists and belongs to state file `{owner}`")
-            }
+            WaitingOn::VmStranger { instance, whose } => write!(f, "VM `{instance}` exists and {whose}"),
             WaitingOn::UnderWay { by } => write!(f, "under way: {by} does it"),
             WaitingOn::Precondition { why, .. } => f.write_str(why),
             WaitingOn::Sight { why } => write!(f, "unknown until it can be seen: {why}"),

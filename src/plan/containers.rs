@@ -10,7 +10,7 @@ use super::{Action, Note, Plan, Policy, Reason, Revival, WaitingOn};
 use crate::model::text::HIDDEN;
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Create, Desired, FieldChange, Guest,
-    Health, ImageRef, Name, Observed, Owner, Phase, RestartPolicy, SPEC_VERSION, Seen,
+    Health, ImageRef, Observed, Owner, Phase, RestartPolicy, SPEC_VERSION, Seen, labels,
 };
 
 /// What a successor is called until it takes the name.
@@ -18,14 +18,19 @@ pub const NEXT_SUFFIX: &str = ".next";
 /// What a predecessor is called until it is dropped.
 pub const PREV_SUFFIX: &str = ".prev";
 
-/// The labels of a container of ours.
-pub fn labels(owner: &Name, agent: &AgentName, spec: &CanonicalSpec) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("steadfast.name".to_owned(), owner.to_string()),
-        ("steadfast.agent".to_owned(), agent.to_string()),
-        ("steadfast.spec".to_owned(), spec.to_label()),
-        ("steadfast.spec-version".to_owned(), SPEC_VERSION.to_string()),
-    ])
+/// The labels of a container of ours, but for the one of its own that it gets when it is created.
+pub fn labels(desired: &Desired, agent: &AgentName, spec: &CanonicalSpec) -> labels::Labels {
+    let label = |name: &str, value: String| (name.to_owned(), value);
+    let mut all = labels::Labels::from([
+        label(labels::NAME, desired.name.to_string()),
+        label(labels::AGENT, agent.to_string()),
+        label(labels::SPEC, spec.to_label()),
+        label(labels::SPEC_VERSION, SPEC_VERSION.to_string()),
+    ]);
+    if let Some(root) = desired.claim.mark() {
+        all.extend([label(labels::ROOT, root), label(labels::ROOT_PATH, desired.root.to_string_lossy().into_owned())]);
+    }
+    all
 }
 
 /// The containers of one agent.
@@ -179,11 +184,7 @@ fn keep(
         name: agent.container.name.clone(),
         image: reference.clone(),
         spec: agent.container.clone(),
-        labels: labels(
-            &desired.name,
-            name,
-            &CanonicalSpec::new(&agent.container, reference, image.artifact, &desired.key),
-        ),
+        labels: labels(desired, name, &CanonicalSpec::new(&agent.container, reference, image.artifact, &desired.key)),
     });
 
     // What it replaces, if anything: a stranger that is given to us, itself, or itself under an older name.
@@ -191,14 +192,19 @@ fn keep(
         (Some((held, container)), _) => {
             // What another agent of ours has is that agent's to give up, and an orphan goes by itself.
             let leaves = match &container.owner {
-                Owner::Foreign => false,
+                Owner::Foreign(_) => false,
                 Owner::Ours { agent: Some(owner), .. } if desired.agents.contains_key(owner) => true,
                 Owner::Ours { .. } => policy.prune && policy.only.is_empty(),
             };
             if leaves || !policy.adopt {
                 let Some(create) = create else { return waits(name, agent, image, Reason::ContainerMissing, plan) };
                 let action = Action::CreateContainer { create, start };
-                plan.wait(name.clone(), &action, Reason::ContainerMissing, WaitingOn::Stranger { name: held.clone() });
+                plan.wait(
+                    name.clone(),
+                    &action,
+                    Reason::ContainerMissing,
+                    WaitingOn::Stranger { name: held.clone(), whose: container.owner.whose() },
+                );
                 return;
             }
             Some((held, container, Reason::Adopted))

@@ -130,7 +130,7 @@ fn known_image(
 fn images_by_artifact(guest: &Guest) -> BTreeMap<Sha256Digest, ImageId> {
     let labelled = guest.containers.values().filter_map(|container| match &container.owner {
         Owner::Ours { spec: Some(spec), .. } => Some((spec.artifact?, container.image.clone())),
-        Owner::Ours { .. } | Owner::Foreign => None,
+        Owner::Ours { .. } | Owner::Foreign(_) => None,
     });
     labelled.collect()
 }

@@ -44,7 +44,7 @@ pub fn look_replaced(observed: &Observed) -> BTreeSet<AgentName> {
         .filter(|(name, _)| name.as_str().ends_with(NEXT_SUFFIX) || name.as_str().ends_with(PREV_SUFFIX))
         .filter_map(|(_, container)| match &container.owner {
             Owner::Ours { agent, .. } => agent.clone(),
-            Owner::Foreign => None,
+            Owner::Foreign(_) => None,
         });
     aside.collect()
 }

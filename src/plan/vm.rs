@@ -31,7 +31,7 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
         }
     };
     if let Some(on) = stranger(desired, &make.spec, vm) {
-        let adopt = Action::AdoptVm { instance: instance.clone(), owner: desired.name.clone() };
+        let adopt = Action::AdoptVm { instance: instance.clone(), owner: desired.ownership() };
         if policy.adopt {
             plan.step(None, adopt, Reason::Adopted);
             return Some(on_vm);
@@ -73,8 +73,8 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
 
 /// What waits on its being given to us, when it is somebody else's.
 pub(super) fn stranger(desired: &Desired, spec: &VmSpec, vm: &VmState) -> Option<WaitingOn> {
-    vm.stranger_to(&desired.name)?;
-    Some(WaitingOn::VmStranger { instance: spec.instance.clone(), owner: vm.owner.clone() })
+    let whose = vm.stranger_to(&desired.ownership())?;
+    Some(WaitingOn::VmStranger { instance: spec.instance.clone(), whose })
 }
 
 /// One that was taken over was made from nobody knows what.

@@ -41,7 +41,7 @@ fn ago(seconds: f64) -> Option<SystemTime> {
 fn container(phase: Phase) -> ContainerState {
     ContainerState {
         id: ContainerId::new("c".repeat(64)).unwrap(),
-        owner: Owner::Foreign,
+        owner: Owner::Foreign(crate::model::Whose::Somebody),
         image: ImageId::from("abc"),
         image_name: String::new(),
         phase,

@@ -7,6 +7,7 @@
 mod aftermath;
 pub mod backoff;
 mod flights;
+pub mod holder;
 pub mod journal;
 pub mod lock;
 mod memory;

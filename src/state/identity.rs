@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::problem::Problems;
 use super::resolve::{expand, root_without_file};
 use super::substitute::substitute;
-use super::tree::{Tree, View};
+use super::tree::{NodeId, Tree, View};
 use super::{Input, MAX_BYTES};
-use crate::model::Name;
+use crate::model::{Name, Sha256Digest};
 
 /// The name and the root of a state file, by the same rules as [`super::load`], whatever else is wrong with it. `root` is
 /// that of `--root`. `None` when the file is no YAML mapping, or its name or root cannot be told.
@@ -31,6 +33,38 @@ pub fn identity(input: &Input, root: Option<&Path>, vars: &BTreeMap<String, Stri
     Some((name, root))
 }
 
+/// What a document says, hashed: neither layout, comments and quotes nor the order of keys matter.
+pub(super) fn meaning(tree: &Tree<'_>) -> Sha256Digest {
+    let mut hasher = Sha256::new();
+    add(tree, tree.root(), &mut hasher);
+    Sha256Digest::from_bytes(hasher.finalize().into())
+}
+
+fn add(tree: &Tree<'_>, node: NodeId, hasher: &mut Sha256) {
+    // With its kind and length before it, nothing can pass for something else.
+    let mut begin = |kind: u8, length: usize| {
+        hasher.update([kind]);
+        hasher.update((length as u64).to_le_bytes());
+    };
+    match tree.view(node) {
+        View::Scalar { text, .. } => {
+            begin(b's', text.len());
+            hasher.update(text);
+        }
+        View::List(items) => {
+            begin(b'l', items.len());
+            items.iter().for_each(|item| add(tree, *item, hasher));
+        }
+        View::Map(pairs) => {
+            begin(b'm', pairs.len());
+            let mut pairs: Vec<_> = pairs.chunks_exact(2).collect();
+            pairs.sort_by_key(|pair| tree.text(pair[0]));
+            pairs.iter().flat_map(|pair| pair.iter()).for_each(|part| add(tree, *part, hasher));
+        }
+        View::Broken => begin(b'b', 0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +74,21 @@ mod tests {
         let vars = [("HOME", "/home/me"), ("WHO", "env")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         let (name, root) = identity(&input, root.map(Path::new), &vars.into())?;
         Some((name.to_string(), root.display().to_string()))
+    }
+
+    #[test]
+    fn files_mean_the_same_whatever_their_layout() {
+        let meaning = |text: &str| meaning(&Tree::parse(text, &mut Problems::default()).unwrap());
+        let one = meaning("name: a\nagents:\n  x: {version: \"1\", state: running}\n");
+        assert_eq!(one, meaning("# moved\nagents: {x: {state: 'running', version: \"1\"}}\nname: \"a\"\n"));
+        for other in [
+            "name: a\nagents:\n  x: {version: \"2\", state: running}\n",
+            "name: b\nagents:\n  x: {version: \"1\", state: running}\n",
+            "name: a\nagents:\n  x: [version, \"1\", state, running]\n",
+            "name: a\nagents:\n  x: {version: \"1\", state: running}\n  y: {}\n",
+        ] {
+            assert_ne!(one, meaning(other), "{other}");
+        }
     }
 
     #[test]

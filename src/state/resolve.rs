@@ -14,8 +14,8 @@ use super::tree::View;
 use super::{Context, Input, Loaded, template};
 use crate::model::text::url_with_password;
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, InstanceName, Location, Name, Runtime,
-    VmSpec,
+    Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, InstanceName, Location, Name, RootClaim,
+    Runtime, VmSpec,
 };
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
@@ -60,7 +60,9 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let (name, root, runtime) = (name?, root?, runtime?);
     let key = (context.key)(&root);
     let host_arch = context.host_arch;
-    let desired = Desired { name, root, manifest, manifest_refresh, cache, runtime, agents, host_arch, key };
+    let (claim, meaning) = (RootClaim::default(), super::identity::meaning(cx.tree));
+    let desired =
+        Desired { name, root, manifest, manifest_refresh, cache, runtime, agents, host_arch, key, claim, meaning };
     Some(Loaded { desired, env_files, warnings: Vec::new() })
 }
 

@@ -1,5 +1,6 @@
 //! Stories of the planner: a world, a wish, and the whole plan.
 
+use steadfast::backend::fake::{FakeContainer, State};
 use steadfast::model::*;
 
 use crate::worlds::*;
@@ -290,6 +291,94 @@ async fn a_label_of_a_newer_build_is_waited_on_and_an_unreadable_one_replaced() 
     .await;
 }
 
+/// The agent's container, put there a second time under another name.
+fn twin(story: &Story, name: &str, change: impl FnOnce(&mut FakeContainer, &mut State)) {
+    let mut state = story.fake.state();
+    let mut twin = state.named("demo-a").unwrap().1.clone();
+    twin.name = container_name(name);
+    change(&mut twin, &mut state);
+    state.put(twin);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_an_agent_is_nobodys_leftover() {
+    let mut story = Story::running(&["a"]).await;
+    twin(&story, "committed", |copy, state| {
+        copy.image = ImageId::from("c0ffee");
+        state.image_labels.insert(copy.image.clone(), copy.labels.clone());
+    });
+    twin(&story, "cloned", |_, _| {});
+    plans(&story, &[]).await;
+    twin(&story, "elsewhere", |other, _| {
+        other.labels.insert(labels::ID.into(), "another".into());
+        other.labels.insert(labels::ROOT.into(), "b2".repeat(16));
+    });
+    plans(&story, &[]).await;
+    assert!(story.down().await.converged);
+    assert_eq!(story.names(), ["cloned", "committed", "elsewhere"]);
+    story.agent("a").container.name = container_name("committed");
+    plans(
+        &story,
+        &["later createContainer `committed`: it does not exist, container `committed` exists and is a copy of an agent's container (`podman commit`, `podman container clone`)"],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_roots_container_is_a_conflict_that_names_the_root_and_can_be_taken_over() {
+    let mut story = Story::running(&["a"]).await;
+    {
+        let mut state = story.fake.state();
+        let labels = &mut state.named_mut("demo-a").unwrap().labels;
+        labels.insert(labels::ROOT.into(), "b2".repeat(16));
+        labels.insert(labels::ROOT_PATH.into(), "/elsewhere".into());
+    }
+    plans(
+        &story,
+        &["later createContainer `demo-a`: it does not exist, container `demo-a` exists and belongs to a state file of the same name below another root, `/elsewhere` (id b2b2b2b2…)"],
+    )
+    .await;
+    story.desired.claim = RootClaim { id: RootId::parse(&"a1".repeat(16)), place: None, unlabelled: false };
+    story.options.policy.adopt = true;
+    plans(&story, &["replace container `demo-a`: it is taken over from its owner"]).await;
+    assert!(story.converge().await.converged);
+    plans(&story, &[]).await;
+    let state = story.fake.state();
+    let labels = &state.named("demo-a").unwrap().1.labels;
+    assert_eq!(
+        (labels[labels::ROOT].as_str(), labels[labels::ROOT_PATH].as_str()),
+        ("a1".repeat(16).as_str(), "/nowhere")
+    );
+}
+
+/// An upgrade gives containers labels that those of an older version lack. That is no reason to touch them.
+#[tokio::test(start_paused = true)]
+async fn labels_that_an_older_version_did_not_write_recreate_nothing() {
+    let mut story = Story::running(&["a"]).await;
+    story.fake.state().named_mut("demo-a").unwrap().labels.remove(labels::ID);
+    story.desired.claim = RootClaim { id: RootId::parse(&"a1".repeat(16)), place: None, unlabelled: true };
+    plans(&story, &[]).await;
+    story.desired.claim.unlabelled = false;
+    plans(&story, &[]).await; // its spec was hashed with this root's key
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_whose_image_was_committed_from_an_agent_is_one() {
+    let story = Story::running(&["a"]).await;
+    {
+        let mut state = story.fake.state();
+        let (image, labels) = {
+            let one = state.named("demo-a").unwrap().1;
+            (one.image.clone(), one.labels.clone())
+        };
+        state.image_labels.insert(image, labels);
+        let id = state.named("demo-a").unwrap().0.clone();
+        state.containers.remove(&id);
+    }
+    assert!(story.converge().await.converged);
+    plans(&story, &[]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_host_key_recreates_nothing() {
     let mut story = Story::new(&["a"]);
@@ -354,6 +443,7 @@ async fn a_second_leftover_is_nobodys_predecessor() {
         let mut state = story.fake.state();
         let mut left = state.containers.values().next().unwrap().clone();
         (left.name, left.phase) = (container_name(name), phase);
+        left.labels.insert(labels::ID.into(), name.into());
         state.put(left);
     };
     like("demo-a.prev", Phase::Exited { code: 143 });

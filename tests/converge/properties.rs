@@ -186,6 +186,7 @@ fn happen(story: &mut Story, mishap: &Mishap) {
                 let name = format!("demo-{}{suffix}", AGENTS[*who]);
                 if state.named(&name).is_none() {
                     left.name = container_name(&name);
+                    left.labels.insert(labels::ID.into(), format!("left {name}"));
                     left.phase = Phase::Exited { code: 0 };
                     state.put(left);
                 }
@@ -197,8 +198,38 @@ fn happen(story: &mut Story, mishap: &Mishap) {
             other.labels.insert("steadfast.name".into(), "elses".into());
             other.labels.insert("steadfast.agent".into(), "a".into());
             state.put(other);
+            let mut elsewhere = foreign("elsewhere");
+            elsewhere.labels = [
+                (labels::NAME.into(), "demo".into()),
+                (labels::AGENT.into(), "a".into()),
+                (labels::ROOT.into(), "b2".repeat(16)),
+                (THEIRS.into(), String::new()),
+            ]
+            .into();
+            state.put(elsewhere);
+            commit(&mut state);
         }
     }
+}
+
+/// A label that only tests look at: whoever has it is not ours, whatever its other labels say.
+const THEIRS: &str = "theirs";
+
+/// Somebody commits an agent to an image and runs a container from that.
+fn commit(state: &mut steadfast::backend::fake::State) {
+    let agent = state.containers.values().find(|one| is_ours(one) && one.labels.contains_key(labels::ID)).cloned();
+    let Some(agent) = agent else { return };
+    let image = ImageId::from("c0ffee");
+    state.image_store.insert(image.clone());
+    state.image_labels.insert(image.clone(), agent.labels.clone());
+    let mut copy = steadfast::backend::fake::FakeContainer { name: container_name("committed"), image, ..agent };
+    copy.labels.insert(THEIRS.into(), String::new());
+    copy.spec.ports.clear();
+    state.put(copy);
+}
+
+fn is_ours(one: &steadfast::backend::fake::FakeContainer) -> bool {
+    one.labels.get(labels::NAME).is_some_and(|name| name == "demo") && !one.labels.contains_key(THEIRS)
 }
 
 /// A world with a past, and the last wish.
@@ -251,10 +282,7 @@ fn outcome(fake: &Fake) -> BTreeMap<String, (String, String, String)> {
 
 fn strangers(fake: &Fake) -> Vec<String> {
     let state = fake.state();
-    let theirs = |one: &&steadfast::backend::fake::FakeContainer| {
-        one.labels.get("steadfast.name").is_none_or(|name| name != "demo")
-    };
-    state.containers.values().filter(theirs).map(|one| format!("{one:?}")).collect()
+    state.containers.values().filter(|one| !is_ours(one)).map(|one| format!("{one:?}")).collect()
 }
 
 pub fn run<T>(with: impl Future<Output = T>) -> T {
@@ -292,10 +320,10 @@ proptest! {
                 prop_assert!(effect.owner.as_ref().is_none_or(|owner| owner.as_deref() == Some("demo")), "{:?}", effect);
             }
             for (name, agent) in &story.desired.agents {
-                let there = after.values().filter(|one| one.labels.get("steadfast.agent").is_some_and(|label| label == name.as_str()) && one.labels["steadfast.name"] == "demo").count();
+                let there = after.values().filter(|one| is_ours(one) && one.labels.get(labels::AGENT).is_some_and(|label| label == name.as_str())).count();
                 prop_assert_eq!(there, usize::from(agent.state != AgentState::Absent), "containers of {}", name);
                 let image = image_of(name.as_str(), last.offered);
-                if let Some((id, _)) = before.iter().find(|(_, one)| one.name == agent.container.name && one.spec == agent.container && one.image == image && one.labels.get("steadfast.name").is_some_and(|name| name == "demo"))
+                if let Some((id, _)) = before.iter().find(|(_, one)| one.name == agent.container.name && one.spec == agent.container && one.image == image && is_ours(one))
                     && agent.state != AgentState::Absent {
                     prop_assert!(after.contains_key(id), "{} was recreated without need: {:?}", name, taken(&report));
                 }
@@ -351,7 +379,7 @@ proptest! {
             let mut kept: Vec<_> = story.desired.agents.iter().filter(|(_, agent)| agent.state != AgentState::Absent).map(|(name, _)| name.to_string()).collect();
             {
                 let state = story.fake.state();
-                kept.retain(|name| state.containers.values().any(|one| one.labels.get("steadfast.name").is_some_and(|owner| owner == "demo") && one.labels.get("steadfast.agent") == Some(name)));
+                kept.retain(|name| state.containers.values().any(|one| is_ours(one) && one.labels.get("steadfast.agent") == Some(name)));
             }
             let mut effects = Vec::new();
             for kill in kills {

@@ -87,14 +87,22 @@ async fn words_of_lima_that_are_not_known_are_waited_out() {
 
 #[tokio::test(start_paused = true)]
 async fn a_machine_of_somebody_else_is_not_touched_unless_it_is_given() {
-    for owner in [None, Some("other".to_owned())] {
+    let root = "b2".repeat(16);
+    for (owner, root, why) in [
+        (None, None, "was not made by this state file"),
+        (Some("other"), None, "belongs to state file `other`"),
+        (
+            Some("demo"),
+            Some(root.as_str()),
+            "belongs to a state file of the same name below another root (id b2b2b2b2…)",
+        ),
+    ] {
         let mut story = converged().await;
         story.fake.state().vm_goes_down(VmPhase::Stopped);
-        vm(&story, |vm| vm.owner = owner.clone());
+        vm(&story, |vm| (vm.owner, vm.root) = (owner.map(str::to_owned), root.map(str::to_owned)));
         let report = story.converge().await;
         assert_eq!(effects(&story), Vec::<String>::new());
         let said = troubles(&report).join("\n");
-        let why = if owner.is_some() { "belongs to state file `other`" } else { "was not made by this state file" };
         assert!(said.contains(why), "{said}");
         story.options.policy.adopt = true;
         let report = story.converge().await;

@@ -99,6 +99,8 @@ pub fn desired(agents: &[&str]) -> Desired {
         agents: agents.iter().map(|name| (agent_name(name), agent(name))).collect(),
         host_arch: Arch::X64,
         key: HostKey::from_bytes([1; 32]),
+        claim: RootClaim::default(),
+        meaning: Sha256Digest::from_bytes([2; 32]),
     }
 }
 

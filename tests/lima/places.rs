@@ -36,7 +36,7 @@ async fn both_ways_show_the_same_world() {
     World::get();
     let _busy = World::busy();
     let look = Look {
-        owner: Name::new("story").unwrap(),
+        owner: Name::new("story").unwrap().into(),
         names: BTreeSet::new(),
         health: BTreeSet::new(),
         key: HostKey::from_bytes([7; 32]),

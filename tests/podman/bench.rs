@@ -136,7 +136,7 @@ impl<E: Engine> Bench<E> {
 
     pub fn looking_for(&self, names: &[&ContainerName]) -> Look {
         Look {
-            owner: self.owner.clone(),
+            owner: self.owner.clone().into(),
             names: names.iter().map(|name| (*name).clone()).collect(),
             health: BTreeSet::new(),
             key: self.key.clone(),
@@ -187,6 +187,14 @@ impl<E: Engine> Bench<E> {
             .expect("a client");
         let request = client.request(method, format!("http://d/v4.0.0/libpod{path}"));
         request.header("Content-Type", "application/json").body(body).send().await.expect("an answer")
+    }
+
+    /// `podman commit` of a container, under a name of this test's.
+    pub async fn commit(&self, id: &ContainerId, tag: &str) -> ImageRef {
+        let path = format!("/commit?container={id}&repo=localhost/{}&tag={tag}", self.owner);
+        let answer = self.aside(reqwest::Method::POST, &path).await;
+        assert!(answer.status().is_success(), "{answer:?}");
+        ImageRef::new(format!("localhost/{}:{tag}", self.owner)).expect("a reference")
     }
 
     /// Looks until the container is as wanted.

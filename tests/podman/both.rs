@@ -183,7 +183,7 @@ async fn what_is_followed_ends_in_the_guest_too() {
         let id = bench.started(&bench.shell("talks", "while true; do echo a line; sleep 0.2; done")).await;
         let request = LogRequest { follow: true, tail: None };
         let mut log = shell.logs(&id, &request).await.unwrap();
-        let mut events = shell.events(&bench.owner).await.unwrap();
+        let mut events = shell.events(&bench.owner.clone().into()).await.unwrap();
         bench.engine.rename(&id, &bench.name("renamed")).await.unwrap();
         within(log.next()).await.expect("a line").unwrap();
         within(events.next()).await.expect("an event").unwrap();

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use steadfast::backend::{Engine, ExecRequest, LogRequest};
+use steadfast::backend::{Engine, ExecRequest, LogRequest, Look};
 use steadfast::model::{
-    ContainerId, Health, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Owner, Phase, Port, Protocol,
-    RestartPolicy, Text,
+    ContainerId, Health, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Owner, Ownership, Phase, Port, Protocol,
+    RestartPolicy, RootClaim, RootId, Text, Whose, labels,
 };
 
 use crate::bench::{Bench, NOW, Output, output, whole, within};
@@ -101,6 +101,54 @@ pub async fn every_field_reaches_the_container<E: Engine>(bench: &Bench<E>) {
     assert!(address("host.containers.internal").parse::<std::net::IpAddr>().is_ok(), "{inside}");
 }
 
+pub async fn another_roots_are_foreign<E: Engine>(bench: &Bench<E>) {
+    let (here, there) = ("a1".repeat(16), "b2".repeat(16));
+    let mut ids = BTreeMap::new();
+    for (suffix, root) in [("here", &here), ("there", &there), ("elsewhere", &there)] {
+        let mut create = bench.shell(suffix, "true");
+        create.labels.insert(labels::ROOT.to_owned(), root.clone());
+        create.labels.insert(labels::ROOT_PATH.to_owned(), "/r".to_owned());
+        ids.insert(suffix, bench.made(&create).await);
+    }
+    let root = RootClaim { id: RootId::parse(&here), place: None, unlabelled: false };
+    let look = bench.looking_for(&[&bench.name("there")]);
+    let look = Look { owner: Ownership { root, ..look.owner }, ..look };
+    let guest = bench.engine.look(&look).await.unwrap();
+    let seen: BTreeMap<_, _> = guest.containers.iter().map(|(name, seen)| (name.clone(), seen.owner.whose())).collect();
+    let theirs = Whose::Root { id: there, path: Some("/r".to_owned()) };
+    assert_eq!(seen, [(bench.name("here"), None), (bench.name("there"), Some(theirs))].into());
+    for id in ids.values() {
+        bench.engine.remove(id, NOW).await.unwrap();
+    }
+}
+
+pub async fn a_copy_is_told_from_what_it_was_made_of<E: Engine>(bench: &Bench<E>) {
+    let mut create = bench.shell("agent", "true");
+    create.labels.insert(labels::ID.to_owned(), "one".to_owned());
+    let agent = bench.made(&create).await;
+    let image = bench.commit(&agent, "copy").await;
+    // Whatever runs from it has its labels, but for those it is given itself.
+    let mut copy = bench.shell("copy", "true");
+    copy.image = image;
+    copy.labels.clear();
+    let copy_id = bench.made(&copy).await;
+    let mut anew = bench.shell("anew", "true");
+    anew.image = copy.image.clone();
+    anew.labels.insert(labels::ID.to_owned(), "two".to_owned());
+    bench.made(&anew).await;
+
+    let guest = bench.guest().await;
+    assert_eq!(guest.containers.keys().collect::<Vec<_>>(), [&bench.name("agent"), &bench.name("anew")]);
+    let guest = bench.engine.look(&bench.looking_for(&[&bench.name("copy")])).await.unwrap();
+    assert_eq!(guest.containers[&bench.name("copy")].owner, Owner::Foreign(Whose::Copy));
+    for state in guest.containers.values() {
+        bench.engine.remove(&state.id, NOW).await.unwrap();
+    }
+    assert!(bench.engine.inspect(&copy_id).await.unwrap().is_none());
+    let id = bench.engine.image(&copy.image).await.unwrap().expect("the copy's image");
+    bench.engine.remove_image(&id).await.unwrap();
+}
+
 pub async fn a_look_finds_ours_and_the_stranger_with_a_wanted_name<E: Engine>(bench: &Bench<E>) {
     let ours = bench.made(&bench.shell("ours", "true")).await;
     let mut foreign = bench.shell("foreign", "true");
@@ -114,7 +162,7 @@ pub async fn a_look_finds_ours_and_the_stranger_with_a_wanted_name<E: Engine>(be
     let guest = bench.engine.look(&bench.looking_for(&names)).await.unwrap();
     let seen: Vec<_> = guest.containers.iter().map(|(name, state)| (name.clone(), state.id.clone())).collect();
     assert_eq!(seen, [(bench.name("foreign"), foreign_id.clone()), (bench.name("ours"), ours)]);
-    assert_eq!(guest.containers[&bench.name("foreign")].owner, Owner::Foreign);
+    assert_eq!(guest.containers[&bench.name("foreign")].owner, Owner::Foreign(Whose::Name("somebody-else".into())));
     assert!(matches!(guest.containers[&bench.name("ours")].owner, Owner::Ours { .. }));
     assert_eq!(guest.images.get(&bench.image), Some(&bench.image_id));
     assert!(guest.version.split('.').count() >= 3, "{}", guest.version);
@@ -287,7 +335,7 @@ pub async fn a_lost_key_brings_live_values<E: Engine>(bench: &Bench<E>) {
 }
 
 pub async fn events_are_the_owners<E: Engine>(bench: &Bench<E>) {
-    let mut events = bench.engine.events(&bench.owner).await.unwrap();
+    let mut events = bench.engine.events(&bench.owner.clone().into()).await.unwrap();
     let mut foreign = bench.shell("foreign", "true");
     foreign.labels.clear();
     let foreign_id = bench.made(&foreign).await;

@@ -23,6 +23,8 @@ macro_rules! conformance {
                     an_empty_command_is_no_arguments,
                     a_lost_key_brings_live_values,
                     events_are_the_owners,
+                    a_copy_is_told_from_what_it_was_made_of,
+                    another_roots_are_foreign,
                     ports_lead_to_the_agent;
                 commands:
                     a_commands_streams_and_code_are_kept_apart,

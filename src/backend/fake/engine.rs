@@ -13,8 +13,8 @@ use crate::backend::{
     Look, Progress,
 };
 use crate::model::{
-    CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Live, Name,
-    Owner, Phase, Reach, Rung, Sha256Digest,
+    CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Live, Owner,
+    Ownership, Phase, Reach, Rung, Sha256Digest, Whose, labels,
 };
 
 fn not_found(what: &str) -> EngineError {
@@ -30,26 +30,36 @@ fn conflict(why: String) -> EngineError {
 }
 
 fn owner(one: &FakeContainer) -> Option<Option<String>> {
-    Some(one.labels.get("steadfast.name").cloned())
+    Some(one.labels.get(labels::NAME).cloned())
 }
 
-fn seen(id: &ContainerId, one: &FakeContainer, look: Option<&Look>, closely: bool) -> ContainerState {
-    let label = |name: &str| one.labels.get(name);
-    let ours = look.is_none_or(|look| label("steadfast.name").is_some_and(|name| name == look.owner.as_str()));
-    let spec = label("steadfast.spec").and_then(|text| CanonicalSpec::from_label(text));
-    let stale = look.is_some_and(|look| spec.as_ref().is_some_and(|spec| !spec.readable_with(&look.key)));
+/// Whose it is. Without a look, any owner's labels make it ours.
+fn owner_of(state: &State, one: &FakeContainer, look: Option<&Look>) -> Owner {
+    let label = |name: &str| one.labels.get(name).map(String::as_str);
+    match look {
+        Some(look) => {
+            let (image, wanted) = (state.image_labels.get(&one.image), look.names.contains(&one.name));
+            look.owner.owner(label, image, wanted, &look.key)
+        }
+        None => Owner::Ours {
+            agent: label(labels::AGENT).and_then(|agent| agent.parse().ok()),
+            version: label(labels::SPEC_VERSION).and_then(|version| version.parse().ok()).unwrap_or(0),
+            spec: label(labels::SPEC).and_then(CanonicalSpec::from_label),
+        },
+    }
+}
+
+fn seen(state: &State, id: &ContainerId, one: &FakeContainer, look: Option<&Look>, closely: bool) -> ContainerState {
+    let owner = owner_of(state, one, look);
+    let spec = match &owner {
+        Owner::Ours { spec, .. } => spec.as_ref(),
+        Owner::Foreign(_) => None,
+    };
+    let stale = look.is_some_and(|look| spec.is_some_and(|spec| !spec.readable_with(&look.key)));
     let health = closely || look.is_some_and(|look| look.health.contains(&one.name));
     ContainerState {
         id: id.clone(),
-        owner: if ours {
-            Owner::Ours {
-                agent: label("steadfast.agent").and_then(|agent| agent.parse().ok()),
-                version: label("steadfast.spec-version").and_then(|version| version.parse().ok()).unwrap_or(0),
-                spec,
-            }
-        } else {
-            Owner::Foreign
-        },
+        owner,
         image: one.image.clone(),
         image_name: one.image_name.clone(),
         phase: one.phase.clone(),
@@ -136,9 +146,20 @@ impl Engine for Fake {
 
     async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
         self.ask("look", "", |state| {
-            let containers = state.containers.iter().filter_map(|(id, one)| {
-                let ours = one.labels.get("steadfast.name").is_some_and(|name| name == look.owner.as_str());
-                (ours || look.names.contains(&one.name)).then(|| (one.name.clone(), seen(id, one, Some(look), false)))
+            // Ids grow with each that is created.
+            let twins = labels::later_twins(
+                state
+                    .containers
+                    .iter()
+                    .map(|(id, one)| (one.labels.get(labels::ID).map_or(id.as_str(), String::as_str), id)),
+            );
+            let containers = state.containers.iter().enumerate().filter_map(|(place, (id, one))| {
+                let mut seen = seen(state, id, one, Some(look), false);
+                if twins.contains(&place) && matches!(seen.owner, Owner::Ours { .. }) {
+                    seen.owner = Owner::Foreign(Whose::Copy);
+                }
+                let is_ours = matches!(seen.owner, Owner::Ours { .. });
+                (is_ours || look.names.contains(&one.name)).then(|| (one.name.clone(), seen))
             });
             let looked_at = Some(super::wall(Instant::now()));
             Ok(Guest {
@@ -152,7 +173,8 @@ impl Engine for Fake {
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
-        self.on("inspect", id, |state, _| Ok(state.containers.get(id).map(|one| seen(id, one, None, true)))).await
+        self.on("inspect", id, |state, _| Ok(state.containers.get(id).map(|one| seen(state, id, one, None, true))))
+            .await
     }
 
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
@@ -222,9 +244,12 @@ impl Engine for Fake {
                 return Err(conflict(format!("the container name `{}` is already in use by {id}", create.name)));
             }
             let image = state.images.get(&create.image).cloned().ok_or_else(|| not_found(create.image.as_str()))?;
+            // An image's labels are its containers' too.
+            let mut labels = state.image_labels.get(&image).cloned().unwrap_or_default();
+            labels.extend(create.labels.clone());
             let container = FakeContainer {
                 name: create.name.clone(),
-                labels: create.labels.clone(),
+                labels,
                 spec: create.spec.clone(),
                 image,
                 image_name: create.image.to_string(),
@@ -365,7 +390,7 @@ impl Engine for Fake {
         .await
     }
 
-    async fn events(&self, _: &Name) -> Result<Events, EngineError> {
+    async fn events(&self, _: &Ownership) -> Result<Events, EngineError> {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
         self.ask("events", "", |state| {
             state.subscribers.push(sender);

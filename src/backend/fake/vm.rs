@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Broken, Fake, State};
 use crate::backend::{Vm, VmError, VmEvents};
-use crate::model::{Boot, Forward, Name, Phase, VmMake, VmPhase, VmState};
+use crate::model::{Boot, Forward, Ownership, Phase, VmMake, VmPhase, VmState};
 
 /// A virtual machine.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct FakeVm {
     pub phase: VmPhase,
     /// Whose it is.
     pub owner: Option<String>,
+    /// Below which root.
+    pub root: Option<String>,
     /// The digest of the template it was made from.
     pub template: Option<String>,
     /// Processors.
@@ -42,6 +44,7 @@ impl FakeVm {
         VmState {
             phase: self.phase.clone(),
             owner: self.owner.clone(),
+            root: self.root.clone(),
             template: self.template.clone(),
             dir: PathBuf::from("/lima/fake"),
             vm_type: "qemu".to_owned(),
@@ -107,9 +110,11 @@ impl Vm for Fake {
         self.call("vm_look", "", |state| Ok(state.vm.as_ref().map(FakeVm::state))).await
     }
 
-    async fn adopt(&self, owner: &Name) -> Result<(), VmError> {
-        self.call("vm_adopt", owner.as_str(), |state| {
-            state.vm()?.owner = Some(owner.to_string());
+    async fn adopt(&self, owner: &Ownership) -> Result<(), VmError> {
+        self.call("vm_adopt", owner.name.as_str(), |state| {
+            let vm = state.vm()?;
+            vm.owner = Some(owner.name.to_string());
+            vm.root = owner.root.mark();
             state.changed("vm_adopt", "", None);
             Ok(())
         })
@@ -121,7 +126,8 @@ impl Vm for Fake {
             if state.vm.is_none() {
                 state.vm = Some(FakeVm {
                     phase: VmPhase::Stopped,
-                    owner: Some(make.owner.to_string()),
+                    owner: Some(make.owner.name.to_string()),
+                    root: make.owner.root.mark(),
                     template: Some(make.spec.template.digest.to_string()),
                     cpus: make.spec.cpus.unwrap_or(2),
                     forwards: make.forwards.clone(),

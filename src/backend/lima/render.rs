@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::backend::limactl::{is_agents_rule, rule};
-use crate::model::vm::{PARAM_NAME, PARAM_TEMPLATE};
+use crate::model::vm::{PARAM_NAME, PARAM_ROOT, PARAM_TEMPLATE};
 use crate::model::{Forward, VmMake};
 
 /// Where a guest sees the artifacts, if it does.
@@ -48,13 +48,17 @@ fn own(template: &mut Map<String, Value>, make: &VmMake) {
         Some(Value::Object(params)) => params,
         _ => Map::new(),
     };
-    params.insert(PARAM_NAME.to_owned(), json!(make.owner));
+    params.insert(PARAM_NAME.to_owned(), json!(make.owner.name));
     params.insert(PARAM_TEMPLATE.to_owned(), json!(make.spec.template.digest.to_string()));
+    let mut used = vec![("name", PARAM_NAME), ("template", PARAM_TEMPLATE)];
+    if let Some(root) = make.owner.root.mark() {
+        params.insert(PARAM_ROOT.to_owned(), json!(root));
+        used.push(("root", PARAM_ROOT));
+    }
     template.insert("param".to_owned(), params.into());
-    let script = format!(
-        "#!/bin/sh\nset -eu\nprintf 'name=%s\\ntemplate=%s\\n' '{{{{.Param.{PARAM_NAME}}}}}' '{{{{.Param.{PARAM_TEMPLATE}}}}}' \
-         >/etc/steadfast\n"
-    );
+    let words: String = used.iter().map(|(word, _)| format!("{word}=%s\\n")).collect();
+    let values: String = used.iter().map(|(_, param)| format!(" '{{{{.Param.{param}}}}}'")).collect();
+    let script = format!("#!/bin/sh\nset -eu\nprintf '{words}'{values} >/etc/steadfast\n");
     let mut provision = list(template, "provision");
     provision.push(json!({ "mode": "system", "script": script }));
     template.insert("provision".to_owned(), provision.into());
@@ -118,7 +122,7 @@ fn list(template: &Map<String, Value>, field: &str) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Protocol, Sha256Digest, Template, TemplateChange, Transport, VmSpec};
+    use crate::model::{Name, Protocol, RootId, Sha256Digest, Template, TemplateChange, Transport, VmSpec};
 
     fn make(content: Value) -> VmMake {
         VmMake {
@@ -137,7 +141,7 @@ mod tests {
                 on_template_change: TemplateChange::Warn,
                 restart_after: std::time::Duration::from_secs(300),
             },
-            owner: "demo".parse().unwrap(),
+            owner: Name::new("demo").unwrap().into(),
             forwards: BTreeSet::from([Forward { host_ip: "127.0.0.1".into(), port: 8080, protocol: Protocol::Tcp }]),
             images: "/root/cache/vm/images".into(),
         }
@@ -178,6 +182,18 @@ mod tests {
         let null = &Value::Null;
         let (nine, eight, here, yes) = (&json!(9090), &json!(8080), &json!("127.0.0.1"), &json!(true));
         assert_eq!(shown, [(null, null, null), (nine, null, null), (eight, here, null), (null, null, yes)]);
+    }
+
+    #[test]
+    fn the_root_stands_in_it_where_it_has_an_id() {
+        let mut make = make(json!({}));
+        make.owner.root.id = RootId::parse(&"a1".repeat(16));
+        let out: Value = serde_yaml::from_str(&render(&make).unwrap()).unwrap();
+        assert_eq!(out["param"]["steadfastRoot"], "a1".repeat(16));
+        let script = out["provision"][0]["script"].as_str().unwrap();
+        let printed = "printf 'name=%s\\ntemplate=%s\\nroot=%s\\n' '{{.Param.steadfastName}}' '{{.Param.steadfastTemplate}}' \
+                       '{{.Param.steadfastRoot}}' >/etc/steadfast\n";
+        assert!(script.ends_with(printed), "{script}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::backend::process;
-use crate::model::vm::{PARAM_NAME, PARAM_TEMPLATE};
+use crate::model::vm::{PARAM_NAME, PARAM_ROOT, PARAM_TEMPLATE};
 use crate::model::{Forward, Protocol, Socket, VmMount, VmPhase, VmState};
 
 /// One line of `limactl list --json`.
@@ -46,6 +46,7 @@ fn listed(value: &Value) -> Listed {
     let state = VmState {
         phase: phase(&text(value, "status"), value),
         owner: param(PARAM_NAME),
+        root: param(PARAM_ROOT),
         template: param(PARAM_TEMPLATE),
         vm_type: text(value, "vmType"),
         lima_version: text(value, "limaVersion").trim_start_matches('v').to_owned(),

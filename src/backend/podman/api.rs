@@ -24,7 +24,7 @@ use super::spec;
 use super::stream::Lines;
 use super::wire;
 use crate::backend::{Deaths, EngineError, EngineErrorKind, EngineEvent, Events};
-use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Name, Phase};
+use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Ownership, Phase};
 
 /// How long making a container may take. It may have to wait for other work on the same storage.
 const CREATE: Duration = Duration::from_secs(60);
@@ -261,7 +261,7 @@ impl Api {
     }
 
     /// See [`crate::backend::Engine::events`].
-    pub async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
+    pub async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {
         // Only types are filtered by Podman. Its label filters mean "any of" and need a value (4.3.1), and a filter it
         // does not know yields silence instead of an error.
         let filters = query(r#"{"type":["container","image"]}"#);
@@ -343,7 +343,7 @@ impl Life for Api {
 struct Subscription {
     http: Http,
     call: Call,
-    owner: Name,
+    owner: Ownership,
     body: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
     lines: Lines,
     ready: VecDeque<Bytes>,
@@ -374,7 +374,7 @@ impl Source {
 }
 
 impl Subscription {
-    async fn open(http: Http, call: Call, owner: Name) -> Result<Self, EngineError> {
+    async fn open(http: Http, call: Call, owner: Ownership) -> Result<Self, EngineError> {
         let response = http.open(&call, None).await?;
         let body = Box::pin(response.bytes_stream());
         Ok(Self { http, call, owner, body, lines: Lines::default(), ready: VecDeque::new() })

@@ -1,6 +1,6 @@
 //! Images through Podman's API: which there are, loading, pulling, naming and removing them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use super::error;
 use super::http::{Call, query, segment};
 use super::life::unless_gone;
 use super::upload::Upload;
-use super::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
 use crate::model::{ImageId, ImageRef};
 
@@ -23,13 +22,15 @@ const PULL_STALL: Duration = Duration::from_secs(5 * 60);
 const REMOVE: Duration = Duration::from_secs(60);
 
 impl Api {
-    pub(super) async fn images(&self) -> Result<BTreeMap<ImageRef, ImageId>, EngineError> {
-        let call = Call::get("list images", self.libpod("/images/json").await?);
+    /// Images as Podman lists them; with `all`, those without a name too that others were made upon.
+    pub(super) async fn list_images(&self, all: bool) -> Result<Value, EngineError> {
+        let path = if all { "/images/json?all=true" } else { "/images/json" };
+        let call = Call::get("list images", self.libpod(path).await?);
         let answer = self.send_list(&call).await?.json(&call)?;
         if !matches!(answer, Value::Array(_) | Value::Null) {
             return Err(call.unreadable("expected a list"));
         }
-        Ok(wire::images(&answer))
+        Ok(answer)
     }
 
     /// See [`crate::backend::Engine::image`].

@@ -14,9 +14,9 @@ use super::api::Api;
 use super::http::{Answer, Call, query};
 use super::life::{past_an_end, unless_gone};
 use super::recent;
-use super::wire::{self, Past};
+use super::wire::{self, ImageLabels, Past};
 use crate::backend::{EngineError, Look};
-use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Health, Owner, Phase, RecentExits};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Health, Owner, Phase, RecentExits, labels};
 
 /// Inspections under way at once.
 const INSPECTIONS: usize = 8;
@@ -30,20 +30,32 @@ impl Api {
     pub async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
         let server = self.server().await?;
         // Where both fail it is always the same one that is told, so that a reader sees no change where there is none.
-        let (containers, images) = tokio::join!(self.containers(look), self.images());
-        let looked_at = Some(SystemTime::now());
-        Ok(Guest { version: server.version.clone(), looked_at, containers: containers?, images: images? })
+        let filters = json!({ "label": [format!("{}={}", labels::NAME, look.owner.name)] });
+        let (listed, images) = tokio::join!(self.list(&filters), self.list_images(false));
+        let (listed, images) = (listed?, images?);
+        let mut image_labels = ImageLabels::of(&images);
+        if image_labels.lack_any_of(&listed, &look.owner) {
+            image_labels = ImageLabels::of(&self.list_images(true).await?);
+        }
+        let containers = self.containers(look, &listed, &image_labels).await?;
+        let (looked_at, images) = (Some(SystemTime::now()), wire::images(&images));
+        Ok(Guest { version: server.version.clone(), looked_at, containers, images })
     }
 
-    async fn containers(&self, look: &Look) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {
-        let label = format!("{}={}", wire::LABEL_NAME, look.owner);
-        let mut containers = self.list(look, &json!({ "label": [label] })).await?;
-        // An older Podman may not know the filter, or match it by pattern.
-        containers.retain(|_, state| matches!(state.owner, Owner::Ours { .. }));
+    /// `listed` are those with the owner's label.
+    async fn containers(
+        &self,
+        look: &Look,
+        listed: &Value,
+        images: &ImageLabels,
+    ) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {
+        let mut containers = wire::containers(listed, look, images);
+        // An older Podman may not know the filter, or match it by pattern; and the label may be another root's, or a copy's.
+        containers.retain(|name, state| matches!(state.owner, Owner::Ours { .. }) || look.names.contains(name));
 
         let unseen: Vec<_> = look.names.iter().filter(|name| !containers.contains_key(*name)).collect();
         if !unseen.is_empty() {
-            let mut strangers = self.list(look, &names_filter(&unseen)).await?;
+            let mut strangers = wire::containers(&self.list(&names_filter(&unseen)).await?, look, images);
             strangers.retain(|name, _| look.names.contains(name));
             for (name, state) in strangers {
                 containers.entry(name).or_insert(state);
@@ -64,16 +76,14 @@ impl Api {
         self.http().send(call).await
     }
 
-    async fn list(&self, look: &Look, filters: &Value) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {
+    async fn list(&self, filters: &Value) -> Result<Value, EngineError> {
         let path = format!("/containers/json?all=true&filters={}", query(&filters.to_string()));
         let call = Call::get("list containers", self.libpod(&path).await?);
         let answer = self.send_list(&call).await?.json(&call)?;
-        let entries = match &answer {
-            Value::Array(entries) => entries.as_slice(),
-            Value::Null => &[],
-            _ => return Err(call.unreadable("expected a list")),
-        };
-        Ok(entries.iter().filter_map(|entry| wire::listed(entry, &look.owner)).collect())
+        match answer {
+            Value::Array(_) | Value::Null => Ok(answer),
+            _ => Err(call.unreadable("expected a list")),
+        }
     }
 
     /// Inspects what the list does not tell: a health verdict (Podman 4.3 and later do tell it) and what a failing check
@@ -88,14 +98,14 @@ impl Api {
         let wanted = to_inspect(look, containers, now);
         // First: each end that the inspection counts is in the events then, or the next observation finds it.
         let ended = recent::ended_lately(containers, now);
-        let (inspected, past) = tokio::join!(self.inspect_listed(look, wanted), self.past_of(&ended));
+        let (inspected, past) = tokio::join!(self.inspect_listed(wanted), self.past_of(&ended));
         for (name, seen) in inspected? {
             match seen {
                 Some(mut closer) => {
                     if ended.contains(&closer.id) {
                         closer.exits = recent::recent_exits(&closer, past.as_deref());
                     }
-                    containers.insert(name, closer);
+                    replace(containers, name, closer);
                 }
                 // Removed between the list and the inspection.
                 None => {
@@ -108,12 +118,11 @@ impl Api {
 
     async fn inspect_listed(
         &self,
-        look: &Look,
         wanted: Vec<(ContainerName, ContainerId)>,
     ) -> Result<Vec<(ContainerName, Option<ContainerState>)>, EngineError> {
         let mut answers = stream::iter(wanted)
             .map(|(name, id)| async move {
-                let seen = self.inspect_as(&id, |owner| owner == look.owner.as_str()).await;
+                let seen = self.inspect(&id).await;
                 (name, seen)
             })
             .buffer_unordered(INSPECTIONS);
@@ -145,22 +154,26 @@ impl Api {
 
     /// See [`crate::backend::Engine::inspect`]. Any owner's label makes it [`Owner::Ours`], since no owner is given.
     pub async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
-        self.inspect_as(id, |_| true).await
-    }
-
-    async fn inspect_as(
-        &self,
-        id: &ContainerId,
-        ours: impl Fn(&str) -> bool,
-    ) -> Result<Option<ContainerState>, EngineError> {
         let path = self.container_path(id, "/json").await?;
         let call = Call::get(format!("inspect container `{id}`"), path);
         let sent = past_an_end(|| self.http().send(&call)).await;
         let Some(answer) = unless_gone(sent)? else { return Ok(None) };
-        match wire::inspected(&answer.json(&call)?, ours) {
+        match wire::inspected(&answer.json(&call)?) {
             Some((_, state)) => Ok(Some(state)),
             None => Err(call.unreadable("it names no container")),
         }
+    }
+}
+
+/// Puts what an inspection tells in the place of what the list told, but for whose it is.
+pub(super) fn replace(
+    containers: &mut BTreeMap<ContainerName, ContainerState>,
+    name: ContainerName,
+    closer: ContainerState,
+) {
+    if let Some(listed) = containers.get_mut(&name) {
+        let owner = listed.owner.clone();
+        *listed = ContainerState { owner, ..closer };
     }
 }
 

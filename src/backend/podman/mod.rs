@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress};
-use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Name};
+use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Ownership};
 
 pub use address::Machine;
 pub use api::Api;
@@ -167,7 +167,7 @@ impl Engine for Podman {
         through!(self, podman => podman.logs(id, request).await)
     }
 
-    async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
+    async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {
         through!(self, podman => podman.events(owner).await)
     }
 

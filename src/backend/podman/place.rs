@@ -9,7 +9,7 @@ use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Name, Reach, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Ownership, Reach, VmState,
 };
 
 /// Podman on this host or in a virtual machine.
@@ -150,7 +150,7 @@ impl Engine for PodmanAt {
         at!(self, logs(id, request))
     }
 
-    async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
+    async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {
         at!(self, events(owner))
     }
 

@@ -76,7 +76,7 @@ mod tests {
             "State": {"Status": status, "StartedAt": "2027-01-15T08:00:10Z", "FinishedAt": "2027-01-15T08:00:09Z"},
             "Config": {"Labels": {"steadfast.name": "demo"}},
         });
-        wire::inspected(&answer, |_| true).unwrap().1
+        wire::inspected(&answer).unwrap().1
     }
 
     fn event(seconds: f64, ended: Option<i32>) -> Past {

@@ -239,7 +239,7 @@ impl Life for Shell {
         let shown = format!("podman start {id}");
         let call = self.script(format!("start container `{id}`"), About::Container, &shown, START, &[id.as_str()]);
         let answer = self.run(&call.within(SLOW)).await?;
-        let seen = look::values(&answer).filter_map(|list| look::inspected(list.get(0)?, |_| true));
+        let seen = look::values(&answer).filter_map(|list| look::inspected(list.get(0)?));
         Ok(match seen.collect::<Vec<_>>().as_slice() {
             [(_, before), (_, after)]
                 if before.phase == Phase::Running

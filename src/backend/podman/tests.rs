@@ -16,11 +16,12 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::http::{Call, Http};
 use super::secrets::Secrets;
+use super::wire::ImageLabels;
 use super::{Api, Machine, wire};
 use crate::backend::{EngineErrorKind, ExecRequest, Look};
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, Create, Health, HostKey, ImageId, ImageRef, Name, Owner, Phase,
-    Protocol, RestartPolicy, Text,
+    ContainerId, ContainerName, ContainerSpec, Create, Health, HostKey, ImageId, ImageRef, Name, Owner, Ownership,
+    Phase, Protocol, RestartPolicy, RootClaim, RootId, Text, Whose,
 };
 
 /// A socket that answers as `behave` says. It is given the request's head.
@@ -93,8 +94,8 @@ fn look(names: &[&str]) -> Look {
     Look { owner: owner(), health: names.clone(), names, key: HostKey::from_bytes([1; 32]) }
 }
 
-fn owner() -> Name {
-    Name::new("demo").unwrap()
+fn owner() -> Ownership {
+    Name::new("demo").unwrap().into()
 }
 
 fn ours(name: &str) -> Value {
@@ -105,7 +106,7 @@ fn ours(name: &str) -> Value {
 #[tokio::test]
 async fn nothing_to_do_costs_three_requests_and_a_ping_only_once() {
     let fake = Fake::answering(|request| match request.contains("/images/") {
-        true => (200, "[]".into()),
+        true => (200, json!([{"Id": "abc"}]).to_string()),
         false => (200, json!([ours("a"), ours("b")]).to_string()),
     });
     let api = fake.api();
@@ -119,6 +120,102 @@ async fn nothing_to_do_costs_three_requests_and_a_ping_only_once() {
     let requests = fake.requests();
     assert_eq!(requests.len(), 1 + 2 * 3 + 1, "one more to find a stranger");
     assert!(requests.last().unwrap().contains("%5E%28c%5C%5C.d%29%24"), "{requests:?}");
+}
+
+/// The list and the images as they are after `podman commit` of an agent and `podman run` of what came of it.
+fn committed(named: bool) -> (Value, Value) {
+    let own = json!({"steadfast.name": "demo", "steadfast.id": "1"});
+    let copied = json!({"steadfast.name": "demo", "steadfast.id": "1", "maintainer": "x"});
+    let containers = json!([
+        {"Id": "1a", "Names": ["a"], "State": "running", "Status": "healthy", "ImageID": "base", "Labels": own},
+        {"Id": "2b", "Names": ["b"], "State": "running", "Status": "healthy", "ImageID": "copy", "Labels": copied},
+        {"Id": "3c", "Names": ["c"], "State": "running", "Status": "healthy", "ImageID": "copy",
+         "Labels": {"steadfast.name": "demo", "steadfast.id": "2", "maintainer": "x"}},
+    ]);
+    let mut images = vec![json!({"Id": "base", "Names": ["localhost/base:1"], "Labels": null})];
+    if named {
+        images.push(json!({"Id": "sha256:copy", "Names": ["localhost/copy:1"], "Labels": copied}));
+    }
+    (containers, Value::from(images))
+}
+
+#[tokio::test]
+async fn a_copy_is_known_by_its_image_without_another_request() {
+    let fake = Fake::answering(|request| {
+        let (containers, images) = committed(true);
+        (200, if request.contains("/images/") { images } else { containers }.to_string())
+    });
+    let seen = fake.api().look(&look(&["a", "b"])).await.unwrap().containers;
+    let owner = |name: &str| &seen[&ContainerName::new(name).unwrap()].owner;
+    assert!(matches!(owner("a"), Owner::Ours { .. }) && matches!(owner("c"), Owner::Ours { .. }), "{seen:?}");
+    assert_eq!(owner("b"), &Owner::Foreign(Whose::Copy), "its name is wanted, so it is told of");
+    assert_eq!(fake.requests().len(), 1 + 2, "{:?}", fake.requests());
+    let seen = fake.api().look(&look(&["a"])).await.unwrap().containers;
+    assert_eq!(seen.keys().map(ContainerName::as_str).collect::<Vec<_>>(), ["a", "c"]);
+}
+
+#[tokio::test]
+async fn an_image_that_podman_does_not_list_is_asked_for() {
+    let fake = Fake::answering(|request| {
+        let (containers, images) = committed(request.contains("all=true"));
+        (200, if request.contains("/images/") { images } else { containers }.to_string())
+    });
+    let guest = fake.api().look(&look(&["a"])).await.unwrap();
+    assert_eq!(guest.containers.keys().map(ContainerName::as_str).collect::<Vec<_>>(), ["a", "c"]);
+    assert!(!guest.images.keys().any(|name| name.as_str().contains("copy")), "names are those of the usual list");
+    assert_eq!(fake.requests().len(), 1 + 3, "{:?}", fake.requests());
+}
+
+#[tokio::test]
+async fn another_roots_container_is_seen_only_under_a_wanted_name_and_told_whose_it_is() {
+    let (here, there) = ("a1".repeat(16), "b2".repeat(16));
+    let labelled = move |name: &str, root: &str| {
+        let labels = json!({"steadfast.name": "demo", "steadfast.root": root, "steadfast.root-path": "/r", "steadfast.id": name});
+        json!({"Id": format!("id-{name}"), "Names": [name], "State": "running", "Status": "healthy", "ImageID": "i", "Labels": labels})
+    };
+    let list = json!([labelled("a", &here), labelled("b", &there), labelled("c", &there)]).to_string();
+    let fake = Fake::answering(move |request| {
+        (200, if request.contains("/images/") { "[{\"Id\":\"i\"}]".into() } else { list.clone() })
+    });
+    let root = RootClaim { id: RootId::parse(&here), place: None, unlabelled: false };
+    let look = Look { owner: Ownership { root, ..owner() }, ..look(&["a", "b"]) };
+    let seen = fake.api().look(&look).await.unwrap().containers;
+    let owners: Vec<_> = seen.iter().map(|(name, seen)| (name.as_str(), seen.owner.whose())).collect();
+    assert_eq!(owners, [("a", None), ("b", Some(Whose::Root { id: there, path: Some("/r".into()) }))]);
+    assert_eq!(fake.requests().len(), 1 + 2, "the holder of a wanted name was in the list already");
+}
+
+#[test]
+fn a_clone_is_no_agent_though_it_has_every_label() {
+    let entry = |name: &str, created: Value| {
+        json!({"Id": name, "Names": [name], "State": "running", "ImageID": "i", "Created": created,
+        "Labels": {"steadfast.name": "demo", "steadfast.id": "1"}})
+    };
+    let owner = |list: Value, name: &str| {
+        let seen = wire::containers(&list, &look(&["wanted"]), &ImageLabels::default());
+        seen[&ContainerName::new(name).unwrap()].owner.clone()
+    };
+    let list =
+        json!([entry("clone", "2026-11-29T10:12:36.2Z".into()), entry("agent", "2026-11-29T10:12:36.1Z".into())]);
+    assert_eq!(owner(list.clone(), "clone"), Owner::Foreign(Whose::Copy));
+    assert!(matches!(owner(list, "agent"), Owner::Ours { .. }));
+    // The command line tells whole seconds.
+    let list = json!([entry("clone", 7.into()), entry("wanted", 7.into())]);
+    assert_eq!(owner(list.clone(), "clone"), Owner::Foreign(Whose::Copy));
+    assert!(matches!(owner(list, "wanted"), Owner::Ours { .. }));
+}
+
+#[test]
+fn another_roots_events_are_not_ours() {
+    let event = |root: &str| {
+        let line = json!({"Type": "container", "Action": "die", "Actor": {"Attributes": {"name": "a", "steadfast.name": "demo", "steadfast.root": root}}});
+        line.to_string().into_bytes()
+    };
+    let here = "a1".repeat(16);
+    let root = RootClaim { id: RootId::parse(&here), place: None, unlabelled: false };
+    let us = Ownership { root, ..owner() };
+    assert!(wire::event(&event(&here), &us).is_some());
+    assert!(wire::event(&event(&"b2".repeat(16)), &us).is_none());
 }
 
 #[tokio::test]
@@ -397,14 +494,18 @@ async fn an_upload_that_podman_cuts_off_is_a_broken_transport() {
 }
 
 fn listed(entry: Value) -> crate::model::ContainerState {
-    wire::listed(&entry, &owner()).unwrap().1
+    told(&entry).unwrap().1
+}
+
+fn told(entry: &Value) -> Option<(ContainerName, crate::model::ContainerState)> {
+    wire::listed(entry, &look(&[]), &ImageLabels::default())
 }
 
 /// As Podman 4.3.1 answered.
 #[test]
 fn the_list_of_4_3_1_is_read() {
     let answer: Value = serde_json::from_str(include_str!("../../../tests/fixtures/podman/list-4.3.1.json")).unwrap();
-    let seen: Vec<_> = answer.as_array().unwrap().iter().map(|entry| wire::listed(entry, &owner()).unwrap()).collect();
+    let seen: Vec<_> = answer.as_array().unwrap().iter().map(|entry| told(entry).unwrap()).collect();
     let by = |name: &str| &seen.iter().find(|(found, _)| found.as_str() == name).unwrap().1;
     let running = by("running");
     assert_eq!(running.phase, Phase::Running);
@@ -417,14 +518,14 @@ fn the_list_of_4_3_1_is_read() {
     assert_eq!((created.phase.clone(), created.started_at, created.pid), (Phase::Created, None, None));
     assert_eq!(created.health, None, "`starting` is no verdict before the start");
     assert_eq!(by("exited").phase, Phase::Exited { code: 7 });
-    assert_eq!(by("exited").owner, Owner::Foreign);
+    assert_eq!(by("exited").owner, Owner::Foreign(Whose::Name("x".into())));
 }
 
 #[test]
 fn the_inspection_of_4_3_1_is_read() {
     let answer: Value =
         serde_json::from_str(include_str!("../../../tests/fixtures/podman/inspect-4.3.1.json")).unwrap();
-    let (name, state) = wire::inspected(&answer, |name| name == "demo").unwrap();
+    let (name, state) = wire::inspected(&answer).unwrap();
     assert_eq!(name.as_str(), "running");
     assert_eq!((state.phase, state.health, state.restarts), (Phase::Running, Some(Health::Healthy), Some(0)));
     assert_eq!(state.ports[0].to_string(), "127.0.0.1:18080:80/tcp");
@@ -467,7 +568,7 @@ fn other_versions_words_are_read() {
     }));
     assert_eq!((later.restarts, later.pid, later.health), (Some(4), Some(77), Some(Health::Healthy)));
     assert_eq!(humantime::format_rfc3339_millis(later.started_at.unwrap()).to_string(), "2026-04-24T10:00:00.500Z");
-    assert_eq!(later.owner, Owner::Foreign);
+    assert_eq!(later.owner, Owner::Foreign(Whose::Somebody));
 
     let with_health =
         listed(json!({"Id": "a1", "Names": ["n"], "State": "running", "Health": {"Status": "unhealthy"}}));
@@ -475,11 +576,11 @@ fn other_versions_words_are_read() {
     let unheard = listed(json!({"Id": "a1", "Names": ["n"], "State": "running", "Health": {"Status": "queasy"}}));
     assert_eq!(unheard.health, Some(Health::Other("queasy".into())));
 
-    let nameless = wire::listed(&json!({"Id": "0123456789abcdef", "Names": null, "State": 5}), &owner()).unwrap();
+    let nameless = told(&json!({"Id": "0123456789abcdef", "Names": null, "State": 5})).unwrap();
     assert_eq!(nameless.0.as_str(), "0123456789ab");
     assert_eq!(nameless.1.phase, Phase::Other(String::new()));
-    assert!(wire::listed(&json!({"Names": ["n"]}), &owner()).is_none(), "without an id it is nothing");
-    assert!(wire::listed(&json!("n"), &owner()).is_none());
+    assert!(told(&json!({"Names": ["n"]})).is_none(), "without an id it is nothing");
+    assert!(told(&json!("n")).is_none());
 
     let ranges = listed(json!({"Id": "a1", "Names": ["n"], "State": "created", "Ports": [
         {"host_ip": "", "host_port": 5000, "container_port": 6000, "range": 2, "protocol": "tcp,udp"},
@@ -492,19 +593,16 @@ fn other_versions_words_are_read() {
 
 #[test]
 fn later_inspections_are_read() {
-    let (_, state) = wire::inspected(
-        &json!({
-            "Id": "a1", "Name": "/n", "State": {"Status": "exited", "ExitCode": 137, "StartedAt": 1_795_237_770,
-            "Health": null}, "RestartCount": "2", "Config": {"Env": null, "Cmd": null},
-            "HostConfig": {"PortBindings": {"80/tcp": null, "53/udp": [{"HostPort": 5353}]}},
-        }),
-        |_| true,
-    )
+    let (_, state) = wire::inspected(&json!({
+        "Id": "a1", "Name": "/n", "State": {"Status": "exited", "ExitCode": 137, "StartedAt": 1_795_237_770,
+        "Health": null}, "RestartCount": "2", "Config": {"Env": null, "Cmd": null},
+        "HostConfig": {"PortBindings": {"80/tcp": null, "53/udp": [{"HostPort": 5353}]}},
+    }))
     .unwrap();
     assert_eq!((state.phase, state.restarts, state.health), (Phase::Exited { code: 137 }, Some(2), None));
     assert_eq!(state.ports[0].to_string(), "0.0.0.0:5353:53/udp");
     assert!(state.started_at.is_some());
-    assert_eq!(state.owner, Owner::Foreign, "no label, no owner");
+    assert_eq!(state.owner, Owner::Foreign(Whose::Somebody), "no label, no owner");
 }
 
 #[test]
@@ -628,9 +726,9 @@ proptest! {
             for (field, text) in [("Id", "a1"), ("Name", "n"), ("StartedAt", word.as_str())] {
                 answer[field] = text.into();
             }
-            let _ = wire::listed(&answer, &owner());
+            let _ = told(&answer);
             answer["State"] = json!({ "StartedAt": word, "Status": "running" });
-            let _ = wire::inspected(&answer, |_| true);
+            let _ = wire::inspected(&answer);
         }
         for body in [word, answer.to_string()] {
             let err = super::error::refused("x", "GET /containers/a/json", 500, body.as_bytes(), &Secrets::new([body.as_str()]));

@@ -9,33 +9,77 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::backend::EngineEvent;
+use crate::backend::Look;
+use crate::model::labels::{self, Labels};
 use crate::model::{
     AgentName, CanonicalSpec, CheckResult, ContainerId, ContainerName, ContainerState, Health, HealthCheck, HealthTest,
-    ImageId, ImageRef, Live, Name, Owner, Phase, Port, Protocol, Text,
+    ImageId, ImageRef, Live, Owner, Ownership, Phase, Port, Protocol, Text, Whose,
 };
 
-/// Label: whose container it is.
-pub(super) const LABEL_NAME: &str = "steadfast.name";
-/// Label: which agent it is.
-pub(super) const LABEL_AGENT: &str = "steadfast.agent";
-/// Label: what it was created from.
-pub(super) const LABEL_SPEC: &str = "steadfast.spec";
-/// Label: in which version of that record.
-pub(super) const LABEL_SPEC_VERSION: &str = "steadfast.spec-version";
+/// What a list of images tells of their labels.
+#[derive(Debug, Default)]
+pub(super) struct ImageLabels(BTreeMap<ImageId, Labels>);
+
+impl ImageLabels {
+    /// From `GET /libpod/images/json`, or `podman images --format json`.
+    pub fn of(answer: &Value) -> Self {
+        let labelled = answer.as_array().into_iter().flatten().filter_map(|image| {
+            let labels = image.get("Labels").and_then(Value::as_object).into_iter().flatten();
+            let ours = labels.filter(|(name, _)| name.starts_with(LABELS));
+            let ours = ours.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+            Some((ImageId::from(text(image, "Id")?), ours.collect()))
+        });
+        Self(labelled.collect())
+    }
+
+    /// Whether it does not tell of an image that a container with the owner's labels was made from. Podman leaves those out
+    /// of the usual list that have no name and other images upon them (4.3).
+    pub fn lack_any_of(&self, containers: &Value, owner: &Ownership) -> bool {
+        containers.as_array().into_iter().flatten().any(|entry| {
+            owner.may_own(|name| entry.get("Labels").and_then(|labels| text(labels, name)))
+                && text(entry, "ImageID").is_some_and(|image| !self.0.contains_key(&ImageId::from(image)))
+        })
+    }
+}
+
+/// How all our labels begin.
+const LABELS: &str = "steadfast.";
+
+/// The containers of `GET /libpod/containers/json`, or of `podman ps --format json`, each with its owner.
+pub(super) fn containers(answer: &Value, look: &Look, images: &ImageLabels) -> BTreeMap<ContainerName, ContainerState> {
+    let entries = || answer.as_array().into_iter().flatten();
+    // In a list of seconds the one that has the name of an agent is the first.
+    let twins = labels::later_twins(entries().map(|entry| {
+        let id = entry.get("Labels").and_then(|labels| text(labels, labels::ID)).or(text(entry, "Id"));
+        let is_named = listed_name(entry).is_some_and(|name| look.names.contains(&name));
+        (id.unwrap_or_default(), (time(entry.get("Created")), !is_named))
+    }));
+    let seen = entries().enumerate().filter_map(|(place, entry)| {
+        let (name, mut state) = listed(entry, look, images)?;
+        if twins.contains(&place) && matches!(state.owner, Owner::Ours { .. }) {
+            state.owner = Owner::Foreign(Whose::Copy);
+        }
+        Some((name, state))
+    });
+    seen.collect()
+}
+
+fn listed_name(entry: &Value) -> Option<ContainerName> {
+    let names = entry.get("Names").and_then(Value::as_array)?;
+    names.iter().find_map(|name| container_name(name.as_str()?))
+}
 
 /// One entry of `GET /libpod/containers/json`. `None` when it has no id.
-pub(super) fn listed(entry: &Value, owner: &Name) -> Option<(ContainerName, ContainerState)> {
+pub(super) fn listed(entry: &Value, look: &Look, images: &ImageLabels) -> Option<(ContainerName, ContainerState)> {
     let id = ContainerId::new(text(entry, "Id")?).ok()?;
-    let name = entry
-        .get("Names")
-        .and_then(Value::as_array)
-        .and_then(|names| names.iter().find_map(|name| container_name(name.as_str()?)))
-        .or_else(|| container_name(id.as_str().get(..12)?))?;
+    let name = listed_name(entry).or_else(|| container_name(id.as_str().get(..12)?))?;
+    let image = ImageId::from(text(entry, "ImageID").unwrap_or_default());
+    let label = |name: &str| entry.get("Labels").and_then(|labels| text(labels, name));
     let ended = time(entry.get("ExitedAt"));
     let phase = phase(text(entry, "State").unwrap_or_default(), int(entry, "ExitCode"), ended);
     let state = ContainerState {
-        owner: owner_of(entry.get("Labels"), |name| name == owner.as_str()),
-        image: ImageId::from(text(entry, "ImageID").unwrap_or_default()),
+        owner: look.owner.owner(label, images.0.get(&image), look.names.contains(&name), &look.key),
+        image,
         image_name: text(entry, "Image").unwrap_or_default().to_owned(),
         pid: pid(entry, &phase),
         started_at: time(entry.get("StartedAt")),
@@ -58,8 +102,8 @@ pub(super) fn listed(entry: &Value, owner: &Name) -> Option<(ContainerName, Cont
     Some((name, state))
 }
 
-/// `GET /libpod/containers/<id>/json`. `ours` says whether a `steadfast.name` is the owner's.
-pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(ContainerName, ContainerState)> {
+/// `GET /libpod/containers/<id>/json`. Any owner's labels make it [`Owner::Ours`]: whose it is, the list tells.
+pub(super) fn inspected(answer: &Value) -> Option<(ContainerName, ContainerState)> {
     let empty = Value::Null;
     let part = |name: &str| answer.get(name).unwrap_or(&empty);
     let (state, config, host) = (part("State"), part("Config"), part("HostConfig"));
@@ -69,7 +113,7 @@ pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(
     let phase = phase(text(state, "Status").unwrap_or_default(), int(state, "ExitCode"), ended);
     let last_run = ["Health", "Healthcheck"].iter().find_map(|field| last_run(state.get(*field)?));
     let container = ContainerState {
-        owner: owner_of(config.get("Labels"), ours),
+        owner: labelled(config.get("Labels")),
         image: ImageId::from(text(answer, "Image").unwrap_or_default()),
         image_name: text(answer, "ImageName").or_else(|| text(config, "Image")).unwrap_or_default().to_owned(),
         pid: pid(state, &phase),
@@ -115,14 +159,14 @@ pub(super) fn images(answer: &Value) -> BTreeMap<ImageRef, ImageId> {
 
 /// One line of `GET /libpod/events`, or of `podman events --format json`, which has other names for the same. `None` when it
 /// is malformed or not the owner's business.
-pub(super) fn event(line: &[u8], owner: &Name) -> Option<EngineEvent> {
+pub(super) fn event(line: &[u8], owner: &Ownership) -> Option<EngineEvent> {
     let event: Value = serde_json::from_slice(line).ok()?;
     let action = ["Action", "status", "Status"].iter().find_map(|name| text(&event, name))?.to_owned();
     let attributes = event.get("Actor").unwrap_or(&event).get("Attributes");
     match text(&event, "Type")? {
         "container" => {
             let attributes = attributes?;
-            if text(attributes, LABEL_NAME) != Some(owner.as_str()) {
+            if !owner.may_own(|name| text(attributes, name)) {
                 return None;
             }
             // 4.3: `containerExitCode`; `exitCode` is Docker's.
@@ -171,15 +215,15 @@ fn container_name(text: &str) -> Option<ContainerName> {
     ContainerName::new(text.trim_start_matches('/')).ok()
 }
 
-fn owner_of(labels: Option<&Value>, ours: impl Fn(&str) -> bool) -> Owner {
-    let label = |name: &str| labels.and_then(|labels| text(labels, name));
-    if !label(LABEL_NAME).is_some_and(ours) {
-        return Owner::Foreign;
+fn labelled(found: Option<&Value>) -> Owner {
+    let label = |name: &str| found.and_then(|found| text(found, name));
+    if label(labels::NAME).is_none() {
+        return Owner::Foreign(Whose::Somebody);
     }
     Owner::Ours {
-        agent: label(LABEL_AGENT).and_then(|name| AgentName::new(name).ok()),
-        spec: label(LABEL_SPEC).and_then(CanonicalSpec::from_label),
-        version: label(LABEL_SPEC_VERSION).and_then(|version| version.parse().ok()).unwrap_or(0),
+        agent: label(labels::AGENT).and_then(|name| AgentName::new(name).ok()),
+        spec: label(labels::SPEC).and_then(CanonicalSpec::from_label),
+        version: label(labels::SPEC_VERSION).and_then(|version| version.parse().ok()).unwrap_or(0),
     }
 }
 
@@ -353,7 +397,7 @@ fn live(answer: &Value, config: &Value, host: &Value) -> Live {
     // `host-gateway` was replaced at creation, so the live lines can only be compared where the label has none.
     let replaced = config
         .get("Labels")
-        .and_then(|labels| text(labels, LABEL_SPEC))
+        .and_then(|labels| text(labels, labels::SPEC))
         .is_some_and(|label| label.contains(":host-gateway"));
     Live {
         env,

@@ -125,7 +125,7 @@ async fn instance(desired: &Desired, spec: &VmSpec, vm: &Lima, checks: &mut Chec
             return None;
         }
     };
-    if let Some(whose) = seen.stranger_to(&desired.name) {
+    if let Some(whose) = seen.stranger_to(&desired.ownership()) {
         checks.bad("vm", format!("instance `{name}` {whose}"), "choose another `instance`, or `apply --adopt`");
         return None;
     }

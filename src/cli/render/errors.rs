@@ -9,7 +9,7 @@ use crate::backend::{EngineError, EngineErrorKind, StoreError, VmError};
 use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
-use crate::model::{AgentName, InstanceName, ManifestError, NO_MANIFEST};
+use crate::model::{AgentName, InstanceName, ManifestError, NO_MANIFEST, Whose};
 use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
@@ -268,7 +268,11 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
         Trouble::Unready { agent, .. } => kind_hint(trouble.kind(), agent),
         Trouble::Recurring { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
         Trouble::Blocked { waiting } => match &waiting.on {
-            WaitingOn::Stranger { name } => Some(format!(
+            WaitingOn::Stranger { whose: Some(Whose::Root { id, .. }), .. } => Some(format!(
+                "give one of the two state files another `name`, or give --adopt to replace it; if it was made below this \
+                 root, whose `state/id` was lost, write {id} into that file"
+            )),
+            WaitingOn::Stranger { name, .. } => Some(format!(
                 "remove or rename it (`podman rename {name} …`), choose another `container.name`, or give --adopt to replace it"
             )),
             WaitingOn::VmStranger { .. } => Some(

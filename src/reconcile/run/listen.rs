@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::backend::{Engine, EngineError, EngineEvent, Events};
 use crate::error::Chain;
-use crate::model::Name;
+use crate::model::Ownership;
 use crate::reconcile::backoff::Backoff;
 
 /// Subscribing again: soon, since whatever happens meanwhile is not seen.
@@ -55,7 +55,7 @@ enum Line<'a> {
 /// A subscription that is kept up.
 pub(super) struct Listener<'a, E> {
     engine: &'a E,
-    owner: Name,
+    owner: Ownership,
     wall: &'a Wall,
     line: Line<'a>,
     failures: u32,
@@ -67,7 +67,7 @@ pub(super) struct Listener<'a, E> {
 }
 
 impl<'a, E: Engine> Listener<'a, E> {
-    pub fn new(engine: &'a E, owner: Name, wall: &'a Wall) -> Self {
+    pub fn new(engine: &'a E, owner: Ownership, wall: &'a Wall) -> Self {
         let line = Line::Closed { until: Instant::now() };
         Self { engine, owner, wall, line, failures: 0, opened: None, broken: 0, told: false }
     }

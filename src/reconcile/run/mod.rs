@@ -227,7 +227,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         let Edition { desired, error } = with.editions.borrow_and_update().clone();
         let now = Instant::now();
         Self {
-            listener: Listener::new(&with.world.engine, desired.name.clone(), with.wall),
+            listener: Listener::new(&with.world.engine, desired.ownership(), with.wall),
             vm_watch: VmWatch::new(&with.world.vm, desired.vm().is_some()),
             checks: Checks::new(&with.world.engine),
             policy: with.options.policy.clone(),

@@ -10,8 +10,8 @@ use crate::backend::{
     Progress, lima,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Name, Reach, Rung, VmMount, VmPhase,
-    VmState,
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Ownership, Reach, Rung, VmMount,
+    VmPhase, VmState,
 };
 
 /// How long a command that is about to end waits for the mending of Lima's connection.
@@ -79,7 +79,11 @@ impl Engine for Ladder {
             return if link.rung.is_low() { None } else { link.podman.look(look).await.ok() };
         }
         let socket = dir.join(SOCKET_HERE);
-        let is_ours = || lima::whose(dir).is_some_and(|owner| owner == look.owner.as_str());
+        let is_ours = || {
+            lima::whose(dir).is_some_and(|(name, root)| {
+                name == look.owner.name.as_str() && root.is_none_or(|root| look.owner.root.owns(&root))
+            })
+        };
         if !self.0.allows(Rung::Forward) || !socket.exists() || !is_ours() {
             return None;
         }
@@ -201,7 +205,7 @@ impl Engine for Ladder {
         through!(self, logs(id, request))
     }
 
-    async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
+    async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {
         through!(self, events(owner))
     }
 
@@ -221,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::backend::limactl::Limactl;
-    use crate::model::{HostKey, InstanceName, Transport};
+    use crate::model::{HostKey, InstanceName, Name, Transport};
 
     /// Lima's home with an instance whose files say that it is this owner's, and a socket that takes connections.
     fn home(owner: &str) -> (tempfile::TempDir, PathBuf, UnixListener) {
@@ -236,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_machine_of_ours_is_looked_into_ahead() {
         let look = Look {
-            owner: Name::new("demo").unwrap(),
+            owner: Name::new("demo").unwrap().into(),
             names: Default::default(),
             health: Default::default(),
             key: HostKey::from_bytes([1; 32]),

@@ -23,7 +23,7 @@ use crate::backend::podman::secrets::Secrets;
 use crate::backend::podman::stream::Lines;
 use crate::backend::podman::wire;
 use crate::backend::{Chunk, Chunks, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest};
-use crate::model::{ContainerId, Name};
+use crate::model::{ContainerId, Ownership};
 
 /// How long after the end of its output a command may take to end itself.
 const EXIT: Duration = Duration::from_secs(10);
@@ -138,7 +138,7 @@ impl Shell {
     }
 
     /// See [`crate::backend::Engine::events`]. Some from just before the call may be among them.
-    pub async fn events(&self, owner: &Name) -> Result<Events, EngineError> {
+    pub async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // The guest's own clock, so that nothing is missed while Podman starts.
         let script = format!(
@@ -303,7 +303,7 @@ impl AsyncWrite for Stdin {
 struct Subscription {
     begun: Begun,
     call: Call,
-    owner: Name,
+    owner: Ownership,
     lines: Lines,
     ready: VecDeque<Bytes>,
     complaint: Vec<u8>,

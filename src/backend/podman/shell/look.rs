@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::Shell;
 use crate::backend::podman::error::About;
 use crate::backend::podman::life::past_an_end;
-use crate::backend::podman::look::to_inspect;
+use crate::backend::podman::look::{replace, to_inspect};
 use crate::backend::podman::recent;
-use crate::backend::podman::wire::{self, Past};
+use crate::backend::podman::wire::{self, ImageLabels, Past};
 use crate::backend::{EngineError, EngineErrorKind, Look};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, RecentExits};
 
@@ -52,12 +52,21 @@ impl Shell {
         if [&listed, &images].iter().any(|value| !matches!(value, Value::Array(_) | Value::Null)) {
             return Err(call.unreadable("expected two lists"));
         }
-        let listed = listed.as_array().into_iter().flatten().filter_map(|entry| wire::listed(entry, &look.owner));
-        let mut containers: BTreeMap<_, _> = listed
-            .filter(|(name, state)| matches!(state.owner, Owner::Ours { .. }) || look.names.contains(name))
-            .collect();
+        let mut image_labels = ImageLabels::of(&images);
+        if image_labels.lack_any_of(&listed, &look.owner) {
+            image_labels = ImageLabels::of(&self.all_images().await?);
+        }
+        let mut containers = wire::containers(&listed, look, &image_labels);
+        containers.retain(|name, state| matches!(state.owner, Owner::Ours { .. }) || look.names.contains(name));
         self.look_closer(look, &mut containers).await?;
         Ok(Guest { version, looked_at: Some(SystemTime::now()), containers, images: wire::images(&images) })
+    }
+
+    /// Those without a name too that others were made upon.
+    async fn all_images(&self) -> Result<Value, EngineError> {
+        let call = self.podman("list images", About::Other, ["images", "--all", "--format", "json"]);
+        let answer = self.run_again(&call).await?;
+        call.json(&answer)
     }
 
     /// Podman 4.3 fails a whole list when one thing in it goes away meanwhile. Asked again, it answers.
@@ -83,23 +92,19 @@ impl Shell {
         let past = self.past_of(&ended).await;
         for some in wanted.chunks(INSPECTED_AT_ONCE) {
             let ids: Vec<_> = some.iter().map(|(_, id)| id.as_str()).collect();
-            let mut seen: BTreeMap<_, _> = self
-                .inspect_all(&ids, |owner| owner == look.owner.as_str())
-                .await?
-                .into_iter()
-                .map(|state| (state.id.clone(), state))
-                .collect();
+            let mut seen: BTreeMap<_, _> =
+                self.inspect_all(&ids).await?.into_iter().map(|state| (state.id.clone(), state)).collect();
             for (name, id) in some {
                 match seen.remove(id) {
                     Some(mut closer) => {
                         if ended.contains(id) {
                             closer.exits = recent::recent_exits(&closer, past.as_deref());
                         }
-                        containers.insert(name.clone(), closer)
+                        replace(containers, name.clone(), closer);
                     }
                     // Removed between the list and the inspection.
-                    None => containers.remove(name),
-                };
+                    None => drop(containers.remove(name)),
+                }
             }
         }
         Ok(())
@@ -126,7 +131,7 @@ impl Shell {
     }
 
     /// Those of them that are there.
-    async fn inspect_all(&self, ids: &[&str], ours: impl Fn(&str) -> bool) -> Result<Vec<ContainerState>, EngineError> {
+    async fn inspect_all(&self, ids: &[&str]) -> Result<Vec<ContainerState>, EngineError> {
         let (what, shown) = match ids {
             [id] => (format!("inspect container `{id}`"), format!("podman container inspect {id}")),
             _ => ("inspect containers".to_owned(), "podman container inspect".to_owned()),
@@ -143,13 +148,13 @@ impl Shell {
         })
         .await?;
         let Value::Array(found) = call.json(&stdout)? else { return Err(call.unreadable("expected a list")) };
-        let states = found.iter().map(|value| inspected(value, &ours).map(|(_, state)| state));
+        let states = found.iter().map(|value| inspected(value).map(|(_, state)| state));
         states.collect::<Option<_>>().ok_or_else(|| call.unreadable("it names no container"))
     }
 
     /// See [`crate::backend::Engine::inspect`]. Any owner's label makes it [`Owner::Ours`], since no owner is given.
     pub async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
-        Ok(self.inspect_all(&[id.as_str()], |_| true).await?.pop())
+        Ok(self.inspect_all(&[id.as_str()]).await?.pop())
     }
 }
 

@@ -249,7 +249,7 @@ fn loaded_names_are_read() {
 
 #[test]
 fn events_of_the_command_line_are_read() {
-    let owner = Name::new("demo").unwrap();
+    let owner = Name::new("demo").unwrap().into();
     let seen: Vec<_> = EVENTS.lines().filter_map(|line| wire::event(line.as_bytes(), &owner)).collect();
     let event = |action: &str, container: Option<&str>, exit_code| EngineEvent {
         action: action.into(),
@@ -266,7 +266,7 @@ async fn a_look_is_one_call() {
     std::fs::write(fake.directory.path().join("list"), LIST).unwrap();
     std::fs::write(fake.directory.path().join("images"), IMAGES).unwrap();
     let names = BTreeSet::from([ContainerName::new("c1").unwrap()]);
-    let owner = Name::new("demo").unwrap();
+    let owner = Name::new("demo").unwrap().into();
     let look = Look { owner, health: names.clone(), names, key: HostKey::from_bytes([1; 32]) };
     for round in 1..=2 {
         let guest = fake.shell.look(&look).await.unwrap();
@@ -334,7 +334,7 @@ async fn a_broken_way_is_a_broken_transport() {
         shell.stop(&id(), Duration::ZERO).await.unwrap_err(),
         shell.exec(&id(), &request).await.unwrap_err(),
         shell.logs(&id(), &LogRequest::default()).await.err().unwrap(),
-        shell.events(&Name::new("demo").unwrap()).await.err().unwrap(),
+        shell.events(&Name::new("demo").unwrap().into()).await.err().unwrap(),
         shell.run_healthcheck(&id()).await.unwrap_err(),
         shell.load(Box::pin(stream::iter([Ok(bytes::Bytes::from_static(b"x"))]))).await.unwrap_err(),
     ];

@@ -1,0 +1,191 @@
+//! Which state file a name belongs to, kept beside the lock as `file.json`: so that two files of one name never take each
+//! other's agents for leftovers of their own.
+//!
+//! What stands there decides whether anything is done at all, never what.
+
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::is_same_file;
+use crate::model::{AgentName, Sha256Digest};
+
+/// What is kept of a name below a root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NameRecord {
+    /// The state file it belongs to. `None` once `down` has removed everything.
+    pub held_by: Option<HeldBy>,
+    /// Whether containers of this name that name no root were made here, by an older version.
+    pub unlabelled: bool,
+}
+
+/// The state file that a name belongs to, as it was last applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBy {
+    /// Its absolute path, as [`crate::control::path_text`] tells it. `None` when it came through a pipe.
+    pub file: Option<String>,
+    /// [`crate::model::Desired::meaning`].
+    pub meaning: Sha256Digest,
+    /// Its agents.
+    pub agents: Vec<AgentName>,
+}
+
+/// A record that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// There is none.
+    Absent,
+    /// This one.
+    Present(NameRecord),
+    /// One that cannot be read: who holds the name is unknown.
+    Unreadable {
+        /// Why, as a sentence.
+        why: String,
+    },
+}
+
+/// Where the record of a state directory lies.
+pub fn path(dir: &Path) -> PathBuf {
+    dir.join("file.json")
+}
+
+impl Recorded {
+    /// Reads the record of a state directory.
+    pub fn read(dir: &Path) -> Self {
+        let path = path(dir);
+        let unreadable = |why: &dyn std::fmt::Display| Self::Unreadable { why: format!("`{}`: {why}", path.display()) };
+        match std::fs::read(&path) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(record) => Self::Present(record),
+                Err(err) => unreadable(&err),
+            },
+            Err(err) if err.kind() == ErrorKind::NotFound => Self::Absent,
+            Err(err) => unreadable(&err),
+        }
+    }
+
+    /// Whether containers of this name that name no root were made here. Before there was a record, what an older version
+    /// left in the state directory says so.
+    pub fn unlabelled(&self, dir: &Path) -> bool {
+        const LEFT: [&str; 3] = ["handles.json", "journal.jsonl", "journal.1.jsonl"];
+        match self {
+            Self::Present(record) => record.unlabelled,
+            Self::Unreadable { .. } => true,
+            // What cannot be looked at may be there.
+            Self::Absent => LEFT.iter().any(|file| dir.join(file).try_exists().unwrap_or(true)),
+        }
+    }
+
+    /// The state file that holds the name, unless it is this one, or one that this one is the continuation of.
+    ///
+    /// A file that has been moved goes on: nothing is at the old path any more that has this name (`gone` says so), and the
+    /// new one means what was applied last. What comes through a pipe has no path: it goes on from what came through a pipe
+    /// before, and otherwise as if it had been moved, whether or not the file is still there.
+    pub fn other<'a>(&'a self, ours: &HeldBy, gone: impl Fn(&str) -> bool) -> Option<&'a HeldBy> {
+        let Self::Present(NameRecord { held_by: Some(held), .. }) = self else { return None };
+        let same = match (&held.file, &ours.file) {
+            (Some(theirs), Some(ours)) => is_same_file(theirs, Path::new(ours)),
+            (None, None) => true,
+            _ => false,
+        };
+        let moved = || {
+            let left = match (&held.file, &ours.file) {
+                (Some(theirs), Some(_)) => gone(theirs),
+                _ => true,
+            };
+            left && held.meaning == ours.meaning
+        };
+        (!same && !moved()).then_some(held)
+    }
+}
+
+/// Keeps a record, unless it is what stands there. Mode 0600; readers see the old or the new, never half.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep(dir: &Path, record: &NameRecord) -> std::io::Result<()> {
+    if Recorded::read(dir) == Recorded::Present(record.clone()) {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let text = serde_json::to_string_pretty(record).map_err(std::io::Error::other)?;
+    writeln!(file, "{text}")?;
+    file.as_file().sync_all()?;
+    file.persist(path(dir)).map_err(|err| err.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(file: Option<&str>, meaning: u8) -> HeldBy {
+        HeldBy {
+            file: file.map(str::to_owned),
+            meaning: Sha256Digest::from_bytes([meaning; 32]),
+            agents: vec![AgentName::new("a").unwrap()],
+        }
+    }
+
+    fn refused(before: Option<HeldBy>, now: &HeldBy, gone: bool) -> bool {
+        Recorded::Present(NameRecord { held_by: before, unlabelled: false }).other(now, |_| gone).is_some()
+    }
+
+    #[test]
+    fn another_path_is_another_file_unless_the_first_is_gone_and_meant_the_same() {
+        let first = || Some(held(Some("/a/s.yaml"), 1));
+        assert!(!refused(first(), &held(Some("/a/s.yaml"), 2), false), "an edit");
+        assert!(refused(first(), &held(Some("/b/s.yaml"), 1), false), "a copy");
+        assert!(refused(first(), &held(Some("/b/s.yaml"), 2), false), "another");
+        assert!(!refused(first(), &held(Some("/b/s.yaml"), 1), true), "moved");
+        assert!(refused(first(), &held(Some("/b/s.yaml"), 2), true), "moved and edited, or another");
+        assert!(!refused(None, &held(Some("/b/s.yaml"), 2), false), "everything was taken down");
+        assert_eq!(Recorded::Absent.other(&held(Some("/b/s.yaml"), 2), |_| false), None);
+    }
+
+    #[test]
+    fn a_pipe_goes_on_from_a_pipe_and_from_a_file_that_means_the_same() {
+        let file = || Some(held(Some("/a/s.yaml"), 1));
+        assert!(!refused(Some(held(None, 1)), &held(None, 2), false));
+        assert!(!refused(file(), &held(None, 1), false));
+        assert!(refused(file(), &held(None, 2), true));
+        assert!(!refused(Some(held(None, 1)), &held(Some("/a/s.yaml"), 1), false));
+        assert!(refused(Some(held(None, 1)), &held(Some("/a/s.yaml"), 2), false));
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_kept_and_garbage_is_unknown() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state/demo");
+        assert_eq!(Recorded::read(&state), Recorded::Absent);
+        let record = NameRecord { held_by: Some(held(Some("/a/s.yaml"), 1)), unlabelled: true };
+        keep(&state, &record).unwrap();
+        assert_eq!(Recorded::read(&state), Recorded::Present(record.clone()));
+        let before = std::fs::metadata(path(&state)).unwrap();
+        assert_eq!(before.permissions().mode() & 0o777, 0o600);
+        keep(&state, &record).unwrap();
+        let after = std::fs::metadata(path(&state)).unwrap();
+        assert_eq!(before.modified().unwrap(), after.modified().unwrap(), "what stands there is not written again");
+        for garbage in ["", "{", "[]", "{\"heldBy\": 7}"] {
+            std::fs::write(path(&state), garbage).unwrap();
+            assert!(matches!(Recorded::read(&state), Recorded::Unreadable { .. }), "{garbage}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_root_is_ours_where_an_older_version_kept_its_state() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("lock"), "").unwrap();
+        assert!(!Recorded::read(dir.path()).unlabelled(dir.path()));
+        std::fs::write(dir.path().join("journal.jsonl"), "").unwrap();
+        assert!(Recorded::read(dir.path()).unlabelled(dir.path()));
+        keep(dir.path(), &NameRecord { held_by: None, unlabelled: false }).unwrap();
+        assert!(!Recorded::read(dir.path()).unlabelled(dir.path()), "the record counts from then on");
+    }
+}
