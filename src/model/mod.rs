@@ -22,8 +22,8 @@ pub use ids::{
 };
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
 pub use observed::{
-    CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, Live, Observed, Owner, Phase, RecentExits,
-    Seen,
+    CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, ImageState, Images, Live, LoadedImage,
+    Observed, Owner, Phase, RecentExits, Seen,
 };
 pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, Port, Protocol, RestartPolicy};
 pub use text::Text;

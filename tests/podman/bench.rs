@@ -106,7 +106,13 @@ impl<E: Engine> Bench<E> {
             add_hosts: Vec::new(),
             healthcheck: None,
         };
-        let mut create = Create { name: spec.name.clone(), image: self.image.clone(), spec, labels: BTreeMap::new() };
+        let mut create = Create {
+            name: spec.name.clone(),
+            image: self.image.clone(),
+            image_id: None,
+            spec,
+            labels: BTreeMap::new(),
+        };
         self.label(&mut create);
         create
     }

@@ -49,6 +49,7 @@ macro_rules! conformance {
                     secrets_stay_out_of_errors;
                 registry:
                     pulled_by_tag_and_by_digest,
+                    pulled_with_the_login_of_whoever_asks,
                     a_missing_tag_is_an_error_with_the_registrys_words;
             }
         }

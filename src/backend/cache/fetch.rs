@@ -23,6 +23,10 @@ const IN_FLIGHT: usize = 2;
 /// An attempt that got so many bytes further was no failure: the count of retries starts anew.
 const MOVED_ON: u64 = 1024 * 1024;
 
+/// Bytes beyond the promised ones are hashed, so that it can be said what came instead; of a body that goes on for longer
+/// than this beyond them, and beyond twice their number, the end is not waited for (16 MiB).
+const MAX_SURPLUS: u64 = 16 * 1024 * 1024;
+
 /// The longest wait between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -96,11 +100,20 @@ impl Cache {
     ) -> Result<bool, StoreError> {
         progress.set_total(artifact.size_bytes);
         let _flight = self.take_off(&artifact.key).await;
-        if self.is_there(artifact).await? {
-            progress.set(artifact.size_bytes);
-            return Ok(false);
-        }
-        let partial = Partial::lock(&self.0.layout, &artifact.key, &progress).await?;
+        let (artifact, partial) = loop {
+            let placed = self.placed(artifact, from).await?;
+            if self.is_there(&placed).await? {
+                progress.set(artifact.size_bytes);
+                return Ok(false);
+            }
+            let partial = Partial::lock(&self.0.layout, &placed.key, &progress).await?;
+            // Whoever held the lock before us may have put other bytes there.
+            if self.placed(artifact, from).await? == placed {
+                break (placed, partial);
+            }
+            partial.put_down()?;
+        };
+        let artifact = &artifact;
         // Whoever held the lock before us may have brought it.
         if self.is_there(artifact).await? {
             progress.set(artifact.size_bytes);
@@ -110,7 +123,7 @@ impl Cache {
         self.quarantine_what_is_there(&artifact.key).await?;
         let _slot = self.0.downloads.acquire().await;
         let partial = self.download(artifact, from, partial, &progress).await?;
-        self.land(artifact, partial).await?;
+        self.land(artifact, from, partial).await?;
         progress.set(artifact.size_bytes);
         info!(artifact = %artifact.key, bytes = artifact.size_bytes, "artifact fetched");
         Ok(true)
@@ -124,6 +137,36 @@ impl Cache {
             Arc::clone(flights.entry(key.clone()).or_default())
         };
         lock.lock_owned().await
+    }
+
+    /// The artifact under the key that its file has, or will have. That is its own, unless bytes lie there that another
+    /// publisher has under the same key: where several state files share the cache, both have room.
+    async fn placed(&self, artifact: &Artifact, from: &Location) -> Result<Artifact, StoreError> {
+        let (cache, artifact, place) = (self.clone(), artifact.clone(), place(from));
+        blocking(move |stop| {
+            let beside = Artifact { key: artifact.key_beside(), ..artifact.clone() };
+            let own = cache.0.layout.artifact(&artifact.key);
+            let Some(file) = cache.0.layout.open(&own)? else { return Ok(artifact) };
+            let stamp = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", &own))?;
+            let origin = cache.0.index.read().place(&artifact.key, &stamp);
+            let is_others = origin.is_some_and(|origin| origin != place) && cache.0.layout.is_shared();
+            if cache.digest_of(&artifact.key, false, stop)? == Some(artifact.sha256) {
+                return Ok(artifact);
+            }
+            let has_room = is_others || cache.digest_of(&beside.key, false, stop)? == Some(artifact.sha256);
+            Ok(if has_room { beside } else { artifact })
+        })
+        .await
+    }
+
+    /// The key of the file that holds an artifact, as far as the index tells.
+    pub(super) fn key_of(&self, artifact: &Artifact) -> ArtifactKey {
+        let beside = artifact.key_beside();
+        let holds = |key: &ArtifactKey| {
+            let found = self.0.layout.artifact(key).symlink_metadata().ok()?;
+            self.0.index.read().digest(key, &Stamp::of(&found)).filter(|digest| *digest == artifact.sha256)
+        };
+        if holds(&artifact.key).is_none() && holds(&beside).is_some() { beside } else { artifact.key.clone() }
     }
 
     async fn is_there(&self, artifact: &Artifact) -> Result<bool, StoreError> {
@@ -156,7 +199,7 @@ impl Cache {
         let digest = Sha256Digest::from_bytes(hasher.finalize().into());
         let after = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", &path))?;
         if before == after {
-            self.0.index.try_update(|index| index.put(key.clone(), after, digest));
+            self.0.index.try_update(|index| index.put(key.clone(), after, digest, None));
         }
         Ok(Some(digest))
     }
@@ -197,9 +240,9 @@ impl Cache {
                     return Ok(partial);
                 }
                 if !partial.has_old_bytes {
+                    let partial_len = partial.len;
                     partial.discard()?;
-                    let what = artifact.key.to_string();
-                    return Err(StoreError::DigestMismatch { what, expected: artifact.sha256, got });
+                    return Err(mismatch(artifact, got, partial_len));
                 }
                 warn!(artifact = %artifact.key, "the resumed download has the wrong digest; starting over");
                 partial.start_over()?;
@@ -211,7 +254,7 @@ impl Cache {
                 Ok(()) => {}
                 Err(Stop::For(err)) => {
                     match err {
-                        StoreError::SizeMismatch { .. } => partial.discard()?,
+                        StoreError::SizeMismatch { .. } | StoreError::DigestMismatch { .. } => partial.discard()?,
                         _ => partial.put_down()?,
                     }
                     return Err(err);
@@ -279,8 +322,21 @@ impl Cache {
             Ok(answer) => answer,
             Err(failure) => return Ok((partial, Err(Stop::Again(failure)))),
         };
-        if let Err(stop) = judge(artifact, &ask, &answer) {
-            return Ok((partial, Err(stop)));
+        // All that there is has come already.
+        if answer.status == (Status::PastTheEnd { total: Some(partial.len) })
+            && partial.len < artifact.size_bytes
+            && !partial.has_old_bytes
+        {
+            let wrong = mismatch(artifact, partial.digest(), partial.len);
+            return Ok((partial, Err(Stop::For(wrong))));
+        }
+        match judge(artifact, &ask, &answer) {
+            Ok(Judged::Fits) => {}
+            Ok(Judged::WrongLength) => {
+                let hashed = hash_on(Sha256::new(), 0, artifact, answer).await;
+                return Ok((partial, Err(hashed.map_or_else(Stop::Again, Stop::For))));
+            }
+            Err(stop) => return Ok((partial, Err(stop))),
         }
         if answer.status == Status::Whole && partial.len > 0 {
             debug!(artifact = %artifact.key, "the server sends everything; starting over");
@@ -302,6 +358,7 @@ impl Cache {
     ) -> Result<(Partial, Result<(), Stop>), StoreError> {
         let size = artifact.size_bytes;
         let mut received = partial.len;
+        let mut surplus = None;
         let (pieces, inbox) = mpsc::channel(IN_FLIGHT);
         let shown = Arc::clone(progress);
         let writer = tokio::task::spawn_blocking(move || partial.absorb(inbox, size, &shown));
@@ -311,8 +368,8 @@ impl Cache {
                 Ok(Some(piece)) => {
                     received += piece.len() as u64;
                     if received > size {
-                        let what = artifact.key.to_string();
-                        break Err(Stop::For(StoreError::SizeMismatch { what, expected: size, got: None }));
+                        surplus = Some(piece);
+                        break Ok(());
                     }
                     if pieces.send(piece).await.is_err() {
                         break Ok(()); // the writer has failed, and says so below
@@ -329,6 +386,19 @@ impl Cache {
                 Err(_) => std::future::pending().await,
             },
         };
+        if let Some(piece) = surplus {
+            if partial.has_old_bytes {
+                return Ok((partial, Err(Stop::FromTheStart)));
+            }
+            let mut hasher = partial.hasher();
+            hasher.update(&piece);
+            let hashed = hash_on(hasher, received, artifact, answer).await;
+            return Ok((partial, Err(hashed.map_or_else(Stop::Again, Stop::For))));
+        }
+        if end.is_ok() && partial.len < size && answer.marks_its_end && answer.status == Status::Whole {
+            let wrong = mismatch(artifact, partial.digest(), partial.len);
+            return Ok((partial, Err(Stop::For(wrong))));
+        }
         let end = end.and_then(|()| match partial.len == size {
             true => Ok(()),
             false => Err(Stop::Again(Failure::passing(format!("ended early, after {} of {size} bytes", partial.len)))),
@@ -337,14 +407,14 @@ impl Cache {
     }
 
     /// Makes the download the artifact. The index learns of it before the lock is given back.
-    async fn land(&self, artifact: &Artifact, partial: Partial) -> Result<(), StoreError> {
-        let (cache, artifact) = (self.clone(), artifact.clone());
+    async fn land(&self, artifact: &Artifact, from: &Location, partial: Partial) -> Result<(), StoreError> {
+        let (cache, artifact, place) = (self.clone(), artifact.clone(), place(from));
         blocking(move |_| {
             let to = cache.0.layout.artifact(&artifact.key);
             cache.0.layout.guard(&to)?;
             let (_lock, stamp) = partial.commit(&to, cache.0.options.durable)?;
             if let Some(stamp) = stamp {
-                cache.0.index.try_update(|index| index.put(artifact.key, stamp, artifact.sha256));
+                cache.0.index.try_update(|index| index.put(artifact.key, stamp, artifact.sha256, Some(place)));
             }
             Ok(())
         })
@@ -352,25 +422,62 @@ impl Cache {
     }
 }
 
-/// Whether the answer's head fits what was asked and what the manifest promised.
-fn judge(artifact: &Artifact, ask: &Ask, answer: &Answer) -> Result<(), Stop> {
+/// The bytes are not the promised ones; `length` of them came.
+fn mismatch(artifact: &Artifact, got: Sha256Digest, length: u64) -> StoreError {
+    let (what, expected) = (artifact.key.to_string(), artifact.size_bytes);
+    if got == artifact.sha256 {
+        return StoreError::SizeMismatch { what, expected, got: Some(length) };
+    }
+    let lengths = (length != expected).then_some((length, expected));
+    StoreError::DigestMismatch { what, expected: artifact.sha256, got, lengths }
+}
+
+/// Hashes what is left of an answer of the wrong length, so that it can be said what came. Nothing of it is kept.
+async fn hash_on(
+    mut hasher: Sha256,
+    mut length: u64,
+    artifact: &Artifact,
+    mut answer: Answer,
+) -> Result<StoreError, Failure> {
     let expected = artifact.size_bytes;
-    let wrong_size =
-        |got| Stop::For(StoreError::SizeMismatch { what: artifact.key.to_string(), expected, got: Some(got) });
+    let limit = expected.saturating_add(expected.max(MAX_SURPLUS));
+    let too_long = |got| StoreError::SizeMismatch { what: artifact.key.to_string(), expected, got };
+    if let Some(told) = answer.length.filter(|told| *told > limit) {
+        return Ok(too_long(Some(told)));
+    }
+    while let Some(piece) = answer.body.chunk().await? {
+        length += piece.len() as u64;
+        if length > limit {
+            return Ok(too_long(None));
+        }
+        hasher.update(&piece);
+    }
+    Ok(mismatch(artifact, Sha256Digest::from_bytes(hasher.finalize().into()), length))
+}
+
+/// What an answer's head says.
+enum Judged {
+    /// It fits what was asked and what the manifest promised.
+    Fits,
+    /// It is the whole, and of another length than the manifest promised.
+    WrongLength,
+}
+
+fn judge(artifact: &Artifact, ask: &Ask, answer: &Answer) -> Result<Judged, Stop> {
+    let expected = artifact.size_bytes;
     match answer.status {
         Status::Whole => match answer.length {
-            Some(got) if got != expected => Err(wrong_size(got)),
-            _ => Ok(()),
+            Some(got) if got != expected => Ok(Judged::WrongLength),
+            _ => Ok(Judged::Fits),
         },
         Status::NotModified => Err(Stop::Again(Failure::permanent("304"))),
         Status::Part { .. } if ask.from == 0 => Err(Stop::Again(Failure::permanent("206"))),
         Status::PastTheEnd { .. } if ask.from == 0 => Err(Stop::Again(Failure::permanent("416"))),
-        Status::Part { total: Some(got), .. } | Status::PastTheEnd { total: Some(got) } if got != expected => {
-            Err(wrong_size(got))
-        }
+        // Asked for from the start, the whole is hashed.
+        Status::Part { total: Some(got), .. } if got != expected => Err(Stop::FromTheStart),
         Status::Part { start, .. } => {
             let fits = start == Some(ask.from) && answer.length.is_none_or(|length| length == expected - ask.from);
-            if fits { Ok(()) } else { Err(Stop::FromTheStart) }
+            if fits { Ok(Judged::Fits) } else { Err(Stop::FromTheStart) }
         }
         Status::PastTheEnd { .. } => Err(Stop::FromTheStart),
     }

@@ -32,7 +32,9 @@ impl Api {
         // Where both fail it is always the same one that is told, so that a reader sees no change where there is none.
         let (containers, images) = tokio::join!(self.containers(look), self.images());
         let looked_at = Some(SystemTime::now());
-        Ok(Guest { version: server.version.clone(), looked_at, containers: containers?, images: images? })
+        let (containers, images) = (containers?, images?);
+        let version = server.version.clone();
+        Ok(Guest { version, looked_at, containers, images: images.names, image_store: images.store })
     }
 
     async fn containers(&self, look: &Look) -> Result<BTreeMap<ContainerName, ContainerState>, EngineError> {

@@ -53,7 +53,7 @@ pub(super) fn body(create: &Create, gateway: Option<&str>) -> Value {
     let env: Map<String, Value> = spec.env.iter().map(|(name, value)| (name.clone(), json!(value.expose()))).collect();
     let mut body = json!({
         "name": create.name.as_str(),
-        "image": create.image.as_str(),
+        "image": create.image_word(),
         "labels": create.labels,
         "env": env,
         "mounts": spec.mounts.iter().map(mount).collect::<Vec<_>>(),

@@ -3,7 +3,6 @@
 //! A field that is missing, null or of another type than expected counts as not told; a word that is not known becomes
 //! `Other`. So an answer of an older or newer Podman (4.3 to 5.x seen) costs at most a detail, never the whole look.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -11,7 +10,7 @@ use serde_json::Value;
 use crate::backend::EngineEvent;
 use crate::model::{
     AgentName, CanonicalSpec, CheckResult, ContainerId, ContainerName, ContainerState, Health, HealthCheck, HealthTest,
-    ImageId, ImageRef, Live, Name, Owner, Phase, Port, Protocol, Text,
+    ImageId, ImageRef, ImageState, Images, Live, Name, Owner, Phase, Port, Protocol, Text,
 };
 
 /// Label: whose container it is.
@@ -92,20 +91,22 @@ pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(
     Some((name, container))
 }
 
-/// Every name in `GET /libpod/images/json` with its image.
-pub(super) fn images(answer: &Value) -> BTreeMap<ImageRef, ImageId> {
-    let mut images = BTreeMap::new();
+/// `GET /libpod/images/json`, or `podman images --format json`. Digests are looked up by, and are no tags: Podman derives
+/// one from every name.
+pub(super) fn images(answer: &Value) -> Images {
+    let mut images = Images::default();
     for image in answer.as_array().into_iter().flatten() {
-        let Some(id) = text(image, "Id") else { continue };
-        for field in ["RepoTags", "RepoDigests", "Names"] {
-            for name in strings(image.get(field)) {
-                if let Ok(reference) = ImageRef::new(name)
-                    && !reference.as_str().contains("<none>")
-                {
-                    images.insert(reference, ImageId::from(id));
-                }
-            }
-        }
+        let Some(id) = text(image, "Id").map(ImageId::from) else { continue };
+        let names = ["RepoTags", "RepoDigests", "Names"].into_iter().flat_map(|field| strings(image.get(field)));
+        let names: Vec<_> =
+            names.filter(|name| !name.contains("<none>")).filter_map(|name| ImageRef::new(name).ok()).collect();
+        let state = ImageState {
+            size: int(image, "Size").and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            tags: names.iter().filter(|name| !name.is_digest()).cloned().collect(),
+            containers: int(image, "Containers").and_then(|count| u64::try_from(count).ok()),
+        };
+        images.names.extend(names.into_iter().map(|name| (name, id.clone())));
+        images.store.insert(id, state);
     }
     images
 }

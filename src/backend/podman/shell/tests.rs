@@ -116,8 +116,13 @@ fn a_container_in_podmans_words() {
         healthcheck: None,
     };
     let image = crate::model::ImageRef::new("localhost/a:1").unwrap();
-    let mut create =
-        Create { name: spec.name.clone(), image, spec, labels: [("k".to_owned(), "v w".to_owned())].into() };
+    let mut create = Create {
+        name: spec.name.clone(),
+        image,
+        image_id: None,
+        spec,
+        labels: [("k".to_owned(), "v w".to_owned())].into(),
+    };
     let words = create::words(&create, Some("10.0.0.1"));
     let wanted = [
         "--pull=never",
