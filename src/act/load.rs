@@ -38,7 +38,9 @@ pub(super) async fn load<V: Vm, E: Engine, S: Store>(
         None => sent(world, artifact, reference, progress).await?,
     };
     let named = before.names.get(reference);
-    if named != Some(&image) && (named.is_none() || named == supersedes) {
+    let is_free = named.is_none() || named == supersedes;
+    // A digest is no name that could be given.
+    if named != Some(&image) && is_free && !reference.is_digest() {
         world.engine.tag(&image, reference).await?;
     }
     let brought = (!before.store.contains_key(&image)).then_some(reference);

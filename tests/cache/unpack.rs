@@ -5,8 +5,8 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::StreamExt;
+use steadfast::backend::Progress;
 use steadfast::backend::cache::damage;
-use steadfast::backend::{Progress, Store};
 
 use crate::world::{KEY, World, key, noise};
 

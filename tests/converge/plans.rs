@@ -211,10 +211,7 @@ async fn a_tarball_of_another_image_is_refused_and_leaves_nothing() {
     let story = Story::new(&["a"]);
     story.fake.state().tarballs.insert(tarball_of("a", "1"), (ImageId::from("b"), vec!["r.example/b:1".into()]));
     let report = story.converge().await;
-    assert_eq!(
-        troubles(&report),
-        ["agent `a`: tarball `vm/images/a-1-x64.tar.gz` holds `r.example/b:1`, not `r.example/a:1`"]
-    );
+    assert_eq!(troubles(&report), ["tarball `vm/images/a-1-x64.tar.gz` holds `r.example/b:1`, not `r.example/a:1`"]);
     let state = story.fake.state();
     assert!(state.images.is_empty() && state.image_store.is_empty());
     assert_eq!(state.count("load"), 0);

@@ -587,7 +587,7 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
-        link.append_link(&mut header, "x/../manifest.json", "elsewhere").unwrap();
+        link.append_link(&mut header, "./manifest.json", "elsewhere").unwrap();
         assert_eq!(refused(&link.into_inner().unwrap()), "its manifest.json is no file");
         let mut huge = archive(&[("manifest.json", b"")]);
         huge[124..136].copy_from_slice(b"77777777777\0");
