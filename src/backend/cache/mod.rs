@@ -9,6 +9,7 @@
 //! | `index` | what is known of files without reading them |
 //! | `partial` | a download under way: lock, running hash, commit |
 //! | `fetch` | bring one artifact in: attempts, resume, quarantine |
+//! | `judge` | compare an answer with what was promised |
 //! | `manifest` | the published manifest and its local copy |
 //! | `unpack` | read an artifact as a plain tar |
 //! | `archive` | let nothing of a tarball through but the wanted image |
@@ -18,6 +19,7 @@ mod archive;
 mod fetch;
 mod gc;
 mod index;
+mod judge;
 mod manifest;
 mod partial;
 mod paths;
