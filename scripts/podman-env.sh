@@ -142,7 +142,7 @@ pe_end() {
 
 pe_save() {
   local name
-  for name in pe_dir pe_base pe_service pe_holder pe_machine pe_namespace pe_socket pe_settings PODMAN_ENV_REGISTRY; do
+  for name in pe_dir pe_base pe_service pe_holder pe_machine pe_namespace pe_socket pe_settings PODMAN_ENV_REGISTRY PODMAN_ENV_LOGIN_REGISTRY; do
     printf '%s=%q\n' "$name" "${!name:-}"
   done >"$pe_dir/state.sh"
   # For programs that start `podman` without the socket: the assignments, one a line.
@@ -296,8 +296,12 @@ CONF
   printf '{"default":[{"type":"insecureAcceptAnything"}]}\n' >"$pe_dir/home/.config/containers/policy.json"
   # A registry on loopback speaks plain HTTP, and Podman wants its very port to be named for that.
   [ -n "${PODMAN_ENV_REGISTRY:-}" ] || PODMAN_ENV_REGISTRY=127.0.0.1:$(free_port 15000)
-  export PODMAN_ENV_REGISTRY
-  printf 'unqualified-search-registries = []\n[[registry]]\nlocation = "%s"\ninsecure = true\n' "$PODMAN_ENV_REGISTRY" >"$pe_dir/registries.conf"
+  [ -n "${PODMAN_ENV_LOGIN_REGISTRY:-}" ] || PODMAN_ENV_LOGIN_REGISTRY=127.0.0.1:$(free_port 16000)
+  export PODMAN_ENV_REGISTRY PODMAN_ENV_LOGIN_REGISTRY
+  {
+    printf 'unqualified-search-registries = []\n'
+    printf '[[registry]]\nlocation = "%s"\ninsecure = true\n' "$PODMAN_ENV_REGISTRY" "$PODMAN_ENV_LOGIN_REGISTRY"
+  } >"$pe_dir/registries.conf"
 }
 
 # A name, a link and a subnet of our own: else a second Podman on the machine hands out the same addresses.

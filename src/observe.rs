@@ -56,7 +56,9 @@ pub async fn observe<V: Vm, E: Engine, S: Store>(
         Err(err) => unknown(&err),
     };
     let reach = world.engine.reach();
-    let mut observed = Observed { published: published.manifest.clone(), local, artifacts, vm, reach, guest };
+    // What cannot be told is not taken for ours to remove.
+    let loaded = world.store.loaded_images().await.unwrap_or_default();
+    let mut observed = Observed { published: published.manifest.clone(), local, artifacts, vm, reach, guest, loaded };
     prove_wanted(world, desired, &mut observed).await;
     observed
 }
@@ -158,7 +160,7 @@ async fn prove_wanted<V, E, S: Store>(world: &World<V, E, S>, desired: &Desired,
     let unproved: Vec<_> = match &observed.artifacts {
         Seen::Present(artifacts) => wanted_artifacts(desired, observed)
             .into_iter()
-            .map(|wanted| wanted.artifact.key)
+            .flat_map(|wanted| [wanted.artifact.key_beside(), wanted.artifact.key])
             .filter(|key| artifacts.get(key).is_some_and(|cached| cached.digest.is_none()))
             .collect(),
         Seen::Absent | Seen::Unknown { .. } => return,

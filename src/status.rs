@@ -361,10 +361,8 @@ fn agent_status(
             started_at: container.started_at.map(rfc3339),
             restarts: container.restarts,
         }),
-        image: found.map(|(_, container)| ImageStatus {
-            id: container.image.to_string(),
-            reference: container.image_name.clone(),
-        }),
+        image: found
+            .map(|(_, container)| ImageStatus { id: container.image.to_string(), reference: made_from(container) }),
         artifact: artifact(name, agent, desired, observed),
         conditions: conditions(name, agent, observed, plan, ready, judged.as_ref(), &since),
         last_log: None,
@@ -384,15 +382,23 @@ fn serving<'g>(guest: &'g Guest, name: &AgentName, agent: &Agent) -> Option<(&'g
     }
 }
 
+/// The name a container's image was asked for by. Podman's own word for it is the first name the image has had.
+fn made_from(container: &ContainerState) -> String {
+    let asked = match &container.owner {
+        Owner::Ours { spec: Some(spec), .. } => spec.image().map(str::to_owned),
+        Owner::Ours { .. } | Owner::Foreign(_) => None,
+    };
+    asked.unwrap_or_else(|| container.image_name.clone())
+}
+
 fn artifact(name: &AgentName, agent: &Agent, desired: &Desired, observed: &Observed) -> Option<ArtifactStatus> {
     if agent.source != ImageSource::Manifest || agent.state == AgentState::Absent {
         return None;
     }
     let artifact = resolve_artifact(name, agent, agent.run_arch(desired.host_arch), observed).ok()?;
-    let cached = observed.artifacts.present().and_then(|artifacts| artifacts.get(&artifact.key));
     Some(ArtifactStatus {
         key: artifact.key.to_string(),
-        present: cached.is_some_and(|cached| cached.digest == Some(artifact.sha256)),
+        present: observed.artifacts.present().is_some_and(|files| artifact.is_in(files)),
         sha256: artifact.sha256.to_string(),
         bytes: artifact.size_bytes,
     })

@@ -1,7 +1,7 @@
 //! Whole commands against a real Podman. Built with `--features podman-tests`.
 //!
 //! * `STEADFAST_TEST_PODMAN_SOCKET`: the API socket of a Podman that tests may fill (required).
-//! * `STEADFAST_TEST_REGISTRY`: see `tests/podman.rs`.
+//! * `STEADFAST_TEST_REGISTRY`, `STEADFAST_TEST_LOGIN_REGISTRY`: see `tests/podman.rs`.
 //!
 //! Each test has a sandbox, a name and an image of its own, and clears up after itself; they may run side by side.
 
@@ -13,6 +13,8 @@ mod converge;
 mod disks;
 #[path = "apply/failures.rs"]
 mod failures;
+#[path = "apply/images.rs"]
+mod images;
 #[path = "apply/interrupted.rs"]
 mod interrupted;
 #[path = "apply/locks.rs"]

@@ -5,6 +5,8 @@
 //!   same Podman. When not set, the environment as it is.
 //! * `STEADFAST_TEST_REGISTRY`: address of a plain-http registry, `127.0.0.1:5097` when not set. That Podman's
 //!   `registries.conf` must call it insecure. When nobody listens there, `docker-registry` is started.
+//! * `STEADFAST_TEST_LOGIN_REGISTRY`: a second such address, `127.0.0.1:5098` when not set, where nobody listens: registries
+//!   that want a login are started there.
 //!
 //! What an engine must do stands in `podman/`, in functions over any [`steadfast::backend::Engine`]; here they are run, one
 //! test each and transport. The command line is reached through a stand-in for `limactl` that runs what it is given here.
@@ -32,17 +34,34 @@ mod registry;
 mod support;
 
 use bench::Place;
-use steadfast::backend::podman::Podman;
+use steadfast::backend::podman::{Logins, Podman};
 
 fn through_api() -> Place<Podman> {
     let socket = support::podman_socket();
-    let engine = Podman::connect(Some(&socket), |_| None).expect("a client for the test's Podman");
+    let vars = |name: &str| (name == "REGISTRY_AUTH_FILE").then(|| login_file().display().to_string());
+    let engine = Podman::connect(Some(&socket), vars).expect("a client for the test's Podman");
     Place { engine, api: true, local: true, socket, keep: Box::new(()) }
+}
+
+/// The logins of whoever tests, for a registry that wants one.
+fn logins() -> Logins {
+    Logins::of(|name| (name == "REGISTRY_AUTH_FILE").then(|| login_file().display().to_string()))
+}
+
+fn login_file() -> &'static std::path::Path {
+    static FILE: std::sync::OnceLock<tempfile::NamedTempFile> = std::sync::OnceLock::new();
+    let file = || {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        let text = support::registry::login(&support::registry::address());
+        std::io::Write::write_all(&mut file, text.as_bytes()).expect("written");
+        file
+    };
+    FILE.get_or_init(file).path()
 }
 
 fn through_shell() -> Place<Podman> {
     let stand_in = limactl::StandIn::new();
-    let engine = Podman::Shell(stand_in.shell());
+    let engine = Podman::Shell(stand_in.shell().with_logins(logins()));
     Place { engine, api: false, local: true, socket: support::podman_socket(), keep: Box::new(stand_in.directory) }
 }
 

@@ -121,12 +121,12 @@ stage_podman() {
   podman_env_start "$scratch/p"
   export STEADFAST_TEST_PODMAN_SOCKET=$pe_socket
   # The registry port which this Podman reaches over plain HTTP.
-  export STEADFAST_TEST_REGISTRY=$PODMAN_ENV_REGISTRY
+  export STEADFAST_TEST_REGISTRY=$PODMAN_ENV_REGISTRY STEADFAST_TEST_LOGIN_REGISTRY=$PODMAN_ENV_LOGIN_REGISTRY
   # Where `podman` without the socket is the same Podman.
   if [ -r "$pe_dir/local.env" ]; then export STEADFAST_TEST_PODMAN_ENV=$pe_dir/local.env; fi
   for target in $present; do cargo_test --test "$target"; done
   podman_env_stop
-  unset STEADFAST_TEST_PODMAN_SOCKET STEADFAST_TEST_PODMAN_ENV STEADFAST_TEST_REGISTRY
+  unset STEADFAST_TEST_PODMAN_SOCKET STEADFAST_TEST_PODMAN_ENV STEADFAST_TEST_REGISTRY STEADFAST_TEST_LOGIN_REGISTRY
 }
 
 # limactl refuses root, and the tree may be closed to the user who stands in: so cargo only compiles here, and copies run there.

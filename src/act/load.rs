@@ -1,4 +1,7 @@
-//! From a tarball in the cache to a named image in the engine.
+//! From a tarball in the cache to an image in the engine, and out of it again.
+//!
+//! The store hands out nothing of a tarball but the image that is wanted, and that without a name. It is given its name
+//! here, unless the name points to an image that somebody else gave it to.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,37 +9,77 @@ use futures_util::TryStreamExt;
 
 use super::ActError;
 use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, Vm, World};
-use crate::model::{Artifact, ImageId, ImageRef};
+use crate::error::Chain;
+use crate::model::{Artifact, ImageId, ImageRef, Images};
+
+/// What is to be loaded, and for which name.
+pub(super) struct Load<'a> {
+    pub artifact: &'a Artifact,
+    pub reference: &'a ImageRef,
+    /// The image is there already and lacks only the name.
+    pub tag: Option<&'a ImageId>,
+    /// The image that the name may be moved on from.
+    pub supersedes: Option<&'a ImageId>,
+}
 
 pub(super) async fn load<V: Vm, E: Engine, S: Store>(
     world: &World<V, E, S>,
-    artifact: &Artifact,
-    reference: &ImageRef,
-    tag: Option<&ImageId>,
+    load: Load<'_>,
     progress: Arc<Progress>,
 ) -> Result<(), ActError> {
+    let Load { artifact, reference, tag, supersedes } = load;
     if let Some(image) = tag {
         return Ok(world.engine.tag(image, reference).await?);
     }
-    let names = match seen(world, artifact).await {
-        Some(names) => names,
-        None => sent(world, artifact, progress).await?,
+    let before = world.engine.images().await?;
+    forget_the_gone(world, &before).await;
+    let image = match seen(world, &load, &before).await {
+        Some(image) => image,
+        None => sent(world, artifact, reference, progress).await?,
     };
-    let image = named(world, artifact, reference, &names).await?;
+    let named = before.names.get(reference);
+    let is_free = named.is_none() || named == supersedes;
+    // A digest is no name that could be given.
+    if named != Some(&image) && is_free && !reference.is_digest() {
+        world.engine.tag(&image, reference).await?;
+    }
+    let brought = (!before.store.contains_key(&image)).then_some(reference);
     // A failure costs a second load next time, nothing else.
-    if let Err(err) = world.store.remember_image(artifact.sha256, &image).await {
-        tracing::warn!(error = %crate::error::Chain(&err), "cannot remember which image an artifact yields");
+    if let Err(err) = world.store.remember_image(artifact.sha256, &image, brought).await {
+        tracing::warn!(error = %Chain(&err), "cannot remember which image an artifact yields");
     }
     Ok(())
 }
 
-/// Loaded from where the engine's machine sees the tarball. `None` where it does not, or could not load it from there.
-async fn seen<V, E: Engine, S: Store>(world: &World<V, E, S>, artifact: &Artifact) -> Option<Vec<String>> {
-    let file = world.engine.sees(&world.store.file(&artifact.key)?)?;
-    match world.engine.load_seen(&file).await {
-        Ok(names) => Some(names),
+/// An image that was loaded, and removed by somebody since, is whose it is who brings it next.
+async fn forget_the_gone<V, E, S: Store>(world: &World<V, E, S>, there: &Images) {
+    for image in world.store.loaded_images().await.unwrap_or_default().into_keys() {
+        if !there.store.contains_key(&image) {
+            let _ = world.store.forget_image(&image).await;
+        }
+    }
+}
+
+/// Loaded from where the engine's machine sees the tarball, as it is. `None` where it does not, or could not load it from
+/// there, and where something in it but the wanted image could come along.
+async fn seen<V, E: Engine, S: Store>(world: &World<V, E, S>, load: &Load<'_>, before: &Images) -> Option<ImageId> {
+    let Load { artifact, reference, supersedes, .. } = load;
+    let file = world.engine.sees(&world.store.file(artifact)?)?;
+    let named = before.names.get(*reference);
+    if named.is_some() && named != *supersedes || !world.store.holds_only(artifact, reference).await.unwrap_or(false) {
+        return None;
+    }
+    let loaded = async {
+        let names = world.engine.load_seen(&file).await?;
+        match names.iter().find_map(|name| name.strip_prefix("sha256:")) {
+            Some(id) => Ok(Some(ImageId::from(id))),
+            None => world.engine.image(reference).await,
+        }
+    };
+    match loaded.await {
+        Ok(image) => image,
         Err(err) => {
-            tracing::info!(error = %crate::error::Chain(&err), "the VM cannot load what it sees of the cache: sending it");
+            tracing::info!(error = %Chain(&err), "the VM cannot load what it sees of the cache: sending it");
             None
         }
     }
@@ -46,14 +89,22 @@ async fn seen<V, E: Engine, S: Store>(world: &World<V, E, S>, artifact: &Artifac
 async fn sent<V, E: Engine, S: Store>(
     world: &World<V, E, S>,
     artifact: &Artifact,
+    reference: &ImageRef,
     progress: Arc<Progress>,
-) -> Result<Vec<String>, ActError> {
+) -> Result<ImageId, ActError> {
     let broken = Arc::new(Mutex::new(None));
-    let tar = watched(world.store.open(&artifact.key, progress).await?, broken.clone());
-    world.engine.load(tar).await.map_err(|err| match taken(&broken) {
+    let tar = watched(world.store.open_image(artifact, reference, progress).await?, broken.clone());
+    let names = world.engine.load(tar).await.map_err(|err| match taken(&broken) {
         Some(cause) => ActError::Store(cause),
         None => err.into(),
-    })
+    })?;
+    match names.as_slice() {
+        [only] if only.starts_with("sha256:") => Ok(ImageId::from(only.as_str())),
+        names => {
+            let sentence = format!("Podman was sent one image without a name, and says it loaded {}", names.join(", "));
+            Err(EngineError::new(EngineErrorKind::Unknown, sentence).into())
+        }
+    }
 }
 
 /// The same stream. Should the store break it off, its reason is kept in `broken`: engines only pass on the words.
@@ -70,27 +121,21 @@ fn taken(broken: &Mutex<Option<StoreError>>) -> Option<StoreError> {
     broken.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// The image that was loaded, under the wanted name. A tarball without a name is given it; one with another name is
-/// refused, since then it is not what the manifest says it is.
-async fn named<V: Vm, E: Engine, S: Store>(
+/// Removes an image that was loaded for `reference`, unless somebody has named or used it meanwhile: then it is theirs.
+pub(super) async fn prune<V, E: Engine, S: Store>(
     world: &World<V, E, S>,
-    artifact: &Artifact,
+    image: &ImageId,
     reference: &ImageRef,
-    names: &[String],
-) -> Result<ImageId, ActError> {
-    let is_wanted = |name: &String| ImageRef::new(name.as_str()).is_ok_and(|name| name.qualified() == *reference);
-    if names.iter().any(is_wanted) {
-        return world.engine.image(reference).await?.ok_or_else(|| {
-            let sentence = format!("Podman said it loaded `{reference}`, and does not have it");
-            ActError::Engine(EngineError::new(EngineErrorKind::Unknown, sentence))
-        });
+) -> Result<(), ActError> {
+    let there = world.engine.images().await?;
+    let is_free = there.store.get(image).is_some_and(|state| {
+        state.tags.iter().all(|tag| tag == reference) && state.containers.is_none_or(|containers| containers == 0)
+    });
+    if is_free {
+        match world.engine.remove_image(image).await {
+            Err(err) if err.kind == EngineErrorKind::Conflict => {}
+            outcome => outcome?,
+        }
     }
-    if let [only] = names
-        && let Some(id) = only.strip_prefix("sha256:")
-    {
-        let image = ImageId::from(id);
-        world.engine.tag(&image, reference).await?;
-        return Ok(image);
-    }
-    Err(ActError::OtherImage { artifact: artifact.key.to_string(), wanted: reference.clone(), found: names.to_vec() })
+    Ok(world.store.forget_image(image).await?)
 }

@@ -19,7 +19,7 @@ use crate::backend::{
     Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, Vm, VmError, World,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, ImageRef, Phase, RestartPolicy, labels,
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, Phase, RestartPolicy, labels,
 };
 use crate::plan::{Action, Revival, stays_ended};
 
@@ -73,16 +73,6 @@ pub enum ActError {
     /// Podman.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The tarball holds another image than its manifest says.
-    #[error("tarball `{artifact}` holds {}, not `{wanted}`", names(found))]
-    OtherImage {
-        /// Key of the tarball.
-        artifact: String,
-        /// The name it should carry.
-        wanted: ImageRef,
-        /// The names it carries.
-        found: Vec<String>,
-    },
     /// A bind mount's source is not there.
     #[error("mount source `{path}` of container `{container}` does not exist")]
     MountSource {
@@ -195,14 +185,6 @@ pub(crate) fn ended(seen: Option<&ContainerState>, restart: RestartPolicy) -> Op
     }
 }
 
-fn names(found: &[String]) -> String {
-    if found.is_empty() {
-        "no image".to_owned()
-    } else {
-        found.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-    }
-}
-
 pub(crate) fn tail(log: &str) -> String {
     if log.is_empty() { String::new() } else { format!("; its last log lines:\n{log}") }
 }
@@ -223,8 +205,7 @@ impl ActError {
             ActError::Store(err) => err.is_retryable(),
             ActError::Vm(err) => err.is_retryable(),
             ActError::Engine(err) => err.kind.is_retryable() || err.kind == EngineErrorKind::NotFound,
-            ActError::OtherImage { .. }
-            | ActError::MountSource { .. }
+            ActError::MountSource { .. }
             | ActError::PortTaken { .. }
             | ActError::EndedAtOnce { .. }
             | ActError::Unhealthy { .. }
@@ -243,7 +224,6 @@ impl ActError {
             ActError::Store(err) => err.kind(),
             ActError::Vm(err) => err.kind(),
             ActError::Engine(err) => err.kind.as_str(),
-            ActError::OtherImage { .. } => "otherImage",
             ActError::MountSource { .. } => "mountSource",
             ActError::PortTaken { .. } => "conflict",
             ActError::EndedAtOnce { .. } => "endedAtOnce",
@@ -305,8 +285,9 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             world.vm.forward(ports).await?;
             Ok(Done::default())
         }
-        Action::LoadImage { artifact, reference, tag } => {
-            load::load(world, artifact, reference, tag.as_ref(), progress).await?;
+        Action::LoadImage { artifact, reference, tag, supersedes } => {
+            let load = load::Load { artifact, reference, tag: tag.as_ref(), supersedes: supersedes.as_ref() };
+            load::load(world, load, progress).await?;
             Ok(Done::default())
         }
         Action::PullImage { reference } => {
@@ -346,15 +327,14 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             world.engine.remove(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
-        Action::PruneArtifact { key } => {
+        Action::PruneArtifact { key, .. } => {
             world.store.remove(key).await?;
             Ok(Done::default())
         }
-        Action::PruneImage { image, .. } => match world.engine.remove_image(image).await {
-            // Somebody else's container uses it: then it is needed after all.
-            Err(err) if err.kind == EngineErrorKind::Conflict => Ok(Done::default()),
-            outcome => Ok(outcome.map(|()| Done::default())?),
-        },
+        Action::PruneImage { image, reference, .. } => {
+            load::prune(world, image, reference).await?;
+            Ok(Done::default())
+        }
     }
 }
 

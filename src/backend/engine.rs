@@ -14,8 +14,8 @@ use tokio::io::AsyncWrite;
 
 use super::{ByteStream, Progress};
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest, HostKey, ImageId, ImageRef, Ownership,
-    Reach, VmState,
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest, HostKey, ImageId, ImageRef, Images,
+    Ownership, Reach, VmState,
 };
 
 /// What a look at the engine is to find.
@@ -143,6 +143,9 @@ pub trait Engine: Send + Sync {
 
     /// Looks closely at one container: restarts and health verdict included. `None` when there is none.
     fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
+
+    /// The images, and nothing else: as [`Engine::look`] finds them.
+    fn images(&self) -> impl Future<Output = Result<Images, EngineError>> + Send;
 
     /// The id of the image with this name; `None` when there is none.
     fn image(&self, reference: &ImageRef) -> impl Future<Output = Result<Option<ImageId>, EngineError>> + Send;

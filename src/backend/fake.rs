@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use super::{EngineError, EngineErrorKind, StoreError, World};
 use crate::model::labels::Labels;
 use crate::model::{
-    ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, Manifest, Phase, Port, RecentExits,
-    Sha256Digest,
+    ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, ImageState, Images, LoadedImage,
+    Manifest, Phase, Port, RecentExits, Sha256Digest,
 };
 
 /// How long Podman takes to restart what ended.
@@ -78,6 +78,8 @@ pub struct State {
     pub offered: BTreeMap<ArtifactKey, Sha256Digest>,
     /// Which image an artifact yields, as the cache remembers.
     pub remembered: BTreeMap<Sha256Digest, ImageId>,
+    /// Which images loading brought, as the cache remembers.
+    pub loaded: BTreeMap<ImageId, LoadedImage>,
     /// Host ports that other programs hold.
     pub busy_ports: BTreeSet<u16>,
     /// Podman's own restarts are used up: whoever ends stays so.
@@ -468,6 +470,17 @@ impl State {
             one.ends.push((Instant::now(), 137));
             self.tell("died", name, Some(137));
         }
+    }
+
+    fn list_images(&self) -> Images {
+        let state = |image: &ImageId| ImageState {
+            size: 1000,
+            tags: self.images.iter().filter(|(_, id)| *id == image).map(|(name, _)| name.clone()).collect(),
+            containers: u64::try_from(self.containers.values().filter(|one| one.image == *image).count()).ok(),
+        };
+        let all: BTreeSet<_> = self.image_store.iter().chain(self.images.values()).collect();
+        let store = all.into_iter().map(|image| (image.clone(), state(image))).collect();
+        Images { names: self.images.clone(), store }
     }
 
     /// How many calls with this word were made.

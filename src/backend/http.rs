@@ -65,6 +65,8 @@ pub struct Answer {
     pub status: Status,
     /// How many bytes the body says it has.
     pub length: Option<u64>,
+    /// An end that comes is the body's own (chunks), and not that of a connection that may have broken off.
+    pub marks_its_end: bool,
     /// For the next conditional question.
     pub validators: Validators,
     /// The bytes.
@@ -201,6 +203,7 @@ impl Client {
         Ok(Answer {
             status,
             length: response.content_length(),
+            marks_its_end: text(headers, header::TRANSFER_ENCODING).is_some_and(|coding| coding.contains("chunked")),
             validators: Validators {
                 etag: text(headers, header::ETAG),
                 last_modified: text(headers, header::LAST_MODIFIED),
@@ -229,6 +232,7 @@ impl Client {
         Ok(Answer {
             status,
             length: Some(total.saturating_sub(from)),
+            marks_its_end: false,
             validators: Validators::default(),
             body: Body { bytes: Source::File(file), stall_timeout: self.stall_timeout },
         })

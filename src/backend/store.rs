@@ -6,7 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{ByteStream, Progress};
-use crate::model::{Artifact, ArtifactKey, CachedArtifact, ImageId, Location, Manifest, ManifestError, Sha256Digest};
+use crate::model::ids::clean;
+use crate::model::{
+    Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, ManifestError,
+    Sha256Digest,
+};
 
 /// Holds artifacts and the manifest. Implemented by the cache directory.
 pub trait Store: Send + Sync {
@@ -40,24 +44,42 @@ pub trait Store: Send + Sync {
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// The file on this host that holds an artifact, where one does.
-    fn file(&self, _key: &ArtifactKey) -> Option<PathBuf> {
+    fn file(&self, _artifact: &Artifact) -> Option<PathBuf> {
         None
     }
 
-    /// Opens an artifact as a plain tar: decompressed (gzip, zstd or not at all, told by its first bytes) while it is
-    /// read. `progress` counts compressed bytes.
-    fn open(
+    /// Opens an artifact as a plain tar that holds the wanted image, without a name, and nothing else an engine could take
+    /// for one: decompressed (gzip, zstd or not at all, told by its first bytes) and filtered while it is read. `progress`
+    /// counts compressed bytes. A tarball that does not hold the image is refused, at the latest when its end is read, and
+    /// from then on at once.
+    fn open_image(
         &self,
-        key: &ArtifactKey,
+        artifact: &Artifact,
+        wanted: &ImageRef,
         progress: Arc<Progress>,
     ) -> impl Future<Output = Result<ByteStream, StoreError>> + Send;
 
-    /// Remembers which image the artifact with this digest yields.
+    /// Whether an artifact could be loaded as it is: it holds one image, and no name but the wanted one. Reads it whole.
+    fn holds_only(
+        &self,
+        artifact: &Artifact,
+        wanted: &ImageRef,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Remembers which image the artifact with this digest yields. `brought` says that it was not in the engine before, and
+    /// for which name it was loaded: then it is ours to remove.
     fn remember_image(
         &self,
         digest: Sha256Digest,
         image: &ImageId,
+        brought: Option<&ImageRef>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The images that are ours to remove.
+    fn loaded_images(&self) -> impl Future<Output = Result<BTreeMap<ImageId, LoadedImage>, StoreError>> + Send;
+
+    /// From now on an image is not ours to remove.
+    fn forget_image(&self, image: &ImageId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Removes an artifact file. Fine when it is gone already; never one that is being written or read.
     fn remove(&self, key: &ArtifactKey) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -95,7 +117,7 @@ pub enum StoreError {
         retryable: bool,
     },
     /// The bytes are not the promised ones.
-    #[error("sha256 mismatch for {what}: expected {expected}, got {got}")]
+    #[error("sha256 mismatch for {what}: expected {expected}, got {got}{}", lengths.map(told).unwrap_or_default())]
     DigestMismatch {
         /// Path or key.
         what: String,
@@ -103,15 +125,18 @@ pub enum StoreError {
         expected: Sha256Digest,
         /// As hashed.
         got: Sha256Digest,
+        /// How many bytes came and how many were promised, where that differs.
+        lengths: Option<(u64, u64)>,
     },
-    /// The length is not the promised one.
+    /// The length is not the promised one, and either so far from it that the bytes were not read to their end, or the
+    /// digest is right all the same.
     #[error("size mismatch for {what}: expected {expected} bytes, got {}", match got { Some(got) => got.to_string(), None => "more".to_owned() })]
     SizeMismatch {
         /// Path or key.
         what: String,
         /// As the manifest says.
         expected: u64,
-        /// As offered. `None` when more came than was promised, and was not waited for.
+        /// As offered. `None` when far more came than was promised, and was not waited for.
         got: Option<u64>,
     },
     /// Not enough room.
@@ -132,6 +157,16 @@ pub enum StoreError {
         /// What the decompressor says.
         why: String,
     },
+    /// The tarball holds another image than its manifest says.
+    #[error("tarball `{key}` holds {}, not `{wanted}`", names(found))]
+    OtherImage {
+        /// The artifact.
+        key: ArtifactKey,
+        /// The image it should hold.
+        wanted: ImageRef,
+        /// The names it carries.
+        found: Vec<String>,
+    },
     /// A path below the cache leads elsewhere.
     #[error("refusing `{}`: it leaves the cache through a symbolic link", path.display())]
     Escapes {
@@ -151,6 +186,25 @@ pub enum StoreError {
     },
 }
 
+/// How many names of a tarball an error lists.
+const MAX_LISTED: usize = 10;
+
+fn told((got, expected): (u64, u64)) -> String {
+    format!(" ({got} bytes instead of {expected})")
+}
+
+fn names(found: &[String]) -> String {
+    if found.is_empty() {
+        return "no image of that name".to_owned();
+    }
+    let shown =
+        found.iter().take(MAX_LISTED).map(|name| format!("`{}`", clean(name, 200))).collect::<Vec<_>>().join(", ");
+    match found.len().saturating_sub(MAX_LISTED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 impl StoreError {
     /// Whether trying again later may help by itself.
     pub fn is_retryable(&self) -> bool {
@@ -162,6 +216,7 @@ impl StoreError {
             | Self::SizeMismatch { .. }
             | Self::NoSpace { .. }
             | Self::Damaged { .. }
+            | Self::OtherImage { .. }
             | Self::Escapes { .. } => false,
         }
     }
@@ -177,6 +232,7 @@ impl StoreError {
             Self::SizeMismatch { .. } => "sizeMismatch",
             Self::NoSpace { .. } => "noSpace",
             Self::Damaged { .. } => "damaged",
+            Self::OtherImage { .. } => "otherImage",
             Self::Escapes { .. } => "escapes",
             Self::Io { .. } => "io",
         }

@@ -232,10 +232,11 @@ async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) -> Result<Exi
     }
     if let Some(desired) = &desired {
         request.agents.extend(desired.agents.keys().map(ToString::to_string));
+        let files = cache.list().await.map_err(|err| CliError::from_store(&err))?;
         for (name, agent) in &desired.agents {
             let crate::model::Version::Exact(version) = &agent.version else { continue };
-            let keys = agent.arches.iter().map(|arch| format!("vm/images/{name}-{version}-{arch}.tar.gz"));
-            request.roots.extend(keys.filter_map(|key| crate::model::ArtifactKey::new(key).ok()));
+            let of_arch = |arch| crate::plan::files_of(name.as_str(), version, arch, &files);
+            request.roots.extend(agent.arches.iter().flat_map(|arch| of_arch(*arch)).map(|(key, _)| key.clone()));
         }
     }
     let root = root(settings, desired.as_ref())?;

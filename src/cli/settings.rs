@@ -11,7 +11,7 @@ use super::{Color, Format, Global, LogFormat};
 use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::lima::Lima;
 use crate::backend::limactl::Limactl;
-use crate::backend::podman::{Ladder, Podman, PodmanAt};
+use crate::backend::podman::{Ladder, Logins, Podman, PodmanAt};
 use crate::backend::{Engine, EngineError, Vm, World};
 use crate::model::{Arch, Desired, HostKey, Runtime, VmPhase, VmSpec};
 use crate::state::{self, Context, Input, Loaded};
@@ -218,7 +218,8 @@ impl Settings {
                 here(socket.as_deref()).map(Box::new).map(PodmanAt::Host).map_err(|err| CliError::from_engine(&err))
             }
             Runtime::Lima(spec) => {
-                let ladder = Ladder::new(self.limactl(spec), spec.instance.clone(), spec.transport);
+                let logins = Logins::of(|name| self.vars.get(name).cloned());
+                let ladder = Ladder::with_logins(self.limactl(spec), spec.instance.clone(), spec.transport, logins);
                 Ok(PodmanAt::Guest(ladder))
             }
         }

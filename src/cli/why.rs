@@ -66,7 +66,15 @@ async fn unseen(settings: &Settings, desired: &Desired, err: CliError) -> Result
         .map_or_else(unknown, |local| local.map_or(Seen::Absent, Seen::Present));
     let artifacts = store.list().await.map_or_else(unknown, Seen::Present);
     let (vm, reach) = (Seen::Absent, crate::model::Reach::default());
-    Ok(crate::model::Observed { published, local, artifacts, vm, reach, guest: Seen::Unknown { why: err.message } })
+    Ok(crate::model::Observed {
+        published,
+        local,
+        artifacts,
+        vm,
+        reach,
+        guest: Seen::Unknown { why: err.message },
+        loaded: Default::default(),
+    })
 }
 
 fn unknown<T>(err: crate::backend::StoreError) -> Seen<T> {

@@ -17,7 +17,7 @@ pub(super) fn found(text: &str) -> String {
 }
 
 /// At most so many characters of a word from elsewhere, without control characters.
-pub(super) fn clean(text: &str, most: usize) -> String {
+pub(crate) fn clean(text: &str, most: usize) -> String {
     let shown = |text: &str| text.replace(char::is_control, "\u{fffd}");
     match text.char_indices().nth(most) {
         Some((at, _)) => format!("{}…", shown(&text[..at])),
@@ -183,6 +183,11 @@ impl ImageRef {
         Self::new(format!("{repository}{mark}{version}"))
     }
 
+    /// Whether it names an image by its digest. That is no name that could be given to one.
+    pub fn is_digest(&self) -> bool {
+        self.0.contains('@')
+    }
+
     /// The name Podman files it under: short names become `docker.io/library/…` or `docker.io/…`, except `localhost/…`
     /// and names whose first segment is a host (has a dot or a colon).
     pub fn qualified(&self) -> ImageRef {
@@ -295,6 +300,36 @@ impl ArtifactKey {
     /// The last path segment.
     pub fn file_name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// Of a file named `<agent>-<version>-<arch>`, whatever follows the architecture after a dot: what stands before it,
+    /// and the architecture.
+    pub fn version_and_arch(&self) -> Option<(&str, Arch)> {
+        let (end, arch, _) = self.arch_ends_at()?;
+        Some((self.file_name().get(..end).filter(|stem| !stem.is_empty())?, arch))
+    }
+
+    /// Where in the file name the dash before the architecture stands, and where the architecture ends.
+    fn arch_ends_at(&self) -> Option<(usize, Arch, usize)> {
+        let name = self.file_name();
+        let found = Arch::ALL.into_iter().flat_map(|arch| {
+            let word = format!("-{arch}");
+            let ends: Vec<_> = name.match_indices(&word).map(|(at, word)| (at, arch, at + word.len())).collect();
+            ends
+        });
+        found.filter(|(_, _, end)| name.get(*end..).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))).max()
+    }
+
+    /// The key beside this one for bytes with this digest. It names the same agent, version and architecture.
+    pub fn beside(&self, digest: &Sha256Digest) -> ArtifactKey {
+        let short = &digest.to_string()[..16];
+        let name = self.file_name();
+        let at = self.arch_ends_at().map_or(name.len(), |(_, _, end)| end);
+        let directory = self.0.strip_suffix(name).unwrap_or_default();
+        let (before, after) = name.split_at(at);
+        let fits = name.len() + short.len() < 255;
+        let key = fits.then(|| Self::new(format!("{directory}{before}.{short}{after}")).ok()).flatten();
+        key.unwrap_or_else(|| Self(format!("vm/images/{digest}")))
     }
 
     /// Where this artifact lies in a cache directory.
@@ -458,6 +493,35 @@ mod tests {
         let key = ArtifactKey::new("vm/images/a-1-x64.tar.gz").unwrap();
         assert_eq!(key.path_in(Path::new("/c")), Path::new("/c/vm/images/a-1-x64.tar.gz"));
         assert_eq!(key.file_name(), "a-1-x64.tar.gz");
+    }
+
+    #[test]
+    fn a_key_tells_version_and_architecture_whatever_it_ends_in() {
+        for (name, parts) in [
+            ("a-1.0-x64.tar.gz", Some(("a-1.0", Arch::X64))),
+            ("a-1.0-x64.tar.zst", Some(("a-1.0", Arch::X64))),
+            ("a-1.0-arm64.tar", Some(("a-1.0", Arch::Arm64))),
+            ("a-1.0-x64.tgz", Some(("a-1.0", Arch::X64))),
+            ("a-1.0-x64", Some(("a-1.0", Arch::X64))),
+            ("a-1-x64-2-arm64.tar", Some(("a-1-x64-2", Arch::Arm64))),
+            ("a-1.0-x64.0123456789abcdef.tar.gz", Some(("a-1.0", Arch::X64))),
+            ("a-1.0-sparc.tar.gz", None),
+            ("a-1.0-x64b.tar.gz", None),
+            ("x64.tar.gz", None),
+            ("-x64.tar.gz", None),
+        ] {
+            assert_eq!(ArtifactKey::new(format!("vm/images/{name}")).unwrap().version_and_arch(), parts, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_beside_another_names_the_same_version() {
+        let digest = Sha256Digest::from_bytes([0xab; 32]);
+        let beside = |key: &str| ArtifactKey::new(key).unwrap().beside(&digest);
+        assert_eq!(beside("vm/images/a-1.0-x64.tar.gz").as_str(), "vm/images/a-1.0-x64.abababababababab.tar.gz");
+        assert_eq!(beside("vm/odd").as_str(), "vm/odd.abababababababab");
+        let long = format!("vm/images/{}-x64.tar", "l".repeat(240));
+        assert_eq!(beside(&long).as_str(), format!("vm/images/{digest}"));
     }
 
     #[test]

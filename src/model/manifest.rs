@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ids::{Arch, ArtifactKey, IdError, Sha256Digest, clean, found};
+use super::observed::CachedArtifact;
 
 /// The largest manifest that is read, in bytes (4 MiB).
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
@@ -43,6 +44,29 @@ pub struct Artifact {
     pub sha256: Sha256Digest,
     /// Its length in bytes.
     pub size_bytes: u64,
+}
+
+impl Artifact {
+    /// The key of the file that holds these bytes where other bytes lie under the artifact's own key, which belong to
+    /// another publisher.
+    pub fn key_beside(&self) -> ArtifactKey {
+        self.key.beside(&self.sha256)
+    }
+
+    /// The file that holds it: the one with its bytes, else the one in its place.
+    pub fn find_in<'a>(
+        &self,
+        files: &'a BTreeMap<ArtifactKey, CachedArtifact>,
+    ) -> Option<(&'a ArtifactKey, &'a CachedArtifact)> {
+        let has_bytes = |(_, file): &(&ArtifactKey, &CachedArtifact)| file.digest == Some(self.sha256);
+        let own = files.get_key_value(&self.key);
+        own.filter(has_bytes).or_else(|| files.get_key_value(&self.key_beside()).filter(has_bytes)).or(own)
+    }
+
+    /// Whether a file holds its bytes, and that is proved.
+    pub fn is_in(&self, files: &BTreeMap<ArtifactKey, CachedArtifact>) -> bool {
+        self.find_in(files).is_some_and(|(_, file)| file.digest == Some(self.sha256))
+    }
 }
 
 /// Why a manifest, or the part of it that is wanted, cannot be used.

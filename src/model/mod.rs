@@ -24,8 +24,8 @@ pub use ids::{
 pub use labels::{Ownership, RootClaim, RootId};
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
 pub use observed::{
-    CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, Live, Observed, Owner, Phase, RecentExits,
-    Seen, Whose,
+    CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, ImageState, Images, Live, LoadedImage,
+    Observed, Owner, Phase, RecentExits, Seen, Whose,
 };
 pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy};
 pub use text::Text;

@@ -57,6 +57,17 @@ pub struct Observed {
     pub reach: Reach,
     /// Podman: our containers, those with a wanted name, and the images.
     pub guest: Seen<Guest>,
+    /// Images that were loaded from the cache, and were in no engine before that.
+    pub loaded: BTreeMap<ImageId, LoadedImage>,
+}
+
+/// An image that was loaded from a tarball and was not there before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedImage {
+    /// The tarball.
+    pub artifact: Sha256Digest,
+    /// The name it was loaded for.
+    pub reference: ImageRef,
 }
 
 /// An artifact file in the cache.
@@ -82,10 +93,32 @@ pub struct Guest {
     pub version: String,
     /// When it was looked at. What is told of moments in it is compared with this, never with a clock.
     pub looked_at: Option<SystemTime>,
-    /// Every image name (tag or digest, fully qualified) with the image it stands for.
+    /// Every image name (tag or digest, fully qualified) with the image it points to.
     pub images: BTreeMap<ImageRef, ImageId>,
+    /// Every image, named or not.
+    pub image_store: BTreeMap<ImageId, ImageState>,
     /// Containers that carry our name, and strangers that hold a wanted name.
     pub containers: BTreeMap<ContainerName, ContainerState>,
+}
+
+/// The images of an engine.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Images {
+    /// As [`Guest::images`].
+    pub names: BTreeMap<ImageRef, ImageId>,
+    /// As [`Guest::image_store`].
+    pub store: BTreeMap<ImageId, ImageState>,
+}
+
+/// An image in an engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageState {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its tags. The digests that Podman lists beside them are no names that anybody gave it.
+    pub tags: BTreeSet<ImageRef>,
+    /// How many containers were made from it, whoever made them. `None` where that is not told.
+    pub containers: Option<u64>,
 }
 
 impl Guest {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ContainerName, ImageRef};
+use super::ids::{ContainerName, ImageId, ImageRef};
 use super::text::{HIDDEN, Text, hide, url_with_password};
 
 /// What a container is to be, resolved: defaults filled in, env files read, substitutions made.
@@ -229,10 +229,19 @@ impl HealthTest {
 pub struct Create {
     /// Its name. During a replacement not the one in `spec`.
     pub name: ContainerName,
-    /// The image.
+    /// The image's name.
     pub image: ImageRef,
+    /// The image itself, where it is known: what it is made from, whatever the name points to by then.
+    pub image_id: Option<ImageId>,
     /// Everything else.
     pub spec: ContainerSpec,
     /// Labels, ours among them.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Create {
+    /// What to ask the engine for: the image itself, else its name.
+    pub fn image_word(&self) -> &str {
+        self.image_id.as_ref().map_or(self.image.as_str(), ImageId::as_str)
+    }
 }

@@ -75,6 +75,8 @@ pub enum Action {
         reference: ImageRef,
         /// The image is in the engine already and lacks only the name.
         tag: Option<ImageId>,
+        /// The image that has the name now, where that is ours to move on. From any other it is not taken.
+        supersedes: Option<ImageId>,
     },
     /// Pull an image from its registry.
     PullImage {
@@ -135,13 +137,19 @@ pub enum Action {
     PruneArtifact {
         /// Which.
         key: ArtifactKey,
+        /// Its length in bytes.
+        bytes: u64,
     },
-    /// Remove an image that nothing needs any more.
+    /// Remove an image that was loaded, and that nothing needs any more.
     PruneImage {
         /// Which.
         image: ImageId,
-        /// Its name.
+        /// The name it was loaded for.
         reference: ImageRef,
+        /// Whether it has that name still.
+        tagged: bool,
+        /// Its length in bytes.
+        bytes: u64,
     },
 }
 
@@ -186,7 +194,7 @@ impl Action {
         match self {
             Action::SyncManifest { .. } => "vm/manifest.json".to_owned(),
             Action::FetchArtifact { artifact, .. } => artifact.key.to_string(),
-            Action::PruneArtifact { key } => key.to_string(),
+            Action::PruneArtifact { key, .. } => key.to_string(),
             Action::CreateVm { make } | Action::StartVm { make, .. } | Action::RecreateVm { make } => {
                 make.spec.instance.to_string()
             }
@@ -196,7 +204,8 @@ impl Action {
             Action::ForwardPorts { ports, .. } => ports.iter().map(Forward::to_string).collect::<Vec<_>>().join(", "),
             Action::LoadImage { reference, .. }
             | Action::PullImage { reference }
-            | Action::PruneImage { reference, .. } => reference.to_string(),
+            | Action::PruneImage { reference, tagged: true, .. } => reference.to_string(),
+            Action::PruneImage { image, .. } => image.short().to_owned(),
             Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => create.name.to_string(),
             Action::StartContainer { name, .. }
             | Action::StopContainer { name, .. }
@@ -204,10 +213,11 @@ impl Action {
         }
     }
 
-    /// Bytes to fetch for it.
+    /// Bytes to fetch for it, or that become free.
     pub fn bytes(&self) -> Option<u64> {
         match self {
             Action::FetchArtifact { artifact, .. } => Some(artifact.size_bytes),
+            Action::PruneArtifact { bytes, .. } | Action::PruneImage { bytes, .. } => Some(*bytes),
             _ => None,
         }
     }
@@ -274,10 +284,10 @@ pub enum Reason {
     NotForwarded,
     /// The engine has no image of this name.
     ImageMissing,
+    /// The image is there, and nothing has its name.
+    ImageUntagged,
     /// It is not known which image the tarball holds.
     ImageUnknown,
-    /// The name stands for another image.
-    ImageTagMoved,
     /// There is no such container.
     ContainerMissing,
     /// It could not be looked at.
@@ -339,8 +349,8 @@ impl fmt::Display for Reason {
             Reason::TemplateChanged => "its template changed",
             Reason::NotForwarded => "the port does not lead into the VM yet",
             Reason::ImageMissing => "the image is not there",
+            Reason::ImageUntagged => "the image has lost its tag",
             Reason::ImageUnknown => "it is not known yet which image the tarball holds",
-            Reason::ImageTagMoved => "the name stands for another image",
             Reason::ContainerMissing => "it does not exist",
             Reason::NotSeen => "it cannot be seen",
             Reason::NotRunning(phase) => return write!(f, "it {phase}"),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, Desired, ImageSource, ManifestError, Observed, Owner,
-    Seen, Sha256Digest, Version,
+    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, ManifestError,
+    Observed, Owner, Seen, Sha256Digest, Version,
 };
 
 /// What became of the artifact each agent runs from.
@@ -71,12 +71,25 @@ fn no_manifest(agent: &Agent) -> String {
 /// A version that nothing offers any more can be kept as long as its file is there; it could not be fetched again.
 fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Option<Artifact> {
     let Version::Exact(version) = &agent.version else { return None };
-    let key = ArtifactKey::new(format!("vm/images/{name}-{version}-{arch}.tar.gz")).ok()?;
-    let cached = observed.artifacts.present()?.get(&key)?;
-    let pin = agent.pins.get(&arch).copied();
+    let files = observed.artifacts.present()?;
+    let known = agent.pins.get(&arch).copied().or_else(|| labelled(name, version, observed));
+    // A file that is proved to hold what is meant, else the first of that name, which is then fetched again or refused.
+    let files: Vec<_> = files_of(name.as_str(), version, arch, files).collect();
+    let proved = files.iter().find(|(_, file)| known.is_some() && file.digest == known);
+    let (key, file) = proved.or(files.first())?;
     // The label before the file's own bytes: these prove only that they are what they are.
-    let sha256 = pin.or_else(|| labelled(name, version, observed)).or(cached.digest)?;
-    Some(Artifact { key, sha256, size_bytes: cached.size })
+    Some(Artifact { key: (*key).clone(), sha256: known.or(file.digest)?, size_bytes: file.size })
+}
+
+/// The files of this version, whatever their names end in.
+pub fn files_of<'a>(
+    agent: &str,
+    version: &str,
+    arch: Arch,
+    files: &'a BTreeMap<ArtifactKey, CachedArtifact>,
+) -> impl Iterator<Item = (&'a ArtifactKey, &'a CachedArtifact)> + use<'a> {
+    let stem = format!("{agent}-{version}");
+    files.iter().filter(move |(key, _)| key.version_and_arch() == Some((stem.as_str(), arch)))
 }
 
 fn labelled(name: &AgentName, version: &str, observed: &Observed) -> Option<Sha256Digest> {
@@ -122,7 +135,7 @@ pub(super) fn plan(
                 }
             };
             let cached = match cached {
-                Ok(cached) => cached.get(&artifact.key),
+                Ok(cached) => artifact.find_in(cached).map(|(_, file)| file),
                 Err(why) => {
                     if runs {
                         blocked(name, WaitingOn::Sight { why: why.clone() }, &mut outcomes, plan);
@@ -195,7 +208,7 @@ fn plan_manifest(desired: &Desired, observed: &Observed, active: &[(&AgentName, 
         // One that cannot be told, or not be trusted, is nothing this manifest brings.
         for artifact in agent.arches.iter().filter_map(|arch| resolve_artifact(name, agent, *arch, observed).ok()) {
             wants_any = true;
-            if cached.get(&artifact.key).is_some_and(|cached| cached.digest == Some(artifact.sha256)) {
+            if artifact.is_in(cached) {
                 continue;
             }
             if !active.iter().any(|(active, _)| *active == name) {

@@ -183,6 +183,7 @@ fn keep(
     let create = image.reference.as_ref().ok().map(|reference| Create {
         name: agent.container.name.clone(),
         image: reference.clone(),
+        image_id: image.image.clone().ok(),
         spec: agent.container.clone(),
         labels: labels(desired, name, &CanonicalSpec::new(&agent.container, reference, image.artifact, &desired.key)),
     });

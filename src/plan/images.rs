@@ -1,11 +1,16 @@
 //! Which image each agent runs, and what must happen before it is there.
+//!
+//! What a tarball yields is known by its image id, and containers are made from that: so a name that points to a different
+//! image by now (another state file loaded its own under it, somebody tagged another) is no drift, and nobody's name is
+//! taken back. A name is given where it points to nothing, and moved on only from an image that was loaded for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::artifacts::{self, Fetched};
 use super::{Action, Plan, Reason, WaitingOn};
 use crate::model::{
-    Agent, AgentName, AgentState, Artifact, Guest, ImageId, ImageRef, ImageSource, Observed, Owner, Seen, Sha256Digest,
+    Agent, AgentName, AgentState, Artifact, ContainerState, Guest, ImageId, ImageRef, ImageSource, LoadedImage,
+    Observed, Owner, Seen, Sha256Digest,
 };
 
 /// The image of one agent.
@@ -66,7 +71,8 @@ pub(super) fn plan(
                     };
                     image.artifact = Some(artifact.sha256);
                     let known = known_image(artifact, observed, &labelled);
-                    image.image = load(name, reference, artifact, there, known, guest, &mut planned, plan);
+                    image.image =
+                        load(name, reference, artifact, there, known, guest, &observed.loaded, &mut planned, plan);
                 }
             }
         } else if let Some(Fetched::Cached(artifact) | Fetched::Coming(artifact)) = fetched.get(name) {
@@ -88,20 +94,24 @@ fn load(
     there: bool,
     known: Option<ImageId>,
     guest: &Guest,
+    loaded: &BTreeMap<ImageId, LoadedImage>,
     planned: &mut BTreeSet<ImageRef>,
     plan: &mut Plan,
 ) -> Result<ImageId, WaitingOn> {
     let has = guest.images.get(reference);
-    let reason = match (&known, has) {
-        (Some(known), Some(has)) if known == has => return Ok(known.clone()),
-        (Some(_), Some(_)) => Reason::ImageTagMoved,
-        (Some(_), None) => Reason::ImageMissing,
-        (None, Some(_)) => Reason::ImageUnknown,
-        (None, None) => Reason::ImageMissing,
+    let is_known = known.is_some();
+    let image = known.filter(|known| guest.image_store.contains_key(known));
+    let reason = match (&image, has) {
+        (Some(image), Some(_)) => return Ok(image.clone()),
+        // A digest is no name that could be given.
+        (Some(image), None) if reference.is_digest() => return Ok(image.clone()),
+        (Some(_), None) => Reason::ImageUntagged,
+        (None, Some(_)) if !is_known => Reason::ImageUnknown,
+        _ => Reason::ImageMissing,
     };
-    let tag = known.filter(|known| guest.images.values().any(|id| id == known));
-    let loadable = there || tag.is_some();
-    let action = Action::LoadImage { artifact: artifact.clone(), reference: reference.clone(), tag };
+    let loadable = there || image.is_some();
+    let supersedes = has.filter(|has| given_by_us(has, reference, guest, loaded)).cloned();
+    let action = Action::LoadImage { artifact: artifact.clone(), reference: reference.clone(), tag: image, supersedes };
     if planned.insert(reference.clone()) {
         if loadable {
             plan.step(name.clone(), action, reason);
@@ -110,6 +120,18 @@ fn load(
         }
     }
     Err(WaitingOn::Image { reference: reference.clone() })
+}
+
+/// Whether an image has its name from us: it was loaded for it, or a container of ours was made from it under that name.
+fn given_by_us(image: &ImageId, reference: &ImageRef, guest: &Guest, loaded: &BTreeMap<ImageId, LoadedImage>) -> bool {
+    let made_under_it = |container: &ContainerState| match &container.owner {
+        Owner::Ours { spec: Some(spec), .. } => {
+            spec.artifact.is_some() && container.image == *image && spec.image() == Some(reference.as_str())
+        }
+        Owner::Ours { .. } | Owner::Foreign(_) => false,
+    };
+    loaded.get(image).is_some_and(|loaded| loaded.reference == *reference)
+        || guest.containers.values().any(made_under_it)
 }
 
 /// The image a tarball yields: remembered by the cache, else told by a container that was made from it.
@@ -121,9 +143,9 @@ fn known_image(
     let remembered = observed
         .artifacts
         .present()
-        .and_then(|artifacts| artifacts.get(&artifact.key))
-        .filter(|cached| cached.digest == Some(artifact.sha256))
-        .and_then(|cached| cached.image.clone());
+        .and_then(|artifacts| artifact.find_in(artifacts))
+        .filter(|(_, cached)| cached.digest == Some(artifact.sha256))
+        .and_then(|(_, cached)| cached.image.clone());
     remembered.or_else(|| labelled.get(&artifact.sha256).cloned())
 }
 

@@ -15,7 +15,7 @@ mod vm;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use action::{Action, Reason, Revival, Step, Waiting, WaitingOn};
-pub use artifacts::resolve_artifact;
+pub use artifacts::{files_of, resolve_artifact};
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
 pub(crate) use containers::{is_in_a_crash_loop, stays_ended};
 pub(crate) use images::reference as wanted_image;
@@ -206,7 +206,8 @@ impl Plan {
                 _ => {}
             }
         }
-        summary.fetch_bytes = self.ready.iter().filter_map(|step| step.action.bytes()).sum();
+        let fetches = self.ready.iter().filter(|step| matches!(step.action, Action::FetchArtifact { .. }));
+        summary.fetch_bytes = fetches.filter_map(|step| step.action.bytes()).sum();
         summary.unknown = hidden.len();
         let agents: BTreeSet<_> = blocked.iter().filter_map(|waiting| waiting.agent.as_ref()).collect();
         summary.blocked = agents.len() + blocked.iter().filter(|waiting| waiting.agent.is_none()).count();

@@ -1,32 +1,39 @@
-//! What nothing needs any more: older versions of this file's agents in the cache, and their images.
+//! What nothing needs any more: older versions of this file's agents in the cache, and images that were loaded for it.
 //!
-//! Roots are recomputed from what was seen each time, never remembered: what is desired, what runs, and what the last
-//! good manifest lists. Beside those, as many older versions are kept per agent as the state file says.
+//! Roots are recomputed from what was seen each time: what is desired, what runs, and what the last good manifest lists.
+//! Beside those, as many older versions are kept per agent as the state file says. An image stays as long as its tarball
+//! does, and goes only when it was loaded by us, was not there before, has no name but the one it was loaded for, and
+//! no container, whoever's, was made from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Plan, Reason, wanted_artifacts};
-use crate::model::{AgentName, Arch, ArtifactKey, CachedArtifact, Desired, Observed};
+use super::{Action, Plan, Reason, wanted_artifacts, wanted_image};
+use crate::model::{
+    AgentName, Arch, ArtifactKey, CachedArtifact, Desired, Guest, ImageId, Observed, Seen, Sha256Digest,
+};
 
 pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     let (Some(artifacts), Some(guest)) = (observed.artifacts.present(), observed.guest.present()) else { return };
     if observed.published.unknown().is_some() || observed.local.unknown().is_some() {
         return;
     }
-    let mut roots: BTreeSet<ArtifactKey> =
-        wanted_artifacts(desired, observed).into_iter().map(|wanted| wanted.artifact.key).collect();
-    for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {
+    let wanted: Vec<_> = wanted_artifacts(desired, observed).into_iter().map(|wanted| wanted.artifact).collect();
+    let mut roots: BTreeSet<ArtifactKey> = wanted.iter().map(|artifact| artifact.key.clone()).collect();
+    roots.extend(wanted.iter().filter_map(|artifact| artifact.find_in(artifacts)).map(|(key, _)| key.clone()));
+    let manifests = || [&observed.published, &observed.local].into_iter().filter_map(Seen::present);
+    for manifest in manifests() {
         for agent in manifest.agents.keys() {
-            roots.extend(Arch::ALL.iter().filter_map(|&arch| Some(manifest.artifact(agent, arch).ok()?.key)));
+            let offered = Arch::ALL.iter().filter_map(|&arch| manifest.artifact(agent, arch).ok());
+            roots.extend(offered.flat_map(|artifact| [artifact.key_beside(), artifact.key]));
         }
     }
     let in_use = guest.artifacts_in_use();
 
     let mut names: BTreeSet<&str> = desired.agents.keys().map(AgentName::as_str).collect();
-    for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {
+    for manifest in manifests() {
         names.extend(manifest.agents.keys().map(String::as_str));
     }
-    let mut idle: BTreeMap<(&AgentName, &str), Vec<(&ArtifactKey, &CachedArtifact)>> = BTreeMap::new();
+    let mut idle: BTreeMap<(&AgentName, Arch), Vec<(&ArtifactKey, &CachedArtifact)>> = BTreeMap::new();
     for (key, cached) in artifacts {
         // What is not proved may be what a container was made from.
         if roots.contains(key) || cached.digest.is_none_or(|digest| in_use.contains(&digest)) {
@@ -37,32 +44,56 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
             idle.entry((agent, arch)).or_default().push((key, cached));
         }
     }
-    let used_images: BTreeSet<_> = guest.containers.values().map(|container| &container.image).collect();
+    let mut leaving = BTreeSet::new();
     for ((agent, _), mut versions) in idle {
         versions.sort_by(|(key_a, a), (key_b, b)| b.modified.cmp(&a.modified).then(key_b.cmp(key_a)));
         for (key, cached) in versions.into_iter().skip(desired.cache.keep as usize) {
-            // Another tarball may yield the same image.
-            let only = |image: &&crate::model::ImageId| {
-                !artifacts.iter().any(|(other, at)| other != key && at.image.as_ref() == Some(*image))
-            };
-            if let Some(image) = cached.image.as_ref().filter(|image| !used_images.contains(image)).filter(only) {
-                // An image that somebody gave another name is wanted by that somebody.
-                let mut named = guest.images.iter().filter(|(_, id)| *id == image);
-                if let (Some((reference, _)), None) = (named.next(), named.next()) {
-                    let action = Action::PruneImage { image: image.clone(), reference: reference.clone() };
-                    plan.step(agent.clone(), action, Reason::Superseded);
-                }
-            }
-            plan.step(agent.clone(), Action::PruneArtifact { key: key.clone() }, Reason::Superseded);
+            leaving.insert(key);
+            let action = Action::PruneArtifact { key: key.clone(), bytes: cached.size };
+            plan.step(agent.clone(), action, Reason::Superseded);
         }
+    }
+    let staying: Vec<_> =
+        artifacts.iter().filter(|(key, _)| !leaving.contains(key)).map(|(_, cached)| cached).collect();
+    // The tarball of an image may be one that is not proved.
+    if staying.iter().all(|cached| cached.digest.is_some()) {
+        let kept =
+            staying.iter().filter_map(|cached| cached.digest).chain(wanted.iter().map(|artifact| artifact.sha256));
+        let kept_images = staying.iter().filter_map(|cached| cached.image.as_ref());
+        prune_images(desired, observed, guest, &kept.collect(), &kept_images.collect(), plan);
     }
 }
 
-/// The agent and architecture in `vm/images/<agent>-<version>-<arch>.tar.gz`, the longest known agent name first, since
-/// both names and versions may have dashes.
-fn owner_of<'a>(key: &'a ArtifactKey, names: &BTreeSet<&'a str>) -> Option<(&'a str, &'a str)> {
-    let stem = key.file_name().strip_suffix(".tar.gz")?;
-    let (rest, arch) = stem.rsplit_once('-')?;
+/// The images that were loaded from tarballs which are no longer kept.
+fn prune_images(
+    desired: &Desired,
+    observed: &Observed,
+    guest: &Guest,
+    kept: &BTreeSet<Sha256Digest>,
+    kept_images: &BTreeSet<&ImageId>,
+    plan: &mut Plan,
+) {
+    let wanted: BTreeSet<_> =
+        desired.agents.iter().filter_map(|(name, agent)| wanted_image(name, agent, observed).ok()).collect();
+    for (image, loaded) in &observed.loaded {
+        let Some(state) = guest.image_store.get(image) else { continue };
+        let named_by_others = state.tags.iter().any(|tag| *tag != loaded.reference);
+        let used = state.containers != Some(0) || guest.containers.values().any(|one| one.image == *image);
+        // An agent that takes the image by its name, from wherever.
+        let wanted = state.tags.iter().any(|tag| wanted.contains(tag));
+        if named_by_others || used || wanted || kept.contains(&loaded.artifact) || kept_images.contains(image) {
+            continue;
+        }
+        let tagged = state.tags.contains(&loaded.reference);
+        let (image, reference) = (image.clone(), loaded.reference.clone());
+        plan.step(None, Action::PruneImage { image, reference, tagged, bytes: state.size }, Reason::Superseded);
+    }
+}
+
+/// The agent and architecture in `<agent>-<version>-<arch>`, whatever the name ends in: the longest known agent name first,
+/// since both names and versions may have dashes.
+fn owner_of<'a>(key: &ArtifactKey, names: &BTreeSet<&'a str>) -> Option<(&'a str, Arch)> {
+    let (rest, arch) = key.version_and_arch()?;
     let starts = |name: &&str| rest.strip_prefix(*name).is_some_and(|rest| rest.starts_with('-') && rest.len() > 1);
     let agent = names.iter().copied().filter(starts).max_by_key(|name| name.len())?;
     Some((agent, arch))

@@ -58,6 +58,7 @@ fn guest(desired: &Desired, phase: Phase) -> Guest {
         looked_at: Some(now()),
         images: [(reference, "feed".into())].into(),
         containers: [(wanted.name.clone(), container)].into(),
+        ..Guest::default()
     }
 }
 
@@ -69,6 +70,7 @@ fn told(desired: &Desired, guest: Seen<Guest>, journal: &[Value]) -> Why {
         vm: Seen::Absent,
         reach: crate::model::Reach::default(),
         guest,
+        loaded: BTreeMap::new(),
     };
     let snapshot = Snapshot::of(desired, observed, &Policy::default(), Duration::from_secs(10), None);
     let mut past = Past::of(&agent());

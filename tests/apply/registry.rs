@@ -45,6 +45,40 @@ impl Drop for Registry {
     }
 }
 
+/// `podman login` of whoever runs steadfast, not of whoever runs Podman's service.
+#[test]
+fn pulled_with_the_clients_login() {
+    let mut registry = crate::support::registry::Registry::open();
+    let mut world = World::new();
+    let repository = format!("{}/{}", registry.address, world.owner);
+    let push =
+        format!("/v4.0.0/libpod/images/localhost/{}:1/push?destination={repository}:1&tlsVerify=false", world.owner);
+    let (status, said) = api("POST", &push, b"");
+    assert_eq!(status, 200, "{said}");
+    let id = world.image("1").id();
+    let (status, _) = api("DELETE", &format!("/v4.0.0/libpod/images/{id}?force=true"), b"");
+    assert_eq!(status, 200);
+    registry.wants_login();
+    world.state(&[&format!("a: {{version: \"1\", image: \"{repository}\", source: registry}}")]);
+
+    // Nobody is logged in, or somebody by a helper that is not there, or with the wrong password.
+    let hint = format!("`podman login {}`", registry.address);
+    world.run("apply").expect(1).says("unauthorized").says(&hint);
+    let helper = json!({"credHelpers": {&registry.address: "steadfast-test-nowhere"}}).to_string();
+    world.sandbox.write("logins.json", helper);
+    world.sandbox.set("REGISTRY_AUTH_FILE", world.sandbox.path("logins.json").display().to_string());
+    world.run("apply").expect(1).says("docker-credential-steadfast-test-nowhere").says("unauthorized").says(&hint);
+    let wrong = json!({"auths": {&registry.address: {"username": "somebody", "password": "canary-wrong"}}}).to_string();
+    world.sandbox.write("logins.json", wrong);
+    world.run("apply -vv").expect(1).keeps_quiet_about(&["canary"]).says(&hint);
+
+    world.sandbox.write("logins.json", crate::support::registry::login(&registry.address));
+    world.run("apply -vv").expect(0).keeps_quiet_about(&["canary", "c29tZWJvZHk6"]);
+    assert_eq!(world.inspect("a")["Image"], json!(id));
+    world.run("down").expect(0);
+    let _ = api("DELETE", &format!("/v4.0.0/libpod/images/{id}?force=true"), b"");
+}
+
 #[test]
 fn pulled_by_tag_and_by_digest() {
     let registry = Registry::reachable();

@@ -252,6 +252,17 @@ pub fn api(method: &str, path: &str, body: &[u8]) -> (u16, Value) {
     (status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
 }
 
+/// What Podman sends for a path, as bytes.
+pub fn download(path: &str) -> Vec<u8> {
+    let mut stream = UnixStream::connect(support::podman_socket()).expect("Podman's socket");
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: d\r\n\r\n").expect("a request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head");
+    assert!(answer.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&answer[..head]));
+    answer.split_off(head + 4)
+}
+
 /// Waits until something is so.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {

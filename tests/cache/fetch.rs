@@ -149,11 +149,52 @@ async fn past_the_end_means_another_size_or_from_the_start() {
     let server = serve(|request, bytes| Reply::good(request, &bytes[..100], "\"1\""), bytes.clone()).await;
     world.leave_partial(&bytes[..200], &at(&server, KEY).to_string(), None, sha256(&bytes));
     let err = world.fetch(&artifact(&bytes), &server).await.unwrap_err();
-    assert_eq!(err.to_string(), format!("size mismatch for {KEY}: expected 1048576 bytes, got 100"));
+    let got = sha256(&bytes[..100]);
+    let expected = sha256(&bytes);
+    let wanted = format!("sha256 mismatch for {KEY}: expected {expected}, got {got} (100 bytes instead of 1048576)");
+    assert_eq!(err.to_string(), wanted);
+}
+
+/// Said as for any other wrong bytes: what came is hashed to its end, whether its length is told before or not.
+#[tokio::test]
+async fn a_body_of_the_wrong_length_is_hashed_to_its_end() {
+    let promised = noise(16);
+    for came in [&b"short bytes"[..], &noise(17), &noise(MIB)] {
+        for (told, chunked) in [(true, false), (false, true), (false, false)] {
+            // Without a mark at its end, a short body may have broken off.
+            if !told && !chunked && came.len() < promised.len() {
+                continue;
+            }
+            let world = World::new();
+            let reply = move |_: &_, bytes: &[u8]| match (told, chunked) {
+                (true, _) => Reply::new(200, bytes),
+                (false, true) => Reply::new(200, bytes).chunked(),
+                (false, false) => Reply::new(200, bytes).length(None),
+            };
+            let server = serve(reply, came.to_vec()).await;
+            let err = world.fetch(&artifact(&promised), &server).await.unwrap_err();
+            let (expected, got) = (sha256(&promised), sha256(came));
+            let length = came.len();
+            let wanted =
+                format!("sha256 mismatch for {KEY}: expected {expected}, got {got} ({length} bytes instead of 16)");
+            assert_eq!(err.to_string(), wanted);
+            assert_eq!((err.kind(), err.is_retryable()), ("digestMismatch", false));
+            assert_eq!(server.requests(KEY).len(), 1, "{length}");
+            assert!(!world.has(&format!("{KEY}.partial")) && !world.has(KEY));
+        }
+    }
 }
 
 #[tokio::test]
-async fn a_wrong_length_is_refused_before_the_body() {
+async fn a_length_far_beyond_the_promised_one_is_refused_before_the_body() {
+    let world = World::new();
+    let server = serve(|_, _| Reply::new(200, b"x").length(Some(1 << 40)).end(End::Stall(1)), vec![]).await;
+    let err = world.fetch(&Artifact { size_bytes: 1000, ..artifact(TARBALL) }, &server).await.unwrap_err();
+    assert_eq!(err.to_string(), format!("size mismatch for {KEY}: expected 1000 bytes, got {}", 1u64 << 40));
+}
+
+#[tokio::test]
+async fn the_right_bytes_of_a_wrong_length_are_refused() {
     let world = World::new();
     let server = serve(|_, bytes| Reply::new(200, bytes), noise(MIB)).await;
     let wanted = Artifact { size_bytes: 1000, ..artifact(&noise(MIB)) };
@@ -164,7 +205,7 @@ async fn a_wrong_length_is_refused_before_the_body() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_ends_is_cut_off_at_the_promised_size() {
+async fn a_body_that_never_ends_is_not_waited_for() {
     let world = World::new();
     let server = serve(|_, bytes| Reply::new(200, bytes).end(End::Endless), noise(MIB)).await;
     let err = world.fetch(&Artifact { size_bytes: 1000, ..artifact(TARBALL) }, &server).await.unwrap_err();
@@ -180,8 +221,10 @@ async fn a_body_that_ends_early_each_time_is_an_error_that_keeps_what_came() {
             .await;
     let wanted = artifact(&bytes);
     let err = world.fetch(&wanted, &server).await.unwrap_err();
-    // The second answer, to a range past its end, tells the true size.
-    assert_eq!(err.to_string(), format!("size mismatch for {KEY}: expected 1048576 bytes, got 524288"));
+    // The second answer, to a range past its end, tells that this was all.
+    let (expected, got) = (sha256(&bytes), sha256(&bytes[..MIB / 2]));
+    let wrong = format!("sha256 mismatch for {KEY}: expected {expected}, got {got} (524288 bytes instead of 1048576)");
+    assert_eq!(err.to_string(), wrong);
 
     let world = World::new();
     let server = serve(|_, bytes| Reply::new(200, &bytes[..bytes.len() / 2]).length(None), bytes).await;

@@ -82,7 +82,7 @@ async fn nothing_is_written_or_read_through_a_link() {
         let err = world.sync(&Location::File(manifest.clone())).await.unwrap_err();
         assert!(matches!(err, StoreError::Escapes { .. }), "{link}: {err}");
         assert!(matches!(world.cache.prove(&key(KEY)).await, Err(StoreError::Escapes { .. })), "{link}");
-        assert!(world.cache.open(&key(KEY), Progress::new(0)).await.is_err(), "{link}");
+        assert!(world.cache.open_plain(&key(KEY), Progress::new(0)).await.is_err(), "{link}");
         assert!(matches!(world.cache.remove(&key(KEY)).await, Err(StoreError::Escapes { .. })), "{link}");
     }
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1, "nothing came, nothing went");
@@ -96,8 +96,47 @@ async fn nothing_is_written_or_read_through_a_link() {
 #[tokio::test]
 async fn images_are_remembered_by_digest() {
     let (world, _server) = synced().await;
-    world.cache.remember_image(sha256(TARBALL), &ImageId::from("sha256:abc")).await.unwrap();
+    world.cache.remember_image(sha256(TARBALL), &ImageId::from("sha256:abc"), None).await.unwrap();
     assert_eq!(world.reopened().list().await.unwrap()[&key(KEY)].image, Some(ImageId::from("abc")));
+}
+
+/// Two state files below one root whose publishers have other bytes under one key: both have room, and neither takes it from
+/// the other.
+#[tokio::test]
+async fn bytes_of_two_publishers_under_one_key_lie_beside_each_other() {
+    let world = World::new();
+    let (ours, theirs) = (noise(1000), noise(2000));
+    let places = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let at = |place: usize| Location::File(places[place].path().join(KEY));
+    for (place, bytes) in [(0, &ours), (1, &theirs)] {
+        publish(places[place].path(), bytes);
+    }
+    let fetch = async |place: usize, bytes: &[u8]| {
+        world.reopened().fetch(&artifact(bytes), &at(place), Progress::new(0)).await.unwrap()
+    };
+    let listed = async || world.reopened().list().await.unwrap();
+    // Alone, whoever publishes the key anew has its place.
+    std::fs::create_dir_all(world.dir.path().join("state/one")).unwrap();
+    assert!(fetch(0, &ours).await && fetch(1, &theirs).await);
+    assert_eq!((listed().await.len(), world.read(KEY)), (1, theirs.clone()));
+
+    std::fs::create_dir_all(world.dir.path().join("state/two")).unwrap();
+    assert!(fetch(0, &ours).await);
+    for _ in 0..3 {
+        assert!(!fetch(0, &ours).await && !fetch(1, &theirs).await, "nobody's bytes were taken away");
+    }
+    let beside = artifact(&ours).key_beside();
+    assert_eq!(world.read(KEY), theirs, "what lay under the key stays there");
+    assert_eq!(world.read(beside.as_str()), ours);
+    let files = listed().await;
+    assert_eq!(artifact(&ours).find_in(&files).unwrap().0, &beside);
+    assert_eq!(artifact(&theirs).find_in(&files).unwrap().0, &key(KEY));
+    assert_eq!(world.cache.file(&artifact(&ours)), Some(world.path(beside.as_str())));
+    // Anew from the same place: it takes its own place, not the other's.
+    let anew = noise(3000);
+    std::fs::write(places[1].path().join(KEY), &anew).unwrap();
+    assert!(fetch(1, &anew).await);
+    assert_eq!((world.read(KEY), world.read(beside.as_str())), (anew, ours));
 }
 
 #[tokio::test]
@@ -122,7 +161,7 @@ async fn an_artifact_that_is_read_is_not_removed() {
     let world = World::new();
     let bytes = noise(4 * 1024 * 1024);
     world.write(KEY, &bytes);
-    let mut stream = world.cache.open(&key(KEY), Progress::new(0)).await.unwrap();
+    let mut stream = world.cache.open_plain(&key(KEY), Progress::new(0)).await.unwrap();
     let first = stream.next().await.unwrap().unwrap();
     world.reopened().remove(&key(KEY)).await.unwrap();
     assert!(world.has(KEY), "it is being read");

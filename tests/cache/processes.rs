@@ -95,7 +95,7 @@ async fn child() {
             let cache = cache();
             let listed = cache.list().await.unwrap().len();
             let proved = cache.prove(&key(KEY)).await.unwrap() == Some(sha256(TARBALL));
-            let opened = cache.open(&key(KEY), Progress::new(0)).await.is_ok();
+            let opened = cache.open_plain(&key(KEY), Progress::new(0)).await.is_ok();
             let local = cache.local(None).await.unwrap().is_some();
             let kept = cache.fetch(&artifact(TARBALL), &from, Progress::new(0)).await.unwrap();
             let err = cache.fetch(&artifact(b"other"), &from, Progress::new(0)).await.unwrap_err();

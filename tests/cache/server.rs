@@ -50,6 +50,8 @@ pub struct Reply {
     /// `Content-Length`; `None` for a body that ends with the connection.
     pub length: Option<u64>,
     pub end: End,
+    /// In chunks, so that its end is marked.
+    pub chunked: bool,
     /// A rest after every 16 KiB.
     pub pace: Duration,
 }
@@ -58,7 +60,7 @@ impl Reply {
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let body = Arc::new(body.into());
         let length = Some(body.len() as u64);
-        Self { status, headers: vec![], body, length, end: End::Complete, pace: Duration::ZERO }
+        Self { status, headers: vec![], body, length, end: End::Complete, chunked: false, pace: Duration::ZERO }
     }
 
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -72,6 +74,10 @@ impl Reply {
 
     pub fn length(self, length: Option<u64>) -> Self {
         Self { length, ..self }
+    }
+
+    pub fn chunked(self) -> Self {
+        Self { chunked: true, length: None, ..self }
     }
 
     pub fn pace(self, pace: Duration) -> Self {
@@ -177,6 +183,9 @@ impl State {
         if let (Some(length), false) = (reply.length, matches!(reply.end, End::Endless)) {
             head += &format!("Content-Length: {length}\r\n");
         }
+        if reply.chunked {
+            head += "Transfer-Encoding: chunked\r\n";
+        }
         stream.write_all((head + "\r\n").as_bytes()).await?;
         let upto = match reply.end {
             End::Complete | End::Endless => reply.body.len(),
@@ -184,7 +193,13 @@ impl State {
         };
         loop {
             for piece in reply.body[..upto].chunks(16 * 1024) {
+                if reply.chunked {
+                    stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
+                }
                 stream.write_all(piece).await?;
+                if reply.chunked {
+                    stream.write_all(b"\r\n").await?;
+                }
                 self.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
                 if !reply.pace.is_zero() {
                     tokio::time::sleep(reply.pace).await;
@@ -198,6 +213,10 @@ impl State {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     stream.set_zero_linger()?;
                     return Ok(());
+                }
+                _ if reply.chunked => {
+                    stream.write_all(b"0\r\n\r\n").await?;
+                    return stream.shutdown().await;
                 }
                 _ => return stream.shutdown().await,
             }

@@ -5,8 +5,8 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::StreamExt;
+use steadfast::backend::Progress;
 use steadfast::backend::cache::damage;
-use steadfast::backend::{Progress, Store};
 
 use crate::world::{KEY, World, key, noise};
 
@@ -27,7 +27,7 @@ async fn read(packed: &[u8]) -> Result<(Vec<u8>, (u64, u64)), std::io::Error> {
     let world = World::new();
     world.write(KEY, packed);
     let progress = Progress::new(0);
-    let mut stream = world.cache.open(&key(KEY), progress.clone()).await.unwrap();
+    let mut stream = world.cache.open_plain(&key(KEY), progress.clone()).await.unwrap();
     let mut plain = Vec::new();
     while let Some(piece) = stream.next().await {
         plain.extend_from_slice(&piece?);
@@ -65,6 +65,6 @@ async fn damage_is_told_from_other_errors() {
 
 #[tokio::test]
 async fn a_missing_artifact_is_an_error_at_once() {
-    let err = World::new().cache.open(&key(KEY), Progress::new(0)).await.err().unwrap();
+    let err = World::new().cache.open_plain(&key(KEY), Progress::new(0)).await.err().unwrap();
     assert!(err.to_string().starts_with("failed to open `"), "{err}");
 }

@@ -158,12 +158,101 @@ async fn a_stranger_with_a_wanted_name_is_a_conflict_until_it_is_given_to_us() {
 async fn an_image_that_lost_its_name_gets_it_back() {
     let story = Story::running(&["a"]).await;
     story.fake.state().images.clear();
-    plans(&story, &["load image `r.example/a:1`: the image is not there"]).await;
+    plans(&story, &["tag image `r.example/a:1`: the image has lost its tag"]).await;
     let other = ImageRef::new("r.example/other:1").unwrap();
     story.fake.state().images.insert(other, image_of("a", "1"));
-    plans(&story, &["tag image `r.example/a:1`: the image is not there"]).await;
-    story.fake.state().images.insert(reference_of("a", "1"), image_of("b", "1"));
-    plans(&story, &["tag image `r.example/a:1`: the name stands for another image"]).await;
+    plans(&story, &["tag image `r.example/a:1`: the image has lost its tag"]).await;
+    story.fake.state().images.clear();
+    story.fake.state().image_store.clear();
+    plans(&story, &["load image `r.example/a:1`: the image is not there"]).await;
+}
+
+/// Whoever moved the tag keeps it: the agent's image is known by its id.
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_points_to_a_different_image_is_left_alone() {
+    let story = Story::running(&["a"]).await;
+    let theirs = ImageId::from("theirs");
+    story.fake.state().images.insert(reference_of("a", "1"), theirs.clone());
+    plans(&story, &[]).await;
+    // Also when the image has to come back, and a container is made from it.
+    let id = story.id("demo-a");
+    story.fake.state().containers.remove(&id);
+    story.fake.state().image_store.clear();
+    let report = story.converge().await;
+    assert_eq!(taken(&report), ["load image `r.example/a:1`", "create container `demo-a`"]);
+    let state = story.fake.state();
+    assert_eq!(state.named("demo-a").unwrap().1.image, image_of("a", "1"));
+    assert_eq!(state.images[&reference_of("a", "1")], theirs, "it was not given by us, and is not taken");
+}
+
+/// The same version published anew: the tag follows, since it was given by us, and the old image goes.
+#[tokio::test(start_paused = true)]
+async fn a_tag_of_ours_moves_on_to_what_is_published_anew() {
+    let mut story = Story::running(&["a"]).await;
+    story.desired.cache.keep = 0;
+    {
+        let mut state = story.fake.state();
+        let anew = manifest_of(&[("a", "1", digest("anew"))]);
+        state.published = Some(anew);
+        state.offered.insert(key_of("a", "1"), digest("anew"));
+        state.tarballs.insert(digest("anew"), (ImageId::from("anew"), vec!["r.example/a:1".into()]));
+    }
+    let report = story.converge().await;
+    assert!(report.converged, "{:?}", troubles(&report));
+    let state = story.fake.state();
+    assert_eq!(state.images[&reference_of("a", "1")], ImageId::from("anew"));
+    assert_eq!(state.named("demo-a").unwrap().1.image, ImageId::from("anew"));
+    assert!(!state.image_store.contains(&image_of("a", "1")), "nothing needs it any more");
+}
+
+/// What a tarball carries beside the wanted image never comes about.
+#[tokio::test(start_paused = true)]
+async fn a_tarball_of_another_image_is_refused_and_leaves_nothing() {
+    let story = Story::new(&["a"]);
+    story.fake.state().tarballs.insert(tarball_of("a", "1"), (ImageId::from("b"), vec!["r.example/b:1".into()]));
+    let report = story.converge().await;
+    assert_eq!(troubles(&report), ["tarball `vm/images/a-1-x64.tar.gz` holds `r.example/b:1`, not `r.example/a:1`"]);
+    let state = story.fake.state();
+    assert!(state.images.is_empty() && state.image_store.is_empty());
+    assert_eq!(state.count("load"), 0);
+}
+
+/// Two state files whose publishers have other content under one name, each with a cache of its own.
+#[tokio::test(start_paused = true)]
+async fn two_state_files_with_other_content_under_one_name_leave_each_other_alone() {
+    let mut one = Story::new(&["a"]);
+    let mut two = Story::new(&["a"]);
+    two.desired.name = Name::new("other").unwrap();
+    two.agent("a").container.name = container_name("other-a");
+    for (story, content) in [(&mut one, "one"), (&mut two, "two")] {
+        let mut state = story.fake.state();
+        state.published = Some(manifest_of(&[("a", "1", digest(content))]));
+        state.offered.insert(key_of("a", "1"), digest(content));
+        state.tarballs.insert(digest(content), (ImageId::from(content), vec!["r.example/a:1".into()]));
+    }
+    // One engine for both.
+    let tarballs = two.fake.state().tarballs.clone();
+    one.fake.state().tarballs.extend(tarballs);
+    let engine = one.fake.clone();
+    let world = |story: &Story| steadfast::backend::World {
+        vm: engine.clone(),
+        engine: engine.clone(),
+        store: story.fake.clone(),
+    };
+    for story in [&one, &two] {
+        let report = story.converge_in(&world(story)).await;
+        assert!(report.converged, "{:?}", troubles(&report));
+    }
+    for _ in 0..3 {
+        for story in [&one, &two] {
+            let report = story.converge_in(&world(story)).await;
+            assert!(report.converged && report.taken.is_empty(), "{:?}", taken(&report));
+        }
+    }
+    let state = engine.state();
+    assert_eq!(state.named("demo-a").unwrap().1.image, ImageId::from("one"));
+    assert_eq!(state.named("other-a").unwrap().1.image, ImageId::from("two"));
+    assert_eq!(state.count("load"), 2, "each was loaded once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -484,13 +573,34 @@ async fn superseded_artifacts_go_unless_the_manifest_cannot_be_seen() {
         assert!(story.converge().await.converged);
     }
     story.options.policy.prune = true;
-    let prune = |version: &str| {
-        [
-            format!("prune image `r.example/a:{version}`: newer versions are in use"),
-            format!("prune artifact `vm/images/a-{version}-x64.tar.gz`: newer versions are in use"),
-        ]
+    let mut plan = story.plan().await;
+    plan.sort();
+    let wanted = [
+        "artifact `vm/images/a-1-x64.tar.gz`",
+        "artifact `vm/images/a-2-x64.tar.gz`",
+        "image `r.example/a:1`",
+        "image `r.example/a:2`",
+    ];
+    assert_eq!(plan, wanted.map(|what| format!("prune {what}: newer versions are in use")));
+    // What somebody else named, or made a container from, is theirs.
+    let kept = story.fake.fork();
+    kept.state().images.insert(ImageRef::new("r.example/mine:1").unwrap(), image_of("a", "1"));
+    kept.state().put(FakeContainer { image: image_of("a", "2"), ..foreign("theirs") });
+    let beside = Story {
+        desired: story.desired.clone(),
+        fake: kept,
+        options: story.options.clone(),
+        cancel: story.cancel.clone(),
     };
-    assert_eq!(story.plan().await, [prune("2"), prune("1")].concat());
+    let mut plan = beside.plan().await;
+    plan.sort();
+    assert_eq!(
+        plan,
+        wanted[..2].iter().map(|what| format!("prune {what}: newer versions are in use")).collect::<Vec<_>>()
+    );
+    // And what was there before us.
+    story.fake.state().loaded.remove(&image_of("a", "2"));
+    assert!(!story.plan().await.iter().any(|line| line.contains("image `r.example/a:2`")));
     story.fake.state().published = None;
     let plan = story.plan().await;
     assert!(plan.len() == 1 && plan[0].starts_with("note: going on with the last good manifest"), "{plan:?}");

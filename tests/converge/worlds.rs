@@ -105,10 +105,16 @@ pub fn desired(agents: &[&str]) -> Desired {
 }
 
 pub fn manifest(offers: &[(&str, &str)]) -> Manifest {
+    let offers: Vec<_> = offers.iter().map(|(agent, version)| (*agent, *version, tarball_of(agent, version))).collect();
+    manifest_of(&offers)
+}
+
+/// A manifest of these tarballs.
+pub fn manifest_of(offers: &[(&str, &str, Sha256Digest)]) -> Manifest {
     let agents: Vec<_> = offers
         .iter()
-        .map(|(agent, version)| {
-            let (key, sha256) = (key_of(agent, version), tarball_of(agent, version));
+        .map(|(agent, version, sha256)| {
+            let key = key_of(agent, version);
             format!(
                 r#""{agent}": {{"image": "r.example/{agent}", "version": "{version}", "tarballs": {{"x64": {{"key": "{key}", "sha256": "{sha256}", "sizeBytes": 16}}}}}}"#
             )
@@ -179,6 +185,11 @@ impl Story {
     pub async fn try_converge(&self) -> Result<Report, Refusal> {
         let world = self.fake.world();
         self.reconcile(&world, async |reconciler| reconciler.converge().await).await
+    }
+
+    /// Converges in a world of several parts.
+    pub async fn converge_in(&self, world: &steadfast::backend::World<Fake, Fake, Fake>) -> Report {
+        self.reconcile(world, async |reconciler| reconciler.converge().await).await.unwrap()
     }
 
     pub async fn converge(&self) -> Report {

@@ -159,11 +159,19 @@ async fn both_transports_see_the_same() {
             // Other tests make and remove images meanwhile.
             let mine = |mut guest: steadfast::model::Guest| {
                 guest.images.retain(|_, id| *id == bench.image_id);
+                guest.image_store.retain(|id, _| *id == bench.image_id);
                 guest
             };
             let through_api = mine(bench.engine.look(&look).await.unwrap());
             let through_shell = mine(shell.look(&look).await.unwrap());
             assert_eq!(through_api.containers.len(), 6);
+            let image = &through_api.image_store[&bench.image_id];
+            assert_eq!(
+                (&image.tags, image.containers),
+                (&BTreeSet::from([bench.image.clone()]), Some(6)),
+                "a foreign one counts"
+            );
+            assert!(image.size > 100_000, "{image:?}");
             assert_eq!(through_shell, through_api);
             assert_eq!(mine(shell.look(&look).await.unwrap()), through_api, "and so the second time");
         }

@@ -112,3 +112,23 @@ pub async fn an_image_in_use_stays_with_its_names<E: Engine>(bench: &Bench<E>) {
     bench.engine.remove(&id, NOW).await.unwrap();
     bench.engine.remove_image(&bench.image_id).await.unwrap();
 }
+
+pub async fn a_container_is_made_from_the_image_whatever_its_name_points_to<E: Engine>(bench: &Bench<E>) {
+    let other = docker_archive().file("other", bench.owner.to_string());
+    bench.engine.load(whole(other.build())).await.unwrap();
+    let other = ImageId::from(other.id());
+    bench.engine.tag(&other, &bench.image).await.unwrap();
+    let mut create = bench.shell("by-id", "true");
+    create.image_id = Some(bench.image_id.clone());
+    let id = bench.made(&create).await;
+    assert_eq!(bench.engine.inspect(&id).await.unwrap().unwrap().image, bench.image_id);
+    let images = bench.engine.images().await.unwrap();
+    assert_eq!(images.names.get(&bench.image), Some(&other), "the name is where it was");
+    assert!(images.store[&bench.image_id].tags.is_empty(), "and the image is there without one");
+    bench.engine.remove(&id, NOW).await.unwrap();
+
+    create.image_id = Some(ImageId::from("0123456789abcdef".repeat(4)));
+    let err = bench.engine.create(&create).await.unwrap_err();
+    assert_eq!(err.kind, EngineErrorKind::NotFound, "{err}");
+    bench.engine.remove_image(&other).await.unwrap();
+}

@@ -10,6 +10,7 @@ use steadfast::model::ImageRef;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::bench::{Bench, within};
+use crate::support::registry;
 
 /// The registry, when this test started it.
 struct Registry {
@@ -89,6 +90,27 @@ pub async fn pulled_by_tag_and_by_digest<E: Engine>(bench: &Bench<E>) {
     bench.engine.remove_image(&id).await.unwrap();
     assert_eq!(within(bench.engine.pull(&digest, Progress::new(0))).await.unwrap(), id);
     assert_eq!(bench.engine.image(&digest).await.unwrap(), Some(id));
+}
+
+pub async fn pulled_with_the_login_of_whoever_asks<E: Engine>(bench: &Bench<E>) {
+    if !bench.local {
+        return;
+    }
+    let mut registry = registry::Registry::open();
+    let repository = format!("{}/{}/private", registry.address, bench.owner);
+    let path = format!("/images/{}/push?destination={repository}:1&tlsVerify=false", bench.image);
+    let pushed = bench.aside(reqwest::Method::POST, &path).await;
+    assert!(pushed.status().is_success(), "{}", pushed.text().await.unwrap());
+    bench.engine.remove_image(&bench.image_id).await.unwrap();
+    registry.wants_login();
+    let image = ImageRef::new(format!("{repository}:1")).unwrap();
+    assert_eq!(within(bench.engine.pull(&image, Progress::new(0))).await.unwrap(), bench.image_id);
+    // The same words, whatever the login is worth.
+    let missing = ImageRef::new(format!("{repository}:2")).unwrap();
+    let err = within(bench.engine.pull(&missing, Progress::new(0))).await.unwrap_err();
+    assert!(err.message.contains("manifest unknown"), "{err}");
+    let told = format!("{err:?}");
+    assert!(!told.contains(registry::PASSWORD) && !told.contains("c29tZWJvZHk6"), "{told}");
 }
 
 pub async fn a_missing_tag_is_an_error_with_the_registrys_words<E: Engine>(bench: &Bench<E>) {

@@ -42,7 +42,8 @@ macro_rules! conformance {
                     a_broken_archive_is_refused_and_leaves_nothing,
                     an_archive_that_cannot_be_read_is_not_podmans_fault,
                     an_image_is_named_again_and_removed_with_all_names,
-                    an_image_in_use_stays_with_its_names;
+                    an_image_in_use_stays_with_its_names,
+                    a_container_is_made_from_the_image_whatever_its_name_points_to;
                 refusals:
                     a_taken_name_is_a_conflict,
                     a_missing_image_is_not_found,
@@ -53,6 +54,7 @@ macro_rules! conformance {
                     secrets_stay_out_of_errors;
                 registry:
                     pulled_by_tag_and_by_digest,
+                    pulled_with_the_login_of_whoever_asks,
                     a_missing_tag_is_an_error_with_the_registrys_words;
             }
         }

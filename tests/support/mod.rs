@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod command;
+pub mod registry;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

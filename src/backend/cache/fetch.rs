@@ -10,6 +10,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tracing::{debug, info, warn};
 
 use super::index::Stamp;
+use super::judge::{Judged, hash_on, judge, mismatch};
 use super::manifest::place;
 use super::partial::{Partial, Sidecar, blocking, free_space, hash_into};
 use super::paths::failed;
@@ -71,7 +72,7 @@ impl Retry {
 }
 
 /// How an attempt ended that did not bring everything.
-enum Stop {
+pub(super) enum Stop {
     /// For good.
     For(StoreError),
     /// Try again, perhaps.
@@ -96,11 +97,20 @@ impl Cache {
     ) -> Result<bool, StoreError> {
         progress.set_total(artifact.size_bytes);
         let _flight = self.take_off(&artifact.key).await;
-        if self.is_there(artifact).await? {
-            progress.set(artifact.size_bytes);
-            return Ok(false);
-        }
-        let partial = Partial::lock(&self.0.layout, &artifact.key, &progress).await?;
+        let (artifact, partial) = loop {
+            let placed = self.placed(artifact, from).await?;
+            if self.is_there(&placed).await? {
+                progress.set(artifact.size_bytes);
+                return Ok(false);
+            }
+            let partial = Partial::lock(&self.0.layout, &placed.key, &progress).await?;
+            // Whoever held the lock before us may have put other bytes there.
+            if self.placed(artifact, from).await? == placed {
+                break (placed, partial);
+            }
+            partial.put_down()?;
+        };
+        let artifact = &artifact;
         // Whoever held the lock before us may have brought it.
         if self.is_there(artifact).await? {
             progress.set(artifact.size_bytes);
@@ -110,7 +120,7 @@ impl Cache {
         self.quarantine_what_is_there(&artifact.key).await?;
         let _slot = self.0.downloads.acquire().await;
         let partial = self.download(artifact, from, partial, &progress).await?;
-        self.land(artifact, partial).await?;
+        self.land(artifact, from, partial).await?;
         progress.set(artifact.size_bytes);
         info!(artifact = %artifact.key, bytes = artifact.size_bytes, "artifact fetched");
         Ok(true)
@@ -124,6 +134,36 @@ impl Cache {
             Arc::clone(flights.entry(key.clone()).or_default())
         };
         lock.lock_owned().await
+    }
+
+    /// The artifact under the key that its file has, or will have. That is its own, unless bytes lie there that another
+    /// publisher has under the same key: where several state files share the cache, both have room.
+    async fn placed(&self, artifact: &Artifact, from: &Location) -> Result<Artifact, StoreError> {
+        let (cache, artifact, place) = (self.clone(), artifact.clone(), place(from));
+        blocking(move |stop| {
+            let beside = Artifact { key: artifact.key_beside(), ..artifact.clone() };
+            let own = cache.0.layout.artifact(&artifact.key);
+            let Some(file) = cache.0.layout.open(&own)? else { return Ok(artifact) };
+            let stamp = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", &own))?;
+            let origin = cache.0.index.read().place(&artifact.key, &stamp);
+            let is_others = origin.is_some_and(|origin| origin != place) && cache.0.layout.is_shared();
+            if cache.digest_of(&artifact.key, false, stop)? == Some(artifact.sha256) {
+                return Ok(artifact);
+            }
+            let has_room = is_others || cache.digest_of(&beside.key, false, stop)? == Some(artifact.sha256);
+            Ok(if has_room { beside } else { artifact })
+        })
+        .await
+    }
+
+    /// The key of the file that holds an artifact, as far as the index tells.
+    pub(super) fn key_of(&self, artifact: &Artifact) -> ArtifactKey {
+        let beside = artifact.key_beside();
+        let holds = |key: &ArtifactKey| {
+            let found = self.0.layout.artifact(key).symlink_metadata().ok()?;
+            self.0.index.read().digest(key, &Stamp::of(&found)).filter(|digest| *digest == artifact.sha256)
+        };
+        if holds(&artifact.key).is_none() && holds(&beside).is_some() { beside } else { artifact.key.clone() }
     }
 
     async fn is_there(&self, artifact: &Artifact) -> Result<bool, StoreError> {
@@ -156,7 +196,7 @@ impl Cache {
         let digest = Sha256Digest::from_bytes(hasher.finalize().into());
         let after = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", &path))?;
         if before == after {
-            self.0.index.try_update(|index| index.put(key.clone(), after, digest));
+            self.0.index.try_update(|index| index.put(key.clone(), after, digest, None));
         }
         Ok(Some(digest))
     }
@@ -197,9 +237,9 @@ impl Cache {
                     return Ok(partial);
                 }
                 if !partial.has_old_bytes {
+                    let partial_len = partial.len;
                     partial.discard()?;
-                    let what = artifact.key.to_string();
-                    return Err(StoreError::DigestMismatch { what, expected: artifact.sha256, got });
+                    return Err(mismatch(artifact, got, partial_len));
                 }
                 warn!(artifact = %artifact.key, "the resumed download has the wrong digest; starting over");
                 partial.start_over()?;
@@ -211,7 +251,7 @@ impl Cache {
                 Ok(()) => {}
                 Err(Stop::For(err)) => {
                     match err {
-                        StoreError::SizeMismatch { .. } => partial.discard()?,
+                        StoreError::SizeMismatch { .. } | StoreError::DigestMismatch { .. } => partial.discard()?,
                         _ => partial.put_down()?,
                     }
                     return Err(err);
@@ -279,8 +319,21 @@ impl Cache {
             Ok(answer) => answer,
             Err(failure) => return Ok((partial, Err(Stop::Again(failure)))),
         };
-        if let Err(stop) = judge(artifact, &ask, &answer) {
-            return Ok((partial, Err(stop)));
+        // All that there is has come already.
+        if answer.status == (Status::PastTheEnd { total: Some(partial.len) })
+            && partial.len < artifact.size_bytes
+            && !partial.has_old_bytes
+        {
+            let wrong = mismatch(artifact, partial.digest(), partial.len);
+            return Ok((partial, Err(Stop::For(wrong))));
+        }
+        match judge(artifact, &ask, &answer) {
+            Ok(Judged::Fits) => {}
+            Ok(Judged::WrongLength) => {
+                let hashed = hash_on(Sha256::new(), 0, artifact, answer).await;
+                return Ok((partial, Err(hashed.map_or_else(Stop::Again, Stop::For))));
+            }
+            Err(stop) => return Ok((partial, Err(stop))),
         }
         if answer.status == Status::Whole && partial.len > 0 {
             debug!(artifact = %artifact.key, "the server sends everything; starting over");
@@ -302,6 +355,7 @@ impl Cache {
     ) -> Result<(Partial, Result<(), Stop>), StoreError> {
         let size = artifact.size_bytes;
         let mut received = partial.len;
+        let mut surplus = None;
         let (pieces, inbox) = mpsc::channel(IN_FLIGHT);
         let shown = Arc::clone(progress);
         let writer = tokio::task::spawn_blocking(move || partial.absorb(inbox, size, &shown));
@@ -311,8 +365,8 @@ impl Cache {
                 Ok(Some(piece)) => {
                     received += piece.len() as u64;
                     if received > size {
-                        let what = artifact.key.to_string();
-                        break Err(Stop::For(StoreError::SizeMismatch { what, expected: size, got: None }));
+                        surplus = Some(piece);
+                        break Ok(());
                     }
                     if pieces.send(piece).await.is_err() {
                         break Ok(()); // the writer has failed, and says so below
@@ -329,6 +383,19 @@ impl Cache {
                 Err(_) => std::future::pending().await,
             },
         };
+        if let Some(piece) = surplus {
+            if partial.has_old_bytes {
+                return Ok((partial, Err(Stop::FromTheStart)));
+            }
+            let mut hasher = partial.hasher();
+            hasher.update(&piece);
+            let hashed = hash_on(hasher, received, artifact, answer).await;
+            return Ok((partial, Err(hashed.map_or_else(Stop::Again, Stop::For))));
+        }
+        if end.is_ok() && partial.len < size && answer.marks_its_end && answer.status == Status::Whole {
+            let wrong = mismatch(artifact, partial.digest(), partial.len);
+            return Ok((partial, Err(Stop::For(wrong))));
+        }
         let end = end.and_then(|()| match partial.len == size {
             true => Ok(()),
             false => Err(Stop::Again(Failure::passing(format!("ended early, after {} of {size} bytes", partial.len)))),
@@ -337,41 +404,17 @@ impl Cache {
     }
 
     /// Makes the download the artifact. The index learns of it before the lock is given back.
-    async fn land(&self, artifact: &Artifact, partial: Partial) -> Result<(), StoreError> {
-        let (cache, artifact) = (self.clone(), artifact.clone());
+    async fn land(&self, artifact: &Artifact, from: &Location, partial: Partial) -> Result<(), StoreError> {
+        let (cache, artifact, place) = (self.clone(), artifact.clone(), place(from));
         blocking(move |_| {
             let to = cache.0.layout.artifact(&artifact.key);
             cache.0.layout.guard(&to)?;
             let (_lock, stamp) = partial.commit(&to, cache.0.options.durable)?;
             if let Some(stamp) = stamp {
-                cache.0.index.try_update(|index| index.put(artifact.key, stamp, artifact.sha256));
+                cache.0.index.try_update(|index| index.put(artifact.key, stamp, artifact.sha256, Some(place)));
             }
             Ok(())
         })
         .await
-    }
-}
-
-/// Whether the answer's head fits what was asked and what the manifest promised.
-fn judge(artifact: &Artifact, ask: &Ask, answer: &Answer) -> Result<(), Stop> {
-    let expected = artifact.size_bytes;
-    let wrong_size =
-        |got| Stop::For(StoreError::SizeMismatch { what: artifact.key.to_string(), expected, got: Some(got) });
-    match answer.status {
-        Status::Whole => match answer.length {
-            Some(got) if got != expected => Err(wrong_size(got)),
-            _ => Ok(()),
-        },
-        Status::NotModified => Err(Stop::Again(Failure::permanent("304"))),
-        Status::Part { .. } if ask.from == 0 => Err(Stop::Again(Failure::permanent("206"))),
-        Status::PastTheEnd { .. } if ask.from == 0 => Err(Stop::Again(Failure::permanent("416"))),
-        Status::Part { total: Some(got), .. } | Status::PastTheEnd { total: Some(got) } if got != expected => {
-            Err(wrong_size(got))
-        }
-        Status::Part { start, .. } => {
-            let fits = start == Some(ask.from) && answer.length.is_none_or(|length| length == expected - ask.from);
-            if fits { Ok(()) } else { Err(Stop::FromTheStart) }
-        }
-        Status::PastTheEnd { .. } => Err(Stop::FromTheStart),
     }
 }

@@ -65,7 +65,8 @@ impl GcReport {
 }
 
 /// The artifacts that may go, oldest version last kept first: those that are no roots, except the `keep` most recently
-/// written per agent and architecture. Files not named `<name>-<version>-<arch>.tar.gz` are not ours to judge and stay.
+/// written per agent and architecture. Files not named `<name>-<version>-<arch>`, whatever comes after a dot behind that, are
+/// not ours to judge and stay.
 pub fn gc_candidates(
     files: &BTreeMap<ArtifactKey, CachedArtifact>,
     roots: &BTreeSet<ArtifactKey>,
@@ -90,10 +91,8 @@ pub fn gc_candidates(
 
 /// Agent and architecture of a file name. Both agents and versions may have dashes in them: a known agent decides,
 /// else the version begins at the first digit after a dash.
-fn group<'a>(key: &'a ArtifactKey, agents: &BTreeSet<String>) -> Option<(&'a str, &'static str)> {
-    let stem = key.file_name().strip_suffix(".tar.gz")?;
-    let arch = Arch::ALL.into_iter().find(|arch| stem.ends_with(&format!("-{arch}")))?;
-    let stem = &stem[..stem.len() - arch.as_str().len() - 1];
+fn group<'a>(key: &'a ArtifactKey, agents: &BTreeSet<String>) -> Option<(&'a str, Arch)> {
+    let (stem, arch) = key.version_and_arch()?;
     let known = agents
         .iter()
         .filter(|agent| stem.strip_prefix(agent.as_str()).is_some_and(|rest| rest.len() > 1 && rest.starts_with('-')))
@@ -105,7 +104,7 @@ fn group<'a>(key: &'a ArtifactKey, agents: &BTreeSet<String>) -> Option<(&'a str
     };
     let guess = || stem.match_indices('-').map(|(at, _)| at).find(begins).or_else(|| stem.rfind('-'));
     let end = known.or_else(guess).filter(|end| *end > 0)?;
-    Some((&stem[..end], arch.as_str()))
+    Some((&stem[..end], arch))
 }
 
 impl Cache {
@@ -126,7 +125,7 @@ impl Cache {
             remove_file(path)?;
         }
         for manifest in self.manifests() {
-            roots.extend(listed(&manifest).into_keys());
+            roots.extend(listed(&manifest).into_iter().flat_map(|artifact| [artifact.key_beside(), artifact.key]));
             agents.extend(manifest.agents.into_keys());
         }
         let files = self.list_files()?;
@@ -287,7 +286,19 @@ mod tests {
 
     #[test]
     fn files_of_another_shape_stay() {
-        let names = ["notes.txt", "a-1-sparc.tar.gz", "x64.tar.gz", "-1-x64.tar.gz", "a-1-x64.tar.zst"];
+        let names = ["notes.txt", "a-1-sparc.tar.gz", "x64.tar.gz", "-1-x64.tar.gz", "a-1-x64b.tar.zst"];
         assert_eq!(go(&names, &[], &[], 0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn old_versions_go_whatever_their_names_end_in() {
+        for ending in [".tar.gz", ".tar.zst", ".tar", ".tgz", ".oci.tar", ""] {
+            let names = ["1", "2", "3"].map(|version| format!("a-1.{version}-x64{ending}"));
+            let names = names.each_ref().map(String::as_str);
+            assert_eq!(go(&names, &names[2..], &["a"], 1), names[..1], "{ending}");
+        }
+        // Bytes of another publisher under the same key are a version beside it.
+        let names = ["a-1-x64.0123456789abcdef.tar.gz", "a-1-x64.tar.gz", "a-2-x64.tar.zst"];
+        assert_eq!(go(&names, &names[2..], &["a"], 1), names[..1]);
     }
 }

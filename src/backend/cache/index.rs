@@ -15,7 +15,7 @@ use tracing::warn;
 use super::paths::{Layout, failed};
 use crate::backend::StoreError;
 use crate::error::Chain;
-use crate::model::{ArtifactKey, ImageId, Sha256Digest};
+use crate::model::{ArtifactKey, ImageId, ImageRef, LoadedImage, Sha256Digest};
 
 const VERSION: u32 = 1;
 
@@ -24,6 +24,10 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How many images are remembered whose tarball is no longer here.
 const MAX_IMAGES: usize = 4096;
+
+/// How many tarballs are remembered that do not hold what was wanted, and how many names of each.
+const MAX_HOLDS: usize = 64;
+const MAX_NAMES: usize = 100;
 
 /// A file written to this recently may be written to again without its times changing: the kernel's clock ticks every
 /// 1 to 10 ms.
@@ -80,6 +84,9 @@ pub(super) struct Entry {
     #[serde(flatten)]
     stamp: Stamp,
     sha256: Sha256Digest,
+    /// The sha256 of the URL that it was fetched from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    place: Option<Sha256Digest>,
     /// For people who read the file; [`Index::image`] goes by digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<ImageId>,
@@ -104,13 +111,27 @@ pub(super) struct Index {
     files: BTreeMap<ArtifactKey, Entry>,
     #[serde(default)]
     images: BTreeMap<Sha256Digest, ImageId>,
+    /// Images that loading brought into an engine, and that are ours to remove.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    loaded: BTreeMap<ImageId, Loaded>,
+    /// The names in tarballs that were found not to hold what was wanted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    holds: BTreeMap<Sha256Digest, Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) manifest: Option<ManifestOrigin>,
 }
 
+/// See [`crate::model::LoadedImage`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Loaded {
+    artifact: Sha256Digest,
+    reference: ImageRef,
+}
+
 impl Default for Index {
     fn default() -> Self {
-        Self { version: VERSION, files: BTreeMap::new(), images: BTreeMap::new(), manifest: None }
+        let (files, images, loaded, holds) = Default::default();
+        Self { version: VERSION, files, images, loaded, holds, manifest: None }
     }
 }
 
@@ -124,9 +145,42 @@ impl Index {
         self.images.get(digest)
     }
 
-    pub(super) fn put(&mut self, key: ArtifactKey, stamp: Stamp, sha256: Sha256Digest) {
+    /// Where the file with this stamp was fetched from, where that is known.
+    pub(super) fn place(&self, key: &ArtifactKey, stamp: &Stamp) -> Option<Sha256Digest> {
+        self.files.get(key).filter(|entry| entry.stamp == *stamp)?.place
+    }
+
+    /// `place` is the one it was fetched from just now. Bytes that are only hashed again came from where they came.
+    pub(super) fn put(&mut self, key: ArtifactKey, stamp: Stamp, sha256: Sha256Digest, place: Option<Sha256Digest>) {
         let image = self.images.get(&sha256).cloned();
-        self.files.insert(key, Entry { stamp, sha256, image });
+        let before = self.files.get(&key).filter(|entry| entry.sha256 == sha256).and_then(|entry| entry.place);
+        self.files.insert(key, Entry { stamp, sha256, place: place.or(before), image });
+    }
+
+    /// The images that are ours to remove.
+    pub(super) fn loaded(&self) -> BTreeMap<ImageId, LoadedImage> {
+        let loaded = |loaded: &Loaded| LoadedImage { artifact: loaded.artifact, reference: loaded.reference.clone() };
+        self.loaded.iter().map(|(image, it)| (image.clone(), loaded(it))).collect()
+    }
+
+    pub(super) fn put_loaded(&mut self, image: &ImageId, artifact: Sha256Digest, reference: &ImageRef) {
+        self.loaded.insert(image.clone(), Loaded { artifact, reference: reference.clone() });
+    }
+
+    pub(super) fn forget_loaded(&mut self, image: &ImageId) {
+        self.loaded.remove(image);
+    }
+
+    /// The names in a tarball that was found not to hold what was wanted.
+    pub(super) fn names_in(&self, digest: &Sha256Digest) -> Option<&Vec<String>> {
+        self.holds.get(digest)
+    }
+
+    pub(super) fn put_names_in(&mut self, digest: Sha256Digest, names: &[String]) {
+        if self.holds.len() >= MAX_HOLDS {
+            self.holds.clear();
+        }
+        self.holds.insert(digest, names.iter().take(MAX_NAMES).cloned().collect());
     }
 
     pub(super) fn forget(&mut self, key: &ArtifactKey) {
@@ -260,7 +314,7 @@ mod tests {
     fn an_entry_is_believed_only_of_the_very_file() {
         let digest = Sha256Digest::from_bytes([7; 32]);
         let mut index = Index::default();
-        index.put(key(), stamp(5), digest);
+        index.put(key(), stamp(5), digest, None);
         assert_eq!(index.digest(&key(), &stamp(5)), Some(digest));
         for other in [
             Stamp { device: 9, ..stamp(5) },
@@ -282,7 +336,7 @@ mod tests {
             fs::write(layout.index(), garbage).unwrap();
             let file = IndexFile::new(layout.clone());
             assert_eq!(file.read().digest(&key(), &stamp(5)), None);
-            file.update(|index| index.put(key(), stamp(5), Sha256Digest::from_bytes([7; 32]))).unwrap();
+            file.update(|index| index.put(key(), stamp(5), Sha256Digest::from_bytes([7; 32]), None)).unwrap();
             assert!(IndexFile::new(layout.clone()).read().digest(&key(), &stamp(5)).is_some(), "{garbage:?}");
         }
     }
@@ -300,7 +354,7 @@ mod tests {
                 fs::write(layout.index(), bytes).unwrap();
                 assert_eq!(file.read().digest(&key(), &stamp(5)), None, "the file has changed: it counts");
             }
-            file.try_update(|index| index.put(key(), stamp(5), digest));
+            file.try_update(|index| index.put(key(), stamp(5), digest, None));
             file.try_update(|index| index.put_image(digest, &ImageId::from("abc")));
             assert_eq!(file.read().digest(&key(), &stamp(5)), Some(digest));
             assert!(file.read().image(&digest).is_some());

@@ -70,7 +70,7 @@ impl Cache {
     }
 
     async fn ask_for_manifest(&self, at: &Location, ask: &Ask) -> Result<Said, Failure> {
-        let Answer { status, length, validators, body } = self.0.client.get(at, ask).await?;
+        let Answer { status, length, validators, body, .. } = self.0.client.get(at, ask).await?;
         match status {
             Status::NotModified => return Ok(Said::Same),
             Status::Whole => {}

@@ -9,13 +9,17 @@
 //! | `index` | what is known of files without reading them |
 //! | `partial` | a download under way: lock, running hash, commit |
 //! | `fetch` | bring one artifact in: attempts, resume, quarantine |
+//! | `judge` | compare an answer with what was promised |
 //! | `manifest` | the published manifest and its local copy |
 //! | `unpack` | read an artifact as a plain tar |
+//! | `archive` | let nothing of a tarball through but the wanted image |
 //! | `sync`, `verify`, `gc` | the verbs of `steadfast cache` |
 
+mod archive;
 mod fetch;
 mod gc;
 mod index;
+mod judge;
 mod manifest;
 mod partial;
 mod paths;
@@ -30,6 +34,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+pub use archive::names_image;
 pub use gc::{Garbage, GcReport, GcRequest, gc_candidates};
 pub use sync::{SyncAgent, SyncReport, SyncRequest, SyncWanted};
 pub use unpack::damage;
@@ -40,7 +45,9 @@ use self::partial::blocking;
 use self::paths::{Layout, failed};
 use super::http::Client;
 use super::{ByteStream, Progress, Store, StoreError};
-use crate::model::{Artifact, ArtifactKey, CachedArtifact, ImageId, Location, Manifest, Sha256Digest};
+use crate::model::{
+    Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, Sha256Digest,
+};
 
 /// How a cache fetches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +119,16 @@ impl Cache {
         })))
     }
 
+    /// Opens an artifact as a plain tar with all that is in it: decompressed (gzip, zstd or not at all, told by its first
+    /// bytes) while it is read. `progress` counts compressed bytes.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub async fn open_plain(&self, key: &ArtifactKey, progress: Arc<Progress>) -> Result<ByteStream, StoreError> {
+        let (cache, key) = (self.clone(), key.clone());
+        blocking(move |_| cache.unpack(&key, progress)).await
+    }
+
     /// Path of the last good manifest: `<root>/cache/vm/manifest.json`.
     pub fn manifest_path(&self) -> PathBuf {
         self.0.layout.manifest()
@@ -152,24 +169,52 @@ impl Store for Cache {
         blocking(move |_| cache.write_manifest(&text, place.as_ref())).await
     }
 
-    fn file(&self, key: &ArtifactKey) -> Option<PathBuf> {
-        Some(self.0.layout.artifact(key))
+    fn file(&self, artifact: &Artifact) -> Option<PathBuf> {
+        Some(self.0.layout.artifact(&self.key_of(artifact)))
     }
 
-    async fn open(&self, key: &ArtifactKey, progress: Arc<Progress>) -> Result<ByteStream, StoreError> {
-        let (cache, key) = (self.clone(), key.clone());
-        blocking(move |_| cache.unpack(&key, progress)).await
+    async fn open_image(
+        &self,
+        artifact: &Artifact,
+        wanted: &ImageRef,
+        progress: Arc<Progress>,
+    ) -> Result<ByteStream, StoreError> {
+        self.only_image(artifact, wanted, progress).await
     }
 
-    async fn remember_image(&self, digest: Sha256Digest, image: &ImageId) -> Result<(), StoreError> {
-        let (cache, image) = (self.clone(), image.clone());
+    async fn holds_only(&self, artifact: &Artifact, wanted: &ImageRef) -> Result<bool, StoreError> {
+        self.has_no_other_image(artifact, wanted).await
+    }
+
+    async fn remember_image(
+        &self,
+        digest: Sha256Digest,
+        image: &ImageId,
+        brought: Option<&ImageRef>,
+    ) -> Result<(), StoreError> {
+        let (cache, image, brought) = (self.clone(), image.clone(), brought.cloned());
         blocking(move |_| {
-            if cache.0.index.read().image(&digest) != Some(&image) {
-                cache.0.index.try_update(|index| index.put_image(digest, &image));
+            if brought.is_some() || cache.0.index.read().image(&digest) != Some(&image) {
+                cache.0.index.try_update(|index| {
+                    index.put_image(digest, &image);
+                    if let Some(reference) = &brought {
+                        index.put_loaded(&image, digest, reference);
+                    }
+                });
             }
         })
         .await;
         Ok(())
+    }
+
+    async fn loaded_images(&self) -> Result<BTreeMap<ImageId, LoadedImage>, StoreError> {
+        let cache = self.clone();
+        Ok(blocking(move |_| cache.0.index.read().loaded()).await)
+    }
+
+    async fn forget_image(&self, image: &ImageId) -> Result<(), StoreError> {
+        let (cache, image) = (self.clone(), image.clone());
+        blocking(move |_| cache.0.index.update(|index| index.forget_loaded(&image))).await
     }
 
     async fn remove(&self, key: &ArtifactKey) -> Result<(), StoreError> {

@@ -168,6 +168,11 @@ impl Partial {
         }
     }
 
+    /// The hash of the bytes so far, to go on with.
+    pub(super) fn hasher(&self) -> Sha256 {
+        self.hasher.clone()
+    }
+
     /// What the bytes hash to.
     pub(super) fn digest(&self) -> Sha256Digest {
         Sha256Digest::from_bytes(self.hasher.clone().finalize().into())

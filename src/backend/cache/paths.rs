@@ -29,6 +29,12 @@ impl Layout {
         Ok(Self { root: std::path::absolute(root)? })
     }
 
+    /// Whether several state files keep their state below the same root, and so share the cache.
+    pub(super) fn is_shared(&self) -> bool {
+        let owners = fs::read_dir(self.root.join("state")).into_iter().flatten().flatten();
+        owners.filter(|owner| owner.path().is_dir()).nth(1).is_some()
+    }
+
     /// `<root>/cache`. May itself be a symbolic link: that is its owner's choice.
     pub(super) fn cache(&self) -> PathBuf {
         self.root.join("cache")

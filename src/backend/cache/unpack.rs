@@ -2,6 +2,7 @@
 //!
 //! Decompression runs on a thread of its own, a few pieces ahead of the reader.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
+use super::archive::{Filter, Refusal, names_image};
+use super::partial::blocking;
 use super::paths::{failed, remove_file, still_names};
 use super::{ByteStream, Cache, Progress, StoreError};
-use crate::model::ArtifactKey;
+use crate::model::{Artifact, ArtifactKey, ImageRef};
 
 /// How much is decompressed at a time.
 const PIECE: usize = 256 * 1024;
@@ -29,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// The [`StoreError::Damaged`] behind an error of the stream that [`crate::backend::Store::open`] yields, however
+/// The [`StoreError::Damaged`] behind an error of the stream that [`crate::backend::Store::open_image`] yields, however
 /// deeply it is wrapped. `None` when the stream broke for another reason.
 pub fn damage<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
     let mut next = Some(err);
@@ -79,6 +82,42 @@ impl Cache {
         Ok(Box::pin(stream::unfold(inbox, |mut inbox| async { inbox.recv().await.map(|piece| (piece, inbox)) })))
     }
 
+    /// See [`crate::backend::Store::open_image`].
+    pub(super) async fn only_image(
+        &self,
+        artifact: &Artifact,
+        wanted: &ImageRef,
+        progress: Arc<Progress>,
+    ) -> Result<ByteStream, StoreError> {
+        if let Some(found) = self.0.index.read().names_in(&artifact.sha256)
+            && !found.iter().any(|name| names_image(name, wanted))
+        {
+            return Err(other_image(artifact, wanted, found.clone()));
+        }
+        let tar = self.open_plain(&self.key_of(artifact), progress).await?;
+        let filtered = Filtered {
+            tar,
+            filter: Some(Filter::new(wanted)),
+            ready: VecDeque::new(),
+            refuse: Refuse { cache: self.clone(), artifact: artifact.clone(), wanted: wanted.clone() },
+        };
+        Ok(Box::pin(stream::unfold(filtered, async |mut filtered| Some((filtered.next().await?, filtered)))))
+    }
+
+    /// See [`crate::backend::Store::holds_only`].
+    pub(super) async fn has_no_other_image(&self, artifact: &Artifact, wanted: &ImageRef) -> Result<bool, StoreError> {
+        let mut tar = self.open_plain(&self.key_of(artifact), Progress::new(0)).await?;
+        let mut filter = Filter::new(wanted);
+        let mut out = Vec::new();
+        while let Some(Ok(bytes)) = tar.next().await {
+            out.clear();
+            if filter.push(bytes, &mut out).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(filter.holds_only())
+    }
+
     /// Removes an artifact file unless somebody writes or reads it. Yields whether it is gone.
     pub(super) fn remove_artifact(&self, key: &ArtifactKey) -> Result<bool, StoreError> {
         let path = self.0.layout.artifact(key);
@@ -94,6 +133,66 @@ impl Cache {
         }
         Ok(true)
     }
+}
+
+/// A tarball on its way through the filter. Fused: nothing comes after its end or its first error.
+struct Filtered {
+    tar: ByteStream,
+    /// `None` once the end was reached.
+    filter: Option<Filter>,
+    ready: VecDeque<Bytes>,
+    refuse: Refuse,
+}
+
+impl Filtered {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Some(Ok(bytes));
+            }
+            let mut filter = self.filter.take()?;
+            let mut out = Vec::new();
+            let went = match self.tar.next().await {
+                Some(Ok(bytes)) => {
+                    let went = filter.push(bytes, &mut out);
+                    self.filter = Some(filter);
+                    went
+                }
+                Some(Err(err)) => return Some(Err(err)),
+                None => filter.finish(&mut out),
+            };
+            if let Err(refusal) = went {
+                self.filter = None;
+                return Some(Err(self.refuse.with(refusal).await));
+            }
+            self.ready.extend(out.into_iter().filter(|bytes| !bytes.is_empty()));
+        }
+    }
+}
+
+/// Words a refusal, and remembers it.
+struct Refuse {
+    cache: Cache,
+    artifact: Artifact,
+    wanted: ImageRef,
+}
+
+impl Refuse {
+    async fn with(&self, refusal: Refusal) -> io::Error {
+        let err = match refusal {
+            Refusal::Damaged(why) => StoreError::Damaged { key: self.artifact.key.clone(), why },
+            Refusal::Other(found) => {
+                let (cache, digest, names) = (self.cache.clone(), self.artifact.sha256, found.clone());
+                blocking(move |_| cache.0.index.try_update(|index| index.put_names_in(digest, &names))).await;
+                other_image(&self.artifact, &self.wanted, found)
+            }
+        };
+        io::Error::new(io::ErrorKind::InvalidData, err)
+    }
+}
+
+fn other_image(artifact: &Artifact, wanted: &ImageRef, found: Vec<String>) -> StoreError {
+    StoreError::OtherImage { key: artifact.key.clone(), wanted: wanted.clone(), found }
 }
 
 fn decompress(file: File, progress: &Progress, pieces: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {

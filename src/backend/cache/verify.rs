@@ -12,7 +12,7 @@ use super::index::Stamp;
 use super::partial::blocking;
 use super::paths::{TEMPORARY, failed};
 use super::{Cache, StoreError};
-use crate::model::{ArtifactKey, CachedArtifact, Manifest, Sha256Digest};
+use crate::model::{Artifact, ArtifactKey, CachedArtifact, Manifest, Sha256Digest};
 
 /// How deep keys may nest. No manifest seen goes deeper than `vm/images/`.
 const MAX_DEPTH: usize = 16;
@@ -70,13 +70,22 @@ impl Cache {
         let cache = self.clone();
         blocking(move |stop| {
             let manifests = cache.manifests();
-            let expected: BTreeMap<_, _> = manifests.iter().flat_map(listed).collect();
+            // Several publishers may have other bytes under one key.
+            let mut expected = BTreeMap::<_, Vec<_>>::new();
+            for artifact in manifests.iter().flat_map(listed) {
+                expected.entry(artifact.key_beside()).or_default().push(artifact.sha256);
+                expected.entry(artifact.key).or_default().push(artifact.sha256);
+            }
             let mut files = Vec::new();
             for (key, file) in cache.list_files()? {
                 let Some(digest) = cache.digest_of(&key, deep, stop)? else { continue };
                 let verdict = match expected.get(&key) {
-                    Some(expected) if *expected == digest => Verdict::Good,
-                    Some(expected) => Verdict::Bad { expected: *expected },
+                    Some(expected) if expected.contains(&digest) => Verdict::Good,
+                    // The manifest that was written last comes last.
+                    Some(expected) => match expected.last() {
+                        Some(expected) => Verdict::Bad { expected: *expected },
+                        None => Verdict::Unlisted,
+                    },
                     None => Verdict::Unlisted,
                 };
                 files.push(Checked { key, size: file.size, digest, verdict });
@@ -111,11 +120,10 @@ impl Cache {
 }
 
 /// What the manifest says of every artifact whose entry is good.
-pub(super) fn listed(manifest: &Manifest) -> BTreeMap<ArtifactKey, Sha256Digest> {
+pub(super) fn listed(manifest: &Manifest) -> Vec<Artifact> {
     let agents = manifest.agents.keys();
     agents
         .flat_map(|agent| manifest.arches(agent).into_iter().filter_map(|arch| manifest.artifact(agent, arch).ok()))
-        .map(|artifact| (artifact.key, artifact.sha256))
         .collect()
 }
 

@@ -13,8 +13,8 @@ use crate::backend::{
     Look, Progress,
 };
 use crate::model::{
-    CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Live, Owner,
-    Ownership, Phase, Reach, Rung, Sha256Digest, Whose, labels,
+    CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Images, Live,
+    Owner, Ownership, Phase, Reach, Rung, Sha256Digest, Whose, labels,
 };
 
 fn not_found(what: &str) -> EngineError {
@@ -162,12 +162,9 @@ impl Engine for Fake {
                 (is_ours || look.names.contains(&one.name)).then(|| (one.name.clone(), seen))
             });
             let looked_at = Some(super::wall(Instant::now()));
-            Ok(Guest {
-                version: "4.3.1".to_owned(),
-                looked_at,
-                containers: containers.collect(),
-                images: state.images.clone(),
-            })
+            let Images { names: images, store: image_store } = state.list_images();
+            let (version, containers) = ("4.3.1".to_owned(), containers.collect());
+            Ok(Guest { version, looked_at, containers, images, image_store })
         })
         .await
     }
@@ -175,6 +172,10 @@ impl Engine for Fake {
     async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
         self.on("inspect", id, |state, _| Ok(state.containers.get(id).map(|one| seen(state, id, one, None, true))))
             .await
+    }
+
+    async fn images(&self) -> Result<Images, EngineError> {
+        self.ask("images", "", |state| Ok(state.list_images())).await
     }
 
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
@@ -188,15 +189,12 @@ impl Engine for Fake {
         }
         let digest = Sha256Digest::parse(&String::from_utf8_lossy(&text)).map_err(|err| refused(err.to_string()))?;
         self.ask("load", digest.to_string(), |state| {
-            let (image, names) =
+            let (image, _) =
                 state.tarballs.get(&digest).cloned().ok_or_else(|| refused("not an archive".to_owned()))?;
             state.image_store.insert(image.clone());
-            for name in &names {
-                let name = ImageRef::new(name.as_str()).map_err(|err| refused(err.to_string()))?;
-                state.images.insert(name.qualified(), image.clone());
-            }
             state.changed("load", "", None);
-            Ok(if names.is_empty() { vec![format!("sha256:{image}")] } else { names })
+            // What the store hands out has no name.
+            Ok(vec![format!("sha256:{image}")])
         })
         .await
     }
@@ -243,7 +241,11 @@ impl Engine for Fake {
             if let Some((id, _)) = state.named(create.name.as_str()) {
                 return Err(conflict(format!("the container name `{}` is already in use by {id}", create.name)));
             }
-            let image = state.images.get(&create.image).cloned().ok_or_else(|| not_found(create.image.as_str()))?;
+            let image = match &create.image_id {
+                Some(image) => state.list_images().store.contains_key(image).then(|| image.clone()),
+                None => state.images.get(&create.image).cloned(),
+            };
+            let image = image.ok_or_else(|| not_found(create.image_word()))?;
             // An image's labels are its containers' too.
             let mut labels = state.image_labels.get(&image).cloned().unwrap_or_default();
             labels.extend(create.labels.clone());

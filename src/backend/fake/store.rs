@@ -8,8 +8,11 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::{Fake, FakeFile};
+use crate::backend::cache::names_image;
 use crate::backend::{ByteStream, Progress, Store, StoreError};
-use crate::model::{Artifact, ArtifactKey, CachedArtifact, ImageId, Location, Manifest, Sha256Digest};
+use crate::model::{
+    Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, Sha256Digest,
+};
 
 impl Store for Fake {
     async fn published(&self, at: &Location) -> Result<Manifest, StoreError> {
@@ -66,7 +69,7 @@ impl Store for Fake {
                 retryable: false,
             })?;
             if got != artifact.sha256 {
-                return Err(StoreError::DigestMismatch { what, expected: artifact.sha256, got });
+                return Err(StoreError::DigestMismatch { what, expected: artifact.sha256, got, lengths: None });
             }
             let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + state.serial());
             let file = FakeFile { digest: got, size: artifact.size_bytes, proved: true, modified };
@@ -86,13 +89,26 @@ impl Store for Fake {
         .await
     }
 
-    async fn open(&self, key: &ArtifactKey, _: Arc<Progress>) -> Result<ByteStream, StoreError> {
+    async fn open_image(
+        &self,
+        artifact: &Artifact,
+        wanted: &ImageRef,
+        _: Arc<Progress>,
+    ) -> Result<ByteStream, StoreError> {
+        let key = &artifact.key;
         self.call("open", key.as_str(), |state| {
             let file = state.files.get(key).ok_or_else(|| StoreError::Io {
                 what: "open",
                 path: key.as_str().into(),
                 err: std::io::ErrorKind::NotFound.into(),
             })?;
+            if let Some((_, names)) = state.tarballs.get(&file.digest)
+                && !names.is_empty()
+                && !names.iter().any(|name| names_image(name, wanted))
+            {
+                let (key, wanted) = (key.clone(), wanted.clone());
+                return Err(StoreError::OtherImage { key, wanted, found: names.clone() });
+            }
             // The bytes of a tarball are, here, the digest they hash to.
             let bytes = Bytes::from(file.digest.to_string());
             Ok(Box::pin(stream::iter([Ok(bytes)])) as ByteStream)
@@ -100,9 +116,31 @@ impl Store for Fake {
         .await
     }
 
-    async fn remember_image(&self, digest: Sha256Digest, image: &ImageId) -> Result<(), StoreError> {
+    async fn holds_only(&self, _: &Artifact, _: &ImageRef) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    async fn loaded_images(&self) -> Result<BTreeMap<ImageId, LoadedImage>, StoreError> {
+        Ok(self.state().loaded.clone())
+    }
+
+    async fn forget_image(&self, image: &ImageId) -> Result<(), StoreError> {
+        self.state().loaded.remove(image);
+        Ok(())
+    }
+
+    async fn remember_image(
+        &self,
+        digest: Sha256Digest,
+        image: &ImageId,
+        brought: Option<&ImageRef>,
+    ) -> Result<(), StoreError> {
         self.call("remember_image", digest.to_string(), |state| {
             state.remembered.insert(digest, image.clone());
+            if let Some(reference) = brought {
+                let loaded = LoadedImage { artifact: digest, reference: reference.clone() };
+                state.loaded.insert(image.clone(), loaded);
+            }
             state.changed("remember_image", "", None);
             Ok(())
         })

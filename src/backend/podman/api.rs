@@ -17,6 +17,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde_json::Value;
 
 use super::address::Machine;
+use super::auth::Logins;
 use super::error;
 use super::http::{Call, DEADLINE, Http, query, segment};
 use super::life::{self, Life, Started};
@@ -51,6 +52,7 @@ pub(super) struct Server {
 pub struct Api {
     http: Http,
     machine: Machine,
+    logins: Logins,
     server: Mutex<Option<Arc<Server>>>,
     docker: OnceLock<Docker>,
 }
@@ -61,7 +63,18 @@ impl Api {
     /// # Errors
     /// `unknown`, when no client can be set up at all.
     pub fn new(socket: &Path, machine: Machine) -> Result<Self, EngineError> {
-        Ok(Self { http: Http::new(socket)?, machine, server: Mutex::new(None), docker: OnceLock::new() })
+        let (logins, server, docker) = (Logins::default(), Mutex::new(None), OnceLock::new());
+        Ok(Self { http: Http::new(socket)?, machine, logins, server, docker })
+    }
+
+    /// The same, pulling with these logins.
+    #[must_use]
+    pub fn with_logins(self, logins: Logins) -> Self {
+        Self { logins, ..self }
+    }
+
+    pub(super) fn logins(&self) -> &Logins {
+        &self.logins
     }
 
     /// The socket it talks to.

@@ -9,12 +9,14 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::api::Api;
+use super::auth;
 use super::error;
 use super::http::{Call, query, segment};
 use super::life::unless_gone;
 use super::upload::Upload;
+use super::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
-use crate::model::{ImageId, ImageRef};
+use crate::model::{ImageId, ImageRef, Images};
 
 /// How long a pull may go without any news. Podman sends none while it writes a layer to its storage.
 const PULL_STALL: Duration = Duration::from_secs(5 * 60);
@@ -22,6 +24,11 @@ const PULL_STALL: Duration = Duration::from_secs(5 * 60);
 const REMOVE: Duration = Duration::from_secs(60);
 
 impl Api {
+    /// See [`crate::backend::Engine::images`].
+    pub async fn images(&self) -> Result<Images, EngineError> {
+        Ok(wire::images(&self.list_images(false).await?))
+    }
+
     /// Images as Podman lists them; with `all`, those without a name too that others were made upon.
     pub(super) async fn list_images(&self, all: bool) -> Result<Value, EngineError> {
         let path = if all { "/images/json?all=true" } else { "/images/json" };
@@ -79,7 +86,11 @@ impl Api {
         let what = format!("pull image `{reference}`");
         let command = format!("POST /images/create?fromImage={reference}");
         let options = CreateImageOptionsBuilder::new().from_image(reference.as_str()).build();
-        let mut news = Box::pin(self.docker(PULL_STALL)?.create_image(Some(options), None, None));
+        let registry = auth::registry(reference);
+        let login = self.logins().find(reference).await;
+        let secrets = login.as_ref().map(auth::Login::secrets).unwrap_or_default();
+        let login = login.map(|login| login.for_docker(registry));
+        let mut news = Box::pin(self.docker(PULL_STALL)?.create_image(Some(options), None, login));
         let mut layers: HashMap<String, (u64, u64)> = HashMap::new();
         loop {
             let Ok(next) = tokio::time::timeout(PULL_STALL, news.next()).await else {
@@ -90,7 +101,10 @@ impl Api {
                 Some(Ok(info)) => info,
                 // A line that bollard cannot read is no news.
                 Some(Err(bollard::errors::Error::JsonDataError { .. })) => continue,
-                Some(Err(err)) => return Err(error::from_bollard(&what, &command, self.socket(), &err)),
+                Some(Err(err)) => {
+                    let err = error::from_bollard(&what, &command, self.socket(), &err);
+                    return Err(secrets.hide_in(err));
+                }
             };
             if let (Some(layer), Some(detail)) = (info.id, info.progress_detail) {
                 let amount = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0);

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use super::address::Machine;
 use super::ssh::SshForward;
-use super::{Api, Podman, Shell};
+use super::{Api, Logins, Podman, Shell};
 use crate::backend::limactl::Limactl;
 use crate::backend::{Engine, EngineError, EngineErrorKind};
 use crate::model::vm::Process;
@@ -49,6 +49,7 @@ struct Climber {
     limactl: Limactl,
     instance: InstanceName,
     transport: Transport,
+    logins: Logins,
     state: Mutex<State>,
 }
 
@@ -124,7 +125,13 @@ struct Link {
 impl Ladder {
     /// The ladder to this instance. Nothing is tried yet, and nothing can be before [`Engine::locate`].
     pub fn new(limactl: Limactl, instance: InstanceName, transport: Transport) -> Self {
-        Self(Arc::new(Climber { limactl, instance, transport, state: Mutex::default() }))
+        let logins = Logins::default();
+        Self(Arc::new(Climber { limactl, instance, transport, logins, state: Mutex::default() }))
+    }
+
+    /// As [`Ladder::new`], pulling with these logins.
+    pub fn with_logins(limactl: Limactl, instance: InstanceName, transport: Transport, logins: Logins) -> Self {
+        Self(Arc::new(Climber { limactl, instance, transport, logins, state: Mutex::default() }))
     }
 
     /// The path of the socket in use here, when the way in use has one.
@@ -202,22 +209,27 @@ impl Climber {
         }
     }
 
+    fn api(&self, socket: &Path) -> Result<Podman, EngineError> {
+        let api = Api::new(socket, Machine::Elsewhere)?;
+        Ok(Podman::Api(api.with_logins(self.logins.clone())))
+    }
+
     fn shell(&self, place: &Place) -> Shell {
         let is_rootful = !place.guest.starts_with("/run/user/");
-        Shell::new(self.limactl.clone(), self.instance.as_str(), is_rootful)
+        Shell::new(self.limactl.clone(), self.instance.as_str(), is_rootful).with_logins(self.logins.clone())
     }
 
     async fn step_on(&self, rung: Rung, place: &Place) -> Result<Link, EngineError> {
         let (podman, ssh) = match rung {
-            Rung::Forward => (api(forwarded(place)?)?, None),
+            Rung::Forward => (self.api(forwarded(place)?)?, None),
             Rung::Reconnect => {
                 let socket = forwarded(place)?;
                 tokio::time::sleep(RECONNECT).await;
-                (api(socket)?, None)
+                (self.api(socket)?, None)
             }
             Rung::Ssh => {
                 let ssh = SshForward::open(&place.ssh_config, &self.instance, &place.guest, &place.dir).await?;
-                (api(ssh.socket())?, Some(ssh))
+                (self.api(ssh.socket())?, Some(ssh))
             }
             Rung::Shell => (Podman::Shell(self.shell(place)), None),
         };
@@ -305,8 +317,4 @@ fn forwarded(place: &Place) -> Result<&Path, EngineError> {
             "the VM's template forwards no podman.sock to this host",
         )),
     }
-}
-
-fn api(socket: &Path) -> Result<Podman, EngineError> {
-    Api::new(socket, Machine::Elsewhere).map(Podman::Api)
 }

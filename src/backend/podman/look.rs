@@ -39,7 +39,8 @@ impl Api {
         }
         let containers = self.containers(look, &listed, &image_labels).await?;
         let (looked_at, images) = (Some(SystemTime::now()), wire::images(&images));
-        Ok(Guest { version: server.version.clone(), looked_at, containers, images })
+        let version = server.version.clone();
+        Ok(Guest { version, looked_at, containers, images: images.names, image_store: images.store })
     }
 
     /// `listed` are those with the owner's label.

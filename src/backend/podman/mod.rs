@@ -5,6 +5,7 @@
 
 mod address;
 mod api;
+mod auth;
 mod error;
 mod exec;
 mod exits;
@@ -30,10 +31,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress};
-use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Ownership};
+use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership};
 
 pub use address::Machine;
 pub use api::Api;
+pub use auth::Logins;
 pub use ladder::Ladder;
 pub use place::PodmanAt;
 pub use shell::Shell;
@@ -52,14 +54,14 @@ impl Podman {
     ///
     /// The socket is `socket`, else `$CONTAINER_HOST`, else `$DOCKER_HOST` (`unix://` only), else the first that exists
     /// of `$XDG_RUNTIME_DIR/podman/podman.sock`, `/run/user/<uid>/podman/podman.sock` and `/run/podman/podman.sock`
-    /// (for root the last comes first). `vars` looks up environment variables.
+    /// (for root the last comes first). `vars` looks up environment variables; they also say where the logins for pulls stand.
     ///
     /// # Errors
     /// `transportUnavailable` when there is no socket; the sentence names the places tried and how to start one. Also
     /// for an address that is not a unix socket, such as `ssh://…`.
     pub fn connect(socket: Option<&Path>, vars: impl Fn(&str) -> Option<String>) -> Result<Self, EngineError> {
-        let socket = address::find(socket, vars)?;
-        Api::new(&socket, Machine::of_local_socket()).map(Self::Api)
+        let socket = address::find(socket, &vars)?;
+        Api::new(&socket, Machine::of_local_socket()).map(|api| Self::Api(api.with_logins(Logins::of(vars))))
     }
 
     /// As [`Podman::connect`], for whoever waits for Podman: a socket that is not there yet is taken for one that will be.
@@ -67,8 +69,8 @@ impl Podman {
     /// # Errors
     /// For an address that is not a unix socket, such as `ssh://…`.
     pub fn expect(socket: Option<&Path>, vars: impl Fn(&str) -> Option<String>) -> Result<Self, EngineError> {
-        let socket = address::expected(socket, vars)?;
-        Api::new(&socket, Machine::of_local_socket()).map(Self::Api)
+        let socket = address::expected(socket, &vars)?;
+        Api::new(&socket, Machine::of_local_socket()).map(|api| Self::Api(api.with_logins(Logins::of(vars))))
     }
 
     /// How it is reached: `api` or `shell`.
@@ -105,6 +107,10 @@ impl Engine for Podman {
 
     async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
         through!(self, podman => podman.inspect(id).await)
+    }
+
+    async fn images(&self) -> Result<Images, EngineError> {
+        through!(self, podman => podman.images().await)
     }
 
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {

@@ -9,7 +9,7 @@ use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Ownership, Reach, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, VmState,
 };
 
 /// Podman on this host or in a virtual machine.
@@ -77,6 +77,10 @@ impl Engine for PodmanAt {
 
     async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
         at!(self, inspect(id))
+    }
+
+    async fn images(&self) -> Result<Images, EngineError> {
+        at!(self, images())
     }
 
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::backend::EngineError;
+
 /// Stands where a value stood.
 const MASK: &str = "(sensitive)";
 
@@ -29,6 +31,14 @@ impl Secrets {
             }
         }
         Self(forms)
+    }
+
+    /// An error without the values, wherever it repeats them.
+    pub fn hide_in(&self, mut err: EngineError) -> EngineError {
+        err.message = self.scrub(&err.message);
+        err.stderr = err.stderr.map(|text| self.scrub(&text));
+        err.body = err.body.map(|body| self.scrub_body(&body));
+        err
     }
 
     /// `text` with a mask for every stretch of it that is part of a value, also where values overlap.

@@ -27,6 +27,7 @@ use serde_json::Value;
 
 use self::exec::Session;
 use self::run::Call;
+use super::auth::Logins;
 use super::error::About;
 use super::life::{self, Life, Started};
 use super::spec;
@@ -44,6 +45,7 @@ pub struct Shell {
     limactl: Limactl,
     instance: String,
     sudo: bool,
+    logins: Logins,
     /// Podman's version, once it was told. Asked again by whoever follows events: it may have been upgraded since.
     version: Mutex<Option<String>>,
     /// The latest commands, for [`Shell::exec_exit`].
@@ -60,7 +62,13 @@ impl Shell {
     /// Podman in `instance`. `sudo` for a rootful Podman: then it is called through `sudo -n`. Nothing is run yet.
     pub fn new(limactl: Limactl, instance: impl Into<String>, sudo: bool) -> Self {
         let (version, sessions) = (Mutex::new(None), Mutex::new(VecDeque::new()));
-        Self { limactl, instance: instance.into(), sudo, version, sessions }
+        Self { limactl, instance: instance.into(), sudo, logins: Logins::default(), version, sessions }
+    }
+
+    /// The same, pulling with these logins.
+    #[must_use]
+    pub fn with_logins(self, logins: Logins) -> Self {
+        Self { logins, ..self }
     }
 
     /// The instance it reaches Podman in.

@@ -44,7 +44,7 @@ pub(super) fn body(create: &Create, gateway: Option<&str>, entrypoint: Option<&[
     let env: Map<String, Value> = spec.env.iter().map(|(name, value)| (name.clone(), json!(value.expose()))).collect();
     let mut body = json!({
         "name": create.name.as_str(),
-        "image": create.image.as_str(),
+        "image": create.image_word(),
         "labels": create.labels,
         "env": env,
         "mounts": spec.mounts.iter().map(mount).collect::<Vec<_>>(),
@@ -163,7 +163,7 @@ mod tests {
             hidden_ports: Default::default(),
         };
         let image = ImageRef::new("localhost/talk:1").unwrap();
-        Create { name: spec.name.clone(), image, spec, labels: Default::default() }
+        Create { name: spec.name.clone(), image, image_id: None, spec, labels: Default::default() }
     }
 
     #[test]

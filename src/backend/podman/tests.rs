@@ -406,7 +406,7 @@ fn secretive(secret: &str) -> Create {
     };
     spec.env.insert("TOKEN".into(), Text::sensitive(secret));
     let image = ImageRef::new("localhost/a:1").unwrap();
-    Create { name: spec.name.clone(), image, spec, labels: BTreeMap::new() }
+    Create { name: spec.name.clone(), image, image_id: None, spec, labels: BTreeMap::new() }
 }
 
 /// Half a secret is one too, so it is hidden before the sentence is joined and cut.
@@ -612,8 +612,26 @@ fn image_names_are_gathered_and_none_is_no_name() {
         {"Id": "bb", "RepoTags": null, "Names": ["ghcr.io/x/y:2"]},
         {"RepoTags": ["lost:1"]}, null,
     ]));
-    let seen: Vec<_> = images.iter().map(|(name, id)| format!("{name}={id}")).collect();
+    let seen: Vec<_> = images.names.iter().map(|(name, id)| format!("{name}={id}")).collect();
     assert_eq!(seen, ["ghcr.io/x/y:2=bb", "localhost/a:1=aa", "localhost/a@sha256:ff=aa"]);
+}
+
+/// As 4.3.1 lists an image with one name, one that lost its name, and as an older one that does not count containers.
+#[test]
+fn a_digest_of_an_image_is_no_second_tag() {
+    let images = wire::images(&json!([
+        {"Id": "aa", "RepoTags": ["localhost/a:1"], "RepoDigests": ["localhost/a@sha256:ff"], "Names": ["localhost/a:1"],
+         "Size": 1_987_655, "Containers": 2},
+        {"Id": "bb", "RepoTags": null, "RepoDigests": [], "Size": 7, "Containers": 0, "Dangling": true},
+        {"Id": "cc"},
+    ]));
+    let told = |id: &str| {
+        let image = &images.store[&crate::model::ImageId::from(id)];
+        (image.tags.iter().map(ToString::to_string).collect::<Vec<_>>(), image.size, image.containers)
+    };
+    assert_eq!(told("aa"), (vec!["localhost/a:1".to_owned()], 1_987_655, Some(2)));
+    assert_eq!(told("bb"), (vec![], 7, Some(0)));
+    assert_eq!(told("cc"), (vec![], 0, None));
 }
 
 /// Text from elsewhere, near enough to what is expected to get far into the parsers.

@@ -13,7 +13,7 @@ use crate::backend::Look;
 use crate::model::labels::{self, Labels};
 use crate::model::{
     AgentName, CanonicalSpec, CheckResult, ContainerId, ContainerName, ContainerState, Health, HealthCheck, HealthTest,
-    ImageId, ImageRef, Live, Owner, Ownership, Phase, Port, Protocol, Text, Whose,
+    ImageId, ImageRef, ImageState, Images, Live, Owner, Ownership, Phase, Port, Protocol, Text, Whose,
 };
 
 /// What a list of images tells of their labels.
@@ -139,20 +139,22 @@ pub(super) fn inspected(answer: &Value) -> Option<(ContainerName, ContainerState
     Some((name, container))
 }
 
-/// Every name in `GET /libpod/images/json` with its image.
-pub(super) fn images(answer: &Value) -> BTreeMap<ImageRef, ImageId> {
-    let mut images = BTreeMap::new();
+/// `GET /libpod/images/json`, or `podman images --format json`. Digests are looked up by, and are no tags: Podman derives
+/// one from every name.
+pub(super) fn images(answer: &Value) -> Images {
+    let mut images = Images::default();
     for image in answer.as_array().into_iter().flatten() {
-        let Some(id) = text(image, "Id") else { continue };
-        for field in ["RepoTags", "RepoDigests", "Names"] {
-            for name in strings(image.get(field)) {
-                if let Ok(reference) = ImageRef::new(name)
-                    && !reference.as_str().contains("<none>")
-                {
-                    images.insert(reference, ImageId::from(id));
-                }
-            }
-        }
+        let Some(id) = text(image, "Id").map(ImageId::from) else { continue };
+        let names = ["RepoTags", "RepoDigests", "Names"].into_iter().flat_map(|field| strings(image.get(field)));
+        let names: Vec<_> =
+            names.filter(|name| !name.contains("<none>")).filter_map(|name| ImageRef::new(name).ok()).collect();
+        let state = ImageState {
+            size: int(image, "Size").and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            tags: names.iter().filter(|name| !name.is_digest()).cloned().collect(),
+            containers: int(image, "Containers").and_then(|count| u64::try_from(count).ok()),
+        };
+        images.names.extend(names.into_iter().map(|name| (name, id.clone())));
+        images.store.insert(id, state);
     }
     images
 }

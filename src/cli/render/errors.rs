@@ -326,11 +326,16 @@ fn act_hint(err: &ActError) -> Option<String> {
         ActError::Store(err) => store_hint(err),
         ActError::Vm(err) => vm_hint(err),
         ActError::Engine(err) => engine_hint(err),
-        ActError::OtherImage { .. } => Some("the publisher must build the tarball from the image the manifest names; an `image` in the state file must be the manifest's".into()),
-        ActError::MountSource { .. } => Some("create it first: Podman would make an empty directory owned by root in its place".into()),
-        ActError::PortTaken { .. } => Some("`ss -ltnp` shows who listens; choose another host port, or stop that process".into()),
+        ActError::MountSource { .. } => {
+            Some("create it first: Podman would make an empty directory owned by root in its place".into())
+        }
+        ActError::PortTaken { .. } => {
+            Some("`ss -ltnp` shows who listens; choose another host port, or stop that process".into())
+        }
         ActError::EndedAtOnce { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
-        ActError::Unhealthy { .. } => Some("`steadfast logs AGENT` and `steadfast exec AGENT -- CMD` help to find out why".into()),
+        ActError::Unhealthy { .. } => {
+            Some("`steadfast logs AGENT` and `steadfast exec AGENT -- CMD` help to find out why".into())
+        }
         ActError::RolledBack { cause, .. } | ActError::RollBackFailed { cause, .. } => act_hint(cause),
         ActError::Interrupted => None,
     }
@@ -358,6 +363,10 @@ fn store_hint(err: &StoreError) -> Option<String> {
         StoreError::NoSpace { .. } => "`steadfast cache gc` frees what nothing needs; --root chooses another place",
         StoreError::Damaged { .. } => {
             "its digest matches, so the published tarball itself is broken: it must be published anew"
+        }
+        StoreError::OtherImage { .. } => {
+            "the publisher must build the tarball from the image the manifest names; an `image` in the state file must be the \
+             manifest's"
         }
         StoreError::Escapes { .. } => "the cache must be a plain directory tree; remove the link",
         StoreError::Io { .. } => return None,
@@ -391,7 +400,22 @@ fn vm_hint(err: &VmError) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// The registry of an image that could not be pulled without a login, or with the one there is.
+fn wants_login(message: &str) -> Option<&str> {
+    let (image, why) = message.split_once("pull image `")?.1.split_once('`')?;
+    let refused = ["unauthorized", "authentication required", "requested access to the resource is denied"];
+    let why = why.to_ascii_lowercase();
+    let is_host = |part: &&str| *part == "localhost" || part.contains(['.', ':']);
+    let registry = image.split('/').next().filter(|_| image.contains('/')).filter(is_host).unwrap_or("docker.io");
+    refused.iter().any(|refused| why.contains(refused)).then_some(registry)
+}
+
 fn engine_hint(err: &EngineError) -> Option<String> {
+    if let Some(registry) = wants_login(&err.message) {
+        return Some(format!(
+            "`podman login {registry}` here, where steadfast runs; the next try finds the login, and passes it on"
+        ));
+    }
     let hint = match err.kind {
         // Podman's service is the guest's there, and the way to it has more layers than one.
         _ if err.message.contains("VM `") => "`steadfast doctor` checks every layer",
@@ -410,6 +434,20 @@ fn engine_hint(err: &EngineError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registry_that_wants_a_login_is_named() {
+        let hint =
+            |message: &str| engine_hint(&EngineError::new(EngineErrorKind::ApiError, message)).unwrap_or_default();
+        let said =
+            "failed to pull image `reg.example:5000/a/b:1`: initializing source: unauthorized: authentication required";
+        assert!(hint(said).starts_with("`podman login reg.example:5000` here"), "{}", hint(said));
+        let denied =
+            "failed to pull image `docker.io/me/private:1`: denied: requested access to the resource is denied";
+        assert!(hint(denied).starts_with("`podman login docker.io` here"));
+        assert_eq!(hint("failed to pull image `reg.example/a:1`: manifest unknown"), "");
+        assert_eq!(hint("failed to pull image `reg.example/unauthorized:1`: manifest unknown"), "");
+    }
 
     #[test]
     fn what_fails_on_the_way_into_a_vm_does_not_send_people_to_this_hosts_podman() {

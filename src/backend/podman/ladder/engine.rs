@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ANSWER, Ladder, Link, Place, api};
+use super::{ANSWER, Ladder, Link, Place};
 use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
     Progress, lima,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Ownership, Reach, Rung, VmMount,
-    VmPhase, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, Rung,
+    VmMount, VmPhase, VmState,
 };
 
 /// How long a command that is about to end waits for the mending of Lima's connection.
@@ -87,7 +87,7 @@ impl Engine for Ladder {
         if !self.0.allows(Rung::Forward) || !socket.exists() || !is_ours() {
             return None;
         }
-        let podman = api(&socket).ok()?;
+        let podman = self.0.api(&socket).ok()?;
         let guest = tokio::time::timeout(ANSWER, podman.look(look)).await.ok()?.ok()?;
         self.0.state().ahead = Some((socket, podman));
         Some(guest)
@@ -128,6 +128,10 @@ impl Engine for Ladder {
 
     async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
         through!(self, inspect(id))
+    }
+
+    async fn images(&self) -> Result<Images, EngineError> {
+        through!(self, images())
     }
 
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {

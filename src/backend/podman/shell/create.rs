@@ -40,7 +40,7 @@ pub(super) fn words(create: &Create, gateway: Option<&str>, entrypoint: Option<&
     if let Some(check) = &spec.healthcheck {
         health_words(check, &mut words);
     }
-    words.add(["--", create.image.as_str()]);
+    words.add(["--", create.image_word()]);
     words.add(spec.command.iter().flatten().map(Text::expose));
     words.0
 }

@@ -8,14 +8,16 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Shell;
 use super::run::{Ended, Running, answer, complaint};
+use super::{Shell, script};
+use crate::backend::podman::auth;
 use crate::backend::podman::error::{About, timed_out};
 use crate::backend::podman::image::{refuse_if_used, tag_name};
 use crate::backend::podman::life::unless_gone;
 use crate::backend::podman::upload::Upload;
+use crate::backend::podman::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
-use crate::model::{ImageId, ImageRef};
+use crate::model::{ImageId, ImageRef, Images};
 
 /// How long a pull may go without any news. Podman prints none while it writes a layer to its storage.
 const PULL_STALL: Duration = Duration::from_secs(5 * 60);
@@ -25,6 +27,16 @@ const LOAD_WORK: Duration = Duration::from_secs(15 * 60);
 const REMOVE: Duration = Duration::from_secs(120);
 
 impl Shell {
+    /// See [`crate::backend::Engine::images`].
+    pub async fn images(&self) -> Result<Images, EngineError> {
+        let call = self.podman("list images", About::Other, ["images", "--format", "json"]);
+        let answer = call.json(&self.run_again(&call).await?)?;
+        match answer {
+            Value::Array(_) | Value::Null => Ok(wire::images(&answer)),
+            _ => Err(call.unreadable("expected a list")),
+        }
+    }
+
     /// See [`crate::backend::Engine::image`].
     pub async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         let found = self.inspect_image(reference.as_str()).await?;
@@ -113,8 +125,15 @@ impl Shell {
     /// See [`crate::backend::Engine::pull`]. The command line tells no amounts, so `progress` stays as it is.
     pub async fn pull(&self, reference: &ImageRef, _progress: Arc<Progress>) -> Result<ImageId, EngineError> {
         let what = format!("pull image `{reference}`");
-        let call = self.podman(&what, About::Other, ["pull", "--", reference.as_str()]);
-        let Running { mut child, stdin, mut stdout, mut stderr } = self.spawn(&call)?;
+        let call = match self.logins.find(reference).await {
+            None => self.podman(&what, About::Other, ["pull", "--", reference.as_str()]),
+            Some(login) => {
+                let script = pull_with(&login.file(&auth::registry(reference)), reference);
+                let shown = format!("podman pull -- {reference}");
+                self.sent(what.clone(), About::Other, shown, script).hiding(login.secrets())
+            }
+        };
+        let Running { mut child, stdin, mut stdout, mut stderr } = self.start_child(&call).await?;
         drop(stdin);
         let news = async {
             let (mut kept, mut piece) = (Vec::new(), [0; 8192]);
@@ -168,6 +187,16 @@ impl Shell {
         let call = self.script(&what, About::Image, "podman rmi", "podman rmi -- \"$@\"", &names).within(REMOVE);
         unless_gone(self.run(&call).await).map(|_| ())
     }
+}
+
+/// A pull with a file of logins of its own, which nobody else can read and which is gone afterwards. It is no argument of any
+/// process: `printf` is part of the shell.
+fn pull_with(logins: &str, reference: &ImageRef) -> String {
+    let (logins, reference) = (script::quote(logins), script::quote(reference.as_str()));
+    format!(
+        "{{\numask 077\nfile=$(mktemp) || exit\ntrap 'rm -f \"$file\"' EXIT\ntrap 'exit 143' HUP INT TERM\n\
+         printf '%s' {logins} >\"$file\" || exit\npodman pull --authfile \"$file\" -- {reference}\n}}"
+    )
 }
 
 /// How much of a pull's news is kept: the reason for a failure stands last.

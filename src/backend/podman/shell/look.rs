@@ -59,7 +59,9 @@ impl Shell {
         let mut containers = wire::containers(&listed, look, &image_labels);
         containers.retain(|name, state| matches!(state.owner, Owner::Ours { .. }) || look.names.contains(name));
         self.look_closer(look, &mut containers).await?;
-        Ok(Guest { version, looked_at: Some(SystemTime::now()), containers, images: wire::images(&images) })
+        let images = wire::images(&images);
+        let looked_at = Some(SystemTime::now());
+        Ok(Guest { version, looked_at, containers, images: images.names, image_store: images.store })
     }
 
     /// Those without a name too that others were made upon.
@@ -70,7 +72,7 @@ impl Shell {
     }
 
     /// Podman 4.3 fails a whole list when one thing in it goes away meanwhile. Asked again, it answers.
-    async fn run_again(&self, call: &super::run::Call) -> Result<Vec<u8>, EngineError> {
+    pub(super) async fn run_again(&self, call: &super::run::Call) -> Result<Vec<u8>, EngineError> {
         for pause in LOOK_AGAIN {
             match self.run(call).await {
                 Err(err) if err.exit_code == Some(PODMAN_FAILED) => tokio::time::sleep(pause).await,

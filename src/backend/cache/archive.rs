@@ -1,0 +1,438 @@
+//! The filter through which a tarball reaches an engine: of a docker-archive or an OCI archive only the wanted image goes
+//! on, without a name. An engine gives an archive's images every name that stands in it, before anybody can look; so what it
+//! never sees, it cannot give.
+//!
+//! Everything but the files that list images passes through as it is. Those are held back (they are small), and what is
+//! left of them follows at the end. With both kinds of list in one archive, as newer Docker writes them, Docker's counts.
+//! A pure push parser: bytes in, bytes out.
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde_json::Value;
+
+use crate::model::ImageRef;
+
+/// A tar archive is a row of these.
+const BLOCK: usize = 512;
+/// The largest list of images, and the largest record about one entry, that is held in memory.
+const MAX_HELD: u64 = 8 * 1024 * 1024;
+
+/// What becomes of an archive that does not go through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It cannot be read as an archive of images.
+    Damaged(String),
+    /// It does not hold the wanted image, but these.
+    Other(Vec<String>),
+}
+
+fn damaged(why: impl Into<String>) -> Refusal {
+    Refusal::Damaged(why.into())
+}
+
+/// The lists of images in an archive.
+#[derive(Debug, Default)]
+struct Lists {
+    /// `manifest.json` of a docker-archive.
+    docker: Option<Bytes>,
+    /// `index.json` of an OCI layout.
+    oci: Option<Bytes>,
+    /// Its `oci-layout`.
+    layout: Option<Bytes>,
+}
+
+/// What the parser is in the middle of.
+#[derive(Debug)]
+enum State {
+    /// Collecting the next header.
+    Header,
+    /// Passing on so many bytes.
+    Passing(u64),
+    /// Holding back the content of an entry: what it is, the bytes so far, how many are to come, and padding after them.
+    Holding { what: Held, bytes: BytesMut, left: u64, padding: u64 },
+    /// Dropping so many bytes.
+    Dropping(u64),
+    /// After the end mark.
+    Over,
+}
+
+/// What an entry that is held back is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// A record about the entry after it, which goes on or not as that does: its header block comes first.
+    Record(Record),
+    Docker,
+    Oci,
+    Layout,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Record {
+    /// GNU: the name of the next entry.
+    LongName,
+    /// GNU: the target of its link.
+    LongLink,
+    /// PAX: any of its attributes.
+    Pax,
+}
+
+/// The filter.
+#[derive(Debug)]
+pub(super) struct Filter {
+    wanted: ImageRef,
+    state: State,
+    header: BytesMut,
+    /// The blocks of records about the entry whose header comes next, as they are.
+    records: Vec<Bytes>,
+    name: Option<Vec<u8>>,
+    size: Option<u64>,
+    lists: Lists,
+    any: bool,
+}
+
+impl Filter {
+    pub(super) fn new(wanted: &ImageRef) -> Self {
+        Self {
+            wanted: wanted.qualified(),
+            state: State::Header,
+            header: BytesMut::with_capacity(BLOCK),
+            records: Vec::new(),
+            name: None,
+            size: None,
+            lists: Lists::default(),
+            any: false,
+        }
+    }
+
+    /// Takes the next bytes of the archive, and adds what goes on to `out`.
+    pub(super) fn push(&mut self, mut bytes: Bytes, out: &mut Vec<Bytes>) -> Result<(), Refusal> {
+        while !bytes.is_empty() {
+            match &mut self.state {
+                State::Over => return Ok(()),
+                State::Passing(left) => {
+                    let piece = up_to(&mut bytes, left);
+                    out.push(piece);
+                    if *left == 0 {
+                        self.state = State::Header;
+                    }
+                }
+                State::Dropping(left) => {
+                    up_to(&mut bytes, left);
+                    if *left == 0 {
+                        self.state = State::Header;
+                    }
+                }
+                State::Holding { bytes: held, left, padding, .. } => {
+                    held.extend_from_slice(&up_to(&mut bytes, left));
+                    if *left == 0 {
+                        let padding = *padding;
+                        self.let_go()?;
+                        self.state = if padding > 0 { State::Dropping(padding) } else { State::Header };
+                    }
+                }
+                State::Header => {
+                    let missing = BLOCK - self.header.len();
+                    self.header.extend_from_slice(&bytes.split_to(missing.min(bytes.len())));
+                    if self.header.len() == BLOCK {
+                        let header = self.header.split().freeze();
+                        self.entry(header, out)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One entry begins.
+    fn entry(&mut self, header: Bytes, out: &mut Vec<Bytes>) -> Result<(), Refusal> {
+        if header.iter().all(|byte| *byte == 0) {
+            if !self.any {
+                return Err(damaged("it is no tar archive"));
+            }
+            self.state = State::Over;
+            return Ok(());
+        }
+        if !has_right_checksum(&header) {
+            return Err(damaged(if self.any { "it is broken in the middle" } else { "it is no tar archive" }));
+        }
+        self.any = true;
+        let kind = header[156];
+        let told = number(&header[124..136]).ok_or_else(|| damaged("an entry has no size"))?;
+        let record = match kind {
+            b'L' => Some(Record::LongName),
+            b'K' => Some(Record::LongLink),
+            b'x' => Some(Record::Pax),
+            _ => None,
+        };
+        if let Some(record) = record {
+            self.records.push(header);
+            return self.hold(Held::Record(record), told);
+        }
+        // Its size is not the whole of what follows.
+        if kind == b'S' {
+            return Err(damaged("it has a sparse file"));
+        }
+        let (name, size) = (self.name.take(), self.size.take());
+        let name = clean_path(&name.unwrap_or_else(|| name_in(&header)));
+        let records = std::mem::take(&mut self.records);
+        let held = match name.as_str() {
+            "manifest.json" => Some(Held::Docker),
+            "index.json" => Some(Held::Oci),
+            "oci-layout" => Some(Held::Layout),
+            _ => None,
+        };
+        // Links, directories and devices have no content, whatever they say.
+        let has_content = !matches!(kind, b'1'..=b'6');
+        let size = if has_content { size.unwrap_or(told) } else { 0 };
+        match held {
+            Some(_) if !has_content => Err(damaged(format!("its {name} is no file"))),
+            Some(held) => self.hold(held, size),
+            // Names in an older form.
+            None if name == "repositories" => {
+                self.state = after(padded(size), State::Dropping);
+                Ok(())
+            }
+            None => {
+                out.extend(records);
+                out.push(header);
+                self.state = after(padded(size), State::Passing);
+                Ok(())
+            }
+        }
+    }
+
+    fn hold(&mut self, what: Held, size: u64) -> Result<(), Refusal> {
+        if size > MAX_HELD {
+            return Err(damaged(format!("its lists are larger than {} MiB", MAX_HELD / (1024 * 1024))));
+        }
+        self.state = State::Holding { what, bytes: BytesMut::new(), left: size, padding: padded(size) - size };
+        if size == 0 {
+            self.let_go()?;
+            self.state = State::Header;
+        }
+        Ok(())
+    }
+
+    /// What was held back is complete.
+    fn let_go(&mut self) -> Result<(), Refusal> {
+        let State::Holding { what, bytes, padding, .. } = std::mem::replace(&mut self.state, State::Header) else {
+            return Ok(());
+        };
+        let bytes = bytes.freeze();
+        match what {
+            Held::Record(record) => {
+                match record {
+                    Record::LongName => self.name = Some(until_zero(&bytes).to_vec()),
+                    Record::LongLink => {}
+                    Record::Pax => self.read_pax(&bytes),
+                }
+                self.records.push(bytes);
+                self.records.push(Bytes::from(vec![0; usize::try_from(padding).unwrap_or_default()]));
+                let held: usize = self.records.iter().map(Bytes::len).sum();
+                if held as u64 > MAX_HELD {
+                    return Err(damaged("an entry has too many records"));
+                }
+            }
+            // Whoever reads the archive takes the first.
+            Held::Docker => drop(self.lists.docker.get_or_insert(bytes)),
+            Held::Oci => drop(self.lists.oci.get_or_insert(bytes)),
+            Held::Layout => drop(self.lists.layout.get_or_insert(bytes)),
+        }
+        Ok(())
+    }
+
+    /// `LENGTH KEY=VALUE\n`, of which two change what follows.
+    fn read_pax(&mut self, mut records: &[u8]) {
+        while let Some(space) = records.iter().position(|byte| *byte == b' ') {
+            let length = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse::<usize>().ok());
+            let Some(record) =
+                length.filter(|length| *length > space).and_then(|length| records.get(space + 1..length))
+            else {
+                return;
+            };
+            records = &records[space + 1 + record.len()..];
+            let record = record.strip_suffix(b"\n").unwrap_or(record);
+            if let Some(path) = record.strip_prefix(b"path=") {
+                self.name = Some(path.to_vec());
+            } else if let Some(size) = record.strip_prefix(b"size=") {
+                self.size = std::str::from_utf8(size).ok().and_then(|size| size.parse().ok());
+            }
+        }
+    }
+
+    /// The archive has been read to its end. Yields what is to follow.
+    pub(super) fn finish(self, out: &mut Vec<Bytes>) -> Result<(), Refusal> {
+        match self.state {
+            State::Header if self.header.is_empty() && self.any => {}
+            State::Over => {}
+            _ => return Err(damaged(if self.any { "it ends in the middle" } else { "it is no tar archive" })),
+        }
+        for (name, bytes) in only(&self.lists, &self.wanted)? {
+            out.push(header_of(name, bytes.len()));
+            let padding = vec![0; bytes.len().next_multiple_of(BLOCK) - bytes.len()];
+            out.extend([Bytes::from(bytes), Bytes::from(padding)]);
+        }
+        out.push(Bytes::from(vec![0; 2 * BLOCK]));
+        Ok(())
+    }
+
+    /// The archive has been read to its end. Whether it holds one image, and no name but the wanted one.
+    pub(super) fn holds_only(self) -> bool {
+        let Some(docker) = &self.lists.docker else { return false };
+        if self.lists.oci.is_some() {
+            return false;
+        }
+        let Ok(Value::Array(images)) = serde_json::from_slice::<Value>(docker) else { return false };
+        match images.as_slice() {
+            [image] => tags_of(image).all(|tag| tag == self.wanted.as_str()),
+            _ => false,
+        }
+    }
+}
+
+fn up_to(bytes: &mut Bytes, left: &mut u64) -> Bytes {
+    let length = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+    *left -= length as u64;
+    let piece = bytes.slice(..length);
+    bytes.advance(length);
+    piece
+}
+
+fn after(left: u64, state: impl FnOnce(u64) -> State) -> State {
+    if left == 0 { State::Header } else { state(left) }
+}
+
+fn padded(size: u64) -> u64 {
+    size.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64)
+}
+
+fn until_zero(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// Octal text; or, with the highest bit set, binary.
+fn number(field: &[u8]) -> Option<u64> {
+    match field.split_first()? {
+        (0x80, rest) => {
+            let value = rest.iter().try_fold(0u64, |value, byte| Some(value.checked_mul(256)? | u64::from(*byte)))?;
+            (value < 1 << 62).then_some(value)
+        }
+        (first, _) if *first >= 0x80 => None,
+        _ => {
+            let text = std::str::from_utf8(until_zero(field)).ok()?.trim_matches(' ');
+            if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
+        }
+    }
+}
+
+fn has_right_checksum(header: &[u8]) -> bool {
+    number(&header[148..156]) == Some(checksum(header))
+}
+
+/// The sum of all bytes, with spaces for the sum itself.
+fn checksum(header: &[u8]) -> u64 {
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    sum(&header[..148]) + 8 * u64::from(b' ') + sum(&header[156..])
+}
+
+fn name_in(header: &[u8]) -> Vec<u8> {
+    let name = until_zero(&header[..100]);
+    let prefix = if header[257..263] == *b"ustar\0" { until_zero(&header[345..500]) } else { &[] };
+    if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+}
+
+/// Without `.`, `..` and superfluous slashes, as whoever looks for a file in an archive sees it.
+fn clean_path(path: &[u8]) -> String {
+    let path = String::from_utf8_lossy(path);
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+fn header_of(name: &str, size: usize) -> Bytes {
+    let mut header = [0; BLOCK];
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, name.as_bytes());
+    put(100, b"0000644\0");
+    put(108, b"0000000\0");
+    put(116, b"0000000\0");
+    put(124, format!("{size:011o}\0").as_bytes());
+    put(136, b"00000000000\0");
+    put(156, b"0");
+    put(257, b"ustar\x0000");
+    let sum = checksum(&header);
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    Bytes::copy_from_slice(&header)
+}
+
+/// The lists with nothing in them but the wanted image, without a name.
+fn only(lists: &Lists, wanted: &ImageRef) -> Result<Vec<(&'static str, Vec<u8>)>, Refusal> {
+    let unreadable = |name: &str, why: &dyn std::fmt::Display| damaged(format!("its {name} cannot be read: {why}"));
+    if let Some(text) = &lists.docker {
+        let images: Vec<Value> = serde_json::from_slice(text).map_err(|err| unreadable("manifest.json", &err))?;
+        let names = images.iter().map(|image| tags_of(image).collect());
+        let mut image = images[pick(names.collect(), wanted)?].clone();
+        let Some(fields) = image.as_object_mut() else {
+            return Err(unreadable("manifest.json", &"it lists no images"));
+        };
+        fields.insert("RepoTags".to_owned(), Value::Null);
+        return Ok(vec![("manifest.json", Value::from(vec![image]).to_string().into_bytes())]);
+    }
+    let Some(text) = &lists.oci else { return Err(damaged("it has neither manifest.json nor index.json")) };
+    let mut index: Value = serde_json::from_slice(text).map_err(|err| unreadable("index.json", &err))?;
+    let Some(images) = index.get_mut("manifests").and_then(Value::as_array_mut) else {
+        return Err(unreadable("index.json", &"it lists no manifests"));
+    };
+    let names: Vec<_> = images.iter().map(annotated_name).collect();
+    // The only one is meant whatever it is called: most builders write a tag alone, or nothing.
+    let at = match names.len() {
+        1 => 0,
+        _ => pick(names.into_iter().map(|name| name.into_iter().collect()).collect(), wanted)?,
+    };
+    let mut image = images.swap_remove(at);
+    if let Some(fields) = image.as_object_mut() {
+        fields.shift_remove("annotations");
+    }
+    *images = vec![image];
+    let layout = lists.layout.as_ref().map(|layout| ("oci-layout", layout.to_vec()));
+    Ok(layout.into_iter().chain([("index.json", index.to_string().into_bytes())]).collect())
+}
+
+fn tags_of(image: &Value) -> impl Iterator<Item = &str> {
+    image.get("RepoTags").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+fn annotated_name(image: &Value) -> Option<&str> {
+    let annotations = image.get("annotations")?;
+    let name = |key: &str| annotations.get(key)?.as_str();
+    name("io.containerd.image.name").or_else(|| name("org.opencontainers.image.ref.name"))
+}
+
+/// Which of an archive's images is the wanted one, by the names of each: the one that is called so, else the only one when it
+/// has no name.
+fn pick(names: Vec<Vec<&str>>, wanted: &ImageRef) -> Result<usize, Refusal> {
+    let exact = |name: &&str| ImageRef::new(*name).is_ok_and(|name| name.qualified() == *wanted);
+    let called = names.iter().position(|names| names.iter().any(exact));
+    let called = called.or_else(|| names.iter().position(|names| names.iter().any(|name| names_image(name, wanted))));
+    match (called, names.as_slice()) {
+        (Some(at), _) => Ok(at),
+        (None, [none]) if none.is_empty() => Ok(0),
+        _ => Err(Refusal::Other(names.into_iter().flatten().map(str::to_owned).collect())),
+    }
+}
+
+/// Whether a name that stands in an archive may mean this image. A short one is Docker's for its hub, and the one that
+/// Podman puts `localhost/` before.
+pub fn names_image(name: &str, wanted: &ImageRef) -> bool {
+    let Ok(name) = ImageRef::new(name) else { return false };
+    let full = name.qualified();
+    full == *wanted || full != name && wanted.as_str().strip_prefix("localhost/") == Some(name.as_str())
+}
+
+#[cfg(test)]
+mod tests;
