@@ -7,6 +7,8 @@
 
 #[path = "apply/agents.rs"]
 mod agents;
+#[path = "apply/containers.rs"]
+mod containers;
 #[path = "apply/converge.rs"]
 mod converge;
 #[path = "apply/disks.rs"]
@@ -17,6 +19,8 @@ mod failures;
 mod interrupted;
 #[path = "apply/locks.rs"]
 mod locks;
+#[path = "apply/lossy.rs"]
+mod lossy;
 #[path = "apply/memory.rs"]
 mod memory;
 #[path = "apply/published.rs"]

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::canonical::CanonicalSpec;
 use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
 use super::manifest::Manifest;
-use super::spec::{HealthCheck, Port};
+use super::spec::{HealthCheck, Port, Volume};
 use super::vm::{Reach, VmState};
 
 /// The outcome of one look. "Not there" and "could not look" are different: the second never deletes or creates.
@@ -89,6 +89,13 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// The container of an agent: the one that has its name, else one that runs, else any. A renamed one, and what serves
+    /// during a replacement, is the agent's own all the same.
+    pub fn of_agent(&self, agent: &AgentName, wanted: &ContainerName) -> Option<(&ContainerName, &ContainerState)> {
+        let own = self.containers.iter().filter(|(_, seen)| seen.owner.is_of(agent));
+        own.min_by_key(|(name, seen)| (*name != wanted, seen.phase != Phase::Running))
+    }
+
     /// The tarballs that containers of ours were made from.
     pub fn artifacts_in_use(&self) -> BTreeSet<Sha256Digest> {
         let made_from = self.containers.values().filter_map(|container| match &container.owner {
@@ -234,6 +241,8 @@ pub struct Live {
     pub add_hosts: Option<Vec<String>>,
     /// Health check command.
     pub health_test: Option<Vec<String>>,
+    /// Volumes of the engine that are mounted in it.
+    pub volumes: Vec<Volume>,
 }
 
 /// Any of the values may be a secret: only what they belong to is shown.
@@ -280,6 +289,7 @@ mod tests {
             mounts: [("/data".to_owned(), value())].into(),
             add_hosts: Some(vec![value()]),
             health_test: Some(vec![value()]),
+            volumes: Vec::new(),
         };
         assert_eq!(format!("{live:?}"), r#"Live { env: ["TOKEN"], mounts: ["/data"], .. }"#);
     }

@@ -108,7 +108,13 @@ impl<E: Engine> Bench<E> {
             no_healthcheck: false,
             hidden_ports: Default::default(),
         };
-        let mut create = Create { name: spec.name.clone(), image: self.image.clone(), spec, labels: BTreeMap::new() };
+        let mut create = Create {
+            name: spec.name.clone(),
+            image: self.image.clone(),
+            spec,
+            labels: BTreeMap::new(),
+            volumes: Vec::new(),
+        };
         self.label(&mut create);
         create
     }

@@ -5,6 +5,7 @@
 
 mod address;
 mod api;
+mod emulation;
 mod error;
 mod exec;
 mod exits;
@@ -29,7 +30,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress};
+use super::{
+    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogRequest,
+    Look, Progress,
+};
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Name};
 
 pub use address::Machine;
@@ -107,8 +111,20 @@ impl Engine for Podman {
         through!(self, podman => podman.inspect(id).await)
     }
 
+    async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
+        through!(self, podman => podman.named(name).await)
+    }
+
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         through!(self, podman => podman.image(reference).await)
+    }
+
+    async fn image_facts(&self, reference: &ImageRef) -> Result<Option<ImageFacts>, EngineError> {
+        through!(self, podman => podman.image_facts(reference).await)
+    }
+
+    async fn machine(&self) -> Result<EngineMachine, EngineError> {
+        through!(self, podman => podman.machine().await)
     }
 
     async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::backend::EngineEvent;
+use crate::backend::{EngineEvent, ImageFacts};
 use crate::model::{
     AgentName, CanonicalSpec, CheckResult, ContainerId, ContainerName, ContainerState, Health, HealthCheck, HealthTest,
-    ImageId, ImageRef, Live, Name, Owner, Phase, Port, Protocol, Text,
+    ImageId, ImageRef, Live, Name, Owner, Phase, Port, Protocol, Text, Volume,
 };
 
 /// Label: whose container it is.
@@ -93,6 +93,17 @@ pub(super) fn inspected(answer: &Value, ours: impl Fn(&str) -> bool) -> Option<(
         phase,
     };
     Some((name, container))
+}
+
+/// `GET /libpod/images/<name>/json`, or `podman image inspect`.
+pub(super) fn image_facts(answer: &Value) -> ImageFacts {
+    let word = |field: &str| text(answer, field).unwrap_or_default().to_ascii_lowercase();
+    let declared = answer.get("Config").and_then(|config| config.get("Volumes")).and_then(Value::as_object);
+    ImageFacts {
+        os: word("Os"),
+        arch: word("Architecture"),
+        volumes: declared.into_iter().flat_map(|volumes| volumes.keys().cloned()).collect(),
+    }
 }
 
 /// Every name in `GET /libpod/images/json` with its image.
@@ -355,8 +366,23 @@ fn live(answer: &Value, config: &Value, host: &Value) -> Live {
         .get("Labels")
         .and_then(|labels| text(labels, LABEL_SPEC))
         .is_some_and(|label| label.contains(":host-gateway"));
+    let volumes = answer
+        .get("Mounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|mount| text(mount, "Type") == Some("volume"))
+        .filter_map(|mount| {
+            Some(Volume {
+                name: text(mount, "Name").filter(|name| !name.is_empty())?.to_owned(),
+                target: text(mount, "Destination")?.to_owned(),
+                read_only: mount.get("RW") == Some(&Value::Bool(false)),
+            })
+        })
+        .collect();
     Live {
         env,
+        volumes,
         command: list(config.get("Cmd")),
         mounts,
         add_hosts: list(host.get("ExtraHosts")).filter(|_| !replaced),

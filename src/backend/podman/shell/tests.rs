@@ -118,8 +118,13 @@ fn a_container_in_podmans_words() {
         hidden_ports: Default::default(),
     };
     let image = crate::model::ImageRef::new("localhost/a:1").unwrap();
-    let mut create =
-        Create { name: spec.name.clone(), image, spec, labels: [("k".to_owned(), "v w".to_owned())].into() };
+    let mut create = Create {
+        name: spec.name.clone(),
+        image,
+        spec,
+        labels: [("k".to_owned(), "v w".to_owned())].into(),
+        volumes: Vec::new(),
+    };
     let words = create::words(&create, Some("10.0.0.1"), None);
     let wanted = [
         "--pull=never",
