@@ -246,7 +246,7 @@ pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past
             Ok(image) => (Some(image.to_string()), None),
             Err(on) => (None, Some(on.to_string())),
         };
-        let ours = observed.guest.present().and_then(|guest| guest.of_agent(agent, &wanted.container.name));
+        let ours = observed.guest.present().and_then(|guest| crate::status::serving(guest, agent, wanted));
         Known {
             place: wanted.place.clone(),
             status: status.agents.get(agent).cloned().unwrap_or_else(|| unreachable!("every agent has a status")),

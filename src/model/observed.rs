@@ -89,13 +89,6 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// The container of an agent: the one that has its name, else one that runs, else any. A renamed one, and what serves
-    /// during a replacement, is the agent's own all the same.
-    pub fn of_agent(&self, agent: &AgentName, wanted: &ContainerName) -> Option<(&ContainerName, &ContainerState)> {
-        let own = self.containers.iter().filter(|(_, seen)| seen.owner.is_of(agent));
-        own.min_by_key(|(name, seen)| (*name != wanted, seen.phase != Phase::Running))
-    }
-
     /// The tarballs that containers of ours were made from.
     pub fn artifacts_in_use(&self) -> BTreeSet<Sha256Digest> {
         let made_from = self.containers.values().filter_map(|container| match &container.owner {

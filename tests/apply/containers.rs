@@ -333,6 +333,6 @@ fn what_a_lost_answer_started_is_judged_all_the_same() {
     let lossy = Lossy::start(&mut world);
     world.state(&[&world.agent("bad", "command: [sh, -c, \"echo the reason; exit 3\"], restart: \"no\"")]);
     lossy.lose(&["POST", "/start"], 0);
-    world.run("apply").expect(1).says("ended at once with exit code 3").says("the reason");
+    world.run("apply").expect(3).says("ended at once with exit code 3").says("the reason");
     assert!(lossy.is_lost());
 }
