@@ -371,7 +371,11 @@ fn agent_status(
 }
 
 /// The container that serves an agent: its own, or amid a replacement that of its predecessor.
-fn serving<'g>(guest: &'g Guest, name: &AgentName, agent: &Agent) -> Option<(&'g ContainerName, &'g ContainerState)> {
+pub(crate) fn serving<'g>(
+    guest: &'g Guest,
+    name: &AgentName,
+    agent: &Agent,
+) -> Option<(&'g ContainerName, &'g ContainerState)> {
     let own = guest.containers.get_key_value(agent.container.name.as_str());
     let own = own.filter(|(_, container)| container.owner.is_of(name));
     let of_agent = || guest.containers.iter().filter(|(_, container)| container.owner.is_of(name));

@@ -246,15 +246,14 @@ pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past
             Ok(image) => (Some(image.to_string()), None),
             Err(on) => (None, Some(on.to_string())),
         };
-        let container = observed.guest.present().and_then(|guest| guest.containers.get(&wanted.container.name));
-        let ours = container.filter(|seen| seen.owner.is_of(agent));
+        let ours = observed.guest.present().and_then(|guest| crate::status::serving(guest, agent, wanted));
         Known {
             place: wanted.place.clone(),
             status: status.agents.get(agent).cloned().unwrap_or_else(|| unreachable!("every agent has a status")),
             image,
             image_unknown,
             changes: changes.flat_map(|reason| reason.changes()).cloned().collect(),
-            phase: ours.map(|seen| seen.phase.clone()),
+            phase: ours.map(|(_, seen)| seen.phase.clone()),
         }
     });
     let orphans = match observed.guest.present() {

@@ -7,6 +7,8 @@
 
 #[path = "apply/agents.rs"]
 mod agents;
+#[path = "apply/containers.rs"]
+mod containers;
 #[path = "apply/converge.rs"]
 mod converge;
 #[path = "apply/disks.rs"]
@@ -19,6 +21,8 @@ mod images;
 mod interrupted;
 #[path = "apply/locks.rs"]
 mod locks;
+#[path = "apply/lossy.rs"]
+mod lossy;
 #[path = "apply/memory.rs"]
 mod memory;
 #[path = "apply/ownership.rs"]

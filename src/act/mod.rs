@@ -5,6 +5,8 @@ mod checks;
 mod health;
 mod load;
 mod replace;
+mod sure;
+mod volumes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,7 @@ use crate::backend::{
     Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, Vm, VmError, World,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, Phase, RestartPolicy, labels,
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, ImageRef, Phase, RestartPolicy, labels,
 };
 use crate::plan::{Action, Revival, stays_ended};
 
@@ -88,6 +90,21 @@ pub enum ActError {
         port: String,
         /// Who wants it.
         container: String,
+    },
+    /// The image is built for another machine than the engine's.
+    #[error(
+        "image `{image}` of container `{container}` is built for {built_for}, and Podman's machine is {machine} and does not \
+         emulate it"
+    )]
+    Architecture {
+        /// Whose image.
+        container: String,
+        /// Which.
+        image: ImageRef,
+        /// Operating system and architecture of the image, e.g. `linux/arm64`.
+        built_for: String,
+        /// Those of Podman's machine.
+        machine: String,
     },
     /// A container ended as soon as it was started.
     #[error("container `{container}` {how}{}", tail(log))]
@@ -207,6 +224,7 @@ impl ActError {
             ActError::Engine(err) => err.kind.is_retryable() || err.kind == EngineErrorKind::NotFound,
             ActError::MountSource { .. }
             | ActError::PortTaken { .. }
+            | ActError::Architecture { .. }
             | ActError::EndedAtOnce { .. }
             | ActError::Unhealthy { .. }
             | ActError::Interrupted => false,
@@ -226,6 +244,7 @@ impl ActError {
             ActError::Engine(err) => err.kind.as_str(),
             ActError::MountSource { .. } => "mountSource",
             ActError::PortTaken { .. } => "conflict",
+            ActError::Architecture { .. } => "architecture",
             ActError::EndedAtOnce { .. } => "endedAtOnce",
             ActError::Unhealthy { .. } => "unhealthy",
             ActError::RolledBack { .. } => "rolledBack",
@@ -295,36 +314,45 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             Ok(Done::default())
         }
         Action::CreateContainer { create, start } => {
-            checks::before_create(create, *start, patience)?;
+            checks::before_create(&world.engine, create, *start, patience).await?;
             let id = create_one(&world.engine, create).await?;
             if !*start {
                 return Ok(Done::default());
             }
-            world.engine.start(&id).await.map_err(|err| err.naming(&id, &create.name).hiding(&create.spec))?;
+            sure::start(&world.engine, &id, None)
+                .await
+                .map_err(|err| err.naming(&id, &create.name).hiding(&create.spec))?;
             Ok(Done { started: Some(id), ..Done::default() })
         }
         Action::StartContainer { id, name, how: Revival::Unpause, .. } => {
-            world.engine.unpause(id).await.map_err(|err| err.naming(id, name))?;
+            sure::unpause(&world.engine, id).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::StartContainer { id, name, how: Revival::Restart, spec, .. } => {
             restart(&world.engine, id, name, spec, patience).await
         }
-        Action::StartContainer { id, name, how: Revival::Start, previous, spec } => {
-            replace::start(world, id, name, spec, previous.as_ref(), patience).await
+        Action::StartContainer { id, name, how: Revival::Start, previous, spec, last_start, remake } => {
+            let remake = remake.as_deref().cloned();
+            let this = replace::Startable { id: id.clone(), last_start: *last_start, remake };
+            replace::start(world, this, name, spec, previous.as_ref(), patience).await
         }
         Action::StopContainer { id, name } => {
             // Podman 4.3 refuses to stop what is paused.
-            world.engine.unpause(id).await.map_err(|err| err.naming(id, name))?;
-            world.engine.stop(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
+            sure::unpause(&world.engine, id).await.map_err(|err| err.naming(id, name))?;
+            sure::stop(&world.engine, id, patience.grace).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
-        Action::ReplaceContainer { create, start, old, old_name, old_runs, old_ports } => {
-            let old = replace::Old { id: old, name: old_name, runs: *old_runs, ports: old_ports };
-            replace::replace(world, create, *start, old, patience).await
+        Action::ReplaceContainer { create, start, old, old_name, old_runs, old_ports, successor, next, aside } => {
+            let old = replace::Old { id: old, name: old_name, runs: *old_runs, ports: old_ports, aside };
+            let successor = replace::Successor { made: successor.as_ref(), name: next };
+            replace::replace(world, create, *start, old, successor, patience).await
         }
         Action::RemoveContainer { id, name } => {
-            world.engine.remove(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
+            sure::remove(&world.engine, id, patience.grace).await.map_err(|err| err.naming(id, name))?;
+            Ok(Done::default())
+        }
+        Action::RenameContainer { id, from, name } => {
+            sure::rename(&world.engine, id, name).await.map_err(|err| err.naming(id, from))?;
             Ok(Done::default())
         }
         Action::PruneArtifact { key, .. } => {
@@ -342,9 +370,9 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
 pub fn obstacle(action: &Action) -> Option<ActError> {
     let here = Patience::default();
     match action {
-        Action::CreateContainer { create, start } => checks::before_create(create, *start, &here).err(),
+        Action::CreateContainer { create, start } => checks::on_this_machine(create, *start, &[], &here).err(),
         Action::ReplaceContainer { create, start, old_ports, .. } => {
-            checks::before_replace(create, *start, old_ports, &here).err()
+            checks::on_this_machine(create, *start, old_ports, &here).err()
         }
         _ => None,
     }
@@ -359,7 +387,7 @@ async fn create_one<E: Engine>(engine: &E, create: &Create) -> Result<ContainerI
     })?;
     let mut create = create.clone();
     create.labels.insert(labels::ID.to_owned(), labels::container_id(bytes));
-    engine.create(&create).await.map_err(|err| err.hiding(&create.spec))
+    sure::create(engine, &create).await.map_err(|err| err.hiding(&create.spec))
 }
 
 /// Stops and starts a container that is unhealthy. The verdict may be old, and the container may have recovered since:
@@ -374,11 +402,11 @@ async fn restart<E: Engine>(
     let named = |err: EngineError| err.naming(id, name).hiding(spec);
     engine.run_healthcheck(id).await.map_err(named)?;
     let seen = engine.inspect(id).await.map_err(named)?;
-    if seen.is_some_and(|seen| seen.health == Some(Health::Healthy)) {
+    if seen.as_ref().is_some_and(|seen| seen.health == Some(Health::Healthy)) {
         return Ok(Done::default());
     }
-    engine.stop(id, patience.grace).await.map_err(named)?;
-    engine.start(id).await.map_err(named)?;
+    sure::stop(engine, id, patience.grace).await.map_err(named)?;
+    sure::start(engine, id, seen.and_then(|seen| seen.started_at)).await.map_err(named)?;
     Ok(Done { started: Some(id.clone()), ..Done::default() })
 }
 

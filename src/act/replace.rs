@@ -5,13 +5,15 @@
 //! on any line, the next pass finds the labels and finishes or starts over; failed on any line, the predecessor is put
 //! back.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::{ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines};
+use super::{
+    ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines, sure, volumes,
+};
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
-use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, Port};
-use crate::plan::{NEXT_SUFFIX, PREV_SUFFIX};
+use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, Port, Volume};
+use crate::plan::PREV_SUFFIX;
 
 /// What is replaced.
 pub(super) struct Old<'a> {
@@ -22,6 +24,16 @@ pub(super) struct Old<'a> {
     pub runs: bool,
     /// The host ports it lets go of.
     pub ports: &'a [Port],
+    /// What it is called until it is dropped.
+    pub aside: &'a ContainerName,
+}
+
+/// What takes its place.
+pub(super) struct Successor<'a> {
+    /// It is made already: an interrupted replacement did.
+    pub made: Option<&'a ContainerId>,
+    /// What it is called until it takes the name.
+    pub name: &'a ContainerName,
 }
 
 /// Replaces `old` by what `create` says.
@@ -30,37 +42,47 @@ pub(super) async fn replace<V, E: Engine, S>(
     create: &Create,
     start: bool,
     old: Old<'_>,
+    successor: Successor<'_>,
     patience: &Patience,
 ) -> Result<Done, ActError> {
     let engine = &world.engine;
-    let (home, aside) = match old.name.as_str().strip_suffix(PREV_SUFFIX).map(ContainerName::new) {
-        Some(Ok(home)) => (home, true),
-        _ => (old.name.clone(), false),
-    };
-    let predecessor = Predecessor { id: old.id, home, aside, runs: old.runs };
-    let new = match make(engine, create, start, old.ports, patience).await {
+    let aside = old.name.as_str().ends_with(PREV_SUFFIX);
+    let home = if aside { &create.name } else { old.name };
+    let mut predecessor = Predecessor { id: old.id, home: home.clone(), runs: old.runs, last_start: None };
+    let made = make(engine, create, start, &old, &successor, &mut predecessor, patience).await;
+    let mut new = match made {
         Ok(new) => new,
         // Nothing has been touched yet; but one that stands aside does not run, and nobody else does.
         Err(err) if aside => return Err(put_back(engine, &predecessor, None, err, patience).await),
         Err(err) => return Err(err),
     };
+    let aside = (!aside).then_some(old.aside);
     let (old, old_name) = (old.id, old.name);
 
-    if let Err(err) = step_aside(engine, &predecessor, &new, &create.name, patience).await {
-        let err = err.naming(&new, &create.name).naming(old, old_name);
-        return Err(put_back(engine, &predecessor, Some(&new), err.into(), patience).await);
+    if let Err(err) = step_aside(engine, &predecessor, aside, &new.id, &create.name, patience).await {
+        let err = err.naming(&new.id, &create.name).naming(old, old_name);
+        return Err(put_back(engine, &predecessor, Some(&new.id), err.into(), patience).await);
     }
     if start {
         // Only now that the predecessor has let go of its ports can they be tried.
         let ports = if patience.local { checks::ports_are_free(create, &[]) } else { Ok(()) };
         let outcome = match ports {
-            Ok(()) => start_and_watch(engine, &new, &create.name, &create.spec, patience).await,
+            Ok(()) => start_and_watch(engine, &mut new, &create.name, &create.spec, patience).await,
             Err(err) => Err(err),
         };
-        prove(engine, outcome, &predecessor, &new, patience).await?;
+        prove(engine, outcome, &predecessor, &new.id, patience).await?;
     }
-    engine.remove(old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
-    Ok(Done { started: start.then_some(new), settled: true, ..Done::default() })
+    sure::remove(engine, old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
+    Ok(Done { started: start.then_some(new.id), settled: true, ..Done::default() })
+}
+
+/// A container that was never started, or is to be started again.
+pub(super) struct Startable {
+    pub id: ContainerId,
+    /// When it was last started.
+    pub last_start: Option<SystemTime>,
+    /// What it is made from anew should it turn out that it can never start.
+    pub remake: Option<Create>,
 }
 
 /// Makes the successor, not started.
@@ -68,19 +90,42 @@ async fn make<E: Engine>(
     engine: &E,
     create: &Create,
     start: bool,
-    old_ports: &[Port],
+    old: &Old<'_>,
+    successor: &Successor<'_>,
+    predecessor: &mut Predecessor<'_>,
     patience: &Patience,
-) -> Result<ContainerId, ActError> {
-    checks::before_replace(create, start, old_ports, patience)?;
-    let successor = Create { name: suffixed(&create.name, NEXT_SUFFIX), ..create.clone() };
-    Ok(create_one(engine, &successor).await?)
+) -> Result<Startable, ActError> {
+    let seen = match engine.inspect(old.id).await {
+        // It is half made: there is nothing in it to be handed on.
+        Err(err) if !old.runs && is_hopeless(&err) => None,
+        seen => seen.map_err(|err| err.naming(old.id, old.name))?,
+    };
+    predecessor.last_start = seen.as_ref().and_then(|seen| seen.started_at);
+    let facts = checks::before_replace(engine, create, start, (old.ports, seen.as_ref()), patience).await?;
+    let had = seen.and_then(|seen| seen.live).map(|live| live.volumes).unwrap_or_default();
+    let create = volumes::inherit(create, &had, &facts.volumes);
+    if let Some(successor) = successor.made {
+        if has_all(&volumes::of(engine, successor).await?, &create.volumes) {
+            return Ok(Startable { id: successor.clone(), last_start: None, remake: Some(create) });
+        }
+        // Made before its predecessor had these volumes.
+        sure::remove(engine, successor, patience.grace).await?;
+    }
+    let next = Create { name: successor.name.clone(), ..create };
+    let id = create_one(engine, &next).await?;
+    Ok(Startable { id, last_start: None, remake: None })
+}
+
+fn has_all(has: &[Volume], wanted: &[Volume]) -> bool {
+    let same = |wanted: &Volume| has.iter().any(|has| (&has.name, &has.target) == (&wanted.name, &wanted.target));
+    wanted.iter().all(same)
 }
 
 /// Starts a container that exists. When an interrupted replacement left its predecessor, that one is dropped once this
 /// one has proved itself, and comes back should it fail to.
 pub(super) async fn start<V, E: Engine, S>(
     world: &World<V, E, S>,
-    id: &ContainerId,
+    mut this: Startable,
     name: &ContainerName,
     spec: &ContainerSpec,
     previous: Option<&ContainerId>,
@@ -88,14 +133,61 @@ pub(super) async fn start<V, E: Engine, S>(
 ) -> Result<Done, ActError> {
     let engine = &world.engine;
     let Some(previous) = previous else {
-        engine.start(id).await.map_err(|err| err.naming(id, name).hiding(spec))?;
-        return Ok(Done { started: Some(id.clone()), ..Done::default() });
+        start_or_remake(engine, &mut this, name, spec, patience).await?;
+        return Ok(Done { started: Some(this.id), ..Done::default() });
     };
-    let predecessor = Predecessor { id: previous, home: name.clone(), aside: true, runs: true };
-    let outcome = start_and_watch(engine, id, name, spec, patience).await;
-    prove(engine, outcome, &predecessor, id, patience).await?;
-    engine.remove(previous, patience.grace).await.map_err(|err| err.naming(previous, name))?;
-    Ok(Done { started: Some(id.clone()), settled: true, ..Done::default() })
+    let predecessor = Predecessor { id: previous, home: name.clone(), runs: true, last_start: None };
+    if let Some(create) = &mut this.remake {
+        let facts = engine.image_facts(create.image_word()).await?.unwrap_or_default();
+        *create = volumes::inherit(create, &volumes::of(engine, previous).await?, &facts.volumes);
+    }
+    let outcome = start_and_watch(engine, &mut this, name, spec, patience).await;
+    prove(engine, outcome, &predecessor, &this.id, patience).await?;
+    sure::remove(engine, previous, patience.grace).await.map_err(|err| err.naming(previous, name))?;
+    Ok(Done { started: Some(this.id), settled: true, ..Done::default() })
+}
+
+/// Starts a container. One that was made, never started, and cannot be is half made (Podman keeps a record of it whose
+/// storage is gone, as after a power cut or a removal in the middle): nothing is lost with it, and it is made anew.
+async fn start_or_remake<E: Engine>(
+    engine: &E,
+    this: &mut Startable,
+    name: &ContainerName,
+    spec: &ContainerSpec,
+    patience: &Patience,
+) -> Result<(), ActError> {
+    let err = match sure::start(engine, &this.id, this.last_start).await {
+        Ok(()) => return Ok(()),
+        Err(err) => err.naming(&this.id, name).hiding(spec),
+    };
+    let Some(create) = this.remake.take().filter(|_| is_hopeless(&err)) else { return Err(err.into()) };
+    let had = match engine.inspect(&this.id).await {
+        Ok(Some(seen)) if seen.phase == Phase::Created => seen.live.map(|live| live.volumes).unwrap_or_default(),
+        // What is left of it cannot even be looked at (Podman 4.3: `container not known`). It was never started.
+        Err(unseen) if is_hopeless(&unseen) => Vec::new(),
+        _ => return Err(err.into()),
+    };
+    tracing::warn!(container = %name, error = %err, "a container that was never started cannot be; it is made anew");
+    if let Err(kept) = sure::remove(engine, &this.id, patience.grace).await {
+        tracing::warn!(container = %name, error = %kept, "a container that cannot start cannot be removed either");
+        return Err(err.into());
+    }
+    // What it was given it hands on, since that may be another one's data.
+    let mut volumes = create.volumes.clone();
+    volumes.extend(
+        had.into_iter().filter(|had| had.is_anonymous() && create.volumes.iter().all(|new| new.target != had.target)),
+    );
+    let create = Create { name: name.clone(), volumes, ..create };
+    let hidden = |err: EngineError| err.hiding(spec);
+    this.id = sure::create(engine, &create).await.map_err(hidden)?;
+    this.last_start = None;
+    sure::start(engine, &this.id, None).await.map_err(|err| hidden(err.naming(&this.id, name)))?;
+    Ok(())
+}
+
+/// Whether a start was refused for what neither time nor anybody outside will change.
+fn is_hopeless(err: &EngineError) -> bool {
+    matches!(err.kind, EngineErrorKind::ApiError | EngineErrorKind::CommandFailed)
 }
 
 /// A successor that failed goes, and its predecessor comes back. One whose watch was broken off stays as it is, beside
@@ -118,38 +210,40 @@ struct Predecessor<'a> {
     id: &'a ContainerId,
     /// The name it had while it ran, and gets back.
     home: ContainerName,
-    /// It stands under the name of a predecessor already.
-    aside: bool,
     runs: bool,
+    /// When it was last started.
+    last_start: Option<SystemTime>,
 }
 
 /// Renames first: should the name be taken, nothing has been stopped yet.
 async fn step_aside<E: Engine>(
     engine: &E,
     old: &Predecessor<'_>,
+    aside: Option<&ContainerName>,
     new: &ContainerId,
     name: &ContainerName,
     patience: &Patience,
 ) -> Result<(), EngineError> {
-    if !old.aside {
-        engine.rename(old.id, &suffixed(&old.home, PREV_SUFFIX)).await?;
+    if let Some(aside) = aside {
+        sure::rename(engine, old.id, aside).await?;
     }
     if old.runs {
-        engine.unpause(old.id).await?;
-        engine.stop(old.id, patience.grace).await?;
+        sure::unpause(engine, old.id).await?;
+        sure::stop(engine, old.id, patience.grace).await?;
     }
-    engine.rename(new, name).await
+    sure::rename(engine, new, name).await
 }
 
 /// Starts a container, sees that it stays up, and becomes healthy where it has a check.
 async fn start_and_watch<E: Engine>(
     engine: &E,
-    id: &ContainerId,
+    this: &mut Startable,
     name: &ContainerName,
     spec: &ContainerSpec,
     patience: &Patience,
 ) -> Result<(), ActError> {
-    engine.start(id).await.map_err(|err| err.naming(id, name).hiding(spec))?;
+    start_or_remake(engine, this, name, spec, patience).await?;
+    let id = &this.id;
     tokio::time::sleep(patience.settle).await;
     let seen = inspect_settled(engine, id).await?;
     if let Some(how) = ended(seen.as_ref(), spec.restart) {
@@ -178,15 +272,15 @@ async fn put_back<E: Engine>(
     let container = old.home.to_string();
     let back = async {
         if let Some(new) = new {
-            engine.remove(new, patience.grace).await?;
+            sure::remove(engine, new, patience.grace).await?;
         }
-        match engine.rename(old.id, &old.home).await {
+        match sure::rename(engine, old.id, &old.home).await {
             // It has not been renamed yet, and so holds the name itself.
             Err(err) if err.kind == EngineErrorKind::Conflict => {}
             renamed => renamed?,
         }
         if old.runs {
-            start_again(engine, old.id).await.map_err(|err| err.naming(old.id, &old.home))?;
+            start_again(engine, old.id, old.last_start).await.map_err(|err| err.naming(old.id, &old.home))?;
         }
         Ok::<(), EngineError>(())
     };
@@ -202,20 +296,19 @@ async fn put_back<E: Engine>(
 
 /// Starts the predecessor. After a start that failed, Podman 4.3 holds on to the successor's host ports for a moment
 /// longer than to the successor itself.
-async fn start_again<E: Engine>(engine: &E, id: &ContainerId) -> Result<(), EngineError> {
+async fn start_again<E: Engine>(
+    engine: &E,
+    id: &ContainerId,
+    last_start: Option<SystemTime>,
+) -> Result<(), EngineError> {
     for _ in 0..PORT_TRIES {
-        match engine.start(id).await {
+        match sure::start(engine, id, last_start).await {
             Err(err) if err.kind == EngineErrorKind::Conflict => tokio::time::sleep(PORT_PAUSE).await,
             outcome => return outcome,
         }
     }
-    engine.start(id).await
+    sure::start(engine, id, last_start).await
 }
 
 const PORT_TRIES: u32 = 50;
 const PORT_PAUSE: Duration = Duration::from_millis(100);
-
-fn suffixed(name: &ContainerName, suffix: &str) -> ContainerName {
-    // A container name with `.next` or `.prev` behind it is one still; the loader leaves room for it.
-    ContainerName::new(format!("{name}{suffix}")).unwrap_or_else(|_| name.clone())
-}

@@ -31,6 +31,28 @@ pub struct Look {
     pub key: HostKey,
 }
 
+/// What an image says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Its operating system in Go's word, e.g. `linux`; empty where it does not say.
+    pub os: String,
+    /// Its architecture in Go's word, e.g. `arm64`; empty where it does not say.
+    pub arch: String,
+    /// Where it declares volumes.
+    pub volumes: BTreeSet<String>,
+}
+
+/// What an engine's machine can run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EngineMachine {
+    /// Its operating system in Go's word.
+    pub os: String,
+    /// Its architecture in Go's word.
+    pub arch: String,
+    /// Further architectures that it runs by emulation. `None` where that cannot be told.
+    pub emulates: Option<BTreeSet<String>>,
+}
+
 /// A command to run in a container.
 #[derive(Clone, Default)]
 pub struct ExecRequest {
@@ -147,8 +169,17 @@ pub trait Engine: Send + Sync {
     /// The images, and nothing else: as [`Engine::look`] finds them.
     fn images(&self) -> impl Future<Output = Result<Images, EngineError>> + Send;
 
+    /// Looks closely at the container of this name, as [`Engine::inspect`] does.
+    fn named(&self, name: &ContainerName) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
+
     /// The id of the image with this name; `None` when there is none.
     fn image(&self, reference: &ImageRef) -> impl Future<Output = Result<Option<ImageId>, EngineError>> + Send;
+
+    /// What an image says of itself, by its name or id; `None` when there is none.
+    fn image_facts(&self, image: &str) -> impl Future<Output = Result<Option<ImageFacts>, EngineError>> + Send;
+
+    /// What the engine's machine can run.
+    fn machine(&self) -> impl Future<Output = Result<EngineMachine, EngineError>> + Send;
 
     /// Loads a plain (decompressed) docker-archive. Yields the names it carried, or `sha256:<id>` where it carried none.
     fn load(&self, tar: ByteStream) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;

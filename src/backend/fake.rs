@@ -18,11 +18,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{EngineError, EngineErrorKind, StoreError, World};
+use super::{EngineError, EngineErrorKind, EngineMachine, ImageFacts, StoreError, World};
 use crate::model::labels::Labels;
 use crate::model::{
-    ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, ImageState, Images, LoadedImage,
-    Manifest, Phase, Port, RecentExits, Sha256Digest,
+    ArtifactKey, ContainerId, ContainerName, ContainerSpec, Create, ImageId, ImageRef, ImageState, Images, LoadedImage,
+    Manifest, Phase, Port, RecentExits, Sha256Digest, Volume,
 };
 
 /// How long Podman takes to restart what ended.
@@ -64,6 +64,10 @@ pub struct State {
     pub image_store: BTreeSet<ImageId>,
     /// The labels of those that have any.
     pub image_labels: BTreeMap<ImageId, Labels>,
+    /// What images say of themselves, where it is more than nothing.
+    pub image_facts: BTreeMap<ImageId, ImageFacts>,
+    /// What Podman's machine can run; by default it does not say, and runs everything.
+    pub machine: EngineMachine,
     /// What a registry offers.
     pub registry: BTreeMap<ImageRef, ImageId>,
     /// What loading the tarball of this digest yields: the image, and the names it carries.
@@ -128,6 +132,10 @@ pub struct FakeContainer {
     pub started: Option<Instant>,
     /// When its process ended, and with which code, oldest first.
     pub ends: Vec<(Instant, i32)>,
+    /// Its volumes.
+    pub volumes: Vec<Volume>,
+    /// What Podman has stored of it is gone: it can never start.
+    pub is_half_made: bool,
 }
 
 /// A file in the cache.
@@ -447,6 +455,21 @@ impl State {
         let id = self.new_id();
         self.containers.insert(id.clone(), container);
         id
+    }
+
+    /// The volumes of a container that is made now: those it is given, and one for each place where its image declares
+    /// one and nothing is mounted.
+    fn volumes_of(&mut self, image: &ImageId, create: &Create) -> Vec<Volume> {
+        let declared = self.image_facts.get(image).map(|facts| facts.volumes.clone()).unwrap_or_default();
+        let mut volumes = create.volumes.clone();
+        for target in declared {
+            let bound = create.spec.mounts.iter().any(|mount| mount.target.expose() == target);
+            if !bound && !volumes.iter().any(|volume| volume.target == target) {
+                let name = format!("{:064x}", 0x0001_da7a_0000_u64 + self.serial());
+                volumes.push(Volume { name, target, read_only: false });
+            }
+        }
+        volumes
     }
 
     fn new_id(&mut self) -> ContainerId {

@@ -27,6 +27,8 @@ pub use observed::{
     CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, ImageState, Images, Live, LoadedImage,
     Observed, Owner, Phase, RecentExits, Seen, Whose,
 };
-pub use spec::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy};
+pub use spec::{
+    ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy, Volume,
+};
 pub use text::Text;
 pub use vm::{Boot, Forward, Reach, Rung, Socket, Template, VmMake, VmMount, VmPhase, VmSpec, VmState};

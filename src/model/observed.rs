@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::canonical::CanonicalSpec;
 use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
 use super::manifest::Manifest;
-use super::spec::{HealthCheck, Port};
+use super::spec::{HealthCheck, Port, Volume};
 use super::vm::{Reach, VmState};
 
 /// The outcome of one look. "Not there" and "could not look" are different: the second never deletes or creates.
@@ -319,6 +319,8 @@ pub struct Live {
     pub add_hosts: Option<Vec<String>>,
     /// Health check command.
     pub health_test: Option<Vec<String>>,
+    /// Volumes of the engine that are mounted in it.
+    pub volumes: Vec<Volume>,
 }
 
 /// Any of the values may be a secret: only what they belong to is shown.
@@ -365,6 +367,7 @@ mod tests {
             mounts: [("/data".to_owned(), value())].into(),
             add_hosts: Some(vec![value()]),
             health_test: Some(vec![value()]),
+            volumes: Vec::new(),
         };
         assert_eq!(format!("{live:?}"), r#"Live { env: ["TOKEN"], mounts: ["/data"], .. }"#);
     }

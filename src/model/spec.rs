@@ -100,6 +100,24 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// A volume of the engine, mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Volume {
+    /// Its name in the engine.
+    pub name: String,
+    /// Absolute path in the container.
+    pub target: String,
+    /// Whether the container may only read it.
+    pub read_only: bool,
+}
+
+impl Volume {
+    /// Whether the engine made it and named it by itself, since the image declares a volume there: 64 hex digits.
+    pub fn is_anonymous(&self) -> bool {
+        self.name.len() == 64 && self.name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+}
+
 /// A published port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port {
@@ -237,6 +255,8 @@ pub struct Create {
     pub spec: ContainerSpec,
     /// Labels, ours among them.
     pub labels: BTreeMap<String, String>,
+    /// Volumes it gets from the container whose place it takes.
+    pub volumes: Vec<Volume>,
 }
 
 impl Create {

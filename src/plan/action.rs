@@ -1,6 +1,7 @@
 //! What can be done, why, and what the rest waits for. Each says itself in one sentence.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use crate::model::{
     AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward,
@@ -103,6 +104,10 @@ pub enum Action {
         previous: Option<ContainerId>,
         /// What it was made from.
         spec: Box<ContainerSpec>,
+        /// When it was last started.
+        last_start: Option<SystemTime>,
+        /// For one that was never started: what it is made from anew should it turn out that it never can be.
+        remake: Option<Box<Create>>,
     },
     /// Stop a container and keep it.
     StopContainer {
@@ -125,6 +130,21 @@ pub enum Action {
         old_runs: bool,
         /// The ports that one publishes, and lets go of.
         old_ports: Vec<Port>,
+        /// The successor, where an interrupted replacement has made it already.
+        successor: Option<ContainerId>,
+        /// What the successor is called until it takes the name.
+        next: ContainerName,
+        /// What the predecessor is called until it is dropped.
+        aside: ContainerName,
+    },
+    /// Give a container its name. It goes on running.
+    RenameContainer {
+        /// Which.
+        id: ContainerId,
+        /// The name it has now.
+        from: ContainerName,
+        /// The name it gets.
+        name: ContainerName,
     },
     /// Stop and remove a container.
     RemoveContainer {
@@ -183,6 +203,7 @@ impl Action {
             Action::StartContainer { .. } => "startContainer",
             Action::StopContainer { .. } => "stopContainer",
             Action::ReplaceContainer { .. } => "replaceContainer",
+            Action::RenameContainer { .. } => "renameContainer",
             Action::RemoveContainer { .. } => "removeContainer",
             Action::PruneArtifact { .. } => "pruneArtifact",
             Action::PruneImage { .. } => "pruneImage",
@@ -209,6 +230,7 @@ impl Action {
             Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => create.name.to_string(),
             Action::StartContainer { name, .. }
             | Action::StopContainer { name, .. }
+            | Action::RenameContainer { name, .. }
             | Action::RemoveContainer { name, .. } => name.to_string(),
         }
     }
@@ -254,6 +276,7 @@ pub fn verb(kind: &str) -> &'static str {
         "startContainer" => "start container",
         "stopContainer" => "stop container",
         "replaceContainer" => "replace container",
+        "renameContainer" => "rename container to",
         "removeContainer" => "remove container",
         "pruneArtifact" => "prune artifact",
         "pruneImage" => "prune image",
@@ -316,6 +339,18 @@ pub enum Reason {
     Unproved,
     /// Somebody is replacing it right now.
     BeingReplaced,
+    /// It has another name than it should.
+    Misnamed {
+        /// The name it has.
+        from: ContainerName,
+    },
+    /// It has the name that another agent takes over, which has the one that this agent takes.
+    NameSwap {
+        /// The name it has.
+        from: ContainerName,
+    },
+    /// What it was to replace is as wanted again.
+    TakenBack,
     /// It holds a host port that another agent takes over, which gives up one that this agent takes.
     PortSwap,
     /// The state file is being taken down.
@@ -371,6 +406,9 @@ impl fmt::Display for Reason {
             Reason::Leftover => "an interrupted replacement left it",
             Reason::Unproved => "an interrupted replacement has not proved it yet",
             Reason::BeingReplaced => "it is being replaced",
+            Reason::Misnamed { from } => return write!(f, "it is named `{from}`"),
+            Reason::NameSwap { from } => return write!(f, "another agent takes over its name `{from}`"),
+            Reason::TakenBack => "what it was to replace is as wanted again",
             Reason::PortSwap => "another agent takes over its host port",
             Reason::Asked => "as asked",
             Reason::TakenDown => "the state file is taken down",
@@ -466,6 +504,15 @@ pub enum WaitingOn {
         /// Whose it is; `None` for another agent's of ours.
         whose: Option<Whose>,
     },
+    /// A container of another agent that holds the name and stays.
+    OtherAgent {
+        /// Its name.
+        name: ContainerName,
+        /// Whose it is; `None` where its label does not say.
+        agent: Option<AgentName>,
+        /// Whether that agent is in the state file.
+        is_wanted: bool,
+    },
     /// Podman finishing what it does to the container (stopping, removing).
     Transition {
         /// What was seen.
@@ -521,7 +568,10 @@ impl WaitingOn {
             WaitingOn::Manifest { .. } => "manifest",
             WaitingOn::Artifact { .. } => "artifact",
             WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } => "image",
-            WaitingOn::Removal { .. } | WaitingOn::Stranger { .. } | WaitingOn::UnderWay { .. } => "removal",
+            WaitingOn::Removal { .. }
+            | WaitingOn::Stranger { .. }
+            | WaitingOn::OtherAgent { .. }
+            | WaitingOn::UnderWay { .. } => "removal",
             WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::VmStranger { .. } => {
                 "vm"
             }
@@ -536,6 +586,7 @@ impl WaitingOn {
             WaitingOn::Manifest { .. }
             | WaitingOn::LocalImage { .. }
             | WaitingOn::Stranger { .. }
+            | WaitingOn::OtherAgent { .. }
             | WaitingOn::VmStranger { .. }
             | WaitingOn::Precondition { .. }
             | WaitingOn::Sight { .. } => true,
@@ -560,9 +611,23 @@ impl fmt::Display for WaitingOn {
             WaitingOn::LocalImage { reference } => {
                 write!(f, "once somebody brings image `{reference}` (source: local)")
             }
-            WaitingOn::Removal { name } => write!(f, "once container `{name}` has gone or let go"),
+            WaitingOn::Removal { name } => {
+                write!(f, "once container `{name}` is removed, or releases its name or port")
+            }
             WaitingOn::Stranger { name, whose } => {
                 write!(f, "container `{name}` exists and {}", whose.as_ref().unwrap_or(&Whose::Somebody))
+            }
+            WaitingOn::OtherAgent { name, agent: Some(agent), is_wanted: true } => {
+                write!(f, "container `{name}` belongs to agent `{agent}`, which is left as it is")
+            }
+            WaitingOn::OtherAgent { name, agent: Some(agent), is_wanted: false } => {
+                write!(
+                    f,
+                    "container `{name}` belongs to agent `{agent}`, which is gone from the state file, and is kept"
+                )
+            }
+            WaitingOn::OtherAgent { name, agent: None, .. } => {
+                write!(f, "container `{name}` belongs to no agent of the state file, and is kept")
             }
             WaitingOn::Transition { phase } => write!(f, "once Podman is done: it {phase}"),
             WaitingOn::Vm { instance } => write!(f, "unknown until VM `{instance}` runs and answers"),

@@ -161,6 +161,8 @@ pub struct Summary {
     pub create: usize,
     /// Containers to replace.
     pub replace: usize,
+    /// Containers to rename.
+    pub rename: usize,
     /// Containers to start.
     pub start: usize,
     /// Containers to stop.
@@ -199,6 +201,7 @@ impl Plan {
             match kind {
                 "createContainer" => summary.create += 1,
                 "replaceContainer" => summary.replace += 1,
+                "renameContainer" => summary.rename += 1,
                 "startContainer" => summary.start += 1,
                 "stopContainer" => summary.stop += 1,
                 "removeContainer" => summary.remove += 1,

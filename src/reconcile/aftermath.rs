@@ -58,8 +58,15 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             started.filter(|(agent, id)| !run.given_up.contains(agent) && !run.settled.contains(id)).collect();
         let looks = join_all(unsettled.iter().map(|(_, id)| inspect_settled(&self.world.engine, id))).await;
         for ((agent, id), seen) in unsettled.into_iter().zip(looks) {
-            // A look that fails here is taken again by the next pass.
-            let (Ok(seen), Some(wanted)) = (seen, self.desired.agents.get(&agent)) else { continue };
+            let Some(wanted) = self.desired.agents.get(&agent) else { continue };
+            let seen = match seen {
+                Ok(seen) => seen,
+                // It is taken again by the next pass.
+                Err(err) => {
+                    run.last_start = err.kind.is_retryable().then(Instant::now);
+                    continue;
+                }
+            };
             if let Some(how) = ended(seen.as_ref(), wanted.container.restart) {
                 self.give_up(run, observed, &agent, &id, how).await;
             }

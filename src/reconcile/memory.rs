@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{Taken, Trouble, key, key_of};
 use crate::act::{ActError, Disposition};
-use crate::model::{AgentName, ContainerId, Observed, Reach};
-use crate::plan::Plan;
+use crate::model::{AgentName, ContainerId, Observed, Phase, Reach};
+use crate::plan::{Action, Plan};
 use crate::readiness::Unready;
 
 /// What a convergence remembers between its looks.
@@ -18,6 +18,8 @@ pub(super) struct Memory {
     pub failed: BTreeMap<String, Failed>,
     pub done: BTreeMap<(String, String), u32>,
     pub started: BTreeMap<AgentName, ContainerId>,
+    /// Steps that start a container, and whose answer was lost: they may have been carried out.
+    pub unsure: BTreeMap<AgentName, Action>,
     pub last_start: Option<Instant>,
     pub troubles: Vec<Trouble>,
     pub given_up: BTreeSet<AgentName>,
@@ -41,6 +43,30 @@ impl Memory {
         let waiting = plan.waiting.iter().map(|waiting| key_of(waiting.kind, &waiting.target));
         let wanted: BTreeSet<_> = ready.chain(waiting).collect();
         self.failed.retain(|key, failed| wanted.contains(key) || failed.error.disposition() == Disposition::NeedsUser);
+    }
+
+    /// What a step has started whose answer was lost is judged as if the answer had come.
+    pub fn find_what_was_started(&mut self, observed: &Observed) {
+        let Some(guest) = observed.guest.present() else { return };
+        for (agent, action) in std::mem::take(&mut self.unsure) {
+            let (name, old, last_start) = match &action {
+                Action::CreateContainer { create, .. } => (&create.name, None, None),
+                Action::ReplaceContainer { create, old, .. } => (&create.name, Some(old), None),
+                Action::StartContainer { name, last_start, .. } => (name, None, *last_start),
+                _ => continue,
+            };
+            let own = guest.containers.get(name).filter(|seen| seen.owner.is_of(&agent) && Some(&seen.id) != old);
+            let Some(seen) = own else { continue };
+            let has_run = match seen.phase {
+                Phase::Running => true,
+                Phase::Exited { .. } => seen.started_at.is_some() && seen.started_at > last_start,
+                _ => false,
+            };
+            if has_run {
+                self.started.insert(agent, seen.id.clone());
+                self.last_start = Some(Instant::now());
+            }
+        }
     }
 
     /// When the next step is to be tried again.

@@ -150,6 +150,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             }
             blind = 0;
             run.forget_what_passed(&observed, &plan);
+            run.find_what_was_started(&observed);
             if guarded {
                 run.unready = unready(self.desired, &observed, &plan, &self.options.policy, self.steady());
             }
@@ -373,6 +374,9 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                 if matches!(**error, ActError::RollBackFailed { .. }) && error.disposition() == Disposition::NeedsUser {
                     run.given_up.extend(step.agent.clone());
                 }
+                if let (Disposition::Retry, Some(agent)) = (error.disposition(), &step.agent) {
+                    run.unsure.insert(agent.clone(), step.action.clone());
+                }
                 let tries = run.failed.get(&key).map_or(0, |failed| failed.tries) + 1;
                 let again = error.disposition() == Disposition::Retry && tries < TRIES;
                 let retry_at = again.then(|| Instant::now() + Backoff::STEP.delay(tries));
@@ -509,6 +513,7 @@ fn is_container_step(action: &Action) -> bool {
             | Action::StartContainer { .. }
             | Action::StopContainer { .. }
             | Action::ReplaceContainer { .. }
+            | Action::RenameContainer { .. }
             | Action::RemoveContainer { .. }
     )
 }

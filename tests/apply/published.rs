@@ -51,7 +51,7 @@ fn a_plan_has_the_shape_that_is_promised() {
     assert_eq!((&plan["name"], &plan["converged"]), (&json!(world.owner), &json!(false)));
     assert_eq!(
         plan["summary"],
-        json!({"create": 0, "replace": 1, "start": 0, "stop": 0, "remove": 0, "fetch": 1, "fetchBytes": bytes, "unknown": 0, "blocked": 0})
+        json!({"create": 0, "replace": 1, "rename": 0, "start": 0, "stop": 0, "remove": 0, "fetch": 1, "fetchBytes": bytes, "unknown": 0, "blocked": 0})
     );
     let fetch = json!({"kind": "fetchArtifact", "agent": "a", "target": tarball["key"], "reason": "not in the cache", "bytes": bytes});
     assert_eq!(plan["actions"], json!([fetch]));

@@ -3,6 +3,7 @@
 //! Time is tokio's paused clock, so that waiting costs nothing.
 
 mod background;
+mod containers;
 mod passes;
 mod plans;
 mod properties;

@@ -357,7 +357,8 @@ async fn offline_the_last_good_manifest_serves() {
 async fn another_container_name_takes_the_old_one_along() {
     let mut story = Story::running(&["a"]).await;
     story.agent("a").container.name = container_name("web");
-    plans(&story, &["replace container `web`: container.name changed"]).await;
+    story.set_env("a", "MODE", "two");
+    plans(&story, &["replace container `web`: container.name, container.env.MODE changed"]).await;
     assert!(story.converge().await.converged);
     assert_eq!(story.names(), ["web"]);
 }
@@ -490,7 +491,7 @@ async fn a_port_passes_from_a_removed_agent() {
         &story,
         &[
             "remove container `demo-a`: its agent is not in the state file any more",
-            "later replaceContainer `demo-b`: container.ports changed, once container `demo-a` has gone or let go",
+            "later replaceContainer `demo-b`: container.ports changed, once container `demo-a` is removed, or releases its name or port",
         ],
     )
     .await;
@@ -527,7 +528,7 @@ async fn what_cannot_be_seen_is_said() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_leftover_is_nobodys_predecessor() {
-    let story = Story::running(&["a"]).await;
+    let mut story = Story::running(&["a"]).await;
     let like = |name: &str, phase: Phase| {
         let mut state = story.fake.state();
         let mut left = state.containers.values().next().unwrap().clone();
@@ -540,11 +541,12 @@ async fn a_second_leftover_is_nobodys_predecessor() {
     like("web.next", Phase::Created);
     let id = story.id("demo-a");
     story.fake.state().containers.remove(&id);
+    story.set_env("a", "MODE", "two");
     plans(
         &story,
         &[
             "remove container `demo-a.next`: an interrupted replacement left it",
-            "later replaceContainer `demo-a`: it does not exist, once container `demo-a.next` has gone or let go",
+            "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a.next` is removed, or releases its name or port",
         ],
     )
     .await;
@@ -640,7 +642,7 @@ async fn a_predecessor_stays_the_fallback_when_the_wish_changes_again() {
         &story,
         &[
             "remove container `demo-a`: an interrupted replacement has not proved it yet",
-            "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a` has gone or let go",
+            "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a` is removed, or releases its name or port",
         ],
     )
     .await;
@@ -676,7 +678,7 @@ async fn a_healthy_successor_has_proved_itself() {
         &story,
         &[
             "remove container `demo-a.prev`: an interrupted replacement left it",
-            "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a.prev` has gone or let go",
+            "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a.prev` is removed, or releases its name or port",
         ],
     )
     .await;

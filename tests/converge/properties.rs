@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
-use steadfast::backend::fake::{Fake, Fault, Strike};
+use steadfast::backend::ImageFacts;
+use steadfast::backend::fake::{Fake, FakeContainer, Fault, Strike};
 use steadfast::model::*;
 
 use crate::worlds::*;
@@ -57,12 +58,20 @@ struct Wishes {
     agents: Vec<Option<Wish>>,
     offered: &'static str,
     ports: Vec<u16>,
+    /// How far container names are moved on from agent to agent.
+    turn: usize,
 }
 
 fn any_wishes() -> impl Strategy<Value = Wishes> {
     let agents = prop::collection::vec(any_wish(), AGENTS.len());
     let ports = Just(vec![8001, 8002, 8003]).prop_shuffle();
-    (agents, select(vec!["1", "2"]), ports).prop_map(|(agents, offered, ports)| Wishes { agents, offered, ports })
+    let turn = select(vec![0, 0, 0, 1, 2]);
+    (agents, select(vec!["1", "2"]), ports, turn).prop_map(|(agents, offered, ports, turn)| Wishes {
+        agents,
+        offered,
+        ports,
+        turn,
+    })
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +85,9 @@ enum Mishap {
     ManifestLost,
     KeyLost,
     Leftover(usize, &'static str),
+    Renamed(usize, &'static str),
+    /// What Podman has stored of containers that were never started is gone.
+    HalfMade(usize),
     Stranger,
 }
 
@@ -93,6 +105,9 @@ fn any_mishap() -> impl Strategy<Value = Mishap> {
         1 => Just(Mishap::ManifestLost),
         1 => Just(Mishap::KeyLost),
         1 => (who, select(vec![".next", ".prev"])).prop_map(|(who, suffix)| Mishap::Leftover(who, suffix)),
+        2 => (0..AGENTS.len(), select(vec!["moved", "demo-c", "web-a", "demo-a.prev", "demo-a-b.next", "demo-c.swap"]))
+            .prop_map(|(who, name)| Mishap::Renamed(who, name)),
+        1 => (0..AGENTS.len()).prop_map(Mishap::HalfMade),
         1 => Just(Mishap::Stranger),
     ]
 }
@@ -125,6 +140,7 @@ fn wanted(wishes: &Wishes) -> Desired {
         one.container.restart = wish.restart;
         one.container.env.insert("MODE".into(), Text::plain(wish.mode.to_string()));
         one.container.env.insert("TOKEN".into(), Text::sensitive(wish.mode.to_string()));
+        one.container.name = container_name(&format!("demo-{}", AGENTS[(at + wishes.turn) % AGENTS.len()]));
         if wish.renamed {
             one.container.name = container_name(&format!("web-{}", AGENTS[at]));
         }
@@ -144,7 +160,7 @@ fn happen(story: &mut Story, mishap: &Mishap) {
     let mut state = story.fake.state();
     let of = |who: usize| {
         let label = AGENTS[who].to_owned();
-        move |one: &steadfast::backend::fake::FakeContainer| one.labels.get("steadfast.agent") == Some(&label)
+        move |one: &FakeContainer| one.labels.get("steadfast.agent") == Some(&label)
     };
     match mishap {
         Mishap::Phase(who, phase) => {
@@ -190,6 +206,22 @@ fn happen(story: &mut Story, mishap: &Mishap) {
                     left.phase = Phase::Exited { code: 0 };
                     state.put(left);
                 }
+            }
+        }
+        Mishap::Renamed(who, name) => {
+            let agent = agent_name(AGENTS[*who]);
+            let ours = |one: &FakeContainer| is_of(one, &agent);
+            if state.named(name).is_none()
+                && let Some(one) = state.containers.values_mut().find(|one| ours(one))
+            {
+                one.name = container_name(name);
+            }
+        }
+        Mishap::HalfMade(who) => {
+            let agent = agent_name(AGENTS[*who]);
+            let ours = |one: &FakeContainer| is_of(one, &agent);
+            for one in state.containers.values_mut().filter(|one| ours(one) && one.phase == Phase::Created) {
+                one.is_half_made = true;
             }
         }
         Mishap::Stranger => {
@@ -243,6 +275,8 @@ async fn story(past: &Past, last: &Wishes) -> Story {
                 state.registry.insert(reference_of(agent, version), image_of(agent, version));
                 state.images.insert(reference_of(agent, version), image_of(agent, version));
                 state.image_store.insert(image_of(agent, version));
+                let facts = ImageFacts { volumes: ["/data".to_owned()].into(), ..ImageFacts::default() };
+                state.image_facts.insert(image_of(agent, version), facts);
             }
         }
         state.put(foreign("bystander"));
@@ -275,9 +309,16 @@ fn outcome(fake: &Fake) -> BTreeMap<String, (String, String, String)> {
     let state = fake.state();
     let containers = state.containers.values().map(|one| {
         let running = if one.phase == Phase::Running { "runs" } else { "does not run" };
-        (one.name.to_string(), (running.to_owned(), one.image.to_string(), format!("{:?}", one.spec)))
+        // One that was renamed was made under another name.
+        let spec = ContainerSpec { name: one.name.clone(), ..one.spec.clone() };
+        (one.name.to_string(), (running.to_owned(), one.image.to_string(), format!("{spec:?}")))
     });
     containers.collect()
+}
+
+fn is_of(one: &FakeContainer, agent: &AgentName) -> bool {
+    let label = |name: &str| one.labels.get(name).map(String::as_str);
+    label("steadfast.name") == Some("demo") && label("steadfast.agent") == Some(agent.as_str())
 }
 
 fn strangers(fake: &Fake) -> Vec<String> {
@@ -322,11 +363,22 @@ proptest! {
             for (name, agent) in &story.desired.agents {
                 let there = after.values().filter(|one| is_ours(one) && one.labels.get(labels::AGENT).is_some_and(|label| label == name.as_str())).count();
                 prop_assert_eq!(there, usize::from(agent.state != AgentState::Absent), "containers of {}", name);
-                let image = image_of(name.as_str(), last.offered);
-                if let Some((id, _)) = before.iter().find(|(_, one)| one.name == agent.container.name && one.spec == agent.container && one.image == image && is_ours(one))
-                    && agent.state != AgentState::Absent {
-                    prop_assert!(after.contains_key(id), "{} was recreated without need: {:?}", name, taken(&report));
+                if agent.state == AgentState::Absent {
+                    continue;
                 }
+                let image = image_of(name.as_str(), last.offered);
+                let mine: Vec<_> = before.iter().filter(|(_, one)| is_of(one, name)).collect();
+                // Whatever it is called: what is as wanted is not made anew.
+                let as_wanted = |one: &FakeContainer| {
+                    let named = ContainerSpec { name: agent.container.name.clone(), ..one.spec.clone() };
+                    named == agent.container && one.image == image && !one.is_half_made
+                };
+                let right: Vec<_> = mine.iter().filter(|(_, one)| as_wanted(one)).map(|(id, _)| *id).collect();
+                prop_assert!(right.is_empty() || right.iter().any(|id| after.contains_key(*id)), "{} was recreated without need: {:?}", name, taken(&report));
+                // What it keeps in a volume it goes on keeping.
+                let had: Vec<_> = mine.iter().flat_map(|(_, one)| &one.volumes).collect();
+                let has: Vec<_> = after.values().filter(|one| is_of(one, name)).flat_map(|one| &one.volumes).collect();
+                prop_assert!(has.len() == 1 && (had.is_empty() || had.contains(&has[0])), "{}: {:?} instead of {:?}", name, has, had);
             }
             story.fake.restart();
             let again = story.converge().await;
@@ -356,7 +408,7 @@ proptest! {
             for effect in &story.fake.state().effects {
                 prop_assert!(effect.owner.as_ref().is_none_or(|owner| owner.as_deref() == Some("demo")), "{:?}", effect);
             }
-            let wanted = story.desired.agents.get(AGENTS[who]).is_some_and(|agent| agent.state != AgentState::Absent);
+            let wanted = story.desired.agents.values().any(|agent| agent.container.name.as_str() == name && agent.state != AgentState::Absent);
             // An orphan that is kept may keep a wanted port as well.
             if prune || wanted {
                 prop_assert_eq!(report.converged, !wanted, "{:?}", troubles(&report));
@@ -379,7 +431,7 @@ proptest! {
             let mut kept: Vec<_> = story.desired.agents.iter().filter(|(_, agent)| agent.state != AgentState::Absent).map(|(name, _)| name.to_string()).collect();
             {
                 let state = story.fake.state();
-                kept.retain(|name| state.containers.values().any(|one| is_ours(one) && one.labels.get("steadfast.agent") == Some(name)));
+                kept.retain(|name| state.containers.values().any(|one| !one.is_half_made && is_ours(one) && one.labels.get("steadfast.agent") == Some(name)));
             }
             let mut effects = Vec::new();
             for kill in kills {

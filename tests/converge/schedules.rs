@@ -28,6 +28,7 @@ const AGENTS: [&str; 4] = ["a", "a-b", "c", "d"];
 enum Event {
     Edit(usize, Edit),
     SwapPorts(usize, usize),
+    SwapNames(usize, usize),
     /// The file cannot be used.
     BadEdit,
     Outside(usize, Outside, Told),
@@ -145,6 +146,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         12 => (who(), any_edit()).prop_map(|(who, edit)| Event::Edit(who, edit)),
         1 => (who(), who()).prop_map(|(one, other)| Event::SwapPorts(one, other)),
+        2 => (who(), who()).prop_map(|(one, other)| Event::SwapNames(one, other)),
         1 => Just(Event::BadEdit),
         8 => (who(), any_outside(), told).prop_map(|(who, what, told)| Event::Outside(who, what, told)),
         1 => who().prop_map(Event::Stranger),
@@ -210,10 +212,6 @@ fn options() -> Options {
     options
 }
 
-fn container(who: usize) -> String {
-    format!("demo-{}", AGENTS[who])
-}
-
 fn is_ours(one: &FakeContainer) -> bool {
     one.labels.get("steadfast.name").is_some_and(|name| name == "demo")
 }
@@ -262,6 +260,12 @@ impl Play {
         }
         let (answers, touched, strangers) = (Vec::new(), BTreeSet::new(), Vec::new());
         Self { fake, desired, run: Some(run), back_in: 0, answers, touched, strangers, served: "1" }
+    }
+
+    /// The name of an agent's container.
+    fn container(&self, who: usize) -> String {
+        let agent = self.desired.agents.get(&agent_name(AGENTS[who]));
+        agent.map_or_else(|| format!("demo-{}", AGENTS[who]), |agent| agent.container.name.to_string())
     }
 
     fn ports(&self) -> Vec<Option<Port>> {
@@ -313,6 +317,18 @@ impl Play {
                 self.touched.extend([*one, *other]);
                 self.publish_edition();
             }
+            Event::SwapNames(one, other) => {
+                let names = (self.container(*one), self.container(*other));
+                let is_there = |who: &usize| self.desired.agents.contains_key(&agent_name(AGENTS[*who]));
+                // Where one of them is not there, its name is nobody's.
+                if is_there(one) && is_there(other) {
+                    for (who, name) in [(one, &names.1), (other, &names.0)] {
+                        let agent = self.desired.agents.get_mut(&agent_name(AGENTS[*who]));
+                        agent.unwrap().container.name = container_name(name);
+                    }
+                    self.publish_edition();
+                }
+            }
             Event::BadEdit => {
                 if let Some(run) = &mut self.run {
                     run.spoil("steadfast.yaml:1:1: not a state file");
@@ -320,10 +336,11 @@ impl Play {
             }
             Event::Outside(who, what, told) => self.outside(*who, what, *told),
             Event::Stranger(who) => {
+                let name = self.container(*who);
                 let mut state = self.fake.state();
-                let free = state.named(&container(*who)).is_none();
+                let free = state.named(&name).is_none();
                 if free {
-                    let mut stranger = foreign(&container(*who));
+                    let mut stranger = foreign(&name);
                     stranger.spec.ports.clear();
                     let id = state.put(stranger);
                     drop(state);
@@ -331,7 +348,7 @@ impl Play {
                 }
             }
             Event::EventsCut => self.fake.state().cut_events(),
-            Event::MadeUp(who, word, code) => self.fake.state().tell(word, &container(*who), *code),
+            Event::MadeUp(who, word, code) => self.fake.state().tell(word, &self.container(*who), *code),
             Event::PodmanGivesUp(does) => self.fake.state().podman_gives_up = *does,
             Event::Untagged(who) => {
                 let prefix = format!("r.example/{}:", AGENTS[*who]);
@@ -402,7 +419,14 @@ impl Play {
                 self.desired.agents.remove(&name);
             }
             Edit::Added => {
-                self.desired.agents.entry(name).or_insert_with(|| agent(AGENTS[who]));
+                let taken = |name: &ContainerName| self.desired.agents.values().any(|one| one.container.name == *name);
+                let mut added = agent(AGENTS[who]);
+                let names = AGENTS.iter().map(|agent| container_name(&format!("demo-{agent}")));
+                let free = std::iter::once(added.container.name.clone()).chain(names).find(|name| !taken(name));
+                if let (false, Some(free)) = (self.desired.agents.contains_key(&name), free) {
+                    added.container.name = free;
+                    self.desired.agents.insert(name, added);
+                }
             }
             _ => {}
         }
@@ -452,11 +476,14 @@ impl Play {
     }
 
     fn outside(&mut self, who: usize, what: &Outside, told: Told) {
+        let name = self.container(who);
         let mut state = self.fake.state();
-        let name = container(who);
         if !state.named(&name).is_some_and(|(_, one)| is_ours(one)) {
             return;
         }
+        // A name may be another one's by now.
+        let owner = state.named(&name).and_then(|(_, one)| AGENTS.iter().position(|agent| is_of(one, agent)));
+        let who = owner.unwrap_or(who);
         let runs = |one: &FakeContainer| matches!(one.phase, Phase::Running);
         let Some(one) = state.named_mut(&name) else { return };
         let (word, code) = match what {
@@ -488,7 +515,6 @@ impl Play {
                     return;
                 }
                 state.named_mut(&name).unwrap().name = container_name(&other);
-                self.touched.insert(who);
                 ("rename", None)
             }
         };
@@ -574,7 +600,8 @@ impl Play {
             },
             (_, phase) => matches!(phase, Phase::Created | Phase::Exited { .. }),
         };
-        let same = one.spec == agent.container && one.image == image_of(name.as_str(), version);
+        let named = ContainerSpec { name: agent.container.name.clone(), ..one.spec.clone() };
+        let same = named == agent.container && one.image == image_of(name.as_str(), version);
         if right && same && one.name == agent.container.name {
             Ok(())
         } else {

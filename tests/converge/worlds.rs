@@ -147,6 +147,8 @@ pub fn foreign(name: &str) -> FakeContainer {
         checks: (0, false),
         started: None,
         ends: Vec::new(),
+        volumes: vec![],
+        is_half_made: false,
     }
 }
 

@@ -114,6 +114,7 @@ impl<E: Engine> Bench<E> {
             image_id: None,
             spec,
             labels: BTreeMap::new(),
+            volumes: Vec::new(),
         };
         self.label(&mut create);
         create

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use steadfast::backend::{Engine, ExecRequest, LogRequest, Look};
 use steadfast::model::{
     ContainerId, Health, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Owner, Ownership, Phase, Port, Protocol,
-    RestartPolicy, RootClaim, RootId, Text, Whose, labels,
+    RestartPolicy, RootClaim, RootId, Text, Volume, Whose, labels,
 };
 
 use crate::bench::{Bench, NOW, Output, output, whole, within};
@@ -212,6 +212,66 @@ pub async fn anonymous_volumes_outlive_their_container<E: Engine>(bench: &Bench<
     let left = bench.aside(reqwest::Method::GET, &format!("/volumes/{volume}/json")).await.status();
     bench.aside(reqwest::Method::DELETE, &format!("/volumes/{volume}")).await;
     assert!(left.is_success(), "{left}");
+}
+
+pub async fn a_volume_goes_from_one_container_to_the_next<E: Engine>(bench: &Bench<E>) {
+    let read = async |answer: reqwest::Response| {
+        serde_json::from_slice::<serde_json::Value>(&answer.bytes().await.unwrap()).expect("JSON")
+    };
+    let first = bench.shell("first", "echo precious >/vol/memo; sleep 1000");
+    let body = serde_json::json!({
+        "name": first.name.as_str(),
+        "image": first.image.as_str(),
+        "command": first.spec.command.iter().flatten().map(Text::expose).collect::<Vec<_>>(),
+        "labels": first.labels,
+        "volumes": [{ "Name": "", "Dest": "/vol" }],
+    });
+    let made = read(bench.aside_with(reqwest::Method::POST, "/containers/create", body.to_string()).await).await;
+    let id = ContainerId::new(made["Id"].as_str().expect("an id")).unwrap();
+    bench.engine.start(&id).await.unwrap();
+    let volumes = async |id: &ContainerId| bench.engine.inspect(id).await.unwrap().unwrap().live.unwrap().volumes;
+    let had = volumes(&id).await;
+    let [volume] = &had[..] else { panic!("{had:?}") };
+    assert!(volume.is_anonymous() && volume.target == "/vol" && !volume.read_only, "{volume:?}");
+    bench.engine.stop(&id, NOW).await.unwrap();
+
+    let mut next = bench.shell("next", "cat /vol/memo; sleep 1000");
+    next.volumes.clone_from(&had);
+    let next = bench.started(&next).await;
+    assert_eq!(volumes(&next).await, had);
+    let log = async |id: &ContainerId| {
+        let request = LogRequest { follow: false, tail: None };
+        within(Output::of(bench.engine.logs(id, &request).await.unwrap())).await.text().0
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while log(&next).await != "precious\n" {
+        assert!(std::time::Instant::now() < deadline, "{:?}", log(&next).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Neither of them takes it along.
+    for id in [&id, &next] {
+        bench.engine.remove(id, NOW).await.unwrap();
+    }
+    let left = bench.aside(reqwest::Method::GET, &format!("/volumes/{}/json", volume.name)).await.status();
+    assert!(left.is_success(), "{left}");
+
+    let mut reader = bench.shell("reader", "touch /vol/new && sleep 1000; echo refused");
+    reader.volumes = vec![Volume { read_only: true, ..volume.clone() }];
+    let reader = bench.started(&reader).await;
+    bench.until(&reader, |state| matches!(state.phase, Phase::Exited { .. })).await;
+    assert_eq!((log(&reader).await.as_str(), volumes(&reader).await[0].read_only), ("refused\n", true));
+    bench.engine.remove(&reader, NOW).await.unwrap();
+    bench.aside(reqwest::Method::DELETE, &format!("/volumes/{}", volume.name)).await;
+}
+
+pub async fn a_container_is_found_by_its_name<E: Engine>(bench: &Bench<E>) {
+    let create = bench.shell("named", "sleep 1000");
+    assert_eq!(bench.engine.named(&create.name).await.unwrap(), None);
+    let id = bench.made(&create).await;
+    let found = bench.engine.named(&create.name).await.unwrap().expect("a container");
+    assert_eq!((&found.id, &found.phase), (&id, &Phase::Created));
+    bench.engine.rename(&id, &bench.name("other")).await.unwrap();
+    assert_eq!(bench.engine.named(&create.name).await.unwrap(), None);
 }
 
 pub async fn asking_twice_is_fine<E: Engine>(bench: &Bench<E>) {

@@ -132,3 +132,19 @@ pub async fn a_container_is_made_from_the_image_whatever_its_name_points_to<E: E
     assert_eq!(err.kind, EngineErrorKind::NotFound, "{err}");
     bench.engine.remove_image(&other).await.unwrap();
 }
+
+pub async fn an_image_says_what_it_is_built_for_and_where_it_keeps_data<E: Engine>(bench: &Bench<E>) {
+    let tag = format!("localhost/{}:facts", bench.owner);
+    let image = docker_archive().tag(&tag).volume("/data").volume("/var/lib/x/").arch("riscv64");
+    bench.engine.load(whole(image.build())).await.unwrap();
+    let facts = bench.engine.image_facts(&tag).await.unwrap().expect("the image");
+    let _ = bench.engine.remove_image(&ImageId::from(image.id())).await;
+    assert_eq!((facts.os.as_str(), facts.arch.as_str()), ("linux", "riscv64"));
+    let volumes: Vec<_> = facts.volumes.iter().map(|path| path.trim_end_matches('/')).collect();
+    assert_eq!(volumes, ["/data", "/var/lib/x"]);
+    assert_eq!(bench.engine.image_facts(&tag).await.unwrap(), None);
+    // Its machine is one that runs the tests' own images.
+    let own = bench.engine.image_facts(bench.image.as_str()).await.unwrap().expect("the image");
+    let machine = bench.engine.machine().await.unwrap();
+    assert_eq!((machine.os, machine.arch), (own.os, own.arch));
+}

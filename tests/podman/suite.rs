@@ -13,6 +13,8 @@ macro_rules! conformance {
                     a_look_finds_ours_and_the_stranger_with_a_wanted_name,
                     the_life_of_a_container,
                     anonymous_volumes_outlive_their_container,
+                    a_volume_goes_from_one_container_to_the_next,
+                    a_container_is_found_by_its_name,
                     asking_twice_is_fine,
                     exit_codes_are_seen,
                     a_frozen_container_is_unfrozen_stopped_and_removed,
@@ -43,7 +45,8 @@ macro_rules! conformance {
                     an_archive_that_cannot_be_read_is_not_podmans_fault,
                     an_image_is_named_again_and_removed_with_all_names,
                     an_image_in_use_stays_with_its_names,
-                    a_container_is_made_from_the_image_whatever_its_name_points_to;
+                    a_container_is_made_from_the_image_whatever_its_name_points_to,
+                    an_image_says_what_it_is_built_for_and_where_it_keeps_data;
                 refusals:
                     a_taken_name_is_a_conflict,
                     a_missing_image_is_not_found,

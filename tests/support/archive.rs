@@ -25,6 +25,8 @@ pub struct Image {
     command: Option<Vec<String>>,
     /// Further fields of its `config`.
     config: serde_json::Map<String, serde_json::Value>,
+    volumes: Vec<String>,
+    arch: Option<&'static str>,
     compression: Compression,
 }
 
@@ -66,6 +68,18 @@ impl Image {
         self
     }
 
+    /// Declares a volume.
+    pub fn volume(mut self, target: &str) -> Self {
+        self.volumes.push(target.to_owned());
+        self
+    }
+
+    /// Says that it is built for this architecture, in Go's word.
+    pub fn arch(mut self, arch: &'static str) -> Self {
+        self.arch = Some(arch);
+        self
+    }
+
     /// Compresses the archive.
     pub fn compress(mut self, compression: Compression) -> Self {
         self.compression = compression;
@@ -78,7 +92,7 @@ impl Image {
         let diff_id = hex(&Sha256::digest(&layer));
         let command = self.command.clone().unwrap_or_else(|| vec!["/agent".to_owned()]);
         let mut config = serde_json::json!({
-            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+            "architecture": self.arch.unwrap_or(if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
             "os": "linux",
             "created": "1970-01-01T00:00:00Z",
             "config": { "Cmd": command, "Env": ["PATH=/bin", "BUILT=yes"], "WorkingDir": "/" },
@@ -87,6 +101,10 @@ impl Image {
         });
         for (field, value) in &self.config {
             config["config"][field] = value.clone();
+        }
+        if !self.volumes.is_empty() {
+            config["config"]["Volumes"] =
+                self.volumes.iter().map(|volume| (volume.clone(), serde_json::json!({}))).collect();
         }
         let config = config.to_string().into_bytes();
         let config_name = format!("{}.json", hex(&Sha256::digest(&config)));

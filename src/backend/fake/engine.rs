@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::{Fake, FakeContainer, State};
 use crate::backend::{
-    ByteStream, Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest,
-    Look, Progress,
+    ByteStream, Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
+    ImageFacts, LogRequest, Look, Progress,
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Images, Live,
@@ -78,7 +78,7 @@ fn seen(state: &State, id: &ContainerId, one: &FakeContainer, look: Option<&Look
         last_check: None,
         check: one.spec.healthcheck.clone().filter(|_| closely),
         exits: one.recent_exits(),
-        live: stale.then(|| live(one)),
+        live: (stale || closely).then(|| live(one)),
     }
 }
 
@@ -95,6 +95,7 @@ fn live(one: &FakeContainer) -> Live {
         mounts: mounts.collect(),
         add_hosts: Some(one.spec.add_hosts.iter().map(|host| host.expose().to_owned()).collect()),
         health_test: None,
+        volumes: one.volumes.clone(),
     }
 }
 
@@ -178,8 +179,30 @@ impl Engine for Fake {
         self.ask("images", "", |state| Ok(state.list_images())).await
     }
 
+    async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
+        self.ask("inspect", name.as_str(), |state| {
+            Ok(state.named(name.as_str()).map(|(id, one)| seen(state, id, one, None, true)))
+        })
+        .await
+    }
+
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         self.ask("image", reference.as_str(), |state| Ok(state.images.get(reference).cloned())).await
+    }
+
+    async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
+        self.ask("image_facts", image, |state| {
+            let by_id = ImageId::from(image);
+            let by_id = Some(&by_id).filter(|id| state.image_store.contains(*id));
+            let by_name = ImageRef::new(image).ok();
+            let image = by_name.as_ref().and_then(|name| state.images.get(name)).or(by_id);
+            Ok(image.map(|image| state.image_facts.get(image).cloned().unwrap_or_default()))
+        })
+        .await
+    }
+
+    async fn machine(&self) -> Result<EngineMachine, EngineError> {
+        self.ask("machine", "", |state| Ok(state.machine.clone())).await
     }
 
     async fn load(&self, mut tar: ByteStream) -> Result<Vec<String>, EngineError> {
@@ -249,6 +272,7 @@ impl Engine for Fake {
             // An image's labels are its containers' too.
             let mut labels = state.image_labels.get(&image).cloned().unwrap_or_default();
             labels.extend(create.labels.clone());
+            let volumes = state.volumes_of(&image, create);
             let container = FakeContainer {
                 name: create.name.clone(),
                 labels,
@@ -260,6 +284,8 @@ impl Engine for Fake {
                 checks: (0, false),
                 started: None,
                 ends: Vec::new(),
+                volumes,
+                is_half_made: false,
             };
             let owner = owner(&container);
             let id = state.put(container);
@@ -276,6 +302,11 @@ impl Engine for Fake {
                 Phase::Running => return Ok(()),
                 Phase::Paused => return Err(refused(format!("container {name} is paused: unpause it"))),
                 _ => {}
+            }
+            if one.is_half_made {
+                return Err(refused(format!(
+                    "unable to determine if {name}/shm is mounted: no such file or directory"
+                )));
             }
             if let Some(port) = one.spec.ports.iter().find(|port| state.port_is_taken(id, port)) {
                 return Err(refused(format!("cannot listen on {port}: bind: address already in use")));

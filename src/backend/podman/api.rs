@@ -24,7 +24,7 @@ use super::life::{self, Life, Started};
 use super::spec;
 use super::stream::Lines;
 use super::wire;
-use crate::backend::{Deaths, EngineError, EngineErrorKind, EngineEvent, Events};
+use crate::backend::{Deaths, EngineError, EngineErrorKind, EngineEvent, EngineMachine, Events};
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Ownership, Phase};
 
 /// How long making a container may take. It may have to wait for other work on the same storage.
@@ -55,6 +55,7 @@ pub struct Api {
     logins: Logins,
     server: Mutex<Option<Arc<Server>>>,
     docker: OnceLock<Docker>,
+    runs: OnceLock<EngineMachine>,
 }
 
 impl Api {
@@ -63,8 +64,9 @@ impl Api {
     /// # Errors
     /// `unknown`, when no client can be set up at all.
     pub fn new(socket: &Path, machine: Machine) -> Result<Self, EngineError> {
-        let (logins, server, docker) = (Logins::default(), Mutex::new(None), OnceLock::new());
-        Ok(Self { http: Http::new(socket)?, machine, logins, server, docker })
+        let (logins, server) = (Logins::default(), Mutex::new(None));
+        let (docker, runs) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { http: Http::new(socket)?, machine, logins, server, docker, runs })
     }
 
     /// The same, pulling with these logins.
@@ -80,6 +82,20 @@ impl Api {
     /// The socket it talks to.
     pub fn socket(&self) -> &Path {
         self.http.socket()
+    }
+
+    /// What its machine can run, once it was asked.
+    pub(super) fn known_machine(&self) -> Option<EngineMachine> {
+        self.runs.get().cloned()
+    }
+
+    pub(super) fn remember_machine(&self, machine: EngineMachine) -> EngineMachine {
+        self.runs.get_or_init(|| machine).clone()
+    }
+
+    /// Whether Podman runs on this machine.
+    pub(super) fn is_here(&self) -> bool {
+        self.machine == Machine::Here
     }
 
     pub(super) fn http(&self) -> &Http {

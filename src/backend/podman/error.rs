@@ -155,6 +155,11 @@ pub(super) fn is_of_a_process_gone(err: &EngineError) -> bool {
     says(&err.message, &["/cgroup: no such process"])
 }
 
+/// Whether it failed over a container of which Podman keeps a record, and whose storage is gone.
+pub(super) fn is_of_a_lost_storage(err: &EngineError) -> bool {
+    says(&err.message, &["container not known"])
+}
+
 /// What a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum About {

@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 
 use super::api::Api;
 use super::auth;
+use super::emulation;
 use super::error;
 use super::http::{Call, query, segment};
 use super::life::unless_gone;
 use super::upload::Upload;
 use super::wire;
-use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
+use crate::backend::{ByteStream, EngineError, EngineErrorKind, EngineMachine, ImageFacts, Progress};
 use crate::model::{ImageId, ImageRef, Images};
 
 /// How long a pull may go without any news. Podman sends none while it writes a layer to its storage.
@@ -44,6 +45,26 @@ impl Api {
     pub async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         let found = self.inspect_image(reference.as_str()).await?;
         Ok(found.as_ref().and_then(|image| image.get("Id")).and_then(Value::as_str).map(ImageId::from))
+    }
+
+    /// See [`crate::backend::Engine::image_facts`].
+    pub async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
+        Ok(self.inspect_image(image).await?.as_ref().map(wire::image_facts))
+    }
+
+    /// See [`crate::backend::Engine::machine`]. Podman forks several programs to answer that, so it is asked once.
+    pub async fn machine(&self) -> Result<EngineMachine, EngineError> {
+        if let Some(known) = self.known_machine() {
+            return Ok(known);
+        }
+        let call = Call::get("ask Podman for its architecture", self.libpod("/version").await?);
+        let answer = self.http().send(&call).await?.json(&call)?;
+        let told = |field: &str| answer.get(field).and_then(Value::as_str).map(str::to_owned);
+        let (Some(os), Some(arch)) = (told("Os"), told("Arch")) else {
+            return Err(call.unreadable("it tells no architecture"));
+        };
+        let emulates = self.is_here().then(emulation::here);
+        Ok(self.remember_machine(EngineMachine { os, arch, emulates }))
     }
 
     pub(super) async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {

@@ -11,7 +11,8 @@ use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::api::Api;
-use super::http::{Answer, Call, query};
+use super::error::is_of_a_lost_storage;
+use super::http::{Answer, Call, query, segment};
 use super::life::{past_an_end, unless_gone};
 use super::recent;
 use super::wire::{self, ImageLabels, Past};
@@ -129,7 +130,12 @@ impl Api {
             .buffer_unordered(INSPECTIONS);
         let mut inspected = Vec::new();
         while let Some((name, seen)) = answers.next().await {
-            inspected.push((name, seen?));
+            match seen {
+                Ok(seen) => inspected.push((name, seen)),
+                // What the list tells is all that can be told.
+                Err(err) if is_of_a_lost_storage(&err) => {}
+                Err(err) => return Err(err),
+            }
         }
         Ok(inspected)
     }
@@ -155,7 +161,16 @@ impl Api {
 
     /// See [`crate::backend::Engine::inspect`]. Any owner's label makes it [`Owner::Ours`], since no owner is given.
     pub async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
-        let path = self.container_path(id, "/json").await?;
+        self.inspect_as(id.as_str()).await
+    }
+
+    /// See [`crate::backend::Engine::named`].
+    pub async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
+        self.inspect_as(name.as_str()).await
+    }
+
+    async fn inspect_as(&self, id: &str) -> Result<Option<ContainerState>, EngineError> {
+        let path = self.libpod(&format!("/containers/{}/json", segment(id))).await?;
         let call = Call::get(format!("inspect container `{id}`"), path);
         let sent = past_an_end(|| self.http().send(&call)).await;
         let Some(answer) = unless_gone(sent)? else { return Ok(None) };

@@ -6,6 +6,7 @@
 mod address;
 mod api;
 mod auth;
+mod emulation;
 mod error;
 mod exec;
 mod exits;
@@ -30,7 +31,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress};
+use super::{
+    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogRequest,
+    Look, Progress,
+};
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership};
 
 pub use address::Machine;
@@ -113,8 +117,20 @@ impl Engine for Podman {
         through!(self, podman => podman.images().await)
     }
 
+    async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
+        through!(self, podman => podman.named(name).await)
+    }
+
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         through!(self, podman => podman.image(reference).await)
+    }
+
+    async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
+        through!(self, podman => podman.image_facts(image).await)
+    }
+
+    async fn machine(&self) -> Result<EngineMachine, EngineError> {
+        through!(self, podman => podman.machine().await)
     }
 
     async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {

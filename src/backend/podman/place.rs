@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::{Ladder, Podman};
 use crate::backend::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, Events, Exec, ExecRequest, LogRequest, Look, Progress,
+    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogRequest,
+    Look, Progress,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, VmState,
@@ -83,8 +84,20 @@ impl Engine for PodmanAt {
         at!(self, images())
     }
 
+    async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
+        at!(self, named(name))
+    }
+
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         at!(self, image(reference))
+    }
+
+    async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
+        at!(self, image_facts(image))
+    }
+
+    async fn machine(&self) -> Result<EngineMachine, EngineError> {
+        at!(self, machine())
     }
 
     async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
-use crate::model::{Create, HealthCheck, Mount, NO_CHECK, Port, Text};
+use crate::model::{Create, HealthCheck, Mount, NO_CHECK, Port, Text, Volume};
 
 /// Seconds between the stop signal and KILL when somebody else stops the container.
 pub(super) const STOP_TIMEOUT: u64 = 10;
@@ -48,6 +48,7 @@ pub(super) fn body(create: &Create, gateway: Option<&str>, entrypoint: Option<&[
         "labels": create.labels,
         "env": env,
         "mounts": spec.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "volumes": create.volumes.iter().map(volume).collect::<Vec<_>>(),
         "portmappings": spec.ports.iter().map(port).collect::<Vec<_>>(),
         "restart_policy": spec.restart.as_str(),
         "hostadd": spec.add_hosts.iter().filter_map(|line| host_line(line.expose(), gateway)).collect::<Vec<_>>(),
@@ -108,6 +109,12 @@ fn mount(mount: &Mount) -> Value {
     })
 }
 
+/// By its name: so it is the container's as any other volume is, and goes with none that is removed.
+fn volume(volume: &Volume) -> Value {
+    let access = if volume.read_only { "ro" } else { "rw" };
+    json!({ "Name": volume.name, "Dest": volume.target, "Options": [access] })
+}
+
 fn port(port: &Port) -> Value {
     json!({
         // Podman understands an empty address as every address, IPv6 included where the network has it.
@@ -163,7 +170,7 @@ mod tests {
             hidden_ports: Default::default(),
         };
         let image = ImageRef::new("localhost/talk:1").unwrap();
-        Create { name: spec.name.clone(), image, image_id: None, spec, labels: Default::default() }
+        Create { name: spec.name.clone(), image, image_id: None, spec, labels: Default::default(), volumes: Vec::new() }
     }
 
     #[test]

@@ -406,7 +406,7 @@ fn secretive(secret: &str) -> Create {
     };
     spec.env.insert("TOKEN".into(), Text::sensitive(secret));
     let image = ImageRef::new("localhost/a:1").unwrap();
-    Create { name: spec.name.clone(), image, image_id: None, spec, labels: BTreeMap::new() }
+    Create { name: spec.name.clone(), image, image_id: None, spec, labels: BTreeMap::new(), volumes: Vec::new() }
 }
 
 /// Half a secret is one too, so it is hidden before the sentence is joined and cut.

@@ -8,12 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::backend::EngineEvent;
-use crate::backend::Look;
+use crate::backend::{EngineEvent, ImageFacts, Look};
 use crate::model::labels::{self, Labels};
 use crate::model::{
     AgentName, CanonicalSpec, CheckResult, ContainerId, ContainerName, ContainerState, Health, HealthCheck, HealthTest,
-    ImageId, ImageRef, ImageState, Images, Live, Owner, Ownership, Phase, Port, Protocol, Text, Whose,
+    ImageId, ImageRef, ImageState, Images, Live, Owner, Ownership, Phase, Port, Protocol, Text, Volume, Whose,
 };
 
 /// What a list of images tells of their labels.
@@ -137,6 +136,17 @@ pub(super) fn inspected(answer: &Value) -> Option<(ContainerName, ContainerState
         phase,
     };
     Some((name, container))
+}
+
+/// `GET /libpod/images/<name>/json`, or `podman image inspect`.
+pub(super) fn image_facts(answer: &Value) -> ImageFacts {
+    let word = |field: &str| text(answer, field).unwrap_or_default().to_ascii_lowercase();
+    let declared = answer.get("Config").and_then(|config| config.get("Volumes")).and_then(Value::as_object);
+    ImageFacts {
+        os: word("Os"),
+        arch: word("Architecture"),
+        volumes: declared.into_iter().flat_map(|volumes| volumes.keys().cloned()).collect(),
+    }
 }
 
 /// `GET /libpod/images/json`, or `podman images --format json`. Digests are looked up by, and are no tags: Podman derives
@@ -401,8 +411,23 @@ fn live(answer: &Value, config: &Value, host: &Value) -> Live {
         .get("Labels")
         .and_then(|labels| text(labels, labels::SPEC))
         .is_some_and(|label| label.contains(":host-gateway"));
+    let volumes = answer
+        .get("Mounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|mount| text(mount, "Type") == Some("volume"))
+        .filter_map(|mount| {
+            Some(Volume {
+                name: text(mount, "Name").filter(|name| !name.is_empty())?.to_owned(),
+                target: text(mount, "Destination")?.to_owned(),
+                read_only: mount.get("RW") == Some(&Value::Bool(false)),
+            })
+        })
+        .collect();
     Live {
         env,
+        volumes,
         command: list(config.get("Cmd")),
         mounts,
         add_hosts: list(host.get("ExtraHosts")).filter(|_| !replaced),

@@ -275,6 +275,12 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             WaitingOn::Stranger { name, .. } => Some(format!(
                 "remove or rename it (`podman rename {name} …`), choose another `container.name`, or give --adopt to replace it"
             )),
+            WaitingOn::OtherAgent { is_wanted: true, .. } => {
+                Some("plan for that agent too: it is suspended, or not among those that were named".into())
+            }
+            WaitingOn::OtherAgent { name, is_wanted: false, .. } => Some(format!(
+                "without --no-prune, and with no agents named, it is removed; or rename it (`podman rename {name} …`)"
+            )),
             WaitingOn::VmStranger { .. } => Some(
                 "name another `instance` in the state file, or take this one over with --adopt: it is kept as it is"
                     .into(),
@@ -311,6 +317,7 @@ pub fn kind_hint(kind: &str, agent: &AgentName) -> Option<String> {
             "somebody else holds what it needs: `ss -ltnp` shows who listens on a port, `podman ps -a` who has a name"
                 .into()
         }
+        "architecture" => "take an image that is built for Podman's machine, or install emulation on it".into(),
         "nonConvergent" => "something else changes it back, or Podman does not do what it says".into(),
         "noSpace" => "`steadfast cache gc` frees what nothing needs".into(),
         "manifestFetch" | "manifestInvalid" | "manifest" | "download" | "digestMismatch" | "sizeMismatch" => {
@@ -332,6 +339,10 @@ fn act_hint(err: &ActError) -> Option<String> {
         ActError::PortTaken { .. } => {
             Some("`ss -ltnp` shows who listens; choose another host port, or stop that process".into())
         }
+        ActError::Architecture { .. } => Some(
+            "take an image that is built for that machine, or install emulation on it (on Debian: `qemu-user-static`)"
+                .into(),
+        ),
         ActError::EndedAtOnce { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
         ActError::Unhealthy { .. } => {
             Some("`steadfast logs AGENT` and `steadfast exec AGENT -- CMD` help to find out why".into())

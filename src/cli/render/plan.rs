@@ -104,7 +104,7 @@ fn interrupts(plan: &Plan) -> BTreeSet<&AgentName> {
 fn mark(kind: &str) -> (&'static str, Style) {
     match kind {
         "replaceContainer" | "recreateVm" => ("-/+", CHANGE),
-        "startContainer" | "stopContainer" | "startVm" | "adoptVm" => ("  ~", CHANGE),
+        "startContainer" | "stopContainer" | "renameContainer" | "startVm" | "adoptVm" => ("  ~", CHANGE),
         "removeContainer" | "pruneArtifact" | "pruneImage" | "deleteVm" => ("  -", REMOVE),
         _ => ("  +", ADD),
     }
@@ -238,7 +238,7 @@ fn shown(value: &Option<String>) -> &str {
 
 /// One sentence of counts and costs.
 fn summary(plan: &Plan) -> String {
-    let Summary { create, replace, start, stop, remove, fetch, fetch_bytes, unknown, blocked } = plan.summary();
+    let Summary { create, replace, rename, start, stop, remove, fetch, fetch_bytes, unknown, blocked } = plan.summary();
     let mut parts: Vec<_> = plan.ready.iter().filter_map(|step| vm_part(&step.action)).collect();
     let part = |parts: &mut Vec<String>, count: usize, what: &str| {
         if count > 0 {
@@ -247,6 +247,7 @@ fn summary(plan: &Plan) -> String {
     };
     part(&mut parts, create, "create");
     part(&mut parts, replace, "replace");
+    part(&mut parts, rename, "rename");
     part(&mut parts, start, "start");
     part(&mut parts, stop, "stop");
     part(&mut parts, remove, "remove");

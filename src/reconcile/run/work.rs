@@ -459,6 +459,11 @@ fn tried(step: &Step) -> String {
         Action::FetchArtifact { artifact, .. } | Action::LoadImage { artifact, .. } => {
             format!("{kind} {}", artifact.sha256)
         }
+        // Made anew where it cannot start, it has another id each time.
+        Action::StartContainer { how, remake: Some(create), .. } => {
+            let spec = create.labels.get("steadfast.spec").map_or("", String::as_str);
+            format!("{kind} {how:?} {spec}")
+        }
         Action::StartContainer { id, how, .. } => format!("{kind} {how:?} {id}"),
         Action::CreateVm { make } | Action::StartVm { make, .. } | Action::RecreateVm { make } => {
             let spec = &make.spec;

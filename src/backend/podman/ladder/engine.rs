@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::{ANSWER, Ladder, Link, Place};
 use crate::backend::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest, Look,
-    Progress, lima,
+    ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
+    ImageFacts, LogRequest, Look, Progress, lima,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, Rung,
@@ -134,8 +134,25 @@ impl Engine for Ladder {
         through!(self, images())
     }
 
+    async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
+        through!(self, named(name))
+    }
+
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         through!(self, image(reference))
+    }
+
+    async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
+        through!(self, image_facts(image))
+    }
+
+    /// By the guest's own files, whichever way is in use: what it emulates, Podman does not tell.
+    async fn machine(&self) -> Result<EngineMachine, EngineError> {
+        let shell = self.0.state().place.as_ref().map(|place| self.0.shell(place));
+        match shell {
+            Some(shell) => shell.machine().await,
+            None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM was not looked at yet")),
+        }
     }
 
     async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {

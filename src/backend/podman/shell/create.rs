@@ -2,7 +2,7 @@
 
 use super::script::{self, Variables};
 use crate::backend::podman::spec;
-use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text};
+use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text, Volume};
 
 /// The script that makes it. `gateway` stands in for `host-gateway`; `entrypoint` is the image's, where it has to be given.
 pub(super) fn script(create: &Create, gateway: Option<&str>, entrypoint: Option<&[String]>) -> Result<String, String> {
@@ -22,6 +22,9 @@ pub(super) fn words(create: &Create, gateway: Option<&str>, entrypoint: Option<&
     }
     for mount in &spec.mounts {
         words.pair("--mount", mount_words(mount));
+    }
+    for volume in &create.volumes {
+        words.pair("--mount", volume_words(volume));
     }
     for port in &spec.ports {
         words.pair("--publish", port_words(port));
@@ -65,6 +68,18 @@ fn mount_words(mount: &Mount) -> String {
         "type=bind".to_owned(),
         format!("source={}", mount.source.expose()),
         format!("destination={}", mount.target.expose()),
+        access.to_owned(),
+    ];
+    fields.map(|field| csv(&field)).join(",")
+}
+
+/// Of a volume, Podman 4.3 takes `ro=false` for `ro`.
+fn volume_words(volume: &Volume) -> String {
+    let access = if volume.read_only { "ro" } else { "rw" };
+    let fields = [
+        "type=volume".to_owned(),
+        format!("source={}", volume.name),
+        format!("destination={}", volume.target),
         access.to_owned(),
     ];
     fields.map(|field| csv(&field)).join(",")

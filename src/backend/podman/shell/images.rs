@@ -11,12 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::run::{Ended, Running, answer, complaint};
 use super::{Shell, script};
 use crate::backend::podman::auth;
+use crate::backend::podman::emulation;
 use crate::backend::podman::error::{About, timed_out};
 use crate::backend::podman::image::{refuse_if_used, tag_name};
 use crate::backend::podman::life::unless_gone;
 use crate::backend::podman::upload::Upload;
 use crate::backend::podman::wire;
-use crate::backend::{ByteStream, EngineError, EngineErrorKind, Progress};
+use crate::backend::{ByteStream, EngineError, EngineErrorKind, EngineMachine, ImageFacts, Progress};
 use crate::model::{ImageId, ImageRef, Images};
 
 /// How long a pull may go without any news. Podman prints none while it writes a layer to its storage.
@@ -41,6 +42,26 @@ impl Shell {
     pub async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         let found = self.inspect_image(reference.as_str()).await?;
         Ok(found.as_ref().and_then(|image| image.get("Id")).and_then(Value::as_str).map(ImageId::from))
+    }
+
+    /// See [`crate::backend::Engine::image_facts`].
+    pub async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
+        Ok(self.inspect_image(image).await?.as_ref().map(wire::image_facts))
+    }
+
+    /// See [`crate::backend::Engine::machine`].
+    pub async fn machine(&self) -> Result<EngineMachine, EngineError> {
+        const ASK: &str =
+            "podman version --format '{{.Server.OsArch}}' && { cat /proc/sys/fs/binfmt_misc/* 2>/dev/null || true; }";
+        let call = self.script("ask Podman for its architecture", About::Other, "podman version", ASK, &[]);
+        let answer = self.run(&call).await?;
+        let answer = String::from_utf8_lossy(&answer);
+        let (platform, handlers) = answer.split_once('\n').unwrap_or((&answer, ""));
+        let Some((os, arch)) = platform.trim().split_once('/') else {
+            return Err(call.unreadable("it tells no architecture"));
+        };
+        let emulates = Some(emulation::of_handlers(handlers));
+        Ok(EngineMachine { os: os.to_owned(), arch: arch.to_owned(), emulates })
     }
 
     pub(super) async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::Shell;
-use crate::backend::podman::error::About;
+use crate::backend::podman::error::{About, is_of_a_lost_storage};
 use crate::backend::podman::life::past_an_end;
 use crate::backend::podman::look::{replace, to_inspect};
 use crate::backend::podman::recent;
@@ -94,8 +94,12 @@ impl Shell {
         let past = self.past_of(&ended).await;
         for some in wanted.chunks(INSPECTED_AT_ONCE) {
             let ids: Vec<_> = some.iter().map(|(_, id)| id.as_str()).collect();
-            let mut seen: BTreeMap<_, _> =
-                self.inspect_all(&ids).await?.into_iter().map(|state| (state.id.clone(), state)).collect();
+            let seen = match self.inspect_all(&ids).await {
+                // What the list tells is all that can be told.
+                Err(err) if is_of_a_lost_storage(&err) => continue,
+                seen => seen?,
+            };
+            let mut seen: BTreeMap<_, _> = seen.into_iter().map(|state| (state.id.clone(), state)).collect();
             for (name, id) in some {
                 match seen.remove(id) {
                     Some(mut closer) => {
@@ -157,6 +161,11 @@ impl Shell {
     /// See [`crate::backend::Engine::inspect`]. Any owner's label makes it [`Owner::Ours`], since no owner is given.
     pub async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
         Ok(self.inspect_all(&[id.as_str()]).await?.pop())
+    }
+
+    /// See [`crate::backend::Engine::named`].
+    pub async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
+        Ok(self.inspect_all(&[name.as_str()]).await?.pop())
     }
 }
 

@@ -124,6 +124,7 @@ fn a_container_in_podmans_words() {
         image_id: None,
         spec,
         labels: [("k".to_owned(), "v w".to_owned())].into(),
+        volumes: Vec::new(),
     };
     let words = create::words(&create, Some("10.0.0.1"), None);
     let wanted = [

@@ -1,0 +1,106 @@
+//! A proxy before Podman that passes a request on and loses the answer: it breaks the connection once Podman has done what
+//! it was asked for.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
+
+use crate::support;
+use crate::world::World;
+
+/// The answer that is lost next: to a request whose first line holds all of these words, but for so many before it.
+struct Loss {
+    words: Vec<String>,
+    skip: usize,
+}
+
+pub struct Lossy {
+    loss: Arc<Mutex<Option<Loss>>>,
+}
+
+impl Lossy {
+    /// Starts it, and has the world's commands use it. It ends with the test's process.
+    pub fn start(world: &mut World) -> Self {
+        let socket = world.sandbox.path("lossy.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        world.sandbox.set("CONTAINER_HOST", format!("unix://{}", socket.display()));
+        let loss = Arc::new(Mutex::new(None));
+        let serving = Arc::clone(&loss);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let Ok(client) = client else { return };
+                let loss = Arc::clone(&serving);
+                std::thread::spawn(move || serve(client, &loss));
+            }
+        });
+        Self { loss }
+    }
+
+    /// Loses the answer to such a request, the one after `skip` others.
+    pub fn lose(&self, words: &[&str], skip: usize) {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        *self.loss.lock().expect("not poisoned") = Some(Loss { words, skip });
+    }
+
+    /// Whether the answer was lost.
+    pub fn is_lost(&self) -> bool {
+        self.loss.lock().expect("not poisoned").is_none()
+    }
+}
+
+/// Serves one request, and closes the connection.
+fn serve(mut client: UnixStream, loss: &Mutex<Option<Loss>>) {
+    let mut read = Vec::new();
+    let mut piece = [0; 16 * 1024];
+    let head = loop {
+        if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end;
+        }
+        match client.read(&mut piece) {
+            Ok(count @ 1..) => read.extend_from_slice(&piece[..count]),
+            _ => return,
+        }
+    };
+    let text = String::from_utf8_lossy(&read[..head]).into_owned();
+    let line = text.lines().next().unwrap_or_default();
+    let is_lost = {
+        let mut loss = loss.lock().expect("not poisoned");
+        match loss.as_mut() {
+            Some(Loss { words, skip }) if words.iter().all(|word| line.contains(word.as_str())) => {
+                let now = *skip == 0;
+                *skip = skip.saturating_sub(1);
+                if now {
+                    *loss = None;
+                }
+                now
+            }
+            _ => false,
+        }
+    };
+    let Ok(mut podman) = UnixStream::connect(support::podman_socket()) else { return };
+    // One request for each connection, unless it becomes something else.
+    let close = if text.to_ascii_lowercase().contains("upgrade:") { "" } else { "\r\nConnection: close" };
+    let sent = podman.write_all(format!("{text}{close}").as_bytes()).and_then(|()| podman.write_all(&read[head..]));
+    let (Ok(()), Ok(from), Ok(to)) = (sent, client.try_clone(), podman.try_clone()) else { return };
+    std::thread::spawn(move || pass_on(from, to));
+    if is_lost {
+        // Podman has done it once it says so.
+        let _ = podman.read(&mut piece);
+        let _ = client.shutdown(Shutdown::Both);
+        let _ = podman.shutdown(Shutdown::Both);
+    } else {
+        pass_on(podman, client);
+    }
+}
+
+fn pass_on(mut from: UnixStream, mut to: UnixStream) {
+    let mut piece = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut piece) {
+        if to.write_all(&piece[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
