@@ -3,6 +3,7 @@
 //! Podman 4.3 creates a missing bind source as a directory owned by root, and finds a busy host port only at the start,
 //! leaving a container that was `created` and never ran.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::{ActError, Patience};
@@ -26,15 +27,20 @@ pub(super) fn before_replace(create: &Create, start: bool, held: &[Port], patien
     if start { ports_are_free(create, held) } else { Ok(()) }
 }
 
-/// Checks that every bind source exists.
+/// Checks that every bind source exists. What we may not look at, Podman may: it judges then.
 fn mount_sources(create: &Create) -> Result<(), ActError> {
     for mount in &create.spec.mounts {
-        if std::fs::metadata(mount.source.expose()).is_err() {
+        if is_missing(&std::fs::metadata(mount.source.expose()).map(drop)) {
             let path = mount.source.shown().to_owned();
             return Err(ActError::MountSource { path, container: create.spec.name.to_string() });
         }
     }
     Ok(())
+}
+
+/// Whether a look says that nothing is there, and not only that it was not allowed.
+fn is_missing(looked: &io::Result<()>) -> bool {
+    looked.as_ref().is_err_and(|err| matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
 
 /// Checks that every host port but those `held` can be taken. A port that cannot be tried (no such address, not allowed) is left to
@@ -62,4 +68,22 @@ fn is_taken(port: &Port) -> bool {
         Protocol::Sctp => return false,
     };
     tried.is_err_and(|err| err.kind() == std::io::ErrorKind::AddrInUse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_looked_at_is_not_missing() {
+        for (kind, missing) in [
+            (io::ErrorKind::NotFound, true),
+            (io::ErrorKind::NotADirectory, true),
+            (io::ErrorKind::PermissionDenied, false),
+            (io::ErrorKind::Other, false),
+        ] {
+            assert_eq!(is_missing(&Err(kind.into())), missing, "{kind}");
+        }
+        assert!(!is_missing(&Ok(())));
+    }
 }
