@@ -240,11 +240,12 @@ struct ApplyArgs {
     /// Look once more, this long after the last start, at what was started
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
     settle: Duration,
-    /// Leave after the actions: do not wait for health, do not look once more
+    /// Leave after the actions: do not wait for health, do not look once more. Where `steadfast run` keeps this state file, leave
+    /// once it has begun
     #[arg(long)]
     no_wait: bool,
-    /// Where `steadfast run` keeps this state file: have it do it now, and wait for what comes of it
-    #[arg(long)]
+    /// Wait for what comes of it: the default, also where `steadfast run` keeps this state file and does it
+    #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
     /// Container steps at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
