@@ -5,11 +5,13 @@ mod checks;
 mod health;
 mod load;
 mod replace;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use health::{Verdict as HealthVerdict, become_healthy, in_words as failed_check_in_words, wait_until_healthy};
+pub use slots::{Slot, Slots};
 
 use futures_util::StreamExt;
 use tokio::time::Instant;
@@ -36,6 +38,8 @@ pub struct Patience {
     pub cancel: CancellationToken,
     /// Whether host ports and bind sources are this machine's, so that they can be checked beforehand.
     pub local: bool,
+    /// What it works in, and gives back while it waits.
+    pub slot: Slot,
 }
 
 impl Default for Patience {
@@ -46,6 +50,7 @@ impl Default for Patience {
             healthy: Duration::from_secs(600),
             cancel: CancellationToken::new(),
             local: true,
+            slot: Slot::default(),
         }
     }
 }
@@ -314,9 +319,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             replace::start(world, id, name, spec, previous.as_ref(), patience).await
         }
         Action::StopContainer { id, name } => {
-            // Podman 4.3 refuses to stop what is paused.
-            world.engine.unpause(id).await.map_err(|err| err.naming(id, name))?;
-            world.engine.stop(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
+            stop(&world.engine, id, patience).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::ReplaceContainer { create, start, old, old_name, old_runs, old_ports } => {
@@ -324,7 +327,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             replace::replace(world, create, *start, old, patience).await
         }
         Action::RemoveContainer { id, name } => {
-            world.engine.remove(id, patience.grace).await.map_err(|err| err.naming(id, name))?;
+            remove(&world.engine, id, patience).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::PruneArtifact { key, .. } => {
@@ -362,6 +365,22 @@ async fn create_one<E: Engine>(engine: &E, create: &Create) -> Result<ContainerI
     engine.create(&create).await.map_err(|err| err.hiding(&create.spec))
 }
 
+/// Stops a container. Others may work meanwhile.
+async fn stop<E: Engine>(engine: &E, id: &ContainerId, patience: &Patience) -> Result<(), EngineError> {
+    patience.slot.without(engine.stop(id, patience.grace)).await
+}
+
+/// Removes a container, stopping it first. Others may work until it has stopped.
+async fn remove<E: Engine>(engine: &E, id: &ContainerId, patience: &Patience) -> Result<(), EngineError> {
+    match stop(engine, id, patience).await {
+        Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
+        Err(err) if err.kind.is_retryable() => return Err(err),
+        // What cannot be stopped in good order is removed by force.
+        Ok(()) | Err(_) => {}
+    }
+    engine.remove(id, patience.grace).await
+}
+
 /// Stops and starts a container that is unhealthy. The verdict may be old, and the container may have recovered since:
 /// so it is checked once more before anybody is interrupted.
 async fn restart<E: Engine>(
@@ -377,7 +396,7 @@ async fn restart<E: Engine>(
     if seen.is_some_and(|seen| seen.health == Some(Health::Healthy)) {
         return Ok(Done::default());
     }
-    engine.stop(id, patience.grace).await.map_err(named)?;
+    stop(engine, id, patience).await.map_err(named)?;
     engine.start(id).await.map_err(named)?;
     Ok(Done { started: Some(id.clone()), ..Done::default() })
 }

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use super::{ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines};
+use super::{
+    ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines, remove, stop,
+};
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
 use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, Port};
@@ -59,7 +61,7 @@ pub(super) async fn replace<V, E: Engine, S>(
         };
         prove(engine, outcome, &predecessor, &new, patience).await?;
     }
-    engine.remove(old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
+    remove(engine, old, patience).await.map_err(|err| err.naming(old, old_name))?;
     Ok(Done { started: start.then_some(new), settled: true, ..Done::default() })
 }
 
@@ -94,7 +96,7 @@ pub(super) async fn start<V, E: Engine, S>(
     let predecessor = Predecessor { id: previous, home: name.clone(), aside: true, runs: true };
     let outcome = start_and_watch(engine, id, name, spec, patience).await;
     prove(engine, outcome, &predecessor, id, patience).await?;
-    engine.remove(previous, patience.grace).await.map_err(|err| err.naming(previous, name))?;
+    remove(engine, previous, patience).await.map_err(|err| err.naming(previous, name))?;
     Ok(Done { started: Some(id.clone()), settled: true, ..Done::default() })
 }
 
@@ -135,8 +137,7 @@ async fn step_aside<E: Engine>(
         engine.rename(old.id, &suffixed(&old.home, PREV_SUFFIX)).await?;
     }
     if old.runs {
-        engine.unpause(old.id).await?;
-        engine.stop(old.id, patience.grace).await?;
+        stop(engine, old.id, patience).await?;
     }
     engine.rename(new, name).await
 }
@@ -150,7 +151,7 @@ async fn start_and_watch<E: Engine>(
     patience: &Patience,
 ) -> Result<(), ActError> {
     engine.start(id).await.map_err(|err| err.naming(id, name).hiding(spec))?;
-    tokio::time::sleep(patience.settle).await;
+    patience.slot.without(tokio::time::sleep(patience.settle)).await;
     let seen = inspect_settled(engine, id).await?;
     if let Some(how) = ended(seen.as_ref(), spec.restart) {
         let log = last_lines(engine, id, spec).await;
@@ -160,11 +161,14 @@ async fn start_and_watch<E: Engine>(
         return Ok(()); // a one-shot that is done
     }
     let check = spec.healthcheck.as_ref().or(seen.as_ref().and_then(|seen| seen.check.as_ref()));
-    tokio::select! {
-        biased;
-        outcome = become_healthy(engine, id, name.as_str(), spec, check, patience.healthy) => outcome,
-        () = patience.cancel.cancelled() => Err(ActError::Interrupted),
-    }
+    let waiting = async {
+        tokio::select! {
+            biased;
+            outcome = become_healthy(engine, id, name.as_str(), spec, check, patience.healthy) => outcome,
+            () = patience.cancel.cancelled() => Err(ActError::Interrupted),
+        }
+    };
+    patience.slot.without(waiting).await
 }
 
 /// Drops the successor and brings the predecessor back under its name.
@@ -178,7 +182,7 @@ async fn put_back<E: Engine>(
     let container = old.home.to_string();
     let back = async {
         if let Some(new) = new {
-            engine.remove(new, patience.grace).await?;
+            remove(engine, new, patience).await?;
         }
         match engine.rename(old.id, &old.home).await {
             // It has not been renamed yet, and so holds the name itself.

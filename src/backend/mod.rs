@@ -25,8 +25,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub use engine::{
-    Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineEvent, Events, Exec, ExecRequest, LogRequest,
-    Look,
+    Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineEvent, Events, Exec, ExecRequest, LogLine,
+    LogLines, LogRequest, Look,
 };
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};

@@ -111,7 +111,6 @@ mod tests {
             Reason::NotForwarded,
             Reason::ImageMissing,
             Reason::ImageUnknown,
-            Reason::ImageTagMoved,
             Reason::ContainerMissing,
             Reason::NotSeen,
             Reason::NotRunning(Phase::Created),
