@@ -32,7 +32,7 @@ main() {
   case " $* " in *" --list "* | *" --help "* | *" -h "*) exec python3 -B "$here/bench.py" "$@" ;; esac
   install_peers
   build_steadfast "$repository"
-  scratch=$(mktemp -d "${TMPDIR:-/tmp}/sfb.XXXXXX")
+  scratch=$(scratch_dir sfb)
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM

@@ -128,6 +128,15 @@ free_port() {
   printf '%s' "$port"
 }
 
+# scratch_dir NAME: makes a directory below $TMPDIR, or below /tmp where that path would be too long for what is put into it: a
+# unix socket's path has at most 107 bytes, and Podman's run root 50.
+scratch_dir() {
+  local base=${TMPDIR:-/tmp}
+  base=${base%/}
+  if ! is_macos && [ ${#base} -gt 10 ] && [ -w /tmp ]; then base=/tmp; fi
+  mktemp -d "$base/$1.XXXXXX"
+}
+
 sha256_of() { if have sha256sum; then sha256sum "$1" | cut -d' ' -f1; else shasum -a 256 "$1" | cut -d' ' -f1; fi; }
 size_of() { wc -c <"$1" | tr -d ' '; }
 

@@ -39,7 +39,7 @@ main() {
   [ $# -gt 0 ] || set -- "${STAGES[@]}"
   cd "$repository"
   require_rust
-  scratch=$(mktemp -d "${TMPDIR:-/tmp}/sft.XXXXXX")
+  scratch=$(scratch_dir sft)
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
@@ -127,6 +127,7 @@ stage_podman() {
   for target in $present; do cargo_test --test "$target"; done
   podman_env_stop
   unset STEADFAST_TEST_PODMAN_SOCKET STEADFAST_TEST_PODMAN_ENV STEADFAST_TEST_REGISTRY STEADFAST_TEST_LOGIN_REGISTRY
+  check "the quickstart's hand-over" env STEADFAST="${CARGO_TARGET_DIR:-target}/debug/steadfast" tests/quickstart.sh
 }
 
 # limactl refuses root, and the tree may be closed to the user who stands in: so cargo only compiles here, and copies run there.

@@ -43,7 +43,7 @@ tour() {
   headline "Start a private Podman"
   podman_env_install
   have curl || install_packages curl || die "curl is not installed" "install it, then run this again"
-  scratch=$(mktemp -d "${TMPDIR:-/tmp}/steadfast.XXXXXX")
+  scratch=$(scratch_dir sfq)
   trap clean_up EXIT
   trap 'say; say "interrupted, cleaning up"; exit 130' INT
   trap 'exit 143' TERM
@@ -105,7 +105,8 @@ show() {
 
 build() {
   build_steadfast "$repository"
-  PATH=$(dirname "$STEADFAST"):$PATH
+  bin_dir=$(dirname "$STEADFAST")
+  PATH=$bin_dir:$PATH
   export PATH
   show steadfast --version
 }
@@ -136,9 +137,11 @@ hand_over() {
   ln -sfn "$scratch" "$kept"
   trap - EXIT INT TERM
   [ "${pe_namespace:-host}" = host ] || enter=" (from this machine's other programs the port is not reachable: it lives in a namespace of its own)"
-  cat >"$scratch/env" <<ENV
-export QUICKSTART_DIR='$scratch' QUICKSTART_PORT='$QUICKSTART_PORT' CONTAINER_HOST='$CONTAINER_HOST' CONTAINERS_CONF='${CONTAINERS_CONF:-}' PATH='$bin_dir':"\$PATH"
-ENV
+  {
+    printf 'export QUICKSTART_DIR=%q QUICKSTART_PORT=%q CONTAINER_HOST=%q\n' "$scratch" "$QUICKSTART_PORT" "$CONTAINER_HOST"
+    if [ -n "${CONTAINERS_CONF:-}" ]; then printf 'export CONTAINERS_CONF=%q\n' "$CONTAINERS_CONF"; fi
+    printf 'export PATH=%q:"$PATH"\n' "$bin_dir"
+  } >"$scratch/env"
   cat >&2 <<TEXT
 
 The agent is running on port $QUICKSTART_PORT$enter. To go on by hand:

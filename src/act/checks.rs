@@ -3,7 +3,7 @@
 //! Podman 4.3 creates a missing bind source as a directory owned by root, finds a busy host port only at the start,
 //! leaving a container that was `created` and never ran, and an image's architecture when its first program will not run.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::{ActError, Patience};
@@ -115,17 +115,20 @@ fn platform(os: &str, arch: &str) -> String {
     [os, arch].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join("/")
 }
 
-/// Checks that every bind source exists.
+/// Checks that every bind source exists. What we may not look at, Podman may: it judges then.
 fn mount_sources(create: &Create) -> Result<(), ActError> {
     for mount in &create.spec.mounts {
-        // What may not be looked at may be there: Podman judges.
-        let missing = |err: std::io::Error| matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-        if std::fs::metadata(mount.source.expose()).is_err_and(missing) {
+        if is_missing(&std::fs::metadata(mount.source.expose()).map(drop)) {
             let path = mount.source.shown().to_owned();
             return Err(ActError::MountSource { path, container: create.spec.name.to_string() });
         }
     }
     Ok(())
+}
+
+/// Whether a look says that nothing is there, and not only that it was not allowed.
+fn is_missing(looked: &io::Result<()>) -> bool {
+    looked.as_ref().is_err_and(|err| matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
 
 /// Checks that every host port but those `held` can be taken. A port that cannot be tried (no such address, not allowed) is left to
@@ -182,5 +185,18 @@ mod tests {
         assert!(runs(&machine("amd64", None), &image("linux", "arm64")), "what it emulates is not known");
         assert!(!runs(&machine("arm64", Some(&[])), &image("linux", "amd64")));
         assert!(runs(&EngineMachine::default(), &image("linux", "arm64")), "nothing is known of it");
+    }
+
+    #[test]
+    fn what_may_not_be_looked_at_is_not_missing() {
+        for (kind, missing) in [
+            (io::ErrorKind::NotFound, true),
+            (io::ErrorKind::NotADirectory, true),
+            (io::ErrorKind::PermissionDenied, false),
+            (io::ErrorKind::Other, false),
+        ] {
+            assert_eq!(is_missing(&Err(kind.into())), missing, "{kind}");
+        }
+        assert!(!is_missing(&Ok(())));
     }
 }

@@ -5,6 +5,7 @@ mod checks;
 mod health;
 mod load;
 mod replace;
+mod slots;
 mod sure;
 mod volumes;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use health::{Verdict as HealthVerdict, become_healthy, in_words as failed_check_in_words, wait_until_healthy};
+pub use slots::{Slot, Slots};
 
 use futures_util::StreamExt;
 use tokio::time::Instant;
@@ -38,6 +40,8 @@ pub struct Patience {
     pub cancel: CancellationToken,
     /// Whether host ports and bind sources are this machine's, so that they can be checked beforehand.
     pub local: bool,
+    /// What it works in, and gives back while it waits.
+    pub slot: Slot,
 }
 
 impl Default for Patience {
@@ -48,6 +52,7 @@ impl Default for Patience {
             healthy: Duration::from_secs(600),
             cancel: CancellationToken::new(),
             local: true,
+            slot: Slot::default(),
         }
     }
 }
@@ -337,9 +342,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             replace::start(world, this, name, spec, previous.as_ref(), patience).await
         }
         Action::StopContainer { id, name } => {
-            // Podman 4.3 refuses to stop what is paused.
-            sure::unpause(&world.engine, id).await.map_err(|err| err.naming(id, name))?;
-            sure::stop(&world.engine, id, patience.grace).await.map_err(|err| err.naming(id, name))?;
+            stop(&world.engine, id, patience).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::ReplaceContainer { create, start, old, old_name, old_runs, old_ports, successor, next, aside } => {
@@ -348,7 +351,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             replace::replace(world, create, *start, old, successor, patience).await
         }
         Action::RemoveContainer { id, name } => {
-            sure::remove(&world.engine, id, patience.grace).await.map_err(|err| err.naming(id, name))?;
+            remove(&world.engine, id, patience).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::RenameContainer { id, from, name } => {
@@ -390,6 +393,22 @@ async fn create_one<E: Engine>(engine: &E, create: &Create) -> Result<ContainerI
     sure::create(engine, &create).await.map_err(|err| err.hiding(&create.spec))
 }
 
+/// Stops a container. Others may work meanwhile.
+async fn stop<E: Engine>(engine: &E, id: &ContainerId, patience: &Patience) -> Result<(), EngineError> {
+    patience.slot.without(sure::stop(engine, id, patience.grace)).await
+}
+
+/// Removes a container, stopping it first. Others may work until it has stopped.
+async fn remove<E: Engine>(engine: &E, id: &ContainerId, patience: &Patience) -> Result<(), EngineError> {
+    match stop(engine, id, patience).await {
+        Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
+        Err(err) if err.kind.is_retryable() => return Err(err),
+        // What cannot be stopped in good order is removed by force.
+        Ok(()) | Err(_) => {}
+    }
+    sure::remove(engine, id, patience.grace).await
+}
+
 /// Stops and starts a container that is unhealthy. The verdict may be old, and the container may have recovered since:
 /// so it is checked once more before anybody is interrupted.
 async fn restart<E: Engine>(
@@ -405,7 +424,7 @@ async fn restart<E: Engine>(
     if seen.as_ref().is_some_and(|seen| seen.health == Some(Health::Healthy)) {
         return Ok(Done::default());
     }
-    sure::stop(engine, id, patience.grace).await.map_err(named)?;
+    stop(engine, id, patience).await.map_err(named)?;
     sure::start(engine, id, seen.and_then(|seen| seen.started_at)).await.map_err(named)?;
     Ok(Done { started: Some(id.clone()), ..Done::default() })
 }

@@ -8,7 +8,8 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
-    ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines, sure, volumes,
+    ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines, remove, stop,
+    sure, volumes,
 };
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
@@ -72,7 +73,7 @@ pub(super) async fn replace<V, E: Engine, S>(
         };
         prove(engine, outcome, &predecessor, &new.id, patience).await?;
     }
-    sure::remove(engine, old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
+    remove(engine, old, patience).await.map_err(|err| err.naming(old, old_name))?;
     Ok(Done { started: start.then_some(new.id), settled: true, ..Done::default() })
 }
 
@@ -143,7 +144,7 @@ pub(super) async fn start<V, E: Engine, S>(
     }
     let outcome = start_and_watch(engine, &mut this, name, spec, patience).await;
     prove(engine, outcome, &predecessor, &this.id, patience).await?;
-    sure::remove(engine, previous, patience.grace).await.map_err(|err| err.naming(previous, name))?;
+    remove(engine, previous, patience).await.map_err(|err| err.naming(previous, name))?;
     Ok(Done { started: Some(this.id), settled: true, ..Done::default() })
 }
 
@@ -228,8 +229,7 @@ async fn step_aside<E: Engine>(
         sure::rename(engine, old.id, aside).await?;
     }
     if old.runs {
-        sure::unpause(engine, old.id).await?;
-        sure::stop(engine, old.id, patience.grace).await?;
+        stop(engine, old.id, patience).await?;
     }
     sure::rename(engine, new, name).await
 }
@@ -244,7 +244,7 @@ async fn start_and_watch<E: Engine>(
 ) -> Result<(), ActError> {
     start_or_remake(engine, this, name, spec, patience).await?;
     let id = &this.id;
-    tokio::time::sleep(patience.settle).await;
+    patience.slot.without(tokio::time::sleep(patience.settle)).await;
     let seen = inspect_settled(engine, id).await?;
     if let Some(how) = ended(seen.as_ref(), spec.restart) {
         let log = last_lines(engine, id, spec).await;
@@ -254,11 +254,14 @@ async fn start_and_watch<E: Engine>(
         return Ok(()); // a one-shot that is done
     }
     let check = spec.healthcheck.as_ref().or(seen.as_ref().and_then(|seen| seen.check.as_ref()));
-    tokio::select! {
-        biased;
-        outcome = become_healthy(engine, id, name.as_str(), spec, check, patience.healthy) => outcome,
-        () = patience.cancel.cancelled() => Err(ActError::Interrupted),
-    }
+    let waiting = async {
+        tokio::select! {
+            biased;
+            outcome = become_healthy(engine, id, name.as_str(), spec, check, patience.healthy) => outcome,
+            () = patience.cancel.cancelled() => Err(ActError::Interrupted),
+        }
+    };
+    patience.slot.without(waiting).await
 }
 
 /// Drops the successor and brings the predecessor back under its name.
@@ -272,7 +275,7 @@ async fn put_back<E: Engine>(
     let container = old.home.to_string();
     let back = async {
         if let Some(new) = new {
-            sure::remove(engine, new, patience.grace).await?;
+            remove(engine, new, patience).await?;
         }
         match sure::rename(engine, old.id, &old.home).await {
             // It has not been renamed yet, and so holds the name itself.

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -106,6 +106,20 @@ pub enum Chunk {
 
 /// Output as it comes. Ends with what makes it, or after its first error.
 pub type Chunks = Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>;
+
+/// A line of a log, or a part of one when it ended without a line end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// From standard error, not from standard output.
+    pub is_stderr: bool,
+    /// When it was written, where that is told.
+    pub time: Option<SystemTime>,
+    /// Its bytes, with the line end.
+    pub bytes: Bytes,
+}
+
+/// Lines as they come. Ends with the container, or after its first error.
+pub type LogLines = Pin<Box<dyn Stream<Item = Result<LogLine, EngineError>> + Send>>;
 
 /// Events as they come. Ends with the connection, or after its first error.
 pub type Events = Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>;
@@ -217,7 +231,8 @@ pub trait Engine: Send + Sync {
     /// Unfreezes it. Fine when it is not frozen.
     fn unpause(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// Stops it: its stop signal, then KILL after `grace`. Fine when it does not run.
+    /// Stops it: its stop signal, then KILL after `grace`. One that is frozen is unfrozen first. Fine when it does not run.
+    /// Many may be stopped at once: it is waiting, not work.
     fn stop(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Gives it another name.
@@ -235,8 +250,20 @@ pub trait Engine: Send + Sync {
     /// The exit code of a command that has ended.
     fn exec_exit(&self, exec: &str) -> impl Future<Output = Result<i32, EngineError>> + Send;
 
+    /// Ends a command with all that it started and left in the background, by TERM and then KILL. Fine when it has ended.
+    fn exec_end(&self, exec: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+
     /// Its log.
     fn logs(&self, id: &ContainerId, request: &LogRequest) -> impl Future<Output = Result<Chunks, EngineError>> + Send;
+
+    /// Its log line by line, with the moment each was written. `since` leaves out what is older, in seconds since 1970; Podman
+    /// 4.3 tells moments in whole seconds through its API.
+    fn log_lines(
+        &self,
+        id: &ContainerId,
+        request: &LogRequest,
+        since: Option<u64>,
+    ) -> impl Future<Output = Result<LogLines, EngineError>> + Send;
 
     /// What happens from now on to the owner's containers and to images, copies of the one and of the other among them.
     /// Malformed events are left out.

@@ -26,7 +26,7 @@ use futures_util::Stream;
 
 pub use engine::{
     Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineEvent, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogRequest, Look,
+    ImageFacts, LogLine, LogLines, LogRequest, Look,
 };
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};
@@ -50,17 +50,29 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>
 pub struct Progress {
     done: AtomicU64,
     total: AtomicU64,
+    kept: AtomicU64,
 }
 
 impl Progress {
     /// A transfer of `total` bytes (0: not known) that has not begun.
     pub fn new(total: u64) -> Arc<Self> {
-        Arc::new(Self { done: AtomicU64::new(0), total: AtomicU64::new(total) })
+        Arc::new(Self { total: AtomicU64::new(total), ..Self::default() })
     }
 
     /// Says that `bytes` have been moved in all.
     pub fn set(&self, bytes: u64) {
         self.done.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Says that `bytes` were there before, and that the rest is to come.
+    pub fn resume(&self, bytes: u64) {
+        self.kept.store(bytes, Ordering::Relaxed);
+        self.set(bytes);
+    }
+
+    /// Bytes that were there before it began: they say nothing about how fast it goes.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// Says that `bytes` more have been moved.

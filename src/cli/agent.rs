@@ -1,50 +1,84 @@
-//! `logs` and `exec`: one agent's container.
+//! `exec`, and how `logs` and `exec` find an agent's container.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CliError, ExecArgs, ExitStatus, LogsArgs, Settings, ownership};
+use super::render::said::{Level, say};
+use super::settings::state_dir;
+use super::{CliError, ExecArgs, ExitStatus, Settings, ownership};
 use crate::backend::podman::PodmanAt;
-use crate::backend::{Chunk, Chunks, Engine, ExecRequest, LogRequest, Look};
-use crate::model::{AgentName, ContainerId, ContainerState, Phase};
+use crate::backend::{Chunk, Engine, EngineError, EngineErrorKind, Exec, ExecRequest, Look};
+use crate::model::{AgentName, ContainerName, ContainerState, Desired, Guest, Phase};
+use crate::reconcile::lock::{self, LockError};
 
-/// Finds the container of an agent by its labels, whatever it is called.
-async fn find(settings: &Settings, agent: &AgentName) -> Result<(PodmanAt, ContainerId, ContainerState), CliError> {
-    let desired = settings.load(None)?.desired;
-    ownership::check(settings, &desired)?;
-    let engine = settings.reached_engine(&desired).await?;
-    let look =
-        Look { owner: desired.ownership(), names: BTreeSet::new(), health: BTreeSet::new(), key: desired.key.clone() };
-    let guest = engine.look(&look).await.map_err(|err| CliError::from_engine(&err))?;
-    let wanted = desired.agents.get(agent).map(|agent| agent.container.name.clone());
-    let mut mine: Vec<_> = guest.containers.into_iter().filter(|(_, seen)| seen.owner.is_of(agent)).collect();
-    // During a replacement there are two: the one under the wanted name first, else one that runs.
-    mine.sort_by_key(|(name, seen)| (Some(name) != wanted.as_ref(), seen.phase != Phase::Running));
-    match mine.into_iter().next() {
-        Some((_, seen)) => Ok((engine, seen.id.clone(), seen)),
-        None if wanted.is_some() => Err(CliError::new(ExitStatus::Error, format!("agent `{agent}` has no container"))
-            .hint("`steadfast apply` creates it; `steadfast status` shows what stands in the way")),
-        None => {
-            let names: Vec<_> = desired.agents.keys().map(|name| format!("`{name}`")).collect();
-            Err(CliError::new(ExitStatus::Error, format!("the state file has no agent `{agent}`"))
-                .hint(format!("it has {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") })))
+/// The agents of a state file, and the engine they are in.
+pub(super) struct Agents {
+    desired: Desired,
+    pub(super) engine: PodmanAt,
+}
+
+impl Agents {
+    pub(super) async fn open(settings: &Settings) -> Result<Self, CliError> {
+        let desired = settings.load(None)?.desired;
+        ownership::check(settings, &desired)?;
+        let engine = settings.reached_engine(&desired).await?;
+        Ok(Self { desired, engine })
+    }
+
+    /// The container of an agent that serves now; when none does, the one that did last. Found by its labels, whatever it is
+    /// called.
+    pub(super) async fn look(&self, agent: &AgentName) -> Result<Option<(ContainerName, ContainerState)>, EngineError> {
+        let look = Look {
+            owner: self.desired.ownership(),
+            names: BTreeSet::new(),
+            health: BTreeSet::new(),
+            key: self.desired.key.clone(),
+        };
+        let guest = self.engine.look(&look).await?;
+        Ok(serving(guest, agent, self.desired.agents.get(agent).map(|agent| &agent.container.name)))
+    }
+
+    /// As [`Agents::look`], and an error where there is none.
+    pub(super) async fn serving(&self, agent: &AgentName) -> Result<(ContainerName, ContainerState), CliError> {
+        if let Some(found) = self.look(agent).await.map_err(|err| CliError::from_engine(&err))? {
+            return Ok(found);
         }
+        if self.desired.agents.contains_key(agent) {
+            return Err(CliError::new(ExitStatus::Error, format!("agent `{agent}` has no container"))
+                .hint("`steadfast apply` creates it; `steadfast status` shows what stands in the way"));
+        }
+        let names: Vec<_> = self.desired.agents.keys().map(|name| format!("`{name}`")).collect();
+        Err(CliError::new(ExitStatus::Error, format!("the state file has no agent `{agent}`"))
+            .hint(format!("it has {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") })))
+    }
+
+    /// Whether another steadfast is at work on them.
+    pub(super) fn are_worked_on(&self) -> bool {
+        matches!(lock::check(&state_dir(&self.desired).join("lock")), Err(LockError::Held { .. }))
     }
 }
 
-pub(super) async fn logs(settings: &Settings, args: LogsArgs) -> Result<ExitStatus, CliError> {
-    let (engine, id, _) = find(settings, &args.agent).await?;
-    let request = LogRequest { follow: args.follow, tail: args.tail };
-    let log = engine.logs(&id, &request).await.map_err(|err| CliError::from_engine(&err))?;
-    copy(log).await?;
-    Ok(ExitStatus::Done)
+/// During a replacement an agent has two containers, under the wanted name, `….next` or `….prev`: the one that runs serves.
+fn serving(guest: Guest, agent: &AgentName, wanted: Option<&ContainerName>) -> Option<(ContainerName, ContainerState)> {
+    let mine = guest.containers.into_iter().filter(|(_, seen)| seen.owner.is_of(agent));
+    mine.min_by_key(|(name, seen)| {
+        let how_alive = match seen.phase {
+            Phase::Running => 0,
+            Phase::Paused | Phase::Stopping => 1,
+            Phase::Exited { .. } => 2,
+            Phase::Created | Phase::Removing | Phase::Other(_) => 3,
+        };
+        (how_alive, Some(name) != wanted, Reverse(seen.started_at))
+    })
 }
 
-/// Copies each stream to its own. A reader that went away ends it quietly.
-async fn copy(mut output: Chunks) -> Result<(), CliError> {
+/// Copies each stream to its own. Yields whether somebody read it to its end.
+pub(super) async fn copy(mut output: impl Stream<Item = Result<Chunk, EngineError>> + Unpin) -> Result<bool, CliError> {
     while let Some(chunk) = output.next().await {
         let written = match chunk.map_err(|err| CliError::from_engine(&err))? {
             Chunk::Stdout(bytes) => {
@@ -54,12 +88,12 @@ async fn copy(mut output: Chunks) -> Result<(), CliError> {
             Chunk::Stderr(bytes) => std::io::stderr().lock().write_all(&bytes),
         };
         match written {
-            Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => return Ok(false),
             Err(err) => return Err(CliError::new(ExitStatus::Error, format!("cannot write the output: {err}"))),
             Ok(()) => {}
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The command's own exit code, or 125 when steadfast itself failed.
@@ -74,8 +108,21 @@ pub(super) fn exit_with(code: i32) -> ! {
     std::process::exit(code)
 }
 
+/// What a shell says of a command that a signal ended.
+const SIGNALLED: i32 = 128;
+const SIGPIPE: i32 = 13;
+
+/// How a command came to its end.
+enum End {
+    /// By itself.
+    Exited(i32),
+    /// We were told to end, by this signal, or nobody reads what it prints.
+    Signalled(i32),
+}
+
 async fn run(settings: &Settings, args: ExecArgs) -> Result<i32, CliError> {
-    let (engine, id, seen) = find(settings, &args.agent).await?;
+    let agents = Agents::open(settings).await?;
+    let (name, seen) = agents.serving(&args.agent).await?;
     if seen.phase != Phase::Running {
         return Err(CliError::new(
             ExitStatus::ExecFailed,
@@ -98,7 +145,67 @@ async fn run(settings: &Settings, args: ExecArgs) -> Result<i32, CliError> {
         workdir: args.workdir,
         stdin: args.interactive,
     };
-    let mut exec = engine.exec(&id, &request).await.map_err(|err| CliError::from_engine(&err))?;
+    // From here on, so that none comes between the command's start and our hearing of it.
+    let mut signalled = signalled();
+    let exec = match agents.engine.exec(&seen.id, &request).await {
+        Ok(exec) => exec,
+        Err(err) => {
+            let refused = Refused::read(&err.message, &request, &name);
+            return Err(refused.map_or_else(|| CliError::from_engine(&err), |refused| refused.error));
+        }
+    };
+    let id = exec.id.clone();
+    let mut complaint = Complaint::default();
+    let ended = tokio::select! {
+        biased;
+        ended = to_its_end(&agents.engine, exec, &mut complaint) => ended,
+        Some(signal) = signalled.recv() => Ok(End::Signalled(signal)),
+    };
+    drop(signalled);
+    let complaint = complaint.text();
+    if let Ok(End::Exited(125..=127)) = ended
+        && let Some(refused) = Refused::read(&complaint, &request, &name)
+    {
+        settings.fail(&refused.error);
+        return Ok(refused.code);
+    }
+    // The rest of a complaint is about Podman's own pipes.
+    let complaint: String =
+        complaint.split_inclusive('\n').filter(|line| !line.starts_with("Error: read unixpacket")).collect();
+    let _ = std::io::stderr().lock().write_all(complaint.as_bytes());
+    let (code, lost) = match ended {
+        Ok(End::Exited(code)) => return Ok(code),
+        Ok(End::Signalled(signal)) => (SIGNALLED + signal, None),
+        Err(err) => (0, Some(err)),
+    };
+    if let Err(err) = agents.engine.exec_end(&id).await {
+        let message = format!("the command may go on in container `{name}`: {err}");
+        let hint = "whoever is on Podman's machine can end it there; `steadfast apply` leaves it alone".to_owned();
+        say(Level::Warn, &message, &[hint], settings.color_stderr);
+    }
+    lost.map_or(Ok(code), Err)
+}
+
+/// Listens from now on, and yields the first signal that asks us to end. A second one ends us at once.
+fn signalled() -> tokio::sync::mpsc::Receiver<i32> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        let Ok(mut stream) = signal(kind) else { continue };
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                // Full, or closed by who took the first.
+                if sender.try_send(kind.as_raw_value()).is_err() {
+                    std::process::exit(SIGNALLED + kind.as_raw_value());
+                }
+            }
+        });
+    }
+    receiver
+}
+
+/// Passes everything on, until the command ends.
+async fn to_its_end(engine: &PodmanAt, mut exec: Exec, complaint: &mut Complaint) -> Result<End, CliError> {
     if let Some(mut stdin) = exec.stdin.take() {
         // It may wait for a key for ever; the command's end, not this, ends us.
         tokio::spawn(async move {
@@ -112,6 +219,103 @@ async fn run(settings: &Settings, args: ExecArgs) -> Result<i32, CliError> {
             let _ = stdin.shutdown().await;
         });
     }
-    copy(exec.output).await?;
-    engine.exec_exit(&exec.id).await.map_err(|err| CliError::from_engine(&err))
+    let output = exec.output.filter_map(|chunk| std::future::ready(complaint.keep(chunk)));
+    if !copy(Box::pin(output)).await? {
+        return Ok(End::Signalled(SIGPIPE));
+    }
+    loop {
+        match engine.exec_exit(&exec.id).await {
+            // One that closed its output goes on, and so do we.
+            Err(err) if err.kind == EngineErrorKind::Timeout => {}
+            ended => return ended.map(End::Exited).map_err(|err| CliError::from_engine(&err)),
+        }
+    }
+}
+
+/// What Podman itself says, in the command's place, when it could not start it.
+#[derive(Debug, Default)]
+struct Complaint(Vec<u8>);
+
+impl Complaint {
+    const BEGINNINGS: [&str; 4] = ["Error: runc:", "Error: crun:", "Error: OCI runtime", "Error: read unixpacket"];
+
+    /// Keeps what begins like Podman's words, and passes the rest on.
+    fn keep(&mut self, chunk: Result<Chunk, EngineError>) -> Option<Result<Chunk, EngineError>> {
+        match chunk {
+            Ok(Chunk::Stderr(bytes)) if Self::BEGINNINGS.iter().any(|words| bytes.starts_with(words.as_bytes())) => {
+                self.0.extend_from_slice(&bytes);
+                None
+            }
+            chunk => Some(chunk),
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
+
+/// A command that was not started.
+struct Refused {
+    code: i32,
+    error: CliError,
+}
+
+impl Refused {
+    /// What Podman's words mean, where that is known.
+    fn read(words: &str, request: &ExecRequest, container: &ContainerName) -> Option<Self> {
+        let directory = request.workdir.as_ref().filter(|_| words.contains("chdir to "));
+        if let Some(directory) = directory {
+            let why = if words.to_ascii_lowercase().contains("not a directory") {
+                "is no directory"
+            } else {
+                "does not exist"
+            };
+            let message =
+                format!("directory `{directory}` (-w) {why} in container `{container}`; the command was not run");
+            return Some(Self { code: 125, error: CliError::new(ExitStatus::ExecFailed, message) });
+        }
+        let is_missing = ["executable file not found", "executable file `", "no such file or directory"];
+        let program = request.command.first()?;
+        if words.contains("OCI runtime") && is_missing.iter().any(|phrase| words.contains(phrase)) {
+            let message = format!("command `{program}` was not found in container `{container}`");
+            return Some(Self { code: 127, error: CliError::new(ExitStatus::ExecFailed, message) });
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn podmans_words_are_told_as_what_they_mean() {
+        let request =
+            ExecRequest { command: vec!["serve".into()], workdir: Some("/nonexist".into()), ..ExecRequest::default() };
+        let name = ContainerName::new("demo-a").unwrap();
+        let told = |words: &str, request: &ExecRequest| {
+            Refused::read(words, request, &name).map(|refused| (refused.code, refused.error.message))
+        };
+        let runc = "Error: runc: exec failed: unable to start container process: ";
+        let end = ": OCI runtime attempted to invoke a command that was not found\n";
+        let missing =
+            format!("{runc}chdir to cwd (\"/nonexist\") set in config.json failed: no such file or directory{end}");
+        let (code, message) = told(&missing, &request).unwrap();
+        assert_eq!(code, 125);
+        assert_eq!(message, "directory `/nonexist` (-w) does not exist in container `demo-a`; the command was not run");
+        let crun = "Error: crun: chdir to `/nonexist`: Not a directory: OCI runtime error\n";
+        assert!(told(crun, &request).unwrap().1.contains("is no directory"));
+        let request = ExecRequest { workdir: None, ..request };
+        for words in [
+            format!("{runc}exec: \"serve\": executable file not found in $PATH{end}"),
+            format!("Error: crun: executable file `serve` not found in $PATH: No such file or directory{end}"),
+        ] {
+            assert_eq!(
+                told(&words, &request),
+                Some((127, "command `serve` was not found in container `demo-a`".into()))
+            );
+        }
+        assert_eq!(told("Error: cannot read config\n", &request), None);
+    }
 }

@@ -28,7 +28,8 @@ pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitSt
 
 /// The state file, when the user named one or there is one where it is looked for.
 fn desired(settings: &Settings, manifest_url: Option<String>) -> Result<Option<Desired>, CliError> {
-    if !settings.file_named && !settings.file.exists() {
+    // One that may not be looked at is there for all we know: reading it says why it cannot be used.
+    if !settings.file_named && matches!(settings.file.try_exists(), Ok(false)) {
         return Ok(None);
     }
     Ok(Some(settings.load(manifest_url)?.desired))
@@ -291,7 +292,8 @@ fn owners(root: &Path) -> Result<BTreeSet<Name>, CliError> {
     let mut owners = BTreeSet::new();
     for entry in entries {
         let entry = entry.map_err(refused)?;
-        if entry.path().is_dir() {
+        // Followed, should it be a link; what cannot be looked at counts as somebody's.
+        if std::fs::metadata(entry.path()).map_or(true, |found| found.is_dir()) {
             owners.extend(entry.file_name().to_str().and_then(|name| Name::new(name).ok()));
         }
     }

@@ -7,6 +7,7 @@ mod doctor;
 mod file;
 mod history;
 mod kept;
+mod logs;
 mod ownership;
 mod reconcile;
 pub mod render;
@@ -240,11 +241,12 @@ struct ApplyArgs {
     /// Look once more, this long after the last start, at what was started
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
     settle: Duration,
-    /// Leave after the actions: do not wait for health, do not look once more
+    /// Leave after the actions: do not wait for health, do not look once more. Where `steadfast run` keeps this state file, leave
+    /// once it has begun
     #[arg(long)]
     no_wait: bool,
-    /// Where `steadfast run` keeps this state file: have it do it now, and wait for what comes of it
-    #[arg(long)]
+    /// Wait for what comes of it: the default, also where `steadfast run` keeps this state file and does it
+    #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
     /// Container steps at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -571,13 +573,19 @@ fn command() -> clap::Command {
 }
 
 fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let args: Vec<_> = args.into_iter().collect();
+    let parsed = command().try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(err) => {
             // Help and version are no errors and go to standard output.
             let status = if err.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
             let _ = err.print();
+            if err.kind() == clap::error::ErrorKind::UnknownArgument
+                && let Some(hint) = exec_hint(&args)
+            {
+                render::said::say(render::said::Level::Info, &format!("hint: {hint}"), &[], false);
+            }
             return status.into();
         }
     };
@@ -612,6 +620,17 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What helps who types `exec` as other tools have it.
+fn exec_hint(args: &[OsString]) -> Option<&'static str> {
+    let is = |word: &str| args.iter().any(|arg| arg == word);
+    if !is("exec") || is("--") {
+        return ["-t", "-it", "-ti", "--tty"].into_iter().any(is).then_some(NO_TERMINAL).filter(|_| is("exec"));
+    }
+    Some("the command comes after `--`: `steadfast exec AGENT -- CMD ARG…`")
+}
+
+const NO_TERMINAL: &str = "`exec` gives a command no terminal; `-i` alone passes standard input on";
+
 async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliError> {
     if settings.output == Format::Markdown && !matches!(verb, Verb::Plan(_)) {
         return Err(CliError::new(ExitStatus::Usage, "`-o markdown` goes with `plan` only"));
@@ -628,7 +647,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Status(args) => status::status(settings, args).await,
         Verb::History(args) => history::history(settings, args).await,
         Verb::Why(args) => why::why(settings, args).await,
-        Verb::Logs(args) => agent::logs(settings, args).await,
+        Verb::Logs(args) => logs::logs(settings, args).await,
         Verb::Exec(args) => agent::exec(settings, args).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,
         Verb::Vm(verb) => vm::vm(settings, verb).await,
@@ -639,6 +658,15 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn who_types_exec_as_elsewhere_is_helped() {
+        let hint = |line: &str| super::exec_hint(&line.split(' ').map(Into::into).collect::<Vec<_>>());
+        assert!(hint("steadfast exec a ls -l").unwrap().contains("after `--`"));
+        assert!(hint("steadfast exec a -it -- sh").unwrap().contains("no terminal"));
+        assert_eq!(hint("steadfast exec a --wrong -- sh"), None);
+        assert_eq!(hint("steadfast logs a -t"), None);
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();

@@ -17,7 +17,7 @@ use super::{ApplyArgs, CliError, DownArgs, ExitStatus, Format, PlanArgs, PolicyA
 use crate::act::Patience;
 use crate::backend::cache::CacheOptions;
 use crate::control::client::{AskError, Asked};
-use crate::control::{Outcome, Request};
+use crate::control::{Ended, Outcome, Request};
 use crate::handles::Scratch;
 use crate::model::Desired;
 use crate::plan::Policy;
@@ -52,7 +52,11 @@ fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
 pub(super) fn is_alone(desired: &Desired) -> bool {
     let own = std::ffi::OsStr::new(desired.name.as_str());
     match std::fs::read_dir(desired.root.join("state")) {
-        Ok(owners) => owners.flatten().all(|owner| owner.file_name() == own || !owner.path().is_dir()),
+        Ok(owners) => owners.into_iter().all(|owner| {
+            let is_file =
+                |owner: &std::fs::DirEntry| std::fs::metadata(owner.path()).is_ok_and(|found| !found.is_dir());
+            owner.is_ok_and(|owner| owner.file_name() == own || is_file(&owner))
+        }),
         Err(err) => err.kind() == std::io::ErrorKind::NotFound,
     }
 }
@@ -102,7 +106,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
             loaded.desired
         }
         // `run` has an environment of its own and may read what we cannot; if not, it says so.
-        Err(err) => match args.wait.then(|| kept::find(settings, None)).flatten() {
+        Err(err) => match kept::find(settings, None) {
             Some(kept) => return ask(settings, &args, &kept).await,
             None => return Err(err),
         },
@@ -158,7 +162,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
 pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStatus, CliError> {
     let first = settings.load(None)?.desired;
     if let Some(kept) = Kept::at(state_dir(&first)) {
-        return Err(CliError::kept(&kept.holder, &settings.file, true));
+        return Err(CliError::kept(&kept.holder, &settings.file));
     }
     if !args.take_over {
         ownership::check(settings, &first)?;
@@ -166,7 +170,7 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
     let mut world = settings.world(&first, CacheOptions::default())?;
     let taken = take_lock(settings, &first, "down", args.lock_timeout).await;
     let _lock = taken.map_err(|err| match &err {
-        LockError::Held { holder: Some(holder), .. } if holder.is_run() => CliError::kept(holder, &settings.file, true),
+        LockError::Held { holder: Some(holder), .. } if holder.is_run() => CliError::kept(holder, &settings.file),
         err => CliError::from_lock(err),
     })?;
     let desired = load_again(settings, first, &mut world)?;
@@ -288,12 +292,8 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// `run` holds the lock: it does by itself what is to be done, or now when it is asked.
 async fn leave_to_run(settings: &Settings, args: &ApplyArgs, kept: Kept) -> Result<ExitStatus, CliError> {
-    let refusal = CliError::kept(&kept.holder, &settings.file, false);
-    if !args.wait {
-        return Err(refusal);
-    }
     if kept.holder.file.is_some() && !kept.is_for(&settings.file) {
-        return Err(CliError { status: ExitStatus::Error, ..refusal });
+        return Err(CliError::kept(&kept.holder, &settings.file));
     }
     ask(settings, args, &kept).await
 }
@@ -306,7 +306,6 @@ fn not_for_run(args: &ApplyArgs) -> Vec<&'static str> {
         ("--no-prune", args.policy.no_prune),
         ("--take-over", args.policy.take_over),
         ("--allow-empty", args.allow_empty),
-        ("--no-wait", args.no_wait),
     ];
     flags.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
 }
@@ -317,14 +316,16 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
     if !flags.is_empty() {
         return Err(CliError::new(
             ExitStatus::Usage,
-            format!("{} does the work, and cannot heed {}", kept.holder, flags.join(", ")),
+            format!("{} does the work, and cannot honour {}", kept.holder, flags.join(", ")),
         )
         .hint("`run` goes by the state file alone: leave that out, or stop `run` and apply yourself"));
     }
     let signals = Signals::listen("no longer waiting; `steadfast run` goes on with it");
-    let patience = args.timeout + GRACE;
+    // Handed over, it is answered once `run` has looked and begun.
+    let timeout = if args.no_wait { Duration::ZERO } else { args.timeout };
+    let patience = timeout + GRACE;
     let outcome = tokio::select! {
-        outcome = asked(settings, args, kept) => outcome.map_err(|err| CliError::from_asking(&kept.holder, &err))?,
+        outcome = asked(settings, timeout, kept) => outcome.map_err(|err| CliError::from_asking(&kept.holder, &err))?,
         () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
         () = tokio::time::sleep(patience) => {
             let message = format!("{} did not say within {} what came of it", kept.holder, units::short(patience));
@@ -332,9 +333,17 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
                 .hint("it may hang, or be stopped: see its log"));
         }
     };
+    let is_over = outcome.ended == Ended::Proved;
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, &render_report::json_of(&outcome))?,
+        Format::Text | Format::Markdown if args.no_wait && !is_over => {
+            let how_far = "`steadfast status --watch` shows how far it is";
+            render::print(&format!("`{}`: handed over to {}; {how_far}.\n", outcome.name, kept.holder))?;
+        }
         Format::Text | Format::Markdown => render::print(&render_report::text_of(&outcome, false))?,
+    }
+    if args.no_wait && !is_over && outcome.state_file_error.is_none() {
+        return Ok(ExitStatus::Done);
     }
     for note in &outcome.notes {
         if !settings.quiet {
@@ -349,9 +358,9 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
     Ok(ExitStatus::from_code(outcome.exit_code).unwrap_or(ExitStatus::Error))
 }
 
-async fn asked(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<Outcome, AskError> {
+async fn asked(settings: &Settings, timeout: Duration, kept: &Kept) -> Result<Outcome, AskError> {
     let printer = Printer::new(settings.quiet, settings.color_stderr, false);
-    let mut answers = Asked::new(&kept.dir, &Request::reconcile(args.timeout)).await?;
+    let mut answers = Asked::new(&kept.dir, &Request::reconcile(timeout)).await?;
     loop {
         let mut answer = answers.next().await?;
         match answer.get_mut("outcome") {

@@ -120,9 +120,11 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         });
         let all = join_all(waits);
         let outcomes = tokio::select! {
-            outcomes = all => outcomes,
-            () = self.cancel.cancelled() => return true,
+            outcomes = all => Some(outcomes),
+            () = self.cancel.cancelled() => None,
         };
+        self.reporter.awaiting_health(&[]);
+        let Some(outcomes) = outcomes else { return true };
         for (agent, id, outcome) in outcomes {
             match outcome {
                 Ok(()) => {

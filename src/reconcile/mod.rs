@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub use options::{Options, Refusal, Reporter, Silent};
 pub use report::{Report, Taken, Trouble};
 
-use crate::act::{ActError, Disposition, Patience};
+use crate::act::{ActError, Disposition, Patience, Slot, Slots};
 use crate::backend::{Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner, Reach};
@@ -122,6 +122,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         let mut run = Memory::default();
         let mut flights = FuturesUnordered::new();
         let mut flying: BTreeSet<String> = BTreeSet::new();
+        let slots = Slots::new(self.options.parallel);
         let mut blind = 0;
         let mut residual = Plan::default();
         let end = loop {
@@ -166,10 +167,15 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
 
             // Start what is ready, and go on until a look may show something new.
             loop {
-                self.launch(&mut queue, &mut flights, &mut flying, deadline);
+                self.launch(&mut queue, &mut flights, &mut flying, &slots, deadline);
                 // One that flies long holds up nobody who is to be tried again, or whom Podman is about to move on.
                 let wake = run.next_retry().into_iter().chain(self.next_poll(&plan)).fold(deadline, Instant::min);
-                let Some(landed) = self.next_landing(&mut flights, wake).await else { break };
+                let landed = tokio::select! {
+                    biased;
+                    landed = self.next_landing(&mut flights, wake) => landed,
+                    () = slots.freed(), if !queue.is_empty() => continue,
+                };
+                let Some(landed) = landed else { break };
                 flying.remove(&lane(&landed.step));
                 let opens = others_wait && opens_ways(&landed);
                 self.land(&mut run, landed);
@@ -298,6 +304,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         queue: &mut VecDeque<Step>,
         flights: &mut FuturesUnordered<Flight<'s>>,
         flying: &mut BTreeSet<String>,
+        slots: &Slots,
         deadline: Instant,
     ) {
         if self.cancel.is_cancelled() {
@@ -306,22 +313,25 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         let is_download = |lane: &String| lane.starts_with("fetchArtifact ");
         let mut held = VecDeque::new();
         while let Some(step) = queue.pop_front() {
-            let downloads = flying.iter().filter(|lane| is_download(lane)).count();
-            let (busy, limit) = if matches!(step.action, Action::FetchArtifact { .. }) {
-                (downloads, self.options.downloads)
-            } else {
-                (flying.len() - downloads, self.options.parallel)
-            };
             let lane = lane(&step);
-            if flying.contains(&lane) || busy >= limit.max(1) {
+            let slot = match step.action {
+                _ if flying.contains(&lane) => None,
+                Action::FetchArtifact { .. } => {
+                    let downloads = flying.iter().filter(|lane| is_download(lane)).count();
+                    (downloads < self.options.downloads.max(1)).then(Slot::default)
+                }
+                _ => slots.take(),
+            };
+            let Some(slot) = slot else {
                 held.push_back(step);
                 continue;
-            }
+            };
             flying.insert(lane);
             let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(PUT_BACK_TIME);
             let patience = Patience {
                 healthy: self.options.patience.healthy.min(left),
                 cancel: self.cancel.clone(),
+                slot,
                 ..self.options.patience.clone()
             };
             flights.push(fly(self.world, step, patience, self.reporter, &self.cancel));

@@ -47,7 +47,7 @@ pub trait Reporter: Send + Sync {
     fn started(&self, step: &Step, progress: &Arc<Progress>);
     /// A step ended.
     fn finished(&self, step: &Step, outcome: Result<&Done, &ActError>, took: Duration);
-    /// Nothing is left to do but to wait for these agents' health checks.
+    /// Nothing is left to do but to wait for these agents' health checks. Of none: the wait is over.
     fn awaiting_health(&self, agents: &[AgentName]);
     /// Something else changed. Only `run` has news.
     fn news(&self, _news: &super::run::News) {}

@@ -92,6 +92,157 @@ fn exec_is_the_command_itself() {
     world.run("exec a -- true").expect(125).says("agent `a` has no container");
 }
 
+/// Processes of this machine with this word among theirs.
+fn processes_with(word: &str) -> usize {
+    let cmdlines = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("cmdline"));
+    let words = cmdlines.filter_map(|path| std::fs::read(path).ok());
+    words.filter(|line| line.split(|byte| *byte == 0).any(|one| one == word.as_bytes())).count()
+}
+
+/// A number that no other sleep has.
+fn nap(number: u32) -> String {
+    format!("{}{number}", 4_000_000 + std::process::id())
+}
+
+#[test]
+fn an_interrupted_command_leaves_nothing_behind() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "")]);
+    world.applied();
+    let signals = [
+        (rustix::process::Signal::INT, 130),
+        (rustix::process::Signal::TERM, 143),
+        (rustix::process::Signal::HUP, 129),
+    ];
+    for (number, (signal, code)) in (0..).zip(signals) {
+        let (nap, deaf) = (nap(2 * number), nap(2 * number + 1));
+        // A child in the background, one that heeds no TERM, and the command itself.
+        let line = format!(
+            "sleep {nap} & (trap '' TERM INT HUP; sleep {deaf}; sleep {deaf}) & echo begun; sleep {nap}; echo on"
+        );
+        let mut exec = world.spawn(["exec", "a", "--", "sh", "-c", &line]);
+        exec.until("it has begun", |exec| exec.stdout().contains("begun"));
+        until("all of it runs", || processes_with(&nap) == 2 && processes_with(&deaf) == 1);
+        exec.signal(signal);
+        exec.end().expect(code);
+        assert_eq!((processes_with(&nap), processes_with(&deaf)), (0, 0), "{signal:?}");
+    }
+    assert!(world.runs("a"));
+    // What a command that ended by itself left in the background is its own affair.
+    let nap = nap(9);
+    world.run(["exec", "a", "--", "sh", "-c", &format!("sleep {nap} >/dev/null 2>&1 &")]).expect(0);
+    assert_eq!(processes_with(&nap), 1);
+}
+
+#[test]
+fn what_could_not_be_started_is_said_as_what_it_is() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "")]);
+    world.applied();
+    let container = world.name("a");
+    let refused = world.run("exec a -w /nonexist -- true").expect(125);
+    assert_eq!(
+        refused.stderr,
+        format!(
+            "error: directory `/nonexist` (-w) does not exist in container `{container}`; the command was not run\n"
+        )
+    );
+    let missing = world.run("exec a -- nonesuch").expect(127);
+    assert_eq!(missing.stderr, format!("error: command `nonesuch` was not found in container `{container}`\n"));
+    world.run("exec a ls").expect(64).says("the command comes after `--`");
+    world.run("exec a -it -- sh").expect(64).says("no terminal");
+}
+
+#[test]
+fn a_log_comes_as_one_object_per_line() {
+    let world = World::new();
+    world.state(&[&world.agent("a", TALKS)]);
+    world.applied();
+    until("it has said everything", || world.run("logs a").stdout.contains("out 3"));
+    let mut follow = world.spawn("logs a -o json -f");
+    follow.until("four lines", |log| log.stdout().lines().count() == 4);
+    follow.signal(rustix::process::Signal::INT);
+    for text in [world.run("logs a -o json").expect(0).stdout, follow.end().stdout] {
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut shown: Vec<_> =
+            lines.iter().map(|line| format!("{} {} {}", line["agent"], line["stream"], line["text"])).collect();
+        // Podman reads the two streams one after the other.
+        shown.sort();
+        assert_eq!(
+            shown,
+            [
+                "\"a\" \"stderr\" \"err 1\"",
+                "\"a\" \"stdout\" \"out 1\"",
+                "\"a\" \"stdout\" \"out 2\"",
+                "\"a\" \"stdout\" \"out 3\""
+            ]
+        );
+        assert!(lines.iter().all(|line| humantime::parse_rfc3339(line["time"].as_str().unwrap()).is_ok()), "{text}");
+    }
+    world.run("logs a -o yaml").expect(64).says("-o json");
+}
+
+/// Deaf to TERM, so that there is time during its stop.
+fn speaker(word: &str) -> String {
+    format!("env: {{WORD: {word}}}, command: [sh, -c, \"trap '' TERM; echo I am $WORD; while true; do sleep 1; done\"]")
+}
+
+#[test]
+fn a_replacement_is_followed_and_its_predecessor_serves_meanwhile() {
+    let world = World::new();
+    world.state(&[&world.agent("a", &speaker("first"))]);
+    world.applied();
+    let mut follow = world.spawn("logs a -f");
+    follow.until("the first word", |log| log.stdout().contains("I am first"));
+    world.state(&[&world.agent("a", &speaker("second"))]);
+    let mut apply = world.spawn("apply");
+    until("the predecessor stands aside", || world.ids().contains_key(&format!("{}.prev", world.name("a"))));
+    assert_eq!(world.run(["exec", "a", "--", "sh", "-c", "echo $WORD"]).expect(0).stdout, "first\n");
+    assert_eq!(world.run("logs a").expect(0).stdout, "I am first\n");
+    assert!(!apply.has_ended(), "the replacement was still under way");
+    apply.end().expect(0);
+    follow.until("the second word", |log| log.stdout().contains("I am second"));
+    assert_eq!(world.run(["exec", "a", "--", "sh", "-c", "echo $WORD"]).expect(0).stdout, "second\n");
+    assert!(!follow.has_ended());
+    world.run("down").expect(0);
+    assert_eq!(follow.end().expect(0).stdout, "I am first\nI am second\n");
+}
+
+#[test]
+fn a_restart_is_followed_and_a_closed_pipe_ends_it() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "command: [sh, -c, \"echo started; while true; do sleep 0.1; done\"]")]);
+    world.applied();
+    let mut follow = world.spawn("logs a -f");
+    follow.until("it has started", |log| log.stdout().lines().count() == 1);
+    // Moments are told in whole seconds.
+    std::thread::sleep(Duration::from_millis(1100));
+    let mut tail = world.spawn("logs a -f --tail 0");
+    std::thread::sleep(Duration::from_millis(1100));
+    for starts in 2..4 {
+        let pid = world.inspect("a")["State"]["Pid"].to_string();
+        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        follow.until("Podman has started it again", |log| log.stdout().lines().count() >= starts);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(follow.stdout(), "started\n".repeat(3), "each line once");
+    assert_eq!(tail.stdout(), "started\n".repeat(2));
+    assert!(!follow.has_ended() && !tail.has_ended());
+    for mut log in [follow, tail] {
+        log.signal(rustix::process::Signal::INT);
+        log.until("it ends", |_| true);
+        log.end();
+    }
+    // Nothing more is written, and it ends all the same.
+    let mut command = world.sandbox.command("logs a -f");
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 8];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    drop(child.stdout.take());
+    until("it ends with its reader", || child.try_wait().unwrap().is_some());
+    assert!(child.wait().unwrap().success());
+}
+
 #[test]
 fn status_has_the_shape_that_is_promised() {
     let world = World::bare();

@@ -1,5 +1,7 @@
 //! What `apply` is for: it converges, a second one does nothing, and each change touches what it is about and no more.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::world::{World, http, id_of, inspect, kinds, port, until};
@@ -285,4 +287,27 @@ fn ports_can_be_swapped_between_agents() {
     until("both answer", || http(one, "/").is_some() && http(two, "/").is_some());
     assert_eq!(world.apply_kinds(), none());
     assert_eq!(world.leftovers(), none());
+}
+
+/// A stop is waiting, not work: it takes one grace, however many wait and however few steps may work at once.
+#[test]
+fn many_that_ignore_their_signal_are_replaced_and_removed_in_one_grace() {
+    let world = World::new();
+    let state = |word: &str| {
+        let deaf = format!("env: {{WORD: \"{word}\"}}, command: [sleep, \"1000000\"]");
+        let agents: Vec<_> = (10..22).map(|number| world.agent(&format!("a{number}"), &deaf)).collect();
+        world.state(&agents.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    state("1");
+    world.applied();
+    let before = world.ids();
+    state("2");
+    // Two at a time would take six graces, Podman's own seven at a time two.
+    let replaced = world.run("apply --parallel 2 -o json").expect(0);
+    assert!(replaced.took < Duration::from_secs(45), "{:?}", replaced.took);
+    assert_eq!(kinds(&replaced.json()), ["replaceContainer"; 12]);
+    assert!(world.ids().values().all(|id| !before.values().any(|old| old == id)));
+    let down = world.run("down").expect(0);
+    assert!(down.took < Duration::from_secs(20), "{:?}", down.took);
+    assert!(world.ids().is_empty());
 }

@@ -1,6 +1,11 @@
 //! What others do to our containers is undone, once, and nothing else is touched.
 
+use std::time::Duration;
+
+use rustix::process::Signal;
+
 use crate::keeper::{Keeper, id, kill, kill_process_of, phase, podman, starts};
+use crate::proxy::Service;
 use crate::world::{World, until};
 
 #[test]
@@ -91,4 +96,61 @@ fn what_is_unhealthy_is_restarted_and_recovers() {
     assert_eq!(status["agents"]["a"]["health"], "Healthy", "{status}");
     assert_eq!((world.ids(), starts(&id(&world, "a")), starts(&id(&world, "b"))), (ids, 2, 1));
     assert_eq!(keeper.times_said(&restart), 1);
+}
+
+/// While Podman's service is gone, its containers run on, and so do commands in them.
+#[test]
+fn a_command_whose_podman_goes_away_leaves_nothing_behind() {
+    let mut world = World::new();
+    let Some(mut service) = Service::start(&mut world) else { return };
+    world.state(&[&world.agent("a", "")]);
+    world.run("apply").expect(0);
+    let nap = format!("{}", 5_000_000 + std::process::id());
+    let line = format!("sleep {nap} & echo begun; sleep {nap}");
+    let mut exec = world.spawn(["exec", "a", "--", "sh", "-c", &line]);
+    exec.until("it has begun", |exec| exec.stdout().contains("begun"));
+    let runs = || {
+        let found = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("cmdline"));
+        let mut words = found.filter_map(|path| std::fs::read(path).ok());
+        words.any(|line| line.split(|byte| *byte == 0).any(|word| word == nap.as_bytes()))
+    };
+    assert!(runs());
+    service.end(Signal::KILL);
+    let ended = exec.end().expect(125);
+    assert!(ended.stderr.contains("Podman"), "{}", ended.stderr);
+    assert!(!runs(), "{}", ended.stderr);
+    service.again();
+}
+
+#[test]
+fn a_log_that_is_cut_off_goes_on_without_loss() {
+    let mut world = World::new();
+    let Some(mut service) = Service::start(&mut world) else { return };
+    let line = "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.05; done";
+    world.state(&[&world.agent("a", &format!("command: [sh, -c, \"{line}\"]"))]);
+    world.run("apply").expect(0);
+    let mut follow = world.spawn("logs a -f");
+    let wanted = |count: usize| (0..count).map(|number| format!("line {number}\n")).collect::<String>();
+    for round in 1..4 {
+        let before = follow.stdout().lines().count();
+        follow.until("it goes on", |log| log.stdout().lines().count() > before + 10);
+        service.end(if round == 2 { Signal::TERM } else { Signal::KILL });
+        std::thread::sleep(Duration::from_millis(1500));
+        service.again();
+    }
+    let before = follow.stdout().lines().count();
+    follow.until("it goes on", |log| log.stdout().lines().count() > before + 30);
+    assert!(!follow.has_ended());
+    follow.signal(Signal::INT);
+    let seen = follow.end().stdout;
+    let whole = seen.rfind('\n').map_or("", |end| &seen[..=end]);
+    assert_eq!(whole, wanted(whole.lines().count()), "each line once, in order");
+
+    // When it does not come back, that is no end of the log.
+    let follow = world.spawn("logs a -f");
+    std::thread::sleep(Duration::from_millis(700));
+    service.end(Signal::KILL);
+    let lost = follow.end().expect(1);
+    assert!(lost.stderr.contains("cut off") && lost.stderr.contains("error: "), "{}", lost.stderr);
+    service.again();
 }

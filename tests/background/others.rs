@@ -10,9 +10,10 @@ fn who_comes_second_is_told_who_is_there() {
     let mut keeper = Keeper::start(&world, "");
     let ids = world.ids();
     let pid = format!("pid {}", keeper.run.pid());
-    for verb in ["run --lock-timeout 200ms", "apply", "down"] {
+    for verb in ["run --lock-timeout 200ms", "down"] {
         world.run(verb).expect(5).says("steadfast run").says(&pid);
     }
+    world.run("apply").expect(0);
     // Those who only look need no lock.
     world.run("plan --detailed-exitcode").expect(0);
     world.run("logs a --tail 1").expect(0);
@@ -30,7 +31,7 @@ fn who_comes_second_is_told_who_is_there() {
 }
 
 #[test]
-fn apply_wait_has_it_done_and_says_what_came_of_it() {
+fn apply_has_it_done_and_says_what_came_of_it() {
     let world = World::new();
     world.state(&[&world.agent("a", "")]);
     let mut keeper = Keeper::start(&world, "--debounce 1h");
@@ -48,10 +49,27 @@ fn apply_wait_has_it_done_and_says_what_came_of_it() {
     assert!(world.runs("b"));
     // So is what cannot be done.
     world.state(&[&world.agent("a", "env: {X: \"2\"}"), &world.agent("b", "command: [/nope]")]);
-    let refused = world.run("apply --wait");
+    let refused = world.run("apply");
     assert!(refused.code != 0 && refused.stderr.contains("/nope"), "{refused:?}");
     assert!(world.runs("a"));
     keeper.until("it tells so too", |status| status["converged"] == false);
+}
+
+#[test]
+fn apply_no_wait_is_handed_over() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "")]);
+    let mut keeper = Keeper::start(&world, "--debounce 1h");
+    // Its predecessor takes ten seconds to stop.
+    let deaf = |word: &str| world.agent("a", &format!("env: {{WORD: \"{word}\"}}, command: [sleep, \"1000000\"]"));
+    world.state(&[&deaf("1")]);
+    keeper.looked();
+    world.state(&[&deaf("2")]);
+    let handed = world.run("apply --no-wait").expect(0);
+    assert!(handed.stdout.contains("handed over to `steadfast run`"), "{}", handed.stdout);
+    assert!(handed.took < std::time::Duration::from_secs(8), "{:?}", handed.took);
+    keeper.until("it is done", |status| status["converged"] == true);
+    assert!(world.inspect("a")["Config"]["Env"].to_string().contains("WORD=2"));
 }
 
 #[test]

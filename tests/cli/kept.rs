@@ -93,15 +93,15 @@ fn step() -> Value {
 }
 
 #[test]
-fn apply_and_down_leave_it_to_run_at_once() {
+fn who_cannot_ask_run_leaves_it_alone_at_once() {
     let kept = Kept::start();
-    let refused = kept.sandbox.run("apply --lock-timeout 24h").expect(5);
-    insta::assert_snapshot!("apply_while_run_keeps_it", kept.shown(&refused));
     let refused = kept.sandbox.run("down --lock-timeout 24h").expect(5);
     insta::assert_snapshot!("down_while_run_keeps_it", kept.shown(&refused));
     // Nobody serves the socket.
-    let refused = kept.sandbox.run("apply --wait").expect(5);
-    insta::assert_snapshot!("apply_wait_without_a_socket", kept.shown(&refused));
+    for apply in ["apply --lock-timeout 24h", "apply --wait", "apply --no-wait"] {
+        let refused = kept.sandbox.run(apply).expect(5);
+        insta::assert_snapshot!("apply_without_a_socket", kept.shown(&refused));
+    }
     // Those who only look do not mind.
     kept.sandbox.run("plan").expect(1).says("is not there");
     kept.sandbox.run("status").expect(3);
@@ -114,8 +114,8 @@ fn another_state_file_of_the_same_name_is_told_apart() {
     kept.sandbox.write("other.yaml", state(&kept.fake.path()));
     let refused = kept.sandbox.run("apply -f other.yaml").expect(5);
     insta::assert_snapshot!("apply_of_another_file", kept.shown(&refused));
-    kept.sandbox.run("apply -f other.yaml --wait").expect(1).says("keeps another state file of this name");
-    kept.sandbox.feed("apply -f - --wait", state(&kept.fake.path())).expect(1).says("keeps another state file");
+    kept.sandbox.run("apply -f other.yaml --wait").expect(5).says("keeps another state file of this name");
+    kept.sandbox.feed("apply -f - --wait", state(&kept.fake.path())).expect(5).says("keeps another state file");
     assert_eq!(served.small.asked.load(Ordering::SeqCst), 0, "nothing was asked");
     // What `run` sees is not what this file wants.
     let status = kept.sandbox.run("status -f other.yaml -o json").expect(3).json();
@@ -126,27 +126,56 @@ fn another_state_file_of_the_same_name_is_told_apart() {
 }
 
 #[test]
-fn apply_wait_has_run_do_it() {
+fn apply_has_run_do_it() {
     let kept = Kept::start();
     let small = Small { outcome: Some(outcome(&kept.file())), steps: vec![step()], ..Small::new(kept.view()) };
     let served = kept.serve(small);
-    let done = kept.sandbox.run("apply --wait").expect(0);
-    insta::assert_snapshot!("apply_wait", kept.shown(&done));
-    let done = kept.sandbox.run("apply --wait -o json").expect(0).json();
+    for apply in ["apply", "apply --wait"] {
+        let done = kept.sandbox.run(apply).expect(0);
+        insta::assert_snapshot!("apply_wait", kept.shown(&done));
+    }
+    let done = kept.sandbox.run("apply -o json").expect(0).json();
     let keys: Vec<_> = done.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["name", "converged", "actions", "durationMs", "problems"], "as of any apply");
     assert_eq!(done["actions"], outcome(&kept.file())["actions"]);
-    assert_eq!(served.small.asked.load(Ordering::SeqCst), 2);
+    assert_eq!(served.small.asked.load(Ordering::SeqCst), 3);
 
     // What it cannot do otherwise than the file says.
-    let refused = kept.sandbox.run("apply --wait --only hello --no-prune --no-wait").expect(64);
+    let refused = kept.sandbox.run("apply --only hello --no-prune").expect(64);
     insta::assert_snapshot!("apply_wait_with_flags", kept.shown(&refused));
     for flag in ["--adopt", "--allow-empty"] {
-        kept.sandbox.run(format!("apply --wait {flag}")).expect(64).says(flag);
+        for wait in ["--wait", "--no-wait"] {
+            kept.sandbox.run(format!("apply {wait} {flag}")).expect(64).says(flag);
+        }
     }
-    assert_eq!(served.small.asked.load(Ordering::SeqCst), 2, "nothing was asked");
-    // Without --wait they make no difference.
-    kept.sandbox.run("apply --only hello").expect(5);
+    assert_eq!(served.small.asked.load(Ordering::SeqCst), 3, "nothing was asked");
+}
+
+#[test]
+fn apply_no_wait_hands_it_over() {
+    let kept = Kept::start();
+    let mut begun = outcome(&kept.file());
+    begun["converged"] = json!(false);
+    begun["actions"] = json!([]);
+    begun["ended"] = json!("timedOut");
+    begun["exitCode"] = json!(3);
+    begun["left"] = json!(["create container `demo-hello`"]);
+    let served = kept.serve(Small { outcome: Some(begun.clone()), ..Small::new(kept.view()) });
+    let done = kept.sandbox.run("apply --no-wait").expect(0);
+    insta::assert_snapshot!("apply_no_wait", kept.shown(&done));
+    let done = kept.sandbox.run("apply --no-wait -o json").expect(0).json();
+    assert_eq!((&done["converged"], &done["actions"]), (&json!(false), &json!([])));
+    assert_eq!(served.small.asked.load(Ordering::SeqCst), 2);
+    drop(served);
+    // It was done already, or cannot be begun.
+    let _served = kept.serve(Small { outcome: Some(outcome(&kept.file())), ..Small::new(kept.view()) });
+    let done = kept.sandbox.run("apply --no-wait").expect(0);
+    assert!(done.stdout.contains("converged"), "{}", done.stdout);
+    drop(_served);
+    begun["stateFileError"] = json!("steadfast.yaml:1:1: the file is empty");
+    begun["exitCode"] = json!(65);
+    let _served = kept.serve(Small { outcome: Some(begun), ..Small::new(kept.view()) });
+    kept.sandbox.run("apply --no-wait").expect(65).says("the file is empty");
 }
 
 #[test]
@@ -177,8 +206,9 @@ fn apply_wait_ends_as_the_work_did() {
     // Or it cannot be used here at all: `run` has an environment of its own.
     let text = state(&kept.fake.path()).replace("a/b", "\"${env:IMAGE}\"");
     kept.sandbox.write("steadfast.yaml", text);
-    kept.sandbox.run("apply").expect(65).says("`IMAGE` is not set");
-    kept.sandbox.run("apply --wait").expect(65).says("its last good state was reconciled");
+    for apply in ["apply", "apply --wait"] {
+        kept.sandbox.run(apply).expect(65).says("its last good state was reconciled");
+    }
 }
 
 #[test]

@@ -212,6 +212,28 @@ fn what_cannot_be_seen_is_not_guessed() {
 }
 
 #[test]
+fn one_trouble_of_many_agents_is_told_once() {
+    let sandbox = Sandbox::new();
+    let stale = sandbox.path("stale.sock");
+    drop(UnixListener::bind(&stale).unwrap());
+    let agents: String =
+        (10..30).map(|number| format!("  a{number}: {{version: \"1\", image: a/b, source: local}}\n")).collect();
+    let head = state(&stale);
+    let (head, _) = head.split_once("  hello:").unwrap();
+    sandbox.write("steadfast.yaml", format!("{head}{agents}"));
+    for verb in ["plan", "apply", "plan -o markdown"] {
+        let outcome = sandbox.run(verb).expect(1);
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        // A comment on a pull request is read without what is beside it.
+        let times = if verb.ends_with("markdown") { 2 } else { 1 };
+        assert_eq!(said.matches("nobody listens on the Podman socket").count(), times, "{verb}: {said}");
+        assert!(said.contains("20 agents") && said.lines().count() < 15, "{verb}: {said}");
+    }
+    let plan = sandbox.run("plan -o json").expect(1).json();
+    assert!(plan["waiting"].as_array().unwrap().len() >= 20, "programs are told all of it");
+}
+
+#[test]
 fn an_empty_podman_is_planned_for() {
     let (sandbox, _fake) = on(Manner::Podman);
     insta::assert_snapshot!("plan_a_missing_local_image", sandbox.run("plan").shown());

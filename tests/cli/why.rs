@@ -54,7 +54,7 @@ fn an_agent_that_is_not_there_is_told_apart_from_one_that_left() {
     let outcome = sandbox.run("why helo").expect(0);
     assert!(outcome.stdout.starts_with("helo is not in the state file any more\n"), "{}", outcome.stdout);
     assert!(
-        outcome.stdout.contains("last change  2026-04-24T00:00:01Z (apply): remove container `demo-helo`"),
+        outcome.stdout.contains("last change  2026-04-24T00:00:01Z (apply): removed container `demo-helo`"),
         "{}",
         outcome.stdout
     );

@@ -1,7 +1,7 @@
 //! Creating, looking, starting, stopping, removing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use steadfast::backend::{Engine, ExecRequest, LogRequest, Look};
@@ -356,6 +356,68 @@ pub async fn what_podman_restarts_all_the_time_stays_stopped<E: Engine>(bench: &
             assert!(matches!(now.phase, Phase::Exited { .. }), "round {round}: {now:?}");
         }
         bench.engine.start(&id).await.unwrap();
+    }
+}
+
+/// Podman's service waits for few at once (seven, with two processors).
+pub async fn many_that_ignore_their_signal_stop_in_one_grace<E: Engine>(bench: &Bench<E>) {
+    if !bench.local {
+        return;
+    }
+    let grace = Duration::from_secs(8);
+    let mut ids = Vec::new();
+    for number in 0..16 {
+        let mut create = bench.shell(&format!("deaf{number}"), "trap '' TERM; while true; do sleep 1000; done");
+        create.spec.restart = RestartPolicy::Always;
+        bench.label(&mut create);
+        ids.push(bench.started(&create).await);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let began = Instant::now();
+    let stops = ids.iter().map(|id| bench.engine.stop(id, grace));
+    for outcome in futures_util::future::join_all(stops).await {
+        outcome.unwrap();
+    }
+    let took = began.elapsed();
+    // Three graces by the API, four by the command line, were Podman the one who waits.
+    assert!(took >= grace && took < Duration::from_secs(if bench.api { 22 } else { 30 }), "{took:?}");
+    for state in bench.guest().await.containers.values() {
+        assert_eq!(state.phase, Phase::Exited { code: 137 });
+    }
+}
+
+/// Before 4.7 Podman restarts what a signal of ours ended.
+pub async fn what_heeds_its_signal_is_not_started_again<E: Engine>(bench: &Bench<E>) {
+    let mut create = bench.shell("polite", "trap 'exit 3' TERM; while true; do sleep 0.1; done");
+    create.spec.restart = RestartPolicy::Always;
+    bench.label(&mut create);
+    let id = bench.started(&create).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    bench.engine.stop(&id, Duration::from_secs(20)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let stopped = bench.engine.inspect(&id).await.unwrap().unwrap();
+    assert_eq!((stopped.phase, stopped.restarts), (Phase::Exited { code: 3 }, Some(0)));
+}
+
+pub async fn a_container_is_asked_to_end_by_its_own_signal<E: Engine>(bench: &Bench<E>) {
+    for policy in ["no", "always"] {
+        let line = "trap 'exit 5' USR1; trap 'exit 6' TERM; while true; do sleep 0.1; done";
+        let create = bench.shell(&format!("usr1-{policy}"), line);
+        let body = serde_json::json!({
+            "name": create.name.as_str(),
+            "image": create.image.as_str(),
+            "command": create.spec.command.iter().flatten().map(Text::expose).collect::<Vec<_>>(),
+            "labels": create.labels,
+            "stop_signal": 10,
+            "restart_policy": policy,
+        });
+        let answer = bench.aside_with(reqwest::Method::POST, "/containers/create", body.to_string()).await;
+        assert!(answer.status().is_success(), "{answer:?}");
+        let id = bench.guest().await.containers[&create.name].id.clone();
+        bench.engine.start(&id).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        bench.engine.stop(&id, Duration::from_secs(20)).await.unwrap();
+        assert_eq!(bench.state(&id).await.phase, Phase::Exited { code: 5 }, "{policy}");
     }
 }
 

@@ -227,7 +227,7 @@ impl Cache {
         progress: &Arc<Progress>,
     ) -> Result<Partial, StoreError> {
         let mut partial = self.take_up(artifact, partial).await?;
-        progress.set(partial.len);
+        progress.resume(partial.len);
         let mut may_resume = true;
         let mut retry = Retry::new(&self.0.options);
         loop {

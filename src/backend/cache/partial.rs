@@ -71,7 +71,7 @@ impl Partial {
                     Err(TryLockError::Error(err)) => return Err(failed("lock", &path)(err)),
                 }
                 if let Ok(metadata) = file.metadata() {
-                    progress.set(metadata.len());
+                    if waited.is_zero() { progress.resume(metadata.len()) } else { progress.set(metadata.len()) }
                 }
                 tokio::time::sleep(pause).await;
                 if waited < Duration::from_secs(1) && waited + pause >= Duration::from_secs(1) {

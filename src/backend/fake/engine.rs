@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Fake, FakeContainer, State};
 use crate::backend::{
     ByteStream, Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogRequest, Look, Progress,
+    ImageFacts, LogLine, LogLines, LogRequest, Look, Progress,
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Images, Live,
@@ -347,15 +347,12 @@ impl Engine for Fake {
         self.on("stop", id, |state, name| {
             let one = find(state, id)?;
             match one.phase {
-                Phase::Running | Phase::Stopping => {
+                Phase::Running | Phase::Stopping | Phase::Paused => {
                     one.phase = Phase::Exited { code: 143 };
                     one.ends.push((Instant::now(), 143));
                     let owner = owner(one);
                     state.changed("stop", name, owner);
                     Ok(())
-                }
-                Phase::Paused => {
-                    Err(refused(format!("can only stop created or running containers; {name} is in state paused")))
                 }
                 _ => Ok(()),
             }
@@ -414,11 +411,28 @@ impl Engine for Fake {
         self.ask("exec_exit", exec, |state| state.execs.get(exec).copied().ok_or_else(|| not_found(exec))).await
     }
 
+    async fn exec_end(&self, exec: &str) -> Result<(), EngineError> {
+        self.ask("exec_end", exec, |state| {
+            state.execs.insert(exec.to_owned(), 143);
+            Ok(())
+        })
+        .await
+    }
+
     async fn logs(&self, id: &ContainerId, _: &LogRequest) -> Result<Chunks, EngineError> {
         self.on("logs", id, |state, _| {
             let line = find(state, id)?.variable("CRASH").map(|code| format!("ending with {code}\n"));
             let chunks = line.map(|line| Ok(Chunk::Stderr(Bytes::from(line))));
             Ok(Box::pin(stream::iter(chunks)) as Chunks)
+        })
+        .await
+    }
+
+    async fn log_lines(&self, id: &ContainerId, _: &LogRequest, _: Option<u64>) -> Result<LogLines, EngineError> {
+        self.on("log_lines", id, |state, _| {
+            let line = find(state, id)?.variable("CRASH").map(|code| format!("ending with {code}\n"));
+            let line = line.map(|line| Ok(LogLine { is_stderr: true, time: None, bytes: Bytes::from(line) }));
+            Ok(Box::pin(stream::iter(line)) as LogLines)
         })
         .await
     }

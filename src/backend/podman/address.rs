@@ -1,5 +1,6 @@
 //! Where Podman's socket is. Finds the path; whether anybody answers there is for the first request to say.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::backend::{EngineError, EngineErrorKind};
@@ -31,10 +32,15 @@ pub(super) fn find(given: Option<&Path>, vars: impl Fn(&str) -> Option<String>) 
         }
     }
     let tried = usual(rustix::process::getuid().as_raw(), vars("XDG_RUNTIME_DIR").as_deref());
-    if let Some(found) = tried.iter().find(|path| path.exists()) {
-        return Ok(found.clone());
+    let looked: Vec<_> = tried.iter().map(|path| (path, path.try_exists())).collect();
+    if let Some((found, _)) = looked.iter().find(|(_, looked)| matches!(looked, Ok(true))) {
+        return Ok((*found).clone());
     }
-    let list = tried.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
+    let list = looked.iter().map(|(path, looked)| match looked {
+        Err(err) => format!("`{}`: {}", path.display(), why_unseen(err)),
+        Ok(_) => format!("`{}`", path.display()),
+    });
+    let list = list.collect::<Vec<_>>().join(", ");
     Err(unavailable(format!("no Podman socket found (tried {list}); {}", how_to_start(tried.first()))))
 }
 
@@ -85,10 +91,34 @@ fn parse(variable: &str, address: &str) -> Result<PathBuf, EngineError> {
 }
 
 fn existing(path: &Path, source: &str) -> Result<PathBuf, EngineError> {
-    if path.exists() {
-        return Ok(path.to_owned());
+    judged(path, source, path.try_exists())
+}
+
+/// What a look for the socket means. That it may not be looked for does not mean that it is not there.
+fn judged(path: &Path, source: &str, looked: io::Result<bool>) -> Result<PathBuf, EngineError> {
+    match looked {
+        Ok(true) => Ok(path.to_owned()),
+        Ok(false) => Err(missing(path, source)),
+        Err(err) if err.kind() == io::ErrorKind::NotADirectory => Err(missing(path, source)),
+        Err(err) => {
+            let kind = match err.kind() {
+                io::ErrorKind::PermissionDenied => EngineErrorKind::PermissionDenied,
+                _ => EngineErrorKind::TransportUnavailable,
+            };
+            let why = why_unseen(&err);
+            let sentence = format!("cannot look for the Podman socket `{}`, named by {source}: {why}", path.display());
+            Err(EngineError::new(kind, sentence))
+        }
     }
-    Err(missing(path, source))
+}
+
+fn why_unseen(err: &io::Error) -> String {
+    match err.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "no permission to enter its directory; run as its owner, or use a rootless socket".to_owned()
+        }
+        _ => err.to_string(),
+    }
 }
 
 fn missing(path: &Path, source: &str) -> EngineError {
@@ -159,6 +189,20 @@ mod tests {
         assert_eq!(error.kind, EngineErrorKind::TransportUnavailable);
         assert!(error.message.contains("no Podman socket at `/nowhere/p.sock`"), "{error}");
         assert!(error.message.contains("podman system service --time=0 unix:///nowhere/p.sock"), "{error}");
+    }
+
+    #[test]
+    fn a_socket_that_may_not_be_looked_for_is_not_missing() {
+        let judged = |looked| judged(Path::new("/locked/p.sock"), "the state file", looked).unwrap_err();
+        let denied = judged(Err(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(denied.kind, EngineErrorKind::PermissionDenied);
+        assert_eq!(
+            denied.message,
+            "cannot look for the Podman socket `/locked/p.sock`, named by the state file: no permission to enter its \
+             directory; run as its owner, or use a rootless socket"
+        );
+        assert!(judged(Err(io::ErrorKind::NotADirectory.into())).message.contains("no Podman socket at"));
+        assert!(judged(Err(io::ErrorKind::QuotaExceeded.into())).message.contains("cannot look for"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Libpod paths go through [`Http`]; bollard does what Docker's paths do as well, under a pinned version: asking Podman for
 //! its version the way bollard negotiates takes a quarter of a second.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -22,6 +22,7 @@ use super::error;
 use super::http::{Call, DEADLINE, Http, query, segment};
 use super::life::{self, Life, Started};
 use super::spec;
+use super::stop::{self, Listing, Stoppable, Stops};
 use super::stream::Lines;
 use super::wire;
 use crate::backend::{Deaths, EngineError, EngineErrorKind, EngineEvent, EngineMachine, Events};
@@ -35,6 +36,10 @@ const START: Duration = Duration::from_secs(60);
 const HEALTHCHECK: Duration = Duration::from_secs(120);
 /// Added to the grace of a stop: killing and cleaning up take time as well.
 const AFTER_GRACE: Duration = Duration::from_secs(30);
+/// How many stops are asked at once of a Podman whose machine is not known.
+const STOPS_ELSEWHERE: usize = 4;
+/// Podman answers a KILL when the container has ended.
+const SIGNAL: Duration = Duration::from_secs(30);
 /// Podman 5 holds the headers of `/events` back until the first event; 4.3 sends them at once.
 const EVENT_HEADERS: Duration = Duration::from_millis(500);
 
@@ -56,6 +61,7 @@ pub struct Api {
     server: Mutex<Option<Arc<Server>>>,
     docker: OnceLock<Docker>,
     runs: OnceLock<EngineMachine>,
+    stops: Stops,
 }
 
 impl Api {
@@ -64,9 +70,14 @@ impl Api {
     /// # Errors
     /// `unknown`, when no client can be set up at all.
     pub fn new(socket: &Path, machine: Machine) -> Result<Self, EngineError> {
+        // Podman's service waits for three times as many ends at once as its machine has processors.
+        let stops = match (machine, std::thread::available_parallelism()) {
+            (Machine::Here, Ok(processors)) => 3 * processors.get(),
+            _ => STOPS_ELSEWHERE,
+        };
         let (logins, server) = (Logins::default(), Mutex::new(None));
-        let (docker, runs) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { http: Http::new(socket)?, machine, logins, server, docker, runs })
+        let (docker, runs, stops) = (OnceLock::new(), OnceLock::new(), Stops::new(stops));
+        Ok(Self { http: Http::new(socket)?, machine, logins, server, docker, runs, stops })
     }
 
     /// The same, pulling with these logins.
@@ -264,7 +275,7 @@ impl Api {
 
     /// See [`crate::backend::Engine::stop`].
     pub async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        life::stop(self, id, grace).await
+        stop::stop(self, id, grace).await
     }
 
     /// See [`crate::backend::Engine::rename`].
@@ -337,6 +348,33 @@ impl Life for Api {
         let call = Call::post(format!("start container `{id}`"), path).within(START);
         let status = self.http.send(&call).await?.status;
         Ok(if status == ALREADY_SO { Started::AlreadySo } else { Started::Now })
+    }
+
+    async fn stoppable(&self, id: &ContainerId) -> Result<Option<Stoppable>, EngineError> {
+        Api::stoppable(self, id).await
+    }
+
+    async fn list(&self, ids: &BTreeSet<ContainerId>) -> Result<BTreeMap<ContainerId, Listing>, EngineError> {
+        self.listings(ids).await
+    }
+
+    async fn signal(&self, id: &ContainerId, signal: &str) -> Result<(), EngineError> {
+        let path = self.container_path(id, &format!("/kill?signal={}", query(signal))).await?;
+        let call = Call::post(format!("signal container `{id}`"), path).within(SIGNAL);
+        self.http.send(&call).await.map(|_| ())
+    }
+
+    async fn process(&self, pid: u32) -> Option<String> {
+        let file = format!("/proc/{pid}/status");
+        if self.machine == Machine::Here { std::fs::read_to_string(file).ok() } else { None }
+    }
+
+    async fn version(&self) -> Result<String, EngineError> {
+        Ok(self.server().await?.version.clone())
+    }
+
+    fn stops(&self) -> &Stops {
+        &self.stops
     }
 
     async fn stop_once(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {

@@ -84,6 +84,13 @@ impl Api {
         }
     }
 
+    /// Whether Podman says that a command has not ended.
+    pub(super) async fn exec_runs(&self, exec: &str) -> Result<bool, EngineError> {
+        let path = self.libpod(&format!("/exec/{}/json", segment(exec))).await?;
+        let call = Call::get("ask for a command", path);
+        Ok(self.http().send(&call).await?.json(&call)?.get("Running").and_then(Value::as_bool) == Some(true))
+    }
+
     /// See [`crate::backend::Engine::logs`].
     pub async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
         let tail = request.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());

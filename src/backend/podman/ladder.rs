@@ -307,7 +307,8 @@ impl Climber {
 /// The socket that Lima forwards to, when it is there.
 fn forwarded(place: &Place) -> Result<&Path, EngineError> {
     match &place.host {
-        Some(socket) if socket.exists() => Ok(socket),
+        // One that may not be looked at is tried: the connection says why it fails.
+        Some(socket) if !matches!(socket.try_exists(), Ok(false)) => Ok(socket),
         Some(socket) => Err(EngineError::new(
             EngineErrorKind::TransportUnavailable,
             format!("Lima has not forwarded Podman's socket to `{}`", socket.display()),

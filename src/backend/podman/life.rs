@@ -1,8 +1,10 @@
-//! Starting, stopping and removing with an eye on what Podman gets wrong, whichever way it is reached.
+//! Starting and removing with an eye on what Podman gets wrong, whichever way it is reached. Stopping stands in [`stop`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::error;
+use super::stop::{self, Listing, Stoppable, Stops};
 use crate::backend::{EngineError, EngineErrorKind};
 use crate::model::{ContainerId, ContainerState, Phase};
 
@@ -34,6 +36,21 @@ pub(super) trait Life: Sync {
     fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
     /// One start.
     fn start_once(&self, id: &ContainerId) -> impl Future<Output = Result<Started, EngineError>> + Send;
+    /// A closer look at one that is to be stopped. `None` when there is none.
+    fn stoppable(&self, id: &ContainerId) -> impl Future<Output = Result<Option<Stoppable>, EngineError>> + Send;
+    /// Those of these containers that are there.
+    fn list(
+        &self,
+        ids: &BTreeSet<ContainerId>,
+    ) -> impl Future<Output = Result<BTreeMap<ContainerId, Listing>, EngineError>> + Send;
+    /// Sends a signal. Fails when it does not run.
+    fn signal(&self, id: &ContainerId, signal: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// `/proc/PID/status` of a process of Podman's machine, where that can be read.
+    fn process(&self, pid: u32) -> impl Future<Output = Option<String>> + Send;
+    /// Podman's version.
+    fn version(&self) -> impl Future<Output = Result<String, EngineError>> + Send;
+    /// What those who wait for ends share.
+    fn stops(&self) -> &Stops;
     /// One stop. Fine when it does not run.
     fn stop_once(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
     /// See [`crate::backend::Engine::unpause`].
@@ -77,29 +94,8 @@ pub(super) async fn start(podman: &impl Life, id: &ContainerId) -> Result<(), En
     }
 }
 
-/// See [`crate::backend::Engine::stop`].
-pub(super) async fn stop(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-    let began = Instant::now();
-    loop {
-        let done = match podman.stop_once(id, grace).await {
-            // 4.3.1 kills a frozen container's process but cannot clean up after it: it has to be unfrozen.
-            Err(err) if err.message.contains("container state improper") => {
-                podman.unpause(id).await?;
-                podman.stop_once(id, grace).await
-            }
-            done => done,
-        };
-        done?;
-        // One that dies in the same moment may be restarted by Podman all the same: before 4.6 that is not called off
-        // by a stop that finds nothing to kill, or not soon enough (its issues 17069 and 18259).
-        if !comes_back(podman, id, began).await? {
-            return Ok(());
-        }
-    }
-}
-
 /// Waits until Podman is done with a container that was stopped, which it is as a rule. Yields whether it runs again.
-async fn comes_back(podman: &impl Life, id: &ContainerId, began: Instant) -> Result<bool, EngineError> {
+pub(super) async fn comes_back(podman: &impl Life, id: &ContainerId, began: Instant) -> Result<bool, EngineError> {
     while began.elapsed() < COMES_BACK {
         match podman.inspect(id).await? {
             Some(ContainerState { phase: Phase::Running, .. }) => return Ok(true),
@@ -112,7 +108,7 @@ async fn comes_back(podman: &impl Life, id: &ContainerId, began: Instant) -> Res
 
 /// See [`crate::backend::Engine::remove`].
 pub(super) async fn remove(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-    match stop(podman, id, grace).await {
+    match stop::stop(podman, id, grace).await {
         Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
         // What cannot be stopped in good order is removed by force.
         Err(err) if !err.kind.is_retryable() => {

@@ -3,7 +3,7 @@
 //! Ping (once per client), containers by label, images; and, only when a wanted name is not among ours, containers by name,
 //! to find the stranger who holds it. What the list cannot tell is inspected, container by container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
@@ -15,6 +15,7 @@ use super::error::is_of_a_lost_storage;
 use super::http::{Answer, Call, query, segment};
 use super::life::{past_an_end, unless_gone};
 use super::recent;
+use super::stop::{Listing, Stoppable};
 use super::wire::{self, ImageLabels, Past};
 use crate::backend::{EngineError, Look};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Health, Owner, Phase, RecentExits, labels};
@@ -177,6 +178,31 @@ impl Api {
         match wire::inspected(&answer.json(&call)?) {
             Some((_, state)) => Ok(Some(state)),
             None => Err(call.unreadable("it names no container")),
+        }
+    }
+
+    /// What an inspection tells of how a container is stopped.
+    pub(super) async fn stoppable(&self, id: &ContainerId) -> Result<Option<Stoppable>, EngineError> {
+        let path = self.container_path(id, "/json").await?;
+        let call = Call::get(format!("inspect container `{id}`"), path);
+        let sent = past_an_end(|| self.http().send(&call)).await;
+        let Some(answer) = unless_gone(sent)? else { return Ok(None) };
+        wire::stoppable(&answer.json(&call)?).map(Some).ok_or_else(|| call.unreadable("it names no container"))
+    }
+
+    /// What a list tells of these containers.
+    pub(super) async fn listings(
+        &self,
+        ids: &BTreeSet<ContainerId>,
+    ) -> Result<BTreeMap<ContainerId, Listing>, EngineError> {
+        let filters = json!({ "id": ids.iter().map(ContainerId::as_str).collect::<Vec<_>>() }).to_string();
+        let path = format!("/containers/json?all=true&filters={}", query(&filters));
+        let call = Call::get("list containers", self.libpod(&path).await?);
+        let answer = self.send_list(&call).await?.json(&call)?;
+        match &answer {
+            Value::Array(entries) => Ok(entries.iter().filter_map(wire::listing).collect()),
+            Value::Null => Ok(BTreeMap::new()),
+            _ => Err(call.unreadable("expected a list")),
         }
     }
 }

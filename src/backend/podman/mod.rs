@@ -7,6 +7,7 @@ mod address;
 mod api;
 mod auth;
 mod emulation;
+mod ending;
 mod error;
 mod exec;
 mod exits;
@@ -14,6 +15,7 @@ mod http;
 mod image;
 mod ladder;
 mod life;
+mod logs;
 mod look;
 mod place;
 mod recent;
@@ -21,6 +23,7 @@ mod secrets;
 mod shell;
 mod spec;
 mod ssh;
+mod stop;
 pub mod stream;
 #[cfg(test)]
 mod tests;
@@ -32,8 +35,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogRequest,
-    Look, Progress,
+    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogLines,
+    LogRequest, Look, Progress,
 };
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership};
 
@@ -185,8 +188,21 @@ impl Engine for Podman {
         through!(self, podman => podman.exec_exit(exec).await)
     }
 
+    async fn exec_end(&self, exec: &str) -> Result<(), EngineError> {
+        through!(self, podman => podman.exec_end(exec).await)
+    }
+
     async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
         through!(self, podman => podman.logs(id, request).await)
+    }
+
+    async fn log_lines(
+        &self,
+        id: &ContainerId,
+        request: &LogRequest,
+        since: Option<u64>,
+    ) -> Result<LogLines, EngineError> {
+        through!(self, podman => podman.log_lines(id, request, since).await)
     }
 
     async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {

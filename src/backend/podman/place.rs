@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::{Ladder, Podman};
 use crate::backend::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogRequest,
-    Look, Progress,
+    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogLines,
+    LogRequest, Look, Progress,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, VmState,
@@ -163,8 +163,21 @@ impl Engine for PodmanAt {
         at!(self, exec_exit(exec))
     }
 
+    async fn exec_end(&self, exec: &str) -> Result<(), EngineError> {
+        at!(self, exec_end(exec))
+    }
+
     async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
         at!(self, logs(id, request))
+    }
+
+    async fn log_lines(
+        &self,
+        id: &ContainerId,
+        request: &LogRequest,
+        since: Option<u64>,
+    ) -> Result<LogLines, EngineError> {
+        at!(self, log_lines(id, request, since))
     }
 
     async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {

@@ -18,7 +18,7 @@ mod script;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,6 +31,7 @@ use super::auth::Logins;
 use super::error::About;
 use super::life::{self, Life, Started};
 use super::spec;
+use super::stop::{self, Listing, Stoppable, Stops};
 use crate::backend::limactl::Limactl;
 use crate::backend::{Deaths, EngineError, EngineErrorKind};
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Phase};
@@ -39,6 +40,9 @@ use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Ph
 const SLOW: Duration = Duration::from_secs(120);
 /// Added to the grace of a stop: killing and cleaning up take time as well.
 const AFTER_GRACE: Duration = Duration::from_secs(60);
+
+/// Podman's own stops at once, each a process in the guest for as long as it waits.
+const STOPS: usize = 4;
 
 /// Podman's command line in a Lima instance.
 pub struct Shell {
@@ -50,6 +54,7 @@ pub struct Shell {
     version: Mutex<Option<String>>,
     /// The latest commands, for [`Shell::exec_exit`].
     sessions: Mutex<VecDeque<Arc<Session>>>,
+    stops: Stops,
 }
 
 impl fmt::Debug for Shell {
@@ -62,7 +67,15 @@ impl Shell {
     /// Podman in `instance`. `sudo` for a rootful Podman: then it is called through `sudo -n`. Nothing is run yet.
     pub fn new(limactl: Limactl, instance: impl Into<String>, sudo: bool) -> Self {
         let (version, sessions) = (Mutex::new(None), Mutex::new(VecDeque::new()));
-        Self { limactl, instance: instance.into(), sudo, logins: Logins::default(), version, sessions }
+        Self {
+            limactl,
+            instance: instance.into(),
+            sudo,
+            logins: Logins::default(),
+            version,
+            sessions,
+            stops: Stops::new(STOPS),
+        }
     }
 
     /// The same, pulling with these logins.
@@ -155,7 +168,7 @@ impl Shell {
 
     /// See [`crate::backend::Engine::stop`].
     pub async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        life::stop(self, id, grace).await
+        stop::stop(self, id, grace).await
     }
 
     /// See [`crate::backend::Engine::remove`]. Anonymous volumes stay with their data, as `podman rm` leaves them.
@@ -258,6 +271,35 @@ impl Life for Shell {
             }
             _ => Started::Now,
         })
+    }
+
+    async fn stoppable(&self, id: &ContainerId) -> Result<Option<Stoppable>, EngineError> {
+        Shell::stoppable(self, id).await
+    }
+
+    async fn list(&self, ids: &BTreeSet<ContainerId>) -> Result<BTreeMap<ContainerId, Listing>, EngineError> {
+        self.listings(ids).await
+    }
+
+    async fn signal(&self, id: &ContainerId, signal: &str) -> Result<(), EngineError> {
+        let what = format!("signal container `{id}`");
+        let call = self.podman(what, About::Container, ["kill", "--signal", signal, id.as_str()]);
+        self.run(&call).await.map(|_| ())
+    }
+
+    async fn process(&self, pid: u32) -> Option<String> {
+        let file = format!("/proc/{pid}/status");
+        let call =
+            self.call("read of a process".to_owned(), About::Other, format!("cat {file}"), vec!["cat".into(), file]);
+        String::from_utf8(self.run(&call).await.ok()?).ok()
+    }
+
+    async fn version(&self) -> Result<String, EngineError> {
+        self.server_version().await
+    }
+
+    fn stops(&self) -> &Stops {
+        &self.stops
     }
 
     async fn stop_once(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use super::stop::{Listing, Stoppable};
 use crate::backend::{EngineEvent, ImageFacts, Look};
 use crate::model::labels::{self, Labels};
 use crate::model::{
@@ -147,6 +148,25 @@ pub(super) fn image_facts(answer: &Value) -> ImageFacts {
         arch: word("Architecture"),
         volumes: declared.into_iter().flat_map(|volumes| volumes.keys().cloned()).collect(),
     }
+}
+
+/// What an inspection tells of how a container is stopped: `StopSignal` is a number before Podman 5, and a name since.
+pub(super) fn stoppable(answer: &Value) -> Option<Stoppable> {
+    let (_, state) = inspected(answer)?;
+    let config = answer.get("Config").unwrap_or(&Value::Null);
+    let number = || int(config, "StopSignal").map(|number| number.to_string());
+    let signal = text(config, "StopSignal").map(str::to_owned).or_else(number).unwrap_or_default();
+    let signal = if matches!(signal.as_str(), "" | "0") { "TERM".to_owned() } else { signal };
+    let seconds = int(config, "StopTimeout").and_then(|seconds| u64::try_from(seconds).ok());
+    Some(Stoppable { state, signal, timeout: Duration::from_secs(seconds.unwrap_or_default()) })
+}
+
+/// What an entry of a list tells of a container that is to end.
+pub(super) fn listing(entry: &Value) -> Option<(ContainerId, Listing)> {
+    let id = ContainerId::new(text(entry, "Id")?).ok()?;
+    let phase = phase(text(entry, "State").unwrap_or_default(), int(entry, "ExitCode"), time(entry.get("ExitedAt")));
+    let pid = pid(entry, &phase);
+    Some((id, Listing { phase, pid }))
 }
 
 /// `GET /libpod/images/json`, or `podman images --format json`. Digests are looked up by, and are no tags: Podman derives
@@ -467,7 +487,7 @@ fn time(value: Option<&Value>) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(since)
 }
 
-fn rfc3339(text: &str) -> Option<SystemTime> {
+pub(super) fn rfc3339(text: &str) -> Option<SystemTime> {
     if let Some(time) = text.strip_suffix(['Z', 'z']) {
         return utc(time);
     }

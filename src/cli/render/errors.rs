@@ -146,8 +146,8 @@ impl CliError {
         }
     }
 
-    /// A state file that `run` keeps. `wanted` is the state file that was given, `down` is what was to be done to it.
-    pub fn kept(holder: &Holder, wanted: &Path, down: bool) -> Self {
+    /// A state file that `run` keeps, so that nothing is done to it beside. `wanted` is the state file that was given.
+    pub fn kept(holder: &Holder, wanted: &Path) -> Self {
         let (who, pid) = (holder.to_string(), holder.pid);
         match &holder.file {
             Some(file) if !is_same_file(file, wanted) => Self::new(
@@ -155,16 +155,11 @@ impl CliError {
                 format!("{who} keeps another state file of this name: `{file}`"),
             )
             .hint("two state files with one name would remove each other's agents: give this one a `name` of its own, or stop that `run` first"),
-            _ if down => Self::new(
+            _ => Self::new(
                 ExitStatus::Locked,
                 format!("{who} keeps this state file, and would bring back what is removed"),
             )
             .hint(format!("stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`")),
-            _ => Self::new(
-                ExitStatus::Locked,
-                format!("{who} keeps this state file and does by itself what it says"),
-            )
-            .hint("`steadfast apply --wait` has it done now and waits for the outcome; `steadfast status --watch` shows how far it is"),
         }
     }
 

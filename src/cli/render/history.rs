@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
+use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled, units};
 use crate::model::{AgentName, Name};
 use crate::reconcile::journal::read::Entry;
 
@@ -101,44 +101,15 @@ fn row(time: &str, trigger: &str, result: &str, took: &str, what: &str) -> Strin
     format!("{time:20}  {trigger:8}  {result:9}  {took:>5}  {what}").trim_end().to_owned()
 }
 
-/// A step in words: `replaced container `demo-a`: container.env.TOKEN changed`.
+/// A step in words: `replaced container `demo-a`: container.env.TOKEN had changed`.
 pub fn step(entry: &Entry) -> String {
     let (kind, target, action) = (entry.text("kind"), entry.text("target"), entry.text("action"));
     let action = if action.is_empty() { format!("{kind} `{target}`") } else { action.to_owned() };
-    let done = match entry.failed() {
-        true => action,
-        false => past(&action),
-    };
-    match entry.text("reason") {
-        "" => done,
-        reason => format!("{done}: {reason}"),
+    match (entry.failed(), entry.text("reason")) {
+        (false, reason) => past::sentence(&action, reason),
+        (true, "") => action,
+        (true, reason) => format!("{action}: {reason}"),
     }
-}
-
-/// `create container …` → `created container …`.
-fn past(action: &str) -> String {
-    let (verb, rest) = action.split_once(' ').unwrap_or((action, ""));
-    let past = match verb {
-        "write" => "wrote",
-        "fetch" => "fetched",
-        "load" => "loaded",
-        "tag" => "tagged",
-        "pull" => "pulled",
-        "create" => "created",
-        "start" => "started",
-        "restart" => "restarted",
-        "unpause" => "unpaused",
-        "stop" => "stopped",
-        "replace" => "replaced",
-        "remove" => "removed",
-        "prune" => "pruned",
-        "delete" => "deleted",
-        "recreate" => "recreated",
-        "forward" => "forwarded",
-        "take" => "took",
-        other => other,
-    };
-    format!("{past} {rest}")
 }
 
 /// Anything that is neither a step nor a pass: its sentence, and its further fields.
@@ -248,6 +219,8 @@ mod tests {
     #[test]
     fn a_line_of_an_older_build_has_words_too() {
         let old = json!({"kind": "startContainer", "target": "demo-a", "agent": "a", "reason": "it exited with code 1", "result": "done"});
-        assert!(shown(None, &[at(1, "apply", "step", old)]).contains("startContainer `demo-a`: it exited with code 1"));
+        assert!(
+            shown(None, &[at(1, "apply", "step", old)]).contains("startContainer `demo-a`: it had exited with code 1")
+        );
     }
 }

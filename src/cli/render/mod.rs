@@ -3,6 +3,8 @@
 pub mod errors;
 pub mod history;
 mod markdown;
+mod meter;
+mod past;
 pub mod plan;
 pub mod progress;
 pub mod report;

@@ -1,6 +1,6 @@
 //! A plan, for people, for programs and for pull requests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use anstyle::Style;
@@ -10,7 +10,7 @@ use super::markdown::{code, prose, value};
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, terminal, units};
 use crate::model::{AgentName, Boot, Desired, FieldChange, ImageRef, Mount, Name};
 use crate::plan::action::verb;
-use crate::plan::{Action, Plan, Reason, Summary, Waiting};
+use crate::plan::{Action, Plan, Reason, Summary, Waiting, WaitingOn};
 use crate::status::{Condition, Status};
 
 /// The JSON of a plan.
@@ -163,7 +163,8 @@ pub fn text(desired: &Desired, plan: &Plan, status: &Status, color: bool) -> Str
             let _ = writeln!(out, "        {}", styled(lost, REMOVE, color));
         }
     }
-    let (blocked, later): (Vec<_>, Vec<_>) = plan.waiting.iter().partition(|waiting| is_blocked(waiting));
+    let (hidden, known) = hidden(plan);
+    let (blocked, later): (Vec<_>, Vec<_>) = known.into_iter().partition(|waiting| is_blocked(waiting));
     for (title, steps) in [("Then:", later), ("Blocked:", blocked)] {
         if !steps.is_empty() {
             let _ = writeln!(out, "{}", styled(title, STRONG, color));
@@ -180,6 +181,16 @@ pub fn text(desired: &Desired, plan: &Plan, status: &Status, color: bool) -> Str
             }
             let _ = writeln!(out, "        {}", styled(&waiting.on.to_string(), ASIDE, color));
         }
+    }
+    if !hidden.is_empty() {
+        let _ = writeln!(out, "{}", styled("Unknown:", STRONG, color));
+    }
+    for (on, steps) in &hidden {
+        let _ = writeln!(out, "    {}", hidden_steps(steps));
+        // What is an error is said as one, beside this.
+        let is_error = steps.iter().any(|waiting| matches!(waiting.on, WaitingOn::Sight { .. }));
+        let on = if is_error { "unknown until it can be seen: the error says why it cannot" } else { on };
+        let _ = writeln!(out, "        {}", styled(on, ASIDE, color));
     }
     let _ = writeln!(out);
     let _ = writeln!(out, "{}", summary(plan));
@@ -209,6 +220,36 @@ fn made(desired: &Desired, kind: &str, agent: Option<&AgentName>) -> Vec<(&'stat
     ];
     fields.into_iter().filter(|(_, values)| !values.is_empty()).collect()
 }
+
+/// Steps that nobody knows more of than why they are unknown.
+type Hidden<'a> = BTreeMap<String, Vec<&'a Waiting>>;
+
+/// What hides several steps is told once for all of them. Yields them by what hides them, and the rest.
+fn hidden(plan: &Plan) -> (Hidden<'_>, Vec<&Waiting>) {
+    let mut hidden = Hidden::new();
+    for waiting in plan.waiting.iter().filter(|waiting| waiting.hides()) {
+        hidden.entry(waiting.on.to_string()).or_default().push(waiting);
+    }
+    hidden.retain(|_, steps| steps.len() > 1);
+    let known = plan.waiting.iter().filter(|waiting| !waiting.hides() || !hidden.contains_key(&waiting.on.to_string()));
+    let known = known.collect();
+    (hidden, known)
+}
+
+/// `40 steps of 20 agents: a, b, c, …`
+fn hidden_steps(steps: &[&Waiting]) -> String {
+    let agents: BTreeSet<_> = steps.iter().filter_map(|waiting| waiting.agent.as_ref()).collect();
+    let count = units::count(steps.len(), "step");
+    if agents.is_empty() {
+        return count;
+    }
+    let names: Vec<_> = agents.iter().take(MOST_NAMES).map(|agent| agent.as_str()).collect();
+    let more = if agents.len() > MOST_NAMES { ", …" } else { "" };
+    format!("{count} of {}: {}{more}", units::count(agents.len(), "agent"), names.join(", "))
+}
+
+/// More names say nothing more.
+const MOST_NAMES: usize = 5;
 
 /// What is gone for good once the step is taken.
 fn lost(action: &Action) -> Option<&'static str> {
@@ -309,11 +350,15 @@ pub fn markdown(desired: &Desired, plan: &Plan, status: &Status) -> String {
             let lost = lost(&step.action).map(|lost| format!("*{}*", prose(lost)));
             row(&mut out, desired, step.action.kind(), &what, step.agent.as_ref(), &step.reason, lost);
         }
-        for waiting in &plan.waiting {
+        let (hidden, known) = hidden(plan);
+        for waiting in known {
             let what = format!("{} `{}`", verb(waiting.kind), waiting.target);
             let blocked = if is_blocked(waiting) { "**blocked**: " } else { "" };
             let on = format!("{blocked}*{}*", prose(&waiting.on.to_string()));
             row(&mut out, desired, waiting.kind, &what, waiting.agent.as_ref(), &waiting.reason, Some(on));
+        }
+        for (on, steps) in &hidden {
+            let _ = writeln!(out, "| `?` | {} | | *{}* |", prose(&hidden_steps(steps)), prose(on));
         }
     }
     for (agent, condition) in unready {

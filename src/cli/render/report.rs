@@ -1,5 +1,6 @@
 //! What a convergence came to.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -167,17 +168,34 @@ pub fn text_of(outcome: &Outcome, gone: bool) -> String {
 /// How many troubles are told one by one. Beyond that nobody reads on.
 const MOST_TROUBLES: usize = 25;
 
-/// Several steps of one agent may wait for the same thing: that is said once. What nothing runs of any more comes first.
-fn once(problems: &[Problem]) -> Vec<&Problem> {
-    let mut said = std::collections::BTreeSet::new();
-    let mut once: Vec<_> =
-        problems.iter().filter(|problem| said.insert((&problem.agent, problem.message.as_str()))).collect();
-    once.sort_by_key(|problem| problem.kind != LEFT_BROKEN);
+/// Several steps may wait for the same thing, or fail over it: that is said once, with whose they are. What nothing runs of any
+/// more comes first.
+fn once(problems: &[Problem]) -> Vec<(BTreeSet<&AgentName>, &Problem)> {
+    let mut once: Vec<(BTreeSet<&AgentName>, &Problem)> = Vec::new();
+    let mut at: BTreeMap<&str, usize> = BTreeMap::new();
+    for problem in problems {
+        let at = *at.entry(&problem.message).or_insert_with(|| {
+            once.push((BTreeSet::new(), problem));
+            once.len() - 1
+        });
+        once[at].0.extend(&problem.agent);
+    }
+    once.sort_by_key(|(_, problem)| problem.kind != LEFT_BROKEN);
     once
 }
 
-fn sentence(problem: &Problem) -> String {
-    let whose = problem.agent.as_ref().map(|agent| format!("agent `{agent}`: ")).unwrap_or_default();
+/// More names say nothing more.
+const MOST_NAMES: usize = 5;
+
+fn sentence((agents, problem): (BTreeSet<&AgentName>, &Problem)) -> String {
+    let names: Vec<_> = agents.iter().take(MOST_NAMES).map(|agent| format!("`{agent}`")).collect();
+    let names = names.join(", ");
+    let whose = match agents.len() {
+        0 => String::new(),
+        1 => format!("agent {names}: "),
+        count if count > MOST_NAMES => format!("{count} agents ({names}, …): "),
+        _ => format!("agents {names}: "),
+    };
     format!("{whose}{}", problem.message)
 }
 
@@ -189,12 +207,13 @@ pub fn print_troubles(report: &Report, color: bool) {
 /// Writes the troubles to standard error: the same as of its report.
 pub fn print_troubles_of(outcome: &Outcome, color: bool) {
     let once = once(&outcome.problems);
-    for problem in once.iter().take(MOST_TROUBLES) {
+    let more = once.len().saturating_sub(MOST_TROUBLES);
+    for (agents, problem) in once.into_iter().take(MOST_TROUBLES) {
         let hints: Vec<_> = problem.hint.clone().into_iter().collect();
-        say(Level::Error, &sentence(problem), &hints, color);
+        say(Level::Error, &sentence((agents, problem)), &hints, color);
     }
-    if once.len() > MOST_TROUBLES {
-        let more = format!("… and {} more; `-o json` has them all", once.len() - MOST_TROUBLES);
+    if more > 0 {
+        let more = format!("… and {more} more; `-o json` has them all");
         say(Level::Warn, &more, &[], color);
     }
     match outcome.ended {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::errors::{kind_hint, trouble_hint};
-use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled};
+use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled};
 use crate::plan::action::verb;
 use crate::reconcile::Trouble;
 use crate::why::{Known, Why};
@@ -104,8 +104,8 @@ pub fn text(why: &Why, color: bool) -> String {
         page.row("backing off", &format!("until {until}{because}"));
     }
     if let Some(change) = &why.last_change {
-        let reason = if change.reason.is_empty() { String::new() } else { format!(": {}", change.reason) };
-        page.row("last change", &format!("{} ({}): {}{reason}", change.time, change.trigger, change.action));
+        let done = past::sentence(&change.action, &change.reason);
+        page.row("last change", &format!("{} ({}): {done}", change.time, change.trigger));
     }
     for hint in hints(why) {
         page.row("hint", &hint);

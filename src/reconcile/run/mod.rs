@@ -33,6 +33,7 @@ use super::backoff::Backoff;
 use super::flights::Flight;
 use super::journal::Journal;
 use super::{Options, Refusal, Report, Reporter, Taken, reached_otherwise};
+use crate::act::Slots;
 use crate::backend::{Deaths, Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
@@ -170,6 +171,8 @@ struct Running<'a, V, E, S> {
     vm_watch: VmWatch<'a, V>,
     checks: Checks<'a, E>,
     flights: FuturesUnordered<Flight<'a>>,
+    /// What steps work in.
+    slots: Slots,
     /// Lanes in flight.
     flying: BTreeMap<String, Flown>,
     /// What woke us for the newest look, as the journal says it.
@@ -226,6 +229,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     fn new(mut with: Runner<'a, V, E, S>) -> Self {
         let Edition { desired, error } = with.editions.borrow_and_update().clone();
         let now = Instant::now();
+        let slots = Slots::new(with.options.parallel);
         Self {
             listener: Listener::new(&with.world.engine, desired.ownership(), with.wall),
             vm_watch: VmWatch::new(&with.world.vm, desired.vm().is_some()),
@@ -244,6 +248,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             connected: false,
             deaths: None,
             flights: FuturesUnordered::new(),
+            slots,
             flying: BTreeMap::new(),
             trigger: Trigger::Start.word().to_owned(),
             setbacks: Setbacks::default(),
@@ -381,6 +386,9 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             Some(landed) = self.flights.next(), if !self.flights.is_empty() => {
                 self.land(landed);
                 self.wake_at(Trigger::Step, Instant::now());
+            }
+            () = self.slots.freed(), if !self.queue.is_empty() => {
+                self.launch_queue();
             }
             Ok(()) = self.with.editions.changed() => return self.read_edition(),
             Some(request) = self.with.requests.recv() => self.ask(request),

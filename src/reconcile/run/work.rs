@@ -11,7 +11,7 @@ use super::health::Patient;
 use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
 use super::view::agent_of;
 use super::{BLIND, Flown, Running, STILL_CRASH_LOOPING, TIDYING, TRANSITION, Trigger, jittered};
-use crate::act::{ActError, Patience};
+use crate::act::{ActError, Patience, Slot};
 use crate::backend::{Engine, EngineEvent, Store, Vm};
 use crate::model::{
     AgentName, AgentState, ContainerName, ContainerState, Desired, Health, Observed, Phase, Rung, Transport,
@@ -98,17 +98,19 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         let mut launched = false;
         for step in std::mem::take(&mut self.queue) {
             let lane = lane(&step);
-            let downloads = self.flying.keys().filter(|lane| lane.starts_with("fetchArtifact ")).count();
-            let (busy, limit) = if matches!(step.action, Action::FetchArtifact { .. }) {
-                (downloads, self.with.options.downloads)
-            } else {
-                (self.flying.len() - downloads, self.with.options.parallel)
+            let slot = match step.action {
+                _ if self.flying.contains_key(&lane) => None,
+                Action::FetchArtifact { .. } => {
+                    let downloads = self.flying.keys().filter(|lane| lane.starts_with("fetchArtifact ")).count();
+                    (downloads < self.with.options.downloads.max(1)).then(Slot::default)
+                }
+                _ => self.slots.take(),
             };
-            if self.flying.contains_key(&lane) || busy >= limit.max(1) {
+            let Some(slot) = slot else {
                 self.queue.push_back(step);
                 continue;
-            }
-            self.start(step, self.with.options.patience.clone());
+            };
+            self.start(step, Patience { slot, ..self.with.options.patience.clone() });
             launched = true;
         }
         launched

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ANSWER, Ladder, Link, Place};
+use crate::backend::podman::{Podman, ending};
 use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogRequest, Look, Progress, lima,
+    ImageFacts, LogLines, LogRequest, Look, Progress, lima,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, Rung,
@@ -222,8 +223,29 @@ impl Engine for Ladder {
         through!(self, exec_exit(exec))
     }
 
+    /// From within the machine, whichever way is in use: its processes are there.
+    async fn exec_end(&self, exec: &str) -> Result<(), EngineError> {
+        let (link, shell) = {
+            let state = self.0.state();
+            (state.link.clone(), state.place.as_ref().map(|place| self.0.shell(place)))
+        };
+        let Some((Podman::Api(api), shell)) = link.as_ref().map(|link| &link.podman).zip(shell) else {
+            return through!(self, exec_end(exec));
+        };
+        if shell.end_marked(exec).await? || !api.exec_runs(exec).await? { Ok(()) } else { Err(ending::hidden()) }
+    }
+
     async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
         through!(self, logs(id, request))
+    }
+
+    async fn log_lines(
+        &self,
+        id: &ContainerId,
+        request: &LogRequest,
+        since: Option<u64>,
+    ) -> Result<LogLines, EngineError> {
+        through!(self, log_lines(id, request, since))
     }
 
     async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,7 +21,8 @@ use crate::backend::podman::error::{About, timed_out};
 use crate::backend::podman::secrets::Secrets;
 use crate::backend::podman::stream::Lines;
 use crate::backend::podman::wire;
-use crate::backend::{Chunk, Chunks, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogRequest};
+use crate::backend::podman::{ending, logs};
+use crate::backend::{Chunk, Chunks, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogLines, LogRequest};
 use crate::model::{ContainerId, Ownership};
 
 /// How long after the end of its output a command may take to end itself.
@@ -44,16 +44,18 @@ impl Shell {
     /// See [`crate::backend::Engine::exec`]. A failing ssh looks like a command that exits with 255.
     pub async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
         let what = format!("run a command in container `{id}`");
+        let session = format!("shell-{:016x}", fastrand::u64(..));
+        let before = format!("export {}={session}\n{}", ending::MARK, begin_if_it_runs(id));
         let pairs = request.env.iter().map(|line| line.split_once('=').unwrap_or((line, "")));
         let script = Variables::new(pairs.clone())
-            .and_then(|variables| script::podman(&begin_if_it_runs(id), "exec", &variables, exec_words(id, request)))
+            .and_then(|variables| script::podman(&before, "exec", &variables, exec_words(id, request)))
             .map_err(|why| EngineError::new(EngineErrorKind::CommandFailed, format!("failed to {what}: {why}")))?;
         // A word of the command that is such a value is hidden with it.
         let secrets = Secrets::new(pairs.map(|(_, value)| value));
         let call = self.sent(what, About::Container, format!("podman exec {id}"), script).hiding(secrets);
         let mut begun = self.begin(&call).await?;
         let stdin = begun.stdin.take().filter(|_| request.stdin);
-        let (session, leash) = self.remember(begun.child);
+        let leash = self.remember(&session, begun.child);
         let broken = move |err: &io::Error| call.broken(err);
         let output = Output { chunks: begun.chunks, leash: Some(leash) };
         Ok(Exec {
@@ -64,9 +66,7 @@ impl Shell {
     }
 
     /// Follows a child to its end. It is ended when the leash is dropped without a word.
-    fn remember(&self, mut child: Leashed) -> (String, oneshot::Sender<()>) {
-        static COUNT: AtomicU64 = AtomicU64::new(1);
-        let id = format!("shell-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    fn remember(&self, id: &str, mut child: Leashed) -> oneshot::Sender<()> {
         let ((ended, end), (leash, leashed)) = (watch::channel(None), oneshot::channel());
         tokio::spawn(async move {
             let code = tokio::select! {
@@ -81,8 +81,8 @@ impl Shell {
         {
             sessions.remove(old);
         }
-        sessions.push_back(Arc::new(Session { id: id.clone(), end }));
-        (id, leash)
+        sessions.push_back(Arc::new(Session { id: id.to_owned(), end }));
+        leash
     }
 
     /// See [`crate::backend::Engine::exec_exit`].
@@ -103,12 +103,45 @@ impl Shell {
         }
     }
 
+    /// See [`crate::backend::Engine::exec_end`].
+    pub async fn exec_end(&self, exec: &str) -> Result<(), EngineError> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let has_ended = |session: &Arc<Session>| session.id == exec && session.end.borrow().flatten().is_some();
+        if self.end_marked(exec).await? || sessions.iter().any(has_ended) { Ok(()) } else { Err(ending::hidden()) }
+    }
+
+    /// Ends the command whose monitor bears this mark, or has it among its words. Yields whether there was one.
+    pub(in crate::backend::podman) async fn end_marked(&self, mark: &str) -> Result<bool, EngineError> {
+        let call = self.script("end a command", About::Other, "sh", ending::SCRIPT, &[mark]).within(ending::LONGEST);
+        let ended = self.end_of(&call).await?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        ending::outcome(ended.code, &said)
+    }
+
     /// See [`crate::backend::Engine::logs`].
     pub async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
+        self.read_log(id, request, &[]).await
+    }
+
+    /// See [`crate::backend::Engine::log_lines`]. The order of the two streams is not told.
+    pub async fn log_lines(
+        &self,
+        id: &ContainerId,
+        request: &LogRequest,
+        since: Option<u64>,
+    ) -> Result<LogLines, EngineError> {
+        let since = since.map(|since| since.to_string());
+        let mut words = vec!["--timestamps"];
+        words.extend(since.iter().flat_map(|since| ["--since", since.as_str()]));
+        Ok(logs::lines(self.read_log(id, request, &words).await?, logs::Stamped::default()))
+    }
+
+    async fn read_log(&self, id: &ContainerId, request: &LogRequest, more: &[&str]) -> Result<Chunks, EngineError> {
         let mut words = vec![id.as_str(), "logs"];
         let tail = request.tail.map(|lines| lines.to_string());
         words.extend(request.follow.then_some("--follow"));
         words.extend(tail.iter().flat_map(|lines| ["--tail", lines]));
+        words.extend(more);
         words.push(id.as_str());
         let rest = if request.follow { script::WATCHED } else { "exec podman \"$@\"" };
         let begins = BEGINS.trim_end();

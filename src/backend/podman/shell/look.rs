@@ -1,6 +1,6 @@
 //! One look in one call; a second one only when a container has to be inspected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +11,7 @@ use crate::backend::podman::error::{About, is_of_a_lost_storage};
 use crate::backend::podman::life::past_an_end;
 use crate::backend::podman::look::{replace, to_inspect};
 use crate::backend::podman::recent;
+use crate::backend::podman::stop::{Listing, Stoppable};
 use crate::backend::podman::wire::{self, ImageLabels, Past};
 use crate::backend::{EngineError, EngineErrorKind, Look};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, RecentExits};
@@ -138,6 +139,39 @@ impl Shell {
 
     /// Those of them that are there.
     async fn inspect_all(&self, ids: &[&str]) -> Result<Vec<ContainerState>, EngineError> {
+        self.inspected_as(ids, |value| inspected(value).map(|(_, state)| state)).await
+    }
+
+    /// What an inspection tells of how a container is stopped.
+    pub(super) async fn stoppable(&self, id: &ContainerId) -> Result<Option<Stoppable>, EngineError> {
+        Ok(self.inspected_as(&[id.as_str()], wire::stoppable).await?.pop())
+    }
+
+    /// What a list tells of these containers.
+    pub(super) async fn listings(
+        &self,
+        ids: &BTreeSet<ContainerId>,
+    ) -> Result<BTreeMap<ContainerId, Listing>, EngineError> {
+        let call = self.podman("list containers", About::Other, ["ps", "--all", "--format", "json"]);
+        let answer = call.json(&self.run_again(&call).await?)?;
+        let found = answer.as_array().into_iter().flatten().filter_map(wire::listing);
+        Ok(found.filter(|(id, _)| ids.contains(id)).collect())
+    }
+
+    /// Podman's version, asked for once.
+    pub(super) async fn server_version(&self) -> Result<String, EngineError> {
+        let known = self.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let call = self.podman("reach Podman", About::Other, ["version", "--format", "{{json .Server.APIVersion}}"]);
+        let told: String =
+            serde_json::from_slice(&self.run(&call).await?).map_err(|_| call.unreadable("it tells no version"))?;
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(told.clone());
+        Ok(told)
+    }
+
+    async fn inspected_as<T>(&self, ids: &[&str], read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>, EngineError> {
         let (what, shown) = match ids {
             [id] => (format!("inspect container `{id}`"), format!("podman container inspect {id}")),
             _ => ("inspect containers".to_owned(), "podman container inspect".to_owned()),
@@ -154,8 +188,7 @@ impl Shell {
         })
         .await?;
         let Value::Array(found) = call.json(&stdout)? else { return Err(call.unreadable("expected a list")) };
-        let states = found.iter().map(|value| inspected(value).map(|(_, state)| state));
-        states.collect::<Option<_>>().ok_or_else(|| call.unreadable("it names no container"))
+        found.iter().map(read).collect::<Option<_>>().ok_or_else(|| call.unreadable("it names no container"))
     }
 
     /// See [`crate::backend::Engine::inspect`]. Any owner's label makes it [`Owner::Ours`], since no owner is given.
