@@ -73,7 +73,7 @@ pub(super) async fn replace<V, E: Engine, S>(
         };
         prove(engine, outcome, &predecessor, &new.id, patience).await?;
     }
-    remove(engine, old, patience).await.map_err(|err| err.naming(old, old_name))?;
+    sure::remove(engine, old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
     Ok(Done { started: start.then_some(new.id), settled: true, ..Done::default() })
 }
 
@@ -144,7 +144,7 @@ pub(super) async fn start<V, E: Engine, S>(
     }
     let outcome = start_and_watch(engine, &mut this, name, spec, patience).await;
     prove(engine, outcome, &predecessor, &this.id, patience).await?;
-    remove(engine, previous, patience).await.map_err(|err| err.naming(previous, name))?;
+    sure::remove(engine, previous, patience.grace).await.map_err(|err| err.naming(previous, name))?;
     Ok(Done { started: Some(this.id), settled: true, ..Done::default() })
 }
 

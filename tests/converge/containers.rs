@@ -346,9 +346,10 @@ async fn a_successor_that_was_made_without_its_predecessors_volumes_is_made_anew
 
 #[tokio::test(start_paused = true)]
 async fn a_half_made_container_is_made_anew() {
-    let story = Story::new(&["a"]);
-    // fetch, manifest, load, create: killed before the start.
+    let mut story = Story::new(&["a"]);
+    // fetch, manifest, load, tag, create: killed before the start.
     for kill in 1.. {
+        story = Story::new(&["a"]);
         assert!(killed_after(&story, kill).await, "it never was made and not started");
         if !story.names().is_empty() {
             break;
