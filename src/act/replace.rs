@@ -110,7 +110,7 @@ async fn make<E: Engine>(
             return Ok(Startable { id: successor.clone(), last_start: None, remake: Some(create) });
         }
         // Made before its predecessor had these volumes.
-        sure::remove(engine, successor, patience.grace).await?;
+        remove(engine, successor, patience).await?;
     }
     let next = Create { name: successor.name.clone(), ..create };
     let id = create_one(engine, &next).await?;

@@ -111,6 +111,8 @@ mod tests {
             Reason::NotForwarded,
             Reason::ImageMissing,
             Reason::ImageUnknown,
+            Reason::ImageUntagged,
+            Reason::BeingReplaced,
             Reason::ContainerMissing,
             Reason::NotSeen,
             Reason::NotRunning(Phase::Created),
