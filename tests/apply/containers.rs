@@ -193,7 +193,11 @@ fn an_edit_that_is_taken_back_brings_the_same_container_back_whenever_it_was_kil
         restored += usize::from(world.ids().keys().any(|name| name.ends_with(".prev")));
         world.state(&[&agent("one")]);
         let report = world.applied();
-        assert_eq!(world.ids().into_keys().collect::<Vec<_>>(), [world.name("a")], "moment {moment}");
+        // What was asked for just before the kill, Podman may go on making.
+        until("nothing is left", || {
+            let is_clear = world.ids().into_keys().eq([world.name("a")]);
+            is_clear || kinds(&world.applied()).is_empty() && world.ids().len() == 1
+        });
         assert!(world.runs("a"), "moment {moment}: {report}");
         if was_there {
             assert_eq!(id_of(&world.name("a")), id, "moment {moment}: {report}");

@@ -317,7 +317,7 @@ fn outcome(fake: &Fake) -> BTreeMap<String, (String, String, String)> {
 }
 
 fn is_of(one: &FakeContainer, agent: &AgentName) -> bool {
-    is_ours(one) && one.labels.get(labels::AGENT).map(String::as_str) == Some(agent.as_str())
+    is_ours(one) && one.labels.get(labels::AGENT).is_some_and(|label| label == agent.as_str())
 }
 
 fn strangers(fake: &Fake) -> Vec<String> {
