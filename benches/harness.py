@@ -86,6 +86,8 @@ class Bench:
         self.socket = os.environ["CONTAINER_HOST"]
         self.compose = shutil.which("docker-compose")
         self.podman_compose = shutil.which("podman-compose")
+        # Built by run.sh, since Debian 12 has none.
+        self.compose_v5 = os.environ.get("BENCH_COMPOSE_V5")
         self.lines = []
         # What the row that is being measured belongs to.
         self.group = ""

@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 import statistics
+import time
 
 from harness import MIB, mib, registry, seconds
-from podman import bare_requests
+from podman import Podman, bare_requests
 from servers import CountingProxy, FileServer
 
 ROWS = []
@@ -16,18 +17,22 @@ row = registry("apply", ROWS)
 # -- containers ----------------------------------------------------------------------------------------------------------
 
 
-def write_states(bench, count):
+COMPOSE_V5 = "Docker Compose v5"
+
+
+def write_states(bench, count, command="", value="", fresh=True):
     """The same `count` containers as a state file and as a compose file. Returns their paths."""
-    directory = bench.directory("states-%d" % count)
+    of_ours, of_compose = ("command: [%s], " % command, "command: [%s], " % command) if command else ("", "")
+    directory = bench.directory("states-%d" % count, fresh)
     ours, compose = os.path.join(directory, "steadfast.yaml"), os.path.join(directory, "docker-compose.yml")
     with open(ours, "w", encoding="utf-8") as file:
         file.write("apiVersion: steadfast/v1\nname: bench\nroot: %s/root\nruntime: {podman: {socket: '${env:CONTAINER_HOST}'}}\nagents:\n" % directory)
         for number in range(count):
-            file.write('  a%03d: {version: "1", source: local, image: localhost/bench-agent, container: {env: {NUMBER: "%d"}}}\n' % (number, number))
+            file.write('  a%03d: {version: "1", source: local, image: localhost/bench-agent, container: {%senv: {NUMBER: "%d%s"}}}\n' % (number, of_ours, number, value))
     with open(compose, "w", encoding="utf-8") as file:
         file.write('version: "3"\nservices:\n')
         for number in range(count):
-            file.write('  a%03d: {image: "localhost/bench-agent:1", restart: unless-stopped, network_mode: bridge, environment: {NUMBER: "%d"}}\n' % (number, number))
+            file.write('  a%03d: {image: "localhost/bench-agent:1", restart: unless-stopped, network_mode: bridge, %senvironment: {NUMBER: "%d%s"}}\n' % (number, of_compose, number, value))
     return ours, compose
 
 
@@ -38,6 +43,8 @@ def contestants(bench, count):
     found = {"steadfast": lambda: bench.apply(ours).seconds}
     if bench.compose:
         found["docker-compose"] = lambda: bench.run(bench.compose, "-p", "bench", "-f", compose, "up", "-d", cwd=where).seconds
+    if bench.compose_v5:
+        found[COMPOSE_V5] = lambda: bench.run(bench.compose_v5, "-p", "bench", "-f", compose, "up", "-d", cwd=where).seconds
     if bench.podman_compose:
         # It starts podman itself, so it gets the private configuration and not the socket.
         found["podman-compose"] = lambda: bench.run(
@@ -74,9 +81,26 @@ def noop(bench):
             changed += len(set(before) ^ set(ids(bench)))
         return statistics.median(took)
 
-    bench.turns(bench.rounds(usual=3), {name: (lambda name=name: nothing_to_do(name)) for name in up})
+    def bare_list():
+        """What Podman itself takes to list the containers, of ours and while they run."""
+        bench.clear()
+        up["steadfast"]()
+        client = Podman(bench.socket)
+        client.list("steadfast.name=bench")
+        for _ in range(3):
+            begin = time.perf_counter()
+            client.list("steadfast.name=bench")
+            inner.setdefault(BARE_LIST, []).append(time.perf_counter() - begin)
+        return statistics.median(inner[BARE_LIST][-3:])
+
+    bench.turns(bench.rounds(usual=3), {**{name: (lambda name=name: nothing_to_do(name)) for name in up}, BARE_LIST: bare_list})
     what = "nothing to do, %d running containers" % count
-    bench.compare(what, inner, "steadfast", "≥ 60× faster than the faster", lambda mine, best: best / mine, lambda ratio: ratio >= 60)
+    floor = {name: inner.pop(name) for name in [BARE_LIST]}
+    old = {name: values for name, values in inner.items() if name != COMPOSE_V5}
+    bench.compare(what, old, "steadfast", "≥ 60× faster than the faster", lambda mine, best: best / mine, lambda ratio: ratio >= 60)
+    new = {name: values for name, values in inner.items() if name in ("steadfast", COMPOSE_V5)}
+    bench.compare(what, new, "steadfast", "≥ 4× faster", lambda mine, best: best / mine, lambda ratio: ratio >= 4)
+    bench.compare(what, {"steadfast": inner["steadfast"], **floor}, "steadfast", "≤ 1.3× its time", lambda mine, best: mine / best, lambda ratio: ratio <= 1.3)
     bench.add(what + ": API requests", str(len(requests)), "", "", "≤ 4", len(requests) <= 4)
     bench.add(what + ": containers changed", str(changed), "", "", "0", changed == 0)
 
@@ -105,6 +129,79 @@ def noop_one(bench):
         "podman --url ps": lambda: bench.run("podman", "--url", bench.socket, "ps").seconds,
     })
     bench.compare("nothing to do, 1 container", results, "steadfast", "faster", lambda mine, best: best / mine, lambda ratio: ratio > 1)
+
+
+BARE_LIST = "the bare list request"
+DEAF = "sleep, \"1000000\""
+
+
+def deaf(bench, count, value=""):
+    """Containers whose first process ignores SIGTERM."""
+    return write_states(bench, count, DEAF, value, fresh=value != "1")
+
+
+@row("down")
+def down(bench):
+    """Take down 100 containers that ignore SIGTERM: against docker-compose and `podman rm -f -t 10`"""
+    count = 10 if bench.quick else 100
+    bench.load_agent_image()
+
+    def ours():
+        bench.clear()
+        file, _ = deaf(bench, count)
+        bench.apply(file)
+        return bench.run(bench.steadfast, "down", "--quiet", "-f", file).seconds
+
+    def compose(program):
+        bench.clear()
+        _, file = deaf(bench, count)
+        bench.run(program, "-p", "bench", "-f", file, "up", "-d", cwd=os.path.dirname(file))
+        return bench.run(program, "-p", "bench", "-f", file, "down", cwd=os.path.dirname(file)).seconds
+
+    def podman():
+        bench.clear()
+        bench.apply(deaf(bench, count)[0])
+        return bench.run("podman", "rm", "-f", "-t", "10", "-a", env=bench.local_env).seconds
+
+    found = {"steadfast": ours, "podman rm -f -t 10 -a": podman}
+    if bench.compose:
+        found["docker-compose"] = lambda: compose(bench.compose)
+    if bench.compose_v5:
+        found[COMPOSE_V5] = lambda: compose(bench.compose_v5)
+    results = bench.turns(1, found)
+    what = "take down %d containers that ignore SIGTERM" % count
+    bench.compare(what, results, "steadfast", "≤ 0.4× the faster", lambda mine, best: mine / best, lambda ratio: ratio <= 0.4)
+    bench.add(what + ": seconds", "%.1f s" % results["steadfast"][0], "", "", "< 30 s", results["steadfast"][0] < 30)
+
+
+@row("replace")
+def replace(bench):
+    """One edit replaces 100 containers that ignore SIGTERM: against docker-compose"""
+    count = 10 if bench.quick else 100
+    bench.load_agent_image()
+
+    def ours():
+        bench.clear()
+        bench.apply(deaf(bench, count, "0")[0])
+        return bench.apply(deaf(bench, count, "1")[0]).seconds
+
+    def compose(program):
+        bench.clear()
+        took = None
+        for value in ("0", "1"):
+            _, file = deaf(bench, count, value)
+            took = bench.run(program, "-p", "bench", "-f", file, "up", "-d", cwd=os.path.dirname(file)).seconds
+        return took
+
+    found = {"steadfast": ours}
+    if bench.compose:
+        found["docker-compose"] = lambda: compose(bench.compose)
+    if bench.compose_v5:
+        found[COMPOSE_V5] = lambda: compose(bench.compose_v5)
+    results = bench.turns(1, found)
+    what = "one edit replaces %d containers that ignore SIGTERM" % count
+    bench.compare(what, results, "steadfast", "≤ 0.4× the faster", lambda mine, best: mine / best, lambda ratio: ratio <= 0.4)
+    bench.add(what + ": seconds", "%.1f s" % results["steadfast"][0], "", "", "< 30 s", results["steadfast"][0] < 30)
 
 
 FLOOR, QUICK_OURS = "the bare requests (floor)", "steadfast, --no-wait"

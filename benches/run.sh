@@ -11,7 +11,7 @@
 #   benches/run.sh --readme            puts each table that was measured as a whole into README.md
 #
 # Linux only. Installs Podman, docker-compose, curl, GNU time and strace from the distribution, podman-compose from PyPI into a venv of
-# its own, and says so. STEADFAST=/path/to/steadfast skips the build.
+# its own, builds Docker Compose v5 where there is Go, and says so. STEADFAST=/path/to/steadfast skips the build.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -24,6 +24,8 @@ repository=$(cd "$here/.." && pwd)
 . "$repository/scripts/podman-env.sh"
 
 PODMAN_COMPOSE="podman-compose>=1.5,<2"
+# A Go module of Docker's: where there is no Go of 1.24 or newer, which fetches the one it needs, it is left out.
+COMPOSE_V5=github.com/docker/compose/v5@v5.6.0
 scratch=""
 
 main() {
@@ -59,7 +61,25 @@ install_peers() {
     fi
     PATH=$PATH:$venv/bin
   fi
+  install_compose_v5
   export PATH
+}
+
+install_compose_v5() {
+  local dir
+  dir=$(tools_dir)/compose-v5
+  if [ ! -x "$dir/docker-compose" ]; then
+    have go || { say "no Go here: measuring without Docker Compose v5"; return; }
+    say "building Docker Compose v5 into $dir"
+    mkdir -p "$dir"
+    printf 'module peers\n\ngo 1.24\n' >"$dir/go.mod"
+    (cd "$dir" && export GOFLAGS=-mod=mod && go get "$COMPOSE_V5" && go build -o docker-compose github.com/docker/compose/v5/cmd) >&2 || {
+      rm -rf "$dir"
+      say "Docker Compose v5 could not be built: measuring without it"
+      return
+    }
+  fi
+  export BENCH_COMPOSE_V5=$dir/docker-compose
 }
 
 clean_up() {

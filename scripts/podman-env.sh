@@ -93,7 +93,7 @@ podman_env_attach() {
 
 podman_env_stop() {
   [ -n "${pe_dir:-}" ] || return 0
-  local pause monitor child
+  local pause monitor monitors child
   if is_macos; then
     if [ -n "$pe_machine" ]; then podman machine rm --force "$pe_machine" >/dev/null 2>&1 || true; fi
     rm -rf "$pe_dir"; pe_dir=""
@@ -102,11 +102,14 @@ podman_env_stop() {
   if [ -n "$pe_settings" ]; then podman_env_cli rm --all --force --time 0 >/dev/null 2>&1 || true; fi
   if [ -n "$pe_service" ]; then pe_end "$pe_service"; fi
   podman_env_cli system reset --force >/dev/null 2>&1 || true
-  # Podman (4.3) may have forgotten a container whose start was cut off, and which runs.
-  for monitor in $(pgrep -f -- "^[^ ]*conmon .*$pe_dir/" 2>/dev/null || true); do
+  # Podman (4.3) may have forgotten a container whose start was cut off, and which runs; and the monitor of an `exec` stays for
+  # minutes after its end.
+  monitors=$(pgrep -f -- "^[^ ]*conmon .*$pe_dir/" 2>/dev/null || true)
+  for monitor in $monitors; do
     for child in $(pgrep -P "$monitor" || true); do kill -9 "$child" 2>/dev/null || true; done
-    pe_end "$monitor"
+    kill "$monitor" 2>/dev/null || true
   done
+  for monitor in $monitors; do kill -9 "$monitor" 2>/dev/null || true; done
   # A normal user's Podman leaves a process behind that keeps its user namespace alive.
   for pause in "$pe_dir"/*/tmp/pause.pid; do
     if [ -r "$pause" ]; then pe_end "$(cat "$pause")"; fi

@@ -132,10 +132,11 @@ async fn said_by_check<E: Engine>(engine: &E, id: &ContainerId, spec: &Container
 /// That a health check failed as often as its retries allow, with what it printed the last time.
 pub fn in_words(spec: &ContainerSpec, check: Option<&CheckResult>) -> String {
     let failed = "its health check failed as often as its retries allow";
-    let Some(CheckResult { code, output }) = check else { return failed.to_owned() };
-    match spec.scrub(output.trim()).as_str() {
-        "" => format!("{failed}, the last time with exit code {code}, and printed nothing"),
-        printed => format!("{failed}, the last time with exit code {code}: {printed}"),
+    // Podman 4.3 keeps 1 for every exit code but 0, so that is not told.
+    match check.map(|check| spec.scrub(check.output.trim())).as_deref() {
+        None => failed.to_owned(),
+        Some("") => format!("{failed}, and printed nothing"),
+        Some(printed) => format!("{failed}; it printed: {printed}"),
     }
 }
 

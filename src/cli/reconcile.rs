@@ -254,7 +254,9 @@ fn load_again(settings: &Settings, first: Desired, world: &mut HostWorld) -> Res
     let changed = |what, from: &dyn Display, to: &dyn Display| {
         CliError::new(
             ExitStatus::Error,
-            format!("`{file}` changed its {what} from `{from}` to `{to}` before the lock was had; nothing was done"),
+            format!(
+                "`{file}` changed its {what} from `{from}` to `{to}` before the lock was acquired; nothing was done"
+            ),
         )
         .hint("run it again: the lock belongs to a name and a root")
     };

@@ -190,7 +190,7 @@ impl RecentExits {
 /// What one run of a health check came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckResult {
-    /// The exit code of its command.
+    /// The exit code of its command; Podman 4.3 keeps 1 for all but 0.
     pub code: i32,
     /// What its command printed.
     pub output: String,

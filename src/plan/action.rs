@@ -390,8 +390,8 @@ impl fmt::Display for Reason {
             Reason::NotSeen => "it cannot be seen",
             Reason::NotRunning(phase) => return write!(f, "it {phase}"),
             Reason::Unhealthy => "it is unhealthy",
-            Reason::KeepsEnding => "it keeps ending, and rests for a while",
-            Reason::WantedStopped => "it is to be stopped",
+            Reason::KeepsEnding => "it is in a crash loop, and backs off",
+            Reason::WantedStopped => "its desired state is stopped",
             Reason::Changed(changes) => {
                 for (at, change) in changes.iter().enumerate() {
                     let comma = if at == 0 { "" } else { ", " };
@@ -402,7 +402,7 @@ impl fmt::Display for Reason {
             Reason::SpecUnreadable => "its spec label cannot be read",
             Reason::Adopted => "it is taken over from its owner",
             Reason::Orphaned => "its agent is not in the state file any more",
-            Reason::WantedAbsent => "it is to be absent",
+            Reason::WantedAbsent => "its desired state is absent",
             Reason::Leftover => "an interrupted replacement left it",
             Reason::Unproved => "an interrupted replacement has not proved it yet",
             Reason::BeingReplaced => "it is being replaced",

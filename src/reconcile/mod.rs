@@ -138,7 +138,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             }
             self.world.engine.keep();
             residual = plan.clone();
-            tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "looked and planned");
+            tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "observed and planned");
             self.scratch.record(&observed).await;
             if let Some(news) = reached_otherwise(&mut run.reach, &observed) {
                 news.write(self.journal);

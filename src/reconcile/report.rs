@@ -194,7 +194,7 @@ impl std::fmt::Display for Trouble {
                 f.write_str(&crate::act::tail(log))
             }
             Trouble::NonConvergent { action, reason, .. } => {
-                write!(f, "stalled (NonConvergent): to {action} does not help, still {reason}")
+                write!(f, "stalled (NonConvergent): {action} succeeded, but still: {reason}")
             }
             Trouble::Blocked { waiting } => match &waiting.on {
                 crate::plan::WaitingOn::Manifest { why } | crate::plan::WaitingOn::Sight { why } => f.write_str(why),

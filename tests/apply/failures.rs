@@ -120,7 +120,8 @@ fn the_check_that_an_image_brings_counts_and_is_run() {
     let id = world.ids()[&world.name("a")].clone();
     // A successor that fails its image's check is rolled back.
     world.state(&[&agent("sick")]);
-    world.run("apply").expect(4).says("the disk is gone").says("exit code 4");
+    world.run("apply").expect(4).says("the disk is gone").says("steadfast history a");
+    assert!(world.run("history a").expect(0).stdout.contains("the disk is gone"), "its last words are kept");
     assert_eq!(world.ids()[&world.name("a")], id);
     // Without a predecessor it stands, and every verb says what its check printed.
     world.run("down").expect(0);

@@ -212,7 +212,7 @@ fn old_images_go_with_their_tarballs_whatever_these_are_called() {
         assert_eq!(left, [format!("{image}:1.2"), format!("{image}:1.3")], "keep: 1\n{said}");
         let files = std::fs::read_dir(world.sandbox.root().join("cache/vm/images")).unwrap().count();
         assert_eq!(files, 2, "{ending}");
-        assert!(said.contains(&format!("prune image `{image}:1.1`")), "{said}");
+        assert!(said.contains(&format!("pruned image `{image}:1.1`")), "{said}");
         assert_eq!(world.apply_kinds(), Vec::<String>::new());
     }
 }

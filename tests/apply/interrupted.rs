@@ -141,12 +141,14 @@ fn ctrl_c_during_container_work_finishes_the_step_and_no_more() {
     running.signal(Signal::INT);
     let outcome = running.end().expect(130);
     assert!(outcome.stderr.contains("stopping: what is under way on containers is finished"), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("left to do: "), "{}", outcome.stderr);
     assert_eq!(world.leftovers(), Vec::<String>::new(), "the step was finished");
     assert!(world.runs("a") && world.runs("b"));
     let values = ["a", "b"].map(|name| world.inspect(name)["Config"]["Env"].to_string().contains("\"X=2\""));
-    assert_eq!(values.iter().filter(|done| **done).count(), 1, "one was replaced, the other not begun");
-    assert_eq!(world.apply_kinds(), ["replaceContainer"]);
+    // While one waits for its predecessor's end, the other may have begun: then that is finished too.
+    let done = values.iter().filter(|done| **done).count();
+    assert!(done >= 1, "what was begun is finished");
+    assert_eq!(done < 2, outcome.stderr.contains("left to do: "), "{}", outcome.stderr);
+    assert_eq!(world.apply_kinds(), vec!["replaceContainer"; 2 - done], "and nothing else was begun");
 }
 
 #[test]

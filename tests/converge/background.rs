@@ -278,7 +278,7 @@ async fn a_crash_loop_backs_off_and_costs_the_others_nothing() {
     assert!(took < Duration::from_secs(2), "{took:?}");
     run.until(|view| view.status.converged).await;
     assert!(run.view.borrow().as_ref().unwrap().backing_off.is_empty());
-    assert!(run.told().iter().any(|told| told == "agent `a`: nothing is in its way any more"), "{:?}", run.told());
+    assert!(run.told().iter().any(|told| told == "agent `a`: recovered"), "{:?}", run.told());
 }
 
 #[tokio::test(start_paused = true)]

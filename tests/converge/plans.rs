@@ -100,9 +100,9 @@ async fn what_ended_stays_as_its_restart_policy_says() {
 async fn stopped_means_stopped_and_absent_means_absent() {
     let mut story = Story::running(&["a"]).await;
     story.agent("a").state = AgentState::Stopped;
-    plans(&story, &["stop container `demo-a`: it is to be stopped"]).await;
+    plans(&story, &["stop container `demo-a`: its desired state is stopped"]).await;
     story.agent("a").state = AgentState::Absent;
-    plans(&story, &["remove container `demo-a`: it is to be absent"]).await;
+    plans(&story, &["remove container `demo-a`: its desired state is absent"]).await;
 }
 
 #[tokio::test(start_paused = true)]

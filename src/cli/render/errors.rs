@@ -342,6 +342,12 @@ fn act_hint(err: &ActError) -> Option<String> {
         ActError::Unhealthy { .. } => {
             Some("`steadfast logs AGENT` and `steadfast exec AGENT -- CMD` help to find out why".into())
         }
+        // Its log went with it, and `logs` would show the predecessor's.
+        ActError::RolledBack { cause, .. }
+            if matches!(**cause, ActError::EndedAtOnce { .. } | ActError::Unhealthy { .. }) =>
+        {
+            Some("the predecessor runs again; `steadfast history AGENT` keeps the successor's last lines".into())
+        }
         ActError::RolledBack { cause, .. } | ActError::RollBackFailed { cause, .. } => act_hint(cause),
         ActError::Interrupted => None,
     }

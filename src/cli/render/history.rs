@@ -122,12 +122,12 @@ fn note(entry: &Entry) -> String {
         "backingOff" => "backing off",
         "converged" => "everything is as wanted",
         "trouble" => "in trouble",
-        "recovered" => "well again",
+        "recovered" => "recovered",
         "slept" => "the machine was asleep",
         "podmanLost" => "Podman cannot be reached",
         "podmanBack" => "Podman answers again",
         "vmReached" if entry.fields.get("rung").is_some_and(serde_json::Value::is_null) => {
-            "Podman in the VM is reached in no way"
+            "Podman in the VM is unreachable"
         }
         "vmReached" => "Podman in the VM is reached another way",
         "notRecorded" => "entries before this one could not be recorded",

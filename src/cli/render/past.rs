@@ -54,7 +54,7 @@ pub(super) fn reason(reason: &str) -> String {
             "points" => "pointed",
             "keeps" => "kept",
             "runs" => "ran",
-            "rests" => "rested",
+            "backs" => "backed",
             "takes" => "took",
             "holds" => "held",
             "promises" => "promised",

@@ -220,6 +220,12 @@ fn table(out: &mut String, status: &Page, color: bool) {
         padded.join("  ").trim_end().to_owned()
     };
     let _ = writeln!(out, "  {}", styled(&line(&HEAD.map(str::to_owned)), STRONG, color));
+    // What is wrong with several alike is told once, below; that Podman does not answer was told above.
+    let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (name, agent) in &status.agents {
+        alike.entry(trouble(agent).unwrap_or_default()).or_default().push(name);
+    }
+    alike.retain(|trouble, agents| !trouble.is_empty() && agents.len() > 1);
     for (row, agent) in rows.iter().zip(status.agents.values()) {
         let style = match agent.health.as_str() {
             _ if agent.ready => ADD,
@@ -227,15 +233,12 @@ fn table(out: &mut String, status: &Page, color: bool) {
             _ => CHANGE,
         };
         let _ = writeln!(out, "  {}", styled(&line(row), style, color));
-        if !agent.ready
-            && let Some(condition) = agent.conditions.first()
-        {
-            let _ = writeln!(
-                out,
-                "      {}",
-                styled(&format!("{}: {}", condition.reason, condition.message), ASIDE, color)
-            );
-            let told = |failure: &&LastFailure| !failure.message.contains(&condition.message);
+        if let Some(trouble) = trouble(agent) {
+            let seen_above = status.podman.error.as_ref().is_some_and(|why| trouble.ends_with(why.as_str()));
+            if !seen_above && !alike.contains_key(&trouble) {
+                let _ = writeln!(out, "      {}", styled(&trouble, ASIDE, color));
+            }
+            let told = |failure: &&LastFailure| !seen_above && !failure.message.contains(&agent.conditions[0].message);
             if let Some(failure) = agent.last_failure.as_ref().filter(told) {
                 let first = failure.message.lines().next().unwrap_or_default();
                 let _ = writeln!(out, "      the last try failed at {}: {first}", failure.last);
@@ -248,11 +251,37 @@ fn table(out: &mut String, status: &Page, color: bool) {
             }
         }
     }
+    let seen_above = |trouble: &str| status.podman.error.as_ref().is_some_and(|why| trouble.ends_with(why.as_str()));
+    for (trouble, agents) in alike.iter().filter(|(trouble, _)| !seen_above(trouble)) {
+        let _ = writeln!(out, "  {}: {}", agents.join(", "), styled(trouble, ASIDE, color));
+    }
+}
+
+/// What is wrong with an agent that is not ready.
+fn trouble(agent: &Agent) -> Option<String> {
+    let condition = agent.conditions.first().filter(|_| !agent.ready)?;
+    Some(format!("{}: {}", condition.reason, condition.message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_many_alike_is_told_once() {
+        let agent = serde_json::json!({
+            "desired": {"state": "running", "version": "1"}, "sync": "Unknown", "health": "Unknown", "ready": false,
+            "conditions": [{"reason": "SocketUnreachable", "message": "nobody listens there"}]});
+        let agents: BTreeMap<_, _> = (0..20).map(|number| (format!("a{number}"), agent.clone())).collect();
+        let mut status = serde_json::json!({"name": "demo", "converged": false, "agents": agents, "vm": null,
+            "podman": {"version": null, "error": "nobody listens there"}, "manifest": null, "run": null});
+        let page = text(&status, false).unwrap();
+        assert_eq!(page.matches("nobody listens there").count(), 1, "{page}");
+        status["podman"] = serde_json::json!({"version": "4.3.1", "error": null});
+        let page = text(&status, false).unwrap();
+        assert_eq!(page.matches("SocketUnreachable: nobody listens there").count(), 1, "{page}");
+        assert!(page.contains("a0, a1, a10"), "{page}");
+    }
 
     #[test]
     fn a_lost_forward_is_told_with_what_brings_it_back_unless_that_is_run() {

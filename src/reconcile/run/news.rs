@@ -99,8 +99,8 @@ impl fmt::Display for News {
             News::Converged { agents } => write!(f, "converged: {agents} agents are as the state file says"),
             News::Trouble { agent: Some(agent), why } => write!(f, "agent `{agent}`: {why}"),
             News::Trouble { agent: None, why } => f.write_str(why),
-            News::Recovered { agent: Some(agent) } => write!(f, "agent `{agent}`: nothing is in its way any more"),
-            News::Recovered { agent: None } => f.write_str("nothing is in the way any more"),
+            News::Recovered { agent: Some(agent) } => write!(f, "agent `{agent}`: recovered"),
+            News::Recovered { agent: None } => f.write_str("recovered"),
             News::PodmanLost { why } => write!(f, "Podman cannot be reached: {why}"),
             News::PodmanBack => f.write_str("Podman can be reached again"),
             News::VmReached { now: Reach { rung: Some(Rung::Ssh), .. }, .. } => {
@@ -112,7 +112,7 @@ impl fmt::Display for News {
             News::VmReached { now: Reach { rung: Some(_), .. }, .. } => {
                 f.write_str("Podman in the VM is reached through the socket that Lima forwards")
             }
-            News::VmReached { .. } => f.write_str("Podman in the VM is reached in no way"),
+            News::VmReached { .. } => f.write_str("Podman in the VM is unreachable"),
             News::FileMended => f.write_str("the state file can be used again"),
             News::FileAccepted => f.write_str("the state file changed"),
             News::FileRejected { why } => {

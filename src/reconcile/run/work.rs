@@ -72,7 +72,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             let times = self.repeats.entry(done).or_default();
             *times += 1;
             if *times >= REPEATS {
-                let message = format!("to {} does not help, still {}", step.action, step.reason);
+                let message = format!("{} succeeded, but still: {}", step.action, step.reason);
                 let what = Failure { kind: "nonConvergent", message, error: None };
                 self.setbacks.failed(cause(step), tried(step), what, Schedule::Lasting, now);
             }
