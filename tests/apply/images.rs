@@ -305,7 +305,7 @@ fn two_state_files_with_other_content_under_one_name_never_take_it_from_each_oth
             let said = run.stderr();
             run.signal(rustix::process::Signal::TERM);
             run.end().expect(143);
-            for word in ["load image", "tag image", "fetch", "replace"] {
+            for word in ["loaded image", "tagged image", "fetched", "replaced"] {
                 assert!(!said.contains(word), "{roots:?}: {said}");
             }
         }
@@ -326,7 +326,7 @@ fn two_runs_that_begin_at_once_each_get_what_is_theirs() {
             world.run(format!("exec -f {file} a -- cat /version")).stdout == format!("{} of {at}", world.owner)
         });
     }
-    let loads = |said: &str| said.matches("✓ load image").count();
+    let loads = |said: &str| said.matches("✓ loaded image").count();
     std::thread::sleep(std::time::Duration::from_secs(3));
     let before: Vec<_> = runs.iter().map(|run| loads(&run.stderr())).collect();
     std::thread::sleep(std::time::Duration::from_secs(4));

@@ -59,7 +59,7 @@ fn repairs(world: &World) {
     assert_eq!(world.ids()[&world.name("a")], ids[&world.name("a")]);
     world.state(&[&world.agent("a", ""), &world.agent("b", ""), &world.agent("c", "")]);
     until("the new one runs", || world.runs("c"));
-    until("all is well", || read(world, "err").matches("converged: ").count() >= 3);
+    until("all is well", || read(world, "err").matches("converged: ").count() >= 2);
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn what_was_killed_stopped_paused_or_removed_comes_back_once() {
         let line = format!("{step} container `{owner}-{name}`: ");
         assert_eq!(keeper.times_said(&line), 1, "{line}\n{}", keeper.run.stderr());
     }
-    assert_eq!(keeper.times_said(&format!("create container `{owner}-d`: ")), 2, "{}", keeper.run.stderr());
+    assert_eq!(keeper.times_said(&format!("created container `{owner}-d`: ")), 2, "{}", keeper.run.stderr());
     // And that is all: a look that changes nothing says nothing.
     let said = keeper.said().len();
     keeper.looked();
@@ -67,7 +67,7 @@ fn what_podman_restarts_is_left_to_podman() {
         }
     }
     assert_eq!(world.ids(), ids);
-    assert_eq!(keeper.times_said("start container"), 0, "{}", keeper.run.stderr());
+    assert_eq!(keeper.times_said("started container"), 0, "{}", keeper.run.stderr());
     // `podman kill` switches Podman's own restart off, under every policy.
     for agent in ["a", "f", "w"] {
         kill(&world, agent);
@@ -77,7 +77,7 @@ fn what_podman_restarts_is_left_to_podman() {
     for agent in ["a", "f", "w"] {
         assert_eq!(starts(&ids[&world.name(agent)]), 6, "{agent}: {}", keeper.run.stderr());
     }
-    assert_eq!((world.ids(), keeper.times_said("start container")), (ids, 3), "{}", keeper.run.stderr());
+    assert_eq!((world.ids(), keeper.times_said("started container")), (ids, 3), "{}", keeper.run.stderr());
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn what_is_unhealthy_is_restarted_and_recovers() {
     let mut keeper = Keeper::start(&world, "");
     let ids = world.ids();
     world.run("exec a -- busybox rm /tmp/well").expect(0);
-    let restart = format!("restart container `{}`: it is unhealthy", world.name("a"));
+    let restart = format!("restarted container `{}`: it was unhealthy", world.name("a"));
     keeper.says(&restart);
     until("it is healthy again", || world.inspect("a")["State"]["Health"]["Status"] == "healthy");
     let status = keeper.converged();

@@ -86,7 +86,7 @@ fn a_file_that_is_gone_or_empty_means_nothing_at_all() {
         assert_eq!((world.ids(), starts(&id(&world, "a"))), (ids.clone(), round + 2));
     }
     let stopped = keeper.stop();
-    assert_eq!(stopped.stderr.matches("remove container").count(), 0, "{}", stopped.stderr);
+    assert_eq!(stopped.stderr.matches("removed container").count(), 0, "{}", stopped.stderr);
     assert_eq!(world.ids(), ids);
 
     // With leave, no agents are no agents.

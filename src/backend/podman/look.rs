@@ -230,7 +230,10 @@ pub(super) fn to_inspect(
     containers
         .iter()
         .filter(|(name, state)| {
-            lacks_health(look, name, state) || fails_its_check(state) || lacks_exits(state) || lacks_key(look, state)
+            lacks_health(look, name, state)
+                || lacks_check(look, name, state)
+                || lacks_exits(state)
+                || lacks_key(look, state)
         })
         .map(|(name, state)| (name.clone(), state.id.clone()))
         .collect()
@@ -240,10 +243,15 @@ fn lacks_health(look: &Look, name: &ContainerName, state: &ContainerState) -> bo
     state.phase == Phase::Running && state.health.is_none() && look.health.contains(name)
 }
 
-/// What the check printed is told by an inspection alone.
-fn fails_its_check(state: &ContainerState) -> bool {
+/// What a failing check printed, and how an image's own check is to be run, is told by an inspection alone.
+fn lacks_check(look: &Look, name: &ContainerName, state: &ContainerState) -> bool {
     let ours = matches!(state.owner, Owner::Ours { .. });
-    ours && state.phase == Phase::Running && matches!(state.health, Some(Health::Unhealthy | Health::Starting))
+    ours && state.phase == Phase::Running
+        && match state.health {
+            Some(Health::Unhealthy) => true,
+            Some(Health::Starting) => !look.health.contains(name),
+            _ => false,
+        }
 }
 
 fn lacks_key(look: &Look, state: &ContainerState) -> bool {
