@@ -31,7 +31,7 @@ fn what_was_killed_stopped_paused_or_removed_comes_back_once() {
     assert_eq!(world.ids().len(), 5);
     // Each step is said once, with its reason.
     let owner = &world.owner;
-    for (name, step) in [("a", "start"), ("b", "start"), ("c", "unpause")] {
+    for (name, step) in [("a", "started"), ("b", "started"), ("c", "unpaused")] {
         let line = format!("{step} container `{owner}-{name}`: ");
         assert_eq!(keeper.times_said(&line), 1, "{line}\n{}", keeper.run.stderr());
     }
@@ -114,7 +114,7 @@ fn a_command_whose_podman_goes_away_leaves_nothing_behind() {
         let mut words = found.filter_map(|path| std::fs::read(path).ok());
         words.any(|line| line.split(|byte| *byte == 0).any(|word| word == nap.as_bytes()))
     };
-    assert!(runs());
+    until("it runs", runs);
     service.end(Signal::KILL);
     let ended = exec.end().expect(125);
     assert!(ended.stderr.contains("Podman"), "{}", ended.stderr);

@@ -161,7 +161,10 @@ fn another_name_or_root_is_refused_and_a_removed_agent_goes() {
     // Nor is it when it holds a name that is wanted: that is said, and the others go on.
     world.state(&[&world.agent("a", ""), &world.agent("stranger", ""), &world.agent("c", "")]);
     keeper.says(&format!("{}-stranger", world.owner));
-    until("a is replaced", || world.runs("a") && id(&world, "a") != ids[&world.name("a")]);
+    let before = &ids[&world.name("a")];
+    until("a is replaced", || {
+        inspect(&world.name("a")).is_some_and(|seen| seen["State"]["Running"] == true && seen["Id"] != before.as_str())
+    });
     let seen = inspect(&stranger).expect("the stranger is still there");
     assert_eq!((&seen["State"]["StartedAt"], &seen["State"]["Running"]), (&began, &true.into()));
 }

@@ -67,5 +67,5 @@ fn a_file_of_the_cache_that_is_deleted_or_cut_short_is_fetched_again() {
     until("it is there again", || world.sandbox.root().join("cache/vm/manifest.json").exists());
     keeper.converged();
     assert_eq!(world.ids(), ids, "no agent was touched: {}", keeper.run.stderr());
-    assert_eq!(keeper.times_said("✓ fetch "), 3, "{}", keeper.run.stderr());
+    assert_eq!(keeper.times_said("✓ fetched "), 3, "{}", keeper.run.stderr());
 }
