@@ -140,6 +140,17 @@ def deaf(bench, count, value=""):
     return write_states(bench, count, DEAF, value, fresh=value != "1")
 
 
+def judge_deaf(bench, what, found, compose):
+    """Measures once, Compose's old and new program beside what was `found`: each takes minutes."""
+    if bench.compose:
+        found["docker-compose"] = lambda: compose(bench.compose)
+    if bench.compose_v5:
+        found[COMPOSE_V5] = lambda: compose(bench.compose_v5)
+    results = bench.turns(1, found)
+    bench.compare(what, results, "steadfast", "≤ 0.4× the faster", lambda mine, best: mine / best, lambda ratio: ratio <= 0.4)
+    bench.add(what + ": seconds", "%.1f s" % results["steadfast"][0], "", "", "< 30 s", results["steadfast"][0] < 30)
+
+
 @row("down")
 def down(bench):
     """Take down 100 containers that ignore SIGTERM: against docker-compose and `podman rm -f -t 10`"""
@@ -164,14 +175,7 @@ def down(bench):
         return bench.run("podman", "rm", "-f", "-t", "10", "-a", env=bench.local_env).seconds
 
     found = {"steadfast": ours, "podman rm -f -t 10 -a": podman}
-    if bench.compose:
-        found["docker-compose"] = lambda: compose(bench.compose)
-    if bench.compose_v5:
-        found[COMPOSE_V5] = lambda: compose(bench.compose_v5)
-    results = bench.turns(1, found)
-    what = "take down %d containers that ignore SIGTERM" % count
-    bench.compare(what, results, "steadfast", "≤ 0.4× the faster", lambda mine, best: mine / best, lambda ratio: ratio <= 0.4)
-    bench.add(what + ": seconds", "%.1f s" % results["steadfast"][0], "", "", "< 30 s", results["steadfast"][0] < 30)
+    judge_deaf(bench, "take down %d containers that ignore SIGTERM" % count, found, compose)
 
 
 @row("replace")
@@ -194,14 +198,7 @@ def replace(bench):
         return took
 
     found = {"steadfast": ours}
-    if bench.compose:
-        found["docker-compose"] = lambda: compose(bench.compose)
-    if bench.compose_v5:
-        found[COMPOSE_V5] = lambda: compose(bench.compose_v5)
-    results = bench.turns(1, found)
-    what = "one edit replaces %d containers that ignore SIGTERM" % count
-    bench.compare(what, results, "steadfast", "≤ 0.4× the faster", lambda mine, best: mine / best, lambda ratio: ratio <= 0.4)
-    bench.add(what + ": seconds", "%.1f s" % results["steadfast"][0], "", "", "< 30 s", results["steadfast"][0] < 30)
+    judge_deaf(bench, "one edit replaces %d containers that ignore SIGTERM" % count, found, compose)
 
 
 FLOOR, QUICK_OURS = "the bare requests (floor)", "steadfast, --no-wait"

@@ -225,6 +225,7 @@ fn table(out: &mut String, status: &Page, color: bool) {
     for (name, agent) in &status.agents {
         alike.entry(trouble(agent).unwrap_or_default()).or_default().push(name);
     }
+    let seen_above = |trouble: &str| status.podman.error.as_ref().is_some_and(|why| trouble.ends_with(why.as_str()));
     alike.retain(|trouble, agents| !trouble.is_empty() && agents.len() > 1);
     for (row, agent) in rows.iter().zip(status.agents.values()) {
         let style = match agent.health.as_str() {
@@ -234,7 +235,7 @@ fn table(out: &mut String, status: &Page, color: bool) {
         };
         let _ = writeln!(out, "  {}", styled(&line(row), style, color));
         if let Some(trouble) = trouble(agent) {
-            let seen_above = status.podman.error.as_ref().is_some_and(|why| trouble.ends_with(why.as_str()));
+            let seen_above = seen_above(&trouble);
             if !seen_above && !alike.contains_key(&trouble) {
                 let _ = writeln!(out, "      {}", styled(&trouble, ASIDE, color));
             }
@@ -251,7 +252,6 @@ fn table(out: &mut String, status: &Page, color: bool) {
             }
         }
     }
-    let seen_above = |trouble: &str| status.podman.error.as_ref().is_some_and(|why| trouble.ends_with(why.as_str()));
     for (trouble, agents) in alike.iter().filter(|(trouble, _)| !seen_above(trouble)) {
         let _ = writeln!(out, "  {}: {}", agents.join(", "), styled(trouble, ASIDE, color));
     }

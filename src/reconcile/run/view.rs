@@ -175,9 +175,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
                 format!("it was in a crash loop and was started again; ready once it has stayed up for {steady} s");
             agent.doubt("Progressing", "Restarted", message);
             status.converged = false;
-            let at = Instant::now() + left;
-            self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
-            self.woken.insert(super::Trigger::Retry);
+            self.wake_at(super::Trigger::Retry, Instant::now() + left);
         }
     }
 
