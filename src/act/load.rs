@@ -3,9 +3,10 @@
 //! The store hands out nothing of a tarball but the image that is wanted, and that without a name. It is given its name
 //! here, unless the name points to an image that somebody else gave it to.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::ActError;
 use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, Vm, World};
@@ -85,19 +86,30 @@ async fn seen<V, E: Engine, S: Store>(world: &World<V, E, S>, load: &Load<'_>, b
     }
 }
 
-/// Sent through, decompressed on the way.
+/// Sent through, decompressed on the way. Where the answer to a whole one is lost, it is sent again: what is there already
+/// changes nothing, and its answer says which image it is.
 async fn sent<V, E: Engine, S: Store>(
     world: &World<V, E, S>,
     artifact: &Artifact,
     reference: &ImageRef,
     progress: Arc<Progress>,
 ) -> Result<ImageId, ActError> {
-    let broken = Arc::new(Mutex::new(None));
-    let tar = watched(world.store.open_image(artifact, reference, progress).await?, broken.clone());
-    let names = world.engine.load(tar).await.map_err(|err| match taken(&broken) {
-        Some(cause) => ActError::Store(cause),
-        None => err.into(),
-    })?;
+    let sending = Arc::new(Sending::default());
+    let send = async || {
+        let tar = world.store.open_image(artifact, reference, progress.clone()).await?;
+        world.engine.load(sending.watch(tar)).await.map_err(|err| match sending.broken() {
+            Some(cause) => ActError::Store(cause),
+            None => err.into(),
+        })
+    };
+    let names = match send().await {
+        Err(ActError::Engine(err)) if err.kind == EngineErrorKind::TransportUnavailable && sending.is_whole() => {
+            tracing::info!(error = %err, "the answer to a load was lost; the image is sent again");
+            progress.set(0);
+            send().await?
+        }
+        outcome => outcome?,
+    };
     match names.as_slice() {
         [only] if only.starts_with("sha256:") => Ok(ImageId::from(only.as_str())),
         names => {
@@ -107,18 +119,35 @@ async fn sent<V, E: Engine, S: Store>(
     }
 }
 
-/// The same stream. Should the store break it off, its reason is kept in `broken`: engines only pass on the words.
-fn watched(tar: ByteStream, broken: Arc<Mutex<Option<StoreError>>>) -> ByteStream {
-    Box::pin(tar.map_err(move |err| {
-        let words = err.to_string();
-        let cause = err.into_inner().and_then(|inner| inner.downcast::<StoreError>().ok());
-        *broken.lock().unwrap_or_else(PoisonError::into_inner) = cause.map(|cause| *cause);
-        std::io::Error::other(words)
-    }))
+/// What is seen of an archive on its way to an engine.
+#[derive(Default)]
+struct Sending {
+    whole: AtomicBool,
+    broken: Mutex<Option<StoreError>>,
 }
 
-fn taken(broken: &Mutex<Option<StoreError>>) -> Option<StoreError> {
-    broken.lock().unwrap_or_else(PoisonError::into_inner).take()
+impl Sending {
+    /// The same stream. Should the store break it off, its reason is kept: engines only pass on the words.
+    fn watch(self: &Arc<Self>, tar: ByteStream) -> ByteStream {
+        let (on_break, at_end) = (self.clone(), self.clone());
+        let tar = tar.map_err(move |err| {
+            let words = err.to_string();
+            let cause = err.into_inner().and_then(|inner| inner.downcast::<StoreError>().ok());
+            *on_break.broken.lock().unwrap_or_else(PoisonError::into_inner) = cause.map(|cause| *cause);
+            std::io::Error::other(words)
+        });
+        let end = stream::once(async move { at_end.whole.store(true, Ordering::Relaxed) });
+        Box::pin(tar.chain(end.filter_map(|()| async { None })))
+    }
+
+    fn broken(&self) -> Option<StoreError> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether it was read to its end.
+    fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Relaxed)
+    }
 }
 
 /// Removes an image that was loaded for `reference`, unless somebody has named or used it meanwhile: then it is theirs.

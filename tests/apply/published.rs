@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::lossy::Lossy;
 use crate::support::archive::{Compression, docker_archive};
 use crate::world::{World, kinds};
 
@@ -30,6 +31,30 @@ fn fetched_verified_loaded_and_started() {
     assert_eq!(world.apply_kinds(), Vec::<String>::new());
     let kept = std::fs::read_to_string(world.sandbox.root().join("cache/vm/manifest.json")).unwrap();
     assert!(kept.starts_with("{\n  \"schemaVersion\": 2,") && kept.ends_with("}\n"), "{kept}");
+}
+
+#[test]
+fn an_image_is_loaded_in_one_step_though_the_answer_was_lost() {
+    let mut world = World::bare();
+    let lossy = Lossy::start(&mut world);
+    world.publish(&[("a", "1.0")]);
+    world.state(&[&world.published("a", "1.0")]);
+    lossy.lose(&["POST", "/images/load"], 0);
+    let report = world.applied();
+    assert!(lossy.is_lost());
+    let taken: Vec<_> =
+        report["actions"].as_array().unwrap().iter().map(|taken| (&taken["kind"], &taken["result"])).collect();
+    let loads: Vec<_> = taken.iter().filter(|(kind, _)| *kind == "loadImage").collect();
+    assert_eq!(loads, [&(&json!("loadImage"), &json!("done"))], "{report}");
+    assert_eq!(version_of(&world, "a"), format!("{} a 1.0", world.owner));
+    // What came that way is known to be ours, and goes when two later ones have come.
+    let mut said = String::new();
+    for version in ["2.0", "3.0"] {
+        world.publish(&[("a", version)]);
+        world.state(&[&world.published("a", "latest")]);
+        said = world.run("apply").expect(0).stderr;
+    }
+    assert!(said.contains(&format!("pruned image `localhost/{}/a:1.0`", world.owner)), "{said}");
 }
 
 /// The plan of a new version and a new secret in one: every field that scripts may rely on.

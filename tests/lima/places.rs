@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use steadfast::backend::limactl::Limactl;
 use steadfast::backend::podman::{Api, Machine, Podman, Shell};
 use steadfast::backend::{Engine, Look};
-use steadfast::model::{HostKey, Name};
+use steadfast::model::{HostKey, Name, Owner, Ownership, RootClaim, RootId};
 
 use crate::bench::Place;
 use crate::instance::setting;
@@ -33,10 +33,12 @@ pub fn shell() -> Place<Podman> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ways_show_the_same_world() {
-    World::get();
+    let world = World::get();
     let _busy = World::busy();
+    let id = std::fs::read_to_string(world.sandbox.root().join("state/id")).expect("the root's id");
+    let root = RootClaim { id: RootId::parse(id.trim()), ..RootClaim::default() };
     let look = Look {
-        owner: Name::new("story").unwrap().into(),
+        owner: Ownership { name: Name::new("story").unwrap(), root },
         names: BTreeSet::new(),
         health: BTreeSet::new(),
         key: HostKey::from_bytes([7; 32]),
@@ -46,6 +48,8 @@ async fn both_ways_show_the_same_world() {
     (one.looked_at, other.looked_at) = (None, None);
     assert_eq!(one, other);
     assert_eq!(one.containers.len(), 1, "{:?}", one.containers.keys().collect::<Vec<_>>());
+    let whose: Vec<_> = one.containers.values().map(|seen| &seen.owner).collect();
+    assert!(matches!(whose.as_slice(), [Owner::Ours { .. }]), "{whose:?}");
     let timed: BTreeMap<_, _> = one.containers.iter().map(|(name, seen)| (name, seen.started_at)).collect();
     assert!(timed.values().all(Option::is_some), "{timed:?}");
 }

@@ -384,6 +384,12 @@ impl Life for Api {
         self.http.send(&call).await.map(|_| ())
     }
 
+    async fn init(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let path = self.container_path(id, "/init").await?;
+        let call = Call::post(format!("make container `{id}` ready for a start"), path).within(START);
+        self.http.send(&call).await.map(|_| ())
+    }
+
     async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
         Api::unpause(self, id).await
     }

@@ -53,6 +53,8 @@ pub(super) trait Life: Sync {
     fn stops(&self) -> &Stops;
     /// One stop. Fine when it does not run.
     fn stop_once(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// Makes it ready for a start (`podman init`). Fails when it runs.
+    fn init(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
     /// See [`crate::backend::Engine::unpause`].
     fn unpause(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
     /// Removes it whatever it does, at once, and none of its volumes.

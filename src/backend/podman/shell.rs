@@ -309,6 +309,12 @@ impl Life for Shell {
         self.run(&call.within(grace.saturating_add(AFTER_GRACE))).await.map(|_| ())
     }
 
+    async fn init(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let what = format!("make container `{id}` ready for a start");
+        let call = self.podman(what, About::Container, ["init", id.as_str()]);
+        self.run(&call.within(SLOW)).await.map(|_| ())
+    }
+
     async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
         Shell::unpause(self, id).await
     }

@@ -35,6 +35,10 @@ const MOST_SPACING: Duration = Duration::from_secs(1);
 const AFTER_KILL: Duration = Duration::from_secs(30);
 /// A container that Podman starts again and again may have to be stopped several times.
 const TRIES: u32 = 50;
+/// After so many of them it is held, see [`hold`].
+const TRIES_UNHELD: u32 = 3;
+/// How often it is held until it is stopped.
+const HOLDS: u32 = 5;
 
 /// How a container is stopped, as an inspection tells it.
 #[derive(Debug, Clone)]
@@ -134,7 +138,7 @@ impl Drop for Waiting<'_> {
 /// See [`crate::backend::Engine::stop`]. A container that is to have more time by its own `StopTimeout` gets it.
 pub(super) async fn stop(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
     let mut came_back = false;
-    for _ in 0..TRIES {
+    for tried in 0..TRIES {
         let Some(seen) = podman.stoppable(id).await? else {
             let why = format!("failed to stop container `{id}`: no such container");
             return Err(EngineError::new(EngineErrorKind::NotFound, why));
@@ -156,10 +160,13 @@ pub(super) async fn stop(podman: &impl Life, id: &ContainerId, grace: Duration) 
             }
             Phase::Running => {
                 let _place = podman.stops().stops.acquire().await;
-                podman.stop_once(id, grace).await?;
+                by_podman(podman, id, grace).await?;
             }
             Phase::Created | Phase::Exited { .. } => return Ok(()),
-            _ => podman.stop_once(id, grace).await?,
+            _ => by_podman(podman, id, grace).await?,
+        }
+        if tried >= TRIES_UNHELD {
+            hold(podman, id).await?;
         }
         // One that dies in the same moment may be restarted by Podman all the same: before 4.6 that is not called off
         // by a stop that finds nothing to kill, or not soon enough (its issues 17069 and 18259).
@@ -170,6 +177,45 @@ pub(super) async fn stop(podman: &impl Life, id: &ContainerId, grace: Duration) 
     }
     let why = format!("failed to stop container `{id}`: Podman started it again each of {TRIES} times");
     Err(EngineError::new(EngineErrorKind::Timeout, why))
+}
+
+/// One stop by Podman. Where Podman restarts the container meanwhile, it says that it cannot tidy up what runs.
+async fn by_podman(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+    match podman.stop_once(id, grace).await {
+        Err(err) if is_refusal(&err) && podman.inspect(id).await?.is_some_and(|now| now.phase == Phase::Running) => {
+            tracing::debug!(container = %id, error = %err, "a container that was to be stopped was restarted");
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
+/// Takes a container between two of Podman's restarts out of its hands. One that ends as soon as it is started is down
+/// whenever its turn comes to be stopped, above all on a busy machine; then a stop changes nothing (4.3.1), and the restart
+/// that is due comes. Once made ready for a start it has none due, and a stop is the last word.
+async fn hold(podman: &impl Life, id: &ContainerId) -> Result<(), EngineError> {
+    for _ in 0..HOLDS {
+        // Podman may tidy up the last run after it was made ready. Then a stop changes nothing either, and it is as if new.
+        if !podman.inspect(id).await?.is_some_and(|now| matches!(now.phase, Phase::Stopping | Phase::Created)) {
+            break;
+        }
+        let held = async {
+            podman.init(id).await?;
+            podman.stop_once(id, Duration::ZERO).await
+        };
+        match held.await {
+            Err(err) if is_refusal(&err) => {
+                tracing::debug!(container = %id, error = %err, "a container was not held between two restarts");
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether Podman found the container to be in another state than one in which it does what it was asked for.
+fn is_refusal(err: &EngineError) -> bool {
+    !err.kind.is_retryable() && !matches!(err.kind, EngineErrorKind::PermissionDenied | EngineErrorKind::NotFound)
 }
 
 /// Whether a signal of ours ends it for good, so that Podman need not wait for it.
@@ -289,6 +335,124 @@ fn number(signal: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A Podman whose container ends as soon as it is started, so that no stop finds it running.
+    struct Restless {
+        stops: Stops,
+        now: Mutex<Now>,
+        /// It tidies up the last run between an init and a stop, once.
+        tidies_late: std::sync::atomic::AtomicBool,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Now {
+        Running,
+        Between,
+        Ready,
+        Down,
+    }
+
+    impl Restless {
+        fn new(tidies_late: bool) -> Self {
+            Self { stops: Stops::new(1), now: Mutex::new(Now::Running), tidies_late: tidies_late.into() }
+        }
+
+        fn seen(&self) -> ContainerState {
+            let status = match *self.now.lock().unwrap() {
+                Now::Running => "running",
+                Now::Between => "stopping",
+                Now::Ready => "initialized",
+                Now::Down => "exited",
+            };
+            let answer = serde_json::json!({
+                "Id": "c".repeat(64), "Name": "a", "State": {"Status": status},
+                "HostConfig": {"RestartPolicy": {"Name": "always"}},
+            });
+            crate::backend::podman::wire::inspected(&answer).unwrap().1
+        }
+
+        fn refused(&self) -> EngineError {
+            EngineError::new(EngineErrorKind::Conflict, format!("{:?}", self.now.lock().unwrap()))
+        }
+    }
+
+    impl Life for Restless {
+        async fn inspect(&self, _: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
+            let seen = self.seen();
+            let mut now = self.now.lock().unwrap();
+            if *now == Now::Between {
+                *now = Now::Running;
+            }
+            Ok(Some(seen))
+        }
+
+        async fn stoppable(&self, _: &ContainerId) -> Result<Option<Stoppable>, EngineError> {
+            Ok(Some(Stoppable { state: self.seen(), signal: "15".into(), timeout: Duration::ZERO }))
+        }
+
+        async fn stop_once(&self, _: &ContainerId, _: Duration) -> Result<(), EngineError> {
+            let late = self.tidies_late.load(std::sync::atomic::Ordering::Relaxed);
+            let mut now = self.now.lock().unwrap();
+            match *now {
+                Now::Ready if late => self.tidies_late.store(false, std::sync::atomic::Ordering::Relaxed),
+                Now::Ready => *now = Now::Down,
+                Now::Running => *now = Now::Between,
+                Now::Between | Now::Down => {}
+            }
+            Ok(())
+        }
+
+        async fn init(&self, _: &ContainerId) -> Result<(), EngineError> {
+            *self.now.lock().unwrap() = Now::Ready;
+            Ok(())
+        }
+
+        async fn version(&self) -> Result<String, EngineError> {
+            Ok("4.3.1".into())
+        }
+
+        fn stops(&self) -> &Stops {
+            &self.stops
+        }
+
+        async fn start_once(&self, _: &ContainerId) -> Result<super::super::life::Started, EngineError> {
+            Err(self.refused())
+        }
+
+        async fn list(&self, _: &BTreeSet<ContainerId>) -> Result<BTreeMap<ContainerId, Listing>, EngineError> {
+            Ok(BTreeMap::new())
+        }
+
+        async fn signal(&self, _: &ContainerId, _: &str) -> Result<(), EngineError> {
+            Err(self.refused())
+        }
+
+        async fn process(&self, _: u32) -> Option<String> {
+            None
+        }
+
+        async fn unpause(&self, _: &ContainerId) -> Result<(), EngineError> {
+            Err(self.refused())
+        }
+
+        async fn remove_by_force(&self, _: &ContainerId) -> Result<(), EngineError> {
+            Err(self.refused())
+        }
+
+        fn surely_alive(&self, _: &ContainerState) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_down_at_each_stop_is_held_between_two_restarts() {
+        let id = ContainerId::new("c".repeat(64)).unwrap();
+        for tidies_late in [false, true] {
+            let podman = Restless::new(tidies_late);
+            stop(&podman, &id, Duration::from_secs(1)).await.unwrap();
+            assert_eq!(*podman.now.lock().unwrap(), Now::Down, "{tidies_late}");
+        }
+    }
 
     #[test]
     fn a_signal_is_final_from_4_7_on() {
