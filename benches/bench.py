@@ -9,7 +9,7 @@ import rows
 from harness import Bench, command_line, first_line, host
 
 ROWS = rows.ROWS + background.ROWS
-README = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "README.md")
+PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "docs", "benchmarks.md")
 
 
 def main():
@@ -31,17 +31,17 @@ def main():
         with open(options.out, "w", encoding="utf-8") as file:
             file.write("\n".join(texts.values()))
     for group, text in texts.items():
-        if options.readme and all(row in chosen for row in ROWS if row.group == group):
-            put_into_readme(group, text)
+        if options.docs and all(row in chosen for row in ROWS if row.group == group):
+            put_into_docs(group, text)
     return 0 if bench.good() else 1
 
 
-def put_into_readme(group, text):
+def put_into_docs(group, text):
     begin, end = "<!-- benches:%s:begin -->\n" % group, "<!-- benches:%s:end -->" % group
-    with open(README, encoding="utf-8") as file:
+    with open(PAGE, encoding="utf-8") as file:
         before, rest = file.read().split(begin)
     _, after = rest.split(end)
-    with open(README, "w", encoding="utf-8") as file:
+    with open(PAGE, "w", encoding="utf-8") as file:
         file.write(before + begin + text + end + after)
 
 

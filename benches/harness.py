@@ -40,7 +40,7 @@ def command_line(rows, prog, description, full, rounds):
     groups = " and ".join("`%s`" % group for group in dict.fromkeys(row.group for row in rows))
     parser.add_argument("--rows", default="", help="only these, separated by commas; %s: all of a table" % groups)
     parser.add_argument("--out", metavar="FILE", help="write the table to this file as well")
-    parser.add_argument("--readme", action="store_true", help="put each table that was measured as a whole into README.md")
+    parser.add_argument("--docs", action="store_true", help="write each table that was measured as a whole into docs/benchmarks.md")
     parser.add_argument("--list", action="store_true", help="list the rows and stop")
     options = parser.parse_args()
     if options.list:

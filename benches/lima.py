@@ -38,7 +38,7 @@ which the guest is starting by itself already; when it was first let in is subtr
 
 
 def main():
-    # --out and --readme are lima.sh's: it takes them, and they are only explained here.
+    # --out and --docs are lima.sh's: it takes them, and they are only explained here.
     options, chosen = command_line(
         ROWS, "benches/lima.sh", "Measures steadfast with a Lima virtual machine.", full="makes the VM from nothing twice",
         rounds="rounds per row, except for making the VM")

@@ -8,7 +8,7 @@
 #   benches/lima.sh --rows load,lost   only these rows (--list names them)
 #   benches/lima.sh --rounds 7         rounds per row, except for making the VM; the contestants take turns within each
 #   benches/lima.sh --out FILE         writes the table there as well
-#   benches/lima.sh --readme           puts the table, when it was measured as a whole, into README.md
+#   benches/lima.sh --docs             writes the table, when it was measured as a whole, into docs/benchmarks.md
 #
 # Linux, as root or as a normal user, and macOS. Installs what scripts/lima-env.sh and scripts/podman-env.sh need and says so.
 # STEADFAST=/path/to/steadfast skips the build.
@@ -27,7 +27,7 @@ repository=$(cd "$here/.." && pwd)
 
 # Half of the big image compresses like programs do, half does not: together about 200 MB.
 half=145
-out="" readme="" scratch="" work=""
+out="" docs="" scratch="" work=""
 
 main() {
   local status=0
@@ -58,13 +58,13 @@ take_options() {
     case $1 in
       --out) out=${2:-}; [ -n "$out" ] || die "--out needs a file"; shift ;;
       --out=*) out=${1#--out=} ;;
-      --readme) readme=yes ;;
+      --docs) docs=yes ;;
       --quick) half=15; flags+=("$1") ;;
       *) flags+=("$1") ;;
     esac
     shift
   done
-  case "$readme ${flags[*]:-}" in "yes "*--rows*) die "--readme puts a whole table into README.md, and --rows measures a part" ;; esac
+  case "$docs ${flags[*]:-}" in "yes "*--rows*) die "--docs writes a whole table into docs/benchmarks.md, and --rows measures a part" ;; esac
 }
 
 # What the Lima user needs goes where he can read it: the tree may be closed to him.
@@ -91,8 +91,8 @@ prepare() {
 
 keep_table() {
   if [ -n "$out" ]; then cp "$scratch/table" "$out"; fi
-  if [ -n "$readme" ]; then
-    (cd "$here" && python3 -B -c 'import bench, sys; bench.put_into_readme("lima", sys.stdin.read())' <"$scratch/table")
+  if [ -n "$docs" ]; then
+    (cd "$here" && python3 -B -c 'import bench, sys; bench.put_into_docs("lima", sys.stdin.read())' <"$scratch/table")
   fi
 }
 

@@ -8,7 +8,7 @@
 #   benches/run.sh --rows fetch,plan   only these rows (--list names them); `apply` and `run` name all of a table
 #   benches/run.sh --rounds 7          rounds per row; the contestants take turns within each
 #   benches/run.sh --out FILE          writes the tables there as well
-#   benches/run.sh --readme            puts each table that was measured as a whole into README.md
+#   benches/run.sh --docs              writes each table that was measured as a whole into docs/benchmarks.md
 #
 # Linux only. Installs Podman, docker-compose, curl, GNU time and strace from the distribution, podman-compose from PyPI into a venv of
 # its own, builds Docker Compose v5 where there is Go, and says so. STEADFAST=/path/to/steadfast skips the build.
