@@ -262,7 +262,7 @@ struct ApplyArgs {
 struct RunArgs {
     #[command(flatten)]
     file: FileArg,
-    /// The longest time without a look, whatever is heard
+    /// Maximum time between reconciliations, whatever is heard
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = resync)]
     resync: Duration,
     /// How long the state file must be quiet after a change

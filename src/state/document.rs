@@ -24,7 +24,8 @@ record! {
         #[schemars(extend("const" = "steadfast/v1", "examples" = ["steadfast/v1"]))]
         required api_version "apiVersion": Word,
         /// Who owns what is made from this file: containers are labelled with it, the lock and the state directory are
-        /// named after it. A DNS label. Two files with one name would remove each other's agents.
+        /// named after it. A DNS label. A second file with this name is refused, unless `--take-over` says that it takes the
+        /// first one's place.
         #[schemars(extend("pattern" = NAME, "examples" = ["demo"]))]
         required name "name": Word,
         /// Where the cache and the state are kept. `--root` wins over it; without either it is `$STEADFAST_ROOT`, else

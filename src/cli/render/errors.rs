@@ -154,7 +154,7 @@ impl CliError {
                 ExitStatus::Locked,
                 format!("{who} keeps another state file of this name: `{file}`"),
             )
-            .hint("two state files with one name would remove each other's agents: give this one a `name` of its own, or stop that `run` first"),
+            .hint("give this one a `name` of its own; or stop that `run`, and take its place with `--take-over`"),
             _ => Self::new(
                 ExitStatus::Locked,
                 format!("{who} keeps this state file, and would bring back what is removed"),
