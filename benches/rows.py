@@ -150,6 +150,11 @@ def load_deaf_image(bench):
     bench.podman("rm", made)
 
 
+def patient(bench):
+    """docker-compose gives up after a minute, while most of its stops wait for their turn at Podman's service."""
+    return dict(bench.env, COMPOSE_HTTP_TIMEOUT="600")
+
+
 def judge_deaf(bench, what, found, compose):
     """Measures once, Compose's old and new program beside what was `found`: each takes minutes."""
     if bench.compose:
@@ -177,7 +182,7 @@ def down(bench):
         bench.clear()
         _, file = deaf(bench, count)
         bench.run(program, "-p", "bench", "-f", file, "up", "-d", cwd=os.path.dirname(file))
-        return bench.run(program, "-p", "bench", "-f", file, "down", cwd=os.path.dirname(file)).seconds
+        return bench.run(program, "-p", "bench", "-f", file, "down", cwd=os.path.dirname(file), env=patient(bench)).seconds
 
     def podman():
         bench.clear()
@@ -204,7 +209,7 @@ def replace(bench):
         took = None
         for value in ("0", "1"):
             _, file = deaf(bench, count, value)
-            took = bench.run(program, "-p", "bench", "-f", file, "up", "-d", cwd=os.path.dirname(file)).seconds
+            took = bench.run(program, "-p", "bench", "-f", file, "up", "-d", cwd=os.path.dirname(file), env=patient(bench)).seconds
         return took
 
     found = {"steadfast": ours}
