@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does what `examples/quickstart/run.sh --keep` tells people to do, word for word, in a shell of its own; with a $TMPDIR whose
-# path is as long as some systems have it. STEADFAST names the program. Leaves nothing behind.
+# The quickstart's whole tour; and what `examples/quickstart/run.sh --keep` tells people to do, word for word, in a shell of its
+# own; with a $TMPDIR whose path is as long as some systems have it. STEADFAST names the program. Leaves nothing behind.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,6 +15,8 @@ trap 'examples/quickstart/run.sh --stop >/dev/null 2>&1 || true; rm -rf "$work"'
 export TMPDIR=$work/a-path-that-is-longer-than-a-run-root-of-podman-may-be
 mkdir -p "$TMPDIR"
 
+examples/quickstart/run.sh >"$work/said" 2>&1 || { cat "$work/said"; die "the tour failed"; }
+grep -q 'That was all' "$work/said" || { cat "$work/said"; die "the tour did not come to its end"; }
 examples/quickstart/run.sh --keep >"$work/said" 2>&1 || { cat "$work/said"; die "the quickstart failed"; }
 # What it says one can type stands indented at the end.
 sed -n '/To go on by hand:/,$ s/^  //p' "$work/said" >"$work/typed"

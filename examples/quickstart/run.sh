@@ -57,6 +57,8 @@ tour() {
   publish_agent "$scratch/published" hello localhost/hello-agent 1.0.0 "$scratch/hello.tar.gz"
   show cat "$scratch/published/vm/manifest.json"
 
+  # A name belongs to the file it was first applied from. The tour edits its own, so that your checkout stays clean.
+  if [ -z "$keep" ]; then cp "$file" "$scratch/steadfast.yaml"; file=$scratch/steadfast.yaml; fi
   headline "Apply the state file: fetch, verify, load, create, start, wait until healthy"
   show steadfast apply -f "$file"
   visit "hello from agent 1.0.0: good morning"
@@ -75,19 +77,19 @@ tour() {
   show steadfast apply -f "$file"
   visit "hello from agent 1.0.0: good morning"
 
-  headline "Edit one value (in a copy of the file, so that your checkout stays clean) and look at the plan"
-  sed 's/GREETING: good morning/GREETING: good evening/' "$file" >"$scratch/steadfast.yaml"
-  diff "$file" "$scratch/steadfast.yaml" || true
-  show steadfast plan -f "$scratch/steadfast.yaml"
+  headline "Edit one value and look at the plan"
+  sed 's/GREETING: good morning/GREETING: good evening/' "$here/steadfast.yaml" >"$file"
+  diff "$here/steadfast.yaml" "$file" || true
+  show steadfast plan -f "$file"
 
   headline "Apply it: exactly this container is replaced"
   before=$(container_id)
-  show steadfast apply -f "$scratch/steadfast.yaml"
+  show steadfast apply -f "$file"
   [ "$(container_id)" != "$before" ] || die "the container was not replaced"
   visit "hello from agent 1.0.0: good evening"
 
   headline "Take everything down"
-  show steadfast down -f "$scratch/steadfast.yaml"
+  show steadfast down -f "$file"
   [ -z "$(podman --url "$CONTAINER_HOST" ps -aq)" ] || die "down left containers behind"
   clean_up
   trap - EXIT
