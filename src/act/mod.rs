@@ -36,8 +36,13 @@ pub struct Patience {
     pub settle: Duration,
     /// How long a successor may take to become healthy. Default 10 min.
     pub healthy: Duration,
-    /// Cancelled when the user asked to stop: waits for health end there, and the next run takes them up.
+    /// When it must be healthy at the latest, whenever it was started.
+    pub deadline: Option<Instant>,
+    /// Cancelled when the user asked to stop: waits for health end there.
     pub cancel: CancellationToken,
+    /// Whether a replacement whose wait for health was cancelled is undone, so that its predecessor serves on. Otherwise it
+    /// stays as it is, and the next run goes on waiting. Default no.
+    pub undo: bool,
     /// Whether host ports and bind sources are this machine's, so that they can be checked beforehand.
     pub local: bool,
     /// What it works in, and gives back while it waits.
@@ -50,7 +55,9 @@ impl Default for Patience {
             grace: Duration::from_secs(10),
             settle: Duration::from_millis(500),
             healthy: Duration::from_secs(600),
+            deadline: None,
             cancel: CancellationToken::new(),
+            undo: false,
             local: true,
             slot: Slot::default(),
         }

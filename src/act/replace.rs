@@ -7,6 +7,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use super::{
     ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines, remove, stop,
     sure, volumes,
@@ -191,8 +193,8 @@ fn is_hopeless(err: &EngineError) -> bool {
     matches!(err.kind, EngineErrorKind::ApiError | EngineErrorKind::CommandFailed)
 }
 
-/// A successor that failed goes, and its predecessor comes back. One whose watch was broken off stays as it is, beside
-/// its predecessor: the next run goes on watching.
+/// A successor that failed goes, and its predecessor comes back. One whose watch was broken off goes too, where that is
+/// asked for; else it stays as it is, beside its predecessor, and the next run goes on watching.
 async fn prove<E: Engine>(
     engine: &E,
     outcome: Result<(), ActError>,
@@ -202,7 +204,13 @@ async fn prove<E: Engine>(
 ) -> Result<(), ActError> {
     match outcome {
         Ok(()) => Ok(()),
-        Err(ActError::Interrupted) => Err(ActError::Interrupted),
+        Err(ActError::Interrupted) if !patience.undo => Err(ActError::Interrupted),
+        Err(ActError::Interrupted) => {
+            match put_back(engine, predecessor, Some(successor), ActError::Interrupted, patience).await {
+                ActError::RolledBack { .. } => Err(ActError::Interrupted),
+                failed => Err(failed),
+            }
+        }
         Err(err) => Err(put_back(engine, predecessor, Some(successor), err, patience).await),
     }
 }
@@ -254,10 +262,12 @@ async fn start_and_watch<E: Engine>(
         return Ok(()); // a one-shot that is done
     }
     let check = spec.healthcheck.as_ref().or(seen.as_ref().and_then(|seen| seen.check.as_ref()));
+    let left = patience.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let time = left.map_or(patience.healthy, |left| patience.healthy.min(left));
     let waiting = async {
         tokio::select! {
             biased;
-            outcome = become_healthy(engine, id, name.as_str(), spec, check, patience.healthy) => outcome,
+            outcome = become_healthy(engine, id, name.as_str(), spec, check, time) => outcome,
             () = patience.cancel.cancelled() => Err(ActError::Interrupted),
         }
     };

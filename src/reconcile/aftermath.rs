@@ -7,11 +7,12 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::memory::Memory;
-use super::{Reconciler, Trouble, is_container_step};
+use super::{Awaited, Reconciler, Trouble, is_container_step};
 use crate::act::{ActError, Ending, become_healthy, ended, inspect_settled, last_lines};
 use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Phase};
 use crate::plan::{Action, Plan, Reason, is_in_a_crash_loop};
+use crate::readiness::AgentHealth;
 
 impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// A container that this convergence started and that is down again is an error with its last words, not a thing to
@@ -112,7 +113,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             return false;
         }
         let names: Vec<_> = waiting.iter().map(|((name, _), ..)| name.clone()).collect();
-        self.reporter.awaiting_health(&names);
+        self.reporter.awaiting(&Awaited { health: names, ..Awaited::default() });
         let patience = deadline.saturating_duration_since(Instant::now());
         let waits = waiting.into_iter().map(async |((agent, container), id, spec, check)| {
             let outcome = become_healthy(&self.world.engine, &id, &container, spec, Some(&check), patience).await;
@@ -123,7 +124,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             outcomes = all => Some(outcomes),
             () = self.cancel.cancelled() => None,
         };
-        self.reporter.awaiting_health(&[]);
+        self.reporter.awaiting(&Awaited::default());
         let Some(outcomes) = outcomes else { return true };
         for (agent, id, outcome) in outcomes {
             match outcome {
@@ -160,10 +161,19 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         if progressing.is_empty() {
             return false;
         }
-        let names: Vec<_> = progressing.iter().map(|unready| unready.agent.clone()).collect();
-        if run.awaited != names {
-            self.reporter.awaiting_health(&names);
-            run.awaited = names;
+        let mut awaited = Awaited::default();
+        for unready in &progressing {
+            match unready.health {
+                AgentHealth::Restarted { steady, .. } => {
+                    awaited.steadiness.push(unready.agent.clone());
+                    awaited.steady = awaited.steady.max(steady);
+                }
+                _ => awaited.health.push(unready.agent.clone()),
+            }
+        }
+        if run.awaited != awaited {
+            self.reporter.awaiting(&awaited);
+            run.awaited = awaited;
         }
         let looked_at = observed.guest.present().and_then(|guest| guest.looked_at);
         let left = progressing.iter().filter_map(|unready| unready.health.until()?.duration_since(looked_at?).ok());

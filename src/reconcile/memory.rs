@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Taken, Trouble, key, key_of};
+use super::{Awaited, Taken, Trouble, key, key_of};
 use crate::act::{ActError, Disposition};
 use crate::model::{AgentName, ContainerId, Observed, Phase, Reach};
 use crate::plan::{Action, Plan};
@@ -28,7 +28,7 @@ pub(super) struct Memory {
     /// What the newest look found not to be ready, although nothing is to be done about it.
     pub unready: Vec<Unready>,
     /// Whom the user was told to be waited for.
-    pub awaited: Vec<AgentName>,
+    pub awaited: Awaited,
     /// How the virtual machine was reached at the last look.
     pub reach: Reach,
 }

@@ -23,7 +23,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use options::{Options, Refusal, Reporter, Silent};
+pub use options::{Awaited, Options, Refusal, Reporter, Silent};
 pub use report::{Report, Taken, Trouble};
 
 use crate::act::{ActError, Disposition, Patience, Slot, Slots};
@@ -327,10 +327,10 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                 continue;
             };
             flying.insert(lane);
-            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(PUT_BACK_TIME);
             let patience = Patience {
-                healthy: self.options.patience.healthy.min(left),
+                deadline: deadline.checked_sub(PUT_BACK_TIME),
                 cancel: self.cancel.clone(),
+                undo: true,
                 slot,
                 ..self.options.patience.clone()
             };

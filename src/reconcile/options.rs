@@ -1,5 +1,6 @@
 //! How a convergence is to go about it, and who hears of it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,14 +42,47 @@ impl Default for Options {
     }
 }
 
+/// Agents that time alone may make ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Awaited {
+    /// Their health check has not passed yet.
+    pub health: Vec<AgentName>,
+    /// They were restarted a moment ago, and are to show that they stay up.
+    pub steadiness: Vec<AgentName>,
+    /// For how long they are to stay up.
+    pub steady: Duration,
+}
+
+impl Awaited {
+    /// Whether nobody is waited for.
+    pub fn is_empty(&self) -> bool {
+        self.health.is_empty() && self.steadiness.is_empty()
+    }
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = |agents: &[AgentName]| agents.iter().map(AgentName::as_str).collect::<Vec<_>>().join(", ");
+        let mut parts = Vec::new();
+        if !self.health.is_empty() {
+            parts.push(format!("for health: {}", named(&self.health)));
+        }
+        if !self.steadiness.is_empty() {
+            let steady = humantime::format_duration(Duration::from_secs(self.steady.as_secs()));
+            parts.push(format!("until it has stayed up for {steady}: {}", named(&self.steadiness)));
+        }
+        write!(f, "waiting {}", parts.join("; "))
+    }
+}
+
 /// Hears of each step as it happens. What is drawn on a terminal is drawn from this.
 pub trait Reporter: Send + Sync {
     /// A step begins; `progress` follows its bytes, where it moves any.
     fn started(&self, step: &Step, progress: &Arc<Progress>);
     /// A step ended.
     fn finished(&self, step: &Step, outcome: Result<&Done, &ActError>, took: Duration);
-    /// Nothing is left to do but to wait for these agents' health checks. Of none: the wait is over.
-    fn awaiting_health(&self, agents: &[AgentName]);
+    /// Nothing is left to do but to wait for these agents. Of none: the wait is over.
+    fn awaiting(&self, agents: &Awaited);
     /// Something else changed. Only `run` has news.
     fn news(&self, _news: &super::run::News) {}
 }
@@ -60,7 +94,7 @@ pub struct Silent;
 impl Reporter for Silent {
     fn started(&self, _: &Step, _: &Arc<Progress>) {}
     fn finished(&self, _: &Step, _: Result<&Done, &ActError>, _: Duration) {}
-    fn awaiting_health(&self, _: &[AgentName]) {}
+    fn awaiting(&self, _: &Awaited) {}
 }
 
 /// Why nothing was begun.

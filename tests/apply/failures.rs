@@ -98,6 +98,7 @@ fn what_was_restarted_once_is_waited_for_and_then_ready() {
     assert!(hasty.stdout.contains("not ready yet: a") && !hasty.stdout.contains("converged"), "{}", hasty.stdout);
     world.run("apply --timeout 2s").expect(3).says("was started again");
     let outcome = world.run("apply -o json").expect(0);
+    assert!(outcome.stderr.contains("waiting until it has stayed up for 10s: a"), "{}", outcome.stderr);
     assert_eq!(outcome.json()["converged"], true);
     assert_eq!(kinds(&outcome.json()), Vec::<String>::new());
     world.run("status").expect(0);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::server::{Reply, Server};
-use crate::world::{World, http, port, until};
+use crate::world::{World, http, id_of, inspect, port, until};
 
 /// Served so slowly that it can be stopped on the way.
 async fn slow_publisher(world: &World, pace: Duration) -> Server {
@@ -170,6 +170,29 @@ fn a_second_ctrl_c_stops_at_once_and_is_repaired_too() {
     assert!(outcome.took < Duration::from_secs(9), "{:?}", outcome.took);
     world.run("apply").expect(0);
     assert_eq!((world.leftovers(), world.runs("a")), (Vec::new(), true));
+}
+
+/// Neither the end of the time nor one Ctrl-C leaves a successor that has not proved itself in the place of one that has.
+#[test]
+fn what_served_serves_on_when_its_successor_is_not_waited_for() {
+    let world = World::new();
+    let agent = |test: &str| world.agent("a", &format!("healthcheck: {{test: [CMD, {test}], interval: 30s}}"));
+    world.state(&[&agent("\"true\"")]);
+    world.applied();
+    let (name, serves) = (world.name("a"), id_of(&world.name("a")));
+    world.state(&[&agent("\"false\"")]);
+
+    world.run("apply --timeout 4s").expect(4).says("it did not become healthy in time");
+    assert_eq!((id_of(&name), world.runs("a"), world.leftovers()), (serves.clone(), true, Vec::new()));
+
+    let mut running = world.spawn("apply");
+    running.until("the successor is watched", |_| {
+        inspect(&name).is_some_and(|seen| seen["Id"] != serves.as_str() && seen["State"]["Running"] == true)
+    });
+    running.signal(Signal::INT);
+    let outcome = running.end().expect(130).says("left to do: replace container");
+    assert!(outcome.took < Duration::from_secs(30), "{:?}", outcome.took);
+    assert_eq!((id_of(&name), world.runs("a"), world.leftovers()), (serves, true, Vec::new()));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use steadfast::handles::Scratch;
 use steadfast::model::*;
 use steadfast::reconcile::journal::Journal;
 use steadfast::reconcile::run::{Edition, Ended, News, Request, Runner, View};
-use steadfast::reconcile::{Options, Report, Reporter};
+use steadfast::reconcile::{Awaited, Options, Report, Reporter};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ impl Reporter for Listener {
         _: Duration,
     ) {
     }
-    fn awaiting_health(&self, _: &[AgentName]) {}
+    fn awaiting(&self, _: &Awaited) {}
     fn news(&self, news: &News) {
         self.0.lock().unwrap().push(news.to_string());
     }

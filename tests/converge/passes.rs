@@ -424,9 +424,13 @@ async fn a_predecessor_goes_only_once_its_successor_is_healthy() {
         cancel.cancel();
     });
     assert!(report.interrupted, "{:?}", report.troubles);
-    assert_eq!(story.names(), ["demo-a", "demo-a.prev"], "the watch was broken off, nothing is thrown away");
-    story.fake.restart();
+    assert_eq!(story.names(), ["demo-a"]);
+    assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before.clone(), Phase::Running), "what served serves on");
     story.cancel = Default::default();
+    // Killed, it cannot see to that.
+    assert!(tokio::time::timeout(Duration::from_secs(2), story.converge()).await.is_err());
+    assert_eq!(story.names(), ["demo-a", "demo-a.prev"], "nothing is thrown away");
+    story.fake.restart();
     let report = story.converge().await;
     assert!(!report.converged);
     assert_eq!(story.names(), ["demo-a"]);

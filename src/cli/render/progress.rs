@@ -13,10 +13,9 @@ use super::said::{self, Level};
 use super::{ADD, ASIDE, REMOVE, past, styled, terminal, units};
 use crate::act::{ActError, Done};
 use crate::backend::Progress;
-use crate::model::AgentName;
 use crate::plan::{Action, Step};
-use crate::reconcile::Reporter;
 use crate::reconcile::run::News;
+use crate::reconcile::{Awaited, Reporter};
 
 /// Draws or prints.
 #[derive(Debug)]
@@ -314,13 +313,12 @@ impl Reporter for Printer {
         self.line(&mark, &news.to_string());
     }
 
-    fn awaiting_health(&self, agents: &[AgentName]) {
+    fn awaiting(&self, agents: &Awaited) {
         self.end(HEALTH);
         if agents.is_empty() {
             return;
         }
-        let names: Vec<_> = agents.iter().map(AgentName::as_str).collect();
-        let message = format!("waiting for health: {}", names.join(", "));
+        let message = agents.to_string();
         if self.shared.screen.is_none() {
             self.line("…", &message);
         }
