@@ -214,8 +214,20 @@ pub(crate) fn ended(seen: Option<&ContainerState>, restart: RestartPolicy) -> Op
     }
 }
 
+/// What stands before a log at the end of a failure.
+const LOG_FOLLOWS: &str = "; its last log lines:";
+
 pub(crate) fn tail(log: &str) -> String {
-    if log.is_empty() { String::new() } else { format!("; its last log lines:\n{log}") }
+    if log.is_empty() {
+        return String::new();
+    }
+    let lines: Vec<_> = log.lines().map(|line| format!("  | {line}")).collect();
+    format!("{LOG_FOLLOWS}\n{}", lines.join("\n"))
+}
+
+/// A failure in one line: without the log that stands at its end.
+pub(crate) fn in_one_line(failure: &str) -> &str {
+    failure.lines().next().unwrap_or_default().trim_end_matches(LOG_FOLLOWS)
 }
 
 /// What the loop should do about a failure.
@@ -441,7 +453,7 @@ async fn restart<E: Engine>(
 pub(crate) async fn last_lines<E: Engine>(engine: &E, id: &ContainerId, spec: &ContainerSpec) -> String {
     let text = tokio::time::timeout(LOG_TIME, read_log(engine, id)).await.unwrap_or_default();
     let text = spec.scrub(&String::from_utf8_lossy(&text));
-    text.trim_end().lines().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
+    text.trim_end().lines().collect::<Vec<_>>().join("\n")
 }
 
 /// The end of the log, at most [`LOG_BYTES`].
@@ -463,3 +475,21 @@ async fn read_log<E: Engine>(engine: &E, id: &ContainerId) -> Vec<u8> {
 const LOG_TIME: Duration = Duration::from_secs(5);
 const LOG_LINES: u64 = 10;
 const LOG_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_in_one_line_leaves_its_log_out() {
+        let log = "one\ntwo";
+        let failure = ActError::Unhealthy { container: "a".into(), why: "it said no".into(), log: log.into() };
+        assert_eq!(
+            failure.to_string(),
+            "container `a` is not healthy: it said no; its last log lines:\n  | one\n  | two"
+        );
+        assert_eq!(in_one_line(&failure.to_string()), "container `a` is not healthy: it said no");
+        assert_eq!(in_one_line("no log"), "no log");
+        assert_eq!(in_one_line(""), "");
+    }
+}

@@ -12,6 +12,7 @@ use super::render::{self, ADD, ASIDE, REMOVE, styled, units};
 use super::settings::state_dir;
 use super::status::{not_ready_in, snapshot, view_of_run};
 use super::{CliError, ExitStatus, Settings};
+use crate::act::in_one_line;
 use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::{Engine, Look, Store};
 use crate::error::Chain;
@@ -210,10 +211,9 @@ async fn agents(settings: &Settings, desired: &Desired, world: super::settings::
 /// What is wrong with an agent: how it is, and what the newest try came to, each on its first line.
 fn told(agent: &AgentStatus, message: &str) -> String {
     let first = |text: &str| text.lines().next().unwrap_or_default().to_owned();
-    let last =
-        agent.last_log.as_deref().and_then(|log| log.lines().last()).map(|line| line.trim_start_matches([' ', '|']));
-    let failure =
-        agent.last_failure.as_ref().map(|failure| first(&failure.message)).filter(|failure| !failure.contains(message));
+    let last = agent.last_log.as_deref().and_then(|log| log.lines().last());
+    let failure = agent.last_failure.as_ref().map(|failure| in_one_line(&failure.message).to_owned());
+    let failure = failure.filter(|failure| !failure.contains(message));
     let mut told = first(message);
     if let Some(failure) = failure {
         told += &format!("; the last try failed: {failure}");

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
+use crate::act::in_one_line;
 use crate::control::Run;
 use crate::readiness::CheckedBy;
 
@@ -241,13 +242,13 @@ fn table(out: &mut String, status: &Page, color: bool) {
             }
             let told = |failure: &&LastFailure| !seen_above && !failure.message.contains(&agent.conditions[0].message);
             if let Some(failure) = agent.last_failure.as_ref().filter(told) {
-                let first = failure.message.lines().next().unwrap_or_default();
-                let _ = writeln!(out, "      the last try failed at {}: {first}", failure.last);
+                let failed = in_one_line(&failure.message);
+                let _ = writeln!(out, "      the last try failed at {}: {failed}", failure.last);
             }
             if let Some(log) = agent.last_log.as_ref().filter(|log| !log.is_empty()) {
                 let _ = writeln!(out, "      its last log lines:");
                 for line in log.lines() {
-                    let _ = writeln!(out, "    {line}");
+                    let _ = writeln!(out, "      | {line}");
                 }
             }
         }

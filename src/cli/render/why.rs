@@ -1,10 +1,13 @@
 //! Why an agent is as it is, for people and for programs, with what may help.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::errors::{kind_hint, trouble_hint};
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled};
+use crate::act::in_one_line;
 use crate::plan::action::verb;
 use crate::reconcile::Trouble;
 use crate::why::{Known, Why};
@@ -81,12 +84,13 @@ pub fn text(why: &Why, color: bool) -> String {
             page.row("not ready", &format!("{}: {}", condition.reason, condition.message));
         }
         for (at, line) in known.status.last_log.iter().flat_map(|log| log.lines()).enumerate() {
-            page.row(if at == 0 { "last log" } else { "" }, line.trim_start());
+            page.row(if at == 0 { "last log" } else { "" }, &format!("| {line}"));
         }
     }
     for held in &why.held {
         page.row("suspended", &format!("otherwise: {held}"));
     }
+    let mut logs = BTreeSet::new();
     for failure in &why.failures {
         let step = failure.step.as_ref().map(|step| format!(": {step}")).unwrap_or_default();
         let often = match failure.times {
@@ -94,7 +98,11 @@ pub fn text(why: &Why, color: bool) -> String {
             times => format!(", {times} times since {}", failure.first),
         };
         page.row("stopped by", &format!("{} ({}){step}{often}", failure.last, failure.trigger));
-        for line in failure.message.lines() {
+        // Once is enough; and that of a container which is gone stands nowhere else.
+        let has_log = why.known.as_ref().is_some_and(|known| known.status.last_log.is_some());
+        let is_new = (!has_log || failure.kind == "rolledBack") && logs.insert(&failure.message);
+        let told = if is_new { failure.message.as_str() } else { in_one_line(&failure.message) };
+        for line in told.lines() {
             page.row("", &format!("  {line}"));
         }
     }
