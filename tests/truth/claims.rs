@@ -38,6 +38,11 @@ const LATELY: Duration = Duration::from_secs(100);
 
 /// How an agent was at every sample of a verb.
 pub fn truth(wanted: Wanted, name: &str, samples: &[Sample], watcher: &Watcher) -> Truth {
+    // Its first life lay between two samples, and then it was well.
+    let restarts = |sample: &Sample| sample.of.get(name).and_then(Option::as_ref).map_or(0, |seen| seen.restarts);
+    if samples.windows(2).any(|pair| restarts(&pair[0]) == 0 && restarts(&pair[1]) > 0) {
+        return Truth::Open;
+    }
     let each: BTreeSet<u8> = samples.iter().map(|sample| judge(wanted, name, sample, watcher) as u8).collect();
     match each.into_iter().collect::<Vec<_>>()[..] {
         [one] if one == Truth::Well as u8 => Truth::Well,
