@@ -141,7 +141,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         Err(LockError::Held { holder: Some(holder), .. }) if holder.is_run() => {
             return leave_to_run(settings, &args, Kept { dir, holder }).await;
         }
-        taken => taken.map_err(|err| CliError::from_lock(&err))?,
+        taken => taken.map_err(|err| CliError::from_lock(&err, &settings.file))?,
     };
     let mut desired = load_again(settings, first, &mut world)?;
     options.policy = policy(&args.policy, &desired)?;
@@ -152,7 +152,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
     }
     let unkept = |what: &str, err: std::io::Error| {
         CliError::new(ExitStatus::Error, format!("failed to keep {what} below `{}`: {err}", desired.root.display()))
-            .hint("the root directory must be writable: see --root and `root` in the state file")
+            .hint(render::errors::root_hint(&err))
     };
     let claim = ownership::keep(settings, &desired).map_err(|err| unkept("whose the name is", err))?;
     let key = keep_key(&desired.root).map_err(|err| unkept("the host key", err))?;
@@ -173,7 +173,7 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
     let taken = take_lock(settings, &first, "down", args.lock_timeout).await;
     let _lock = taken.map_err(|err| match &err {
         LockError::Held { holder: Some(holder), .. } if holder.is_run() => CliError::kept(holder, &settings.file),
-        err => CliError::from_lock(err),
+        err => CliError::from_lock(err, &settings.file),
     })?;
     let desired = load_again(settings, first, &mut world)?;
     if !args.take_over {
