@@ -448,6 +448,9 @@ fn conditions(
         ("Replacing", format!("its container is being replaced{what}: {}", waiting.on))
     } else if let Some(waiting) = blocked {
         ("Blocked", waiting.on.to_string())
+    } else if let (Some(health), Some(step)) = (health, steps.iter().find(|step| step.reason == Reason::Unhealthy)) {
+        let (reason, message) = in_words(agent, health);
+        (reason, format!("{message}; to do: {}", step.action))
     } else if let Some(step) = steps.first() {
         let reason = match step.action.kind() {
             "fetchArtifact" => "Downloading",

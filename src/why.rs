@@ -5,12 +5,13 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::model::{AgentName, Desired, FieldChange, Phase, Place};
-use crate::plan::{Note, Step, Waiting, wanted_image};
+use crate::plan::{NEXT_SUFFIX, Note, PREV_SUFFIX, Plan, Step, Waiting, WaitingOn, wanted_image};
 use crate::reconcile::journal::read::Entry;
 use crate::snapshot::Snapshot;
 use crate::status::AgentStatus;
@@ -114,7 +115,11 @@ pub struct BackingOff {
 #[derive(Debug)]
 pub struct Past {
     agent: AgentName,
+    /// Targets of steps that others take for it too: an image, a tarball.
+    shared: BTreeSet<String>,
     failures: Vec<Failure>,
+    /// Those that a later step has overtaken. They count on should they come back.
+    over: Vec<Failure>,
     last_change: Option<Change>,
     backoff: Option<BackingOff>,
     mentioned: bool,
@@ -123,7 +128,13 @@ pub struct Past {
 impl Past {
     /// Nothing yet.
     pub fn of(agent: &AgentName) -> Self {
-        Self { agent: agent.clone(), failures: Vec::new(), last_change: None, backoff: None, mentioned: false }
+        Self::sharing(agent, BTreeSet::new())
+    }
+
+    /// Nothing yet, of an agent that waits for what [`awaited`] yields: what becomes of it concerns this agent, whoever fetches it.
+    pub fn sharing(agent: &AgentName, shared: BTreeSet<String>) -> Self {
+        let (failures, over) = (Vec::new(), Vec::new());
+        Self { agent: agent.clone(), shared, failures, over, last_change: None, backoff: None, mentioned: false }
     }
 
     /// Whether the journal has heard of the agent.
@@ -141,7 +152,7 @@ impl Past {
         let ours = entry.concerns(self.agent.as_str());
         self.mentioned |= ours;
         match entry.event() {
-            "step" if ours && entry.failed() => {
+            "step" if entry.failed() && (ours || self.shared.contains(entry.text("target"))) => {
                 let (kind, message) = entry.error().unwrap_or_default();
                 self.fail(entry, Some(words(entry)), kind, message);
             }
@@ -155,9 +166,7 @@ impl Past {
                     action: words(entry),
                     reason: entry.text("reason").to_owned(),
                 });
-                // That very step works now.
-                let done = words(entry);
-                self.failures.retain(|failure| failure.step.as_ref() != Some(&done));
+                self.get_over(entry);
             }
             "pass" => {
                 if entry.fields.get("converged").and_then(serde_json::Value::as_bool) == Some(true) {
@@ -186,7 +195,17 @@ impl Past {
     /// All is well with it.
     fn forget(&mut self) {
         self.failures.clear();
+        self.over.clear();
         self.backoff = None;
+    }
+
+    /// A step was done: what failed at this point of its way to be ready, or before it, did not fail last.
+    fn get_over(&mut self, done: &Entry) {
+        let Some(reached) = stage(&words(done)) else { return };
+        let is_over = |failure: &Failure| failure.step.as_deref().and_then(stage).is_none_or(|stage| stage <= reached);
+        let (over, failures) = std::mem::take(&mut self.failures).into_iter().partition(is_over);
+        self.failures = failures;
+        self.over = over;
     }
 
     fn fail(&mut self, entry: &Entry, step: Option<String>, kind: &str, message: &str) {
@@ -195,10 +214,10 @@ impl Past {
         let says = |failure: &Failure| {
             message.strip_prefix(&failure.message).is_some_and(|rest| rest.is_empty() || rest.starts_with("; "))
         };
-        let known = self.failures.iter().position(says);
+        let before = self.over.iter().position(says).map(|at| self.over.remove(at));
+        let known = self.failures.iter().position(says).map(|at| self.failures.remove(at)).or(before);
         let failure = match known {
-            Some(at) => {
-                let mut failure = self.failures.remove(at);
+            Some(mut failure) => {
                 // One that fails again without having been told by a step is the same pass, or another pass.
                 failure.times += u32::from(step.is_some() || failure.step.is_none());
                 failure.last = now;
@@ -220,6 +239,41 @@ impl Past {
             self.failures.remove(0);
         }
     }
+}
+
+/// How far on its way to be ready an agent is with a step, given in words: fetched, loaded, in a container. `None` for what is
+/// none of these, such as clearing away what a replacement left.
+fn stage(step: &str) -> Option<u8> {
+    let (verb, target) = step.split_once(' ')?;
+    let is_leftover = || [NEXT_SUFFIX, PREV_SUFFIX].iter().any(|end| target.trim_end_matches('`').ends_with(end));
+    match verb {
+        "fetch" | "fetchArtifact" => Some(0),
+        "load" | "tag" | "pull" | "loadImage" | "pullImage" => Some(1),
+        "remove" | "removeContainer" if is_leftover() => None,
+        "prune" | "pruneArtifact" | "pruneImage" => None,
+        _ => Some(2),
+    }
+}
+
+/// What an agent waits for that another one's step may bring.
+pub fn awaited(agent: &AgentName, plan: &Plan) -> BTreeSet<String> {
+    let waits = plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(agent));
+    let awaited = waits.filter_map(|waiting| match &waiting.on {
+        WaitingOn::Image { reference } => Some(reference.to_string()),
+        WaitingOn::Artifact { key } => Some(key.to_string()),
+        _ => None,
+    });
+    awaited.collect()
+}
+
+/// Whether what a failure tells of may still stand in the way: what is not to be fetched, loaded or pulled any more does not.
+pub fn still_stands(failure: &Failure, plan: &Plan) -> bool {
+    let Some(step) = failure.step.as_deref().filter(|step| stage(step).is_some_and(|stage| stage < 2)) else {
+        return true;
+    };
+    let failed = step.split('`').nth(1).unwrap_or_default();
+    let ready = plan.ready.iter().map(|step| step.action.target());
+    ready.chain(plan.waiting.iter().map(|waiting| waiting.target.clone())).any(|target| target == failed)
 }
 
 fn words(entry: &Entry) -> String {
@@ -277,7 +331,7 @@ pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past
         waiting,
         held: held.flatten().collect(),
         // What is fine was not stopped by anything.
-        failures: if ready { Vec::new() } else { past.failures },
+        failures: past.failures.into_iter().filter(|failure| !ready && still_stands(failure, plan)).collect(),
         last_change: past.last_change,
         backoff: past.backoff.filter(|backoff| {
             let until = backoff.until.as_ref().and_then(|until| humantime::parse_rfc3339_weak(until).ok());

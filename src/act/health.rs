@@ -132,11 +132,12 @@ async fn said_by_check<E: Engine>(engine: &E, id: &ContainerId, spec: &Container
 /// That a health check failed as often as its retries allow, with what it printed the last time.
 pub fn in_words(spec: &ContainerSpec, check: Option<&CheckResult>) -> String {
     let failed = "its health check failed as often as its retries allow";
-    // Podman 4.3 keeps 1 for every exit code but 0, so that is not told.
-    match check.map(|check| spec.scrub(check.output.trim())).as_deref() {
-        None => failed.to_owned(),
-        Some("") => format!("{failed}, and printed nothing"),
-        Some(printed) => format!("{failed}; it printed: {printed}"),
+    let Some(check) = check else { return failed.to_owned() };
+    // Podman 4.3 keeps 1 for every exit code but 0, so that may not be its own.
+    let code = if check.code > 1 { format!(" with exit code {}", check.code) } else { String::new() };
+    match spec.scrub(check.output.trim()).as_ref() {
+        "" => format!("{failed}{code}, and printed nothing"),
+        printed => format!("{failed}{code}; it printed: {printed}"),
     }
 }
 

@@ -8,12 +8,14 @@ use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::history::unknown_agent;
 use super::render::said::{Level, say};
 use super::settings::state_dir;
 use super::{CliError, ExecArgs, ExitStatus, Settings, ownership};
 use crate::backend::podman::PodmanAt;
 use crate::backend::{Chunk, Engine, EngineError, EngineErrorKind, Exec, ExecRequest, Look};
-use crate::model::{AgentName, ContainerName, ContainerState, Desired, Guest, Phase};
+use crate::model::{Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, Guest, Phase};
+use crate::plan::stays_ended;
 use crate::reconcile::lock::{self, LockError};
 
 /// The agents of a state file, and the engine they are in.
@@ -48,18 +50,51 @@ impl Agents {
         if let Some(found) = self.look(agent).await.map_err(|err| CliError::from_engine(&err))? {
             return Ok(found);
         }
-        if self.desired.agents.contains_key(agent) {
-            return Err(CliError::new(ExitStatus::Error, format!("agent `{agent}` has no container"))
-                .hint("`steadfast apply` creates it; `steadfast status` shows what stands in the way"));
+        let Some(wanted) = self.desired.agents.get(agent) else {
+            let names = self.desired.agents.keys().map(ToString::to_string).collect();
+            return Err(unknown_agent(agent, "the state file does not have", &names));
+        };
+        let why = left_alone(wanted).unwrap_or(match wanted.state {
+            AgentState::Stopped => {
+                "`steadfast apply` creates it, and leaves it stopped: the state file says `state: stopped`"
+            }
+            _ => "`steadfast apply` creates it; `steadfast status` shows what stands in the way",
+        });
+        Err(CliError::new(ExitStatus::Error, format!("agent `{agent}` has no container")).hint(why))
+    }
+
+    /// Why the container of an agent does not run, and what would help.
+    fn why_down(&self, agent: &AgentName, name: &ContainerName, phase: &Phase) -> String {
+        let Some(wanted) = self.desired.agents.get(agent) else {
+            return "the state file does not have that agent any more; `steadfast apply` removes its container"
+                .to_owned();
+        };
+        if let Some(why) = left_alone(wanted) {
+            return why.to_owned();
         }
-        let names: Vec<_> = self.desired.agents.keys().map(|name| format!("`{name}`")).collect();
-        Err(CliError::new(ExitStatus::Error, format!("the state file has no agent `{agent}`"))
-            .hint(format!("it has {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") })))
+        let policy = wanted.container.restart;
+        match phase {
+            _ if wanted.state == AgentState::Stopped => "the state file says `state: stopped`".to_owned(),
+            Phase::Exited { code } if stays_ended(policy, *code) => format!(
+                "with `restart: {policy}` it stays so; to run it again: `podman rm {name}`, then `steadfast apply`"
+            ),
+            Phase::Stopping | Phase::Removing => "Podman is at work on it: try again in a moment".to_owned(),
+            _ => format!("`steadfast apply` starts it; `steadfast why {agent}` tells what stopped it"),
+        }
     }
 
     /// Whether another steadfast is at work on them.
     pub(super) fn are_worked_on(&self) -> bool {
         matches!(lock::check(&state_dir(&self.desired).join("lock")), Err(LockError::Held { .. }))
+    }
+}
+
+/// Why no verb makes an agent run, where the state file says so.
+fn left_alone(agent: &Agent) -> Option<&'static str> {
+    match agent.state {
+        _ if agent.suspend => Some("it is suspended: nothing is changed while the state file says `suspend: true`"),
+        AgentState::Absent => Some("the state file says `state: absent`"),
+        AgentState::Running | AgentState::Stopped => None,
     }
 }
 
@@ -128,7 +163,7 @@ async fn run(settings: &Settings, args: ExecArgs) -> Result<i32, CliError> {
             ExitStatus::ExecFailed,
             format!("agent `{}` does not run: it {}", args.agent, seen.phase),
         )
-        .hint("`steadfast apply` starts it"));
+        .hint(agents.why_down(&args.agent, &name, &seen.phase)));
     }
     let env = args.env.iter().map(|pair| {
         if pair.contains('=') {

@@ -3,21 +3,31 @@
 
 mod lima;
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
+use super::kept;
+use super::render::errors::{AGAIN, failure_hint, kind_hint, root_hint};
 use super::render::{self, ADD, ASIDE, REMOVE, styled, units};
 use super::settings::state_dir;
 use super::status::{not_ready_in, snapshot, view_of_run};
 use super::{CliError, ExitStatus, Settings};
 use crate::act::in_one_line;
 use crate::backend::cache::{Cache, CacheOptions};
-use crate::backend::{Engine, Look, Store};
+use crate::backend::{Engine, EngineErrorKind, Look, Store};
+use crate::control::{BackingOff, Run};
 use crate::error::Chain;
 use crate::model::{AgentName, AgentState, Desired, ImageSource};
+use crate::plan::Policy;
+use crate::plan::action::verb;
 use crate::reconcile::lock::{self, LockError};
+use crate::reconcile::refused_when_empty;
+use crate::snapshot::Snapshot;
 use crate::status::{AgentStatus, Condition};
 
 /// One checked layer.
@@ -55,19 +65,31 @@ pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> 
             layers(settings, &loaded.desired, &mut checks).await;
         }
         Err(err) => {
-            let fix = err
-                .hints
-                .first()
-                .cloned()
-                .unwrap_or_else(|| "`steadfast validate` shows each problem with its place".into());
-            checks.bad("state file", err.message.lines().next().unwrap_or_default(), fix);
+            checks.bad("state file", err.message.lines().next().unwrap_or_default(), file_fix(settings, &err));
         }
     }
     report(settings, &checks.0)
 }
 
+/// What helps against a state file that cannot be used.
+fn file_fix(settings: &Settings, err: &CliError) -> String {
+    let is_gone = settings.file != Path::new("-") && matches!(settings.file.try_exists(), Ok(false));
+    let kept = kept::find(settings, None).map(|kept| format!("{} keeps its last good state meanwhile", kept.holder));
+    let fix = match (is_gone, &kept) {
+        (true, Some(_)) => "put it back".to_owned(),
+        (true, None) => {
+            "put it back, name another with `-f FILE`, or write a first one with `steadfast init`".to_owned()
+        }
+        (false, _) => {
+            let places = || "`steadfast validate` shows each problem with its place".to_owned();
+            err.hints.first().cloned().unwrap_or_else(places)
+        }
+    };
+    [Some(fix), kept].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
-    root(&desired.root, checks);
+    let has_root = root(&desired.root, checks);
     match super::ownership::check(settings, desired) {
         Ok(()) => checks.ok("name", format!("`{}` is this state file's", desired.name)),
         Err(err) => return checks.bad("name", err.message, err.hints.join("; ")),
@@ -90,8 +112,11 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
         Some(_) if !lima::layers(settings, desired, &engine, checks).await => return,
         Some(_) => {}
         None => {
-            let socket = engine.socket().map(|socket| socket.display().to_string());
-            checks.ok("podman socket", socket.unwrap_or_default());
+            if let Some(socket) = engine.socket()
+                && !socket_answers(&socket, checks).await
+            {
+                return;
+            }
         }
     }
     let look = Look {
@@ -102,18 +127,65 @@ async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
     };
     match engine.look(&look).await {
         Err(err) => {
+            let is_lost = err.kind == EngineErrorKind::TransportUnavailable;
             let err = CliError::from_engine(&err);
-            let fix = err.hints.first().cloned().unwrap_or_else(|| "`podman info` in a terminal may tell more".into());
+            let fallback = || match engine.socket().filter(|_| is_lost && desired.vm().is_none()) {
+                Some(socket) => start_podman(&socket),
+                None => "`podman info` in a terminal may tell more".to_owned(),
+            };
+            let fix = err.hints.first().cloned().unwrap_or_else(fallback);
             return checks.bad("podman", err.message, fix);
         }
         Ok(guest) => checks.ok("podman", format!("answers, version {}", guest.version)),
     }
-    agents(settings, desired, super::settings::HostWorld { vm: settings.vm(desired), engine, store: cache }, checks)
-        .await;
+    let world = super::settings::HostWorld { vm: settings.vm(desired), engine, store: cache };
+    let snapshot = snapshot(&world, desired).await;
+    let view = view_of_run(settings, Some(desired)).await;
+    agents(&snapshot, view.as_ref(), has_root, checks);
+    if has_root {
+        whole(desired, &snapshot, view.as_ref(), checks);
+    }
 }
 
-fn root(root: &Path, checks: &mut Checks) {
-    let fix = "make it a directory you may write to, or choose another with --root or `root`";
+/// How long Podman's socket may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Whether somebody listens on a socket: that it is there says little.
+async fn socket_answers(socket: &Path, checks: &mut Checks) -> bool {
+    let path = socket.display();
+    let (found, fix) = match tokio::time::timeout(CONNECT, tokio::net::UnixStream::connect(socket)).await {
+        Ok(Ok(_)) => {
+            checks.ok("podman socket", path.to_string());
+            return true;
+        }
+        Ok(Err(err)) if err.kind() == ErrorKind::PermissionDenied => (
+            format!("no permission to use `{path}`"),
+            "run as its owner, or name a socket of your own in `runtime.podman.socket` or $CONTAINER_HOST".to_owned(),
+        ),
+        Ok(Err(err)) if err.kind() == ErrorKind::ConnectionRefused => {
+            (format!("nobody listens on `{path}`"), start_podman(socket))
+        }
+        Ok(Err(err)) => (format!("cannot connect to `{path}`: {err}"), start_podman(socket)),
+        Err(_) => (format!("`{path}` accepts no connection within {} s", CONNECT.as_secs()), start_podman(socket)),
+    };
+    checks.bad("podman socket", found, fix);
+    false
+}
+
+/// How Podman's service is started on a socket.
+fn start_podman(socket: &Path) -> String {
+    format!(
+        "start Podman's service: `podman system service --time=0 unix://{}`, or, where systemd looks after that socket, \
+         `systemctl --user restart podman.socket` (for root without `--user`)",
+        socket.display()
+    )
+}
+
+/// As much is written to see whether there is room: state and journal need it at the least.
+static PROBE: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Whether the root directory is one, and can be written to.
+fn root(root: &Path, checks: &mut Checks) -> bool {
     let mut there = root;
     while !there.exists() {
         match there.parent() {
@@ -121,11 +193,37 @@ fn root(root: &Path, checks: &mut Checks) {
             None => break,
         }
     }
-    if let Err(err) = tempfile::Builder::new().prefix(".steadfast-doctor-").tempfile_in(there) {
-        return checks.bad("root directory", format!("`{}` cannot be written to: {err}", there.display()), fix);
+    let path = there.display();
+    if there.is_file() {
+        let fix = "name a directory with --root, or `root` in the state file";
+        checks.bad("root directory", format!("`{path}` is a file"), fix);
+        return false;
     }
-    let free = rustix::fs::statvfs(there).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(0);
-    checks.ok("root directory", format!("`{}`, {} free", root.display(), units::bytes(free)));
+    let free = rustix::fs::statvfs(there).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let probe = tempfile::Builder::new().prefix(".steadfast-doctor-").tempfile_in(there);
+    let probed = probe.and_then(|mut file| file.write_all(&PROBE).and_then(|()| file.as_file().sync_data()));
+    match probed {
+        Err(err) if matches!(err.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            checks.bad("root directory", format!("no space is left in `{path}`"), root_hint(&err));
+        }
+        Err(err) => {
+            let fix = "make it a directory you may write to, or choose another with --root or `root`";
+            checks.bad("root directory", format!("`{path}` cannot be written to: {err}"), fix);
+        }
+        Ok(()) if free == Ok(0) => {
+            let full = ErrorKind::StorageFull.into();
+            checks.bad(
+                "root directory",
+                format!("`{path}` is full but for what is reserved for root"),
+                root_hint(&full),
+            );
+        }
+        Ok(()) => {
+            checks.ok("root directory", format!("`{}`, {} free", root.display(), units::bytes(free.unwrap_or(0))));
+            return true;
+        }
+    }
+    false
 }
 
 fn lock(desired: &Desired, checks: &mut Checks) {
@@ -177,33 +275,89 @@ async fn artifacts(cache: &Cache, checks: &mut Checks) {
     }
 }
 
-async fn agents(settings: &Settings, desired: &Desired, world: super::settings::HostWorld, checks: &mut Checks) {
-    let snapshot = snapshot(&world, desired).await;
-    let kept = view_of_run(settings, Some(desired)).await;
+/// Each agent, from the very snapshot that `status` and `plan` show. `has_root` says that steps can be taken at all.
+fn agents(snapshot: &Snapshot, view: Option<&(Value, Run)>, has_root: bool, checks: &mut Checks) {
     for (name, agent) in &snapshot.status.agents {
         // What `run` knows of an agent's past, one observation cannot tell.
-        let of_run = kept.as_ref().and_then(|(view, _)| not_ready_in(view, name));
-        if let Some(said) = of_run {
+        let of_run = view.and_then(|(view, run)| Some((not_ready_in(view, name)?, run)));
+        if let Some((said, run)) = of_run {
             let found = format!("{name}: {}, {}: {}: {}", agent.sync, said.health, said.reason, said.message);
-            checks.bad(
-                "agent",
-                found,
-                format!("`steadfast why {name}` tells what stopped it; `steadfast run` goes on trying"),
-            );
+            checks.bad("agent", found, fix_under_run(name, &said.reason, run));
             continue;
         }
         let state =
             format!("{name}: {}, {}", agent.sync, render::status::health_in_words(agent.health, agent.health_check));
         match agent.conditions.first() {
-            _ if agent.desired.suspend => checks.ok("agent", format!("{state}, suspended")),
+            _ if agent.desired.suspend && agent.ready => checks.ok("agent", format!("{state}, suspended")),
+            _ if agent.desired.suspend => {
+                let otherwise = snapshot.plan.if_not_suspended(name).join(", ");
+                let otherwise =
+                    if otherwise.is_empty() { "it is not ready".to_owned() } else { format!("otherwise: {otherwise}") };
+                checks.ok("agent", format!("{name}: suspended, and left alone as the state file says; {otherwise}"));
+            }
             Some(condition) if !agent.ready => {
-                checks.bad(
-                    "agent",
-                    format!("{state}: {}: {}", condition.reason, told(agent, &condition.message)),
-                    fix(name, agent, condition),
-                );
+                let fix = fix(name, agent, condition);
+                let fix = if has_root {
+                    fix
+                } else {
+                    "mend the root directory first, see above; then `steadfast apply`".to_owned()
+                };
+                checks.bad("agent", format!("{state}: {}: {}", condition.reason, told(agent, &condition.message)), fix);
             }
             _ => checks.ok("agent", state),
+        }
+    }
+}
+
+/// What may help an agent that `run` keeps and that is not ready.
+fn fix_under_run(name: &AgentName, reason: &str, run: &Run) -> String {
+    let why = format!("`steadfast why {name}` tells what stopped it");
+    match run.backing_off.iter().find(|off| off.agent.as_ref() == Some(name)) {
+        Some(BackingOff { retry_at: Some(at), .. }) => format!("{why}; `steadfast run` tries again at {at}"),
+        Some(BackingOff { retry_at: None, .. }) => {
+            format!("{why}; `steadfast run` tries again once the state file changes, or at `steadfast apply`")
+        }
+        None => match reason {
+            "Pending" | "Downloading" | "LoadingImage" | "VmStarting" | "Replacing" => {
+                format!("{why}; `steadfast run` is at work on it")
+            }
+            "Starting" | "Restarted" => "wait a moment: `steadfast status --watch` shows when it is ready".to_owned(),
+            _ => why,
+        },
+    }
+}
+
+/// What is left to do beside the agents, and whether `status` would say that all is well.
+fn whole(desired: &Desired, snapshot: &Snapshot, view: Option<&(Value, Run)>, checks: &mut Checks) {
+    if let Some((_, Run { pid, state_file_error: Some(err), .. })) = view {
+        let first = err.message.lines().next().unwrap_or_default();
+        let fix = "mend that in the state file; its last good state is kept meanwhile";
+        return checks.bad("run", format!("`steadfast run` (pid {pid}) cannot use the state file: {first}"), fix);
+    }
+    let Snapshot { plan, status, observed, .. } = snapshot;
+    if view.map_or(status.converged, |(view, _)| view["converged"] == true) {
+        return;
+    }
+    let is_told = |agent: &Option<AgentName>| agent.as_ref().is_some_and(|agent| desired.agents.contains_key(agent));
+    let steps = plan.ready.iter().filter(|step| !is_told(&step.agent));
+    let steps = steps.map(|step| format!("{} ({})", step.action, step.reason));
+    let waits = plan.waiting.iter().filter(|waiting| !is_told(&waiting.agent) && waiting.on.is_blocked());
+    let waits = waits.map(|waiting| format!("{} `{}`: {}", verb(waiting.kind), waiting.target, waiting.on));
+    let left: Vec<_> = steps.chain(waits).collect();
+    let fix = if refused_when_empty(desired, observed, &Policy::default()).is_some() {
+        "`steadfast apply` refuses that for a state file without agents: put them back, or give --allow-empty"
+            .to_owned()
+    } else if view.is_some() {
+        "`steadfast run` is at work on it: `steadfast status --watch` shows how far it is".to_owned()
+    } else {
+        "`steadfast apply` does it; `steadfast plan` shows it first".to_owned()
+    };
+    match left.as_slice() {
+        [] if checks.0.iter().any(|check| !check.ok) => {}
+        [] => checks.bad("plan", "not converged", fix),
+        [first] => checks.bad("plan", format!("to do: {first}"), fix),
+        [first, more @ ..] => {
+            checks.bad("plan", format!("to do: {first}, and {} more", units::count(more.len(), "step")), fix)
         }
     }
 }
@@ -226,14 +380,22 @@ fn told(agent: &AgentStatus, message: &str) -> String {
 
 /// What may help an agent that is not ready.
 fn fix(name: &AgentName, agent: &AgentStatus, condition: &Condition) -> String {
-    let by_failure = || agent.last_failure.as_ref().and_then(|failure| render::errors::kind_hint(&failure.kind, name));
-    match (condition.reason, agent.sync) {
+    let container = agent.container.as_ref().map(|container| container.name.as_str());
+    let apply = || "`steadfast apply` does it; `steadfast plan` shows it first".to_owned();
+    match (condition.reason, &agent.last_failure) {
         ("Blocked", _) => format!("`steadfast why {name}` says what would help"),
-        ("CrashLoop" | "Failed" | "Unhealthy", _) => format!("`steadfast logs {name}` shows all it said"),
-        ("Starting" | "Restarted", _) => "wait a moment: `steadfast status --watch` shows when it is ready".to_owned(),
-        (_, "OutOfSync") => {
-            by_failure().unwrap_or_else(|| "`steadfast apply` does it; `steadfast plan` shows it first".to_owned())
+        ("CrashLoop", _) => format!("`steadfast logs {name}` shows all it said"),
+        ("Failed", _) => kind_hint("failed", name, container).unwrap_or_else(apply),
+        ("Unhealthy", _) if agent.sync == "OutOfSync" => {
+            format!("`steadfast logs {name}` shows all it said; `steadfast apply` restarts it")
         }
+        ("Unhealthy", _) => format!("`steadfast logs {name}` shows all it said"),
+        ("Starting" | "Restarted", _) => "wait a moment: `steadfast status --watch` shows when it is ready".to_owned(),
+        (_, Some(failure)) if agent.sync == "OutOfSync" => {
+            let mend = || format!("mend what the last try failed at: {AGAIN}");
+            failure_hint(failure, name, container).unwrap_or_else(mend)
+        }
+        _ if agent.sync == "OutOfSync" => apply(),
         _ => format!("`steadfast why {name}` tells more"),
     }
 }

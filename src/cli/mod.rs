@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use render::errors::{CliError, ExitStatus};
@@ -52,8 +53,8 @@ Exit codes:
   1 error                        6 verification failed (sha256)
   2 plan --detailed-exitcode:   64 usage
     changes are pending         65 the state file or the manifest is invalid
-  3 applied, not converged     130 interrupted
-  4 rolled back                143 terminated";
+  3 applied, not converged     125 `exec` itself failed
+  4 rolled back                130 interrupted, 143 terminated";
 
 /// Not a global flag, since `-f` means something else to `logs`.
 #[derive(Debug, Clone, Default, Args)]
@@ -95,6 +96,7 @@ pub enum Format {
     /// The same as JSON, in YAML.
     Yaml,
     /// For a pull-request comment (`plan` only).
+    #[value(hide = true)]
     Markdown,
 }
 
@@ -334,7 +336,7 @@ struct HistoryArgs {
     #[arg(long, value_name = "WHEN", value_parser = history::since)]
     since: Option<std::time::SystemTime>,
     /// Only the last so many entries
-    #[arg(short, long, value_name = "N", default_value_t = 50)]
+    #[arg(short, long, value_name = "N", default_value = "50", value_parser = at_least_one)]
     number: usize,
     /// Go on as new entries come
     #[arg(long)]
@@ -550,6 +552,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A count of entries to show; none would say nothing.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(err) => Err(format!("{err}")),
+    }
+}
+
 /// More often than once a second would be polling.
 fn resync(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -569,8 +580,30 @@ fn command() -> clap::Command {
         let verb = if verb.has_subcommands() { verb.mut_subcommands(close) } else { verb };
         verb.after_help(EXIT_CODES)
     }
-    close(Cli::command())
+    // The global one, shown with the formats that the verb has.
+    let output = |formats: &'static [Format]| {
+        let values = Format::value_variants().iter().filter_map(|format| {
+            let value = format.to_possible_value()?;
+            Some(value.hide(!formats.contains(format)))
+        });
+        clap::Arg::new("output")
+            .short('o')
+            .long("output")
+            .value_name("FORMAT")
+            .help("What to write to standard output")
+            .value_parser(PossibleValuesParser::new(values).try_map(|word: String| Format::from_str(&word, false)))
+            .default_value("text")
+            .hide(formats.is_empty())
+            .global(true)
+    };
+    let command = close(Cli::command())
+        .mut_subcommand("plan", |verb| verb.arg(output(Format::value_variants())))
+        .mut_subcommand("logs", |verb| verb.arg(output(&[Format::Text, Format::Json])));
+    WITHOUT_FORMAT.into_iter().fold(command, |command, name| command.mut_subcommand(name, |verb| verb.arg(output(&[]))))
 }
+
+/// Verbs whose output is somebody else's words, or has one form alone.
+const WITHOUT_FORMAT: [&str; 3] = ["exec", "schema", "completions"];
 
 fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<_> = args.into_iter().collect();
@@ -634,6 +667,11 @@ const NO_TERMINAL: &str = "`exec` gives a command no terminal; `-i` alone passes
 async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliError> {
     if settings.output == Format::Markdown && !matches!(verb, Verb::Plan(_)) {
         return Err(CliError::new(ExitStatus::Usage, "`-o markdown` goes with `plan` only"));
+    }
+    if settings.output != Format::Text && matches!(verb, Verb::Exec(_) | Verb::Schema { .. } | Verb::Completions { .. })
+    {
+        let why = "`-o` does not go with this verb: what it prints has one format";
+        return Err(CliError::new(ExitStatus::Usage, why));
     }
     match verb {
         Verb::Init(_) => file::init(settings),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::render::errors::root_hint;
 use super::settings::{keep_word, state_dir};
 use super::{CliError, ExitStatus, Settings};
 use crate::control::path_text;
@@ -77,8 +78,12 @@ pub(super) fn check(settings: &Settings, desired: &Desired) -> Result<(), CliErr
     let recorded = Recorded::read(&state_dir(desired));
     if let Recorded::Unreadable { why } = &recorded {
         let message = format!("cannot tell which state file the name `{}` belongs to: {why}", desired.name);
-        return Err(CliError::new(ExitStatus::Error, message)
-            .hint("`steadfast apply --take-over` makes it this file's, and writes that record anew"));
+        let err = CliError::new(ExitStatus::Error, message);
+        // What holds the record is in the way then, not what stands in it.
+        return Err(match std::fs::read(holder::path(&state_dir(desired))) {
+            Err(cause) => err.hint(root_hint(&cause)),
+            Ok(_) => err.hint("`steadfast apply --take-over` makes it this file's, and writes that record anew"),
+        });
     }
     let ours = ours(settings, desired);
     match recorded.other(&ours, |file| is_gone(settings, file, &desired.name)) {

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::file;
+use super::history::unknown_agent;
 use super::kept::{self, Kept};
 use super::ownership;
 use super::render::progress::Printer;
@@ -20,22 +21,18 @@ use crate::control::client::{AskError, Asked};
 use crate::control::{Ended, Outcome, Request};
 use crate::handles::Scratch;
 use crate::model::Desired;
-use crate::plan::Policy;
+use crate::plan::{Note, Policy};
 use crate::readiness::steady_after;
 use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
-use crate::reconcile::{Options, Reconciler, Report};
+use crate::reconcile::{Options, Reconciler, Report, refused_when_empty};
 use crate::snapshot::Snapshot;
 
 fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
     for agent in &args.only {
         if !desired.agents.contains_key(agent) {
-            let names: Vec<_> = desired.agents.keys().map(|name| format!("`{name}`")).collect();
-            return Err(CliError::new(
-                ExitStatus::Usage,
-                format!("--only names `{agent}`, which the state file does not have"),
-            )
-            .hint(format!("it has {}", names.join(", "))));
+            let names = desired.agents.keys().map(ToString::to_string).collect();
+            return Err(unknown_agent(agent, "--only: the state file does not have", &names));
         }
     }
     Ok(Policy {
@@ -80,15 +77,20 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
     let policy = policy(&args.policy, &desired)?;
     let world = settings.world(&desired, CacheOptions::default())?;
     let steady = steady_after(Patience::default().settle);
-    let Snapshot { plan, status, manifest_invalid, .. } =
-        Snapshot::take(&world, &desired, &policy, steady, at_work(&desired).as_deref()).await;
+    let mut snapshot = Snapshot::take(&world, &desired, &policy, steady, at_work(&desired).as_deref()).await;
+    if let Some(count) = refused_when_empty(&desired, &snapshot.observed, &policy) {
+        snapshot.plan.notes.push(Note::Empty { count });
+    }
     match settings.output {
         Format::Json | Format::Yaml => {
-            render::print_data(settings.output, &render_plan::json(&desired.name, &plan, status.converged))?;
+            let Snapshot { observed, plan, status, .. } = &snapshot;
+            let json = render_plan::json(&desired.name, plan, observed.guest.present(), status.converged);
+            render::print_data(settings.output, &json)?;
         }
-        Format::Markdown => render::print(&render_plan::markdown(&desired, &plan, &status))?,
-        Format::Text => render::print(&render_plan::text(&desired, &plan, &status, settings.color_stdout))?,
+        Format::Markdown => render::print(&render_plan::markdown(&desired, &snapshot))?,
+        Format::Text => render::print(&render_plan::text(&desired, &snapshot, settings.color_stdout))?,
     }
+    let Snapshot { plan, manifest_invalid, .. } = snapshot;
     let report = Report::of_plan(desired.name.clone(), plan, manifest_invalid);
     if !report.troubles.is_empty() {
         render_report::print_troubles(&report, settings.color_stderr);
@@ -139,7 +141,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         Err(LockError::Held { holder: Some(holder), .. }) if holder.is_run() => {
             return leave_to_run(settings, &args, Kept { dir, holder }).await;
         }
-        taken => taken.map_err(|err| CliError::from_lock(&err))?,
+        taken => taken.map_err(|err| CliError::from_lock(&err, &settings.file))?,
     };
     let mut desired = load_again(settings, first, &mut world)?;
     options.policy = policy(&args.policy, &desired)?;
@@ -150,7 +152,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
     }
     let unkept = |what: &str, err: std::io::Error| {
         CliError::new(ExitStatus::Error, format!("failed to keep {what} below `{}`: {err}", desired.root.display()))
-            .hint("the root directory must be writable: see --root and `root` in the state file")
+            .hint(render::errors::root_hint(&err))
     };
     let claim = ownership::keep(settings, &desired).map_err(|err| unkept("whose the name is", err))?;
     let key = keep_key(&desired.root).map_err(|err| unkept("the host key", err))?;
@@ -171,7 +173,7 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
     let taken = take_lock(settings, &first, "down", args.lock_timeout).await;
     let _lock = taken.map_err(|err| match &err {
         LockError::Held { holder: Some(holder), .. } if holder.is_run() => CliError::kept(holder, &settings.file),
-        err => CliError::from_lock(err),
+        err => CliError::from_lock(err, &settings.file),
     })?;
     let desired = load_again(settings, first, &mut world)?;
     if !args.take_over {

@@ -181,10 +181,11 @@ fn options(args: &RunArgs) -> Options {
 async fn lock(settings: &Settings, desired: &Desired, patience: Duration) -> Result<Option<Lock>, CliError> {
     let err = match take_lock(settings, desired, lock::RUN, patience).await {
         Ok(lock) => return Ok(Some(lock)),
-        Err(err @ LockError::Held { .. }) => return Err(CliError::from_lock(&err)),
+        Err(err @ LockError::Held { .. }) => return Err(CliError::from_lock(&err, &settings.file)),
         Err(err @ LockError::Io { .. }) => err,
     };
-    let taken = lock::take_read_only(&state_dir(desired).join("lock")).map_err(|err| CliError::from_lock(&err))?;
+    let taken = lock::take_read_only(&state_dir(desired).join("lock"))
+        .map_err(|err| CliError::from_lock(&err, &settings.file))?;
     let meaning = match taken {
         Some(_) => "nobody can read who holds the lock",
         None => "nothing keeps another steadfast from doing the same",

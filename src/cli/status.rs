@@ -26,7 +26,7 @@ use crate::readiness::steady_after;
 use crate::reconcile::lock::{self, LockError};
 use crate::snapshot::Snapshot;
 use crate::status::{AgentStatus, Status, carry_over};
-use crate::why::Past;
+use crate::why::{Past, awaited, still_stands};
 
 /// How long `--watch` waits for an event before it looks again by itself.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -152,7 +152,7 @@ pub(super) async fn snapshot(world: &HostWorld, desired: &Desired) -> Snapshot {
     let mut snapshot =
         Snapshot::take(world, desired, &policy, steady_after(Patience::default().settle), at_work(desired).as_deref())
             .await;
-    tell_failures(&mut snapshot.status, desired);
+    tell_failures(&mut snapshot, desired);
     snapshot
 }
 
@@ -168,11 +168,12 @@ pub(super) fn at_work(desired: &Desired) -> Option<String> {
 
 /// Adds what the newest try came to, for agents that are not ready. The journal explains and decides nothing: without it
 /// that is not told.
-fn tell_failures(status: &mut Status, desired: &Desired) {
+fn tell_failures(snapshot: &mut Snapshot, desired: &Desired) {
+    let Snapshot { status, plan, .. } = snapshot;
     // Of one whose container is as wanted, that container tells more.
     let out_of_sync = |agent: &AgentStatus| agent.sync != "Synced" && !agent.ready && !agent.desired.suspend;
     let unready = status.agents.iter_mut().filter(|(_, agent)| out_of_sync(agent));
-    let mut pasts: Vec<_> = unready.map(|(name, agent)| (Past::of(name), agent)).collect();
+    let mut pasts: Vec<_> = unready.map(|(name, agent)| (Past::sharing(name, awaited(name, plan)), agent)).collect();
     if pasts.is_empty() {
         return;
     }
@@ -182,7 +183,7 @@ fn tell_failures(status: &mut Status, desired: &Desired) {
         return;
     }
     for (past, agent) in pasts {
-        agent.last_failure = past.newest_failure().cloned();
+        agent.last_failure = past.newest_failure().filter(|failure| still_stands(failure, plan)).cloned();
     }
 }
 

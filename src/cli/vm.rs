@@ -176,7 +176,9 @@ async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held,
     if let Some(kept) = Kept::at(dir) {
         return Err(CliError::kept_vm(&kept.holder));
     }
-    let lock = take_lock(settings, &desired, verb, args.lock_timeout).await.map_err(|err| CliError::from_lock(&err))?;
+    let lock = take_lock(settings, &desired, verb, args.lock_timeout)
+        .await
+        .map_err(|err| CliError::from_lock(&err, &settings.file))?;
     super::ownership::check(settings, &desired)?;
     let world = settings.world(&desired, CacheOptions::default())?;
     let seen = match &world.vm {

@@ -13,18 +13,19 @@ use crate::observe::{Published, look_at_published};
 use crate::plan::Policy;
 use crate::readiness::steady_after;
 use crate::snapshot::Snapshot;
-use crate::why::{BackingOff, Past, why as explain};
+use crate::why::{BackingOff, Past, awaited, why as explain};
 
 pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus, CliError> {
     let desired = settings.load(None)?.desired;
     ownership::check(settings, &desired)?;
     let agent = &args.agent;
-    let mut past = Past::of(agent);
-    each(&journal_path(&desired), |entry| past.add(entry))?;
-    let is_wanted = desired.agents.contains_key(agent);
-    if !is_wanted && !past.is_mentioned() {
-        let names = desired.agents.keys().map(ToString::to_string).collect();
-        return Err(unknown_agent(agent, "the state file does not have", &names));
+    if !desired.agents.contains_key(agent) {
+        let mut past = Past::of(agent);
+        each(&journal_path(&desired), |entry| past.add(entry))?;
+        if !past.is_mentioned() {
+            let names = desired.agents.keys().map(ToString::to_string).collect();
+            return Err(unknown_agent(agent, "the state file does not have", &names));
+        }
     }
     let snapshot = match settings.world(&desired, CacheOptions { retries: 0, ..CacheOptions::default() }) {
         Ok(world) => snapshot(&world, &desired).await,
@@ -34,6 +35,8 @@ pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus
             Snapshot::of(&desired, observed, &Policy::default(), steady_after(Patience::default().settle), None)
         }
     };
+    let mut past = Past::sharing(agent, awaited(agent, &snapshot.plan));
+    each(&journal_path(&desired), |entry| past.add(entry))?;
     let mut why = explain(agent, &desired, &snapshot, past, SystemTime::now());
     if let Some((view, run)) = view_of_run(settings, Some(&desired)).await {
         // What `run` knows of an agent's past, one observation cannot tell.

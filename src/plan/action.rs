@@ -272,6 +272,7 @@ pub fn verb(kind: &str) -> &'static str {
         "forwardPorts" => "forward",
         "loadImage" => "load image",
         "pullImage" => "pull image",
+        "observeContainer" => "observe container",
         "createContainer" => "create container",
         "startContainer" => "start container",
         "stopContainer" => "stop container",

@@ -97,12 +97,15 @@ pub(super) fn plan(
     names::break_rings(desired, guest, plan);
 }
 
+/// The kind of what stands for steps that nobody knows, since Podman cannot be observed.
+pub(crate) const OBSERVE: &str = "observeContainer";
+
 /// While Podman cannot be seen, its containers are unknown; nothing is guessed.
 fn blind(active: &[(&AgentName, &Agent)], on: &WaitingOn, plan: &mut Plan) {
     for &(name, agent) in active {
         plan.waiting.push(super::Waiting {
             agent: Some(name.clone()),
-            kind: "createContainer",
+            kind: OBSERVE,
             target: agent.container.name.to_string(),
             reason: Reason::NotSeen,
             on: on.clone(),

@@ -7,6 +7,7 @@ pub mod action;
 mod artifacts;
 mod containers;
 mod images;
+mod interrupts;
 mod ports;
 mod prune;
 mod under_way;
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use action::{Action, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::{files_of, resolve_artifact};
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
-pub(crate) use containers::{is_in_a_crash_loop, stays_ended};
+pub(crate) use containers::{OBSERVE, is_in_a_crash_loop, stays_ended};
 pub(crate) use images::reference as wanted_image;
 pub use under_way::look_replaced;
 
@@ -80,6 +81,11 @@ pub enum Note {
         /// What would be done otherwise, a phrase each.
         pending: Vec<String>,
     },
+    /// The state file has no agents, and nothing of what it had is removed unless that is allowed.
+    Empty {
+        /// How many containers there are.
+        count: usize,
+    },
     /// The container belongs to an agent that is gone, and stays since pruning is off.
     OrphanKept {
         /// Its name.
@@ -124,6 +130,13 @@ impl std::fmt::Display for Note {
             }
             Note::Suspended { agent, pending } => {
                 write!(f, "agent `{agent}` is suspended; otherwise: {}", pending.join(", "))
+            }
+            Note::Empty { count } => {
+                let count = if *count == 1 { "1 container".to_owned() } else { format!("{count} containers") };
+                write!(
+                    f,
+                    "the state file has no agents: `apply` refuses to remove {count} unless --allow-empty is given"
+                )
             }
             Note::OrphanKept { name } => {
                 write!(f, "container `{name}` belongs to no agent of the state file and is kept (--no-prune)")
@@ -189,6 +202,15 @@ impl Plan {
     pub fn concerns(&self, agent: &AgentName) -> bool {
         let ready = self.ready.iter().map(|step| &step.agent);
         ready.chain(self.waiting.iter().map(|waiting| &waiting.agent)).flatten().any(|whose| whose == agent)
+    }
+
+    /// What would be done about an agent that is suspended, a phrase each.
+    pub fn if_not_suspended(&self, agent: &AgentName) -> &[String] {
+        let pending = self.notes.iter().find_map(|note| match note {
+            Note::Suspended { agent: whose, pending } if whose == agent => Some(pending.as_slice()),
+            _ => None,
+        });
+        pending.unwrap_or_default()
     }
 
     /// Counts by kind.

@@ -31,7 +31,7 @@ use crate::backend::{Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner, Reach};
 use crate::observe::{look_at_published, observe};
-use crate::plan::{Action, Plan, Step, WaitingOn, plan, plan_down};
+use crate::plan::{Action, Plan, Policy, Step, WaitingOn, plan, plan_down};
 use crate::readiness::{steady_after, unready};
 use backoff::Backoff;
 use flights::{Flight, Landed, fly};
@@ -55,6 +55,16 @@ pub struct Reconciler<'a, V, E, S> {
     pub scratch: &'a Scratch,
     /// Cancelled when it is to stop: downloads and loads are dropped, container steps are finished.
     pub cancel: CancellationToken,
+}
+
+/// How many containers an `apply` without --allow-empty refuses to remove: all there are, when the state file has no agents.
+pub fn refused_when_empty(desired: &Desired, observed: &Observed, policy: &Policy) -> Option<usize> {
+    if !desired.agents.is_empty() || !policy.prune {
+        return None;
+    }
+    let containers = observed.guest.present()?.containers.values();
+    let count = containers.filter(|container| matches!(container.owner, Owner::Ours { .. })).count();
+    (count > 0).then_some(count)
 }
 
 impl<V, E, S> std::fmt::Debug for Reconciler<'_, V, E, S> {
@@ -263,12 +273,9 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     }
 
     fn refuse_if_empty(&self, observed: &Observed) -> Result<(), Refusal> {
-        if !self.desired.agents.is_empty() || self.options.allow_empty || !self.options.policy.prune {
-            return Ok(());
-        }
-        let Some(guest) = observed.guest.present() else { return Ok(()) };
-        let count = guest.containers.values().filter(|container| matches!(container.owner, Owner::Ours { .. })).count();
-        if count == 0 { Ok(()) } else { Err(Refusal::Empty { name: self.desired.name.clone(), count }) }
+        let count =
+            refused_when_empty(self.desired, observed, &self.options.policy).filter(|_| !self.options.allow_empty);
+        count.map_or(Ok(()), |count| Err(Refusal::Empty { name: self.desired.name.clone(), count }))
     }
 
     /// Whether a step may be taken: not one that failed for good or must wait, not one that keeps coming back, and none

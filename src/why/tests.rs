@@ -157,8 +157,92 @@ fn what_is_over_is_not_told() {
     assert_eq!(failures(&[said("trouble", "m"), said("recovered", "")]), 0);
     let told_twice = [step(1, "failed"), said("trouble", "host port 1 is taken; tried again later")];
     assert_eq!(failures(&told_twice), 1, "`run` tells what its step said");
+    let other = |minute: u32, kind: &str, action: &str, result: &str| {
+        let fields = json!({"kind": kind, "agent": "hello", "target": "x", "action": action, "reason": "r", "result": result,
+            "error": {"kind": "conflict", "message": "host port 1 is taken"}});
+        at(minute, "apply", "step", fields)
+    };
+    let replaced = |result: &str| other(1, "replaceContainer", "replace container `demo-hello`", result);
+    assert_eq!(
+        failures(&[replaced("failed"), step(2, "done")]),
+        0,
+        "an edit that was reverted, and a step that was done since"
+    );
+    let loaded = other(2, "loadImage", "load image `r.example/hello:1`", "done");
+    assert_eq!(failures(&[replaced("failed"), loaded]), 1, "it did not come as far again");
+    let cleared = other(2, "removeContainer", "remove container `demo-hello.prev`", "done");
+    assert_eq!(failures(&[replaced("failed"), cleared]), 1, "to clear away is no success");
+    let again = told(
+        &desired,
+        down(),
+        &[step(1, "done"), pass(1, false, Some("m")), step(2, "done"), pass(2, false, Some("m"))],
+    );
+    assert_eq!(again.failures[0].times, 2, "what comes back counts on");
     let late = at(9, "retry", "backingOff", json!({"agent": "hello", "until": "2026-04-24T11:59:59Z"}));
     assert_eq!(told(&desired, down(), &[late]).backoff, None);
+}
+
+#[test]
+fn a_failed_check_tells_its_exit_code_where_podman_knows_it() {
+    let said = |code: i32, output: &str| {
+        let check = crate::model::CheckResult { code, output: output.to_owned() };
+        crate::act::failed_check_in_words(&desired(FILE).agents[&agent()].container, Some(&check))
+    };
+    let failed = "its health check failed as often as its retries allow";
+    assert_eq!(said(7, " \n"), format!("{failed} with exit code 7, and printed nothing"));
+    assert_eq!(said(7, "no disk\n"), format!("{failed} with exit code 7; it printed: no disk"));
+    assert_eq!(said(1, ""), format!("{failed}, and printed nothing"), "Podman 4.3 keeps 1 for all");
+}
+
+#[test]
+fn an_unhealthy_one_that_is_to_be_restarted_is_unhealthy_in_words_and_checked_by_nobody_is_running() {
+    let desired = desired(FILE);
+    let mut guest = guest(&desired, Phase::Running);
+    guest.containers.values_mut().for_each(|seen| seen.health = Some(crate::model::Health::Unhealthy));
+    let text = render::text(&told(&desired, Seen::Present(guest.clone()), &[]), false);
+    assert!(text.starts_with("hello is not ready: Unhealthy\n"), "{text}");
+    assert!(text.contains("to do        restart container `demo-hello`"), "{text}");
+    guest.containers.values_mut().for_each(|seen| seen.health = None);
+    let text = render::text(&told(&desired, Seen::Present(guest), &[]), false);
+    assert!(text.contains("health running") && !text.contains("Healthy"), "{text}");
+}
+
+#[test]
+fn after_a_failure_the_hint_is_not_only_to_apply_again() {
+    let desired = desired(&FILE.replace("source: local", "source: registry"));
+    let pull = |message: &str| {
+        let fields = json!({"kind": "pullImage", "agent": "hello", "target": "r.example/hello:1", "result": "failed",
+            "action": "pull image `r.example/hello:1`", "reason": "the image is not there",
+            "error": {"kind": "apiError", "message": message}});
+        at(1, "apply", "step", fields)
+    };
+    let hints = |journal: &[Value]| {
+        let why = told(&desired, Seen::Present(Guest { version: "4.3.1".into(), ..Guest::default() }), journal);
+        render::text(&why, false).lines().filter(|line| line.contains("hint")).collect::<String>()
+    };
+    let unknown = hints(&[pull("failed to pull image `r.example/hello:1`: reading manifest 1: manifest unknown")]);
+    assert!(unknown.contains("its registry has no such image") && !unknown.contains("does it now"), "{unknown}");
+    let odd = hints(&[pull("failed to pull image `r.example/hello:1`: odd")]);
+    assert!(odd.contains("mend what stopped it") && !odd.contains("does it now"), "{odd}");
+    let mut other = pull("failed to pull image `r.example/hello:9`: manifest unknown");
+    other["target"] = "r.example/hello:9".into();
+    other["action"] = "pull image `r.example/hello:9`".into();
+    assert!(hints(&[other]).contains("`steadfast apply` does it now"), "an image that is not wanted any more");
+}
+
+#[test]
+fn a_step_that_another_agent_takes_for_it_too_may_have_stopped_it() {
+    let pulled = json!({"kind": "pullImage", "agent": "other", "target": "r.example/hello:1", "result": "failed",
+        "action": "pull image `r.example/hello:1`", "reason": "the image is not there",
+        "error": {"kind": "apiError", "message": "manifest unknown"}});
+    let entry = Entry::parse(at(1, "apply", "step", pulled).to_string().as_bytes()).unwrap();
+    let newest = |shared: &[&str]| {
+        let mut past = Past::sharing(&agent(), shared.iter().map(|target| (*target).to_owned()).collect());
+        past.add(&entry);
+        past.newest_failure().map(|failure| failure.message.clone())
+    };
+    assert_eq!(newest(&["r.example/hello:1"]).as_deref(), Some("manifest unknown"));
+    assert_eq!(newest(&["r.example/hello:2"]), None);
 }
 
 #[test]
@@ -183,6 +267,7 @@ fn one_that_is_suspended_tells_what_would_be_done() {
     let why = told(&desired, Seen::Present(guest(&desired, Phase::Exited { code: 1 })), &[]);
     let text = render::text(&why, false);
     assert!(text.contains("suspended    otherwise: start container `demo-hello`"), "{text}");
+    assert!(text.starts_with("hello is suspended and left alone\n") && !text.contains("not ready"), "{text}");
 }
 
 #[test]

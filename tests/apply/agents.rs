@@ -21,7 +21,7 @@ fn logs_keep_the_two_streams_apart() {
     let tail = world.run("logs a --tail 1").expect(0);
     assert_eq!(tail.stdout.lines().count() + tail.stderr.lines().count(), 1, "{tail:?}");
     assert_eq!(world.run("logs a --tail 100").expect(0).stdout, all.stdout);
-    world.run("logs nobody").expect(1).says("the state file has no agent `nobody`").says("it has `a`");
+    world.run("logs nobody").expect(64).says("the state file does not have an agent `nobody`").says("there is `a`");
     world.run("logs a --tail -1").expect(64);
 }
 
@@ -87,7 +87,7 @@ fn exec_is_the_command_itself() {
     let missing = world.run("exec a -- /no/such/program");
     assert!(matches!(missing.code, 125..=127), "{}", missing.code);
     world.run("exec off -- true").expect(125).says("`off` does not run");
-    world.run("exec nobody -- true").expect(125).says("the state file has no agent `nobody`");
+    world.run("exec nobody -- true").expect(125).says("the state file does not have an agent `nobody`");
     world.remove("a");
     world.run("exec a -- true").expect(125).says("agent `a` has no container");
 }

@@ -32,10 +32,26 @@ fn a_full_disk_is_said_and_the_old_one_runs_on() {
     let script = format!(
         "mount -t tmpfs -o size=4m tmpfs {root}; cp -a kept/state {root}; mkdir -p {root}/cache; \
          dd if=/dev/zero of={root}/fill bs=1k 2>/dev/null || true; \
-         code=0; $STEADFAST apply || code=$?; echo \"code $code\""
+         code=0; $STEADFAST apply || code=$?; echo \"code $code\"; $STEADFAST doctor || true"
     );
     let outcome = world.sandbox.mounting(&script).expect("as before");
     assert!(outcome.stdout.contains("code 1"), "{outcome:?}");
+    assert!(outcome.stdout.contains("FAIL root directory  no space is left in"), "{outcome:?}");
+    assert!(!outcome.stdout.contains("everything is well"), "{outcome:?}");
+    // Full from the start: what would help is room.
+    let script = format!(
+        "mount -t tmpfs -o size=4m tmpfs {root}; dd if=/dev/zero of={root}/fill bs=1k 2>/dev/null || true; \
+         $STEADFAST apply || true; $STEADFAST doctor || true"
+    );
+    let outcome = world.sandbox.mounting(&script).expect("as before");
+    assert!(
+        outcome.stderr.contains("hint: there is no space left") && !outcome.stderr.contains("must be writable"),
+        "{outcome:?}"
+    );
+    assert!(
+        outcome.stdout.contains("cache gc") && !outcome.stdout.contains("`steadfast apply` does it"),
+        "{outcome:?}"
+    );
     assert_eq!((world.ids(), world.runs("a")), (ids, true));
     // With room again, it goes on.
     world.applied();

@@ -289,3 +289,165 @@ fn a_local_image_that_is_not_there_says_how_to_get_it() {
     // The first image has no name any more by which it would be cleared up.
     let _ = api("DELETE", &format!("/v4.0.0/libpod/images/{}?force=true", world.image("1").id()), b"");
 }
+
+/// What `status` exits with 3 for, and what `plan` would do, is not well.
+#[test]
+fn doctor_is_not_well_where_status_is_not() {
+    let world = World::new();
+    world.state(&[&world.agent("a", ""), &world.agent("b", "")]);
+    world.applied();
+    assert!(world.run("doctor").expect(0).stdout.contains("everything is well"));
+    world.state(&[&world.agent("a", "")]);
+    world.run("status").expect(3);
+    let doctor = world.run("doctor").expect(1).stdout;
+    let name = world.name("b");
+    assert!(doctor.contains(&format!("FAIL plan            to do: remove container `{name}`")), "{doctor}");
+    assert!(doctor.contains("fix: `steadfast apply` does it"), "{doctor}");
+
+    world.state(&[]);
+    world.run("status").expect(3);
+    let doctor = world.run("doctor").expect(1).stdout;
+    assert!(doctor.contains("FAIL plan") && doctor.contains("--allow-empty"), "{doctor}");
+    let plan = world.run("plan").expect(0).stdout;
+    assert!(plan.contains("note: ") && plan.contains("`apply` refuses to remove 2 containers"), "{plan}");
+    world.run("apply").expect(1).says("--allow-empty");
+    world.run("down").expect(0);
+    assert!(!world.run("plan").expect(0).stdout.contains("note:"), "there is nothing to refuse");
+}
+
+/// One verdict: as it is left alone, it keeps nothing from being converged.
+#[test]
+fn a_suspended_agent_that_is_gone_is_told_alike_by_every_verb() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "")]);
+    world.applied();
+    let suspended = world.agent("a", "").replace("container:", "suspend: true, container:");
+    world.state(&[&suspended]);
+    world.remove("a");
+    world.run("status").expect(0);
+    assert!(world.run("plan --detailed-exitcode").expect(0).stdout.starts_with("No changes."));
+    assert_eq!(world.apply_kinds(), Vec::<String>::new());
+    let why = world.run("why a").expect(0).stdout;
+    assert!(why.starts_with("a is suspended and left alone\n") && !why.contains("not ready"), "{why}");
+    assert_eq!(world.run("why a -o json").expect(0).json()["ready"], false, "a fact");
+    let doctor = world.run("doctor").expect(0).stdout;
+    assert!(doctor.contains("a: suspended, and left alone as the state file says; otherwise: create"), "{doctor}");
+    assert!(!doctor.contains("OutOfSync") && doctor.contains("everything is well"), "{doctor}");
+    world.run("exec a -- true").expect(125).says("hint: it is suspended");
+}
+
+#[test]
+fn exec_says_why_an_agent_does_not_run_and_what_would_help() {
+    let world = World::new();
+    let once =
+        |name: &str, code: u32| world.agent(name, &format!("command: [sh, -c, \"exit {code}\"], restart: \"no\""));
+    let stopped = world.agent("off", "").replace("container:", "state: stopped, container:");
+    let absent = world.agent("gone", "").replace("container:", "state: absent, container:");
+    world.state(&[&once("done", 0), &once("bad", 3), &stopped, &absent, &world.agent("up", "")]);
+    world.run("apply").expect(3);
+    let hint = |agent: &str| {
+        let said = world.run(format!("exec {agent} -- true")).expect(125).stderr;
+        said.lines().filter(|line| line.starts_with("hint: ")).collect::<Vec<_>>().join("\n")
+    };
+    for (agent, code) in [("done", 0), ("bad", 3)] {
+        let said = world.run(format!("exec {agent} -- true")).stderr;
+        assert!(said.contains(&format!("it exited with code {code}")), "{said}");
+        assert!(hint(agent).contains(&format!("podman rm {}", world.name(agent))), "{}", hint(agent));
+    }
+    assert_eq!(hint("off"), "hint: the state file says `state: stopped`");
+    assert_eq!(hint("gone"), "hint: the state file says `state: absent`");
+    // What is advised for a failed one-shot works.
+    for verb in ["why bad", "doctor"] {
+        let said = world.run(verb).stdout;
+        assert!(said.contains(&format!("to run it again: `podman rm {}`", world.name("bad"))), "{verb}: {said}");
+    }
+    let before = world.ids()[&world.name("bad")].clone();
+    world.remove("bad");
+    world.run("apply").expect(3);
+    assert_ne!(world.ids()[&world.name("bad")], before, "it ran again");
+    world.kill("up");
+    assert!(hint("up").contains("`steadfast apply` starts it"), "{}", hint("up"));
+}
+
+/// An edit that failed, was reverted and applied is not "the last try" of what happens later.
+#[test]
+fn the_failure_of_an_edit_that_was_reverted_is_over() {
+    let world = World::new();
+    world.state(&[&world.agent("a", "")]);
+    world.applied();
+    // A step that fails, and not one that is known to: the program is not there.
+    world.state(&[&world.agent("a", "command: [/nowhere]")]);
+    assert_ne!(world.run("apply").code, 0);
+    world.state(&[&world.agent("a", "")]);
+    world.applied();
+    world.kill("a");
+    for verb in ["status", "why a", "doctor"] {
+        let said = world.run(verb).stdout;
+        assert!(
+            !said.contains("last try") && !said.contains("/nowhere") && !said.contains("stopped by"),
+            "{verb}: {said}"
+        );
+    }
+    assert!(world.run("why a").stdout.contains("`steadfast apply` does it now"));
+}
+
+#[test]
+fn two_agents_of_one_image_that_cannot_be_pulled_are_both_told() {
+    let world = World::bare();
+    let image = format!("127.0.0.1:1/{}", world.owner);
+    let agent = |name: &str| format!("{name}: {{version: \"1\", image: \"{image}\", source: registry}}");
+    world.state(&[&agent("a"), &agent("b")]);
+    let report = world.run("apply -o json").expect(1).json();
+    let whose: Vec<_> = report["problems"].as_array().unwrap().iter().map(|problem| &problem["agent"]).collect();
+    assert_eq!(whose, ["a", "b"], "{report}");
+    world.run("apply").expect(1).says("agents `a`, `b`: failed to pull image");
+    let status = world.run("status -o json").expect(3).json();
+    for name in ["a", "b"] {
+        let failure = &status["agents"][name]["lastFailure"]["message"];
+        assert!(failure.as_str().unwrap_or_default().contains("failed to pull image"), "{name}: {status}");
+        let why = world.run(format!("why {name}")).stdout;
+        assert!(why.contains("stopped by") && why.contains("its registry does not answer"), "{why}");
+        assert!(!why.contains("does it now"), "{why}");
+    }
+    let doctor = world.run("doctor").expect(1).stdout;
+    assert!(!doctor.contains("fix: `steadfast apply` does it"), "{doctor}");
+}
+
+#[test]
+fn a_plan_says_whom_it_interrupts_and_nobody_else() {
+    let world = World::new();
+    let job = world.agent("job", "command: [sh, -c, \"exit 0\"], restart: \"no\"");
+    world.state(&[&world.agent("a", ""), &world.agent("b", ""), &job]);
+    world.applied();
+    world.state(&[&world.agent("a", "env: {X: y}")]);
+    let interrupts = |world: &World| world.run("plan -o json").json()["interrupts"].clone();
+    assert_eq!(interrupts(&world), json!(["a", "b"]), "the one-shot has ended");
+    // Blocked: nothing is done to it.
+    world.state(&[&world.agent("a", "mounts: [{source: /nowhere, target: /x}]")]);
+    assert_eq!(interrupts(&world), json!(["b"]));
+    let sick = "healthcheck: {test: [CMD-SHELL, \"exit 7\"], interval: 1s, retries: 1, startPeriod: 0s}";
+    world.state(&[&world.agent("sick", sick)]);
+    world.run("apply --timeout 20s").expect(3);
+    if world.inspect("sick")["State"]["Health"]["Status"] == "unhealthy" {
+        assert_eq!(interrupts(&world), json!(["sick"]), "it is restarted");
+        let status = world.run("status -o json").expect(3).json();
+        assert_eq!(status["agents"]["sick"]["conditions"][0]["reason"], "Unhealthy", "{status}");
+        assert!(world.run("why sick").stdout.starts_with("sick is not ready: Unhealthy\n"));
+    }
+}
+
+#[test]
+fn history_tells_what_apply_told() {
+    let world = World::new();
+    let check = "healthcheck: {test: [CMD-SHELL, \"exit 1\"], interval: 30s, retries: 9, startPeriod: 60s}";
+    world.state(&[&world.agent("slow", check)]);
+    world.run("apply --no-wait").expect(0);
+    let history = world.run("history").expect(0).stdout;
+    assert!(history.contains("  applied  ") && !history.contains("stuck"), "{history}");
+    let world = World::new();
+    world.state(&[&world.agent("a", ""), &world.agent("b", "command: [/nowhere]")]);
+    let told = world.run("apply").stdout;
+    assert!(told.contains("1 step taken"), "{told}");
+    let history = world.run("history").expect(0).stdout;
+    assert!(history.contains("end of a pass: 1 step taken"), "{history}");
+}

@@ -74,6 +74,10 @@ fn bad_flags_are_a_usage_error_and_touch_nothing() {
         "cache list -o markdown",
         "doctor -o markdown",
         "validate -o markdown",
+        "exec hello -o json -- true",
+        "-o json exec hello -- true",
+        "schema -o json",
+        "completions bash -o yaml",
         "cache sync -f none.yaml --manifest-url gopher://x/vm/manifest.json --bogus",
     ] {
         let outcome = sandbox.run(args);
@@ -83,6 +87,27 @@ fn bad_flags_are_a_usage_error_and_touch_nothing() {
     insta::assert_snapshot!("a_misspelt_verb", sandbox.run("aply").shown());
     insta::assert_snapshot!("markdown_is_for_plans", sandbox.run("apply -o markdown").shown());
     assert!(!sandbox.root().exists(), "nothing was written");
+}
+
+#[test]
+fn help_lists_the_formats_and_exit_codes_that_there_are() {
+    let sandbox = Sandbox::new();
+    for (verb, formats) in [
+        ("plan", Some("text, json, yaml, markdown")),
+        ("status", Some("text, json, yaml")),
+        ("", Some("text, json, yaml")),
+        ("logs", Some("text, json")),
+        ("exec", None),
+        ("schema", None),
+    ] {
+        let said = sandbox.run(format!("{verb} -h")).expect(0).stdout;
+        let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let told =
+            words.split_once("--output <FORMAT>").map(|(_, told)| told.split_once("[possible values: ").unwrap().1);
+        assert_eq!(told.map(|told| told.split(']').next().unwrap()), formats, "{verb}: {said}");
+        assert!(said.contains("125 `exec` itself failed"), "{said}");
+    }
+    assert_eq!(sandbox.run("-o markdown doctor").code, 64);
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn what_nobody_knows_is_refused_with_what_was_meant() {
     sandbox.run("history helo").expect(64).says("did you mean `hello`?").says("there are `gone`, `hello`");
     sandbox.run("history --since yesterday").expect(64).says("neither a duration like `2h` nor a time");
     sandbox.run("history Not_A_Label").expect(64);
+    sandbox.run("history -n 0").expect(64).says("at least 1");
 }
 
 /// That is when one wants to know what happened.

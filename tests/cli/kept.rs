@@ -125,6 +125,61 @@ fn another_state_file_of_the_same_name_is_told_apart() {
     kept.sandbox.run("apply -f link.yaml --wait").expect(0);
 }
 
+/// What `status` exits with 65 or 3 for is not well.
+#[test]
+fn doctor_goes_by_what_run_says() {
+    let kept = Kept::start();
+    kept.sandbox.write(
+        "steadfast.yaml",
+        format!("{}agents: {{}}\n", state(&kept.fake.path()).split("agents:").next().unwrap()),
+    );
+    let doctor = |view: Value| {
+        let served = kept.serve(Small::new(view));
+        let doctor = kept.sandbox.run("doctor");
+        drop(served);
+        doctor
+    };
+    let mut view = kept.view();
+    view["agents"] = json!({});
+    assert!(doctor(view.clone()).expect(0).stdout.contains("everything is well"));
+    view["run"]["stateFileError"] = json!({"since": "2026-04-24T00:00:00Z", "message": "there are no agents"});
+    let broken = doctor(view.clone()).expect(1).stdout;
+    assert!(broken.contains("cannot use the state file: there are no agents"), "{broken}");
+    view["run"]["stateFileError"] = Value::Null;
+    view["converged"] = json!(false);
+    let busy = doctor(view).expect(1).stdout;
+    assert!(busy.contains("fix: `steadfast run` is at work on it"), "{busy}");
+
+    std::fs::remove_file(kept.file()).unwrap();
+    let gone = kept.sandbox.run("doctor").expect(1).stdout;
+    assert!(gone.contains("fix: put it back; `steadfast run` (pid"), "{gone}");
+}
+
+#[test]
+fn doctor_says_that_run_tries_again_only_where_it_does() {
+    let kept = Kept::start();
+    let fix = |reason: &str, backing_off: Value| {
+        let mut view = kept.view();
+        let agent = &mut view["agents"]["hello"];
+        (agent["ready"], agent["health"]) = (json!(false), json!("Degraded"));
+        agent["conditions"] = json!([{"type": "Ready", "status": "False", "reason": reason, "message": "m",
+            "lastTransitionTime": "2026-04-24T00:00:00Z"}]);
+        view["converged"] = json!(false);
+        view["run"]["backingOff"] = backing_off;
+        let served = kept.serve(Small::new(view));
+        let said = kept.sandbox.run("doctor").expect(1).stdout;
+        drop(served);
+        said.lines().find(|line| line.contains("fix: ")).unwrap().to_owned()
+    };
+    let off = |at: Value| json!([{"agent": "hello", "cause": "c", "failures": 2, "retryAt": at}]);
+    let later = fix("BackingOff", off(json!("2026-04-24T00:05:00Z")));
+    assert!(later.contains("`steadfast run` tries again at 2026-04-24T00:05:00Z"), "{later}");
+    let held = fix("RolledBack", off(Value::Null));
+    assert!(held.contains("tries again once the state file changes"), "{held}");
+    let failed = fix("Failed", json!([]));
+    assert!(failed.contains("why hello") && !failed.contains("steadfast run"), "{failed}");
+}
+
 #[test]
 fn apply_has_run_do_it() {
     let kept = Kept::start();

@@ -144,6 +144,59 @@ fn no_socket_names_what_was_tried() {
     );
 }
 
+/// That a socket is there says little: somebody must listen on it.
+#[test]
+fn doctor_tells_a_socket_that_nobody_listens_on_and_how_to_start_podman() {
+    let sandbox = Sandbox::new();
+    let socket = sandbox.path("stale.sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    sandbox.write("steadfast.yaml", state(&socket));
+    let doctor = sandbox.run("doctor -o json").expect(1).json();
+    assert_eq!(doctor["firstFailure"], "podman socket", "{doctor}");
+    let failed = doctor["checks"].as_array().unwrap().iter().find(|check| check["ok"] == false).unwrap();
+    assert!(failed["found"].as_str().unwrap().contains("nobody listens"), "{failed}");
+    let start = format!("podman system service --time=0 unix://{}", socket.display());
+    assert!(failed["fix"].as_str().unwrap().contains(&start), "{failed}");
+    // What nobody can see, nobody says anything of.
+    let plan = sandbox.run("plan -o json").expect(1).json();
+    let waiting = &plan["waiting"][0];
+    assert_eq!((&waiting["kind"], &waiting["on"]), (&"createContainer".into(), &"sight".into()), "{plan}");
+    for verb in ["plan", "why hello"] {
+        let said = sandbox.run(verb).expect(1).stdout;
+        assert!(!said.contains("create container") && said.contains("observe container"), "{verb}: {said}");
+    }
+}
+
+#[test]
+fn an_agent_that_nobody_knows_is_refused_alike_by_every_verb() {
+    let (sandbox, _fake) = on(Manner::Podman);
+    for (verb, code) in [
+        ("why helo", 64),
+        ("history helo", 64),
+        ("logs helo", 64),
+        ("exec helo -- true", 125),
+        ("plan --only helo", 64),
+        ("apply --only helo", 64),
+    ] {
+        sandbox.run(verb).expect(code).says("an agent `helo`").says("did you mean `hello`?");
+    }
+}
+
+#[test]
+fn a_root_that_is_a_file_is_told_as_one() {
+    let (mut sandbox, _fake) = on(Manner::Podman);
+    let root = sandbox.write("a-file", "");
+    sandbox.set("STEADFAST_ROOT", &root);
+    for verb in ["status", "plan", "apply", "why hello", "exec hello -- true"] {
+        let outcome = sandbox.run(verb);
+        assert_ne!(outcome.code, 0, "{verb}");
+        assert!(!outcome.stderr.contains("take-over"), "{verb}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("must be a directory"), "{verb}: {}", outcome.stderr);
+    }
+    let doctor = sandbox.run("doctor").expect(1).stdout;
+    assert!(doctor.contains("is a file") && !doctor.contains("take-over"), "{doctor}");
+}
+
 #[test]
 fn none_of_the_usual_sockets() {
     let sandbox = Sandbox::new();

@@ -519,7 +519,7 @@ async fn what_cannot_be_seen_is_said() {
     let mut story = Story::running(&["a"]).await;
     story.fake.order(steadfast::backend::fake::Fault::lasting("look"));
     let blind = "unknown until it can be seen: ordered failure of look ";
-    plans(&story, &[&format!("later createContainer `demo-a`: it cannot be seen, {blind}")]).await;
+    plans(&story, &[&format!("later observeContainer `demo-a`: it cannot be seen, {blind}")]).await;
     // With no agent left it is still not known that nothing is there.
     story.desired.agents.clear();
     assert_ne!(story.plan().await, Vec::<String>::new());

@@ -40,7 +40,7 @@ async fn from_nothing_to_agents_that_run() {
     let story = story();
     let plan = story.plan().await;
     assert!(plan.contains(&"create VM `agents`: there is no such VM".to_owned()), "{plan:#?}");
-    let later = "later createContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers";
+    let later = "later observeContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers";
     assert!(plan.contains(&later.to_owned()), "{plan:#?}");
     let report = story.converge().await;
     assert!(report.converged, "{:?}", troubles(&report));
@@ -222,7 +222,7 @@ async fn a_changed_template_makes_it_anew_where_the_file_says_so() {
     assert_eq!(plan[0], "recreate VM `agents`: its template changed");
     assert_eq!(
         plan[1],
-        "later createContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers"
+        "later observeContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers"
     );
     let report = story.converge().await;
     assert!(report.converged, "{:?}", troubles(&report));

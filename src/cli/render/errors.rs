@@ -1,5 +1,6 @@
 //! Errors: the sentence, then the way out. The library stops after the first line; the hints are given here.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
 use crate::state::{Problem, StateError};
+use crate::why::Failure;
 
 /// What the process ends with. Scripts rely on these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,17 +134,23 @@ impl CliError {
             .hint("`steadfast apply --adopt` takes it over; `limactl` works on it all the same")
     }
 
-    /// A lock that was not had.
-    pub fn from_lock(err: &LockError) -> Self {
+    /// A lock that was not had. `wanted` is the state file that was given.
+    pub fn from_lock(err: &LockError, wanted: &Path) -> Self {
         match err {
+            LockError::Held { holder: Some(holder), .. }
+                if holder.is_run() && holder.file.as_ref().is_some_and(|file| !is_same_file(file, wanted)) =>
+            {
+                Self::kept(holder, wanted)
+            }
             LockError::Held { holder: Some(holder), .. } if holder.is_run() => {
                 Self::new(ExitStatus::Locked, Chain(err).to_string())
                     .hint(format!("one is enough: `steadfast status` shows what it does; stop it first (`kill {}`) to start another", holder.pid))
             }
             LockError::Held { .. } => Self::new(ExitStatus::Locked, Chain(err).to_string())
                 .hint("wait for it, or give --lock-timeout a longer time; the lock ends with its holder, there is nothing to clean up"),
-            LockError::Io { .. } => Self::new(ExitStatus::Error, Chain(err).to_string())
-                .hint("the root directory must be writable: see --root and `root` in the state file"),
+            LockError::Io { err: cause, .. } => {
+                Self::new(ExitStatus::Error, Chain(err).to_string()).hint(root_hint(cause))
+            }
         }
     }
 
@@ -246,6 +254,19 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
     }
 }
 
+/// What may help when something cannot be written below the root directory.
+pub fn root_hint(err: &io::Error) -> &'static str {
+    match err.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "there is no space left: `steadfast cache gc` frees what nothing needs; --root chooses another place"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "the root must be a directory: name one with --root, or `root` in the state file"
+        }
+        _ => "the root directory must be writable: see --root and `root` in the state file",
+    }
+}
+
 /// What may help against a trouble.
 pub fn trouble_hint(trouble: &Trouble) -> Option<String> {
     let hint = general_hint(trouble)?;
@@ -262,7 +283,7 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             "something else changes it back, or Podman does not do what it says; `steadfast plan` shows the difference"
                 .into(),
         ),
-        Trouble::Unready { agent, .. } => kind_hint(trouble.kind(), agent),
+        Trouble::Unready { agent, container, .. } => kind_hint(trouble.kind(), agent, Some(container)),
         Trouble::Recurring { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
         Trouble::Blocked { waiting } => match &waiting.on {
             WaitingOn::Stranger { whose: Some(Whose::Root { id, .. }), .. } => Some(format!(
@@ -293,17 +314,30 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             WaitingOn::Sight { why } if waiting.reason == Reason::TakenDown && why.starts_with("VM `") => {
                 Some("`steadfast vm start` starts it; `steadfast down --vm` deletes it with all that is in it".into())
             }
-            WaitingOn::Precondition { kind, .. } => kind_hint(kind, waiting.agent.as_ref()?),
+            WaitingOn::Precondition { kind, .. } => kind_hint(kind, waiting.agent.as_ref()?, None),
             WaitingOn::Sight { .. } => Some("`steadfast doctor` checks every layer".into()),
             _ => None,
         },
     }
 }
 
-/// What may help against an error of which only the fixed word is known, since the journal tells of it.
-pub fn kind_hint(kind: &str, agent: &AgentName) -> Option<String> {
+/// What follows once the cause of a failure is mended.
+pub const AGAIN: &str = "`steadfast apply` tries again, and fails again otherwise";
+
+/// What may help against a failure that the journal tells of.
+pub fn failure_hint(failure: &Failure, agent: &AgentName, container: Option<&str>) -> Option<String> {
+    kind_hint(&failure.kind, agent, container).or_else(|| pull_hint(&failure.message))
+}
+
+/// What may help against an error of which only the fixed word is known, and the name of the agent's container, where it has one.
+pub fn kind_hint(kind: &str, agent: &AgentName, container: Option<&str>) -> Option<String> {
     Some(match kind {
-        "endedAtOnce" | "crashLoop" | "failed" => format!("`steadfast logs {agent}` shows all it said"),
+        // With `restart: no` it stays so, whatever is applied.
+        "failed" => {
+            let remove = container.map_or("remove its container".to_owned(), |name| format!("`podman rm {name}`"));
+            format!("`steadfast logs {agent}` shows all it said; to run it again: {remove}, then `steadfast apply`")
+        }
+        "endedAtOnce" | "crashLoop" => format!("`steadfast logs {agent}` shows all it said"),
         "notReady" => "it may just need longer: `steadfast status --watch` shows when it is ready".into(),
         "unhealthy" => format!("`steadfast logs {agent}` and `steadfast exec {agent} -- CMD` help to find out why"),
         "rolledBack" | "rollBackFailed" => {
@@ -424,11 +458,26 @@ fn wants_login(message: &str) -> Option<&str> {
     refused.iter().any(|refused| why.contains(refused)).then_some(registry)
 }
 
-fn engine_hint(err: &EngineError) -> Option<String> {
-    if let Some(registry) = wants_login(&err.message) {
+/// What may help when an image could not be pulled.
+fn pull_hint(message: &str) -> Option<String> {
+    if let Some(registry) = wants_login(message) {
         return Some(format!(
             "`podman login {registry}` here, where steadfast runs; the next try finds the login, and passes it on"
         ));
+    }
+    let image = message.split_once("pull image `")?.1.split_once('`')?;
+    let why = image.1.to_ascii_lowercase();
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| why.contains(phrase));
+    if says(&["manifest unknown", "name unknown", "not found"]) {
+        return Some("its registry has no such image: are `image` and `version` right, and is it pushed?".to_owned());
+    }
+    says(&["no such host", "connection refused", "dial tcp", "timeout", "pinging container registry"])
+        .then(|| "its registry does not answer Podman: is the name in `image` right, and the network up?".to_owned())
+}
+
+fn engine_hint(err: &EngineError) -> Option<String> {
+    if let Some(hint) = pull_hint(&err.message) {
+        return Some(hint);
     }
     let hint = match err.kind {
         // Podman's service is the guest's there, and the way to it has more layers than one.
@@ -459,8 +508,36 @@ mod tests {
         let denied =
             "failed to pull image `docker.io/me/private:1`: denied: requested access to the resource is denied";
         assert!(hint(denied).starts_with("`podman login docker.io` here"));
-        assert_eq!(hint("failed to pull image `reg.example/a:1`: manifest unknown"), "");
-        assert_eq!(hint("failed to pull image `reg.example/unauthorized:1`: manifest unknown"), "");
+        for unknown in ["reg.example/a:1", "reg.example/unauthorized:1"] {
+            let hint = hint(&format!("failed to pull image `{unknown}`: manifest unknown"));
+            assert!(hint.starts_with("its registry has no such image"), "{hint}");
+        }
+        let unreachable = "failed to pull image `reg.example/a:1`: pinging container registry reg.example: dial tcp: lookup reg.example: \
+                           no such host";
+        assert!(hint(unreachable).starts_with("its registry does not answer"), "{}", hint(unreachable));
+        assert_eq!(hint("failed to pull image `reg.example/a:1`: the disk is odd"), "");
+    }
+
+    #[test]
+    fn what_cannot_be_written_comes_with_what_would_help() {
+        let hint = |kind: io::ErrorKind| root_hint(&kind.into());
+        assert!(hint(io::ErrorKind::StorageFull).contains("cache gc"));
+        assert!(hint(io::ErrorKind::NotADirectory).contains("must be a directory"));
+        assert!(hint(io::ErrorKind::ReadOnlyFilesystem).contains("must be writable"));
+    }
+
+    #[test]
+    fn another_run_of_the_name_is_not_to_be_seen_from_this_file() {
+        let holder = |file: &str| {
+            let line = format!(r#"{{"pid":7,"command":"run","since":"2026-04-24T00:00:00Z","file":"{file}"}}"#);
+            serde_json::from_str::<Holder>(&line).unwrap()
+        };
+        let hints = |file: &str| {
+            let held = LockError::Held { path: "/l".into(), holder: Some(holder(file)) };
+            CliError::from_lock(&held, Path::new("/srv/a.yaml")).hints.join("; ")
+        };
+        assert!(hints("/srv/a.yaml").contains("steadfast status"), "{}", hints("/srv/a.yaml"));
+        assert!(!hints("/srv/b.yaml").contains("steadfast status"), "{}", hints("/srv/b.yaml"));
     }
 
     #[test]

@@ -39,6 +39,8 @@ impl Page {
             "pass" if entry.fields.get("converged").and_then(serde_json::Value::as_bool) == Some(true) => {
                 ("converged", ADD)
             }
+            "pass" if entry.text("ended") == "interrupted" => ("stopped", CHANGE),
+            "pass" if entry.left_as_asked() => ("applied", ADD),
             "pass" => ("stuck", CHANGE),
             "converged" => ("converged", ADD),
             "recovered" | "podmanBack" => ("-", ADD),
@@ -208,6 +210,23 @@ mod tests {
     #[test]
     fn every_entry_is_a_line_and_every_error_is_told_once() {
         insta::assert_snapshot!(shown(None, &story()));
+    }
+
+    #[test]
+    fn a_pass_that_ended_as_asked_was_not_stuck() {
+        let result = |more: Value| {
+            let page = shown(None, &[at(1, "apply", "pass", more)]);
+            page.lines().nth(1).unwrap().split_whitespace().nth(2).unwrap().to_owned()
+        };
+        let pass = |ended: &str, left: &[&str], troubles: &[&str]| {
+            result(json!({"converged": false, "ended": ended, "notWaitedFor": left, "troubles": troubles, "steps": 1}))
+        };
+        assert_eq!(pass("proved", &["a"], &[]), "applied");
+        assert_eq!(pass("proved", &["a"], &["m"]), "stuck");
+        assert_eq!(pass("proved", &[], &[]), "stuck");
+        assert_eq!(pass("timedOut", &["a"], &[]), "stuck");
+        assert_eq!(pass("interrupted", &[], &[]), "stopped");
+        assert_eq!(result(json!({"converged": false, "troubles": []})), "stuck", "of an older build");
     }
 
     #[test]

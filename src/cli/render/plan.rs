@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::markdown::{code, prose, value};
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, terminal, units};
-use crate::model::{AgentName, Boot, Desired, FieldChange, ImageRef, Mount, Name};
+use crate::model::{AgentName, Boot, Desired, FieldChange, Guest, ImageRef, Mount, Name};
 use crate::plan::action::verb;
-use crate::plan::{Action, Plan, Reason, Summary, Waiting, WaitingOn};
+use crate::plan::{Action, OBSERVE, Plan, Reason, Summary, Waiting, WaitingOn};
+use crate::snapshot::Snapshot;
 use crate::status::{Condition, Status};
 
 /// The JSON of a plan.
@@ -44,7 +45,7 @@ struct StepJson {
 }
 
 /// The plan as JSON.
-pub fn json<'a>(name: &'a Name, plan: &'a Plan, converged: bool) -> impl Serialize + use<'a> {
+pub fn json<'a>(name: &'a Name, plan: &'a Plan, guest: Option<&Guest>, converged: bool) -> impl Serialize + use<'a> {
     PlanJson {
         name,
         converged,
@@ -68,7 +69,8 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, converged: bool) -> impl Seriali
             .waiting
             .iter()
             .map(|waiting| StepJson {
-                kind: waiting.kind,
+                // In JSON the kinds are a closed list; that nothing is known is said by what it waits on.
+                kind: if waiting.kind == OBSERVE { "createContainer" } else { waiting.kind },
                 agent: waiting.agent.clone(),
                 target: waiting.target.clone(),
                 on: Some(waiting.on.word()),
@@ -79,26 +81,9 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, converged: bool) -> impl Seriali
                 detail: Some(waiting.on.to_string()),
             })
             .collect(),
-        interrupts: interrupts(plan).into_iter().collect(),
+        interrupts: plan.interrupts(guest).into_iter().collect(),
         notes: plan.notes.iter().map(ToString::to_string).collect(),
     }
-}
-
-/// The agents that do not run for a moment, or for good, when the plan is carried out.
-fn interrupts(plan: &Plan) -> BTreeSet<&AgentName> {
-    let ready = plan.ready.iter().filter_map(|step| match &step.action {
-        Action::ReplaceContainer { old_runs: true, .. }
-        | Action::StopContainer { .. }
-        | Action::RemoveContainer { .. } => step.agent.as_ref(),
-        _ => None,
-    });
-    // What runs in a machine that goes down goes down with it.
-    let goes_down = plan.ready.iter().any(|step| {
-        matches!(step.action, Action::RecreateVm { .. } | Action::StartVm { how: Boot::Restart | Boot::Mend, .. })
-    });
-    let stops = |kind: &str| kind == "replaceContainer" || goes_down && kind.ends_with("Container");
-    let waiting = plan.waiting.iter().filter(move |waiting| stops(waiting.kind));
-    ready.chain(waiting.filter_map(|waiting| waiting.agent.as_ref())).collect()
 }
 
 fn mark(kind: &str) -> (&'static str, Style) {
@@ -106,6 +91,7 @@ fn mark(kind: &str) -> (&'static str, Style) {
         "replaceContainer" | "recreateVm" => ("-/+", CHANGE),
         "startContainer" | "stopContainer" | "renameContainer" | "startVm" | "adoptVm" => ("  ~", CHANGE),
         "removeContainer" | "pruneArtifact" | "pruneImage" | "deleteVm" => ("  -", REMOVE),
+        "observeContainer" => ("  ?", CHANGE),
         _ => ("  +", ADD),
     }
 }
@@ -124,7 +110,8 @@ fn is_blocked(waiting: &Waiting) -> bool {
 }
 
 /// The plan for people.
-pub fn text(desired: &Desired, plan: &Plan, status: &Status, color: bool) -> String {
+pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
+    let Snapshot { plan, status, observed, .. } = snapshot;
     let name = &desired.name;
     let mut out = String::new();
     let unready = unready(plan, status);
@@ -164,8 +151,10 @@ pub fn text(desired: &Desired, plan: &Plan, status: &Status, color: bool) -> Str
         }
     }
     let (hidden, known) = hidden(plan);
-    let (blocked, later): (Vec<_>, Vec<_>) = known.into_iter().partition(|waiting| is_blocked(waiting));
-    for (title, steps) in [("Then:", later), ("Blocked:", blocked)] {
+    let (blocked, known): (Vec<_>, Vec<_>) = known.into_iter().partition(|waiting| is_blocked(waiting));
+    let (unknown, later): (Vec<_>, Vec<_>) = known.into_iter().partition(|waiting| waiting.hides());
+    let is_titled = !unknown.is_empty();
+    for (title, steps) in [("Then:", later), ("Blocked:", blocked), ("Unknown:", unknown)] {
         if !steps.is_empty() {
             let _ = writeln!(out, "{}", styled(title, STRONG, color));
         }
@@ -182,7 +171,7 @@ pub fn text(desired: &Desired, plan: &Plan, status: &Status, color: bool) -> Str
             let _ = writeln!(out, "        {}", styled(&waiting.on.to_string(), ASIDE, color));
         }
     }
-    if !hidden.is_empty() {
+    if !hidden.is_empty() && !is_titled {
         let _ = writeln!(out, "{}", styled("Unknown:", STRONG, color));
     }
     for (on, steps) in &hidden {
@@ -193,7 +182,7 @@ pub fn text(desired: &Desired, plan: &Plan, status: &Status, color: bool) -> Str
         let _ = writeln!(out, "        {}", styled(on, ASIDE, color));
     }
     let _ = writeln!(out);
-    let _ = writeln!(out, "{}", summary(plan));
+    let _ = writeln!(out, "{}", summary(plan, observed.guest.present()));
     notes(&mut out, plan, color);
     out
 }
@@ -278,7 +267,7 @@ fn shown(value: &Option<String>) -> &str {
 }
 
 /// One sentence of counts and costs.
-fn summary(plan: &Plan) -> String {
+fn summary(plan: &Plan, guest: Option<&Guest>) -> String {
     let Summary { create, replace, rename, start, stop, remove, fetch, fetch_bytes, unknown, blocked } = plan.summary();
     let mut parts: Vec<_> = plan.ready.iter().filter_map(|step| vm_part(&step.action)).collect();
     let part = |parts: &mut Vec<String>, count: usize, what: &str| {
@@ -306,7 +295,7 @@ fn summary(plan: &Plan) -> String {
         parts.push(units::count(others, "step"));
     }
     let mut sentence = format!("Plan: {}.", parts.join(", "));
-    let interrupted = interrupts(plan);
+    let interrupted = plan.interrupts(guest);
     if !interrupted.is_empty() {
         let names: Vec<_> = interrupted.iter().map(|agent| agent.as_str()).collect();
         let _ = write!(sentence, " Interrupts: {}.", names.join(", "));
@@ -334,7 +323,8 @@ fn notes(out: &mut String, plan: &Plan, color: bool) {
 }
 
 /// The plan for a pull-request comment.
-pub fn markdown(desired: &Desired, plan: &Plan, status: &Status) -> String {
+pub fn markdown(desired: &Desired, snapshot: &Snapshot) -> String {
+    let Snapshot { plan, status, observed, .. } = snapshot;
     let mut out = format!("### steadfast plan: `{}`\n\n", desired.name);
     let unready = unready(plan, status);
     if plan.is_empty() && unready.is_empty() {
@@ -342,7 +332,7 @@ pub fn markdown(desired: &Desired, plan: &Plan, status: &Status) -> String {
     } else if plan.is_empty() {
         out.push_str("No changes, but the machine is not as the state file says.\n");
     } else {
-        let _ = writeln!(out, "{}\n", summary(plan));
+        let _ = writeln!(out, "{}\n", summary(plan, observed.guest.present()));
         out.push_str("| | step | agent | why |\n|---|---|---|---|\n");
         for step in &plan.ready {
             let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();
@@ -403,7 +393,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::{Arch, HostKey};
+    use crate::model::{Arch, HostKey, Observed, Seen};
     use crate::plan::WaitingOn;
     use crate::state::{Context, Input, load};
 
@@ -433,6 +423,19 @@ mod tests {
         }
     }
 
+    fn shown(plan: &Plan) -> Snapshot {
+        let observed = Observed {
+            published: Seen::Absent,
+            local: Seen::Absent,
+            artifacts: Seen::Absent,
+            vm: Seen::Absent,
+            reach: Default::default(),
+            guest: Seen::Absent,
+            loaded: Default::default(),
+        };
+        Snapshot { observed, plan: plan.clone(), status: status(), manifest_invalid: false }
+    }
+
     fn waiting(on: WaitingOn, reason: Reason) -> Plan {
         let agent = Some("a".parse().unwrap());
         let waiting = Waiting { agent, kind: "createContainer", target: "demo-a".into(), reason, on };
@@ -443,7 +446,7 @@ mod tests {
     fn a_new_agent_is_shown_with_what_it_will_be() {
         let image = WaitingOn::Image { reference: ImageRef::new("ghcr.io/acme/app:1.4").unwrap() };
         let plan = waiting(image, Reason::ContainerMissing);
-        let text = text(&desired(), &plan, &status(), false);
+        let text = text(&desired(), &shown(&plan), false);
         for line in [
             "Then:\n",
             "        image: ghcr.io/acme/app:1.4\n",
@@ -454,7 +457,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }
-        let markdown = markdown(&desired(), &plan, &status());
+        let markdown = markdown(&desired(), &shown(&plan));
         assert!(
             markdown.contains("image: `ghcr.io/acme/app:1.4`<br>ports: `127.0.0.1:8080:80/tcp`<br>mounts: "),
             "{markdown}"
@@ -468,15 +471,15 @@ mod tests {
     fn what_is_blocked_is_called_so_and_is_nothing_to_create() {
         let why = "no manifest is <b>*here*</b>".to_owned();
         let plan = waiting(WaitingOn::Manifest { why }, Reason::ContainerMissing);
-        let text = text(&desired(), &plan, &status(), false);
+        let text = text(&desired(), &shown(&plan), false);
         assert!(
             text.contains("Blocked:\n    + create container `demo-a`") && text.contains("\nPlan: 1 blocked.\n"),
             "{text}"
         );
         assert!(!text.contains("Then:") && !text.contains("to create"), "{text}");
-        let markdown = markdown(&desired(), &plan, &status());
+        let markdown = markdown(&desired(), &shown(&plan));
         assert!(markdown.contains("**blocked**") && !markdown.contains("<b>"), "{markdown}");
-        let json = serde_json::to_value(super::json(&desired().name, &plan, false)).unwrap();
+        let json = serde_json::to_value(super::json(&desired().name, &plan, None, false)).unwrap();
         assert_eq!((&json["summary"]["create"], &json["summary"]["blocked"]), (&0.into(), &1.into()), "{json}");
         assert_eq!(json["waiting"][0]["blocked"], true);
         // What cannot be seen is told apart: nobody knows whether there is anything to do.
@@ -494,9 +497,9 @@ mod tests {
         let image = WaitingOn::Image { reference: ImageRef::new("ghcr.io/acme/app:1.4").unwrap() };
         let mut plan = waiting(image, Reason::Changed(vec![change]));
         plan.waiting[0].kind = "replaceContainer";
-        let text = text(&desired(), &plan, &status(), false);
+        let text = text(&desired(), &shown(&plan), false);
         assert!(text.contains("container.env.MODE: one → two\\nPlan: \\x1b[2J | <img> @me\n"), "{text}");
-        let markdown = markdown(&desired(), &plan, &status());
+        let markdown = markdown(&desired(), &shown(&plan));
         let row = markdown.lines().find(|line| line.contains("container.env.MODE")).unwrap();
         assert!(row.contains("`container.env.MODE`: one → <code>two") && row.ends_with('|'), "{row}");
         for nasty in ["<img>", "@me", "\u{1b}"] {

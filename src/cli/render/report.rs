@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::act::ActError;
 use crate::control::{Ended, Outcome, Problem, path_text};
 use crate::error::Chain;
 use crate::model::{AgentName, FieldChange};
+use crate::plan::WaitingOn;
 use crate::plan::action::verb;
 use crate::reconcile::{Report, Taken, Trouble};
 
@@ -69,14 +71,18 @@ pub fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -
 fn in_words(report: &Report) -> Outcome {
     let steps = report.residual.ready.iter().map(|step| step.action.to_string());
     let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", verb(waiting.kind), waiting.target));
+    let problem = |trouble: &Trouble, agent: Option<&AgentName>| Problem {
+        agent: agent.cloned(),
+        kind: trouble.kind().to_owned(),
+        message: trouble.to_string(),
+        hint: trouble_hint(trouble),
+    };
     let problems: Vec<_> = report
         .troubles
         .iter()
-        .map(|trouble| Problem {
-            agent: trouble.agent().cloned(),
-            kind: trouble.kind().to_owned(),
-            message: trouble.to_string(),
-            hint: trouble_hint(trouble),
+        .flat_map(|trouble| {
+            let others = also_stopped(report, trouble).into_iter().map(move |agent| problem(trouble, Some(agent)));
+            std::iter::once(problem(trouble, trouble.agent())).chain(others)
         })
         .collect();
     Outcome {
@@ -99,6 +105,21 @@ fn in_words(report: &Report) -> Outcome {
         state_file_error: None,
         exit_code: status(report) as u8,
     }
+}
+
+/// The agents that wait for what another one's step failed to bring: an image, a tarball.
+fn also_stopped<'r>(report: &'r Report, trouble: &Trouble) -> BTreeSet<&'r AgentName> {
+    let Trouble::Failed { agent, error } = trouble else { return BTreeSet::new() };
+    let is_it = |taken: &&Taken| taken.outcome.as_ref().is_err_and(|err| Arc::ptr_eq(err, error));
+    let Some(failed) = report.taken.iter().find(is_it).map(|taken| taken.step.action.target()) else {
+        return BTreeSet::new();
+    };
+    let waiting = report.residual.waiting.iter().filter(|waiting| match &waiting.on {
+        WaitingOn::Image { reference } => reference.as_str() == failed,
+        WaitingOn::Artifact { key } => key.as_str() == failed,
+        _ => false,
+    });
+    waiting.filter_map(|waiting| waiting.agent.as_ref()).filter(|other| agent.as_ref() != Some(other)).collect()
 }
 
 /// The report as JSON.
@@ -269,8 +290,6 @@ pub fn status(report: &Report) -> ExitStatus {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::act::Ending;
     use crate::plan::Plan;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::errors::{kind_hint, trouble_hint};
+use super::errors::{AGAIN, failure_hint, kind_hint, trouble_hint};
+use super::status::health_in_words;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled};
 use crate::act::in_one_line;
 use crate::plan::action::verb;
@@ -81,7 +82,10 @@ pub fn text(why: &Why, color: bool) -> String {
         if let Some(condition) =
             known.status.conditions.first().filter(|_| why.steps.is_empty() && why.waiting.is_empty())
         {
-            page.row("not ready", &format!("{}: {}", condition.reason, condition.message));
+            match known.status.desired.suspend {
+                true => page.row("suspended", "nothing is changed while the state file says `suspend: true`"),
+                false => page.row("not ready", &format!("{}: {}", condition.reason, condition.message)),
+            }
         }
         for (at, line) in known.status.last_log.iter().flat_map(|log| log.lines()).enumerate() {
             page.row(if at == 0 { "last log" } else { "" }, &format!("| {line}"));
@@ -156,7 +160,8 @@ fn seen(page: &mut Page, why: &Why, known: &Known) {
         (None, _) => {}
     }
     if why.podman_unseen.is_none() {
-        page.row("", &format!("sync {}, health {}", status.sync, status.health));
+        let health = health_in_words(status.health, status.health_check);
+        page.row("", &format!("sync {}, health {health}", status.sync));
     }
     if let Some(image) = &status.image {
         page.row("", &format!("image {} ({})", image.reference, image.id.get(..12).unwrap_or(&image.id)));
@@ -192,11 +197,20 @@ fn hints(why: &Why) -> Vec<String> {
         hints.push(format!("take out `suspend` of agent `{agent}` to have it kept again"));
         return hints;
     }
+    let container = known.status.container.as_ref().map(|container| container.name.as_str());
     for waiting in why.waiting.iter().filter(|waiting| waiting.on.is_blocked()) {
         hints.extend(trouble_hint(&Trouble::Blocked { waiting: waiting.clone() }));
     }
-    for failure in why.failures.iter().rev() {
-        hints.extend(kind_hint(&failure.kind, agent));
+    // It has ended for good, whatever the step that started it said.
+    let has_failed = known.status.conditions.first().is_some_and(|condition| condition.reason == "Failed");
+    if has_failed {
+        hints.extend(kind_hint("failed", agent, container));
+    }
+    for failure in why.failures.iter().rev().filter(|_| !has_failed) {
+        hints.extend(failure_hint(failure, agent, container));
+    }
+    if hints.is_empty() && !why.failures.is_empty() && known.status.sync == "OutOfSync" && why.backoff.is_none() {
+        hints.push(format!("mend what stopped it: {AGAIN}"));
     }
     if hints.is_empty() && why.backoff.is_some() {
         hints.push(format!("`steadfast logs {agent}` shows all it said; `steadfast apply --wait` has it tried now"));
@@ -207,11 +221,10 @@ fn hints(why: &Why) -> Vec<String> {
     if hints.is_empty() {
         let kind = match known.status.conditions.first().map(|condition| condition.reason) {
             Some("CrashLoop") => "crashLoop",
-            Some("Failed") => "failed",
             Some("Unhealthy") => "unhealthy",
             _ => "notReady",
         };
-        hints.extend(kind_hint(kind, agent));
+        hints.extend(kind_hint(kind, agent, container));
     }
     let mut said = std::collections::BTreeSet::new();
     hints.retain(|hint| said.insert(hint.clone()));
@@ -232,6 +245,7 @@ impl Page {
                 (since(known).map_or_else(|| "is ready".to_owned(), |since| format!("is ready since {since}")), ADD)
             }
             Some(_) if why.podman_unseen.is_some() => ("cannot be seen".to_owned(), CHANGE),
+            Some(known) if known.status.desired.suspend => ("is suspended and left alone".to_owned(), CHANGE),
             Some(known) => {
                 let condition = known.status.conditions.first();
                 let reason = condition.map(|condition| format!(": {}", condition.reason)).unwrap_or_default();

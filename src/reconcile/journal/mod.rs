@@ -108,7 +108,8 @@ impl Journal {
         self.note("step", what);
     }
 
-    /// Writes down a convergence that ended, when it did something or came to another end than the one before it.
+    /// Writes down a convergence that ended, when it did something or came to another end than the one before it, be that of another
+    /// process.
     pub async fn pass(&self, report: &Report) {
         let troubles: Vec<_> = report
             .troubles
@@ -117,7 +118,9 @@ impl Journal {
             .collect();
         let end = json!({"converged": report.converged, "troubles": troubles});
         let before = held(&self.last_pass).replace(end.clone());
-        let same = before.map_or(report.converged, |before| before == end);
+        let is_news =
+            || !report.converged || self.file.as_ref().is_some_and(|file| read::tells_of_failure(&held(file).path));
+        let same = before.map_or_else(|| !is_news(), |before| before == end);
         if report.taken.is_empty() && same {
             return;
         }
@@ -125,9 +128,11 @@ impl Journal {
             "pass",
             json!({
                 "converged": report.converged,
-                "steps": report.taken.len(),
+                "steps": report.taken.iter().filter(|taken| taken.outcome.is_ok()).count(),
                 "troubles": end["troubles"],
                 "durationMs": millis(report.took),
+                "ended": if report.interrupted { "interrupted" } else if report.timed_out { "timedOut" } else { "proved" },
+                "notWaitedFor": report.not_waited_for,
             }),
         );
     }

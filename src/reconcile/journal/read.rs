@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -73,6 +73,13 @@ impl Entry {
             let message = word("message").or(trouble.as_str()).unwrap_or_default();
             (word("agent"), word("kind").unwrap_or_default(), message)
         })
+    }
+
+    /// A pass that ended as it was asked to, without waiting for agents that are not ready yet, and found nothing wrong.
+    pub fn left_as_asked(&self) -> bool {
+        let filled =
+            |field: &str| self.fields.get(field).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        self.text("ended") == "proved" && filled("notWaitedFor") && !filled("troubles")
     }
 
     /// Whether it is about this agent, or says of it that something stands in its way.
@@ -216,6 +223,32 @@ impl Reader {
         self.line.clear();
         self.overlong = false;
     }
+}
+
+/// How far back from its end a journal is read for the last that is told (64 KiB).
+const TAIL: u64 = 64 * 1024;
+
+/// Whether the last step or pass that the journal at `path` tells of failed. What cannot be read, or lies too far back, tells of
+/// none.
+pub(super) fn tells_of_failure(path: &Path) -> bool {
+    let tail = || -> io::Result<Vec<u8>> {
+        let Some(mut file) = open(path)? else { return Ok(Vec::new()) };
+        let size = file.get_ref().metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let tail = tail().unwrap_or_default();
+    let entries = tail.rsplit(|byte| *byte == b'\n').filter_map(Entry::parse);
+    let last = entries.into_iter().find_map(|entry| match entry.event() {
+        "step" => Some(entry.failed()),
+        "pass" => Some(entry.fields.get("converged") == Some(&Value::Bool(false))),
+        "converged" | "recovered" => Some(false),
+        "trouble" => Some(true),
+        _ => None,
+    });
+    last.unwrap_or_default()
 }
 
 /// Reads on to the end of the line, which is not kept. Yields whether it was reached; what is longer than any entry is

@@ -176,6 +176,16 @@ async fn a_pass_that_changes_nothing_is_not_written_down() {
     assert_eq!(passes, [false, true]);
 }
 
+#[tokio::test]
+async fn that_all_is_well_again_is_written_down_by_the_next_process_too() {
+    let (_dir, path) = place();
+    for converged in [true, false, true, true] {
+        Journal::new(&path, "apply").pass(&report(converged)).await;
+    }
+    let passes: Vec<bool> = all(&path).0.iter().map(|entry| entry.fields["converged"].as_bool().unwrap()).collect();
+    assert_eq!(passes, [false, true]);
+}
+
 #[test]
 fn only_what_concerns_an_agent_and_only_what_is_new_enough() {
     let (_dir, path) = place();
