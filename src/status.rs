@@ -142,12 +142,17 @@ const REASONS: [&str; 16] = [
 
 impl AgentStatus {
     /// Takes the word of somebody who knows more of its past that it is not ready.
-    pub fn doubt(&mut self, health: &str, reason: &str, message: String) {
+    pub fn doubt(&mut self, health: &str, reason: &str, message: String, stalled: bool) {
         let known = |word: &str, among: &[&'static str]| among.iter().find(|known| **known == word).copied();
         self.ready = false;
         self.health = known(health, &["Progressing", "Degraded", "Failed", "Unknown"]).unwrap_or("Progressing");
         for condition in &mut self.conditions {
-            condition.status = if condition.kind == "Reconciling" { "True" } else { "False" };
+            let holds = match condition.kind {
+                "Reconciling" => !stalled,
+                "Stalled" => stalled,
+                _ => false,
+            };
+            condition.status = if holds { "True" } else { "False" };
             condition.reason = known(reason, &REASONS).unwrap_or("Pending");
             condition.message.clone_from(&message);
         }
@@ -262,6 +267,22 @@ pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTi
         },
         agents,
         orphans,
+    }
+}
+
+impl Status {
+    /// Podman does not answer any more: what was seen last is not said to be so now.
+    pub fn unsee(&mut self, why: &str) {
+        self.converged = false;
+        self.podman = PodmanStatus { reachable: false, version: None, error: Some(why.to_owned()) };
+        for agent in self.agents.values_mut() {
+            (agent.sync, agent.health, agent.ready) = ("Unknown", "Unknown", false);
+            for condition in &mut agent.conditions {
+                condition.status = if condition.kind == "Ready" { "Unknown" } else { "False" };
+                condition.reason = "SocketUnreachable";
+                why.clone_into(&mut condition.message);
+            }
+        }
     }
 }
 

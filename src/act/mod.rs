@@ -43,6 +43,9 @@ pub struct Patience {
     /// Whether a replacement whose wait for health was cancelled is undone, so that its predecessor serves on. Otherwise it
     /// stays as it is, and the next run goes on waiting. Default no.
     pub undo: bool,
+    /// Cancelled when something else is wanted by now: a replacement that has not yet started its successor goes no further,
+    /// and the next plan goes on from there.
+    pub outdated: CancellationToken,
     /// Whether host ports and bind sources are this machine's, so that they can be checked beforehand.
     pub local: bool,
     /// What it works in, and gives back while it waits.
@@ -58,6 +61,7 @@ impl Default for Patience {
             deadline: None,
             cancel: CancellationToken::new(),
             undo: false,
+            outdated: CancellationToken::new(),
             local: true,
             slot: Slot::default(),
         }

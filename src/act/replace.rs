@@ -62,9 +62,13 @@ pub(super) async fn replace<V, E: Engine, S>(
     let aside = (!aside).then_some(old.aside);
     let (old, old_name) = (old.id, old.name);
 
-    if let Err(err) = step_aside(engine, &predecessor, aside, &new.id, &create.name, patience).await {
-        let err = err.naming(&new.id, &create.name).naming(old, old_name);
-        return Err(put_back(engine, &predecessor, Some(&new.id), err.into(), patience).await);
+    match step_aside(engine, &predecessor, aside, &new.id, &create.name, patience).await {
+        Ok(Aside::Done) => {}
+        Ok(Aside::Outdated) => return Err(ActError::Interrupted),
+        Err(err) => {
+            let err = err.naming(&new.id, &create.name).naming(old, old_name);
+            return Err(put_back(engine, &predecessor, Some(&new.id), err.into(), patience).await);
+        }
     }
     if start {
         // Only now that the predecessor has let go of its ports can they be tried.
@@ -224,7 +228,17 @@ struct Predecessor<'a> {
     last_start: Option<SystemTime>,
 }
 
-/// Renames first: should the name be taken, nothing has been stopped yet.
+/// How far a predecessor was brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aside {
+    /// It has stopped, and its successor has the name.
+    Done,
+    /// Something else is wanted by now.
+    Outdated,
+}
+
+/// Renames first: should the name be taken, nothing has been stopped yet. Goes no further than to the next line once
+/// something else is wanted.
 async fn step_aside<E: Engine>(
     engine: &E,
     old: &Predecessor<'_>,
@@ -232,15 +246,46 @@ async fn step_aside<E: Engine>(
     new: &ContainerId,
     name: &ContainerName,
     patience: &Patience,
-) -> Result<(), EngineError> {
+) -> Result<Aside, EngineError> {
+    if patience.outdated.is_cancelled() {
+        return Ok(Aside::Outdated);
+    }
     if let Some(aside) = aside {
         sure::rename(engine, old.id, aside).await?;
     }
-    if old.runs {
-        stop(engine, old.id, patience).await?;
+    if old.runs && !patience.outdated.is_cancelled() {
+        stop_unless_outdated(engine, old.id, patience).await?;
     }
-    sure::rename(engine, new, name).await
+    if patience.outdated.is_cancelled() {
+        return Ok(Aside::Outdated);
+    }
+    sure::rename(engine, new, name).await?;
+    Ok(Aside::Done)
 }
+
+/// Stops a predecessor. Once something else is wanted it is not killed any more, for it may be just that. It has heard its
+/// stop signal, so it is seen first whether it ends of it: what is about to end must not be taken for one that serves.
+async fn stop_unless_outdated<E: Engine>(engine: &E, id: &ContainerId, patience: &Patience) -> Result<(), EngineError> {
+    let until = Instant::now() + patience.grace;
+    tokio::select! {
+        biased;
+        stopped = stop(engine, id, patience) => return stopped,
+        () = patience.outdated.cancelled() => {}
+    }
+    while Instant::now() < until {
+        // An answer that does not come in time says nothing.
+        match engine.inspect(id).await {
+            Ok(Some(seen)) if matches!(seen.phase, Phase::Running | Phase::Stopping) => {}
+            Err(err) if err.kind.is_retryable() => {}
+            _ => return Ok(()),
+        }
+        tokio::time::sleep(ENDS_POLL).await;
+    }
+    Ok(())
+}
+
+/// Between two looks at one that may end.
+const ENDS_POLL: Duration = Duration::from_millis(100);
 
 /// Starts a container, sees that it stays up, and becomes healthy where it has a check.
 async fn start_and_watch<E: Engine>(

@@ -13,7 +13,7 @@ use super::render::said::{Level, say};
 use super::render::{self, plan as render_plan, report as render_report, units};
 use super::settings::{HostWorld, keep_key, state_dir};
 use super::signals::Signals;
-use super::status::at_work;
+use super::status::{at_work, view_of_run};
 use super::{ApplyArgs, CliError, DownArgs, ExitStatus, Format, PlanArgs, PolicyArgs, Settings};
 use crate::act::Patience;
 use crate::backend::cache::CacheOptions;
@@ -21,7 +21,7 @@ use crate::control::client::{AskError, Asked};
 use crate::control::{Ended, Outcome, Request};
 use crate::handles::Scratch;
 use crate::model::Desired;
-use crate::plan::{Note, Policy};
+use crate::plan::{Note, Plan, Policy};
 use crate::readiness::steady_after;
 use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
@@ -91,6 +91,9 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
         Format::Text => render::print(&render_plan::text(&desired, &snapshot, settings.color_stdout))?,
     }
     let Snapshot { plan, manifest_invalid, .. } = snapshot;
+    if !settings.output.is_data() && !plan.is_empty() {
+        note_what_backs_off(settings, &desired, &plan).await;
+    }
     let report = Report::of_plan(desired.name.clone(), plan, manifest_invalid);
     if !report.troubles.is_empty() {
         render_report::print_troubles(&report, settings.color_stderr);
@@ -98,6 +101,18 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
     }
     let pending = args.detailed_exitcode && !report.residual.is_empty();
     Ok(if pending { ExitStatus::Pending } else { ExitStatus::Done })
+}
+
+/// What is planned is what `apply` would do now. Where `run` keeps the state file and leaves an agent alone for now, that is
+/// said beside.
+async fn note_what_backs_off(settings: &Settings, desired: &Desired, plan: &Plan) {
+    let Some((_, run)) = view_of_run(settings, Some(desired)).await else { return };
+    for off in run.backing_off {
+        let Some(agent) = off.agent.filter(|agent| plan.concerns(agent)) else { continue };
+        let until = off.retry_at.map_or_else(|| "until what is wanted changes".to_owned(), |at| format!("until {at}"));
+        let note = format!("note: `steadfast run` leaves agent `{agent}` alone {until}: {}", off.cause);
+        say(Level::Info, &note, &["`steadfast apply` has it try at once".to_owned()], settings.color_stderr);
+    }
 }
 
 /// Converges once and proves it.
@@ -328,7 +343,7 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
     // Handed over, it is answered once `run` has looked and begun.
     let timeout = if args.no_wait { Duration::ZERO } else { args.timeout };
     let patience = timeout + GRACE;
-    let outcome = tokio::select! {
+    let mut outcome = tokio::select! {
         outcome = asked(settings, timeout, kept) => outcome.map_err(|err| CliError::from_asking(&kept.holder, &err))?,
         () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
         () = tokio::time::sleep(patience) => {
@@ -340,6 +355,8 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
     let is_over = outcome.ended == Ended::Proved;
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, &render_report::json_of(&outcome))?,
+        // It is not what was handed over that is reconciled.
+        Format::Text | Format::Markdown if args.no_wait && outcome.state_file_error.is_some() => {}
         Format::Text | Format::Markdown if args.no_wait && !is_over => {
             let how_far = "`steadfast status --watch` shows how far it is";
             render::print(&format!("`{}`: handed over to {}; {how_far}.\n", outcome.name, kept.holder))?;
@@ -353,6 +370,10 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
         if !settings.quiet {
             say(Level::Info, &format!("note: {note}"), &[], settings.color_stderr);
         }
+    }
+    if args.no_wait {
+        // Nobody waited, so that no time was up.
+        outcome.ended = Ended::Proved;
     }
     render_report::print_troubles_of(&outcome, settings.color_stderr);
     if let Some(why) = &outcome.state_file_error {

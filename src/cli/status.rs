@@ -32,8 +32,8 @@ use crate::why::{Past, awaited, still_stands};
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long it lets events gather.
 const GATHER: Duration = Duration::from_millis(100);
-/// How long `run` has to answer, before we look ourselves.
-const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// How long `run` has to answer, before we look ourselves. It looks anew for that, and gives up a second earlier.
+const ANSWER_TIME: Duration = Duration::from_secs(4);
 
 pub(super) async fn status(settings: &Settings, args: StatusArgs) -> Result<ExitStatus, CliError> {
     if args.watch {
@@ -85,6 +85,8 @@ pub(super) struct NotReady {
     pub reason: String,
     /// A sentence.
     pub message: String,
+    /// `run` does nothing about it by itself.
+    pub stalled: bool,
 }
 
 /// What the view of `run` says of an agent, if that is not ready in it.
@@ -100,6 +102,9 @@ pub(super) fn not_ready_in(view: &Value, agent: &AgentName) -> Option<NotReady> 
         health: text(agent, "health"),
         reason: text(condition, "reason"),
         message: text(condition, "message"),
+        stalled: agent["conditions"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|one| one["type"] == "Stalled" && one["status"] == "True")),
     })
 }
 

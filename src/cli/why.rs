@@ -39,11 +39,9 @@ pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus
     each(&journal_path(&desired), |entry| past.add(entry))?;
     let mut why = explain(agent, &desired, &snapshot, past, SystemTime::now());
     if let Some((view, run)) = view_of_run(settings, Some(&desired)).await {
-        // What `run` knows of an agent's past, one observation cannot tell.
-        if let (Some(said), Some(known)) = (not_ready_in(&view, agent), &mut why.known)
-            && known.status.ready
-        {
-            known.status.doubt(&said.health, &said.reason, said.message);
+        // What `run` knows of an agent's past, one observation cannot tell; and both are to say one thing.
+        if let (Some(said), Some(known)) = (not_ready_in(&view, agent), &mut why.known) {
+            known.status.doubt(&said.health, &said.reason, said.message, said.stalled);
         }
         if why.known.as_ref().is_some_and(|known| !known.status.ready) && why.backoff.is_none() {
             let off = run.backing_off.into_iter().find(|off| off.agent.as_ref() == Some(agent));

@@ -5,7 +5,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `{"op":"status"}` | one status line |
+//! | `{"op":"status"}` | one status line, of a look that is a few seconds old at the most |
 //! | `{"op":"watch"}` | a status line now, and again at each change |
 //! | `{"op":"reconcile","timeoutMs":N}` | event lines while it works, then `{"outcome": …}` |
 //! | `{"op":"events"}` | event lines as they happen, until the client leaves |
@@ -49,6 +49,10 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 pub trait Controlled: Send + Sync + 'static {
     /// The newest status, a [`RunStatus`] as JSON. `null` until the first look: who asks waits for it then.
     fn status(&self) -> watch::Receiver<Arc<Value>>;
+    /// Has it look, so that its status is no older than a few seconds. Comes back soon, also where that cannot be had.
+    fn look(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
     /// What happens, as in the journal: objects with an `event`.
     fn events(&self) -> broadcast::Receiver<Arc<Value>>;
     /// Reconciles now. Yields the [`Outcome`] as JSON; `None` when it is stopping. Dropped when the client leaves.

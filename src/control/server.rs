@@ -275,6 +275,12 @@ impl Client {
     }
 
     async fn status(&mut self, controlled: &impl Controlled, go_on: bool) -> Result<(), Over> {
+        if !go_on {
+            tokio::select! {
+                () = controlled.look() => {}
+                over = self.over() => return Err(over),
+            }
+        }
         let mut status = controlled.status();
         loop {
             let now = tokio::select! {

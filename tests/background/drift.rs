@@ -154,3 +154,32 @@ fn a_log_that_is_cut_off_goes_on_without_loss() {
     assert!(lost.stderr.contains("cut off") && lost.stderr.contains("error: "), "{}", lost.stderr);
     service.again();
 }
+
+/// The stream of its events stays open, and says nothing.
+#[test]
+fn a_podman_that_hangs_is_not_called_reachable() {
+    let mut world = World::new();
+    let Some(service) = Service::start(&mut world) else { return };
+    world.state(&[&world.agent("a", "")]);
+    let mut keeper = Keeper::start(&world, "");
+    service.hang();
+    kill(&world, "a");
+    // What was seen so lately is told as it is.
+    std::thread::sleep(Duration::from_secs(3));
+    let status = world.run("status -o json").expect(1);
+    assert!(status.took < Duration::from_secs(6), "{:?}", status.took);
+    let status = status.json();
+    assert_eq!((&status["run"]["pid"], &status["converged"]), (&keeper.run.pid().into(), &false.into()), "{status}");
+    assert_eq!((&status["podman"]["reachable"], &status["agents"]["a"]["ready"]), (&false.into(), &false.into()));
+    service.go_on();
+    until("it runs again", || world.runs("a"));
+    keeper.converged();
+
+    // Whoever only follows hears of it too.
+    let mut watching = world.spawn("status --watch -o json");
+    watching.until("the first view", |watching| watching.stdout().contains("\"reachable\": true"));
+    service.hang();
+    watching.until("it is unreachable", |watching| watching.stdout().contains("\"reachable\": false"));
+    service.go_on();
+    keeper.converged();
+}

@@ -58,6 +58,35 @@ fn a_bad_edit_takes_nothing_down_and_the_next_good_one_is_done() {
     assert_eq!((starts(&id(&world, "a")), world.leftovers()), (1, Vec::new()));
 }
 
+/// Promised by issue 13: nothing is made anew that exists as wanted.
+#[test]
+fn an_edit_that_is_taken_back_interrupts_nobody() {
+    let world = World::new();
+    let deaf = |value: u8| {
+        world.agent(
+            "a",
+            &format!("env: {{X: \"{value}\"}}, command: [sh, -c, \"trap '' TERM; while true; do sleep 0.2; done\"]"),
+        )
+    };
+    world.state(&[&deaf(1)]);
+    let mut keeper = Keeper::start(&world, "");
+    let a = id(&world, "a");
+    let state =
+        |id: &str| inspect(id).map(|seen| (seen["State"]["StartedAt"].clone(), seen["State"]["Running"].clone()));
+    let before = state(&a);
+    world.state(&[&deaf(3)]);
+    let aside = format!("{}.prev", world.name("a"));
+    until("it is to stop", || inspect(&aside).is_some());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    world.state(&[&deaf(1)]);
+    keeper.converged();
+    until("it has its name back", || inspect(&world.name("a")).is_some_and(|seen| seen["Id"] == a.as_str()));
+    keeper.converged();
+    assert_eq!((state(&a), starts(&a)), (before, 1), "{}", keeper.run.stderr());
+    assert_eq!(world.ids().len(), 1, "{:?}", world.ids());
+    assert_eq!(keeper.times_said("replaced container"), 0, "{}", keeper.run.stderr());
+}
+
 #[test]
 fn a_file_that_is_gone_or_empty_means_nothing_at_all() {
     let world = World::new();

@@ -35,6 +35,29 @@ fn what_is_to_stay_ended_stays_ended() {
     assert_eq!(starts(&id(&world, "other")), 2);
 }
 
+#[test]
+fn a_slow_crash_loop_is_given_a_rest_too() {
+    let world = World::new();
+    world.state(&[&world.agent("x", "command: [sh, -c, \"echo up; sleep 3; echo crash; exit 3\"]")]);
+    let mut keeper = Keeper::spawn(&world, "");
+    let name = world.name("x");
+    keeper.says(&format!("✓ stopped container `{name}`: it was in a crash loop"));
+    let x = id(&world, "x");
+    assert!(starts(&x) <= 5, "{} starts", starts(&x));
+    let status = keeper.until("it backs off", |status| {
+        let agent = &status["agents"]["x"];
+        let waits = status["run"]["backingOff"].as_array().unwrap().iter().any(|off| off["agent"] == "x");
+        waits && agent["conditions"][0]["reason"] == "CrashLoop" && agent["lastLog"].is_string()
+    });
+    assert!(status["agents"]["x"]["lastLog"].as_str().unwrap().contains("crash"), "{status}");
+    let why = world.run("why x -o json").expect(0).json();
+    assert_eq!(why["observed"]["reason"], "CrashLoop", "{why}");
+    // Whenever it is asked, it says the same.
+    for _ in 0..2 {
+        world.run("apply").expect(3).says("crash loop");
+    }
+}
+
 /// Podman restarts it in a hot loop, and nobody else gets anything done.
 #[test]
 fn what_ends_all_the_time_is_given_a_rest_and_costs_the_others_nothing() {

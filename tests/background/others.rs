@@ -10,8 +10,9 @@ fn who_comes_second_is_told_who_is_there() {
     let mut keeper = Keeper::start(&world, "");
     let ids = world.ids();
     let pid = format!("pid {}", keeper.run.pid());
-    for verb in ["run --lock-timeout 200ms", "down"] {
-        world.run(verb).expect(5).says("steadfast run").says(&pid);
+    for verb in ["run --lock-timeout 1h", "down"] {
+        let refused = world.run(verb).expect(5).says("steadfast run").says(&pid);
+        assert!(refused.took < std::time::Duration::from_secs(3), "nobody waits for it: {:?}", refused.took);
     }
     world.run("apply").expect(0);
     // Those who only look need no lock.
@@ -68,6 +69,12 @@ fn apply_no_wait_is_handed_over() {
     let handed = world.run("apply --no-wait").expect(0);
     assert!(handed.stdout.contains("handed over to `steadfast run`"), "{}", handed.stdout);
     assert!(handed.took < std::time::Duration::from_secs(8), "{:?}", handed.took);
+    let status = keeper.status();
+    let condition = &status["agents"]["a"]["conditions"][0];
+    assert_eq!(condition["reason"], "Replacing", "{condition}");
+    // Who comes when it is under way already hears of it too.
+    let waited = world.run("apply").expect(0);
+    assert!(waited.stderr.contains("under way for 10s"), "{}", waited.stderr);
     keeper.until("it is done", |status| status["converged"] == true);
     assert!(world.inspect("a")["Config"]["Env"].to_string().contains("WORD=2"));
 }

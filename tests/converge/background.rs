@@ -135,8 +135,16 @@ impl Background {
 
     pub async fn ask(&self, timeout: Duration) -> Report {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request { timeout, reply }).await.unwrap();
+        self.requests.send(Request::Reconcile { timeout, reply }).await.unwrap();
         answer.await.unwrap()
+    }
+
+    /// Asks how things are.
+    pub async fn look(&self) -> Arc<View> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Look { reply }).await.unwrap();
+        answer.await.unwrap();
+        self.view.borrow().clone().unwrap()
     }
 
     pub fn told(&self) -> Vec<String> {
@@ -403,6 +411,203 @@ async fn an_edit_is_not_kept_waiting_by_an_earlier_one() {
     });
     let took = run.converged().await;
     assert!(took < Duration::from_secs(30), "{took:?}");
+}
+
+/// Promised by issue 13: nothing is made anew that exists as wanted.
+#[tokio::test(start_paused = true)]
+async fn an_edit_that_is_taken_back_before_the_stop_interrupts_nobody() {
+    for (slow, seconds) in [("create", 3), ("rename", 3), ("stop", 10)] {
+        let mut run = Background::start(Story::new(&["a"]));
+        run.converged().await;
+        let one = |run: &Background| run.fake.state().named("demo-a").map(|(id, one)| (id.clone(), one.started));
+        let before = one(&run);
+        quiet(20).await;
+        run.fake.restart();
+        run.fake.state().latency.insert(slow, Duration::from_secs(seconds));
+        run.edit(|desired| {
+            desired.agents.get_mut("a").unwrap().container.env.insert("MODE".into(), Text::plain("two"));
+        });
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        run.edit(|desired| {
+            desired.agents.get_mut("a").unwrap().container.env.remove("MODE");
+        });
+        let took = run.converged().await;
+        assert!(took < Duration::from_secs(25), "{slow}: {took:?}");
+        quiet(600).await;
+        assert_eq!(one(&run), before, "{slow}: it served all the while");
+        assert_eq!((run.count("create"), run.count("start")), (1, 0), "{slow}");
+        assert_eq!(run.fake.state().containers.len(), 1, "{slow}");
+        assert!(run.view.borrow().as_ref().unwrap().status.converged, "{slow}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_heard_its_stop_signal_before_the_edit_was_taken_back_is_started_again() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    let id = run.fake.state().named("demo-a").unwrap().0.clone();
+    quiet(20).await;
+    run.fake.restart();
+    run.fake.state().latency.insert("stop", Duration::from_secs(10));
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().container.env.insert("MODE".into(), Text::plain("two"));
+    });
+    quiet(2).await;
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().container.env.remove("MODE");
+    });
+    quiet(2).await;
+    assert!(!run.view.borrow().as_ref().unwrap().status.converged, "it may be about to end");
+    run.fake.state().named_mut("demo-a.prev").unwrap().phase = Phase::Exited { code: 143 };
+    run.converged().await;
+    assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
+    assert_eq!((run.count("create"), run.count("start")), (1, 1));
+    assert_eq!(run.fake.state().containers.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_edit_amid_a_replacement_interrupts_once() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    quiet(20).await;
+    run.fake.restart();
+    run.fake.state().latency.insert("stop", Duration::from_secs(10));
+    for mode in ["two", "three"] {
+        run.edit(|desired| {
+            desired.agents.get_mut("a").unwrap().container.env.insert("MODE".into(), Text::plain(mode));
+        });
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+    }
+    run.converged().await;
+    let starts = run.count("start");
+    assert_eq!((starts, run.fake.state().containers.len()), (1, 1), "what nobody wants any more is never started");
+    let env = run.fake.state().named("demo-a").unwrap().1.spec.env.clone();
+    assert_eq!(env["MODE"].expose(), "three");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_judged_a_crash_loop_is_stopped_in_between_whatever_its_period() {
+    for millis in [400, 2_500, 3_000, 12_000] {
+        let mut run = Background::start(Story::new(&["a", "b"]));
+        run.converged().await;
+        quiet(200).await;
+        run.fake.restart();
+        let mut ends = 0;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(200) {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            if run.phase("demo-a") == Some(Phase::Running) {
+                run.fake.state().die("demo-a", 3);
+                ends += 1;
+            }
+        }
+        assert!((2..=16).contains(&ends), "{millis} ms: ended {ends} times in 200 s");
+        assert!(run.count("stop") >= 2, "{millis} ms");
+        let told = "agent `a`: container `demo-a` is in a crash loop (exit code 3); tried again later".to_owned();
+        assert!(run.told().contains(&told), "{millis} ms: {:?}", run.told());
+        let before = run.view.borrow().as_ref().unwrap().backing_off.first().map_or(0, |off| off.failures);
+        // Whenever it is asked for, it is tried at once, and is no success before it has stayed up.
+        let asking = run.ask(Duration::from_secs(60));
+        let dying = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                if run.phase("demo-a") == Some(Phase::Running) {
+                    run.fake.state().die("demo-a", 3);
+                }
+            }
+        };
+        let report = tokio::select! { report = asking => report, () = dying => unreachable!() };
+        if millis < 10_000 {
+            assert!(!report.converged && !report.timed_out, "{millis} ms: {report:#?}");
+            assert_eq!(report.troubles[0].kind(), "crashLoop", "{millis} ms: {:?}", troubles(&report));
+            let failures = run.view.borrow().as_ref().unwrap().backing_off[0].failures;
+            assert!(failures <= before.max(1) + 1, "{millis} ms: asking puts nothing off");
+        }
+        assert_eq!(
+            run.count("start") + 1,
+            run.count("stop") + usize::from(run.phase("demo-a") == Some(Phase::Running))
+        );
+        // It has recovered: it is started once more, and stays up.
+        run.until(|view| view.status.converged).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_how_things_are_is_told_of_now() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    quiet(20).await;
+    // Nobody tells of this one.
+    run.fake.state().named_mut("demo-a").unwrap().phase = Phase::Paused;
+    let before = run.passes();
+    assert!(run.look().await.passes > before);
+    run.until(|view| view.status.converged).await;
+    assert_eq!((run.phase("demo-a"), run.count("unpause")), (Some(Phase::Running), 1), "and it is mended");
+    let passes = run.look().await.passes;
+    assert_eq!(run.look().await.passes, passes, "what was seen a moment ago is not looked at again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_podman_that_stops_answering_is_not_called_reachable_for_long() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    quiet(60).await;
+    for word in ["ping", "look"] {
+        run.fake.order(Fault { times: usize::MAX, ..Fault::transient(word, Strike::Hang, 1) });
+    }
+    let took = run.until(|view| !view.status.podman.reachable && !view.status.converged).await;
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    let view = run.view.borrow().clone().unwrap();
+    assert_eq!((view.status.agents["a"].health, view.status.agents["a"].ready), ("Unknown", false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_is_free_again_is_seen_by_whoever_asks() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = listener.local_addr().unwrap().port();
+    let mut story = Story::new(&["a"]);
+    story.options.patience.local = true;
+    story.agent("a").container.ports.push(port(number));
+    let mut run = Background::start(story);
+    run.until(|view| view.backing_off.iter().any(|off| off.cause.contains("is taken"))).await;
+    let view = run.view.borrow().clone().unwrap();
+    let agent = &view.status.agents["a"];
+    assert!(agent.last_failure.as_ref().is_some_and(|last| last.message.contains("is taken")), "{agent:#?}");
+    for _ in 0..5 {
+        run.ask(Duration::from_secs(1)).await;
+    }
+    let view = run.look().await;
+    assert_eq!(view.backing_off[0].failures, 1, "asking puts nothing off");
+    drop(listener);
+    quiet(3).await;
+    let view = run.look().await;
+    assert!(view.backing_off.is_empty(), "{:#?}", view.backing_off);
+    let took = run.until(|view| view.status.converged).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_what_ended_are_shown() {
+    let mut story = Story::new(&["a"]);
+    story.set_env("a", "CRASH", "3");
+    story.agent("a").container.restart = RestartPolicy::No;
+    let mut run = Background::start(story);
+    run.until(|view| view.status.agents["a"].last_log.as_ref().is_some_and(|log| log.contains("ending with 3"))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_in_flight_is_told_as_under_way() {
+    let mut run = Background::start(Story::new(&["a"]));
+    run.converged().await;
+    publish(&mut run.fake.state(), &[("a", "1"), ("big", "1")]);
+    run.fake.state().latency.insert("fetch", Duration::from_secs(100));
+    run.edit(|desired| {
+        desired.agents.insert(agent_name("big"), agent("big"));
+    });
+    quiet(5).await;
+    let view = run.look().await;
+    let condition = &view.status.agents["big"].conditions[0];
+    assert!(condition.message.starts_with("under way: fetch "), "{condition:?}");
 }
 
 #[tokio::test(start_paused = true)]

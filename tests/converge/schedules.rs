@@ -406,7 +406,7 @@ impl Play {
         let requests = run.requests.clone();
         self.answers.push(tokio::spawn(async move {
             let (reply, answer) = oneshot::channel();
-            requests.send(Request { timeout: Duration::from_secs(60), reply }).await.ok()?;
+            requests.send(Request::Reconcile { timeout: Duration::from_secs(60), reply }).await.ok()?;
             answer.await.ok()
         }));
     }
@@ -650,12 +650,12 @@ impl Play {
         let state = self.fake.state();
         let looks = state.count("look");
         prop_assert!(looks <= 20 + 200 * doomed, "{} looks in a quiet hour", looks);
-        prop_assert!(state.count("ping") <= 130 && state.count("published") <= 4 && state.count("events") == 0);
+        prop_assert!(state.count("ping") <= 400 && state.count("published") <= 4 && state.count("events") == 0);
         if doomed == 0 {
             let effects: Vec<_> = state.effects.iter().map(brief).collect();
             prop_assert!(effects.is_empty(), "changes in a quiet hour: {effects:?}");
-            const QUIET: [&str; 8] =
-                ["look", "list", "local", "ping", "published", "inspect", "run_healthcheck", "exec"];
+            const QUIET: [&str; 9] =
+                ["look", "list", "local", "logs", "ping", "published", "inspect", "run_healthcheck", "exec"];
             let other = state.calls.iter().find(|call| !QUIET.contains(&call.word));
             prop_assert!(other.is_none(), "{other:?} in a quiet hour");
         }

@@ -244,7 +244,9 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
             _ => ExitStatus::Error,
         },
         Trouble::NonConvergent { .. } | Trouble::Unready { .. } => ExitStatus::NotConverged,
-        Trouble::Recurring { kind, .. } if matches!(*kind, "nonConvergent" | "unhealthy") => ExitStatus::NotConverged,
+        Trouble::Recurring { kind, .. } if matches!(*kind, "nonConvergent" | "unhealthy" | "crashLoop") => {
+            ExitStatus::NotConverged
+        }
         Trouble::Recurring { .. } => ExitStatus::Error,
         Trouble::Blocked { waiting } => match &waiting.on {
             WaitingOn::Manifest { .. } if manifest_invalid => ExitStatus::Invalid,

@@ -90,10 +90,20 @@ impl Printer {
 
     /// A step that another process took, as its journal has it. Other events are for programs.
     pub fn told(&self, event: &Value) {
-        if event["event"] != "step" {
-            return;
-        }
         let word = |key: &str| event[key].as_str().unwrap_or_default();
+        let name = format!("{} {}", word("kind"), word("target"));
+        match word("event") {
+            "step" => self.end(&name),
+            "stepStarted" => {
+                // One that was under way already when we came is told once more.
+                self.end(&name);
+                let began =
+                    Instant::now().checked_sub(Duration::from_millis(event["sinceMs"].as_u64().unwrap_or_default()));
+                let message = terminal::line(word("action")).into_owned();
+                return self.begin_at(name, message, Progress::new(0), began.unwrap_or_else(Instant::now));
+            }
+            _ => return,
+        }
         let (action, reason) = (word("action"), word("reason"));
         let took = Duration::from_millis(event["durationMs"].as_u64().unwrap_or_default());
         match (word("result"), event["error"]["kind"].as_str()) {
@@ -122,11 +132,15 @@ impl Printer {
     }
 
     fn begin(&self, name: String, message: String, progress: Arc<Progress>) {
+        self.begin_at(name, message, progress, Instant::now());
+    }
+
+    fn begin_at(&self, name: String, message: String, progress: Arc<Progress>, began: Instant) {
         if self.shared.quiet {
             return;
         }
         let now = Instant::now();
-        let entry = Entry { name, message, progress, meter: Meter::new(now), began: now, told: now };
+        let entry = Entry { name, message, progress, meter: Meter::new(now), began, told: began };
         self.shared.going().entries.push(entry);
         let mut ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
         if ticker.is_none() {

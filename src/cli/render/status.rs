@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,9 +15,12 @@ use crate::readiness::CheckedBy;
 /// What a person is shown of a status. It is read from the JSON that programs get, since another process may have
 /// written that, of an older or newer version.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Page {
     name: String,
     converged: bool,
+    #[serde(default)]
+    observed_at: String,
     vm: Option<Vm>,
     podman: Podman,
     manifest: Option<Manifest>,
@@ -127,11 +131,23 @@ fn machine(vm: &Vm, kept: bool, color: bool) -> String {
 pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
     let status = Page::deserialize(status)?;
     let mut out = String::new();
-    let state = if status.converged { styled("converged", ADD, color) } else { styled("not converged", CHANGE, color) };
+    let broken = status.run.as_ref().is_some_and(|run| run.state_file_error.is_some());
+    let state = match (broken, status.converged) {
+        (true, true) => styled("the state file cannot be used; its last good state is converged", REMOVE, color),
+        (true, false) => styled("the state file cannot be used; its last good state is not converged", REMOVE, color),
+        (false, true) => styled("converged", ADD, color),
+        (false, false) => styled("not converged", CHANGE, color),
+    };
     let _ = writeln!(out, "{} {state}", styled(&format!("{}:", status.name), STRONG, color));
     if let Some(run) = &status.run {
         let _ = writeln!(out, "  kept by `steadfast run` (pid {}, since {})", run.pid, run.since);
         warnings(&mut out, run, color);
+        if let Some(age) = age(&status).filter(|age| *age >= OLD) {
+            // Of hours and days the time of day says more.
+            let ago = (age < HOUR).then(|| format!(" ({} ago)", units::short(Duration::from_secs(age.as_secs()))));
+            let text = format!("not observed since {}{}", status.observed_at, ago.unwrap_or_default());
+            let _ = writeln!(out, "  {}", styled(&text, CHANGE, color));
+        }
     }
     if let Some(vm) = &status.vm {
         let _ = writeln!(out, "  {}", machine(vm, status.run.is_some(), color));
@@ -159,6 +175,16 @@ pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
         let _ = writeln!(out, "  container `{orphan}` belongs to no agent of the state file");
     }
     Ok(out)
+}
+
+/// What was seen so long ago may be otherwise by now.
+const OLD: Duration = Duration::from_secs(5);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// How old the view of `run` is.
+fn age(status: &Page) -> Option<Duration> {
+    let seen = humantime::parse_rfc3339_weak(&status.observed_at).ok()?;
+    SystemTime::now().duration_since(seen).ok()
 }
 
 /// What a person should know of `run`, when there is something.

@@ -11,6 +11,7 @@ use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled};
 use crate::act::in_one_line;
 use crate::plan::action::verb;
 use crate::reconcile::Trouble;
+use crate::status::Condition;
 use crate::why::{Known, Why};
 
 /// The JSON of it.
@@ -40,6 +41,7 @@ pub fn json(why: &Why) -> impl Serialize + use<> {
             "podman": {"reachable": why.podman_unseen.is_none(), "version": why.podman, "error": why.podman_unseen},
             "sync": known.map(|known| known.status.sync),
             "health": known.map(|known| known.status.health),
+            "reason": known.and_then(|known| known.status.conditions.first()).map(|condition| condition.reason),
             "container": known.map(|known| &known.status.container),
             "image": known.map(|known| &known.status.image),
             "artifact": known.map(|known| &known.status.artifact),
@@ -78,10 +80,12 @@ pub fn text(why: &Why, color: bool) -> String {
         page.row("waits", &format!("{step} ({}): {}", waiting.reason, waiting.on));
     }
     if let Some(known) = why.known.as_ref().filter(|known| !known.status.ready && why.podman_unseen.is_none()) {
-        // Of one with steps the rows above have said it.
-        if let Some(condition) =
-            known.status.conditions.first().filter(|_| why.steps.is_empty() && why.waiting.is_empty())
-        {
+        // Of one with steps the rows above have said it, but for what only `run` knows.
+        let is_said = !why.steps.is_empty() || !why.waiting.is_empty();
+        let is_of_run = |condition: &Condition| {
+            matches!(condition.reason, "BackingOff" | "CrashLoop" | "NonConvergent" | "RolledBack")
+        };
+        if let Some(condition) = known.status.conditions.first().filter(|one| !is_said || is_of_run(one)) {
             match known.status.desired.suspend {
                 true => page.row("suspended", "nothing is changed while the state file says `suspend: true`"),
                 false => page.row("not ready", &format!("{}: {}", condition.reason, condition.message)),

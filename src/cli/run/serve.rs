@@ -13,8 +13,11 @@ use crate::cli::render::report;
 use crate::control::{BackingOff, Controlled, Run, RunStatus, StateFileError, path_text};
 use crate::reconcile::Report;
 use crate::reconcile::journal::Journal;
-use crate::reconcile::run::{Request, View};
+use crate::reconcile::run::{FRESH, Request, View};
 use crate::state::watch::Watching;
+
+/// How long whoever asks how things are waits for a fresh look.
+const LOOK_TIME: Duration = Duration::from_secs(3);
 
 /// The loop, as others see it.
 pub(super) struct Served {
@@ -64,7 +67,7 @@ impl Served {
         self.flush.send(done).await.ok()?;
         flushed.await.ok()?;
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request { timeout, reply }).await.ok()?;
+        self.requests.send(Request::Reconcile { timeout, reply }).await.ok()?;
         Some(answer)
     }
 
@@ -75,10 +78,7 @@ impl Served {
         loop {
             let newest = view.borrow_and_update().clone();
             if let Some(newest) = newest {
-                let run = self.run(&newest);
-                if let Ok(status) = serde_json::to_value(RunStatus { status: &newest.status, run: &run }) {
-                    self.status.send_replace(Arc::new(status));
-                }
+                self.show(&newest);
                 let line = line(&newest);
                 if line != said {
                     manager.status(&line);
@@ -92,6 +92,13 @@ impl Served {
             if view.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    fn show(&self, view: &View) {
+        let run = self.run(view);
+        if let Ok(status) = serde_json::to_value(RunStatus { status: &view.status, run: &run }) {
+            self.status.send_replace(Arc::new(status));
         }
     }
 
@@ -132,6 +139,29 @@ impl Served {
 impl Controlled for Served {
     fn status(&self) -> watch::Receiver<Arc<Value>> {
         self.status.subscribe()
+    }
+
+    /// Where Podman does not tell in time, what it told last is shown with its age, and not as what is so now.
+    async fn look(&self) {
+        let is_fresh = |view: &Option<Arc<View>>, age: Duration| {
+            view.as_ref().is_some_and(|view| view.looked_at.elapsed().is_ok_and(|elapsed| elapsed < age))
+        };
+        if is_fresh(&self.view.borrow(), FRESH) {
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        let looking = async {
+            self.requests.send(Request::Look { reply }).await.ok()?;
+            answer.await.ok()
+        };
+        let looked = tokio::time::timeout(LOOK_TIME, looking).await;
+        let Some(newest) = self.view.borrow().clone() else { return };
+        let mut view = (*newest).clone();
+        // A virtual machine may take that long.
+        if looked.is_err() && view.status.vm.is_none() && !is_fresh(&Some(newest), LOOK_TIME) {
+            view.status.unsee(&format!("Podman has not answered for {} s", LOOK_TIME.as_secs()));
+        }
+        self.show(&view);
     }
 
     fn events(&self) -> broadcast::Receiver<Arc<Value>> {

@@ -148,6 +148,12 @@ impl Journal {
         let _ = self.live.send(entry);
     }
 
+    /// Tells those who listen of something that is not worth writing down.
+    pub fn tell(&self, event: &str, fields: Value) {
+        // Nobody listening is no error.
+        let _ = self.live.send(Arc::new(self.entry(event, fields)));
+    }
+
     fn entry(&self, event: &str, fields: Value) -> Value {
         let mut entry = Map::new();
         entry.insert("time".to_owned(), json!(humantime::format_rfc3339_millis(SystemTime::now()).to_string()));

@@ -37,6 +37,10 @@ struct Record {
     /// Ends that Podman told of, by itself and by a kill.
     ends: VecDeque<Instant>,
     killed_ends: VecDeque<Instant>,
+    /// What it ended with last, by itself, since we last started or stopped it.
+    last_end: Option<i32>,
+    /// It is tried because somebody asked: should it end again, that does not put off our own next try.
+    asked: bool,
 }
 
 /// What is known of everybody's ends.
@@ -83,9 +87,16 @@ impl Record {
         self.judged && self.retry_at.is_some_and(|until| until > now)
     }
 
+    /// How long it is to stay up before its failures are forgotten.
+    fn steady(&self) -> Duration {
+        STEADY.max(2 * self.last_delay)
+    }
+
     fn back_off(&mut self, code: i32, now: Instant) -> Verdict {
         self.code = code;
-        self.failures = self.failures.saturating_add(1);
+        if !std::mem::take(&mut self.asked) {
+            self.failures = self.failures.saturating_add(1);
+        }
         self.last_delay = LASTING.delay(self.failures);
         let until = now + self.last_delay;
         self.retry_at = Some(until);
@@ -101,6 +112,7 @@ impl Crashes {
         record.judged = false;
         record.retry_at = None;
         record.ends.clear();
+        record.last_end = None;
     }
 
     /// The agent's container is down for good, with this exit code, and wanted up. Where Podman restarts whatever ends by
@@ -116,7 +128,7 @@ impl Crashes {
         record.judged = true;
         // What we did not start ourselves has been up for longer than we have.
         let up = record.started.map_or(Duration::MAX, |started| now.duration_since(started));
-        if up >= STEADY.max(2 * record.last_delay) {
+        if up >= record.steady() {
             record.failures = 0;
             record.last_delay = Duration::ZERO;
             return Verdict::Start;
@@ -141,9 +153,18 @@ impl Crashes {
             // It was to rest, and Podman was faster.
             return true;
         }
+        if !is_kill(code) {
+            record.last_end = Some(code);
+        }
         let (most, within) = if is_kill(code) { (KILLS, KILLS_WITHIN) } else { (STORM, STORM_WITHIN) };
         let times = if is_kill(code) { &mut record.killed_ends } else { &mut record.ends };
         push(times, now, within) >= most
+    }
+
+    /// What the agent's container ended with last, by itself, since we last started or stopped it. Where it is known to be in
+    /// a crash loop, one such end is enough to stop it.
+    pub fn last_end(&self, agent: &AgentName) -> Option<i32> {
+        self.records.get(agent)?.last_end
     }
 
     /// The agent's container is stopped now because it kept ending.
@@ -151,16 +172,30 @@ impl Crashes {
         let record = self.records.entry(agent.clone()).or_default();
         record.ends.clear();
         record.killed_ends.clear();
+        record.last_end = None;
         match record.retry_at {
             Some(until) if record.is_waiting(now) => Verdict::Wait { until },
             _ => {
                 record.judged = true;
+                // One that was up for long enough since has begun anew.
+                if record.started.is_some_and(|started| now.duration_since(started) >= record.steady()) {
+                    record.failures = 0;
+                }
                 record.back_off(code, now)
             }
         }
     }
 
-    /// Whether the agent may be started, though its record says otherwise: somebody asked, or what is wanted changed.
+    /// The agent may be started now, since somebody asks for it. That it was in a crash loop is not forgotten: it has to show
+    /// that it stays up.
+    pub fn try_now(&mut self, agent: &AgentName) {
+        if let Some(record) = self.records.get_mut(agent).filter(|record| record.failures > 0) {
+            record.retry_at = None;
+            record.asked = true;
+        }
+    }
+
+    /// What is wanted changed: what went before says nothing about it.
     pub fn forgive(&mut self, agent: &AgentName) {
         self.records.remove(agent);
     }
@@ -181,14 +216,14 @@ impl Crashes {
     /// Whether the agent kept ending, and has not been up for long enough since to believe that this is over.
     pub fn is_on_probation(&self, agent: &AgentName, now: Instant) -> bool {
         self.records.get(agent).is_some_and(|record| {
-            let steady = |started: Instant| now.duration_since(started) >= STEADY.max(2 * record.last_delay);
-            record.failures > 0 && !record.started.is_some_and(steady)
+            let is_steady = |started: Instant| now.duration_since(started) >= record.steady();
+            record.failures > 0 && !record.started.is_some_and(is_steady)
         })
     }
 
     /// For how long an agent that was in a crash loop is still to stay up before it counts as ready.
     pub fn must_stay_up_for(&self, agent: &AgentName, steady: Duration, now: Instant) -> Option<Duration> {
-        let record = self.records.get(agent).filter(|record| record.failures > 0)?;
+        let record = self.records.get(agent).filter(|record| record.failures > 0 && !record.is_waiting(now))?;
         let up = now.duration_since(record.started?);
         steady.checked_sub(up).filter(|left| !left.is_zero())
     }
@@ -267,6 +302,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_slow_crash_loop_is_stopped_for_ever_longer_and_a_kill_is_none() {
+        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+        assert!(!crashes.ended(&a, 137, now));
+        assert_eq!(crashes.last_end(&a), None, "killed");
+        let mut delays = Vec::new();
+        for _ in 0..4 {
+            assert!(!crashes.ended(&a, 3, now));
+            assert_eq!(crashes.last_end(&a), Some(3));
+            let verdict = crashes.held(&a, 3, now);
+            delays.push(waits(verdict, now));
+            assert_eq!(crashes.last_end(&a), None, "judged once");
+            now += Duration::from_secs(400);
+            crashes.started(&a, now);
+            now += Duration::from_secs(12);
+        }
+        assert!(delays[0] <= 12 && (30..=50).contains(&delays[2]) && (60..=100).contains(&delays[3]), "{delays:?}");
+        for _ in 0..5 {
+            let verdict = crashes.held(&a, 3, now);
+            crashes.try_now(&a);
+            assert_eq!(crashes.waiting(now).count(), 0, "somebody asked");
+            crashes.started(&a, now);
+            assert!(crashes.must_stay_up_for(&a, STEADY, now).is_some(), "it has to show that it stays up");
+            assert!(waits(verdict, now) <= 200, "asking puts nothing off");
+        }
+        now += Duration::from_secs(3600);
+        assert!(!crashes.ended(&a, 3, now));
+        assert!(waits(crashes.held(&a, 3, now), now) <= 12, "counted from the beginning after a long life");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_podman_restarts_all_the_time_is_noticed() {
         let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
         let mut noticed = 0;
@@ -283,6 +348,6 @@ mod tests {
         assert_eq!(crashes.held(&a, 1, now), verdict, "which is no failure of its own");
         crashes.started(&a, now);
         let slowly = (0..20).any(|round| crashes.ended(&a, 1, now + Duration::from_secs(4 * round)));
-        assert!(!slowly, "a restart now and then is Podman's business");
+        assert!(!slowly, "whether that is a crash loop, an observation tells");
     }
 }

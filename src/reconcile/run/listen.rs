@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use crate::backend::{Engine, EngineError, EngineEvent, Events};
+use crate::backend::{Engine, EngineError, EngineErrorKind, EngineEvent, Events};
 use crate::error::Chain;
 use crate::model::Ownership;
 use crate::reconcile::backoff::Backoff;
@@ -20,9 +20,9 @@ const BREAKS: Backoff = Backoff { first: Duration::from_millis(50), longest: Dur
 /// Subscribing may take so long before it counts as failed.
 const OPENING: Duration = Duration::from_secs(10);
 /// After so much silence Podman is asked whether it is still there.
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(10);
 /// Its answer may take so long.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(3);
 /// The clock of the wall and ours may drift apart so much over [`SILENCE`] before the machine must have slept.
 const SLEPT: Duration = Duration::from_secs(5);
 
@@ -36,8 +36,10 @@ pub(super) enum Heard {
     Event(EngineEvent),
     /// The connection is there (again): whatever happened before was not heard.
     Connected,
-    /// The connection is gone, or Podman does not answer.
+    /// The connection is gone.
     Lost(String),
+    /// The connection is there, and Podman does not answer.
+    Silent(String),
     /// The machine slept, or its clock was set.
     Slept,
 }
@@ -130,7 +132,7 @@ impl<'a, E: Engine> Listener<'a, E> {
                         }
                         None => {
                             let err = EngineError::new(
-                                crate::backend::EngineErrorKind::TransportUnavailable,
+                                EngineErrorKind::TransportUnavailable,
                                 "Podman closed the stream of events",
                             );
                             if let Some(lost) = self.lost(&err) {
@@ -146,11 +148,11 @@ impl<'a, E: Engine> Listener<'a, E> {
                             self.line = open(events, (self.wall)());
                         }
                     }
-                    Err(err) => {
-                        if let Some(lost) = self.lost(&err) {
-                            return lost;
-                        }
-                    }
+                    Err(err) => match self.lost(&err) {
+                        Some(Heard::Lost(why)) if err.kind == EngineErrorKind::Timeout => return Heard::Silent(why),
+                        Some(lost) => return lost,
+                        None => {}
+                    },
                 },
             }
         }
@@ -189,7 +191,7 @@ async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, Engi
     match tokio::time::timeout(deadline, work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(EngineError::new(
-            crate::backend::EngineErrorKind::Timeout,
+            EngineErrorKind::Timeout,
             format!("Podman does not answer within {} s", deadline.as_secs()),
         )),
     }

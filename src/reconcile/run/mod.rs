@@ -6,6 +6,7 @@
 mod crashes;
 mod health;
 mod listen;
+mod logs;
 mod news;
 mod setbacks;
 mod trigger;
@@ -43,6 +44,7 @@ use crate::readiness::{Unready, steady_after, unready};
 use crashes::Crashes;
 use health::Checks;
 use listen::{Heard, Listener};
+use logs::Logs;
 use setbacks::Setbacks;
 use vm::VmWatch;
 
@@ -55,14 +57,25 @@ pub struct Edition {
     pub error: Option<String>,
 }
 
-/// Somebody asks for a look now, and for what comes of it.
+/// Somebody asks for a look now.
 #[derive(Debug)]
-pub struct Request {
-    /// How long whoever asks waits.
-    pub timeout: Duration,
-    /// What came of it.
-    pub reply: oneshot::Sender<Report>,
+pub enum Request {
+    /// And for what comes of it: everything is tried at once.
+    Reconcile {
+        /// How long whoever asks waits.
+        timeout: Duration,
+        /// What came of it.
+        reply: oneshot::Sender<Report>,
+    },
+    /// And for how things are: told once the view is not older than [`FRESH`].
+    Look {
+        /// The view is fresh.
+        reply: oneshot::Sender<()>,
+    },
 }
+
+/// A view of this age is as good as a new one to whoever asks how things are.
+pub const FRESH: Duration = Duration::from_secs(2);
 
 /// What `run` works with.
 pub struct Runner<'a, V, E, S> {
@@ -137,15 +150,20 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A request that is being worked on.
 struct Ask {
-    request: Request,
+    timeout: Duration,
+    reply: oneshot::Sender<Report>,
     since: Instant,
     taken: Vec<Taken>,
 }
 
 /// A step in flight.
 struct Flown {
+    step: Step,
+    since: Instant,
     /// Breaks off its waits.
     cancel: CancellationToken,
+    /// Tells it that something else is wanted by now.
+    outdated: CancellationToken,
     /// What woke us when it began.
     trigger: String,
 }
@@ -184,6 +202,10 @@ struct Running<'a, V, E, S> {
     repeats: BTreeMap<(String, String), u32>,
     last_start: Option<Instant>,
     asks: Vec<Ask>,
+    /// Who asks how things are.
+    lookers: Vec<oneshot::Sender<()>>,
+    /// The last log lines of those that do not run as they should.
+    logs: Logs<'a, E>,
     woken: BTreeSet<Trigger>,
     look_at: Option<Instant>,
     resync_at: Instant,
@@ -234,6 +256,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             listener: Listener::new(&with.world.engine, desired.ownership(), with.wall),
             vm_watch: VmWatch::new(&with.world.vm, desired.vm().is_some()),
             checks: Checks::new(&with.world.engine),
+            logs: Logs::new(&with.world.engine),
             policy: with.options.policy.clone(),
             resync_at: now + jittered(with.resync),
             stop: with.cancel,
@@ -257,6 +280,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             repeats: BTreeMap::new(),
             last_start: None,
             asks: Vec::new(),
+            lookers: Vec::new(),
             woken: BTreeSet::from([Trigger::Start]),
             look_at: Some(now),
             transitions: 0,
@@ -325,6 +349,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         }
         self.refuse_if_empty(&observed);
         self.unready = unready(&self.desired, &observed, &plan, &self.policy, self.steady());
+        self.notice_crash_loops();
         self.learn(&observed, &plan);
         let launched = self.launch(&plan);
         self.hold_what_storms(&observed);
@@ -332,6 +357,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         self.plan_next_look(&observed, &plan);
         self.await_offer(&plan);
         self.show(&observed, &plan, &words);
+        self.answer_lookers();
         self.answer(&plan, launched).await;
     }
 
@@ -401,6 +427,10 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             () = self.vm_watch.next() => self.wake_soon(Trigger::Vm),
             published = arrival(&mut self.fetching) => self.receive(published),
             () = self.checks.next() => self.wake_soon(Trigger::Health),
+            () = self.logs.next() => {
+                self.show_logs();
+                self.answer_lookers();
+            }
             () = tokio::time::sleep_until(timer) => self.ring(),
             () = tokio::time::sleep_until(self.beat_at) => self.beat(),
         }
@@ -411,7 +441,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     fn next_timer(&self) -> Instant {
         // What became due while we looked has not been tried by that look.
         let retries = self.setbacks.next(self.judged_at).into_iter().chain(self.crashes.next(self.judged_at));
-        let asks = self.asks.iter().map(|ask| ask.since + ask.request.timeout);
+        let asks = self.asks.iter().map(|ask| ask.since + ask.timeout);
         let times = retries.chain(asks).chain(self.look_at).chain(self.manifest_at);
         times.fold(self.resync_at, Instant::min)
     }
@@ -473,6 +503,13 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             Heard::Lost(why) => {
                 tracing::debug!(why, "lost Podman's events");
                 self.connected = false;
+                self.wake_at(Trigger::Podman, Instant::now());
+            }
+            Heard::Silent(why) => {
+                tracing::debug!(why, "Podman does not answer");
+                self.connected = false;
+                // The look that follows may wait for much longer, and meanwhile nobody is told what may not be so any more.
+                self.show_silence(&why);
                 self.wake_at(Trigger::Podman, Instant::now());
             }
             Heard::Slept => {
@@ -601,6 +638,10 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             // A successor that is waited for is not wanted any more.
             if let Some(flown) = self.flying.get(&super::lane_of(name)) {
                 flown.cancel.cancel();
+                // Of one that is suspended, or not in the file any more, nobody might go on with what was begun.
+                if self.desired.agents.get(name).is_some_and(|now| !now.suspend) {
+                    flown.outdated.cancel();
+                }
             }
         }
         // Planned for what was wanted before.
@@ -613,13 +654,54 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
 
     fn ask(&mut self, request: Request) {
         let now = Instant::now();
+        let (timeout, reply) = match request {
+            Request::Reconcile { timeout, reply } => (timeout, reply),
+            Request::Look { reply } => {
+                self.lookers.push(reply);
+                if self.passes > 0 && self.looked_at.elapsed() < FRESH {
+                    self.answer_lookers();
+                } else {
+                    self.wake_at(Trigger::Status, now);
+                }
+                return;
+            }
+        };
         self.setbacks.try_all_now(now);
         for agent in self.desired.agents.keys() {
-            self.crashes.forgive(agent);
+            self.crashes.try_now(agent);
         }
-        self.asks.push(Ask { request, since: now, taken: Vec::new() });
+        // Whoever asks hears of what ends from now on, and of what is under way.
+        for flown in self.flying.values() {
+            self.tell_of(flown);
+        }
+        self.asks.push(Ask { timeout, reply, since: now, taken: Vec::new() });
         self.fetch_manifest();
         self.wake_at(Trigger::Request, now);
+    }
+
+    /// Those who asked how things are find it in the view, once their log lines are in it too.
+    fn answer_lookers(&mut self) {
+        if !self.logs.is_reading() {
+            for looker in self.lookers.drain(..) {
+                let _ = looker.send(());
+            }
+        }
+    }
+
+    /// Tells those who listen of a step in flight.
+    fn tell_of(&self, flown: &Flown) {
+        let step = &flown.step;
+        self.with.journal.tell(
+            "stepStarted",
+            serde_json::json!({
+                "kind": step.action.kind(),
+                "agent": step.agent,
+                "target": step.action.target(),
+                "action": step.action.to_string(),
+                "reason": step.reason.to_string(),
+                "sinceMs": u64::try_from(flown.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            }),
+        );
     }
 
     // --------------------------------------------------------------------------------------------------- the end

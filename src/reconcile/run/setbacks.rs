@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -44,6 +44,14 @@ pub(super) struct Setback {
     pub error: Option<Arc<ActError>>,
     /// What was tried, so that something else is tried at once.
     pub tried: String,
+    /// The step in words, where it is one, and what had woken us.
+    pub step: Option<String>,
+    pub trigger: String,
+    /// When it failed first and last.
+    pub first: SystemTime,
+    pub last: SystemTime,
+    /// It is tried because somebody asked: should it fail again, that does not put off our own next try.
+    asked: bool,
 }
 
 /// What failed, in the words of a [`Setback`].
@@ -51,6 +59,15 @@ pub(super) struct Failure {
     pub kind: &'static str,
     pub message: String,
     pub error: Option<Arc<ActError>>,
+    pub step: Option<String>,
+    pub trigger: String,
+}
+
+impl Failure {
+    /// Something that an observation found.
+    pub fn found(kind: &'static str, message: String) -> Self {
+        Self { kind, message, error: None, step: None, trigger: String::new() }
+    }
 }
 
 /// How long to stay away from what failed.
@@ -130,14 +147,19 @@ impl Setbacks {
         schedule: Schedule,
         now: Instant,
     ) -> Option<Instant> {
-        let failures = self.failures(&cause, &tried).saturating_add(1);
+        let before = self.all.get(&cause).filter(|setback| setback.tried == tried);
+        let asked = before.is_some_and(|setback| setback.asked);
+        let failures = before.map_or(0, |setback| setback.failures).saturating_add(u32::from(!asked));
         let retry_at = match schedule {
             Schedule::Passing => Some(now + PASSING.delay(failures)),
             Schedule::Lasting => Some(now + LASTING.delay(failures)),
             Schedule::UntilChanged => None,
         };
-        let Failure { kind, message, error } = failure;
-        let setback = Setback { failures, retry_at, kind, message, error, tried };
+        let Failure { kind, message, error, step, trigger } = failure;
+        let last = SystemTime::now();
+        let first = before.filter(|setback| setback.message == message).map_or(last, |setback| setback.first);
+        let setback =
+            Setback { failures, retry_at, kind, message, error, tried, step, trigger, first, last, asked: false };
         self.all.insert(cause, setback);
         retry_at
     }
@@ -156,7 +178,20 @@ impl Setbacks {
     pub fn try_all_now(&mut self, now: Instant) {
         for setback in self.all.values_mut() {
             setback.retry_at = Some(now);
+            setback.asked = true;
         }
+    }
+
+    /// The step of an agent that failed last.
+    pub fn newest_of(&self, agent: &AgentName) -> Option<&Setback> {
+        let theirs =
+            self.all.iter().filter(|(cause, setback)| cause.agent.as_ref() == Some(agent) && setback.error.is_some());
+        theirs.map(|(_, setback)| setback).max_by_key(|setback| setback.last)
+    }
+
+    /// How it failed, where that was a step.
+    pub fn error(&self, cause: &Cause) -> Option<&ActError> {
+        self.all.get(cause)?.error.as_deref()
     }
 
     /// Whether it failed, and may be tried again by then.
@@ -185,7 +220,7 @@ mod tests {
     }
 
     fn fail(setbacks: &mut Setbacks, what: &str, tried: &str, schedule: Schedule, now: Instant) -> Option<Duration> {
-        let words = Failure { kind: "apiError", message: "no".to_owned(), error: None };
+        let words = Failure::found("apiError", "no".to_owned());
         setbacks.failed(cause(what), tried.to_owned(), words, schedule, now).map(|at| at - now)
     }
 
@@ -213,6 +248,21 @@ mod tests {
         assert_eq!(setbacks.next(now), Some(now + delay));
         let again = fail(&mut setbacks, "container a", "env 2", Schedule::Lasting, now).unwrap();
         assert!(again.as_secs() <= 13, "another step begins at the beginning: {again:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_somebody_asked_for_puts_off_none_of_ours() {
+        let mut setbacks = Setbacks::default();
+        let now = Instant::now();
+        fail(&mut setbacks, "container a", "start", Schedule::Lasting, now);
+        for _ in 0..10 {
+            setbacks.try_all_now(now);
+            assert!(setbacks.may_try(&cause("container a"), "start", now));
+            let delay = fail(&mut setbacks, "container a", "start", Schedule::Lasting, now).unwrap();
+            assert!(delay.as_secs() <= 12, "{delay:?}");
+        }
+        assert_eq!(setbacks.failures(&cause("container a"), "start"), 1);
+        assert!(fail(&mut setbacks, "container a", "start", Schedule::Lasting, now).unwrap().as_secs() >= 15);
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,6 +27,8 @@ pub enum Trigger {
     Resync,
     /// Somebody asked (SIGHUP, `apply --wait`).
     Request,
+    /// Somebody asked how things are, and the newest look was some seconds old.
+    Status,
 }
 
 impl Trigger {
@@ -44,6 +46,7 @@ impl Trigger {
             Trigger::Manifest => "manifest",
             Trigger::Resync => "resync",
             Trigger::Request => "request",
+            Trigger::Status => "status",
         }
     }
 }

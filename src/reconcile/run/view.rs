@@ -8,13 +8,15 @@ use tokio::time::Instant;
 
 use super::crashes::Waiting;
 use super::setbacks::{Cause, Setback};
-use super::{News, Runner, Running};
+use super::work::cause;
+use super::{Flown, News, Runner, Running};
 use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, ContainerId, ContainerName, Observed};
 use crate::plan::Plan;
 use crate::readiness::AgentHealth;
 use crate::reconcile::lane_of;
-use crate::status::{Condition, Status, carry_over, in_words, status};
+use crate::status::{AgentStatus, Condition, Status, carry_over, in_words, status};
+use crate::why::Failure;
 
 /// What `run` sees and does.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +54,8 @@ pub struct BackingOff {
     pub retry_at: Option<SystemTime>,
     /// It is a step that failed, rather than one that did not help.
     pub is_a_step: bool,
+    /// What fails, as the loop tells steps apart.
+    what: String,
 }
 
 impl BackingOff {
@@ -114,15 +118,17 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         self.doubt_those_on_probation(&mut status);
         // Whatever it looks like: what is under way has not proved itself.
         status.converged &= self.flying.is_empty();
-        for agent in &backing_off {
+        for agent in backing_off.iter().filter(|off| !self.is_tried_now(off)) {
             annotate(&mut status, agent);
         }
+        self.tell_what_is_under_way(&mut status);
+        self.tell_of_the_past(&mut status, observed);
         if let Some(before) = &self.told.status {
             carry_over(&mut status, before);
         }
         self.told.status = Some(status.clone());
         self.tell_podman(observed);
-        self.tell_troubles(plan, &backing_off, &status);
+        self.tell_troubles(plan, &status);
         self.tell_converged(&status);
         if let Some(guest) = observed.guest.present() {
             self.told.ids = guest.containers.values().map(|container| container.id.clone()).collect();
@@ -133,7 +139,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             looked_at: now,
             passes: self.passes,
             file_error: self.file_error.clone(),
-            backing_off,
+            backing_off: backing_off.into_iter().filter(|off| !self.is_tried_now(off)).collect(),
             hears_podman: self.connected,
             not_recorded: self.with.scratch.trouble(),
         })));
@@ -149,6 +155,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             failures: setback.failures,
             retry_at: setback.retry_at.map(wall),
             is_a_step: setback.error.is_some(),
+            what: cause.what.clone(),
         };
         let setbacks = self.setbacks.iter().map(of_setback);
         let crashes = self.crashes.waiting(now).map(|waiting| BackingOff {
@@ -158,6 +165,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             failures: waiting.failures,
             retry_at: Some(wall(waiting.until)),
             is_a_step: false,
+            what: String::new(),
         });
         setbacks.chain(crashes).collect()
     }
@@ -173,10 +181,74 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             let steady = steady.as_secs();
             let message =
                 format!("it was in a crash loop and was started again; ready once it has stayed up for {steady} s");
-            agent.doubt("Progressing", "Restarted", message);
+            agent.doubt("Progressing", "Restarted", message, false);
             status.converged = false;
             self.wake_at(super::Trigger::Retry, Instant::now() + left);
         }
+    }
+
+    /// Whether it is being tried once more: then it has not failed yet.
+    fn is_tried_now(&self, off: &BackingOff) -> bool {
+        let same = |flown: &Flown| {
+            let cause = cause(&flown.step);
+            (&cause.agent, &cause.what) == (&off.agent, &off.what)
+        };
+        self.flying.values().any(same)
+    }
+
+    /// A step in flight is not still to be done.
+    fn tell_what_is_under_way(&self, status: &mut Status) {
+        for Flown { step, .. } in self.flying.values() {
+            let to_do = format!("{} ({})", step.action, step.reason);
+            let conditions = status.agents.values_mut().flat_map(|agent| &mut agent.conditions);
+            for condition in conditions.filter(|one| one.message.strip_prefix("to do: ") == Some(&to_do)) {
+                condition.message = format!("under way: {to_do}");
+            }
+        }
+    }
+
+    /// What the newest try came to, and the last log lines of those that do not run as they should.
+    fn tell_of_the_past(&mut self, status: &mut Status, observed: &Observed) {
+        let desired = self.desired.clone();
+        let mut silent = Vec::new();
+        for (name, agent) in &mut status.agents {
+            let Some(wanted) = desired.agents.get(name).filter(|_| !agent.ready) else { continue };
+            let container = observed.guest.present().and_then(|guest| guest.containers.get(&wanted.container.name));
+            if let Some(container) = container.filter(|seen| has_last_words(agent) && seen.owner.is_of(name)) {
+                silent.push((name, &container.id, &wanted.container));
+            }
+            if agent.sync != "Synced" && !agent.desired.suspend {
+                agent.last_failure = self.setbacks.newest_of(name).map(in_the_journal);
+            }
+        }
+        self.logs.keep(silent);
+        self.put_logs(status);
+    }
+
+    fn put_logs(&self, status: &mut Status) {
+        for (name, agent) in status.agents.iter_mut().filter(|(_, agent)| !agent.ready && has_last_words(agent)) {
+            agent.last_log = self.logs.of(name).map(str::to_owned);
+        }
+    }
+
+    /// Shows log lines that came after the look.
+    pub(super) fn show_logs(&mut self) {
+        self.with.view.send_if_modified(|view| {
+            let Some(view) = view else { return false };
+            let before = view.status.clone();
+            let status = &mut Arc::make_mut(view).status;
+            self.put_logs(status);
+            *status != before
+        });
+    }
+
+    /// Shows that Podman does not answer.
+    pub(super) fn show_silence(&self, why: &str) {
+        self.with.view.send_if_modified(|view| {
+            let Some(view) = view else { return false };
+            Arc::make_mut(view).status.unsee(why);
+            true
+        });
     }
 
     fn how_it_ends(&self, waiting: &Waiting<'_>) -> String {
@@ -198,7 +270,8 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     }
 
     /// Each trouble when it comes or is another (not each time that it comes again), and its agent once it has none any more.
-    fn tell_troubles(&mut self, plan: &Plan, backing_off: &[BackingOff], status: &Status) {
+    fn tell_troubles(&mut self, plan: &Plan, status: &Status) {
+        let backing_off = self.backing_off();
         let mut troubles = BTreeMap::new();
         // What went away just when it was to be touched is seen by the next look; it is no news unless that goes on.
         let passing = |off: &&BackingOff| off.kind == "notFound" && off.failures == 1;
@@ -254,6 +327,25 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             self.tell(News::Converged { agents: status.agents.len() });
         }
         self.told.converged = status.converged;
+    }
+}
+
+/// Whether an agent's container ended or fails its check, and so may have said why.
+fn has_last_words(agent: &AgentStatus) -> bool {
+    matches!(agent.health, "Degraded" | "Failed") && agent.container.is_some()
+}
+
+/// A failure as the journal tells it.
+fn in_the_journal(setback: &Setback) -> Failure {
+    let time = |at: SystemTime| humantime::format_rfc3339_seconds(at).to_string();
+    Failure {
+        first: time(setback.first),
+        last: time(setback.last),
+        times: setback.failures,
+        trigger: setback.trigger.clone(),
+        step: setback.step.clone(),
+        kind: setback.kind.to_owned(),
+        message: setback.message.clone(),
     }
 }
 

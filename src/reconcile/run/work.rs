@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::crashes::Verdict;
 use super::health::Patient;
 use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
 use super::view::agent_of;
 use super::{BLIND, Flown, Running, STILL_CRASH_LOOPING, TIDYING, TRANSITION, Trigger, jittered};
-use crate::act::{ActError, Patience, Slot};
+use crate::act::{ActError, Patience, Slot, obstacle};
 use crate::backend::{Engine, EngineEvent, Store, Vm};
 use crate::model::{
     AgentName, AgentState, ContainerName, ContainerState, Desired, Health, Observed, Phase, Rung, Transport,
@@ -73,7 +74,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             *times += 1;
             if *times >= REPEATS {
                 let message = format!("{} succeeded, but still: {}", step.action, step.reason);
-                let what = Failure { kind: "nonConvergent", message, error: None };
+                let what = Failure::found("nonConvergent", message);
                 self.setbacks.failed(cause(step), tried(step), what, Schedule::Lasting, now);
             }
         }
@@ -118,12 +119,20 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
 
     fn start(&mut self, step: Step, patience: Patience) {
         let cancel = self.with.cancel.child_token();
-        let flown = Flown { cancel: cancel.clone(), trigger: self.trigger.clone() };
+        let outdated = CancellationToken::new();
+        let flown = Flown {
+            step: step.clone(),
+            since: Instant::now(),
+            cancel: cancel.clone(),
+            outdated: outdated.clone(),
+            trigger: self.trigger.clone(),
+        };
+        self.tell_of(&flown);
         if let Some(agent) = &step.agent {
             self.first_ends.remove(agent);
         }
         self.flying.insert(lane(&step), flown);
-        let patience = Patience { cancel, ..patience };
+        let patience = Patience { cancel, outdated, ..patience };
         self.flights.push(fly(self.with.world, step, patience, self.with.reporter, self.stop));
     }
 
@@ -132,13 +141,25 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         let now = Instant::now();
         let held = plan.ready.iter().filter(|step| {
             let replaces = matches!(step.action, Action::ReplaceContainer { .. });
-            replaces && !self.setbacks.may_try(&cause(step), &tried(step), now)
+            replaces && !self.may_try(step, now)
         });
         held.filter_map(|step| step.agent.clone()).collect()
     }
 
+    /// Whether the time for a step has come, or what it failed of is over: a host port that was taken, a mount source that was
+    /// not there. That can be seen without trying.
+    fn may_try(&self, step: &Step, now: Instant) -> bool {
+        let cause = cause(step);
+        let of_this_machine = |error: &ActError| {
+            matches!(error, ActError::PortTaken { .. } | ActError::MountSource { .. })
+                && self.with.options.patience.local
+        };
+        self.setbacks.may_try(&cause, &tried(step), now)
+            || self.setbacks.error(&cause).is_some_and(of_this_machine) && obstacle(&step.action).is_none()
+    }
+
     fn may_take(&mut self, step: &Step, now: Instant) -> bool {
-        if !self.setbacks.may_try(&cause(step), &tried(step), now) {
+        if !self.may_try(step, now) {
             return false;
         }
         let (Action::StartContainer { how, .. }, Some(agent)) = (&step.action, &step.agent) else { return true };
@@ -185,7 +206,12 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             Err(error) if matches!(**error, ActError::Interrupted) => {}
             Err(error) => {
                 let message = crate::error::Chain(&**error).to_string();
-                let what = Failure { kind: error.kind(), message, error: Some(error.clone()) };
+                let what = Failure {
+                    error: Some(error.clone()),
+                    step: Some(step.action.to_string()),
+                    trigger: flown.map(|flown| flown.trigger).unwrap_or_default(),
+                    ..Failure::found(error.kind(), message)
+                };
                 let schedule = self.schedule(&step, error);
                 self.setbacks.failed(cause(&step), tried(&step), what, schedule, now);
             }
@@ -222,7 +248,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         if matches!(step.action, Action::StartContainer { how: Revival::Restart, .. }) {
             let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned(), is_start: false };
             let message = format!("container `{}` was restarted since it is unhealthy", step.action.target());
-            let failure = Failure { kind: "unhealthy", message, error: None };
+            let failure = Failure::found("unhealthy", message);
             self.setbacks.failed(health, String::new(), failure, Schedule::Lasting, now);
         }
     }
@@ -244,6 +270,23 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         }
         if self.crashes.ended(&agent, code, Instant::now()) {
             self.storming.insert(agent, code);
+        }
+    }
+
+    /// Whom Podman restarts again and again is to be stopped, however slowly it ends. Before that it has ended once since we
+    /// started it or were started: what went before says nothing about what it does now.
+    pub(super) fn notice_crash_loops(&mut self) {
+        let now = Instant::now();
+        for unready in &self.unready {
+            let agent = &unready.agent;
+            let loops = match unready.health {
+                AgentHealth::CrashLoop(_) => true,
+                AgentHealth::Restarted { .. } => self.crashes.is_on_probation(agent, now),
+                _ => false,
+            };
+            if let Some(code) = self.crashes.last_end(agent).filter(|_| loops) {
+                self.storming.entry(agent.clone()).or_insert(code);
+            }
         }
     }
 
@@ -384,8 +427,8 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             || plan.ready.iter().any(|step| self.setbacks.is_due_by(&cause(step), now + LASTING.first / 4));
         let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.asks)
             .into_iter()
-            .partition(|ask| !ask.request.reply.is_closed() && (!busy || ask.since + ask.request.timeout <= now));
-        self.asks = rest.into_iter().filter(|ask| !ask.request.reply.is_closed()).collect();
+            .partition(|ask| !ask.reply.is_closed() && (!busy || ask.since + ask.timeout <= now));
+        self.asks = rest.into_iter().filter(|ask| !ask.reply.is_closed()).collect();
         if over.is_empty() {
             return;
         }
@@ -394,7 +437,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         let not_ready = not_ready(&world.engine, &desired, degraded).await;
         for ask in over {
             let report = self.report(plan, not_ready.clone(), ask.taken, busy, now.duration_since(ask.since));
-            let _ = ask.request.reply.send(report);
+            let _ = ask.reply.send(report);
         }
     }
 
@@ -442,7 +485,7 @@ fn is_healthy(observed: &Observed, desired: &Desired, agent: &AgentName) -> bool
     seen.is_none_or(|seen| seen.health == Some(Health::Healthy))
 }
 
-fn cause(step: &Step) -> Cause {
+pub(super) fn cause(step: &Step) -> Cause {
     let is_start = matches!(step.action, Action::StartContainer { .. });
     Cause { agent: step.agent.clone(), what: key(&step.action), is_start }
 }
