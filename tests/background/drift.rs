@@ -162,6 +162,9 @@ fn a_podman_that_hangs_is_not_called_reachable() {
     let Some(service) = Service::start(&mut world) else { return };
     world.state(&[&world.agent("a", "")]);
     let mut keeper = Keeper::start(&world, "");
+    // Podmans of one storage share locks: one that hangs amid an answer would stop all of them.
+    let between_answers = || std::thread::sleep(Duration::from_secs(1));
+    between_answers();
     service.hang();
     kill(&world, "a");
     // What was seen so lately is told as it is.
@@ -178,6 +181,7 @@ fn a_podman_that_hangs_is_not_called_reachable() {
     // Whoever only follows hears of it too.
     let mut watching = world.spawn("status --watch -o json");
     watching.until("the first view", |watching| watching.stdout().contains("\"reachable\": true"));
+    between_answers();
     service.hang();
     watching.until("it is unreachable", |watching| watching.stdout().contains("\"reachable\": false"));
     service.go_on();

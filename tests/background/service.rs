@@ -104,6 +104,8 @@ fn a_service_that_hangs_is_waited_for() {
     service.hang();
     kill(&world, "a");
     keeper.until("it is told", |status| status["podman"]["reachable"] == false);
+    // `status` was told so before its own observation has failed.
+    keeper.says("Podman cannot be reached: ");
     // It still answers, obeys and keeps quiet.
     keeper.until("it has tried again", |status| status["run"]["wokenBy"].is_string());
     assert!(!world.runs("a"));
