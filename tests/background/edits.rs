@@ -46,6 +46,8 @@ fn a_bad_edit_takes_nothing_down_and_the_next_good_one_is_done() {
     until("it runs again", || world.runs("b"));
     let report = world.run("apply --wait").expect(65).says("the state file cannot be used");
     assert!(report.stderr.contains("contaner"), "{}", report.stderr);
+    let handed = world.run("apply --no-wait").expect(65).says("contaner");
+    assert!(!handed.stderr.contains("the time was up") && handed.stdout.is_empty(), "{}", handed.shown());
     keeper.passes(0);
     assert_eq!(world.ids(), [("a", second), ("b", other)].map(|(name, id)| (world.name(name), id)).into());
     assert_eq!(keeper.times_said("the state file cannot be used"), 1, "{}", keeper.run.stderr());
