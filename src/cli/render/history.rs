@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled, units};
+use crate::act::in_one_line;
 use crate::model::{AgentName, Name};
 use crate::reconcile::journal::read::Entry;
 
@@ -141,7 +142,9 @@ fn note(entry: &Entry) -> String {
             continue;
         }
         match (name.as_str(), value) {
-            ("message" | "why" | "error" | "reason", serde_json::Value::String(said)) => text += &format!(": {said}"),
+            ("message" | "why" | "error" | "reason", serde_json::Value::String(said)) => {
+                text += &format!(": {}", in_one_line(said))
+            }
             (_, serde_json::Value::String(said)) => text += &format!(" {name}={said}"),
             (_, value) => text += &format!(" {name}={value}"),
         }

@@ -264,7 +264,7 @@ fn table(out: &mut String, status: &Page, color: bool) {
         if let Some(trouble) = trouble(agent) {
             let seen_above = seen_above(&trouble);
             if !seen_above && !alike.contains_key(&trouble) {
-                let _ = writeln!(out, "      {}", styled(&trouble, ASIDE, color));
+                let _ = writeln!(out, "      {}", styled(&trouble.replace('\n', "\n      "), ASIDE, color));
             }
             let told = |failure: &&LastFailure| !seen_above && !failure.message.contains(&agent.conditions[0].message);
             if let Some(failure) = agent.last_failure.as_ref().filter(told) {

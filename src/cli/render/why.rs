@@ -115,7 +115,7 @@ pub fn text(why: &Why, color: bool) -> String {
         }
     }
     if let Some(backoff) = &why.backoff {
-        let because = backoff.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let because = backoff.why.as_ref().map(|why| format!(": {}", in_one_line(why))).unwrap_or_default();
         let until = backoff.until.as_deref().unwrap_or("what is wanted changes");
         page.row("backing off", &format!("until {until}{because}"));
     }

@@ -10,6 +10,7 @@ use super::crashes::Waiting;
 use super::setbacks::{Cause, Setback};
 use super::work::cause;
 use super::{Flown, News, Runner, Running};
+use crate::act::in_one_line;
 use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, ContainerId, ContainerName, Observed};
 use crate::plan::Plan;
@@ -71,14 +72,16 @@ impl BackingOff {
 }
 
 impl std::fmt::Display for BackingOff {
-    /// Without the times: it is the same until it fails again.
+    /// Without the times: it is the same until it fails again. A log stays at the end.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.cause)?;
+        let (cause, log) = self.cause.split_at(in_one_line(&self.cause).len());
+        f.write_str(cause)?;
         match (self.retry_at, self.failures) {
-            (None, _) => f.write_str("; not tried again before what is wanted changes"),
-            (Some(_), 1) => f.write_str("; tried again later"),
-            (Some(_), failures) => write!(f, "; tried again later, after {failures} failures"),
+            (None, _) => f.write_str("; not tried again before what is wanted changes")?,
+            (Some(_), 1) => f.write_str("; tried again later")?,
+            (Some(_), failures) => write!(f, "; tried again later, after {failures} failures")?,
         }
+        f.write_str(log)
     }
 }
 
@@ -378,4 +381,27 @@ fn wall(at: Instant) -> SystemTime {
 /// The agent whose container has this name.
 pub(super) fn agent_of<'d>(desired: &'d crate::model::Desired, name: &ContainerName) -> Option<&'d AgentName> {
     desired.agents.iter().find(|(_, agent)| agent.container.name == *name).map(|(agent, _)| agent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_of_what_is_backed_off_stays_at_the_end() {
+        let off = |cause: &str| BackingOff {
+            agent: None,
+            kind: "rolledBack",
+            cause: cause.to_owned(),
+            failures: 1,
+            retry_at: None,
+            is_a_step: true,
+            what: String::new(),
+        };
+        assert_eq!(off("it failed").to_string(), "it failed; not tried again before what is wanted changes");
+        assert_eq!(
+            off("it failed; its last log lines:\n  | one").to_string(),
+            "it failed; not tried again before what is wanted changes; its last log lines:\n  | one"
+        );
+    }
 }
