@@ -209,13 +209,11 @@ async fn prove<E: Engine>(
     match outcome {
         Ok(()) => Ok(()),
         Err(ActError::Interrupted) if !patience.undo => Err(ActError::Interrupted),
-        Err(ActError::Interrupted) => {
-            match put_back(engine, predecessor, Some(successor), ActError::Interrupted, patience).await {
-                ActError::RolledBack { .. } => Err(ActError::Interrupted),
-                failed => Err(failed),
-            }
-        }
-        Err(err) => Err(put_back(engine, predecessor, Some(successor), err, patience).await),
+        Err(err) => match put_back(engine, predecessor, Some(successor), err, patience).await {
+            // It did not fail: nobody waits for it any more.
+            ActError::RolledBack { cause, .. } if matches!(*cause, ActError::Interrupted) => Err(ActError::Interrupted),
+            err => Err(err),
+        },
     }
 }
 

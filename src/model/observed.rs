@@ -355,6 +355,32 @@ impl Live {
 }
 
 #[cfg(test)]
+impl ContainerState {
+    /// One of which nothing else is known.
+    pub(crate) fn bare(id: ContainerId, owner: Owner, phase: Phase) -> Self {
+        Self {
+            id,
+            owner,
+            image: "feed".into(),
+            image_name: String::new(),
+            phase,
+            started_at: None,
+            ended_at: None,
+            pid: None,
+            restarts: None,
+            ports: Vec::new(),
+            restart: None,
+            health: None,
+            checked_at: None,
+            last_check: None,
+            check: None,
+            exits: None,
+            live: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

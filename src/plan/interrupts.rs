@@ -48,25 +48,7 @@ mod tests {
     fn guest(phases: &[(&str, Phase)]) -> Guest {
         let containers = phases.iter().map(|(agent, phase)| {
             let owner = Owner::Ours { agent: Some(agent.parse().unwrap()), spec: None, version: SPEC_VERSION };
-            let container = ContainerState {
-                id: agent.parse().unwrap(),
-                owner,
-                image: "feed".into(),
-                image_name: String::new(),
-                phase: phase.clone(),
-                started_at: None,
-                ended_at: None,
-                pid: None,
-                restarts: None,
-                ports: Vec::new(),
-                restart: None,
-                health: None,
-                checked_at: None,
-                last_check: None,
-                check: None,
-                exits: None,
-                live: None,
-            };
+            let container = ContainerState::bare(agent.parse().unwrap(), owner, phase.clone());
             (ContainerName::new(format!("demo-{agent}")).unwrap(), container)
         });
         Guest { containers: containers.collect(), ..Guest::default() }

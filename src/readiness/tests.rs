@@ -1,7 +1,7 @@
 //! Every way a container can be, and what is said of it.
 
 use super::*;
-use crate::model::{ContainerId, ContainerSpec, ImageId, ImageSource, Owner, Place, RestartPolicy, Version};
+use crate::model::{ContainerId, ContainerSpec, ImageSource, Owner, Place, RestartPolicy, Version};
 
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 
@@ -40,23 +40,12 @@ fn ago(seconds: f64) -> Option<SystemTime> {
 
 fn container(phase: Phase) -> ContainerState {
     ContainerState {
-        id: ContainerId::new("c".repeat(64)).unwrap(),
-        owner: Owner::Foreign(crate::model::Whose::Somebody),
-        image: ImageId::from("abc"),
-        image_name: String::new(),
-        phase,
         started_at: ago(3600.0),
-        ended_at: None,
-        pid: None,
-        restarts: None,
-        ports: Vec::new(),
-        restart: None,
-        health: None,
-        checked_at: None,
-        last_check: None,
-        check: None,
-        exits: None,
-        live: None,
+        ..ContainerState::bare(
+            ContainerId::new("c".repeat(64)).unwrap(),
+            Owner::Foreign(crate::model::Whose::Somebody),
+            phase,
+        )
     }
 }
 

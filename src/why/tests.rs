@@ -35,23 +35,13 @@ fn guest(desired: &Desired, phase: Phase) -> Guest {
     let wanted = &desired.agents[&agent()].container;
     let spec = CanonicalSpec::new(wanted, &reference, None, &desired.key);
     let container = ContainerState {
-        id: "0123456789abcdef".parse().unwrap(),
-        owner: Owner::Ours { agent: Some(agent()), spec: Some(spec), version: SPEC_VERSION },
-        image: "feed".into(),
         image_name: reference.to_string(),
-        phase,
         started_at: Some(now() - Duration::from_secs(3600)),
-        ended_at: None,
-        pid: None,
-        restarts: None,
-        ports: Vec::new(),
-        restart: None,
-        health: None,
-        checked_at: None,
-        last_check: None,
-        check: None,
-        exits: None,
-        live: None,
+        ..ContainerState::bare(
+            "0123456789abcdef".parse().unwrap(),
+            Owner::Ours { agent: Some(agent()), spec: Some(spec), version: SPEC_VERSION },
+            phase,
+        )
     };
     Guest {
         version: "4.3.1".into(),

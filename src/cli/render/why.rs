@@ -98,6 +98,7 @@ pub fn text(why: &Why, color: bool) -> String {
     for held in &why.held {
         page.row("suspended", &format!("otherwise: {held}"));
     }
+    let has_log = why.known.as_ref().is_some_and(|known| known.status.last_log.is_some());
     let mut logs = BTreeSet::new();
     for failure in &why.failures {
         let step = failure.step.as_ref().map(|step| format!(": {step}")).unwrap_or_default();
@@ -107,7 +108,6 @@ pub fn text(why: &Why, color: bool) -> String {
         };
         page.row("stopped by", &format!("{} ({}){step}{often}", failure.last, failure.trigger));
         // Once is enough; and that of a container which is gone stands nowhere else.
-        let has_log = why.known.as_ref().is_some_and(|known| known.status.last_log.is_some());
         let is_new = (!has_log || failure.kind == "rolledBack") && logs.insert(&failure.message);
         let told = if is_new { failure.message.as_str() } else { in_one_line(&failure.message) };
         for line in told.lines() {
