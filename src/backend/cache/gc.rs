@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::partial::{blocking, try_hold};
-use super::paths::{TEMPORARY, failed, remove_file};
+use super::paths::{failed, remove_file};
 use super::verify::listed;
 use super::{Cache, StoreError};
+use crate::model::ids::TEMPORARY;
 use crate::model::{Arch, ArtifactKey, CachedArtifact};
 
 /// The copy of a manifest that was last written so long ago may be of a place that nobody uses any more (30 days).

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -273,7 +273,7 @@ impl IndexFile {
         let written = lock.and_then(|_lock| {
             let bytes = serde_json::to_vec_pretty(&index)
                 .map_err(|err| failed("write", &self.layout.index())(std::io::Error::from(err)))?;
-            self.layout.replace(&self.layout.index(), &bytes, false)
+            self.layout.replace(&self.layout.index(), false, |mut file| file.write_all(&bytes))
         });
         if written.is_err() {
             self.remember(stamp, &Arc::new(index));

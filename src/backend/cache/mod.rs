@@ -165,8 +165,8 @@ impl Store for Cache {
     }
 
     async fn commit_manifest(&self, manifest: &Manifest, at: Option<&Location>) -> Result<(), StoreError> {
-        let (cache, text, place) = (self.clone(), manifest.to_pretty(), at.map(manifest::place));
-        blocking(move |_| cache.write_manifest(&text, place.as_ref())).await
+        let (cache, manifest, place) = (self.clone(), manifest.clone(), at.map(manifest::place));
+        blocking(move |_| cache.write_manifest(&manifest, place.as_ref())).await
     }
 
     fn file(&self, artifact: &Artifact) -> Option<PathBuf> {

@@ -10,10 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::backend::StoreError;
+use crate::model::ids::TEMPORARY;
 use crate::model::{ArtifactKey, Sha256Digest};
-
-/// How temporary files begin. [`super::gc`] removes those that a killed process left behind.
-pub(super) const TEMPORARY: &str = ".steadfast-tmp-";
 
 const PARTIAL: &str = ".partial";
 const SIDECAR: &str = ".partial.json";
@@ -155,15 +153,19 @@ impl Layout {
         options.open(path).map_err(failed("create", path))
     }
 
-    /// Puts `bytes` in the place of `path`: all of them or nothing.
-    pub(super) fn replace(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
-        use std::io::Write;
+    /// Puts what `write` writes in the place of `path`: all of it or nothing.
+    pub(super) fn replace(
+        &self,
+        path: &Path,
+        durable: bool,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
         let directory = self.make_room_for(path)?;
-        let mut temporary = tempfile::Builder::new()
+        let temporary = tempfile::Builder::new()
             .prefix(TEMPORARY)
             .tempfile_in(&directory)
             .map_err(failed("create a temporary file in", &directory))?;
-        temporary.write_all(bytes).map_err(failed("write", path))?;
+        write(temporary.as_file()).map_err(failed("write", path))?;
         if durable {
             temporary.as_file().sync_all().map_err(failed("sync", path))?;
         }
@@ -201,6 +203,7 @@ pub(super) fn still_names(path: &Path, file: &File) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
@@ -230,7 +233,7 @@ mod tests {
     fn what_is_made_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&dir.path().join("new")).unwrap();
-        layout.replace(&layout.manifest(), b"{}", true).unwrap();
+        layout.replace(&layout.manifest(), true, |mut file| file.write_all(b"{}")).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&layout.manifest()), 0o600);
         assert_eq!(mode(&layout.cache().join("vm")), 0o700);

@@ -10,8 +10,9 @@ use tracing::debug;
 
 use super::index::Stamp;
 use super::partial::blocking;
-use super::paths::{TEMPORARY, failed};
+use super::paths::failed;
 use super::{Cache, StoreError};
+use crate::model::ids::TEMPORARY;
 use crate::model::{Artifact, ArtifactKey, CachedArtifact, Manifest, Sha256Digest};
 
 /// How deep keys may nest. No manifest seen goes deeper than `vm/images/`.

@@ -150,16 +150,18 @@ impl CliError {
     pub fn kept(holder: &Holder, wanted: &Path) -> Self {
         let (who, pid) = (holder.to_string(), holder.pid);
         match &holder.file {
-            Some(file) if !is_same_file(file, wanted) => Self::new(
-                ExitStatus::Locked,
-                format!("{who} keeps another state file of this name: `{file}`"),
-            )
-            .hint("give this one a `name` of its own; or stop that `run`, and take its place with `--take-over`"),
+            Some(file) if !is_same_file(file, wanted) => {
+                Self::new(ExitStatus::Locked, format!("{who} keeps another state file of this name: `{file}`")).hint(
+                    "give this one a `name` of its own; or stop that `run`, and take its place with `--take-over`",
+                )
+            }
             _ => Self::new(
                 ExitStatus::Locked,
                 format!("{who} keeps this state file, and would bring back what is removed"),
             )
-            .hint(format!("stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`")),
+            .hint(format!(
+                "stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`"
+            )),
         }
     }
 
