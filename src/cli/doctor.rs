@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::render::{self, ADD, ASIDE, REMOVE, styled, units};
-use super::settings::state_dir;
+use super::settings::{check_root, state_dir};
 use super::status::{not_ready_in, snapshot, view_of_run};
 use super::{CliError, ExitStatus, Settings};
 use crate::backend::cache::{Cache, CacheOptions};
@@ -44,7 +44,7 @@ impl Checks {
 
 pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> {
     let mut checks = Checks::default();
-    match settings.load(None) {
+    match settings.resolve(None) {
         Ok(loaded) => {
             let count = units::count(loaded.desired.agents.len(), "agent");
             checks.ok(
@@ -66,6 +66,9 @@ pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> 
 }
 
 async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
+    if let Err(err) = check_root(&desired.root, Some(&desired.name)) {
+        return checks.bad("root directory", err.message, err.hints.join("; "));
+    }
     root(&desired.root, checks);
     match super::ownership::check(settings, desired) {
         Ok(()) => checks.ok("name", format!("`{}` is this state file's", desired.name)),
@@ -120,7 +123,7 @@ fn root(root: &Path, checks: &mut Checks) {
             None => break,
         }
     }
-    if let Err(err) = tempfile::Builder::new().prefix(".steadfast-doctor-").tempfile_in(there) {
+    if let Err(err) = tempfile::tempfile_in(there) {
         return checks.bad("root directory", format!("`{}` cannot be written to: {err}", there.display()), fix);
     }
     let free = rustix::fs::statvfs(there).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(0);

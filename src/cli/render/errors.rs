@@ -9,6 +9,7 @@ use crate::backend::{EngineError, EngineErrorKind, StoreError, VmError};
 use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
+use crate::files;
 use crate::model::{AgentName, InstanceName, ManifestError, NO_MANIFEST, Whose};
 use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
@@ -141,6 +142,9 @@ impl CliError {
             }
             LockError::Held { .. } => Self::new(ExitStatus::Locked, Chain(err).to_string())
                 .hint("wait for it, or give --lock-timeout a longer time; the lock ends with its holder, there is nothing to clean up"),
+            LockError::Io { err: io, .. } if files::unfit(io).is_some() => {
+                Self::new(ExitStatus::Error, Chain(err).to_string())
+            }
             LockError::Io { .. } => Self::new(ExitStatus::Error, Chain(err).to_string())
                 .hint("the root directory must be writable: see --root and `root` in the state file"),
         }
