@@ -241,10 +241,9 @@ impl Settings {
 pub(super) fn check_root(root: &Path, name: Option<&Name>) -> Result<(), CliError> {
     let state = root.join("state");
     let own = name.map(|name| state.join(name.as_str()));
-    let directories = [root.to_owned(), root.join("cache"), state].into_iter().chain(own);
+    let mut directories = [root.to_owned(), root.join("cache"), state].into_iter().chain(own);
     directories
-        .map(|dir| files::check_directory(&dir))
-        .collect::<Result<(), _>>()
+        .try_for_each(|dir| files::check_directory(&dir))
         .map_err(|err| CliError::new(ExitStatus::Error, err.to_string()).hint(err.way_out()))
 }
 
