@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::files;
 use crate::model::vm::Process;
 use crate::model::{Observed, Owner, Phase, Reach, Rung, VmState};
 
@@ -148,11 +148,12 @@ impl Scratch {
         if held(&self.last).as_ref() == Some(&text) {
             return;
         }
-        if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        if files::read(path).is_ok_and(|there| there == text.as_bytes()) {
+            files::sweep(path);
             *held(&self.trouble) = None;
             return;
         }
-        match write_atomically(path, text.as_bytes()) {
+        match files::replace(path, false, |mut file| file.write_all(text.as_bytes())) {
             Ok(()) => {
                 *held(&self.last) = Some(text);
                 *held(&self.trouble) = None;
@@ -189,14 +190,4 @@ pub fn word(phase: &Phase) -> &'static str {
         Phase::Removing => "removing",
         Phase::Other(_) => "unknown",
     }
-}
-
-/// Temp file in the same directory, then rename: readers see the old or the new, never half. Mode 0600.
-fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(bytes)?;
-    file.persist(path).map_err(|err| err.error)?;
-    Ok(())
 }

@@ -20,6 +20,7 @@ pub mod backend;
 pub mod cli;
 pub mod control;
 pub mod error;
+pub mod files;
 pub mod handles;
 pub mod model;
 pub mod observe;

@@ -22,6 +22,8 @@ mod manifests;
 mod ownership;
 #[path = "cli/published.rs"]
 mod published;
+#[path = "cli/root.rs"]
+mod root;
 #[path = "cli/secrets.rs"]
 mod secrets;
 #[path = "cache/server.rs"]

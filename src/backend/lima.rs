@@ -3,7 +3,6 @@
 mod render;
 
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use super::command;
 use super::limactl::{self, Limactl, Listed};
 use super::vm::{Vm, VmError, VmEvents};
 use super::{process, ssh};
+use crate::files;
 use crate::model::vm::{PARAM_NAME, PARAM_ROOT, Process};
 use crate::model::{Boot, Forward, InstanceName, Ownership, Protocol, VmMake, VmPhase, VmState};
 
@@ -229,15 +229,6 @@ fn adopted_by(dir: &Path) -> Option<(String, Option<String>)> {
     Some((word("name")?, word("root")))
 }
 
-/// A temporary file beside it, then a rename.
-fn write_owner(dir: &Path, owner: &Ownership) -> std::io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    writeln!(file, "{}", json!({ "name": owner.name, "root": owner.root.mark() }))?;
-    file.as_file().sync_all()?;
-    file.persist(dir.join(OWNER_FILE)).map_err(|err| err.error)?;
-    Ok(())
-}
-
 impl Vm for Lima {
     async fn look(&self) -> Result<Option<VmState>, VmError> {
         Ok(self.listed().await?.map(|listed| listed.state))
@@ -246,7 +237,9 @@ impl Vm for Lima {
     async fn adopt(&self, owner: &Ownership) -> Result<(), VmError> {
         let dir = self.there().await?.state.dir;
         let path: PathBuf = dir.join(OWNER_FILE);
-        write_owner(&dir, owner).map_err(|err| VmError::Io { path, err: Arc::new(err) })
+        let owner = json!({ "name": owner.name, "root": owner.root.mark() });
+        files::replace(&path, true, |mut file| writeln!(file, "{owner}"))
+            .map_err(|err| VmError::Io { path, err: Arc::new(err) })
     }
 
     async fn create(&self, make: &VmMake) -> Result<(), VmError> {
@@ -254,8 +247,8 @@ impl Vm for Lima {
             return Ok(());
         }
         // What is mounted has to be there when the machine boots, also before anything was fetched.
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&make.images);
-        made.map_err(|err| VmError::Io { path: make.images.clone(), err: Arc::new(err) })?;
+        files::make_directory(&make.images)
+            .map_err(|err| VmError::Io { path: make.images.clone(), err: Arc::new(err) })?;
         self.limactl.create(&self.instance, &rendered(make)?).await
     }
 

@@ -10,9 +10,10 @@ use serde_json::json;
 
 use super::ownership::read_claim;
 use super::render::{self, units};
+use super::settings::check_root;
 use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
-use crate::backend::cache::{Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
+use crate::backend::cache::{self, Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
 use crate::backend::podman::{Podman, PodmanAt};
 use crate::backend::{Engine, Look, Progress, Store};
 use crate::model::{AgentState, Arch, Desired, HostKey, ImageSource, Location, Name, Ownership};
@@ -36,7 +37,11 @@ fn desired(settings: &Settings, manifest_url: Option<String>) -> Result<Option<D
 }
 
 fn root(settings: &Settings, desired: Option<&Desired>) -> Result<PathBuf, CliError> {
-    desired.map_or_else(|| settings.root_without_file(), |desired| Ok(desired.root.clone()))
+    let Some(desired) = desired else {
+        let root = settings.root_without_file()?;
+        return check_root(&root, None).map(|()| root);
+    };
+    Ok(desired.root.clone())
 }
 
 /// What `--arch` names.
@@ -85,7 +90,9 @@ async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliErro
         ),
     };
     let options = CacheOptions { retries: args.retries, stall_timeout: args.stall_timeout, ..CacheOptions::default() };
-    let cache = settings.cache(&root(settings, desired.as_ref())?, options)?;
+    let root = root(settings, desired.as_ref())?;
+    cache::sweep(&root);
+    let cache = settings.cache(&root, options)?;
     let signals = Signals::listen("stopping; what has come stays and is resumed next time");
     let bars = Bars::new(settings.bars);
     let request = SyncRequest { manifest, wanted };

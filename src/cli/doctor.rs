@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::kept;
 use super::render::errors::{AGAIN, failure_hint, kind_hint, root_hint};
 use super::render::{self, ADD, ASIDE, REMOVE, styled, units};
-use super::settings::state_dir;
+use super::settings::{check_root, state_dir};
 use super::status::{not_ready_in, snapshot, view_of_run};
 use super::{CliError, ExitStatus, Settings};
 use crate::act::in_one_line;
@@ -55,7 +55,7 @@ impl Checks {
 
 pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> {
     let mut checks = Checks::default();
-    match settings.load(None) {
+    match settings.resolve(None) {
         Ok(loaded) => {
             let count = units::count(loaded.desired.agents.len(), "agent");
             checks.ok(
@@ -89,6 +89,9 @@ fn file_fix(settings: &Settings, err: &CliError) -> String {
 }
 
 async fn layers(settings: &Settings, desired: &Desired, checks: &mut Checks) {
+    if let Err(err) = check_root(&desired.root, Some(&desired.name)) {
+        return checks.bad("root directory", err.message, err.hints.join("; "));
+    }
     let has_root = root(&desired.root, checks);
     match super::ownership::check(settings, desired) {
         Ok(()) => checks.ok("name", format!("`{}` is this state file's", desired.name)),
@@ -200,8 +203,8 @@ fn root(root: &Path, checks: &mut Checks) -> bool {
         return false;
     }
     let free = rustix::fs::statvfs(there).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let probe = tempfile::Builder::new().prefix(".steadfast-doctor-").tempfile_in(there);
-    let probed = probe.and_then(|mut file| file.write_all(&PROBE).and_then(|()| file.as_file().sync_data()));
+    let probe = tempfile::tempfile_in(there);
+    let probed = probe.and_then(|mut file| file.write_all(&PROBE).and_then(|()| file.sync_data()));
     match probed {
         Err(err) if matches!(err.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
             checks.bad("root directory", format!("no space is left in `{path}`"), root_hint(&err));

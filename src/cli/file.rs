@@ -41,7 +41,7 @@ pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
 
 /// Parses and checks the state file.
 pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
-    let loaded = match settings.load(None) {
+    let loaded = match settings.resolve(None) {
         Ok(loaded) => loaded,
         Err(CliError { status, state: Some(err), .. }) if settings.output.is_data() => {
             let problems = problems(&settings.file, &err);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::render::said::{Level, say};
 use super::render::{self, history as render_history};
-use super::settings::state_dir;
+use super::settings::{check_root, state_dir};
 use super::{CliError, ExitStatus, Format, HistoryArgs, Settings};
 use crate::model::{AgentName, Desired, Name};
 use crate::reconcile::journal::read::{Entry, Filter, Reader};
@@ -120,6 +120,7 @@ impl About {
         let input = settings.can_read_again().then(|| settings.input().ok()).flatten();
         match input.and_then(|input| state::identity(&input, settings.root.as_deref(), &settings.vars)) {
             Some((name, root)) => {
+                check_root(&root, Some(&name))?;
                 let journal = root.join("state").join(name.as_str()).join("journal.jsonl");
                 Ok(Self { name, agents: BTreeSet::new(), journal })
             }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Settings;
 use super::settings::state_dir;
 use crate::control::is_same_file;
+use crate::files;
 use crate::model::Desired;
 use crate::reconcile::lock::{self, Claim, Holder};
 use crate::state;
@@ -19,8 +20,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// The directory, if `run` holds its lock, for whichever state file.
+    /// The directory, if `run` holds its lock, for whichever state file. Where others could write, nothing is believed.
     pub(super) fn at(dir: PathBuf) -> Option<Self> {
+        // With `state` and the root, which it lies in.
+        if dir.ancestors().take(3).any(|dir| files::check_directory(dir).is_err()) {
+            return None;
+        }
         let holder = lock::kept_by(&dir.join("lock"))?;
         Some(Self { dir, holder })
     }

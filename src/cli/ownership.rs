@@ -10,6 +10,7 @@ use super::render::errors::root_hint;
 use super::settings::{keep_word, state_dir};
 use super::{CliError, ExitStatus, Settings};
 use crate::control::path_text;
+use crate::files;
 use crate::model::{AgentState, Desired, Name, RootClaim, RootId};
 use crate::reconcile::holder::{self, HeldBy, NameRecord, Recorded};
 use crate::state;
@@ -19,7 +20,7 @@ fn id_path(root: &Path) -> PathBuf {
 }
 
 fn read_id(root: &Path) -> Option<RootId> {
-    RootId::parse(std::fs::read_to_string(id_path(root)).ok()?.trim())
+    RootId::parse(String::from_utf8(files::read(&id_path(root)).ok()?).ok()?.trim())
 }
 
 /// The root's id, made and kept where there is none that can be read.

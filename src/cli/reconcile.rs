@@ -16,9 +16,10 @@ use super::signals::Signals;
 use super::status::{at_work, view_of_run};
 use super::{ApplyArgs, CliError, DownArgs, ExitStatus, Format, PlanArgs, PolicyArgs, Settings};
 use crate::act::Patience;
-use crate::backend::cache::CacheOptions;
+use crate::backend::cache::{self, CacheOptions};
 use crate::control::client::{AskError, Asked};
 use crate::control::{Ended, Outcome, Request};
+use crate::files;
 use crate::handles::Scratch;
 use crate::model::Desired;
 use crate::plan::{Note, Plan, Policy};
@@ -298,12 +299,16 @@ pub(super) async fn take_lock(
 ) -> Result<Lock, LockError> {
     let path = state_dir(desired).join("lock");
     let quiet = settings.quiet;
-    lock::take(&path, kept::claim(settings, verb), patience, |held| {
+    let lock = lock::take(&path, kept::claim(settings, verb), patience, |held| {
         if !quiet {
             say(Level::Info, &format!("waiting: {held}"), &[], settings.color_stderr);
         }
     })
-    .await
+    .await?;
+    // Whoever was killed before us came no further.
+    path.ancestors().skip(1).take(2).for_each(files::sweep_directory);
+    cache::sweep(&desired.root);
+    Ok(lock)
 }
 
 /// How much longer than `--timeout` an outcome is waited for: what is under way on containers is finished.

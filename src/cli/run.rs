@@ -182,6 +182,10 @@ async fn lock(settings: &Settings, desired: &Desired, patience: Duration) -> Res
     let err = match take_lock(settings, desired, lock::RUN, patience).await {
         Ok(lock) => return Ok(Some(lock)),
         Err(err @ LockError::Held { .. }) => return Err(CliError::from_lock(&err, &settings.file)),
+        // A place that cannot be written to is no reason to do nothing; one that somebody has tampered with is.
+        Err(LockError::Io { path, err }) if crate::files::unfit(&err).is_some() => {
+            return Err(CliError::from_lock(&LockError::Io { path, err }, &settings.file));
+        }
         Err(err @ LockError::Io { .. }) => err,
     };
     let taken = lock::take_read_only(&state_dir(desired).join("lock"))

@@ -5,7 +5,6 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -68,11 +67,13 @@ fn install(settings: &Settings, args: &InstallArgs) -> Result<ExitStatus, CliErr
     }
     if changed {
         // It is the one place the unit may write to, and must be there before.
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&desired.root);
+        let made = crate::files::make_directory(&desired.root);
         made.map_err(|err| {
             CliError::new(ExitStatus::Error, format!("cannot make `{}`: {err}", desired.root.display()))
         })?;
         place.write(&text).map_err(|err| place.cannot("write", &err))?;
+    } else {
+        place.sweep();
     }
     let lacks = if has_drop_in(&place) { &[][..] } else { &service.needs[..] };
     let starts = !args.no_start && lacks.is_empty();
@@ -263,6 +264,7 @@ fn name_of(settings: &Settings, args: &ServiceArgs) -> Result<Name, CliError> {
 fn uninstall(settings: &Settings, args: &ServiceArgs) -> Result<ExitStatus, CliError> {
     let name = name_of(settings, args)?;
     let place = Place::new(settings, &args.scope, &name)?;
+    place.sweep();
     let Some(there) = place.there()? else {
         let text = format!("`{}` is not installed: there is no `{}`\n", place.id, place.path.display());
         return answer(settings, &text, &json!({"service": place.id, "path": place.path, "removed": false}));

@@ -1,7 +1,7 @@
 //! Flags and environment → [`Settings`], once.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,7 +13,8 @@ use crate::backend::lima::Lima;
 use crate::backend::limactl::Limactl;
 use crate::backend::podman::{Ladder, Logins, Podman, PodmanAt};
 use crate::backend::{Engine, EngineError, Vm, World};
-use crate::model::{Arch, Desired, HostKey, Runtime, VmPhase, VmSpec};
+use crate::files::{self, Replacement};
+use crate::model::{Arch, Desired, HostKey, Name, Runtime, VmPhase, VmSpec};
 use crate::state::{self, Context, Input, Loaded};
 
 /// What the state file speaks of on this machine.
@@ -111,9 +112,16 @@ impl Settings {
         state::read(&self.file).map_err(|err| CliError::state(&err.into(), self.color_stderr))
     }
 
+    /// Reads, checks and resolves the state file, for a verb that works below its root: see [`check_root`].
+    pub fn load(&self, manifest_url: Option<String>) -> Result<Loaded, CliError> {
+        let loaded = self.resolve(manifest_url)?;
+        check_root(&loaded.desired.root, Some(&loaded.desired.name))?;
+        Ok(loaded)
+    }
+
     /// Reads, checks and resolves the state file. The host key is read where there is one; otherwise one is made up and
     /// not kept, so that nothing is written.
-    pub fn load(&self, manifest_url: Option<String>) -> Result<Loaded, CliError> {
+    pub fn resolve(&self, manifest_url: Option<String>) -> Result<Loaded, CliError> {
         let key = |root: &Path| super::settings::read_key(root).unwrap_or_else(fresh_key);
         self.load_with(manifest_url, self.host_arch()?, &key).map_err(|err| CliError::state(&err, self.color_stderr))
     }
@@ -226,6 +234,19 @@ impl Settings {
     }
 }
 
+/// Refuses a root whose directories somebody else could change under our hands, for a state file of this name if there is one.
+///
+/// # Errors
+/// When another user owns one of them, or group or others can write to it.
+pub(super) fn check_root(root: &Path, name: Option<&Name>) -> Result<(), CliError> {
+    let state = root.join("state");
+    let own = name.map(|name| state.join(name.as_str()));
+    let mut directories = [root.to_owned(), root.join("cache"), state].into_iter().chain(own);
+    directories
+        .try_for_each(|dir| files::check_directory(&dir))
+        .map_err(|err| CliError::new(ExitStatus::Error, err.to_string()).hint(err.way_out()))
+}
+
 /// The directory of a state file's state below its root.
 pub fn state_dir(desired: &Desired) -> PathBuf {
     desired.root.join("state").join(desired.name.as_str())
@@ -236,7 +257,7 @@ fn key_path(root: &Path) -> PathBuf {
 }
 
 pub(super) fn read_key(root: &Path) -> Option<HostKey> {
-    let text = std::fs::read_to_string(key_path(root)).ok()?;
+    let text = String::from_utf8(files::read(&key_path(root)).ok()?).ok()?;
     let digest = crate::model::Sha256Digest::parse(text.trim()).ok()?;
     // A key of zeros is what was made up without randomness: everybody could guess it.
     (*digest.as_bytes() != NO_KEY).then(|| HostKey::from_bytes(*digest.as_bytes()))
@@ -280,29 +301,19 @@ pub(super) fn keep_word<T>(
     fresh: impl FnOnce() -> std::io::Result<T>,
     text: impl FnOnce(&T) -> String,
 ) -> std::io::Result<T> {
-    use std::io::Write;
-    use std::os::unix::fs::DirBuilderExt;
-
     if let Some(kept) = read() {
+        files::sweep(path);
         return Ok(kept);
     }
-    let dir = path.parent().unwrap_or(path);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let made = fresh()?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    writeln!(file, "{}", text(&made))?;
-    file.as_file().sync_all()?;
-    let file = match file.persist_noclobber(path) {
-        Ok(_) => return Ok(made),
-        Err(err) if err.error.kind() == std::io::ErrorKind::AlreadyExists => err.file,
-        Err(err) => return Err(err.error),
-    };
+    files::make_directory(path.parent().unwrap_or(path))?;
+    let replacement = Replacement::begin(path, 0o600)?;
     // Another process was faster: what that one made counts.
     if let Some(kept) = read() {
         return Ok(kept);
     }
-    // What is there is none.
-    file.persist(path).map_err(|err| err.error)?;
+    let made = fresh()?;
+    writeln!(replacement.file(), "{}", text(&made))?;
+    replacement.place(true)?;
     Ok(made)
 }
 
@@ -320,6 +331,20 @@ mod tests {
             });
             let kept = read_key(root.path()).unwrap();
             assert!(keys.iter().all(|key| key == kept.as_bytes()), "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_key_is_taken_or_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = key_path(root.path());
+        let left = files::temporary_of(&path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for _ in 0..2 {
+            std::fs::write(&left, "half of a k").unwrap();
+            let key = keep_key(root.path()).unwrap();
+            assert_eq!(read_key(root.path()).unwrap().as_bytes(), key.as_bytes());
+            assert!(!left.exists());
         }
     }
 

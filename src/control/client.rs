@@ -10,6 +10,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::paths::{Address, MAX_PATH, SOCKET};
 use super::{Refused, Request};
+use crate::files;
 
 /// The most bytes of an answer's line (256 MiB): the status of ten thousand agents has a twentieth of it.
 const MAX_LINE: u64 = 256 * 1024 * 1024;
@@ -78,6 +79,10 @@ impl Asked {
     pub async fn new(dir: &Path, request: &Request) -> Result<Self, AskError> {
         let path = dir.join(SOCKET);
         let not_there = |err| AskError::NotThere { path: path.clone(), err };
+        // A link would have another answer in its place.
+        if std::fs::symlink_metadata(&path).map_err(not_there)?.is_symlink() {
+            return Err(not_there(files::Unfit::Link.into()));
+        }
         let Some(address) = Address::of(dir).map_err(not_there)? else {
             let bytes = path.as_os_str().len();
             return Err(AskError::PathTooLong { path, bytes, most: MAX_PATH });

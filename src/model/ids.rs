@@ -252,17 +252,25 @@ impl fmt::Debug for ImageId {
     }
 }
 
+/// How the names of our temporary files begin.
+pub const TEMPORARY: &str = ".steadfast-tmp-";
+
 /// The key of an artifact in the manifest, e.g. `vm/images/openclaw-2026.4.12-arm64.tar.gz`: a relative, normal path
 /// below `vm/`, safe to join to the cache directory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ArtifactKey(String);
 
+fn lies_below(path: &str, upper: &str) -> bool {
+    path.strip_prefix(upper).is_some_and(|rest| rest.starts_with('/'))
+}
+
 impl ArtifactKey {
     /// Checks that the key stays below `vm/` whatever the manifest says.
     ///
     /// # Errors
-    /// When it is absolute, has `..`, `.`, an empty segment, a backslash or a control character, or lies elsewhere.
+    /// When it is absolute, has `..`, `.`, an empty segment, a backslash or a control character, lies elsewhere, or has a
+    /// place that the cache needs itself.
     pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
         let text = text.into();
         let refuse = |why: &str| Err(IdError(format!("artifact key {} {why}", found(&text))));
@@ -283,13 +291,30 @@ impl ArtifactKey {
         if !text.starts_with("vm/") {
             return refuse("is not below `vm/`");
         }
-        if text == "vm/manifest.json" {
+        const MANIFEST: &str = "VM/MANIFEST.JSON";
+        // To macOS, names that differ in case are the same, and some letters have two lower cases.
+        let folded = text.to_uppercase();
+        if folded == MANIFEST {
             return refuse("is the manifest itself");
         }
-        if text.ends_with(".partial") || text.ends_with(".partial.json") {
-            return refuse("ends like an unfinished download");
+        if lies_below(&folded, MANIFEST) {
+            return refuse("lies below the manifest itself");
+        }
+        if folded == "VM/IMAGES" {
+            return refuse("is the directory that tarballs lie in");
+        }
+        if folded.split('/').any(|part| part.ends_with(".PARTIAL") || part.ends_with(".PARTIAL.JSON")) {
+            return refuse("has a segment that ends like an unfinished download");
+        }
+        if folded.split('/').any(|part| part.starts_with(&TEMPORARY.to_uppercase())) {
+            return refuse("has a segment that begins like a temporary file");
         }
         Ok(Self(text))
+    }
+
+    /// Whether this key's file would lie in a directory of this path.
+    pub fn is_below(&self, path: &str) -> bool {
+        lies_below(&self.0, path)
     }
 
     /// The key as published.
@@ -487,6 +512,14 @@ mod tests {
             "vm/manifest.json",
             "vm/images/a.partial",
             "vm/images/a.partial.json",
+            "vm/manifest.json/a",
+            "vm/Manifest.JSON",
+            "vm/manife\u{17f}t.json",
+            "vm/images",
+            "vm/images/a.partial/b",
+            "vm/images/a.Partial.Json/b",
+            "vm/.steadfast-tmp-manifest.json~",
+            "vm/.STEADFAST-TMP-x/a",
         ] {
             assert!(ArtifactKey::new(bad).is_err(), "{bad:?} was accepted");
         }

@@ -1,38 +1,75 @@
 //! The published manifest: JSON that lists agents, versions and artifacts. Untrusted input.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use super::ids::{Arch, ArtifactKey, IdError, Sha256Digest, clean, found};
 use super::observed::CachedArtifact;
 
-/// The largest manifest that is read, in bytes (4 MiB).
+/// The largest published manifest that is read, in bytes (4 MiB).
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
+
+/// The largest local copy of one, in bytes (16 MiB): indenting makes an honest manifest half as large again, and one that
+/// only nests a hundred times larger.
+pub const MAX_COPY_BYTES: usize = 16 * 1024 * 1024;
 
 /// The manifest schema this build understands.
 pub const MANIFEST_SCHEMA_VERSION: u64 = 2;
 
 /// A parsed manifest. What it says of an artifact is checked when that artifact is asked for, since the entries of
 /// agents and architectures that nobody wants may hold anything.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Manifest {
     /// When the publisher wrote it, as it stands there (RFC 3339 by convention, not checked).
     pub updated_at: String,
     /// Agents by name.
     pub agents: BTreeMap<String, ManifestAgent>,
-    document: Value,
+    clashes: Arc<BTreeMap<ArtifactKey, Clash>>,
+    text: Arc<str>,
+    copy: Sha256Digest,
+}
+
+impl PartialEq for Manifest {
+    /// Two say the same when their copies are the same, however they were spaced when they were published.
+    fn eq(&self, other: &Self) -> bool {
+        self.copy == other.copy
+    }
 }
 
 /// One agent as the manifest offers it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ManifestAgent {
     /// Image repository without tag, e.g. `ghcr.io/openclaw/openclaw`.
     pub image: String,
     /// The version on offer; with `image` it makes the image reference.
     pub version: String,
-    tarballs: BTreeMap<String, Value>,
+    tarballs: BTreeMap<String, Box<RawValue>>,
+}
+
+/// Why a key cannot be that of a file, for what other entries of the manifest say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Clash {
+    /// It would lie in a directory where another's file lies.
+    Below(ArtifactKey),
+    /// Other bytes have the same key.
+    OtherBytes,
+}
+
+impl fmt::Display for Clash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Clash::Below(upper) => {
+                write!(f, "lies below {}, which is another tarball's key", found(upper.as_str()))
+            }
+            Clash::OtherBytes => f.write_str("is also the key of a tarball with another sha256"),
+        }
+    }
 }
 
 /// One image tarball, checked.
@@ -75,6 +112,9 @@ pub enum ManifestError {
     /// Longer than [`MAX_MANIFEST_BYTES`].
     #[error("manifest is larger than {} MiB", MAX_MANIFEST_BYTES / (1024 * 1024))]
     TooLarge,
+    /// Its copy would be longer than [`MAX_COPY_BYTES`].
+    #[error("manifest is larger than {} MiB once it is indented: it nests too deeply", MAX_COPY_BYTES / (1024 * 1024))]
+    CopyTooLarge,
     /// Not JSON, or not the JSON of a manifest.
     #[error("manifest is not valid: {0}")]
     Invalid(String),
@@ -150,9 +190,20 @@ fn listed(words: &[String]) -> String {
     }
 }
 
-/// What a parser says may repeat what it found.
+/// What a parser says may repeat what it found. Where a field is wrong it counts from the beginning of an entry, which helps
+/// nobody.
 fn invalid(err: &serde_json::Error) -> String {
-    clean(&err.to_string(), 300)
+    let said = err.to_string();
+    let why = said.rsplit_once(" at line ").map_or(said.as_str(), |(why, _)| why);
+    clean(if err.is_data() { why } else { &said }, 300)
+}
+
+/// What is read first: all else depends on it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawHead<'a> {
+    #[serde(borrow)]
+    schema_version: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -166,7 +217,7 @@ struct RawManifest {
 struct RawAgent {
     image: String,
     version: String,
-    tarballs: BTreeMap<String, Value>,
+    tarballs: BTreeMap<String, Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -177,22 +228,135 @@ struct RawArtifact {
     size_bytes: u64,
 }
 
+impl Artifact {
+    fn parse(entry: &RawValue) -> Result<Self, String> {
+        let raw: RawArtifact = serde_json::from_str(entry.get()).map_err(|err| invalid(&err))?;
+        let id = |err: IdError| err.to_string();
+        Ok(Self {
+            key: ArtifactKey::new(raw.key).map_err(id)?,
+            sha256: Sha256Digest::parse(&raw.sha256).map_err(id)?,
+            size_bytes: raw.size_bytes,
+        })
+    }
+}
+
+/// The keys that cannot be files beside the others. What is no artifact takes no place, and clashes with nothing.
+fn clashes(agents: &BTreeMap<String, ManifestAgent>) -> BTreeMap<ArtifactKey, Clash> {
+    let entries = agents.values().flat_map(|agent| agent.tarballs.values());
+    let mut artifacts: Vec<_> = entries.filter_map(|entry| Artifact::parse(entry).ok()).collect();
+    // No key has a control character: so what lies below a key follows it at once.
+    let place = |artifact: &Artifact| artifact.key.as_str().replace('/', "\0");
+    artifacts.sort_by_cached_key(place);
+    let mut clashes = BTreeMap::new();
+    let mut last: Option<&Artifact> = None;
+    for artifact in &artifacts {
+        match last {
+            Some(last) if last.key == artifact.key => {
+                if last.sha256 != artifact.sha256 {
+                    clashes.insert(artifact.key.clone(), Clash::OtherBytes);
+                }
+            }
+            Some(last) if artifact.key.is_below(last.key.as_str()) => {
+                clashes.insert(artifact.key.clone(), Clash::Below(last.key.clone()));
+            }
+            _ => last = Some(artifact),
+        }
+    }
+    clashes
+}
+
+/// Passes on what is written, up to a limit, and keeps what failed: on the way through serde only its words are left.
+struct Bounded<W> {
+    to: W,
+    left: usize,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> Write for Bounded<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = match self.left.checked_sub(bytes.len()) {
+            Some(left) => {
+                self.left = left;
+                self.to.write_all(bytes)
+            }
+            None => Err(io::ErrorKind::FileTooLarge.into()),
+        };
+        written.map(|()| bytes.len()).map_err(|err| {
+            let kind = err.kind();
+            self.failed = Some(err);
+            kind.into()
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+struct Hashing(Sha256);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Two-space-indented JSON in the published order, every field kept, with a final newline; value by value, so that what
+/// nests deeply takes no more memory than its text.
+fn indent(text: &str, to: &mut impl Write) -> io::Result<()> {
+    // What is written comes in pieces of a byte or two.
+    let mut to = Bounded { to: BufWriter::new(to), left: MAX_COPY_BYTES, failed: None };
+    let mut published = serde_json::Deserializer::from_str(text);
+    let indented = serde_transcode::transcode(&mut published, &mut serde_json::Serializer::pretty(&mut to));
+    if let Some(err) = to.failed {
+        return Err(err);
+    }
+    indented?;
+    to.write_all(b"\n")?;
+    to.flush()
+}
+
 impl Manifest {
     /// Parses published bytes.
     ///
     /// # Errors
-    /// When the bytes are too many, not JSON, of another schema, or lack a field every manifest has.
+    /// When the bytes are too many, not JSON, of another schema, lack a field every manifest has, or could not be kept as
+    /// a copy.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLarge);
         }
-        let document: Value = serde_json::from_slice(bytes).map_err(|err| ManifestError::Invalid(invalid(&err)))?;
-        match document.get("schemaVersion") {
-            Some(version) if version.as_u64() == Some(MANIFEST_SCHEMA_VERSION) => {}
-            Some(other) => return Err(ManifestError::SchemaVersion { found: clean(&other.to_string(), 100) }),
+        Self::parse_copy(bytes)
+    }
+
+    /// Parses the bytes of a local copy, which may be larger than what was published.
+    ///
+    /// # Errors
+    /// As [`Manifest::parse`].
+    pub fn parse_copy(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let broken = |err: serde_json::Error| ManifestError::Invalid(invalid(&err));
+        if bytes.len() > MAX_COPY_BYTES {
+            return Err(ManifestError::CopyTooLarge);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|err| ManifestError::Invalid(err.to_string()))?;
+        let mut copy = Hashing(Sha256::new());
+        indent(text, &mut copy).map_err(|err| match err.kind() {
+            io::ErrorKind::FileTooLarge => ManifestError::CopyTooLarge,
+            _ => ManifestError::Invalid(clean(&err.to_string(), 300)),
+        })?;
+        let has_fields = text.trim_start().starts_with('{');
+        let head = has_fields.then(|| serde_json::from_str::<RawHead<'_>>(text)).transpose().map_err(broken)?;
+        match head.and_then(|head| head.schema_version).map(RawValue::get) {
+            Some(version) if version.parse() == Ok(MANIFEST_SCHEMA_VERSION) => {}
+            Some(other) => return Err(ManifestError::SchemaVersion { found: clean(other, 100) }),
             None => return Err(ManifestError::Invalid("it has no schemaVersion".into())),
         }
-        let raw = RawManifest::deserialize(&document).map_err(|err| ManifestError::Invalid(invalid(&err)))?;
+        let raw: RawManifest = serde_json::from_str(text).map_err(broken)?;
         let agents = raw
             .agents
             .into_iter()
@@ -200,13 +364,27 @@ impl Manifest {
                 (name, ManifestAgent { image: agent.image, version: agent.version, tarballs: agent.tarballs })
             })
             .collect();
-        Ok(Self { updated_at: raw.updated_at, agents, document })
+        Ok(Self {
+            updated_at: raw.updated_at,
+            clashes: Arc::new(clashes(&agents)),
+            agents,
+            text: text.into(),
+            copy: Sha256Digest::from_bytes(copy.0.finalize().into()),
+        })
     }
 
-    /// The bytes that go into `cache/vm/manifest.json`: two-space-indented JSON in the published order, every field
-    /// kept, with a final newline.
-    pub fn to_pretty(&self) -> String {
-        format!("{:#}\n", self.document)
+    /// Writes the bytes that go into `cache/vm/manifest.json`: two-space-indented JSON in the published order, every field
+    /// kept, with a final newline; at most [`MAX_COPY_BYTES`].
+    ///
+    /// # Errors
+    /// What `to` says.
+    pub fn write_copy(&self, mut to: impl Write) -> io::Result<()> {
+        indent(&self.text, &mut to)
+    }
+
+    /// What the bytes of [`Manifest::write_copy`] hash to.
+    pub fn copy_sha256(&self) -> Sha256Digest {
+        self.copy
     }
 
     /// The agent of this name.
@@ -232,13 +410,11 @@ impl Manifest {
             offered: tarballs.keys().cloned().collect(),
         })?;
         let broken = |why: String| ManifestError::Artifact { agent: agent.to_owned(), arch, why };
-        let raw = RawArtifact::deserialize(entry).map_err(|err| broken(invalid(&err)))?;
-        let id = |err: IdError| broken(err.to_string());
-        Ok(Artifact {
-            key: ArtifactKey::new(raw.key).map_err(id)?,
-            sha256: Sha256Digest::parse(&raw.sha256).map_err(id)?,
-            size_bytes: raw.size_bytes,
-        })
+        let artifact = Artifact::parse(entry).map_err(broken)?;
+        match self.clashes.get(&artifact.key) {
+            Some(clash) => Err(broken(format!("artifact key {} {clash}", found(artifact.key.as_str())))),
+            None => Ok(artifact),
+        }
     }
 
     /// The architectures `agent` is published for, of those this build knows.
@@ -286,12 +462,110 @@ mod tests {
         }
     }
 
+    fn copy(manifest: &Manifest) -> String {
+        let mut bytes = Vec::new();
+        manifest.write_copy(&mut bytes).unwrap();
+        assert_eq!(manifest.copy_sha256(), Sha256Digest::from_bytes(Sha256::digest(&bytes).into()));
+        String::from_utf8(bytes).unwrap()
+    }
+
     #[test]
     fn the_copy_keeps_order_and_unknown_fields() {
-        let pretty = Manifest::parse(PUBLISHED.as_bytes()).unwrap().to_pretty();
+        let published = Manifest::parse(PUBLISHED.as_bytes()).unwrap();
+        let pretty = copy(&published);
         assert!(pretty.starts_with("{\n  \"schemaVersion\": 2,\n  \"updatedAt\""), "{pretty}");
         assert!(pretty.ends_with("\"later\": {\n    \"z\": 1,\n    \"a\": 2\n  }\n}\n"), "{pretty}");
-        assert_eq!(Manifest::parse(pretty.as_bytes()).unwrap().to_pretty(), pretty);
+        let again = Manifest::parse_copy(pretty.as_bytes()).unwrap();
+        assert_eq!(copy(&again), pretty);
+        assert_eq!(again, published);
+    }
+
+    /// A manifest with the fields every one has, and one more.
+    fn with_field(field: &str) -> String {
+        format!(r#"{{"schemaVersion":2,"updatedAt":"","agents":{{}},"more":{field}}}"#)
+    }
+
+    #[test]
+    fn numbers_and_empty_values_are_kept_as_they_are() {
+        let field =
+            r#"[0.1,1.0,-0.0,1e-7,123456789.12345679,4.35,18446744073709551615,-9223372036854775808,[],{},"",null]"#;
+        let pretty = copy(&Manifest::parse(with_field(field).as_bytes()).unwrap());
+        let kept: String = pretty.split_once("\"more\":").unwrap().1.split_whitespace().collect();
+        assert_eq!(kept, format!("{field}}}"));
+        assert_eq!(copy(&Manifest::parse_copy(pretty.as_bytes()).unwrap()), pretty);
+    }
+
+    #[test]
+    fn the_copy_of_a_large_manifest_can_be_read_again() {
+        let entry = serde_json::json!({"key": "vm/images/a-1-x64.tar.gz", "sha256": "0".repeat(64), "sizeBytes": 1});
+        let agents: serde_json::Map<_, _> = (0..13_000)
+            .map(|n| {
+                let agent =
+                    serde_json::json!({"image": "i", "version": "1", "tarballs": {"x64": entry, "arm64": entry}});
+                (format!("agent-{n}"), agent)
+            })
+            .collect();
+        let document = serde_json::json!({"schemaVersion": 2, "updatedAt": "", "agents": agents}).to_string();
+        assert!(document.len() > 3_000_000 && document.len() < MAX_MANIFEST_BYTES);
+        let published = Manifest::parse(document.as_bytes()).unwrap();
+        let pretty = copy(&published);
+        assert!(pretty.len() > MAX_MANIFEST_BYTES);
+        assert_eq!(Manifest::parse_copy(pretty.as_bytes()).unwrap(), published);
+    }
+
+    #[test]
+    fn what_only_nests_is_refused_before_it_is_written() {
+        let zeros = vec!["0"; 16 * 1024].join(",");
+        let nested = format!("{}[{zeros}]{}", "[".repeat(100), "]".repeat(100));
+        let fits = Manifest::parse(with_field(&nested).as_bytes()).unwrap();
+        assert!(copy(&fits).len() > 100 * zeros.len() / 2);
+        let zeros = vec!["0"; 2_000_000].join(",");
+        let nested = format!("{}[{zeros}]{}", "[".repeat(100), "]".repeat(100));
+        let err = Manifest::parse(with_field(&nested).as_bytes()).unwrap_err();
+        assert_eq!(err, ManifestError::CopyTooLarge);
+        let too_deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let err = Manifest::parse(with_field(&too_deep).as_bytes()).unwrap_err().to_string();
+        assert!(err.contains("recursion limit exceeded"), "{err}");
+    }
+
+    /// What is said of each agent's only tarball.
+    fn said_of(keys: &[(&str, u8)]) -> Vec<Option<String>> {
+        let name = |at: usize| format!("a{at}");
+        let agents = keys.iter().enumerate().map(|(at, (key, byte))| {
+            let entry =
+                serde_json::json!({"key": key, "sha256": Sha256Digest::from_bytes([*byte; 32]), "sizeBytes": 1});
+            (name(at), serde_json::json!({"image": "i", "version": "1", "tarballs": {"x64": entry}}))
+        });
+        let agents: serde_json::Map<_, _> = agents.collect();
+        let document = serde_json::json!({"schemaVersion": 2, "updatedAt": "", "agents": agents});
+        let manifest = Manifest::parse(document.to_string().as_bytes()).unwrap();
+        (0..keys.len()).map(|at| manifest.artifact(&name(at), Arch::X64).err().map(|err| err.to_string())).collect()
+    }
+
+    #[test]
+    fn a_key_in_the_way_of_another_is_refused_and_the_others_are_not() {
+        let said = said_of(&[("vm/a/b", 1), ("vm/a", 2), ("vm/a.b", 3), ("vm/a/c/d", 4), ("vm/ab", 5)]);
+        let below = |agent: &str, key: &str| {
+            Some(format!(
+                "the manifest's x64 tarball of `{agent}` is not valid: artifact key `{key}` lies below `vm/a`, which is \
+                 another tarball's key"
+            ))
+        };
+        assert_eq!(said, [below("a0", "vm/a/b"), None, None, below("a3", "vm/a/c/d"), None]);
+        let said = said_of(&[("vm/a", 1), ("vm/a", 2), ("vm/b", 3), ("vm/b", 3)]);
+        assert!(said[0].as_ref().unwrap().ends_with("`vm/a` is also the key of a tarball with another sha256"));
+        assert!(said[1].is_some());
+        assert_eq!(said[2..], [None, None], "the same bytes may be named twice");
+    }
+
+    #[test]
+    fn ten_thousand_agents_are_looked_up_quickly() {
+        let keys: Vec<_> = (0..10_000).map(|n| format!("vm/images/a/{n}/x64.tar.gz")).collect();
+        let keys: Vec<_> = keys.iter().map(|key| (key.as_str(), 1)).collect();
+        let began = std::time::Instant::now();
+        assert!(said_of(&keys).iter().all(Option::is_none));
+        // A comparison of each with each takes minutes.
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! What stands there decides whether anything is done at all, never what.
 
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::is_same_file;
+use crate::files;
 use crate::model::{AgentName, Sha256Digest};
 
 /// What is kept of a name below a root.
@@ -57,7 +57,7 @@ impl Recorded {
     pub fn read(dir: &Path) -> Self {
         let path = path(dir);
         let unreadable = |why: &dyn std::fmt::Display| Self::Unreadable { why: format!("`{}`: {why}", path.display()) };
-        match std::fs::read(&path) {
+        match files::read(&path) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
                 Ok(record) => Self::Present(record),
                 Err(err) => unreadable(&err),
@@ -107,16 +107,13 @@ impl Recorded {
 /// # Errors
 /// When it cannot be written.
 pub fn keep(dir: &Path, record: &NameRecord) -> std::io::Result<()> {
+    let path = path(dir);
     if Recorded::read(dir) == Recorded::Present(record.clone()) {
+        files::sweep(&path);
         return Ok(());
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
     let text = serde_json::to_string_pretty(record).map_err(std::io::Error::other)?;
-    writeln!(file, "{text}")?;
-    file.as_file().sync_all()?;
-    file.persist(path(dir)).map_err(|err| err.error)?;
-    Ok(())
+    files::replace(&path, true, |mut file| writeln!(file, "{text}"))
 }
 
 #[cfg(test)]

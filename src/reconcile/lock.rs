@@ -5,12 +5,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+use crate::files;
 
 /// A lock that is held. It is let go when this is dropped.
 #[derive(Debug)]
@@ -104,10 +105,9 @@ pub async fn take<'a>(
     let io = |err| LockError::Io { path: path.to_owned(), err };
     let claim = claim.into();
     if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+        files::make_directory(dir).map_err(io)?;
     }
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+    let mut file = files::open_or_create(path).map_err(io)?;
     let began = Instant::now();
     let mut said = false;
     let (mut tried, mut last_holder) = (false, None);
@@ -156,7 +156,7 @@ pub async fn take<'a>(
 /// # Errors
 /// When somebody else holds it.
 pub fn take_read_only(path: &Path) -> Result<Option<Lock>, LockError> {
-    let Ok(mut file) = File::open(path) else { return Ok(None) };
+    let Ok(mut file) = open(path) else { return Ok(None) };
     match file.try_lock() {
         Ok(()) => Ok(Some(Lock { _file: file })),
         Err(std::fs::TryLockError::WouldBlock) => {
@@ -164,6 +164,10 @@ pub fn take_read_only(path: &Path) -> Result<Option<Lock>, LockError> {
         }
         Err(std::fs::TryLockError::Error(_)) => Ok(None),
     }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    files::open(path, OpenOptions::new().read(true))
 }
 
 fn read_holder(file: &mut File) -> Option<Holder> {
@@ -180,7 +184,7 @@ fn read_holder(file: &mut File) -> Option<Holder> {
 /// [`LockError::Held`] with its holder, or what the file system says.
 pub fn check(path: &Path) -> Result<(), LockError> {
     let io = |err| LockError::Io { path: path.to_owned(), err };
-    let mut file = match File::open(path) {
+    let mut file = match open(path) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         file => file.map_err(io)?,
     };
@@ -197,7 +201,7 @@ pub fn check(path: &Path) -> Result<(), LockError> {
 /// The `run` that holds the lock at `path`. What is written there tells the rest apart, so that the lock itself is tried
 /// only when it says `run`, and nobody who wants it is disturbed.
 pub fn kept_by(path: &Path) -> Option<Holder> {
-    let mut file = File::open(path).ok()?;
+    let mut file = open(path).ok()?;
     let holder = read_holder(&mut file).filter(Holder::is_run)?;
     match check(path) {
         Err(LockError::Held { .. }) => Some(holder),

@@ -1,6 +1,7 @@
 //! What lies in the cache: proof, quarantine, verify, gc.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use futures_util::StreamExt;
 use steadfast::backend::cache::{GcRequest, Verdict};
@@ -70,11 +71,7 @@ async fn nothing_is_written_or_read_through_a_link() {
     let (outside, source) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let manifest = publish(source.path(), TARBALL);
     std::fs::write(outside.path().join("openclaw-2026.4.12-x64.tar.gz"), TARBALL).unwrap();
-    for (link, to) in [
-        ("vm", outside.path().to_owned()),
-        ("vm/images", outside.path().to_owned()),
-        (KEY, outside.path().join("openclaw-2026.4.12-x64.tar.gz")),
-    ] {
+    for (link, to) in [("vm", outside.path().to_owned()), ("vm/images", outside.path().to_owned())] {
         let world = World::new();
         let path = world.path(link);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -91,6 +88,96 @@ async fn nothing_is_written_or_read_through_a_link() {
     symlink(outside.path(), world.path(""))
         .unwrap_or_else(|_| symlink(outside.path(), world.dir.path().join("cache")).unwrap());
     assert!(!world.sync(&Location::File(manifest)).await.unwrap().skipped);
+}
+
+/// What may lie where a file belongs.
+const WRONG: [&str; 5] = ["directory", "link", "dangling link", "pipe", "stranger's file"];
+
+/// Puts it there. `false` where this user cannot.
+fn plant(wrong: &str, path: &Path, victim: &Path) -> bool {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    match wrong {
+        "directory" => std::fs::create_dir_all(path.join("with/something")).unwrap(),
+        "link" => symlink(victim, path).unwrap(),
+        "dangling link" => symlink("/nowhere/at/all", path).unwrap(),
+        "pipe" => assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success()),
+        _ => {
+            std::fs::write(path, TARBALL).unwrap();
+            return std::os::unix::fs::chown(path, Some(4711), None).is_ok();
+        }
+    }
+    true
+}
+
+#[tokio::test]
+async fn whatever_lies_where_a_file_belongs_is_moved_aside() {
+    let (source, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let from = Location::File(publish(source.path(), TARBALL));
+    let victim = elsewhere.path().join("victim");
+    let place = sha256(source.path().join("vm/manifest.json").as_os_str().as_encoded_bytes());
+    for file in [
+        KEY,
+        &format!("{KEY}.partial"),
+        &format!("{KEY}.partial.json"),
+        "index.json",
+        "index.lock",
+        "vm/manifest.json",
+        "vm/.steadfast-tmp-manifest.json~",
+        &format!("manifests/{place}.json"),
+    ] {
+        for wrong in WRONG {
+            let world = World::new();
+            std::fs::write(&victim, "precious").unwrap();
+            if !plant(wrong, &world.path(file), &victim) {
+                continue;
+            }
+            let _ = (world.cache.list().await.unwrap(), world.cache.local(Some(&from)).await.unwrap());
+            assert!(!world.has("quarantine"), "who only looks moves nothing: {wrong} at {file}");
+            let report = world.sync(&from).await.unwrap_or_else(|err| panic!("{wrong} at {file}: {err:?}"));
+            assert!(!report.skipped);
+            let aside = std::fs::read_dir(world.path("quarantine")).unwrap().count();
+            assert_eq!(aside, 1, "{wrong} at {file}");
+            assert_eq!(world.read(KEY), TARBALL);
+            assert!(world.cache.local(Some(&from)).await.unwrap().is_some());
+            assert!(world.reopened().list().await.unwrap()[&key(KEY)].digest.is_some(), "the index is written");
+            assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious", "{wrong} at {file}");
+            assert!(world.sync(&from).await.unwrap().skipped);
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_lies_where_a_directory_belongs_is_moved_aside() {
+    let source = tempfile::tempdir().unwrap();
+    let from = Location::File(publish(source.path(), TARBALL));
+    for directory in ["vm", "vm/images", "manifests", "quarantine"] {
+        let world = World::new();
+        world.write(directory, b"a file");
+        if directory == "quarantine" {
+            world.write(KEY, b"not the artifact");
+        }
+        world.cache.list().await.unwrap();
+        assert!(!world.sync(&from).await.unwrap().skipped, "{directory}");
+        assert_eq!(world.read(KEY), TARBALL, "{directory}");
+        let aside = std::fs::read_dir(world.path("quarantine")).unwrap().count();
+        assert_eq!(aside, 1, "{directory}");
+        assert!(world.sync(&from).await.unwrap().skipped);
+    }
+}
+
+#[tokio::test]
+async fn directories_in_quarantine_stay_until_gc() {
+    let (world, _server) = synced().await;
+    for at in 0..6 {
+        std::fs::create_dir_all(world.path(&format!("quarantine/dir.{at}/with/something"))).unwrap();
+        world.write(KEY, format!("wrong {at}"));
+        let source = tempfile::tempdir().unwrap();
+        world.sync(&Location::File(publish(source.path(), TARBALL))).await.unwrap();
+    }
+    assert_eq!(std::fs::read_dir(world.path("quarantine")).unwrap().count(), 6 + 4);
+    world.cache.gc(GcRequest::default()).await.unwrap();
+    assert_eq!(std::fs::read_dir(world.path("quarantine")).unwrap().count(), 0);
+    assert!(world.has(KEY));
 }
 
 #[tokio::test]

@@ -113,6 +113,43 @@ async fn a_manifest_that_trickles_in_is_not_waited_for_for_ever() {
     assert_eq!(server.requests(MANIFEST).len(), 1);
 }
 
+/// A manifest with a further field that takes little room, and much once it is indented.
+fn nested(zeros: usize) -> String {
+    let more = format!("{}[{}]{}", "[".repeat(100), vec!["0"; zeros].join(","), "]".repeat(100));
+    manifest(TARBALL).replacen('{', &format!(r#"{{"more":{more},"#), 1)
+}
+
+#[tokio::test]
+async fn a_large_manifest_is_kept_and_read_again() {
+    let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
+    let published = publish(dir.path(), TARBALL);
+    std::fs::write(&published, nested(30_000)).unwrap();
+    let from = Location::File(published);
+    world.sync(&from).await.unwrap();
+    assert!(world.read(MANIFEST).len() > 5 * 1024 * 1024);
+    let local = world.cache.local(Some(&from)).await.unwrap().expect("what we wrote can be read");
+    assert_eq!(local, world.cache.published(&from).await.unwrap(), "nothing is left to be written");
+    let stamp = || std::fs::metadata(world.path(MANIFEST)).unwrap().modified().unwrap();
+    let before = stamp();
+    assert!(world.sync(&from).await.unwrap().skipped);
+    assert_eq!(stamp(), before);
+}
+
+#[tokio::test]
+async fn a_key_below_another_is_refused_before_anything_is_written() {
+    let (world, server) = (
+        World::new(),
+        Server::start(|_| {
+            let lower = manifest_of(&[("a", "1", b"aaa"), ("b", "1", b"bbb")]);
+            Reply::new(200, lower.replace("vm/images/b-1-x64.tar.gz", "vm/images/a-1-x64.tar.gz/b"))
+        })
+        .await,
+    );
+    let err = world.sync(&at(&server, MANIFEST)).await.unwrap_err().to_string();
+    assert!(err.contains("x64 tarball of `b` is not valid"), "{err}");
+    assert!(!world.has(""), "nothing is written");
+}
+
 #[tokio::test]
 async fn what_is_no_manifest_is_refused_and_changes_nothing() {
     let huge = vec![b' '; 100 * 1024 * 1024];
@@ -124,6 +161,8 @@ async fn what_is_no_manifest_is_refused_and_changes_nothing() {
         (Reply::new(200, manifest(TARBALL).replace("vm/images/openclaw-2026.4.12-x64", "vm/../../x")), "`..`"),
         (Reply::new(200, manifest(TARBALL).replace("vm/images/openclaw-2026.4.12-x64", "/etc/x")), "is absolute"),
         (Reply::new(200, manifest(TARBALL).replace(&sha256(TARBALL).to_string(), "beef")), "not a sha256"),
+        (Reply::new(200, manifest(TARBALL).replace("vm/images/openclaw-2026.4.12-x64.tar.gz", "vm/images")), "lie in"),
+        (Reply::new(200, nested(2_000_000)), "larger than 16 MiB once it is indented"),
     ] {
         let (world, good) = (World::new(), published(TARBALL).await);
         world.sync(&at(&good, MANIFEST)).await.unwrap();

@@ -37,6 +37,20 @@ fn told(sandbox: &Sandbox) -> Vec<String> {
 }
 
 #[test]
+fn what_a_kill_left_of_the_unit_is_taken_or_removed() {
+    let sandbox = sandbox();
+    let dir = unit(&sandbox).parent().unwrap().to_owned();
+    std::fs::create_dir_all(&dir).unwrap();
+    let names = || std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let units: [&[&str]; 3] = [&[UNIT], &[UNIT], &[]];
+    for (verb, left) in ["install --no-start", "install --no-start", "uninstall"].into_iter().zip(units) {
+        std::fs::write(dir.join(format!(".steadfast-tmp-{UNIT}~")), "[Uni").unwrap();
+        sandbox.run(format!("service {verb} --user")).expect(0);
+        assert_eq!(names(), left, "{verb}");
+    }
+}
+
+#[test]
 fn it_is_installed_once_seen_and_uninstalled() {
     let sandbox = sandbox();
     let outcome = sandbox.run("service install --user").expect(0);

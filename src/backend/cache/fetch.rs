@@ -1,6 +1,5 @@
 //! Brings one artifact in: proved where it is, else downloaded in as many attempts as it takes, else a typed error.
 
-use std::fs;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,6 +13,7 @@ use super::judge::{Judged, hash_on, judge, mismatch};
 use super::manifest::place;
 use super::partial::{Partial, Sidecar, blocking, free_space, hash_into};
 use super::paths::failed;
+use super::quarantine::found;
 use super::{Cache, CacheOptions, Progress, StoreError};
 use crate::backend::http::{Answer, Ask, Failure, Status};
 use crate::model::{Artifact, ArtifactKey, Location, Sha256Digest};
@@ -29,9 +29,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// A server that asks for more patience than this is not waited for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
-
-/// How many corrupt files are kept for whoever wants to look at them.
-const MAX_QUARANTINED: usize = 4;
 
 /// When to try again.
 #[derive(Debug)]
@@ -205,16 +202,9 @@ impl Cache {
     async fn quarantine_what_is_there(&self, key: &ArtifactKey) -> Result<(), StoreError> {
         let (cache, key) = (self.clone(), key.clone());
         blocking(move |_| {
-            let path = cache.0.layout.artifact(&key);
-            if !path.try_exists().map_err(failed("look at", &path))? {
-                return Ok(());
-            }
-            let to = cache.0.layout.quarantine().join(format!("{}.{:016x}", key.file_name(), fastrand::u64(..)));
-            cache.0.layout.make_room_for(&to)?;
-            fs::rename(&path, &to).map_err(failed("move aside", &path))?;
-            warn!(artifact = %key, moved_to = %to.display(), "the file is not the published artifact; moved aside");
-            cache.trim_quarantine(MAX_QUARANTINED);
-            Ok(())
+            let layout = &cache.0.layout;
+            let path = layout.artifact(&key);
+            if found(&path)?.is_some() { layout.move_aside(&path) } else { Ok(()) }
         })
         .await
     }
@@ -408,7 +398,7 @@ impl Cache {
         let (cache, artifact, place) = (self.clone(), artifact.clone(), place(from));
         blocking(move |_| {
             let to = cache.0.layout.artifact(&artifact.key);
-            cache.0.layout.guard(&to)?;
+            cache.0.layout.clear_for_file(&to)?;
             let (_lock, stamp) = partial.commit(&to, cache.0.options.durable)?;
             if let Some(stamp) = stamp {
                 cache.0.index.try_update(|index| index.put(artifact.key, stamp, artifact.sha256, Some(place)));

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::partial::{blocking, try_hold};
-use super::paths::{TEMPORARY, failed, remove_file};
+use super::paths::{failed, remove_file};
+use super::quarantine::{found, remove_all};
 use super::verify::listed;
 use super::{Cache, StoreError};
+use crate::model::ids::TEMPORARY;
 use crate::model::{Arch, ArtifactKey, CachedArtifact};
 
 /// The copy of a manifest that was last written so long ago may be of a place that nobody uses any more (30 days).
@@ -143,7 +145,7 @@ impl Cache {
         self.collect_partials(&roots, dry_run, &mut report)?;
         for (path, bytes) in self.quarantined()?.into_iter().chain(self.stale_temporaries()?) {
             if !dry_run {
-                remove_file(&path)?;
+                remove_all(&path)?;
             }
             report.removed.push(Garbage { path, key: None, bytes });
         }
@@ -160,10 +162,10 @@ impl Cache {
         dry_run: bool,
         report: &mut GcReport,
     ) -> Result<(), StoreError> {
-        for (path, metadata) in self.walk()? {
+        for (path, metadata) in self.0.layout.walk()? {
             let Some(key) = self.0.layout.key_of_partial(&path).filter(|key| !roots.contains(key)) else { continue };
             let (partial, sidecar) = (self.0.layout.partial(&key), self.0.layout.sidecar(&key));
-            let orphan = path == sidecar && !partial.try_exists().map_err(failed("look at", &partial))?;
+            let orphan = path == sidecar && found(&partial)?.is_none();
             if path == sidecar && !orphan {
                 continue; // goes with its partial
             }
@@ -185,24 +187,10 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes the oldest quarantined files beyond the newest `keep`. Best effort.
-    pub(super) fn trim_quarantine(&self, keep: usize) {
-        let files = self.quarantined().unwrap_or_default();
-        let mut files: Vec<_> = files
-            .into_iter()
-            .map(|(path, _)| (fs::symlink_metadata(&path).and_then(|found| found.modified()).ok(), path))
-            .collect();
-        files.sort();
-        let surplus = files.len().saturating_sub(keep);
-        for (_, path) in files.into_iter().take(surplus) {
-            let _ = remove_file(&path);
-        }
-    }
-
     fn quarantined(&self) -> Result<Vec<(PathBuf, u64)>, StoreError> {
         let directory = self.0.layout.quarantine();
-        self.0.layout.guard(&directory)?;
-        files_in(&directory, |_, metadata| !metadata.is_dir())
+        self.0.layout.guard(&directory.join("x"))?;
+        files_in(&directory, |_, _| true)
     }
 
     /// Copies of the manifests of places: those that nobody has written for long, or the others. Where a forgotten one is
@@ -211,7 +199,9 @@ impl Cache {
         let wanted = |name: &str, metadata: &fs::Metadata| {
             name.ends_with(".json") && older_than(metadata, FORGOTTEN) == forgotten
         };
-        files_in(&self.0.layout.manifests(), wanted)
+        let directory = self.0.layout.manifests();
+        self.0.layout.guard(&directory.join("x"))?;
+        files_in(&directory, wanted)
     }
 
     fn stale_temporaries(&self) -> Result<Vec<(PathBuf, u64)>, StoreError> {
@@ -232,7 +222,9 @@ fn older_than(metadata: &fs::Metadata, limit: Duration) -> bool {
 
 fn files_in(directory: &Path, wanted: impl Fn(&str, &fs::Metadata) -> bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
     let entries = match fs::read_dir(directory) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         entries => entries.map_err(failed("list", directory))?,
     };
     let mut found = Vec::new();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -273,7 +273,7 @@ impl IndexFile {
         let written = lock.and_then(|_lock| {
             let bytes = serde_json::to_vec_pretty(&index)
                 .map_err(|err| failed("write", &self.layout.index())(std::io::Error::from(err)))?;
-            self.layout.replace(&self.layout.index(), &bytes, false)
+            self.layout.replace(&self.layout.index(), false, |mut file| file.write_all(&bytes))
         });
         if written.is_err() {
             self.remember(stamp, &Arc::new(index));
@@ -345,8 +345,10 @@ mod tests {
     fn what_cannot_be_written_is_remembered_by_this_process() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path()).unwrap();
-        // A directory in the lock's place makes writing impossible, even for root.
+        // A directory in the lock's place that cannot be moved aside makes writing impossible, even for root.
+        let outside = tempfile::tempdir().unwrap();
         fs::create_dir_all(layout.index_lock()).unwrap();
+        std::os::unix::fs::symlink(outside.path(), layout.quarantine()).unwrap();
         let digest = Sha256Digest::from_bytes([7; 32]);
         let file = IndexFile::new(layout.clone());
         for before in [None, Some(serde_json::to_vec(&Index::default()).unwrap())] {

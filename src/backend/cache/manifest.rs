@@ -14,7 +14,7 @@ use super::paths::failed;
 use super::{Cache, StoreError};
 use crate::backend::http::{Answer, Ask, Failure, Status, Validators};
 use crate::error::Chain;
-use crate::model::manifest::MAX_MANIFEST_BYTES;
+use crate::model::manifest::{MAX_COPY_BYTES, MAX_MANIFEST_BYTES};
 use crate::model::{Location, Manifest, ManifestError, Sha256Digest};
 
 /// How often a place is tried where nobody answers at all. Offline is normal, and nobody wants to wait for it.
@@ -50,7 +50,7 @@ impl Cache {
                         place,
                         etag: validators.etag,
                         last_modified: validators.last_modified,
-                        copy: sha256(manifest.to_pretty().as_bytes()),
+                        copy: manifest.copy_sha256(),
                     };
                     *self.0.origin.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
                     return Ok(manifest);
@@ -95,7 +95,7 @@ impl Cache {
         if validators.is_empty() || sha256(&bytes) != origin.copy {
             return None;
         }
-        Some((validators, Manifest::parse(&bytes).ok()?))
+        Some((validators, Manifest::parse_copy(&bytes).ok()?))
     }
 
     /// The local manifest that came from `place`. One that cannot be read is as good as none: it is only ever a copy.
@@ -114,7 +114,7 @@ impl Cache {
         {
             bytes = read(&self.0.layout.manifest_of(place))?;
         }
-        Manifest::parse(&bytes)
+        Manifest::parse_copy(&bytes)
             .inspect_err(|err| warn!(err = %err, "the manifest in the cache is not valid; going on without it"))
             .ok()
     }
@@ -122,7 +122,7 @@ impl Cache {
     /// The last good manifests of all places, the one that was written last at the end.
     pub(super) fn manifests(&self) -> Vec<Manifest> {
         let copies = self.manifest_copies(false).unwrap_or_default().into_iter();
-        let parsed = copies.filter_map(|(path, _)| Manifest::parse(&self.bytes_of(&path).ok()??).ok());
+        let parsed = copies.filter_map(|(path, _)| Manifest::parse_copy(&self.bytes_of(&path).ok()??).ok());
         parsed.chain(self.read_manifest(None)).collect()
     }
 
@@ -133,22 +133,21 @@ impl Cache {
     fn bytes_of(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(file) = self.0.layout.open(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
+        file.take(MAX_COPY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
         Ok(Some(bytes))
     }
 
     /// Writes the local manifest that came from `place`, and remembers which published version it is.
-    pub(super) fn write_manifest(&self, text: &str, place: Option<&Sha256Digest>) -> Result<(), StoreError> {
-        if let Some(copy) = place.map(|place| self.0.layout.manifest_of(place))
-            && self.bytes_of(&copy).ok().flatten().as_deref() != Some(text.as_bytes())
-        {
-            self.0.layout.replace(&copy, text.as_bytes(), self.0.options.durable)?;
-        }
-        if self.manifest_bytes().ok().flatten().as_deref() != Some(text.as_bytes()) {
-            self.0.layout.replace(&self.0.layout.manifest(), text.as_bytes(), self.0.options.durable)?;
+    pub(super) fn write_manifest(&self, manifest: &Manifest, place: Option<&Sha256Digest>) -> Result<(), StoreError> {
+        let layout = &self.0.layout;
+        for path in place.map(|place| layout.manifest_of(place)).into_iter().chain([layout.manifest()]) {
+            let there = self.bytes_of(&path).ok().flatten();
+            if there.is_none_or(|there| sha256(&there) != manifest.copy_sha256()) {
+                layout.replace(&path, self.0.options.durable, |file| manifest.write_copy(file))?;
+            }
         }
         let origin = self.0.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let origin = origin.filter(|origin| origin.copy == sha256(text.as_bytes()));
+        let origin = origin.filter(|origin| origin.copy == manifest.copy_sha256());
         if origin.is_some() && self.0.index.read().manifest != origin {
             self.0.index.try_update(|index| index.manifest = origin);
         }

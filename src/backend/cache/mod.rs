@@ -6,9 +6,11 @@
 //! | file | subject |
 //! |---|---|
 //! | `paths` | where things lie; no path leads out through a symbolic link |
+//! | `quarantine` | what lies in the wrong place is moved aside |
+//! | `sweep` | what killed processes left is removed |
 //! | `index` | what is known of files without reading them |
 //! | `partial` | a download under way: lock, running hash, commit |
-//! | `fetch` | bring one artifact in: attempts, resume, quarantine |
+//! | `fetch` | bring one artifact in: attempts, resume |
 //! | `judge` | compare an answer with what was promised |
 //! | `manifest` | the published manifest and its local copy |
 //! | `unpack` | read an artifact as a plain tar |
@@ -23,6 +25,8 @@ mod judge;
 mod manifest;
 mod partial;
 mod paths;
+mod quarantine;
+mod sweep;
 mod sync;
 mod unpack;
 mod verify;
@@ -36,6 +40,7 @@ use tokio::sync::Semaphore;
 
 pub use archive::names_image;
 pub use gc::{Garbage, GcReport, GcRequest, gc_candidates};
+pub use sweep::sweep;
 pub use sync::{SyncAgent, SyncReport, SyncRequest, SyncWanted};
 pub use unpack::damage;
 pub use verify::{Checked, Verdict, VerifyReport};
@@ -165,8 +170,8 @@ impl Store for Cache {
     }
 
     async fn commit_manifest(&self, manifest: &Manifest, at: Option<&Location>) -> Result<(), StoreError> {
-        let (cache, text, place) = (self.clone(), manifest.to_pretty(), at.map(manifest::place));
-        blocking(move |_| cache.write_manifest(&text, place.as_ref())).await
+        let (cache, manifest, place) = (self.clone(), manifest.clone(), at.map(manifest::place));
+        blocking(move |_| cache.write_manifest(&manifest, place.as_ref())).await
     }
 
     fn file(&self, artifact: &Artifact) -> Option<PathBuf> {

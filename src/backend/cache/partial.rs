@@ -18,8 +18,9 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use super::index::Stamp;
-use super::paths::{Layout, failed, remove_file, still_names, sync_directory};
+use super::paths::{Layout, failed, remove_file, sync_directory};
 use crate::backend::{Progress, StoreError};
+use crate::files::still_names;
 use crate::model::{ArtifactKey, Sha256Digest};
 
 /// How much is read at a time when a file is hashed.
@@ -81,6 +82,7 @@ impl Partial {
                 pause = (pause * 2).min(Duration::from_millis(100));
             }
             if still_names(&path, &file) {
+                layout.clear_for_file(&sidecar_path)?;
                 let sidecar = read_sidecar(layout, &sidecar_path);
                 return Ok(Self {
                     file,

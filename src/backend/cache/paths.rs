@@ -2,18 +2,20 @@
 //!
 //! Files are opened through here: never through a symbolic link, and private to the user when they are made.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::OFlags;
+use tracing::debug;
 
+use super::quarantine::found;
 use crate::backend::StoreError;
+use crate::files;
+use crate::model::ids::TEMPORARY;
 use crate::model::{ArtifactKey, Sha256Digest};
 
-/// How temporary files begin. [`super::gc`] removes those that a killed process left behind.
-pub(super) const TEMPORARY: &str = ".steadfast-tmp-";
+/// How deep keys may nest. No manifest seen goes deeper than `vm/images/`.
+const MAX_DEPTH: usize = 16;
 
 const PARTIAL: &str = ".partial";
 const SIDECAR: &str = ".partial.json";
@@ -61,10 +63,6 @@ impl Layout {
         self.cache().join("index.lock")
     }
 
-    pub(super) fn quarantine(&self) -> PathBuf {
-        self.cache().join("quarantine")
-    }
-
     pub(super) fn artifact(&self, key: &ArtifactKey) -> PathBuf {
         key.path_in(&self.cache())
     }
@@ -89,54 +87,49 @@ impl Layout {
         ArtifactKey::new(path.strip_prefix(self.cache()).ok()?.to_str()?).ok()
     }
 
-    /// Refuses a path below the cache with a symbolic link in it that leads out of the cache, or at its end.
+    /// Refuses a path below the cache that leads out of it through a symbolic link. What is at its end is not looked at:
+    /// nothing is opened there that is a link.
     pub(super) fn guard(&self, path: &Path) -> Result<(), StoreError> {
         let cache = self.cache();
-        let below = path.strip_prefix(&cache).map_err(|_| StoreError::Escapes { path: path.to_owned() })?;
+        let escapes = |path: &Path| Err(StoreError::Escapes { path: path.to_owned() });
+        let Ok(below) = path.strip_prefix(&cache) else { return escapes(path) };
         let mut here = cache.clone();
         for part in below.components() {
-            let Component::Normal(part) = part else {
-                return Err(StoreError::Escapes { path: path.to_owned() });
-            };
+            let Component::Normal(part) = part else { return escapes(path) };
             here.push(part);
-            match fs::symlink_metadata(&here) {
-                Ok(found) if found.is_symlink() => {
-                    let stays = here != path
-                        && matches!((here.canonicalize(), cache.canonicalize()), (Ok(to), Ok(cache)) if to.starts_with(&cache));
-                    if !stays {
-                        return Err(StoreError::Escapes { path: here });
-                    }
-                }
-                Ok(_) => {}
-                Err(err) if err.kind() == io::ErrorKind::NotFound => break,
-                Err(err) => return Err(failed("look at", &here)(err)),
+            if here == path {
+                break;
+            }
+            match found(&here)? {
+                Some(found) if found.is_symlink() => match (here.canonicalize(), cache.canonicalize()) {
+                    (Ok(to), Ok(cache)) if to.starts_with(&cache) => {}
+                    _ => return escapes(&here),
+                },
+                Some(_) => {}
+                None => break,
             }
         }
         Ok(())
     }
 
     /// Makes the directory that `path` is to lie in, private to the user.
-    pub(super) fn make_room_for(&self, path: &Path) -> Result<PathBuf, StoreError> {
-        self.guard(path)?;
+    fn make_room_for(&self, path: &Path) -> Result<(), StoreError> {
+        self.clear_for_directories(path)?;
         let directory = path.parent().unwrap_or(path);
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("create", directory))?;
-        Ok(directory.to_owned())
+        files::make_directory(directory).map_err(failed("create", directory))
     }
 
-    /// Opens an existing file to read it. `None` when there is none.
+    /// Opens an existing file to read it. `None` when there is none of ours: whatever else is there is moved aside when one
+    /// is made.
     pub(super) fn open(&self, path: &Path) -> Result<Option<File>, StoreError> {
         self.guard(path)?;
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
-        match options.open(path) {
-            Ok(file) => {
-                let kind = file.metadata().map_err(failed("look at", path))?;
-                match kind.is_file() {
-                    true => Ok(Some(file)),
-                    false => Err(failed("read", path)(io::Error::other("not a regular file"))),
-                }
+        match files::open(path, OpenOptions::new().read(true)) {
+            Ok(file) => Ok(Some(file)),
+            Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(err) if files::unfit(&err).is_some() => {
+                debug!(path = %path.display(), %err, "not a file of the cache; taken for absent");
+                Ok(None)
             }
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(failed("open", path)(err)),
         }
     }
@@ -144,32 +137,58 @@ impl Layout {
     /// Opens a file to read and write it, making it, and its directory, when there is none.
     pub(super) fn open_or_create(&self, path: &Path) -> Result<File, StoreError> {
         self.make_room_for(path)?;
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits() as i32);
-        options.open(path).map_err(failed("create", path))
+        self.clear_for_file(path)?;
+        files::open_or_create(path).map_err(failed("create", path))
     }
 
-    /// Puts `bytes` in the place of `path`: all of them or nothing.
-    pub(super) fn replace(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
-        use std::io::Write;
-        let directory = self.make_room_for(path)?;
-        let mut temporary = tempfile::Builder::new()
-            .prefix(TEMPORARY)
-            .tempfile_in(&directory)
-            .map_err(failed("create a temporary file in", &directory))?;
-        temporary.write_all(bytes).map_err(failed("write", path))?;
-        if durable {
-            temporary.as_file().sync_all().map_err(failed("sync", path))?;
-        }
-        temporary.persist(path).map_err(|err| failed("write", path)(err.error))?;
-        if durable { sync_directory(&directory) } else { Ok(()) }
+    /// Puts what `write` writes in the place of `path`: all of it or nothing.
+    pub(super) fn replace(
+        &self,
+        path: &Path,
+        durable: bool,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        self.make_room_for(path)?;
+        self.clear_for_file(path)?;
+        self.clear_for_file(&files::temporary_of(path))?;
+        files::replace(path, durable, write).map_err(failed("write", path))
     }
+
+    /// Every file of ours below `cache/vm` that is not temporary. Symbolic links are not followed.
+    pub(super) fn walk(&self) -> Result<Vec<(PathBuf, Metadata)>, StoreError> {
+        let mut found = Vec::new();
+        let top = self.cache().join("vm");
+        self.guard(&top.join("images/x"))?;
+        walk(&top, 0, &mut found)?;
+        Ok(found)
+    }
+}
+
+fn walk(directory: &Path, depth: usize, found: &mut Vec<(PathBuf, Metadata)>) -> Result<(), StoreError> {
+    let entries = match fs::read_dir(directory) {
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        entries => entries.map_err(failed("list", directory))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed("list", directory))?;
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            continue;
+        }
+        // The entry's own metadata: of a link, not of what it leads to.
+        let metadata = match entry.metadata() {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(failed("look at", &path))?,
+        };
+        if metadata.is_dir() && depth < MAX_DEPTH {
+            walk(&path, depth + 1, found)?;
+        } else if files::is_ours(&metadata) {
+            found.push((path, metadata));
+        } else {
+            debug!(path = %path.display(), "not a file of the cache; left alone");
+        }
+    }
+    Ok(())
 }
 
 /// Wraps an I/O error with what was tried on which path.
@@ -191,16 +210,9 @@ pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Whether `path` still names this very file.
-pub(super) fn still_names(path: &Path, file: &File) -> bool {
-    match (fs::symlink_metadata(path), file.metadata()) {
-        (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
@@ -214,12 +226,12 @@ mod tests {
         fs::create_dir_all(vm.join("real")).unwrap();
         symlink(outside.path(), vm.join("out")).unwrap();
         symlink("real", vm.join("in")).unwrap();
-        symlink("real/x", vm.join("last")).unwrap();
+        symlink(outside.path().join("x"), vm.join("last")).unwrap();
         symlink("nowhere", vm.join("dangling")).unwrap();
         let refused = |path: &str| matches!(layout.guard(&vm.join(path)), Err(StoreError::Escapes { .. }));
         assert!(refused("out/a"));
-        assert!(refused("last"));
         assert!(refused("dangling/a"));
+        assert!(layout.open(&vm.join("last")).unwrap().is_none());
         assert!(!refused("in/a"));
         assert!(!refused("not/there/yet"));
         assert!(matches!(layout.open_or_create(&vm.join("out/a")), Err(StoreError::Escapes { .. })));
@@ -230,7 +242,7 @@ mod tests {
     fn what_is_made_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&dir.path().join("new")).unwrap();
-        layout.replace(&layout.manifest(), b"{}", true).unwrap();
+        layout.replace(&layout.manifest(), true, |mut file| file.write_all(b"{}")).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&layout.manifest()), 0o600);
         assert_eq!(mode(&layout.cache().join("vm")), 0o700);

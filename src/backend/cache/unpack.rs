@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 
 use super::archive::{Filter, Refusal, names_image};
 use super::partial::blocking;
-use super::paths::{failed, remove_file, still_names};
+use super::paths::{failed, remove_file};
 use super::{ByteStream, Cache, Progress, StoreError};
+use crate::files::still_names;
 use crate::model::{Artifact, ArtifactKey, ImageRef};
 
 /// How much is decompressed at a time.

@@ -1,21 +1,12 @@
 //! Listing the cache, and checking what lies in it against the last good manifest.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use tracing::debug;
 
 use super::index::Stamp;
 use super::partial::blocking;
-use super::paths::{TEMPORARY, failed};
 use super::{Cache, StoreError};
 use crate::model::{Artifact, ArtifactKey, CachedArtifact, Manifest, Sha256Digest};
-
-/// How deep keys may nest. No manifest seen goes deeper than `vm/images/`.
-const MAX_DEPTH: usize = 16;
 
 /// What became of checking one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +90,7 @@ impl Cache {
     pub(super) fn list_files(&self) -> Result<BTreeMap<ArtifactKey, CachedArtifact>, StoreError> {
         let index = self.0.index.read();
         let mut files = BTreeMap::new();
-        for (path, metadata) in self.walk()? {
+        for (path, metadata) in self.0.layout.walk()? {
             let Some(key) = self.0.layout.key_of(&path) else { continue };
             let digest = index.digest(&key, &Stamp::of(&metadata));
             let image = digest.and_then(|digest| index.image(&digest).cloned());
@@ -107,15 +98,6 @@ impl Cache {
             files.insert(key, CachedArtifact { size: metadata.len(), digest, image, modified });
         }
         Ok(files)
-    }
-
-    /// Every regular file below `cache/vm` that is not temporary. Symbolic links are not followed.
-    pub(super) fn walk(&self) -> Result<Vec<(PathBuf, fs::Metadata)>, StoreError> {
-        let mut found = Vec::new();
-        let top = self.0.layout.cache().join("vm");
-        self.0.layout.guard(&top.join("images"))?;
-        walk(&top, 0, &mut found)?;
-        Ok(found)
     }
 }
 
@@ -125,31 +107,4 @@ pub(super) fn listed(manifest: &Manifest) -> Vec<Artifact> {
     agents
         .flat_map(|agent| manifest.arches(agent).into_iter().filter_map(|arch| manifest.artifact(agent, arch).ok()))
         .collect()
-}
-
-fn walk(directory: &Path, depth: usize, found: &mut Vec<(PathBuf, fs::Metadata)>) -> Result<(), StoreError> {
-    let entries = match fs::read_dir(directory) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed("list", directory))?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(failed("list", directory))?;
-        let path = entry.path();
-        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
-            continue;
-        }
-        // The entry's own metadata: of a link, not of what it leads to.
-        let metadata = match entry.metadata() {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            metadata => metadata.map_err(failed("look at", &path))?,
-        };
-        if metadata.is_dir() && depth < MAX_DEPTH {
-            walk(&path, depth + 1, found)?;
-        } else if metadata.is_file() {
-            found.push((path, metadata));
-        } else {
-            debug!(path = %path.display(), "not a file of the cache; left alone");
-        }
-    }
-    Ok(())
 }

@@ -51,7 +51,7 @@ fn home(spec: &VmSpec, checks: &mut Checks) {
     if !home.exists() {
         return checks.ok("lima home", format!("`{}` is not there yet; Lima makes it", home.display()));
     }
-    match tempfile::Builder::new().prefix(".steadfast-doctor-").tempfile_in(home) {
+    match tempfile::tempfile_in(home) {
         Ok(_) => checks.ok("lima home", format!("`{}`, {} bytes long", home.display(), home.as_os_str().len())),
         Err(err) => checks.bad(
             "lima home",

@@ -10,6 +10,7 @@ use crate::backend::{EngineError, EngineErrorKind, StoreError, VmError};
 use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
+use crate::files;
 use crate::model::{AgentName, InstanceName, ManifestError, NO_MANIFEST, Whose};
 use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
@@ -148,6 +149,9 @@ impl CliError {
             }
             LockError::Held { .. } => Self::new(ExitStatus::Locked, Chain(err).to_string())
                 .hint("wait for it, or give --lock-timeout a longer time; the lock ends with its holder, there is nothing to clean up"),
+            LockError::Io { err: cause, .. } if files::unfit(cause).is_some() => {
+                Self::new(ExitStatus::Error, Chain(err).to_string())
+            }
             LockError::Io { err: cause, .. } => {
                 Self::new(ExitStatus::Error, Chain(err).to_string()).hint(root_hint(cause))
             }

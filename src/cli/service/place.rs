@@ -1,11 +1,11 @@
 //! Where a service is on this machine, and what its manager is asked and told.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::super::{CliError, ExitStatus, ScopeArgs, Settings};
+use crate::files::{self, Replacement};
 use crate::model::Name;
 use crate::service::{Manager, Scope, Service};
 
@@ -48,16 +48,17 @@ impl Place {
         }
     }
 
-    /// Temp file in the same directory, then rename.
+    /// Everybody may read it.
     pub(super) fn write(&self, text: &str) -> std::io::Result<()> {
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path).map_err(|err| err.error)?;
-        Ok(())
+        std::fs::create_dir_all(self.path.parent().unwrap_or(Path::new("/")))?;
+        let replacement = Replacement::begin(&self.path, 0o644)?;
+        replacement.file().write_all(text.as_bytes())?;
+        replacement.place(true)
+    }
+
+    /// Removes what a killed process left of it.
+    pub(super) fn sweep(&self) {
+        files::sweep(&self.path);
     }
 
     /// Where launchd keeps it.

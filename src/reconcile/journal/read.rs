@@ -2,7 +2,7 @@
 //! passed over, so a torn line costs itself and nothing else.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use super::write::older;
+use crate::files;
 
 /// A longer line is no entry of ours (1 MiB).
 const MAX_LINE: usize = 1024 * 1024;
@@ -277,7 +278,7 @@ fn read_line(file: &mut BufReader<File>, line: &mut Vec<u8>, overlong: &mut bool
 }
 
 fn open(path: &Path) -> io::Result<Option<BufReader<File>>> {
-    match File::open(path) {
+    match files::open(path, OpenOptions::new().read(true)) {
         Ok(file) => Ok(Some(BufReader::new(file))),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(err),

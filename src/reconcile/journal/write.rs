@@ -6,9 +6,11 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::files;
 
 /// How often a lock that somebody holds is tried again. Locks are held for microseconds; whoever holds one for longer has
 /// been stopped, and must not stop us.
@@ -40,13 +42,14 @@ impl Writer {
     pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut last = None;
         for _ in 0..OPEN_TRIES {
-            let file = match self.file.take().filter(|file| self.leads_to(file)) {
+            // It may have been put aside or removed.
+            let file = match self.file.take().filter(|file| files::still_names(&self.path, file)) {
                 Some(file) => file,
                 None => self.open()?,
             };
             let locked = lock(&file);
             // Another process may have put it aside before we had the lock.
-            if !self.leads_to(&file) {
+            if !files::still_names(&self.path, &file) {
                 last = Some(file);
                 continue;
             }
@@ -66,19 +69,11 @@ impl Writer {
         write(&file, file.metadata()?.len(), lines)
     }
 
-    /// Whether the path still leads to this file: it may have been put aside or removed.
-    fn leads_to(&self, file: &File) -> bool {
-        match (std::fs::metadata(&self.path), file.metadata()) {
-            (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
-            _ => false,
-        }
-    }
-
     fn open(&self) -> io::Result<File> {
         if let Some(dir) = self.path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            files::make_directory(dir)?;
         }
-        OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&self.path)
+        files::open(&self.path, OpenOptions::new().create(true).append(true).read(true).mode(0o600))
     }
 }
 

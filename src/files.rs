@@ -1,0 +1,430 @@
+//! Files of ours, among other people's: opened without following a link, believed only while nobody else could have written
+//! them, and replaced whole. What stands in them is their rooms' subject.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::model::ids::TEMPORARY;
+
+/// How long to wait for whoever writes the same file now. That takes milliseconds, and a sync on a slow disk seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why what is at a path is no file of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Who writes through it writes somewhere else.
+    #[error("it is a symbolic link, and steadfast follows none here; remove it")]
+    Link,
+    /// A directory, a pipe, a device.
+    #[error("it is not a regular file; remove it")]
+    NotAFile,
+    /// Somebody else's.
+    #[error("it belongs to uid {0}; remove it, or `chown` it to whoever runs steadfast")]
+    Foreign(u32),
+}
+
+impl From<Unfit> for io::Error {
+    fn from(unfit: Unfit) -> Self {
+        io::Error::new(io::ErrorKind::InvalidInput, unfit)
+    }
+}
+
+/// What makes the file unfit, when that is why it could not be opened.
+pub fn unfit(err: &io::Error) -> Option<Unfit> {
+    err.get_ref()?.downcast_ref().copied()
+}
+
+/// Whether what this user owns is as good as our own: root's always is; to root under `sudo`, so is that of who called it.
+pub fn is_trusted(owner: u32) -> bool {
+    let called_by = || std::env::var("SUDO_UID").ok()?.parse().ok();
+    trusts(rustix::process::geteuid().as_raw(), called_by, owner)
+}
+
+fn trusts(own: u32, called_by: impl FnOnce() -> Option<u32>, owner: u32) -> bool {
+    owner == own || owner == 0 || (own == 0 && called_by() == Some(owner))
+}
+
+/// Whether this is a file of ours.
+pub fn is_ours(found: &Metadata) -> bool {
+    found.is_file() && is_trusted(found.uid())
+}
+
+/// Opens a file of ours. What is checked is what was opened, so that nobody can exchange it in between.
+///
+/// # Errors
+/// [`Unfit`], or what the file system says.
+pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    // A pipe without a reader would keep us waiting.
+    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    let file = options.open(path).map_err(|err| match Errno::from_io_error(&err) {
+        Some(Errno::LOOP) => Unfit::Link.into(),
+        Some(Errno::ISDIR | Errno::NXIO) => Unfit::NotAFile.into(),
+        _ => err,
+    })?;
+    let found = file.metadata()?;
+    match found.is_file() {
+        false => Err(Unfit::NotAFile.into()),
+        true if !is_trusted(found.uid()) => Err(Unfit::Foreign(found.uid()).into()),
+        true => Ok(file),
+    }
+}
+
+/// Opens a file of ours to read and write it, making it (0600) when there is none.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_or_create(path: &Path) -> io::Result<File> {
+    open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600))
+}
+
+/// Reads a file of ours.
+///
+/// # Errors
+/// As [`open`].
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path, OpenOptions::new().read(true))?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Makes a directory that only we may enter, and what it lies in.
+///
+/// # Errors
+/// What the file system says.
+pub fn make_directory(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Whether `path` still names this very file.
+pub fn still_names(path: &Path, file: &File) -> bool {
+    match (fs::symlink_metadata(path), file.metadata()) {
+        (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
+        _ => false,
+    }
+}
+
+/// What is to take the place of a file. Readers see the old or the new, never half, and a kill leaves nothing that the next
+/// writer does not take: each file has one temporary name, and writing it takes the lock on the temporary file.
+#[derive(Debug)]
+pub struct Replacement<'a> {
+    path: &'a Path,
+    temporary: PathBuf,
+    file: File,
+    placed: bool,
+}
+
+impl<'a> Replacement<'a> {
+    /// An empty one, of this mode. Waits for whoever writes the same file now.
+    ///
+    /// # Errors
+    /// What the file system says, and [`Unfit`] for what lies in the temporary file's place.
+    pub fn begin(path: &'a Path, mode: u32) -> io::Result<Self> {
+        let temporary = temporary_of(path);
+        let since = Instant::now();
+        let file = loop {
+            let file = open_or_create(&temporary)?;
+            match file.try_lock() {
+                // Else the one before us has put it in its place, or given up.
+                Ok(()) if still_names(&temporary, &file) => break file,
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::other("another process has been writing it for too long"));
+                }
+                Err(TryLockError::Error(err)) => return Err(err),
+            }
+        };
+        let begun = Self { path, temporary, file, placed: false };
+        begun.file.set_len(0)?;
+        begun.file.set_permissions(Permissions::from_mode(mode))?;
+        Ok(begun)
+    }
+
+    /// Where it is written.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Puts it in its place; `durable`, so that a power cut cannot take it back.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn place(mut self, durable: bool) -> io::Result<()> {
+        if durable {
+            self.file.sync_all()?;
+        }
+        fs::rename(&self.temporary, self.path)?;
+        self.placed = true;
+        if durable && let Some(dir) = self.path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Replacement<'_> {
+    fn drop(&mut self) {
+        // The lock goes only after this.
+        if !self.placed {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Puts what `write` writes in the place of a file, of mode 0600, in a directory that is made where there is none.
+///
+/// # Errors
+/// What the file system or `write` says.
+pub fn replace(path: &Path, durable: bool, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        make_directory(dir)?;
+    }
+    let replacement = Replacement::begin(path, 0o600)?;
+    write(replacement.file())?;
+    replacement.place(durable)
+}
+
+/// The one name under which a file's successor is written.
+pub fn temporary_of(path: &Path) -> PathBuf {
+    let mut name = OsString::from(TEMPORARY);
+    name.push(path.file_name().unwrap_or_default());
+    // Service managers read every file of a directory whose name ends as theirs do.
+    name.push("~");
+    path.with_file_name(name)
+}
+
+/// Removes what a killed process left of a replacement of this file. Nothing is in the way of the next one: so a failure is
+/// none.
+pub fn sweep(path: &Path) {
+    remove_abandoned(&temporary_of(path));
+}
+
+/// As [`sweep`], for every file of a directory.
+pub fn sweep_directory(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            remove_abandoned(&entry.path());
+        }
+    }
+}
+
+fn remove_abandoned(path: &Path) {
+    // Who holds the lock is writing; who has not got it yet sees that the name is gone, and begins anew.
+    let Ok(file) = open(path, OpenOptions::new().read(true).write(true)) else { return };
+    if file.try_lock().is_ok()
+        && still_names(path, &file)
+        && let Err(err) = fs::remove_file(path)
+    {
+        tracing::debug!(path = %path.display(), error = %err, "cannot remove an abandoned temporary file");
+    }
+}
+
+/// A directory that somebody else could change under our hands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("refusing `{}` (owner {}, mode {mode:04o}): {fault}", path.display(), who(*owner))]
+pub struct Untrusted {
+    /// The directory, or the link to it.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub owner: u32,
+    /// Who may do what with it.
+    pub mode: u32,
+    /// What is wrong with that.
+    pub fault: Fault,
+}
+
+/// What is wrong with a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It belongs to somebody else.
+    #[error("it belongs to another user, who could change what steadfast does")]
+    Owner,
+    /// Others may write to it.
+    #[error("group or others can write to it, and could change what steadfast does")]
+    Writable,
+}
+
+fn who(uid: u32) -> String {
+    if uid == 0 { "root".to_owned() } else { format!("uid {uid}") }
+}
+
+impl Untrusted {
+    /// What makes it fit for use.
+    pub fn way_out(&self) -> String {
+        let path = self.path.display();
+        match self.fault {
+            Fault::Owner => {
+                let own = rustix::process::geteuid().as_raw();
+                format!(
+                    "if nothing in it is to be distrusted, `chown -h {own} '{path}'` makes it yours; else choose another root"
+                )
+            }
+            Fault::Writable => format!("if nothing in it is to be distrusted, `chmod go-w '{path}'` closes it"),
+        }
+    }
+}
+
+/// Refuses a directory that somebody else could change under our hands, as ssh refuses keys. One that is not there, or may
+/// not be looked at, is fine: nothing can be done there.
+///
+/// # Errors
+/// When it, or the link to it, belongs to somebody else, or group or others can write to it.
+pub fn check_directory(path: &Path) -> Result<(), Untrusted> {
+    let untrusted = |found: &Metadata, fault| {
+        Err(Untrusted { path: path.to_owned(), owner: found.uid(), mode: found.mode() & 0o7777, fault })
+    };
+    for found in [fs::symlink_metadata(path), fs::metadata(path)].into_iter().flatten() {
+        if !is_trusted(found.uid()) {
+            return untrusted(&found, Fault::Owner);
+        }
+        // What the mode of a link says is nothing.
+        if !found.is_symlink() && found.mode() & 0o022 != 0 {
+            return untrusted(&found, Fault::Writable);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = entries.collect();
+        names.sort();
+        names
+    }
+
+    fn write(path: &Path, text: &str) -> io::Result<()> {
+        replace(path, true, |mut file| file.write_all(text.as_bytes()))
+    }
+
+    #[test]
+    fn whatever_a_kill_left_the_next_replacement_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/handles.json");
+        write(&path, "first").unwrap();
+        for left in ["", "half", &"much longer than what comes next".repeat(100)] {
+            fs::write(temporary_of(&path), left).unwrap();
+            fs::set_permissions(temporary_of(&path), Permissions::from_mode(0o644)).unwrap();
+            write(&path, "next").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "next");
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+            assert_eq!(names(path.parent().unwrap()), ["handles.json"]);
+            fs::write(temporary_of(&path), left).unwrap();
+            sweep(&path);
+            assert_eq!(names(path.parent().unwrap()), ["handles.json"]);
+        }
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        write(&path, "first").unwrap();
+        replace(&path, false, |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn writers_take_turns_and_a_sweep_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let long = |writer: usize| writer.to_string().repeat(10_000);
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let (path, dir) = (&path, dir.path());
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        replace(path, false, |mut file| file.write_all(long(writer).as_bytes())).unwrap();
+                        sweep_directory(dir);
+                    }
+                });
+            }
+        });
+        let text = fs::read_to_string(&path).unwrap();
+        assert!((0..4).any(|writer| text == long(writer)), "{} bytes", text.len());
+        assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn a_link_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("f"), dir.path().join("victim"));
+        for target in ["precious", ""] {
+            let _ = fs::remove_file(&victim);
+            if !target.is_empty() {
+                fs::write(&victim, target).unwrap();
+            }
+            symlink(&victim, &path).unwrap();
+            for opened in [open_or_create(&path).map(drop), read(&path).map(drop)] {
+                assert_eq!(unfit(&opened.unwrap_err()), Some(Unfit::Link));
+            }
+            symlink(&victim, temporary_of(&path)).unwrap();
+            assert_eq!(unfit(&write(&path, "x").unwrap_err()), Some(Unfit::Link));
+            sweep_directory(dir.path());
+            fs::remove_file(temporary_of(&path)).unwrap();
+            // The link itself is replaced.
+            write(&path, "x").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "x");
+            assert_eq!(fs::read_to_string(&victim).unwrap_or_default(), target);
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_regular_files_are_opened_and_a_pipe_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::create_dir(&path).unwrap();
+        for opened in [open_or_create(&path).map(drop), read(&path).map(drop)] {
+            assert_eq!(unfit(&opened.unwrap_err()), Some(Unfit::NotAFile));
+        }
+        fs::remove_dir(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        for opened in [open_or_create(&path).map(drop), read(&path).map(drop)] {
+            assert_eq!(unfit(&opened.unwrap_err()), Some(Unfit::NotAFile));
+        }
+        assert_eq!(read(&dir.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn root_and_who_called_sudo_are_trusted_as_oneself_and_nobody_else() {
+        assert!(trusts(1000, || None, 1000) && trusts(1000, || None, 0));
+        assert!(!trusts(1000, || Some(1001), 1001), "whatever the environment says");
+        assert!(trusts(0, || None, 0) && trusts(0, || Some(1000), 1000));
+        assert!(!trusts(0, || None, 1000) && !trusts(0, || Some(1000), 1001));
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        check_directory(&root).unwrap();
+        fs::create_dir(&root).unwrap();
+        for (mode, fine) in [(0o700, true), (0o755, true), (0o775, false), (0o757, false), (0o1777, false)] {
+            fs::set_permissions(&root, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(check_directory(&root).is_ok(), fine, "{mode:o}");
+        }
+        let link = dir.path().join("link");
+        symlink(&root, &link).unwrap();
+        let err = check_directory(&link).unwrap_err();
+        assert!(err.to_string().contains("mode 1777): group or others can write to it"), "{err}");
+        assert!(err.way_out().contains(&format!("`chmod go-w '{}'`", link.display())), "{}", err.way_out());
+    }
+}
