@@ -17,6 +17,7 @@ mod ports;
 mod problem;
 mod read;
 mod record;
+mod regular;
 mod resolve;
 mod scalar;
 mod schema;
@@ -39,7 +40,7 @@ use crate::model::{Arch, Desired, HostKey};
 
 pub use identity::identity;
 pub use problem::{Invalid, Problem, ReadError, StateError};
-pub use read::{Input, read};
+pub use read::{Input, is_handed_over, read};
 pub use schema::{manifest_schema, pretty, schema};
 pub use starter::{name_after, starter};
 

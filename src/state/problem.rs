@@ -52,10 +52,12 @@ pub enum ReadError {
         file: String,
     },
     /// It is a directory, a socket, a device.
-    #[error("`{file}` is not a file")]
+    #[error("`{file}` is {what}, not a file")]
     NotAFile {
         /// As the user named it.
         file: String,
+        /// What it is: `a FIFO`.
+        what: &'static str,
     },
     /// It is too large.
     #[error("`{file}` is larger than {} MiB, the most a state file may have", super::MAX_BYTES / (1024 * 1024))]
