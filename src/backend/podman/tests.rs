@@ -586,9 +586,9 @@ fn other_versions_words_are_read() {
         {"host_ip": "", "host_port": 5000, "container_port": 6000, "range": 2, "protocol": "tcp,udp"},
         {"host_port": 0, "container_port": 1}, {"container_port": "x"}, null,
     ]}));
-    assert_eq!(ranges.ports.len(), 4);
-    assert_eq!(ranges.ports.iter().filter(|port| port.protocol == Protocol::Udp).count(), 2);
-    assert!(ranges.ports.iter().all(|port| port.host_ip == "0.0.0.0"));
+    assert_eq!(ranges.ports.len(), 2);
+    assert_eq!(ranges.ports.iter().filter(|port| port.first.protocol == Protocol::Udp).count(), 1);
+    assert!(ranges.ports.iter().all(|port| port.first.host_ip == "0.0.0.0" && port.more == 1));
 }
 
 #[test]
