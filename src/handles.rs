@@ -8,12 +8,12 @@ use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::model::vm::Process;
 use crate::model::{Observed, Owner, Phase, Reach, Rung, VmState};
+use crate::time::rfc3339;
 
 /// Where handles are kept.
 #[derive(Debug)]
@@ -172,10 +172,6 @@ impl Scratch {
 /// The value, also after a panic elsewhere: nothing here is ever left half changed.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// The word for a phase in JSON.

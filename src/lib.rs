@@ -31,5 +31,6 @@ pub mod snapshot;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+mod time;
 mod visible;
 pub mod why;

@@ -33,7 +33,11 @@ pub fn init(logging: Logging) {
         (false, _) => "steadfast=debug,info,notify=error",
     };
     let filter = EnvFilter::try_from_env("STEADFAST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // What cannot be written would be told on standard error with `eprintln!`, which panics there.
+        .log_internal_errors(false);
     // A second call in one process (tests) changes nothing.
     let _ = if logging.json {
         builder.json().flatten_event(true).try_init()

@@ -18,6 +18,8 @@ mod kept;
 mod lima;
 #[path = "cli/manifests.rs"]
 mod manifests;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/ownership.rs"]
 mod ownership;
 #[path = "cli/published.rs"]

@@ -135,7 +135,7 @@ pub async fn take<'a>(
     let holder = Holder {
         pid: std::process::id(),
         command: claim.command.to_owned(),
-        since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        since: crate::time::rfc3339(SystemTime::now()),
         file: claim
             .file
             .map(|file| crate::control::path_text(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()))),

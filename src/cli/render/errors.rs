@@ -150,16 +150,18 @@ impl CliError {
     pub fn kept(holder: &Holder, wanted: &Path) -> Self {
         let (who, pid) = (holder.to_string(), holder.pid);
         match &holder.file {
-            Some(file) if !is_same_file(file, wanted) => Self::new(
-                ExitStatus::Locked,
-                format!("{who} keeps another state file of this name: `{file}`"),
-            )
-            .hint("give this one a `name` of its own; or stop that `run`, and take its place with `--take-over`"),
+            Some(file) if !is_same_file(file, wanted) => {
+                Self::new(ExitStatus::Locked, format!("{who} keeps another state file of this name: `{file}`")).hint(
+                    "give this one a `name` of its own; or stop that `run`, and take its place with `--take-over`",
+                )
+            }
             _ => Self::new(
                 ExitStatus::Locked,
                 format!("{who} keeps this state file, and would bring back what is removed"),
             )
-            .hint(format!("stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`")),
+            .hint(format!(
+                "stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`"
+            )),
         }
     }
 
@@ -209,7 +211,7 @@ pub fn print(err: &CliError, color: bool) {
         // Laid out over many lines for people; one line per problem here.
         Some(state) if said::is_json() => said::say(Level::Error, &state.to_string(), &err.hints, color),
         Some(_) => {
-            anstream::eprint!("{}{}", err.message, if err.message.ends_with('\n') { "" } else { "\n" });
+            said::write(err.message.strip_suffix('\n').unwrap_or(&err.message));
             said::print_hints(&err.hints, color);
         }
     }
@@ -219,7 +221,7 @@ pub fn print(err: &CliError, color: bool) {
 pub fn print_warning(warning: &Problem, file: &str, color: bool) {
     match said::is_json() {
         true => said::say(Level::Warn, &warning.to_string(), &[], color),
-        false => anstream::eprintln!("{}", warning.render_warning(file, color)),
+        false => said::write(&warning.render_warning(file, color)),
     }
 }
 

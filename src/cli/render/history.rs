@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled, units};
 use crate::model::{AgentName, Name};
 use crate::reconcile::journal::read::Entry;
+use crate::time::rfc3339;
 
 /// Entries as lines of a table whose columns stay where they are while new ones come.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Page {
             _ => ("-", ASIDE),
         };
         let took = entry.took().map_or_else(|| "-".to_owned(), units::short);
-        let time = humantime::format_rfc3339_seconds(entry.time).to_string();
+        let time = rfc3339(entry.time);
         let what = match entry.event() {
             "step" => step(entry),
             "pass" => {
@@ -91,7 +92,7 @@ pub fn nothing(name: &Name, agent: Option<&AgentName>, since: Option<SystemTime>
     let whose = agent.map_or_else(|| format!("`{name}`"), |agent| format!("agent `{agent}` of `{name}`"));
     match since {
         Some(since) => {
-            format!("nothing happened to {whose} since {}.\n", humantime::format_rfc3339_seconds(since))
+            format!("nothing happened to {whose} since {}.\n", rfc3339(since))
         }
         None => format!("there is nothing yet: nothing was done for {whose}.\n"),
     }

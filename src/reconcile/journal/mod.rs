@@ -145,7 +145,7 @@ impl Journal {
 
     fn entry(&self, event: &str, fields: Value) -> Value {
         let mut entry = Map::new();
-        entry.insert("time".to_owned(), json!(humantime::format_rfc3339_millis(SystemTime::now()).to_string()));
+        entry.insert("time".to_owned(), json!(crate::time::rfc3339_millis(SystemTime::now())));
         entry.insert("pid".to_owned(), json!(std::process::id()));
         entry.insert("trigger".to_owned(), json!(*held(&self.trigger)));
         entry.insert("event".to_owned(), json!(event));
