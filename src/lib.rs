@@ -17,6 +17,7 @@
 
 pub mod act;
 pub mod backend;
+mod brief;
 pub mod cli;
 pub mod control;
 pub mod error;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::stop::{Listing, Stoppable};
 use crate::backend::{EngineEvent, ImageFacts, Look};
+use crate::model::ids::clean;
 use crate::model::labels::{self, Labels};
 use crate::model::{
     AgentName, CanonicalSpec, CheckResult, ContainerId, ContainerName, ContainerState, Health, HealthCheck, HealthTest,
@@ -263,6 +264,9 @@ fn labelled(found: Option<&Value>) -> Owner {
     }
 }
 
+/// The most characters of a word of Podman's that this build does not know.
+const WORD: usize = 100;
+
 /// How long Podman gets to tidy up after a process that ended. It takes a fifth of a second on 4.3; where it takes longer
 /// than this, whoever was to do it has died.
 const TIDYING: Duration = Duration::from_secs(5);
@@ -284,7 +288,7 @@ fn phase(word: &str, exit_code: Option<i64>, ended: Option<SystemTime>) -> Phase
             if since.is_some_and(|since| since < TIDYING) { Phase::Stopping } else { exited() }
         }
         "removing" => Phase::Removing,
-        _ => Phase::Other(word.to_owned()),
+        _ => Phase::Other(clean(word, WORD)),
     }
 }
 
@@ -300,7 +304,7 @@ fn health(word: &str) -> Option<Health> {
         "starting" => Some(Health::Starting),
         "healthy" => Some(Health::Healthy),
         "unhealthy" => Some(Health::Unhealthy),
-        other => Some(Health::Other(other.to_owned())),
+        other => Some(Health::Other(clean(other, WORD))),
     }
 }
 
