@@ -316,3 +316,43 @@ fn a_state_file_that_is_no_file_is_refused_at_once() {
     sandbox.feed("-f - validate", &text).expect(0);
     sandbox.feed("-f /dev/stdin validate", &text).expect(0);
 }
+
+/// Ports come one by one: a range is told as one, however many ports it has, and so are many lists of all there are.
+#[test]
+fn all_ports_there_are_end_in_an_error_or_a_plan() {
+    let sandbox = Sandbox::new();
+    let mut text =
+        "apiVersion: steadfast/v1\nname: demo\nruntime: {podman: {socket: /nowhere.sock}}\nagents:\n".to_owned();
+    for agent in 0..200 {
+        let _ = writeln!(
+            text,
+            "  a{agent}: {{version: \"1\", image: a/b, source: local, container: {{ports: [\"1-65535:1-65535\"]}}}}"
+        );
+    }
+    sandbox.write("s.yaml", text);
+    let mut shared =
+        "apiVersion: steadfast/v1\nname: demo\nruntime: {podman: {socket: /nowhere.sock}}\nagents:\n".to_owned();
+    for agent in 0..200 {
+        let ports = match agent {
+            0 => format!(
+                "&all [{}]",
+                (1..=65_535).map(|port| format!("\"{port}:{port}\"")).collect::<Vec<_>>().join(", ")
+            ),
+            _ => "*all".to_owned(),
+        };
+        let _ = writeln!(
+            shared,
+            "  a{agent}: {{version: \"1\", image: a/b, source: local, container: {{ports: {ports}}}}}"
+        );
+    }
+    sandbox.write("shared.yaml", shared);
+    for verb in ["validate", "plan"] {
+        let ranges =
+            sandbox.run(format!("-f s.yaml {verb}")).expect(65).says("`1-65535` is a range: list each port by itself");
+        let lists = sandbox.run(format!("-f shared.yaml {verb}")).expect(65);
+        for outcome in [ranges, lists] {
+            // A debug build on a busy machine: far from what it takes, and far below what going through all would.
+            assert!(outcome.took < std::time::Duration::from_secs(10), "{verb}: {:?}", outcome.took);
+        }
+    }
+}
