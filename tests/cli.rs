@@ -24,6 +24,8 @@ mod outputs;
 mod ownership;
 #[path = "cli/published.rs"]
 mod published;
+#[path = "cli/running.rs"]
+mod running;
 #[path = "cli/secrets.rs"]
 mod secrets;
 #[path = "cache/server.rs"]

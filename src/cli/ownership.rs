@@ -151,6 +151,18 @@ pub(super) fn keep(settings: &Settings, desired: &Desired) -> std::io::Result<Ro
     Ok(RootClaim { id, place: place(&desired.root), unlabelled })
 }
 
+/// Keeps what is known of the name once more, where its state directory or the root was removed meanwhile. The lock must be
+/// held.
+///
+/// # Errors
+/// When something cannot be written.
+pub(super) fn put_back(settings: &Settings, desired: &Desired) -> std::io::Result<()> {
+    let RootClaim { id, unlabelled, .. } = desired.claim.clone();
+    holder::keep(&state_dir(desired), &NameRecord { held_by: Some(ours(settings, desired)), unlabelled })?;
+    let Some(id) = id else { return Ok(()) };
+    keep_word(&id_path(&desired.root), || read_id(&desired.root), || Ok(id), RootId::to_string).map(drop)
+}
+
 /// Keeps that the name is nobody's, now that nothing of it is left. Best effort: it is this file's otherwise.
 pub(super) fn release(desired: &Desired) {
     if let Err(err) = holder::keep(&state_dir(desired), &NameRecord { held_by: None, unlabelled: false }) {

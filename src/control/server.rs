@@ -73,7 +73,8 @@ pub struct Bound {
 pub struct Serving {
     cancel: CancellationToken,
     tasks: TaskTracker,
-    _file: SocketFile,
+    seats: Arc<Seats>,
+    file: SocketFile,
 }
 
 /// The socket's file, removed with this value if it is still the one.
@@ -87,11 +88,15 @@ impl SocketFile {
     fn id(path: &Path) -> io::Result<(u64, u64)> {
         std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
     }
+
+    fn is_in_place(&self) -> bool {
+        Self::id(&self.path).is_ok_and(|id| id == self.id)
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if Self::id(&self.path).is_ok_and(|id| id == self.id)
+        if self.is_in_place()
             && let Err(err) = std::fs::remove_file(&self.path)
         {
             tracing::debug!(path = %self.path.display(), error = %err, "cannot remove the control socket");
@@ -129,13 +134,30 @@ impl Bound {
     /// Serves it in tasks of the current runtime.
     pub fn serve<C: Controlled>(self, controlled: Arc<C>) -> Serving {
         let Self { listener, file } = self;
-        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(accept(listener, controlled, cancel.clone(), tasks.clone()));
-        Serving { cancel, tasks, _file: file }
+        let (cancel, tasks, seats) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Seats::default()));
+        tasks.spawn(accept(listener, controlled, cancel.clone(), tasks.clone(), seats.clone()));
+        Serving { cancel, tasks, seats, file }
     }
 }
 
 impl Serving {
+    /// Makes the socket anew where its file was removed or replaced by another socket meanwhile; who is connected stays so.
+    /// Yields whether that was so.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn put_back<C: Controlled>(&mut self, controlled: Arc<C>) -> Result<bool, ServeError> {
+        if self.file.is_in_place() {
+            return Ok(false);
+        }
+        let Bound { listener, file } = Bound::new(self.file.path.parent().unwrap_or(Path::new("/")))?;
+        // The old listener goes on: as long as it does, no other file gets the number that tells ours.
+        let (cancel, tasks, seats) = (self.cancel.clone(), self.tasks.clone(), self.seats.clone());
+        self.tasks.spawn(accept(listener, controlled, cancel, tasks, seats));
+        self.file = file;
+        Ok(true)
+    }
+
     /// Tells all clients that it is over and removes the socket. Takes half a second at most.
     pub async fn stop(self) {
         self.cancel.cancel();
@@ -155,8 +177,8 @@ async fn accept<C: Controlled>(
     controlled: Arc<C>,
     cancel: CancellationToken,
     tasks: TaskTracker,
+    seats: Arc<Seats>,
 ) {
-    let seats = Arc::new(Seats::default());
     loop {
         let stream = tokio::select! {
             // Cancel-safe: a connection that is not yet accepted stays in the queue.

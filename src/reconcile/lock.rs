@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,34 @@ use tokio::time::Instant;
 /// A lock that is held. It is let go when this is dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+    /// What stands in it; `None` where nothing can be written.
+    holder: Option<Holder>,
+}
+
+impl Lock {
+    /// Makes the lock anew where its file was removed or replaced meanwhile, so that whoever comes finds it held. Yields
+    /// whether that was so.
+    ///
+    /// # Errors
+    /// When somebody else got a lock there first, or the file system refuses.
+    pub fn put_back(&mut self) -> Result<bool, LockError> {
+        let Some(holder) = self.holder.as_ref().filter(|_| !leads_to(&self.path, &self.file)) else {
+            return Ok(false);
+        };
+        let mut file = open(&self.path).map_err(|err| LockError::Io { path: self.path.clone(), err })?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(LockError::Held { path: self.path.clone(), holder: read_holder(&mut file) });
+            }
+            Err(std::fs::TryLockError::Error(err)) => return Err(LockError::Io { path: self.path.clone(), err }),
+        }
+        write_holder(&mut file, holder);
+        self.file = file;
+        Ok(true)
+    }
 }
 
 /// Who holds a lock.
@@ -103,17 +130,18 @@ pub async fn take<'a>(
 ) -> Result<Lock, LockError> {
     let io = |err| LockError::Io { path: path.to_owned(), err };
     let claim = claim.into();
-    if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-    }
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+    let mut file = open(path).map_err(io)?;
     let began = Instant::now();
     let mut said = false;
     let (mut tried, mut last_holder) = (false, None);
     loop {
         match file.try_lock() {
-            Ok(()) => break,
+            Ok(()) if leads_to(path, &file) => break,
+            // Of a file that was removed meanwhile: others lock the one that is there now.
+            Ok(()) => {
+                file = open(path).map_err(io)?;
+                continue;
+            }
             Err(std::fs::TryLockError::WouldBlock) => {}
             Err(std::fs::TryLockError::Error(err)) => return Err(io(err)),
         }
@@ -140,14 +168,32 @@ pub async fn take<'a>(
             .file
             .map(|file| crate::control::path_text(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()))),
     };
+    write_holder(&mut file, &holder);
+    Ok(Lock { file, path: path.to_owned(), holder: Some(holder) })
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn leads_to(path: &Path, file: &File) -> bool {
+    match (std::fs::metadata(path), file.metadata()) {
+        (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
+        _ => false,
+    }
+}
+
+fn write_holder(file: &mut File, holder: &Holder) {
     let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| {
-        let line = serde_json::to_string(&holder).unwrap_or_default();
+        let line = serde_json::to_string(holder).unwrap_or_default();
         writeln!(file, "{line}")
     });
     if let Err(err) = written {
         tracing::warn!(error = %err, "cannot write the holder into the lock file");
     }
-    Ok(Lock { _file: file })
 }
 
 /// Takes the lock at `path` where nothing can be written: without saying who holds it, and without any lock where there
@@ -158,7 +204,7 @@ pub async fn take<'a>(
 pub fn take_read_only(path: &Path) -> Result<Option<Lock>, LockError> {
     let Ok(mut file) = File::open(path) else { return Ok(None) };
     match file.try_lock() {
-        Ok(()) => Ok(Some(Lock { _file: file })),
+        Ok(()) => Ok(Some(Lock { file, path: path.to_owned(), holder: None })),
         Err(std::fs::TryLockError::WouldBlock) => {
             Err(LockError::Held { path: path.to_owned(), holder: read_holder(&mut file) })
         }
@@ -254,6 +300,34 @@ mod tests {
         let held = File::open(&path).unwrap();
         held.lock().unwrap();
         assert_eq!(kept_by(&path).unwrap().file, None);
+    }
+
+    #[tokio::test]
+    async fn a_lock_whose_file_was_removed_is_put_back_unless_another_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/demo/lock");
+        let claim = Claim { command: RUN, file: Some(Path::new("/etc/a.yaml")) };
+        let mut run = take(&path, claim, Duration::ZERO, |_| {}).await.unwrap();
+        assert!(!run.put_back().unwrap(), "it is in place");
+        let waiting = tokio::spawn({
+            let path = path.clone();
+            async move { take(&path, RUN, Duration::from_secs(3600), |_| {}).await }
+        });
+        tokio::task::yield_now().await;
+        std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+        assert!(run.put_back().unwrap());
+        assert_eq!(kept_by(&path).unwrap().file.as_deref(), Some("/etc/a.yaml"));
+        tokio::time::sleep(4 * POLL).await;
+        assert!(!waiting.is_finished(), "a lock of the removed file is worth nothing");
+        drop(run);
+        let mut next = waiting.await.unwrap().unwrap();
+
+        std::fs::remove_file(&path).unwrap();
+        let other = take(&path, "apply", Duration::ZERO, |_| {}).await.unwrap();
+        let err = next.put_back().unwrap_err();
+        assert!(matches!(err, LockError::Held { holder: Some(holder), .. } if holder.command == "apply"));
+        drop(other);
+        assert!(next.put_back().unwrap());
     }
 
     #[tokio::test]

@@ -118,6 +118,7 @@ fn note(entry: &Entry) -> String {
     let known = match entry.event() {
         "runStarted" => "`run` started",
         "runStopped" => "`run` stopped",
+        "stateDirectoryRestored" => "lock and control socket were removed, and are there again",
         "stateFileRejected" => "the state file was rejected; the last good one stays in force",
         "stateFileAccepted" => "the state file was accepted",
         "backingOff" => "backing off",
