@@ -1,20 +1,22 @@
 //! One line for a chain of errors.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
 
-/// Shows an error and its sources, joined by `: `, for logs and reports.
+use crate::brief::{MESSAGE, brief};
+
+/// Shows an error and its sources, joined by `: `, for logs and reports. Less than 4 kB, whatever they quote.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut text = self.0.to_string();
         let mut source = self.0.source();
         while let Some(err) = source {
-            write!(f, ": {err}")?;
+            let _ = write!(text, ": {err}");
             source = err.source();
         }
-        Ok(())
+        f.write_str(&brief(&text, MESSAGE))
     }
 }

@@ -1,6 +1,8 @@
 //! Files of ours, among other people's: opened without following a link, believed only while nobody else could have written
 //! them, and replaced whole. What stands in them is their rooms' subject.
 
+pub(crate) mod regular;
+
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read};

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::files;
 use crate::model::vm::Process;
 use crate::model::{Observed, Owner, Phase, Reach, Rung, VmState};
+use crate::time::rfc3339;
 
 /// Where handles are kept.
 #[derive(Debug)]
@@ -173,10 +173,6 @@ impl Scratch {
 /// The value, also after a panic elsewhere: nothing here is ever left half changed.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// The word for a phase in JSON.

@@ -17,6 +17,7 @@
 
 pub mod act;
 pub mod backend;
+mod brief;
 pub mod cli;
 pub mod control;
 pub mod error;
@@ -32,5 +33,6 @@ pub mod snapshot;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+mod time;
 mod visible;
 pub mod why;

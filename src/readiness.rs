@@ -156,7 +156,7 @@ fn running(container: &ContainerState, looked_at: Option<SystemTime>, steady: Du
         // One that lives for 12 s each time is caught too: it has recovered once it lives for longer than that.
         let enough = steady.max(2 * exits.last_life);
         if up_since.and_then(age).is_none_or(|up| up < enough) {
-            return AgentHealth::CrashLoop(crash_loop(container, up_since.map(|since| since + enough)));
+            return AgentHealth::CrashLoop(crash_loop(container, up_since.and_then(|since| since.checked_add(enough))));
         }
     }
     match &container.health {
@@ -172,7 +172,8 @@ fn running(container: &ContainerState, looked_at: Option<SystemTime>, steady: Du
     match ended.into_iter().chain(restarted).max() {
         Some(last) => AgentHealth::Restarted {
             code: container.exits.as_ref().and_then(|exits| exits.code),
-            until: last + steady,
+            // Podman may tell of an end beyond all years.
+            until: last.checked_add(steady).unwrap_or(last),
             steady,
         },
         None => AgentHealth::Running,

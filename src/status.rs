@@ -13,6 +13,7 @@ use crate::model::{
 };
 use crate::plan::{Note, Plan, Reason, WaitingOn, effective_manifest, resolve_artifact};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, health_of};
+use crate::time::rfc3339;
 use crate::why::Failure;
 
 /// The status of a state file.
@@ -529,10 +530,6 @@ pub(crate) fn in_words(agent: &Agent, health: &AgentHealth) -> (&'static str, St
         AgentHealth::Down(phase) => ("Pending", format!("its container {phase}")),
         AgentHealth::Unknown(word) => ("Unknown", format!("Podman says of it `{word}`")),
     }
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]

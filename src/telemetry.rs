@@ -5,6 +5,7 @@ use std::fmt;
 use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::Directive;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
@@ -27,19 +28,29 @@ pub struct Logging {
 pub fn init(logging: Logging) {
     let level = match (logging.quiet, logging.verbose) {
         (true, _) => "error",
-        // notify warns when a directory it watches goes away, which is no news: it is watched again.
-        (false, 0) => "warn,notify=error",
-        (false, 1) => "steadfast=info,warn,notify=error",
-        (false, _) => "steadfast=debug,info,notify=error",
+        (false, 0) => "warn",
+        (false, 1) => "steadfast=info,warn",
+        (false, _) => "steadfast=debug,info",
     };
     let filter = EnvFilter::try_from_env("STEADFAST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = filter.add_directive(watching());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // What cannot be written would be told on standard error with `eprintln!`, which panics there.
+        .log_internal_errors(false);
     // A second call in one process (tests) changes nothing.
     let _ = if logging.json {
         builder.json().flatten_event(true).try_init()
     } else {
         builder.with_ansi(logging.color).with_target(false).without_time().fmt_fields(fields()).try_init()
     };
+}
+
+/// What is heard of the watching of files: errors only, whatever is asked for. It logs each event of a watched directory, and
+/// where the log is a file there, each line would be the next event. A directory that goes away, of which it warns, is no news.
+fn watching() -> Directive {
+    "notify=error".parse().unwrap_or_else(|_| unreachable!("it is a directive"))
 }
 
 /// Fields as the usual format has them. Their values may be words of others, so what a terminal would obey in them is seen.

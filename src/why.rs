@@ -15,6 +15,7 @@ use crate::plan::{NEXT_SUFFIX, Note, PREV_SUFFIX, Plan, Step, Waiting, WaitingOn
 use crate::reconcile::journal::read::Entry;
 use crate::snapshot::Snapshot;
 use crate::status::AgentStatus;
+use crate::time::rfc3339;
 
 /// How many of the last failures are told.
 const MOST_FAILURES: usize = 3;
@@ -284,7 +285,7 @@ fn words(entry: &Entry) -> String {
 }
 
 fn time(entry: &Entry) -> String {
-    humantime::format_rfc3339_seconds(entry.time).to_string()
+    rfc3339(entry.time)
 }
 
 /// Why the agent is as it is. `plan` is the plan made from this look; `now` is when it was taken. What a running `run`

@@ -18,12 +18,16 @@ mod kept;
 mod lima;
 #[path = "cli/manifests.rs"]
 mod manifests;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/ownership.rs"]
 mod ownership;
 #[path = "cli/published.rs"]
 mod published;
 #[path = "cli/root.rs"]
 mod root;
+#[path = "cli/running.rs"]
+mod running;
 #[path = "cli/secrets.rs"]
 mod secrets;
 #[path = "cache/server.rs"]

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::{ActError, Patience};
 use crate::backend::{Engine, EngineError, EngineMachine, ImageFacts};
-use crate::model::{ContainerState, Create, Phase, Port, Protocol};
+use crate::model::{ContainerState, Create, Phase, Port, PortRange, Protocol};
 
 /// Checks bind sources, the image's architecture, and host ports when the container is to start.
 pub(super) async fn before_create<E: Engine>(
@@ -27,7 +27,7 @@ pub(super) async fn before_replace<E: Engine>(
     engine: &E,
     create: &Create,
     start: bool,
-    (held, old): (&[Port], Option<&ContainerState>),
+    (held, old): (&[PortRange], Option<&ContainerState>),
     patience: &Patience,
 ) -> Result<ImageFacts, ActError> {
     on_this_machine(create, start, held, patience)?;
@@ -38,7 +38,7 @@ pub(super) async fn before_replace<E: Engine>(
 pub(super) fn on_this_machine(
     create: &Create,
     start: bool,
-    held: &[Port],
+    held: &[PortRange],
     patience: &Patience,
 ) -> Result<(), ActError> {
     if !patience.local {
@@ -133,9 +133,8 @@ fn is_missing(looked: &io::Result<()>) -> bool {
 
 /// Checks that every host port but those `held` can be taken. A port that cannot be tried (no such address, not allowed) is left to
 /// Podman to judge.
-pub(super) fn ports_are_free(create: &Create, held: &[Port]) -> Result<(), ActError> {
-    let holds =
-        |port: &Port| held.iter().any(|held| (held.host_port, held.protocol) == (port.host_port, port.protocol));
+pub(super) fn ports_are_free(create: &Create, held: &[PortRange]) -> Result<(), ActError> {
+    let holds = |port: &Port| held.iter().any(|held| held.holds(port.host_port, port.protocol));
     for port in create.spec.ports.iter().filter(|port| !holds(port)) {
         if is_taken(port) {
             return Err(ActError::PortTaken {

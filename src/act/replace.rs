@@ -15,7 +15,7 @@ use super::{
 };
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
-use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, Port, Volume};
+use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, PortRange, Volume};
 use crate::plan::PREV_SUFFIX;
 
 /// What is replaced.
@@ -26,7 +26,7 @@ pub(super) struct Old<'a> {
     /// Whether it is to run again should its successor fail.
     pub runs: bool,
     /// The host ports it lets go of.
-    pub ports: &'a [Port],
+    pub ports: &'a [PortRange],
     /// What it is called until it is dropped.
     pub aside: &'a ContainerName,
 }

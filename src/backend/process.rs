@@ -23,7 +23,7 @@ fn started_at(pid: u32) -> Option<SystemTime> {
     let boot: u64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     let hertz = rustix::param::clock_ticks_per_second().max(1);
     let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / hertz);
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(boot) + since_boot)
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(boot))?.checked_add(since_boot)
 }
 
 /// The command line, arguments separated by blanks; `None` where it cannot be told.

@@ -160,7 +160,7 @@ async fn list(settings: &Settings) -> Result<ExitStatus, CliError> {
                     "bytes": file.size,
                     "sha256": file.digest,
                     "imageId": file.image,
-                    "modified": humantime::format_rfc3339_seconds(file.modified).to_string(),
+                    "modified": crate::time::rfc3339(file.modified),
                 })
             })
             .collect();

@@ -142,7 +142,7 @@ impl Follower<'_> {
         };
         let text = String::from_utf8_lossy(&line.bytes);
         let text = text.strip_suffix('\n').map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text));
-        let time = line.time.map(|time| humantime::format_rfc3339(time).to_string());
+        let time = line.time.map(crate::time::rfc3339_exact);
         let stream = if line.is_stderr { "stderr" } else { "stdout" };
         let object = json!({ "agent": agent.as_str(), "stream": stream, "time": time, "text": text });
         let mut out = io::stdout().lock();

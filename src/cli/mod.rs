@@ -613,13 +613,15 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(err) => {
             // Help and version are no errors and go to standard output.
             let status = if err.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done };
-            let _ = err.print();
+            let printed = err.print();
             if err.kind() == clap::error::ErrorKind::UnknownArgument
                 && let Some(hint) = exec_hint(&args)
             {
                 render::said::say(render::said::Level::Info, &format!("hint: {hint}"), &[], false);
             }
-            return status.into();
+            // Who asked for help and did not get it is told by the exit code.
+            let lost = printed.is_err_and(|err| err.kind() != std::io::ErrorKind::BrokenPipe);
+            return if lost && status == ExitStatus::Done { ExitStatus::Error } else { status }.into();
         }
     };
     // The streams themselves would strip what was asked for on a pipe.

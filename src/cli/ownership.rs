@@ -81,7 +81,7 @@ pub(super) fn check(settings: &Settings, desired: &Desired) -> Result<(), CliErr
         let message = format!("cannot tell which state file the name `{}` belongs to: {why}", desired.name);
         let err = CliError::new(ExitStatus::Error, message);
         // What holds the record is in the way then, not what stands in it.
-        return Err(match std::fs::read(holder::path(&state_dir(desired))) {
+        return Err(match crate::files::read(&holder::path(&state_dir(desired))) {
             Err(cause) => err.hint(root_hint(&cause)),
             Ok(_) => err.hint("`steadfast apply --take-over` makes it this file's, and writes that record anew"),
         });
@@ -155,6 +155,18 @@ pub(super) fn keep(settings: &Settings, desired: &Desired) -> std::io::Result<Ro
     holder::keep(&dir, &NameRecord { held_by: Some(ours), unlabelled })?;
     let id = Some(keep_id(&desired.root)?);
     Ok(RootClaim { id, place: place(&desired.root), unlabelled })
+}
+
+/// Keeps what is known of the name once more, where its state directory or the root was removed meanwhile. The lock must be
+/// held.
+///
+/// # Errors
+/// When something cannot be written.
+pub(super) fn put_back(settings: &Settings, desired: &Desired) -> std::io::Result<()> {
+    let RootClaim { id, unlabelled, .. } = desired.claim.clone();
+    holder::keep(&state_dir(desired), &NameRecord { held_by: Some(ours(settings, desired)), unlabelled })?;
+    let Some(id) = id else { return Ok(()) };
+    keep_word(&id_path(&desired.root), || read_id(&desired.root), || Ok(id), RootId::to_string).map(drop)
 }
 
 /// Keeps that the name is nobody's, now that nothing of it is left. Best effort: it is this file's otherwise.

@@ -1,6 +1,7 @@
 //! `run`: everything around the loop in [`crate::reconcile::run`]: the lock, the watched file, the control socket, the
 //! service manager, the signals.
 
+mod presence;
 mod serve;
 mod service_manager;
 
@@ -28,6 +29,7 @@ use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
 use crate::reconcile::run::{Edition, Ended, Request, Runner, View};
 use crate::state::watch as files;
+use presence::Presence;
 use serve::Served;
 use service_manager::ServiceManager;
 
@@ -77,6 +79,15 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
             None
         }
     };
+    let mut presence = Presence {
+        settings,
+        editions: editions.clone(),
+        dir: state_dir(&editions.borrow().desired),
+        lock,
+        serving,
+        served: served.clone(),
+        journal: &journal,
+    };
     journal.note("runStarted", serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }));
     let beats = manager.clone();
     let heartbeat = move || beats.alive();
@@ -101,15 +112,17 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
             ended.and(Err(CliError::new(ExitStatus::Error, "the state file is not watched any more")
                 .hint("agents go on running; start `run` again")))
         }
+        lost = presence.keep() => {
+            signals.token.cancel();
+            let ended = keeping.await;
+            ended.and(Err(lost))
+        }
         () = follow_hangups(&served, &manager) => Ok(()),
     };
     manager.stopping();
     journal.note("runStopped", serde_json::json!({}));
-    if let Some(serving) = serving {
-        serving.stop().await;
-    }
+    presence.end().await;
     publisher.abort();
-    drop(lock);
     ended?;
     Ok(signals.status().unwrap_or(ExitStatus::Done))
 }

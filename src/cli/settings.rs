@@ -142,7 +142,8 @@ impl Settings {
 
     /// Whether reading the state file again yields what it says then: a pipe has said all it had to say.
     pub fn can_read_again(&self) -> bool {
-        self.file != Path::new("-") && std::fs::metadata(&self.file).map_or(true, |file| file.is_file())
+        let is_file = || std::fs::metadata(&self.file).map_or(true, |file| file.is_file());
+        self.file != Path::new("-") && (!state::is_handed_over(&self.file) || is_file())
     }
 
     /// `--root`, else `$STEADFAST_ROOT`, else `~/.steadfast`; for when there is no state file.

@@ -82,7 +82,7 @@ async fn status(settings: &Settings) -> Result<ExitStatus, CliError> {
 fn shown(make: &VmMake, seen: Option<&VmState>, podman: &Result<(), String>, rung: Option<&str>) -> Value {
     let process = |process: Option<crate::model::vm::Process>| {
         process.map(|process| {
-            let started = process.started_at.map(|time| humantime::format_rfc3339_seconds(time).to_string());
+            let started = process.started_at.map(crate::time::rfc3339);
             json!({ "pid": process.pid, "startedAt": started })
         })
     };

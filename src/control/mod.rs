@@ -36,7 +36,7 @@ pub use paths::{MAX_PATH, SOCKET};
 pub const MAX_REQUEST: usize = 64 * 1024;
 /// How long a request line may take to come (5 s).
 pub const REQUEST_TIME: Duration = Duration::from_secs(5);
-/// The most clients at once (32).
+/// The most clients at once (32). Of more, the one that has listened longest makes room.
 pub const MAX_CLIENTS: usize = 32;
 /// How long a client may leave a line unread before it is dropped (5 s).
 pub const WRITE_TIME: Duration = Duration::from_secs(5);

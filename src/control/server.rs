@@ -3,17 +3,18 @@
 //! Each client has a task of its own that looks at two channels; the run loop writes into these and never waits for
 //! anybody here.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,7 +73,8 @@ pub struct Bound {
 pub struct Serving {
     cancel: CancellationToken,
     tasks: TaskTracker,
-    _file: SocketFile,
+    seats: Arc<Seats>,
+    file: SocketFile,
 }
 
 /// The socket's file, removed with this value if it is still the one.
@@ -86,11 +88,15 @@ impl SocketFile {
     fn id(path: &Path) -> io::Result<(u64, u64)> {
         std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
     }
+
+    fn is_in_place(&self) -> bool {
+        Self::id(&self.path).is_ok_and(|id| id == self.id)
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if Self::id(&self.path).is_ok_and(|id| id == self.id)
+        if self.is_in_place()
             && let Err(err) = std::fs::remove_file(&self.path)
         {
             tracing::debug!(path = %self.path.display(), error = %err, "cannot remove the control socket");
@@ -128,13 +134,30 @@ impl Bound {
     /// Serves it in tasks of the current runtime.
     pub fn serve<C: Controlled>(self, controlled: Arc<C>) -> Serving {
         let Self { listener, file } = self;
-        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(accept(listener, controlled, cancel.clone(), tasks.clone()));
-        Serving { cancel, tasks, _file: file }
+        let (cancel, tasks, seats) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Seats::default()));
+        tasks.spawn(accept(listener, controlled, cancel.clone(), tasks.clone(), seats.clone()));
+        Serving { cancel, tasks, seats, file }
     }
 }
 
 impl Serving {
+    /// Makes the socket anew where its file was removed or replaced by another socket meanwhile; who is connected stays so.
+    /// Yields whether that was so.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn put_back<C: Controlled>(&mut self, controlled: Arc<C>) -> Result<bool, ServeError> {
+        if self.file.is_in_place() {
+            return Ok(false);
+        }
+        let Bound { listener, file } = Bound::new(self.file.path.parent().unwrap_or(Path::new("/")))?;
+        // The old listener goes on: as long as it does, no other file gets the number that tells ours.
+        let (cancel, tasks, seats) = (self.cancel.clone(), self.tasks.clone(), self.seats.clone());
+        self.tasks.spawn(accept(listener, controlled, cancel, tasks, seats));
+        self.file = file;
+        Ok(true)
+    }
+
     /// Tells all clients that it is over and removes the socket. Takes half a second at most.
     pub async fn stop(self) {
         self.cancel.cancel();
@@ -154,8 +177,8 @@ async fn accept<C: Controlled>(
     controlled: Arc<C>,
     cancel: CancellationToken,
     tasks: TaskTracker,
+    seats: Arc<Seats>,
 ) {
-    let seats = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         let stream = tokio::select! {
             // Cancel-safe: a connection that is not yet accepted stays in the queue.
@@ -171,7 +194,7 @@ async fn accept<C: Controlled>(
             },
             () = cancel.cancelled() => return,
         };
-        let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
+        let Some(seat) = seats.take() else {
             let busy = Refused::new("busy", format!("{MAX_CLIENTS} clients are connected, the most there may be"));
             // A new connection takes a line without waiting.
             let _ = stream.try_write(&line(&refusal(&busy)));
@@ -180,7 +203,7 @@ async fn accept<C: Controlled>(
         let (controlled, cancel) = (Arc::clone(&controlled), cancel.clone());
         tasks.spawn(async move {
             let (read, write) = stream.into_split();
-            let mut client = Client { read: BufReader::new(read), write, half_closed: false, cancel };
+            let mut client = Client { read: BufReader::new(read), write, half_closed: false, cancel, seat };
             match client.serve(&*controlled).await {
                 Ok(()) => {}
                 Err(Over::Refused(refused)) => {
@@ -190,8 +213,66 @@ async fn accept<C: Controlled>(
                 }
                 Err(Over::Gone) => tracing::debug!("a client of the control socket left"),
             }
-            drop(seat);
         });
+    }
+}
+
+/// Who is served. Where all seats are taken, who has waited longest and asks for no work makes room for who comes: 32 that
+/// only listen keep nobody from having something done.
+#[derive(Debug, Default)]
+struct Seats {
+    taken: Mutex<BTreeMap<u64, Taken>>,
+    count: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Taken {
+    /// Cancelled when its client is to make room.
+    leave: CancellationToken,
+    /// Something is done for its client.
+    works: bool,
+}
+
+/// The seat of a client, given up with this value.
+#[derive(Debug)]
+struct Seat {
+    seats: Arc<Seats>,
+    number: u64,
+    leave: CancellationToken,
+}
+
+impl Seats {
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<u64, Taken>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A seat, unless something is done for everybody who has one.
+    fn take(self: &Arc<Self>) -> Option<Seat> {
+        let mut taken = self.taken();
+        if taken.len() >= MAX_CLIENTS {
+            let oldest = taken.iter().find(|(_, seat)| !seat.works).map(|(number, _)| *number)?;
+            if let Some(seat) = taken.remove(&oldest) {
+                seat.leave.cancel();
+            }
+        }
+        let (number, leave) = (self.count.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        taken.insert(number, Taken { leave: leave.clone(), works: false });
+        Some(Seat { seats: Arc::clone(self), number, leave })
+    }
+}
+
+impl Seat {
+    /// Keeps the seat until the work is done.
+    fn work(&self) {
+        if let Some(seat) = self.seats.taken().get_mut(&self.number) {
+            seat.works = true;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.taken().remove(&self.number);
     }
 }
 
@@ -224,12 +305,24 @@ impl From<io::Error> for Over {
     }
 }
 
+/// Waits until it is all over, or the client is to make room, and says which.
+async fn told_to_leave(cancel: &CancellationToken, seat: &Seat) -> Refused {
+    tokio::select! {
+        () = cancel.cancelled() => Refused::stopping(),
+        () = seat.leave.cancelled() => Refused::new(
+            "busy",
+            format!("{MAX_CLIENTS} clients are connected, the most there may be, and this one made room for another"),
+        ),
+    }
+}
+
 struct Client {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     /// It sends nothing more, and may read all the same (`nc -N`).
     half_closed: bool,
     cancel: CancellationToken,
+    seat: Seat,
 }
 
 impl Client {
@@ -262,7 +355,7 @@ impl Client {
                     return Err(Over::Refused(Refused::new("tooSlow", format!("no request came within {seconds} s"))));
                 }
             },
-            () = self.cancel.cancelled() => return Err(Over::Refused(Refused::stopping())),
+            refused = told_to_leave(&self.cancel, &self.seat) => return Err(Over::Refused(refused)),
         };
         if line.len() > MAX_REQUEST {
             let message = format!("the request is larger than {MAX_REQUEST} bytes");
@@ -317,6 +410,7 @@ impl Client {
     }
 
     async fn reconcile(&mut self, controlled: &impl Controlled, timeout: Duration) -> Result<(), Over> {
+        self.seat.work();
         // Before it is asked for, so that nothing of it is missed.
         let mut events = controlled.events();
         let working = controlled.reconcile(timeout);
@@ -369,7 +463,7 @@ impl Client {
                 Err(_) => Err(Over::Gone),
             },
             // Half a line may be out: nothing more can be said.
-            () = self.cancel.cancelled() => Err(Over::Gone),
+            _ = told_to_leave(&self.cancel, &self.seat) => Err(Over::Gone),
         }
     }
 
@@ -392,7 +486,7 @@ impl Client {
                 () = tokio::time::sleep(HALF_CLOSED_LOOK), if self.half_closed => if self.is_gone() {
                     return Over::Gone;
                 },
-                () = self.cancel.cancelled() => return Over::Refused(Refused::stopping()),
+                refused = told_to_leave(&self.cancel, &self.seat) => return Over::Refused(refused),
             }
         }
     }

@@ -8,6 +8,7 @@ pub mod ids;
 pub mod labels;
 pub mod manifest;
 pub mod observed;
+pub mod ports;
 pub mod spec;
 pub mod text;
 pub mod vm;
@@ -27,6 +28,7 @@ pub use observed::{
     CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, ImageState, Images, Live, LoadedImage,
     Observed, Owner, Phase, RecentExits, Seen, Whose,
 };
+pub use ports::PortRange;
 pub use spec::{
     ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy, Volume,
 };

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use super::canonical::CanonicalSpec;
 use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
 use super::manifest::Manifest;
-use super::spec::{HealthCheck, Port, Volume};
+use super::ports::PortRange;
+use super::spec::{HealthCheck, Volume};
 use super::vm::{Reach, VmState};
 
 /// The outcome of one look. "Not there" and "could not look" are different: the second never deletes or creates.
@@ -154,7 +155,7 @@ pub struct ContainerState {
     /// How often Podman restarted it by itself, where the look tells.
     pub restarts: Option<u32>,
     /// Ports it publishes.
-    pub ports: Vec<Port>,
+    pub ports: Vec<PortRange>,
     /// When Podman restarts it by itself, in Podman's word; told by an inspection alone (Podman 4.3 to 5).
     pub restart: Option<String>,
     /// The verdict of its health check, when it has one and the look tells.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::model::{
     AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward,
-    ImageId, ImageRef, InstanceName, Location, Manifest, Ownership, Phase, Port, VmMake, VmPhase, Whose,
+    ImageId, ImageRef, InstanceName, Location, Manifest, Ownership, Phase, PortRange, VmMake, VmPhase, Whose,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -129,7 +129,7 @@ pub enum Action {
         /// Whether that one runs now.
         old_runs: bool,
         /// The ports that one publishes, and lets go of.
-        old_ports: Vec<Port>,
+        old_ports: Vec<PortRange>,
         /// The successor, where an interrupted replacement has made it already.
         successor: Option<ContainerId>,
         /// What the successor is called until it takes the name.

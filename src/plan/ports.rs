@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Plan, Reason, Step, WaitingOn};
-use crate::model::{ContainerName, Desired, Guest, Owner, Phase};
+use crate::model::{ContainerName, Desired, Guest, Owner, Phase, Protocol};
 
 /// A host port can only be taken once its holder has let go of it. Steps that start a container whose port another of
 /// our containers holds, and is about to give up, wait for that one; where two wait for each other, one is stopped first.
 pub(super) fn order_by_ports(desired: &Desired, guest: &Guest, steps: Vec<Step>, plan: &mut Plan) -> Vec<Step> {
-    let holders = port_holders(guest);
+    let wanted =
+        steps.iter().filter(|step| takes_over(&step.action).is_some()).flat_map(|step| wanted_ports(desired, step));
+    let holders = port_holders(guest, &wanted.collect());
     let leaving: BTreeMap<&ContainerName, usize> =
         steps.iter().enumerate().filter_map(|(at, step)| Some((gives_up(&step.action)?, at))).collect();
     // A holder may itself still wait for what it is replaced with.
@@ -55,14 +57,17 @@ pub(super) fn order_by_ports(desired: &Desired, guest: &Guest, steps: Vec<Step>,
     ready
 }
 
-type HostPort = (u16, crate::model::Protocol);
+type HostPort = (Protocol, u16);
 
-fn port_holders(guest: &Guest) -> BTreeMap<HostPort, &ContainerName> {
+/// Who holds which of the wanted ports.
+fn port_holders<'g>(guest: &'g Guest, wanted: &BTreeSet<HostPort>) -> BTreeMap<HostPort, &'g ContainerName> {
     let mut holders = BTreeMap::new();
     for (name, container) in &guest.containers {
         if matches!(container.phase, Phase::Running | Phase::Paused | Phase::Stopping) {
-            for port in &container.ports {
-                holders.insert((port.host_port, port.protocol), name);
+            for range in &container.ports {
+                let (protocol, ports) = (range.first.protocol, range.host_ports());
+                let held = wanted.range((protocol, *ports.start())..=(protocol, *ports.end()));
+                holders.extend(held.map(|port| (*port, name)));
             }
         }
     }
@@ -91,7 +96,7 @@ fn takes_over(action: &Action) -> Option<Option<&ContainerName>> {
 fn wanted_ports(desired: &Desired, step: &Step) -> Vec<HostPort> {
     let agent = step.agent.as_ref().and_then(|agent| desired.agents.get(agent));
     agent.map_or_else(Vec::new, |agent| {
-        agent.container.ports.iter().map(|port| (port.host_port, port.protocol)).collect()
+        agent.container.ports.iter().map(|port| (port.protocol, port.host_port)).collect()
     })
 }
 

@@ -16,7 +16,34 @@ use crate::files;
 /// A lock that is held. It is let go when this is dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+    /// What stands in it; `None` where nothing can be written.
+    holder: Option<Holder>,
+}
+
+impl Lock {
+    /// Makes the lock anew where its file was removed or replaced meanwhile, so that whoever comes finds it held. Yields
+    /// whether that was so.
+    ///
+    /// # Errors
+    /// When somebody else got a lock there first, or the file system refuses.
+    pub fn put_back(&mut self) -> Result<bool, LockError> {
+        let Some(holder) = self.holder.as_ref().filter(|_| !files::still_names(&self.path, &self.file)) else {
+            return Ok(false);
+        };
+        let mut file = open_or_make(&self.path).map_err(|err| LockError::Io { path: self.path.clone(), err })?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(LockError::Held { path: self.path.clone(), holder: read_holder(&mut file) });
+            }
+            Err(std::fs::TryLockError::Error(err)) => return Err(LockError::Io { path: self.path.clone(), err }),
+        }
+        write_holder(&mut file, holder);
+        self.file = file;
+        Ok(true)
+    }
 }
 
 /// Who holds a lock.
@@ -104,16 +131,18 @@ pub async fn take<'a>(
 ) -> Result<Lock, LockError> {
     let io = |err| LockError::Io { path: path.to_owned(), err };
     let claim = claim.into();
-    if let Some(dir) = path.parent() {
-        files::make_directory(dir).map_err(io)?;
-    }
-    let mut file = files::open_or_create(path).map_err(io)?;
+    let mut file = open_or_make(path).map_err(io)?;
     let began = Instant::now();
     let mut said = false;
     let (mut tried, mut last_holder) = (false, None);
     loop {
         match file.try_lock() {
-            Ok(()) => break,
+            Ok(()) if files::still_names(path, &file) => break,
+            // Of a file that was removed meanwhile: others lock the one that is there now.
+            Ok(()) => {
+                file = open_or_make(path).map_err(io)?;
+                continue;
+            }
             Err(std::fs::TryLockError::WouldBlock) => {}
             Err(std::fs::TryLockError::Error(err)) => return Err(io(err)),
         }
@@ -135,19 +164,30 @@ pub async fn take<'a>(
     let holder = Holder {
         pid: std::process::id(),
         command: claim.command.to_owned(),
-        since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        since: crate::time::rfc3339(SystemTime::now()),
         file: claim
             .file
             .map(|file| crate::control::path_text(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()))),
     };
+    write_holder(&mut file, &holder);
+    Ok(Lock { file, path: path.to_owned(), holder: Some(holder) })
+}
+
+fn open_or_make(path: &Path) -> std::io::Result<File> {
+    if let Some(dir) = path.parent() {
+        files::make_directory(dir)?;
+    }
+    files::open_or_create(path)
+}
+
+fn write_holder(file: &mut File, holder: &Holder) {
     let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| {
-        let line = serde_json::to_string(&holder).unwrap_or_default();
+        let line = serde_json::to_string(holder).unwrap_or_default();
         writeln!(file, "{line}")
     });
     if let Err(err) = written {
         tracing::warn!(error = %err, "cannot write the holder into the lock file");
     }
-    Ok(Lock { _file: file })
 }
 
 /// Takes the lock at `path` where nothing can be written: without saying who holds it, and without any lock where there
@@ -158,7 +198,7 @@ pub async fn take<'a>(
 pub fn take_read_only(path: &Path) -> Result<Option<Lock>, LockError> {
     let Ok(mut file) = open(path) else { return Ok(None) };
     match file.try_lock() {
-        Ok(()) => Ok(Some(Lock { _file: file })),
+        Ok(()) => Ok(Some(Lock { file, path: path.to_owned(), holder: None })),
         Err(std::fs::TryLockError::WouldBlock) => {
             Err(LockError::Held { path: path.to_owned(), holder: read_holder(&mut file) })
         }
@@ -253,6 +293,35 @@ mod tests {
         let held = File::open(&path).unwrap();
         held.lock().unwrap();
         assert_eq!(kept_by(&path).unwrap().file, None);
+    }
+
+    #[tokio::test]
+    async fn a_lock_whose_file_was_removed_is_put_back_unless_another_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/demo/lock");
+        let claim = Claim { command: "apply", file: Some(Path::new("/etc/a.yaml")) };
+        let mut held = take(&path, claim, Duration::ZERO, |_| {}).await.unwrap();
+        assert!(!held.put_back().unwrap(), "it is in place");
+        let waiting = tokio::spawn({
+            let path = path.clone();
+            async move { take(&path, RUN, Duration::from_secs(3600), |_| {}).await }
+        });
+        tokio::task::yield_now().await;
+        std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+        assert!(held.put_back().unwrap());
+        let found = check(&path).unwrap_err();
+        assert!(matches!(found, LockError::Held { holder: Some(by), .. } if by.file.as_deref() == Some("/etc/a.yaml")));
+        tokio::time::sleep(4 * POLL).await;
+        assert!(!waiting.is_finished(), "a lock of the removed file is worth nothing");
+        drop(held);
+        let mut next = waiting.await.unwrap().unwrap();
+
+        std::fs::remove_file(&path).unwrap();
+        let other = take(&path, "apply", Duration::ZERO, |_| {}).await.unwrap();
+        let err = next.put_back().unwrap_err();
+        assert!(matches!(err, LockError::Held { holder: Some(holder), .. } if holder.command == "apply"));
+        drop(other);
+        assert!(next.put_back().unwrap());
     }
 
     #[tokio::test]

@@ -6,11 +6,11 @@
 //! Nothing is substituted; but outside single quotes, `${` is refused, since elsewhere it begins a reference, and `$${` is
 //! a literal `${`.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use super::substitute::unescape;
+use crate::files::regular::{self, NotOpened};
 
 /// The most bytes of one env file.
 pub(super) const MAX_BYTES: u64 = 1024 * 1024;
@@ -40,12 +40,12 @@ pub(super) fn read(path: &Path) -> Result<EnvFile, Vec<Wrong>> {
         std::io::ErrorKind::NotFound => whole(format!("there is no env file `{}`", path.display())),
         _ => whole(format!("failed to read the env file `{}`: {err}", path.display())),
     };
-    // Opening a fifo would wait for its writer, so the kind is asked first.
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(whole(format!("`{}` is not a file", path.display())));
-    }
+    let file = regular::open(path).map_err(|err| match err {
+        NotOpened::Is(what) => whole(format!("`{}` is {what}, not a file", path.display())),
+        NotOpened::Io(err) => io(err),
+    })?;
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(io)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(whole(format!("the env file `{}` is larger than {} KiB", path.display(), MAX_BYTES / 1024)));
     }
@@ -264,7 +264,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let message = |path: &Path| read(path).unwrap_err()[0].message.clone();
         assert!(message(&dir.path().join("none.env")).starts_with("there is no env file"));
-        assert!(message(dir.path()).ends_with("is not a file"));
+        assert!(message(dir.path()).ends_with("is a directory, not a file"));
         let huge = dir.path().join("huge.env");
         std::fs::write(&huge, vec![b'#'; MAX_BYTES as usize + 1]).unwrap();
         assert!(message(&huge).ends_with("is larger than 1024 KiB"));

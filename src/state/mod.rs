@@ -39,7 +39,7 @@ use crate::model::{Arch, Desired, HostKey};
 
 pub use identity::identity;
 pub use problem::{Invalid, Problem, ReadError, StateError};
-pub use read::{Input, read};
+pub use read::{Input, is_handed_over, read};
 pub use schema::{manifest_schema, pretty, schema};
 pub use starter::{name_after, starter};
 

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::snippet::{self, Excerpt, Lines};
+use crate::brief::brief;
 use crate::model::Place;
 
 /// How many problems of one file are told; the rest is counted.
@@ -52,10 +53,12 @@ pub enum ReadError {
         file: String,
     },
     /// It is a directory, a socket, a device.
-    #[error("`{file}` is not a file")]
+    #[error("`{file}` is {what}, not a file")]
     NotAFile {
         /// As the user named it.
         file: String,
+        /// What it is: `a FIFO`.
+        what: &'static str,
     },
     /// It is too large.
     #[error("`{file}` is larger than {} MiB, the most a state file may have", super::MAX_BYTES / (1024 * 1024))]
@@ -161,6 +164,12 @@ impl fmt::Display for Problem {
     }
 }
 
+/// What is said of a problem may quote the file, where a word may have megabytes.
+fn short(text: String) -> String {
+    const MOST: usize = 700;
+    if text.len() <= MOST { text } else { brief(&text, MOST).into_owned() }
+}
+
 /// A problem that still speaks in bytes.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -178,8 +187,8 @@ impl Draft {
     pub(super) fn at(span: Range<usize>, path: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             span,
-            path: path.into(),
-            message: message.into(),
+            path: short(path.into()),
+            message: short(message.into()),
             help: None,
             also: None,
             elsewhere: None,
@@ -188,7 +197,7 @@ impl Draft {
     }
 
     pub(super) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
+        Self { help: Some(short(help.into())), ..self }
     }
 
     /// A plan tells of it by itself.
@@ -198,7 +207,7 @@ impl Draft {
 
     /// Another place it has to do with.
     pub(super) fn also(self, span: Range<usize>, label: impl Into<String>) -> Self {
-        Self { also: Some(Box::new((span, label.into()))), ..self }
+        Self { also: Some(Box::new((span, short(label.into())))), ..self }
     }
 
     /// The problem itself is at this line and column of another file, which is never shown.

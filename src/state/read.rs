@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::MAX_BYTES;
 use super::problem::ReadError;
+use crate::files::regular::{self, NotOpened};
 use crate::model::Place;
 
 /// A state file that was read.
@@ -33,14 +34,26 @@ pub fn read(path: &Path) -> Result<Input, ReadError> {
         let dir = std::env::current_dir().map_err(io)?;
         return input(file.clone(), bounded(std::io::stdin().lock(), &file)?, dir);
     }
-    // A process substitution (`-f <(…)`) is a pipe and may be read; a fifo without a writer would wait for ever, which
-    // is what the user asked for then.
-    if std::fs::metadata(path).map_err(io)?.is_dir() {
-        return Err(ReadError::NotAFile { file });
-    }
-    let bytes = bounded(File::open(path).map_err(io)?, &file)?;
+    let opened = match is_handed_over(path) {
+        true => File::open(path).map_err(NotOpened::Io),
+        false => regular::open(path),
+    };
+    let opened = opened.map_err(|err| match err {
+        NotOpened::Is(what) => ReadError::NotAFile { file: file.clone(), what },
+        NotOpened::Io(err) => io(err),
+    })?;
+    let bytes = bounded(opened, &file)?;
     let absolute = std::path::absolute(path).map_err(io)?;
     input(file.clone(), bytes, absolute.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
+/// Whether a path names something that this process was given open: standard input, or a process substitution
+/// (`-f <(…)`). That may be a pipe, which is waited for, and can be read once.
+pub fn is_handed_over(path: &Path) -> bool {
+    let of_this_process = |dir: &str| path.strip_prefix(dir).is_ok_and(|name| name.components().count() == 1);
+    path == Path::new("-")
+        || path == Path::new("/dev/stdin")
+        || ["/dev/fd", "/proc/self/fd"].into_iter().any(of_this_process)
 }
 
 fn bounded(from: impl Read, file: &str) -> Result<Vec<u8>, ReadError> {
@@ -74,11 +87,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = |name: &str| read(&dir.path().join(name)).unwrap_err().to_string();
         assert!(error("none.yaml").contains("none.yaml`: name one with `-f FILE`"));
-        assert!(error("").ends_with("is not a file"));
+        assert!(error("").ends_with("is a directory, not a file"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("fifo"), 0o600.into()).unwrap();
+        assert!(error("fifo").ends_with("fifo` is a FIFO, not a file"));
         std::fs::write(dir.path().join("latin1.yaml"), b"a: 1\nb: caf\xe9\n").unwrap();
         assert!(error("latin1.yaml").ends_with("latin1.yaml:2:7: the file is not UTF-8 text"));
         std::fs::write(dir.path().join("huge.yaml"), vec![b'#'; MAX_BYTES + 1]).unwrap();
         assert!(error("huge.yaml").contains("larger than 16 MiB"));
+    }
+
+    #[test]
+    fn what_was_handed_over_may_be_a_pipe() {
+        use std::io::Write;
+        use std::os::fd::AsRawFd;
+
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
+        writer.write_all(b"name: a\n").unwrap();
+        drop(writer);
+        assert_eq!(read(&path).unwrap().text, "name: a\n");
+        assert!(["-", "/dev/stdin", "/proc/self/fd/0"].iter().all(|path| is_handed_over(Path::new(path))));
+        assert!(!["/dev/null", "/dev/fd", "stdin"].iter().any(|path| is_handed_over(Path::new(path))));
     }
 
     #[test]

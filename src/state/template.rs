@@ -1,5 +1,6 @@
 //! The Lima template that a state file names, read into plain values. What is done with it belongs elsewhere.
 
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::{Map, Number, Value};
@@ -8,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::decode::Plain;
 use super::problem::Problems;
 use super::tree::{NodeId, Tree, View};
+use crate::files::regular::{self, NotOpened};
 use crate::model::{Sha256Digest, Template};
 
 /// The most bytes of what a template says. `limactl list --json` (Lima 2.1) tells of no instance at all once the line of one
@@ -19,19 +21,17 @@ const MAX_FILE: u64 = 256 << 10;
 /// Reads a template.
 pub(super) fn read(path: &Path) -> Result<Template, String> {
     let shown = path.display();
-    let is_file = match std::fs::metadata(path) {
-        Ok(seen) if seen.len() > MAX_FILE => return Err(format!("`{shown}` is larger than {} KiB", MAX_FILE >> 10)),
-        Ok(seen) => seen.is_file(),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
-            return Err(format!("there is no template `{shown}`"));
-        }
-        Err(err) => return Err(format!("failed to read the template `{shown}`: {err}")),
-    };
-    // A fifo would be waited for.
-    if !is_file {
-        return Err(format!("`{shown}` is not a file"));
+    let io = |err: io::Error| format!("failed to read the template `{shown}`: {err}");
+    let file = regular::open(path).map_err(|err| match err {
+        NotOpened::Is(what) => format!("`{shown}` is {what}, not a file"),
+        NotOpened::Io(err) if err.kind() == io::ErrorKind::NotFound => format!("there is no template `{shown}`"),
+        NotOpened::Io(err) => io(err),
+    })?;
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(io)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("`{shown}` is larger than {} KiB", MAX_FILE >> 10));
     }
-    let text = std::fs::read_to_string(path).map_err(|err| format!("failed to read the template `{shown}`: {err}"))?;
     let content = parse(&text, &shown.to_string())?;
     let canonical = canonical(&content).to_string();
     if canonical.len() > MAX_CONTENT {

@@ -389,3 +389,67 @@ fn generate(agents: u32) -> String {
     }
     text
 }
+
+/// Whatever a problem quotes of the file is short.
+#[test]
+fn a_word_of_megabytes_is_not_quoted_whole() {
+    let huge = "a9é.".repeat(1 << 14);
+    let places = [
+        "version: {}",
+        "image: {}",
+        "image: \"http://{}\"",
+        "source: {}",
+        "state: {}",
+        "arches: [{}]",
+        "sha256: {x64: {}}",
+        "{}: 1",
+        "suspend: {}",
+        "envFile: {}",
+    ];
+    let in_container = [
+        "name: {}",
+        "name: \"{}.next\"",
+        "ports: [\"{}\"]",
+        "ports: [\"1:2/{}\"]",
+        "ports: [\"{}:1:2\"]",
+        "ports: [{hostPort: {}}]",
+        "mounts: [\"{}:/a\"]",
+        "mounts: [{source: \"~{}/x\", target: /a}]",
+        "mounts: [{source: /a, target: {}}]",
+        "mounts: [{source: /a, target: \"/a:{}\"}]",
+        "restart: {}",
+        "addHosts: [\"{}\"]",
+        "addHosts: [\"a:{}\"]",
+        "healthcheck: {test: x, interval: {}}",
+        "healthcheck: {test: x, retries: {}}",
+        "healthcheck: {test: [{}]}",
+        "env: {\"{}\": x}",
+        "env: {A: \"${env:{}}\"}",
+        "env: {A: \"${{}}\"}",
+        "envFile: ./{}",
+        "{}: 1",
+    ];
+    let good = "version: \"1\"\nimage: a/b\nsource: registry\n";
+    let whole = [
+        "apiVersion: {}",
+        "name: {}",
+        "root: \"~{}\"",
+        "manifest: {url: \"ftp://{}\"}",
+        "runtime: {podman: {socket: \"ssh://{}\"}}",
+    ];
+    let texts = (whole
+        .iter()
+        .map(|line| format!("apiVersion: steadfast/v1\nname: demo\n{}\nagents: {{}}\n", line.replace("{}", &huge))))
+    .chain(places.iter().map(|line| agent(&format!("{good}{}", line.replace("{}", &huge)))))
+    .chain(in_container.iter().map(|line| agent(&format!("{good}container:\n  {}", line.replace("{}", &huge)))));
+    for text in texts {
+        let Err(err) = load_with(text.clone(), HOME) else { continue };
+        let line = text.lines().find(|line| line.len() > 1000).unwrap().chars().take(40).collect::<String>();
+        for problem in err.problems() {
+            let told = problem.to_string();
+            assert!(told.len() < 4000, "`{line}`: {} bytes, {:.300}", told.len(), told);
+            assert!(problem.message.len() < 1000 && problem.path.len() < 1000, "`{line}`: {:.300}", problem.message);
+        }
+        assert!(err.render(false).len() < 4000 * err.problems().len(), "`{line}`");
+    }
+}

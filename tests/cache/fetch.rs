@@ -83,6 +83,33 @@ async fn a_dropped_connection_is_resumed_where_it_broke() {
     }
 }
 
+/// It goes on under one ETag with the bytes of another file: the resume is not to be believed, the artifact may be there.
+#[tokio::test]
+async fn a_server_that_splices_two_files_gets_one_more_try_from_the_start() {
+    for is_there in [true, false] {
+        let (world, bytes) = (World::new(), noise(2 * MIB));
+        let server = serve(
+            move |request, bytes| {
+                let other = vec![b'x'; bytes.len()];
+                let whole = request.from().is_none() && is_there;
+                let reply = Reply::good(request, if whole || request.nth == 0 { bytes } else { &other }, "\"1\"");
+                if request.nth == 0 { reply.end(End::Cut(MIB)) } else { reply }
+            },
+            bytes.clone(),
+        )
+        .await;
+        let fetched = world.fetch(&artifact(&bytes), &server).await;
+        let requests = server.requests(KEY);
+        assert!(requests.len() == 3 && requests[1].from().is_some() && requests[2].from().is_none(), "{requests:?}");
+        if is_there {
+            assert!(fetched.unwrap());
+            assert_eq!(world.read(KEY), bytes);
+        } else {
+            assert!(matches!(fetched, Err(StoreError::DigestMismatch { .. })), "{fetched:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_cannot_resume_sends_everything_again() {
     let (world, bytes) = (World::new(), noise(2 * MIB));

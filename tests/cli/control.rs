@@ -214,8 +214,9 @@ fn many_watch_at_once_and_hear_each_change() {
     for watching in &mut watching {
         assert_eq!(line(watching), json!(0));
     }
-    // One more is turned away, and told so.
-    assert_eq!(refused(served.send("{\"op\":\"status\"}\n")), "busy");
+    // For one more the first makes room, and is told so.
+    assert_eq!(line(&mut served.send("{\"op\":\"status\"}\n")), json!(0));
+    assert_eq!(refused(watching.remove(0)), "busy");
     for change in 1..=3 {
         served.small.status.send_replace(Arc::new(json!(change)));
         for watching in &mut watching {
@@ -227,6 +228,26 @@ fn many_watch_at_once_and_hear_each_change() {
     until("there is room again", || {
         served.small.status.receiver_count() == 0 && line(&mut served.send("{\"op\":\"status\"}\n")) == json!(3)
     });
+}
+
+#[test]
+fn who_only_listens_keeps_nobody_from_having_something_done() {
+    let dir = dir();
+    let served = Served::start(dir.path(), Small::new(json!(0)));
+    for _ in 0..2 {
+        let silent: Vec<_> = (0..MAX_CLIENTS / 2).map(|_| served.send("")).collect();
+        let mut listening: Vec<_> = (0..MAX_CLIENTS / 2).map(|_| served.send("{\"op\":\"events\"}\n")).collect();
+        until("all are served", || served.small.events.receiver_count() >= MAX_CLIENTS / 2);
+        let working: Vec<_> = (0..MAX_CLIENTS).map(|_| served.send("{\"op\":\"reconcile\"}\n")).collect();
+        until("all are worked for", || served.small.working.load(Ordering::SeqCst) == MAX_CLIENTS);
+        for gone in silent.into_iter().chain(listening.drain(..)) {
+            assert_eq!(refused(gone), "busy");
+        }
+        // Who is worked for makes room for nobody.
+        assert_eq!(refused(served.send("{\"op\":\"status\"}\n")), "busy");
+        drop(working);
+        until("they have left", || served.small.working.load(Ordering::SeqCst) == 0);
+    }
 }
 
 #[test]

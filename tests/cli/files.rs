@@ -181,7 +181,7 @@ fn what_is_no_readable_file_is_said_plainly() {
     insta::assert_snapshot!("a_directory_as_state_file", sandbox.run("plan -f dir.yaml").shown());
     insta::assert_snapshot!("a_missing_state_file", sandbox.run("apply -f none.yaml").shown());
     insta::assert_snapshot!("a_missing_state_file_json", sandbox.run("validate -f none.yaml -o json").shown());
-    sandbox.run("plan -f /dev/zero").expect(65).says("`/dev/zero` is larger than 16 MiB");
+    sandbox.run("plan -f /dev/zero").expect(65).says("`/dev/zero` is a device, not a file");
     sandbox.write("latin1.yaml", b"name: caf\xe9\n");
     sandbox.run("plan -f latin1.yaml").expect(65).says("latin1.yaml:1:10: the file is not UTF-8 text");
     let huge = std::fs::File::create(sandbox.path("huge.yaml")).unwrap();

@@ -288,3 +288,71 @@ fn an_architecture_has_the_names_that_people_know() {
     assert!(said.contains("expected one of `host`, `arm64`, `x64`, `all`, found `arm`"), "{said}");
     assert!(!said.contains("did you mean"), "32 and 64 bits are not the same: {said}");
 }
+
+/// What is no file is refused at once by every verb, and its name is told: a FIFO would be waited for.
+#[test]
+fn a_state_file_that_is_no_file_is_refused_at_once() {
+    let sandbox = Sandbox::new();
+    let path = |name: &str| sandbox.path(name);
+    rustix::fs::mkfifoat(rustix::fs::CWD, path("fifo"), 0o600.into()).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    std::os::unix::fs::symlink("fifo", path("link")).unwrap();
+    for (name, what) in [("fifo", "a FIFO"), ("link", "a FIFO"), ("socket", "a socket"), ("/dev/null", "a device")] {
+        for verb in
+            ["validate", "plan", "apply", "status", "down", "why a", "logs a", "exec a -- true", "run", "doctor"]
+        {
+            let outcome = sandbox.run(format!("-f {name} {verb}"));
+            let said = format!("{}{}", outcome.stdout, outcome.stderr);
+            assert!(said.contains(&format!("`{name}` is {what}, not a file")), "`{verb}` on `{name}`: {said}");
+            assert!(outcome.code != 0 && outcome.took < std::time::Duration::from_secs(10), "{verb}: {outcome:?}");
+        }
+    }
+    let text = "apiVersion: steadfast/v1\nname: demo\nruntime: {podman: {}}\nagents: {a: {version: \"1\", image: a/b, \
+                source: local, container: {envFile: ./fifo}}}\n";
+    sandbox.write("steadfast.yaml", text);
+    sandbox.run("validate").expect(65).says("fifo` is a FIFO, not a file");
+    // What was handed over on purpose is read as ever.
+    let text = text.replace("{envFile: ./fifo}", "{}");
+    sandbox.feed("-f - validate", &text).expect(0);
+    sandbox.feed("-f /dev/stdin validate", &text).expect(0);
+}
+
+/// Ports come one by one: a range is told as one, however many ports it has, and so are many lists of all there are.
+#[test]
+fn all_ports_there_are_end_in_an_error_or_a_plan() {
+    let sandbox = Sandbox::new();
+    let mut text =
+        "apiVersion: steadfast/v1\nname: demo\nruntime: {podman: {socket: /nowhere.sock}}\nagents:\n".to_owned();
+    for agent in 0..200 {
+        let _ = writeln!(
+            text,
+            "  a{agent}: {{version: \"1\", image: a/b, source: local, container: {{ports: [\"1-65535:1-65535\"]}}}}"
+        );
+    }
+    sandbox.write("s.yaml", text);
+    let mut shared =
+        "apiVersion: steadfast/v1\nname: demo\nruntime: {podman: {socket: /nowhere.sock}}\nagents:\n".to_owned();
+    for agent in 0..200 {
+        let ports = match agent {
+            0 => format!(
+                "&all [{}]",
+                (1..=65_535).map(|port| format!("\"{port}:{port}\"")).collect::<Vec<_>>().join(", ")
+            ),
+            _ => "*all".to_owned(),
+        };
+        let _ = writeln!(
+            shared,
+            "  a{agent}: {{version: \"1\", image: a/b, source: local, container: {{ports: {ports}}}}}"
+        );
+    }
+    sandbox.write("shared.yaml", shared);
+    for verb in ["validate", "plan"] {
+        let ranges =
+            sandbox.run(format!("-f s.yaml {verb}")).expect(65).says("`1-65535` is a range: list each port by itself");
+        let lists = sandbox.run(format!("-f shared.yaml {verb}")).expect(65);
+        for outcome in [ranges, lists] {
+            // A debug build on a busy machine: far from what it takes, and far below what going through all would.
+            assert!(outcome.took < std::time::Duration::from_secs(10), "{verb}: {:?}", outcome.took);
+        }
+    }
+}

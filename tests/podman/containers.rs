@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use steadfast::backend::{Engine, ExecRequest, LogRequest, Look};
 use steadfast::model::{
-    ContainerId, Health, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Owner, Ownership, Phase, Port, Protocol,
-    RestartPolicy, RootClaim, RootId, Text, Volume, Whose, labels,
+    ContainerId, Health, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Owner, Ownership, Phase, Port, PortRange,
+    Protocol, RestartPolicy, RootClaim, RootId, Text, Volume, Whose, labels,
 };
 
 use crate::bench::{Bench, NOW, Output, output, whole, within};
@@ -58,8 +58,7 @@ pub async fn every_field_reaches_the_container<E: Engine>(bench: &Bench<E>) {
     bench.engine.start(&id).await.unwrap();
 
     let listed = bench.state(&id).await;
-    let mut ports = vec![port, udp];
-    ports.sort();
+    let ports = PortRange::merged([port, udp].map(PortRange::from));
     assert_eq!(listed.phase, Phase::Running);
     assert_eq!(listed.image, bench.image_id);
     assert_eq!(listed.image_name, bench.image.as_str());

@@ -218,6 +218,7 @@ impl Cache {
     ) -> Result<Partial, StoreError> {
         let mut partial = self.take_up(artifact, partial).await?;
         progress.resume(partial.len);
+        let mut from_before = partial.has_old_bytes;
         let mut may_resume = true;
         let mut retry = Retry::new(&self.0.options);
         loop {
@@ -233,6 +234,8 @@ impl Cache {
                 }
                 warn!(artifact = %artifact.key, "the resumed download has the wrong digest; starting over");
                 partial.start_over()?;
+                // Where an earlier run's bytes are not to blame, the server is: then in one piece, so that it is the last try.
+                may_resume &= std::mem::take(&mut from_before);
             }
             let began_with = partial.len;
             let (held, end) = self.attempt(artifact, from, partial, may_resume, progress).await?;
@@ -329,6 +332,8 @@ impl Cache {
             debug!(artifact = %artifact.key, "the server sends everything; starting over");
             partial.start_over()?;
         }
+        // What comes now may be of another file than what is there, whatever its validators say.
+        partial.has_old_bytes |= partial.len > 0;
         let etag = answer.validators.etag.clone().filter(|etag| !etag.starts_with("W/"));
         partial.label(Sidecar { url: from.to_string(), place, etag, sha256: artifact.sha256 })?;
         self.pump(artifact, partial, answer, progress).await

@@ -14,7 +14,7 @@ use crate::backend::{
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Images, Live,
-    Owner, Ownership, Phase, Reach, Rung, Sha256Digest, Whose, labels,
+    Owner, Ownership, Phase, PortRange, Reach, Rung, Sha256Digest, Whose, labels,
 };
 
 fn not_found(what: &str) -> EngineError {
@@ -67,7 +67,7 @@ fn seen(state: &State, id: &ContainerId, one: &FakeContainer, look: Option<&Look
         ended_at: one.last_end().map(|(ended, _)| super::wall(ended)),
         pid: (one.phase == Phase::Running).then_some(7),
         restarts: (closely || one.last_end().is_some()).then(|| one.restarts_by_now()),
-        ports: one.spec.ports.clone(),
+        ports: one.spec.ports.iter().cloned().map(PortRange::from).collect(),
         restart: (closely || stale).then(|| one.spec.restart.to_string()),
         health: one.spec.healthcheck.as_ref().filter(|_| health).map(|check| match one.checks {
             (_, true) => Health::Healthy,

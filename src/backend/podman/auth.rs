@@ -21,6 +21,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::secrets::Secrets;
+use crate::files::regular;
 use crate::model::ImageRef;
 
 /// How long a helper may take. It may have to ask a keychain, or a cloud.
@@ -195,13 +196,9 @@ impl Logins {
 fn read(path: &Path) -> Option<File> {
     use std::io::Read;
 
-    let text = std::fs::File::open(path).and_then(|file| {
+    let text = regular::open(path).map_err(std::io::Error::from).and_then(|file| {
         let mut text = String::new();
-        // A pipe would never end.
-        match file.metadata()?.is_file() {
-            true => file.take(MAX_BYTES).read_to_string(&mut text).map(|_| text),
-            false => Err(std::io::Error::other("not a regular file")),
-        }
+        file.take(MAX_BYTES).read_to_string(&mut text).map(|_| text)
     });
     let text = match text {
         Ok(text) => text,

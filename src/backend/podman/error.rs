@@ -97,6 +97,18 @@ pub(super) fn unreadable(what: &str, command: &str, why: &str) -> EngineError {
     }
 }
 
+/// The largest answer that is read into memory (64 MiB): a list of ten thousand containers has half of it.
+pub(super) const ANSWER_LIMIT: usize = 64 << 20;
+
+/// An answer that is larger.
+pub(super) fn too_large(what: &str, command: &str, limit: usize) -> EngineError {
+    let most = match limit >> 20 {
+        0 => format!("{} KiB", limit >> 10),
+        most => format!("{most} MiB"),
+    };
+    unreadable(what, command, &format!("`{command}` yields more than {most}, the most that is read"))
+}
+
 /// A failure that bollard reports.
 pub(super) fn from_bollard(what: &str, command: &str, socket: &Path, error: &bollard::errors::Error) -> EngineError {
     use bollard::errors::Error as Bollard;

@@ -9,14 +9,12 @@ use bytes::{Bytes, BytesMut};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::error;
+use super::error::{self, ANSWER_LIMIT};
 use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
 
 /// How long an ordinary request may take, body included.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
-/// The largest answer that is read into memory.
-const ANSWER_LIMIT: usize = 256 << 20;
 /// The largest failing answer that is read.
 const REFUSAL_LIMIT: usize = 64 << 10;
 /// Idle connections are dropped early: a socket-activated Podman leaves only when nobody is connected.
@@ -213,10 +211,14 @@ impl Http {
     }
 
     async fn read(&self, call: &Call, mut response: reqwest::Response, limit: usize) -> Result<Bytes, EngineError> {
+        let too_large = || error::too_large(&call.what, &call.command(), limit);
+        if response.content_length().is_some_and(|told| told > limit as u64) {
+            return Err(too_large());
+        }
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|err| self.broken(call, &err))? {
             if body.len() + chunk.len() > limit {
-                return Err(call.unreadable(&format!("more than {limit} bytes")));
+                return Err(too_large());
             }
             body.extend_from_slice(&chunk);
         }

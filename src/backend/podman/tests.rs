@@ -586,9 +586,9 @@ fn other_versions_words_are_read() {
         {"host_ip": "", "host_port": 5000, "container_port": 6000, "range": 2, "protocol": "tcp,udp"},
         {"host_port": 0, "container_port": 1}, {"container_port": "x"}, null,
     ]}));
-    assert_eq!(ranges.ports.len(), 4);
-    assert_eq!(ranges.ports.iter().filter(|port| port.protocol == Protocol::Udp).count(), 2);
-    assert!(ranges.ports.iter().all(|port| port.host_ip == "0.0.0.0"));
+    assert_eq!(ranges.ports.len(), 2);
+    assert_eq!(ranges.ports.iter().filter(|port| port.first.protocol == Protocol::Udp).count(), 1);
+    assert!(ranges.ports.iter().all(|port| port.first.host_ip == "0.0.0.0" && port.more == 1));
 }
 
 #[test]
@@ -762,5 +762,54 @@ fn a_time_with_a_broken_offset_is_no_time() {
     {
         let seen = listed(json!({"Id": "a1", "Names": ["n"], "State": "running", "StartedAt": time}));
         assert_eq!(seen.started_at.is_some(), known, "{time}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_bounded_and_told_with_its_request() {
+    // One that says how large it is, and one that only goes on.
+    for length in ["Content-Length: 314572800\r\n", ""] {
+        let fake = Fake::new(move |head, mut stream| async move {
+            let (length, body) = match head.contains("/_ping") {
+                true => ("Content-Length: 0\r\n", 0),
+                false => (length, 300),
+            };
+            let head = format!("HTTP/1.1 200 OK\r\nLibpod-Api-Version: 4.3.1\r\nConnection: close\r\n{length}\r\n");
+            let _ = stream.write_all(head.as_bytes()).await;
+            let piece = vec![b' '; 1 << 20];
+            for _ in 0..body {
+                if stream.write_all(&piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let err = fake.api().look(&look(&["a"])).await.unwrap_err();
+        assert_eq!(err.kind, EngineErrorKind::Unknown, "{err}");
+        assert!(err.message.contains("/json?") && err.message.contains("yields more than 64 MiB, the most"), "{err}");
+    }
+}
+
+/// A container may publish all ports there are, and many may.
+#[test]
+fn all_ports_of_many_containers_are_a_few_ranges() {
+    let began = Instant::now();
+    let port =
+        |protocol| json!({"host_ip": "", "host_port": 1, "container_port": 1, "range": 65_535, "protocol": protocol});
+    let ports = vec![port("tcp,udp,sctp"); 50];
+    let listed: Vec<_> = (0..200)
+        .map(|n| json!({"Id": format!("{n:064}"), "Names": [format!("n{n}")], "State": "running", "Ports": ports}))
+        .collect();
+    let seen: Vec<_> = listed.into_iter().map(|entry| self::listed(entry).ports).collect();
+    assert!(seen.iter().all(|ports| ports.len() == 3 && ports[0].to_string() == "0.0.0.0:1-65535:1-65535/tcp"));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_container_may_ask_for_any_time_to_stop_and_gets_a_year() {
+    for (asked, seconds) in
+        [(json!(i64::MAX), 365 * 86_400), (json!(-1), 0), (json!(1e300), 365 * 86_400), (json!(7), 7)]
+    {
+        let answer = json!({"Id": "a1", "Name": "n", "State": {}, "Config": {"StopTimeout": asked}});
+        assert_eq!(wire::stoppable(&answer).unwrap().timeout, Duration::from_secs(seconds));
     }
 }

@@ -10,10 +10,12 @@ use serde_json::Value;
 
 use super::stop::{Listing, Stoppable};
 use crate::backend::{EngineEvent, ImageFacts, Look};
+use crate::model::ids::clean;
 use crate::model::labels::{self, Labels};
 use crate::model::{
     AgentName, CanonicalSpec, CheckResult, ContainerId, ContainerName, ContainerState, Health, HealthCheck, HealthTest,
-    ImageId, ImageRef, ImageState, Images, Live, Owner, Ownership, Phase, Port, Protocol, Text, Volume, Whose,
+    ImageId, ImageRef, ImageState, Images, Live, Owner, Ownership, Phase, Port, PortRange, Protocol, Text, Volume,
+    Whose,
 };
 
 /// What a list of images tells of their labels.
@@ -150,6 +152,9 @@ pub(super) fn image_facts(answer: &Value) -> ImageFacts {
     }
 }
 
+/// Nobody waits longer for a container to stop, and what is added to the clock must not overflow it.
+const LONGEST_STOP: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What an inspection tells of how a container is stopped: `StopSignal` is a number before Podman 5, and a name since.
 pub(super) fn stoppable(answer: &Value) -> Option<Stoppable> {
     let (_, state) = inspected(answer)?;
@@ -157,8 +162,8 @@ pub(super) fn stoppable(answer: &Value) -> Option<Stoppable> {
     let number = || int(config, "StopSignal").map(|number| number.to_string());
     let signal = text(config, "StopSignal").map(str::to_owned).or_else(number).unwrap_or_default();
     let signal = if matches!(signal.as_str(), "" | "0") { "TERM".to_owned() } else { signal };
-    let seconds = int(config, "StopTimeout").and_then(|seconds| u64::try_from(seconds).ok());
-    Some(Stoppable { state, signal, timeout: Duration::from_secs(seconds.unwrap_or_default()) })
+    let seconds = int(config, "StopTimeout").and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
+    Some(Stoppable { state, signal, timeout: Duration::from_secs(seconds).min(LONGEST_STOP) })
 }
 
 /// What an entry of a list tells of a container that is to end.
@@ -259,6 +264,9 @@ fn labelled(found: Option<&Value>) -> Owner {
     }
 }
 
+/// The most characters of a word of Podman's that this build does not know.
+const WORD: usize = 100;
+
 /// How long Podman gets to tidy up after a process that ended. It takes a fifth of a second on 4.3; where it takes longer
 /// than this, whoever was to do it has died.
 const TIDYING: Duration = Duration::from_secs(5);
@@ -280,7 +288,7 @@ fn phase(word: &str, exit_code: Option<i64>, ended: Option<SystemTime>) -> Phase
             if since.is_some_and(|since| since < TIDYING) { Phase::Stopping } else { exited() }
         }
         "removing" => Phase::Removing,
-        _ => Phase::Other(word.to_owned()),
+        _ => Phase::Other(clean(word, WORD)),
     }
 }
 
@@ -296,7 +304,7 @@ fn health(word: &str) -> Option<Health> {
         "starting" => Some(Health::Starting),
         "healthy" => Some(Health::Healthy),
         "unhealthy" => Some(Health::Unhealthy),
-        other => Some(Health::Other(other.to_owned())),
+        other => Some(Health::Other(clean(other, WORD))),
     }
 }
 
@@ -370,40 +378,34 @@ fn host_ip(text: Option<&str>) -> String {
 
 /// `[{"host_ip", "host_port", "container_port", "range", "protocol"}]`; an entry may stand for `range` ports in a row and
 /// for several protocols (`tcp,udp`).
-fn listed_ports(ports: Option<&Value>) -> Vec<Port> {
+fn listed_ports(ports: Option<&Value>) -> Vec<PortRange> {
     let mut found = Vec::new();
     for entry in ports.and_then(Value::as_array).into_iter().flatten() {
         let port = |field: &str| int(entry, field).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
         let (Some(host), Some(container)) = (port("host_port"), port("container_port")) else { continue };
         let range = int(entry, "range").and_then(|range| u16::try_from(range).ok()).unwrap_or(1).max(1);
         for protocol in text(entry, "protocol").unwrap_or("tcp").split(',').filter_map(protocol) {
-            for offset in 0..range {
-                let (Some(host_port), Some(container_port)) = (host.checked_add(offset), container.checked_add(offset))
-                else {
-                    break;
-                };
-                let host_ip = host_ip(text(entry, "host_ip"));
-                found.push(Port { host_ip, host_port, container_port, protocol });
-            }
+            let host_ip = host_ip(text(entry, "host_ip"));
+            let first = Port { host_ip, host_port: host, container_port: container, protocol };
+            found.push(PortRange::new(first, range));
         }
     }
-    found.sort();
-    found
+    PortRange::merged(found)
 }
 
 /// `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`
-fn inspected_ports(bindings: Option<&Value>) -> Vec<Port> {
+fn inspected_ports(bindings: Option<&Value>) -> Vec<PortRange> {
     let mut found = Vec::new();
     for (inside, outside) in bindings.and_then(Value::as_object).into_iter().flatten() {
         let (number, word) = inside.split_once('/').unwrap_or((inside, "tcp"));
         let (Ok(container_port), Some(protocol)) = (number.parse(), protocol(word)) else { continue };
         for binding in outside.as_array().into_iter().flatten() {
             let Some(host_port) = int(binding, "HostPort").and_then(|port| u16::try_from(port).ok()) else { continue };
-            found.push(Port { host_ip: host_ip(text(binding, "HostIp")), host_port, container_port, protocol });
+            let host_ip = host_ip(text(binding, "HostIp"));
+            found.push(PortRange::from(Port { host_ip, host_port, container_port, protocol }));
         }
     }
-    found.sort();
-    found
+    PortRange::merged(found)
 }
 
 fn live(answer: &Value, config: &Value, host: &Value) -> Live {

@@ -223,7 +223,7 @@ pub fn print(err: &CliError, color: bool) {
         // Laid out over many lines for people; one line per problem here.
         Some(state) if said::is_json() => said::say(Level::Error, &state.to_string(), &err.hints, color),
         Some(_) => {
-            anstream::eprint!("{}{}", err.message, if err.message.ends_with('\n') { "" } else { "\n" });
+            said::write(err.message.strip_suffix('\n').unwrap_or(&err.message));
             said::print_hints(&err.hints, color);
         }
     }
@@ -233,7 +233,7 @@ pub fn print(err: &CliError, color: bool) {
 pub fn print_warning(warning: &Problem, file: &str, color: bool) {
     match said::is_json() {
         true => said::say(Level::Warn, &warning.to_string(), &[], color),
-        false => anstream::eprintln!("{}", warning.render_warning(file, color)),
+        false => said::write(&warning.render_warning(file, color)),
     }
 }
 

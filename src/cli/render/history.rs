@@ -7,6 +7,7 @@ use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled, units};
 use crate::act::in_one_line;
 use crate::model::{AgentName, Name};
 use crate::reconcile::journal::read::Entry;
+use crate::time::rfc3339;
 
 /// Entries as lines of a table whose columns stay where they are while new ones come.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Page {
             _ => ("-", ASIDE),
         };
         let took = entry.took().map_or_else(|| "-".to_owned(), units::short);
-        let time = humantime::format_rfc3339_seconds(entry.time).to_string();
+        let time = rfc3339(entry.time);
         let what = match entry.event() {
             "step" => step(entry),
             "pass" => {
@@ -94,7 +95,7 @@ pub fn nothing(name: &Name, agent: Option<&AgentName>, since: Option<SystemTime>
     let whose = agent.map_or_else(|| format!("`{name}`"), |agent| format!("agent `{agent}` of `{name}`"));
     match since {
         Some(since) => {
-            format!("nothing happened to {whose} since {}.\n", humantime::format_rfc3339_seconds(since))
+            format!("nothing happened to {whose} since {}.\n", rfc3339(since))
         }
         None => format!("there is nothing yet: nothing was done for {whose}.\n"),
     }
@@ -120,6 +121,7 @@ fn note(entry: &Entry) -> String {
     let known = match entry.event() {
         "runStarted" => "`run` started",
         "runStopped" => "`run` stopped",
+        "stateDirectoryRestored" => "lock and control socket were removed, and are there again",
         "stateFileRejected" => "the state file was rejected; the last good one stays in force",
         "stateFileAccepted" => "the state file was accepted",
         "backingOff" => "backing off",

@@ -1,5 +1,7 @@
 //! Words for people and JSON for programs. The only place that writes to standard output.
 
+#[cfg(test)]
+mod answers;
 pub mod errors;
 pub mod history;
 mod markdown;

@@ -184,7 +184,7 @@ impl Shared {
             (true, _) => text.to_owned(),
             (false, false) => format!("{mark} {text}"),
             (false, true) => {
-                let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+                let now = crate::time::rfc3339(std::time::SystemTime::now());
                 format!("{} {mark} {text}", styled(&now, ASIDE, self.color))
             }
         };

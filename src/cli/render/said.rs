@@ -73,7 +73,7 @@ struct Line<'a> {
 pub fn say(level: Level, message: &str, hints: &[String], color: bool) {
     if is_json() {
         let hints: &[String] = &hints.iter().map(|hint| with_file(hint, FILE.get())).collect::<Vec<_>>();
-        let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        let timestamp = crate::time::rfc3339_micros(SystemTime::now());
         // Strings alone: there is nothing in it that JSON does not have.
         let line = serde_json::to_string(&Line { timestamp, level, message, hints }).unwrap_or_default();
         write(&terminal::json(&line));
@@ -91,7 +91,7 @@ pub fn say(level: Level, message: &str, hints: &[String], color: bool) {
 
 /// A line on standard error. Nobody is told when it cannot be written (a terminal that was closed, a log on a full disk):
 /// there is no other place to say it, and `run` is to go on.
-fn write(line: &str) {
+pub(super) fn write(line: &str) {
     let _ = writeln!(anstream::stderr(), "{line}");
 }
 

@@ -15,6 +15,7 @@ use crate::reconcile::Report;
 use crate::reconcile::journal::Journal;
 use crate::reconcile::run::{FRESH, Request, View};
 use crate::state::watch::Watching;
+use crate::time::rfc3339;
 
 /// How long whoever asks how things are waits for a fresh look.
 const LOOK_TIME: Duration = Duration::from_secs(3);
@@ -187,8 +188,4 @@ fn line(view: &View) -> String {
         line.push_str("; the state file cannot be used, the last good state goes on");
     }
     line
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }

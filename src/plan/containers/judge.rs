@@ -1,9 +1,9 @@
 //! Whether a container is what is wanted, but for its name and whether it runs.
 
-use std::collections::BTreeSet;
-
 use crate::model::text::HIDDEN;
-use crate::model::{Agent, CanonicalSpec, ContainerState, Desired, FieldChange, ImageRef, Owner, SPEC_VERSION};
+use crate::model::{
+    Agent, CanonicalSpec, ContainerState, Desired, FieldChange, ImageRef, Owner, PortRange, SPEC_VERSION,
+};
 use crate::plan::Reason;
 use crate::plan::images::ImageFor;
 
@@ -74,15 +74,16 @@ fn ports_change(agent: &Agent, container: &ContainerState, changes: &mut Vec<Fie
     }
     // One that is hidden now was to be hidden before.
     let hidden = !agent.container.hidden_ports.is_empty();
-    let shown = |ports: BTreeSet<String>| {
+    let shown = |ports: &[PortRange]| {
         if hidden {
             return Some(HIDDEN.to_owned());
         }
-        (!ports.is_empty()).then(|| format!("[{}]", ports.into_iter().collect::<Vec<_>>().join(", ")))
+        (!ports.is_empty())
+            .then(|| format!("[{}]", ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
     };
-    let from: BTreeSet<String> = container.ports.iter().map(ToString::to_string).collect();
-    let to: BTreeSet<String> = agent.container.ports.iter().map(ToString::to_string).collect();
+    let from = PortRange::merged(container.ports.iter().cloned());
+    let to = PortRange::merged(agent.container.ports.iter().cloned().map(PortRange::from));
     if from != to {
-        changes.push(FieldChange { field: "container.ports".to_owned(), from: shown(from), to: shown(to) });
+        changes.push(FieldChange { field: "container.ports".to_owned(), from: shown(&from), to: shown(&to) });
     }
 }

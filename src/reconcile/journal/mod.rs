@@ -19,12 +19,18 @@ use tokio::sync::broadcast;
 
 use super::report::Report;
 use crate::act::{ActError, Done};
+use crate::brief::brief;
 use crate::error::Chain;
 use crate::plan::Step;
 use write::Writer;
 
 /// The most bytes of one file of the journal (4 MiB). There are two: this one and the one before it.
 pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// About the most bytes of one text in an entry (4 KiB).
+const MAX_TEXT: usize = 4 * 1024;
+/// What a longer entry is cut to, or less (256 KiB): a fourth of what its readers take for one.
+const MAX_ENTRY: usize = 256 * 1024;
 
 /// How many entries a slow listener may lag behind before it misses some.
 const LISTENERS_MAY_LAG: usize = 256;
@@ -140,7 +146,7 @@ impl Journal {
     /// Writes down anything else: `runStarted`, `stateFileRejected`, … `fields` is an object whose fields stand beside
     /// `time`, `pid`, `trigger` and `event`, and cannot replace these. It must hold no secrets.
     pub fn note(&self, event: &str, fields: Value) {
-        let entry = Arc::new(self.entry(event, fields));
+        let entry = Arc::new(bounded(self.entry(event, fields)));
         if let Some(file) = &self.file {
             self.keep(&mut held(file), &entry);
         }
@@ -156,7 +162,7 @@ impl Journal {
 
     fn entry(&self, event: &str, fields: Value) -> Value {
         let mut entry = Map::new();
-        entry.insert("time".to_owned(), json!(humantime::format_rfc3339_millis(SystemTime::now()).to_string()));
+        entry.insert("time".to_owned(), json!(crate::time::rfc3339_millis(SystemTime::now())));
         entry.insert("pid".to_owned(), json!(std::process::id()));
         entry.insert("trigger".to_owned(), json!(*held(&self.trigger)));
         entry.insert("event".to_owned(), json!(event));
@@ -186,6 +192,32 @@ impl Journal {
                 }
             }
         }
+    }
+}
+
+/// The entry, cut where it is longer than anybody reads: it must not push all others out.
+fn bounded(mut entry: Value) -> Value {
+    cut(&mut entry, MAX_TEXT, usize::MAX);
+    if entry.to_string().len() > MAX_ENTRY {
+        cut(&mut entry, MAX_TEXT / 16, MAX_ENTRY / MAX_TEXT);
+    }
+    entry
+}
+
+/// Cuts each text to about so many bytes, and each list to so many items and a word on the rest.
+fn cut(value: &mut Value, text: usize, items: usize) {
+    match value {
+        Value::String(long) if long.len() > text => *long = brief(long, text).into_owned(),
+        Value::Array(list) => {
+            let more = list.len().saturating_sub(items);
+            list.truncate(items);
+            list.iter_mut().for_each(|item| cut(item, text, items));
+            if more > 0 {
+                list.push(json!(format!("… and {more} more")));
+            }
+        }
+        Value::Object(fields) => fields.values_mut().for_each(|field| cut(field, text, items)),
+        _ => {}
     }
 }
 

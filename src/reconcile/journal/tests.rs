@@ -236,3 +236,28 @@ fn one_that_follows_goes_on_over_everything_that_may_happen_to_the_file() {
     note(5);
     assert_eq!((next(), next()), (Some(5), None));
 }
+
+#[test]
+fn an_entry_is_bounded_and_pushes_nothing_out() {
+    let (_dir, path) = place();
+    let journal = Journal::new(&path, "start");
+    let mut heard = journal.subscribe();
+    journal.note("n", json!({"n": 0}));
+    let huge = "é".repeat(15 << 20);
+    journal.note("step", json!({"n": 1, "error": {"kind": "apiError", "message": format!("failed: {huge}!")}}));
+    let troubles: Vec<_> =
+        (0..20_000).map(|n| json!({"agent": format!("a{n}"), "message": "no ".repeat(500)})).collect();
+    journal.note("pass", json!({"n": 2, "troubles": troubles}));
+    let changes: Vec<_> = (0..100_000).map(|n| json!([n, huge[..2000]])).collect();
+    journal.note("step", json!({"n": 3, "changes": changes}));
+    let (entries, skipped) = all(&path);
+    assert_eq!((numbers(&entries), skipped), (vec![0, 1, 2, 3], 0));
+    let (kind, message) = entries[1].error().unwrap();
+    assert!(kind == "apiError" && message.starts_with("failed: éé") && message.ends_with("é!"), "{kind}");
+    assert!(message.len() < 5_000 && message.contains("bytes left out"), "{} bytes", message.len());
+    assert_eq!(entries[2].troubles().last().unwrap().2, "… and 19936 more");
+    assert!(std::fs::metadata(&path).unwrap().len() < 400 << 10);
+    while let Ok(entry) = heard.try_recv() {
+        assert!(entry.to_string().len() < 300 << 10);
+    }
+}

@@ -11,7 +11,7 @@ use super::crashes::Verdict;
 use super::health::Patient;
 use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
 use super::view::agent_of;
-use super::{BLIND, Flown, Running, STILL_CRASH_LOOPING, TIDYING, TRANSITION, Trigger, jittered};
+use super::{BLIND, Flown, NEVER, Running, STILL_CRASH_LOOPING, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Patience, Slot, obstacle};
 use crate::backend::{Engine, EngineEvent, Store, Vm};
 use crate::model::{
@@ -372,7 +372,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             if self.unready.iter().any(|unready| loops(&unready)) { self.crash_looping + 1 } else { 0 };
         let not_before = STILL_CRASH_LOOPING.delay(self.crash_looping.max(1));
         let steady = self.unready.iter().filter_map(|unready| {
-            let left = unready.health.until()?.duration_since(looked_at?).ok()?;
+            let left = unready.health.until()?.duration_since(looked_at?).ok()?.min(NEVER);
             Some(if loops(&unready) { left.max(not_before) } else { left })
         });
         if let Some(first) = steady.min() {

@@ -1,8 +1,7 @@
 //! Reading the files, and telling whether that is news.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::eyes::{Eyes, WatchMode, Watched};
 use super::{Edition, Load};
+use crate::files::regular::{self, NotOpened};
 use crate::state::{Loaded, MAX_BYTES, ReadError, StateError};
 
 /// How often one look reads files that change while they are read.
@@ -25,7 +25,7 @@ type Prints = BTreeMap<PathBuf, Print>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Print {
     Bytes([u8; 32]),
-    NotAFile,
+    NotAFile(&'static str),
     Unreadable(ErrorKind),
 }
 
@@ -115,9 +115,9 @@ impl Reading {
     }
 
     fn load(&mut self, prints: &Prints) -> Result<Loaded, StateError> {
-        // Reading a fifo could wait for ever.
-        if prints.get(&self.file) == Some(&Print::NotAFile) {
-            return Err(ReadError::NotAFile { file: self.named.display().to_string() }.into());
+        // Whatever it is loaded with: reading a FIFO could wait for ever.
+        if let Some(Print::NotAFile(what)) = prints.get(&self.file) {
+            return Err(ReadError::NotAFile { file: self.named.display().to_string(), what }.into());
         }
         (self.load)()
     }
@@ -171,26 +171,24 @@ fn prints(files: &Files) -> Prints {
 }
 
 fn print(path: &Path) -> Print {
-    let bytes = || {
-        if !std::fs::metadata(path)?.is_file() {
-            return Ok(None);
-        }
+    let print = || {
+        let file = match regular::open(path) {
+            Ok(file) => file,
+            Err(NotOpened::Is(what)) => return Ok(Print::NotAFile(what)),
+            Err(NotOpened::Io(err)) => return Err(err),
+        };
         // What is longer is not read by the loader either.
-        let mut file = File::open(path)?.take(MAX_BYTES as u64 + 1);
+        let mut file = file.take(MAX_BYTES as u64 + 1);
         let mut hasher = Sha256::new();
         let mut buffer = [0; 16 * 1024];
         loop {
             match file.read(&mut buffer) {
-                Ok(0) => return Ok(Some(hasher.finalize().into())),
+                Ok(0) => return Ok(Print::Bytes(hasher.finalize().into())),
                 Ok(read) => hasher.update(&buffer[..read]),
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) => return Err(err),
             }
         }
     };
-    match bytes() {
-        Ok(Some(digest)) => Print::Bytes(digest),
-        Ok(None) => Print::NotAFile,
-        Err(err) => Print::Unreadable(err.kind()),
-    }
+    print().unwrap_or_else(|err: io::Error| Print::Unreadable(err.kind()))
 }

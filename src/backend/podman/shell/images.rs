@@ -95,9 +95,10 @@ impl Shell {
                 None
             };
             let receive = async {
-                let (stdout, stderr) = tokio::join!(answer(&call, &mut stdout), complaint(&mut stderr));
+                let complaint = async { Ok(complaint(&mut stderr).await) };
+                let (stdout, stderr) = tokio::try_join!(answer(&call, &mut stdout), complaint)?;
                 let code = child.ended().await.map_err(|err| call.broken(&err))?;
-                Ok(Ended { code, stdout: stdout?, stderr })
+                Ok(Ended { code, stdout, stderr })
             };
             let (outcome, open) = {
                 tokio::pin!(send, receive);

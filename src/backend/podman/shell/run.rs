@@ -11,14 +11,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use super::{Shell, error};
-use crate::backend::podman::error::{About, timed_out, unreadable};
+use crate::backend::podman::error::{ANSWER_LIMIT, About, timed_out, too_large, unreadable};
 use crate::backend::podman::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
 
 /// How long an ordinary call may take: an ssh session and a cold Podman in an emulated machine take several seconds.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// The largest standard output that is read into memory.
-const ANSWER_LIMIT: usize = 256 << 20;
 /// How much of standard error is kept; the rest is read and forgotten.
 const COMPLAINT_LIMIT: usize = 64 << 10;
 
@@ -208,11 +206,13 @@ impl Shell {
             let send = async move {
                 let _ = stdin.write_all(call.input.as_deref().unwrap_or_default()).await;
                 // Dropped, and so closed.
+                Ok(())
             };
-            let answer = answer(call, &mut stdout);
-            let ((), stdout, stderr) = tokio::join!(send, answer, complaint(&mut stderr));
+            let complaint = async { Ok(complaint(&mut stderr).await) };
+            // Once the answer is too large nobody reads it any more, and the child would wait for that.
+            let ((), stdout, stderr) = tokio::try_join!(send, answer(call, &mut stdout), complaint)?;
             let code = child.ended().await.map_err(|err| call.broken(&err))?;
-            Ok(Ended { code, stdout: stdout?, stderr })
+            Ok(Ended { code, stdout, stderr })
         };
         tokio::time::timeout(call.deadline, work).await.unwrap_or_else(|_| Err(call.timed_out()))
     }
@@ -223,7 +223,7 @@ pub(super) async fn answer(call: &Call, from: &mut (impl AsyncRead + Unpin)) -> 
     let mut bytes = Vec::new();
     from.take(ANSWER_LIMIT as u64 + 1).read_to_end(&mut bytes).await.map_err(|err| call.broken(&err))?;
     match bytes.len() > ANSWER_LIMIT {
-        true => Err(call.unreadable(&format!("more than {ANSWER_LIMIT} bytes"))),
+        true => Err(too_large(&call.what, &call.shown, ANSWER_LIMIT)),
         false => Ok(bytes),
     }
 }
