@@ -21,6 +21,8 @@ pub(super) struct Load<'a> {
     pub tag: Option<&'a ImageId>,
     /// The image that the name may be moved on from.
     pub supersedes: Option<&'a ImageId>,
+    /// The image that keeps the name, since another state file gave it.
+    pub leaves: Option<&'a ImageId>,
 }
 
 pub(super) async fn load<V: Vm, E: Engine, S: Store>(
@@ -28,7 +30,7 @@ pub(super) async fn load<V: Vm, E: Engine, S: Store>(
     load: Load<'_>,
     progress: Arc<Progress>,
 ) -> Result<(), ActError> {
-    let Load { artifact, reference, tag, supersedes } = load;
+    let Load { artifact, reference, tag, supersedes, leaves } = load;
     if let Some(image) = tag {
         return Ok(world.engine.tag(image, reference).await?);
     }
@@ -38,18 +40,27 @@ pub(super) async fn load<V: Vm, E: Engine, S: Store>(
         Some(image) => image,
         None => sent(world, artifact, reference, progress).await?,
     };
-    let named = before.names.get(reference);
-    let is_free = named.is_none() || named == supersedes;
-    // A digest is no name that could be given.
-    if named != Some(&image) && is_free && !reference.is_digest() {
-        world.engine.tag(&image, reference).await?;
-    }
     let brought = (!before.store.contains_key(&image)).then_some(reference);
     // A failure costs a second load next time, nothing else.
     if let Err(err) = world.store.remember_image(artifact.sha256, &image, brought).await {
         tracing::warn!(error = %Chain(&err), "cannot remember which image an artifact yields");
     }
-    Ok(())
+    match before.names.get(reference) {
+        // A digest is no name that could be given.
+        _ if reference.is_digest() => Ok(()),
+        Some(named) if *named == image || Some(named) == leaves => Ok(()),
+        Some(named) if Some(named) != supersedes && !was_brought(world, named, reference).await => {
+            Err(ActError::ImageNameTaken { reference: reference.clone(), held_by: named.clone() })
+        }
+        Some(named) if Some(named) != supersedes => Ok(()),
+        _ => Ok(world.engine.tag(&image, reference).await?),
+    }
+}
+
+/// Whether another state file of this root brought an image under this name meanwhile.
+async fn was_brought<V, E, S: Store>(world: &World<V, E, S>, image: &ImageId, reference: &ImageRef) -> bool {
+    let loaded = world.store.loaded_images().await.unwrap_or_default();
+    loaded.get(image).is_some_and(|loaded| loaded.reference == *reference)
 }
 
 /// An image that was loaded, and removed by somebody since, is whose it is who brings it next.

@@ -189,6 +189,9 @@ pub trait Engine: Send + Sync {
     /// The id of the image with this name; `None` when there is none.
     fn image(&self, reference: &ImageRef) -> impl Future<Output = Result<Option<ImageId>, EngineError>> + Send;
 
+    /// Whether a container of any state file's is made from this image.
+    fn has_agents(&self, image: &ImageId) -> impl Future<Output = Result<bool, EngineError>> + Send;
+
     /// What an image says of itself, by its name or id; `None` when there is none.
     fn image_facts(&self, image: &str) -> impl Future<Output = Result<Option<ImageFacts>, EngineError>> + Send;
 

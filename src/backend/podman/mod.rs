@@ -128,6 +128,10 @@ impl Engine for Podman {
         through!(self, podman => podman.image(reference).await)
     }
 
+    async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        through!(self, podman => podman.has_agents(image).await)
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         through!(self, podman => podman.image_facts(image).await)
     }

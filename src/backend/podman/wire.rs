@@ -66,6 +66,11 @@ pub(super) fn containers(answer: &Value, look: &Look, images: &ImageLabels) -> B
     seen.collect()
 }
 
+/// Whether a listed container is made from this very image: the filter lets those of images made upon it through, too.
+pub(super) fn any_made_from(answer: &Value, image: &ImageId) -> bool {
+    answer.as_array().into_iter().flatten().any(|entry| text(entry, "ImageID") == Some(image.as_str()))
+}
+
 fn listed_name(entry: &Value) -> Option<ContainerName> {
     let names = entry.get("Names").and_then(Value::as_array)?;
     names.iter().find_map(|name| container_name(name.as_str()?))

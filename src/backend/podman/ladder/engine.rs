@@ -143,6 +143,10 @@ impl Engine for Ladder {
         through!(self, image(reference))
     }
 
+    async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        through!(self, has_agents(image))
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         through!(self, image_facts(image))
     }

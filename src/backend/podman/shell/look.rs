@@ -14,7 +14,7 @@ use crate::backend::podman::recent;
 use crate::backend::podman::stop::{Listing, Stoppable};
 use crate::backend::podman::wire::{self, ImageLabels, Past};
 use crate::backend::{EngineError, EngineErrorKind, Look};
-use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, RecentExits};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, ImageId, Owner, RecentExits, labels};
 
 pub(super) use crate::backend::podman::wire::inspected;
 
@@ -63,6 +63,15 @@ impl Shell {
         let images = wire::images(&images);
         let looked_at = Some(SystemTime::now());
         Ok(Guest { version, looked_at, containers, images: images.names, image_store: images.store })
+    }
+
+    /// See [`crate::backend::Engine::has_agents`].
+    pub async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        let (label, ancestor) = (format!("label={}", labels::NAME), format!("ancestor={image}"));
+        let words = ["ps", "--all", "--format", "json", "--filter", &label, "--filter", &ancestor];
+        let call = self.podman("list containers", About::Other, words);
+        let answer = self.run_again(&call).await?;
+        Ok(wire::any_made_from(&call.json(&answer)?, image))
     }
 
     /// Those without a name too that others were made upon.
