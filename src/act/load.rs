@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
 
 use super::ActError;
 use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, Vm, World};
@@ -78,7 +79,12 @@ async fn seen<V, E: Engine, S: Store>(world: &World<V, E, S>, load: &Load<'_>, b
     let Load { artifact, reference, supersedes, .. } = load;
     let file = world.engine.sees(&world.store.file(artifact)?)?;
     let named = before.names.get(*reference);
-    if named.is_some() && named != *supersedes || !world.store.holds_only(artifact, reference).await.unwrap_or(false) {
+    if named.is_some() && named != *supersedes {
+        return None;
+    }
+    // What is too much is told by whoever sends it.
+    let unpacked = world.store.holds_only(artifact, reference).await.ok().flatten()?;
+    if unpacked > UNQUESTIONED && room(world).await.is_some_and(|room| unpacked > room) {
         return None;
     }
     let loaded = async {
@@ -108,10 +114,14 @@ async fn sent<V, E: Engine, S: Store>(
     let sending = Arc::new(Sending::default());
     let send = async || {
         let tar = world.store.open_image(artifact, reference, progress.clone()).await?;
-        world.engine.load(sending.watch(tar)).await.map_err(|err| match sending.broken() {
-            Some(cause) => ActError::Store(cause),
-            None => err.into(),
-        })
+        tokio::select! {
+            loaded = world.engine.load(sending.watch(tar)) => loaded.map_err(|err| match sending.broken() {
+                Some(cause) => ActError::Store(cause),
+                None => err.into(),
+            }),
+            // Podman sees an archive that breaks off, and keeps nothing of it.
+            (unpacked, room) = overflows(world, &sending) => Err(ActError::NoRoom { image: reference.clone(), unpacked, room }),
+        }
     };
     let names = match send().await {
         Err(ActError::Engine(err)) if err.kind == EngineErrorKind::TransportUnavailable && sending.is_whole() => {
@@ -130,9 +140,37 @@ async fn sent<V, E: Engine, S: Store>(
     }
 }
 
+/// Archives up to this length are sent without asking how much room there is: an answer takes as long as loading them.
+const UNQUESTIONED: u64 = 64 * 1024 * 1024;
+
+/// Ends once more has been sent than there is room left for: it has to be unpacked yet. Asked again after a part of the room,
+/// so that whatever an archive unpacks to, the disk is never filled with it.
+async fn overflows<V, E: Engine, S>(world: &World<V, E, S>, sending: &Sending) -> (u64, u64) {
+    let mut sent = sending.sent.subscribe();
+    let mut next = UNQUESTIONED;
+    loop {
+        let Ok(there) = sent.wait_for(|sent| *sent >= next).await.map(|sent| *sent) else {
+            return std::future::pending().await;
+        };
+        let Some(room) = room(world).await else { return std::future::pending().await };
+        if there > room {
+            return (there, room);
+        }
+        next = there + ((room - there) / 4).max(UNQUESTIONED);
+    }
+}
+
+/// `None` where that cannot be told.
+async fn room<V, E: Engine, S>(world: &World<V, E, S>) -> Option<u64> {
+    let room = world.engine.room().await;
+    room.inspect_err(|err| tracing::info!(error = %Chain(err), "cannot tell how much room Podman has")).ok().flatten()
+}
+
 /// What is seen of an archive on its way to an engine.
 #[derive(Default)]
 struct Sending {
+    /// How many bytes went, of the latest try.
+    sent: watch::Sender<u64>,
     whole: AtomicBool,
     broken: Mutex<Option<StoreError>>,
 }
@@ -140,13 +178,15 @@ struct Sending {
 impl Sending {
     /// The same stream. Should the store break it off, its reason is kept: engines only pass on the words.
     fn watch(self: &Arc<Self>, tar: ByteStream) -> ByteStream {
-        let (on_break, at_end) = (self.clone(), self.clone());
+        let (on_break, at_end, counted) = (self.clone(), self.clone(), self.clone());
+        self.sent.send_replace(0);
         let tar = tar.map_err(move |err| {
             let words = err.to_string();
             let cause = err.into_inner().and_then(|inner| inner.downcast::<StoreError>().ok());
             *on_break.broken.lock().unwrap_or_else(PoisonError::into_inner) = cause.map(|cause| *cause);
             std::io::Error::other(words)
         });
+        let tar = tar.inspect_ok(move |bytes| counted.sent.send_modify(|sent| *sent += bytes.len() as u64));
         let end = stream::once(async move { at_end.whole.store(true, Ordering::Relaxed) });
         Box::pin(tar.chain(end.filter_map(|()| async { None })))
     }

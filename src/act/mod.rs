@@ -116,6 +116,16 @@ pub enum ActError {
         /// The image that has it.
         held_by: ImageId,
     },
+    /// An image has no room where Podman keeps its images.
+    #[error("image `{image}` unpacks to more than {} MiB, and Podman has room for {} MiB", unpacked >> 20, room >> 20)]
+    NoRoom {
+        /// The name it is loaded for.
+        image: ImageRef,
+        /// How many bytes there are at least.
+        unpacked: u64,
+        /// How many are free.
+        room: u64,
+    },
     /// The image is built for another machine than the engine's.
     #[error(
         "image `{image}` of container `{container}` is built for {built_for}, and Podman's machine is {machine} and does not \
@@ -262,6 +272,7 @@ impl ActError {
             ActError::MountSource { .. }
             | ActError::PortTaken { .. }
             | ActError::ImageNameTaken { .. }
+            | ActError::NoRoom { .. }
             | ActError::Architecture { .. }
             | ActError::EndedAtOnce { .. }
             | ActError::Unhealthy { .. }
@@ -282,6 +293,7 @@ impl ActError {
             ActError::Engine(err) => err.kind.as_str(),
             ActError::MountSource { .. } => "mountSource",
             ActError::PortTaken { .. } | ActError::ImageNameTaken { .. } => "conflict",
+            ActError::NoRoom { .. } => "noSpace",
             ActError::Architecture { .. } => "architecture",
             ActError::EndedAtOnce { .. } => "endedAtOnce",
             ActError::Unhealthy { .. } => "unhealthy",

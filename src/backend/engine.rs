@@ -195,6 +195,9 @@ pub trait Engine: Send + Sync {
     /// What an image says of itself, by its name or id; `None` when there is none.
     fn image_facts(&self, image: &str) -> impl Future<Output = Result<Option<ImageFacts>, EngineError>> + Send;
 
+    /// How many bytes are free where the engine keeps its images; `None` where it does not tell.
+    fn room(&self) -> impl Future<Output = Result<Option<u64>, EngineError>> + Send;
+
     /// What the engine's machine can run.
     fn machine(&self) -> impl Future<Output = Result<EngineMachine, EngineError>> + Send;
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::lossy::Lossy;
 use crate::support::archive::{Compression, Image, docker_archive};
 use crate::world::{World, api, kinds, sha256, until};
 
@@ -409,4 +410,30 @@ fn a_name_that_somebody_gave_to_another_image_is_a_conflict_until_it_is_adopted_
     until("it runs", || world.runs("c"));
     run.signal(rustix::process::Signal::TERM);
     run.end().expect(143);
+}
+
+/// 300 MiB of zeros in 300 KiB: only its length as it grows tells.
+#[test]
+fn what_unpacks_to_more_than_there_is_room_for_is_broken_off() {
+    let mut world = World::bare();
+    let big = world.tarball("a", "1").file("zeros", vec![0; 300 << 20]);
+    world.publish_bytes(vec![("a", "1", big.build())]);
+    world.state(&[&world.published("a", "1")]);
+    let proxy = Lossy::start(&mut world);
+    let info = |room: u64| json!({"store": {"graphRootAllocated": 1000 + room, "graphRootUsed": 1000}}).to_string();
+    proxy.say("/info ", &info(100 << 20));
+    let outcome = world.run("apply").expect(1);
+    assert!(outcome.stderr.contains("unpacks to more than 1"), "{outcome:?}");
+    assert!(outcome.stderr.contains("MiB, and Podman has room for 100 MiB"), "{outcome:?}");
+    assert!(outcome.stderr.contains("podman system df"), "{outcome:?}");
+    assert!(!has_image(&big.id()));
+    // With room enough, or where that is not told, it is loaded.
+    proxy.say("/info ", &info(10 << 30));
+    world.run("apply").expect(0);
+    assert!(has_image(&big.id()) && world.runs("a"));
+    world.run("down").expect(0);
+    assert_eq!(api("DELETE", &format!("/v4.0.0/libpod/images/{}?force=true", big.id()), b"").0, 200);
+    proxy.say("/info ", "{}");
+    world.run("apply").expect(0);
+    assert!(has_image(&big.id()) && world.runs("a"));
 }

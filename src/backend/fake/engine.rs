@@ -197,6 +197,10 @@ impl Engine for Fake {
         .await
     }
 
+    async fn room(&self) -> Result<Option<u64>, EngineError> {
+        self.ask("room", "", |_| Ok(None)).await
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         self.ask("image_facts", image, |state| {
             let by_id = ImageId::from(image);

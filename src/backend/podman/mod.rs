@@ -132,6 +132,10 @@ impl Engine for Podman {
         through!(self, podman => podman.has_agents(image).await)
     }
 
+    async fn room(&self) -> Result<Option<u64>, EngineError> {
+        through!(self, podman => podman.room().await)
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         through!(self, podman => podman.image_facts(image).await)
     }

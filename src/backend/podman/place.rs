@@ -96,6 +96,10 @@ impl Engine for PodmanAt {
         at!(self, has_agents(image))
     }
 
+    async fn room(&self) -> Result<Option<u64>, EngineError> {
+        at!(self, room())
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         at!(self, image_facts(image))
     }

@@ -386,6 +386,10 @@ fn act_hint(err: &ActError) -> Option<String> {
             Some("`ss -ltnp` shows who listens; choose another host port, or stop that process".into())
         }
         ActError::ImageNameTaken { reference, held_by } => Some(name_taken_hint(reference, held_by)),
+        ActError::NoRoom { .. } => Some(
+            "`podman system df` on Podman's machine shows what takes its space, and `podman image prune` frees what nobody uses"
+                .into(),
+        ),
         ActError::Architecture { .. } => Some(
             "take an image that is built for that machine, or install emulation on it (on Debian: `qemu-user-static`)"
                 .into(),

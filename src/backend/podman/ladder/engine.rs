@@ -147,6 +147,10 @@ impl Engine for Ladder {
         through!(self, has_agents(image))
     }
 
+    async fn room(&self) -> Result<Option<u64>, EngineError> {
+        through!(self, room())
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         through!(self, image_facts(image))
     }
