@@ -32,7 +32,7 @@ async fn main() {
     std::fs::create_dir_all(path.parent().expect("below the root")).expect("made");
     std::fs::write(&path, &bytes).expect("written");
     let digest = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let sha256 = Sha256Digest::new(&digest).expect("a digest");
+    let sha256 = Sha256Digest::parse(&digest).expect("a digest");
     let artifact = Artifact { key, sha256, size_bytes: bytes.len() as u64 };
     drop(bytes);
     cache.prove(&artifact.key).await.expect("hashed");

@@ -8,6 +8,7 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
+use super::answer;
 use super::api::Api;
 use super::auth;
 use super::emulation;
@@ -98,7 +99,7 @@ impl Api {
         if let Some(broken) = upload.failure(EngineErrorKind::ApiError) {
             return Err(EngineError { command: Some(call.command()), ..broken });
         }
-        let answer: Value = serde_json::from_slice(&result?).map_err(|err| call.unreadable(&err.to_string()))?;
+        let answer = answer::parse(&result?).map_err(|why| call.unreadable(&why))?;
         let names = answer.get("Names").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         // 4.3 joins the names of one image with commas in some answers.
         let names: Vec<_> = names.flat_map(|line| line.split(',')).map(str::to_owned).collect();

@@ -4,6 +4,7 @@
 //! command line in `shell`; how Podman's answers are read stands in `wire`. Nothing here decides what should run.
 
 mod address;
+mod answer;
 mod api;
 mod auth;
 mod emulation;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::Shell;
+use crate::backend::podman::answer;
 use crate::backend::podman::error::{About, is_of_a_lost_storage};
 use crate::backend::podman::life::past_an_end;
 use crate::backend::podman::look::{replace, to_inspect};
@@ -37,7 +38,7 @@ impl Shell {
         let script = if known.is_some() { LOOK } else { FIRST_LOOK };
         let call = self.script("list containers and images", About::Other, "podman ps", script, &[]);
         let answer = self.run_again(&call).await?;
-        let mut values = values(&answer);
+        let mut values = answer::values(&answer).map_err(|why| call.unreadable(&why))?;
         let version = match known {
             Some(version) => version,
             None => {
@@ -209,9 +210,4 @@ impl Shell {
     pub async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
         Ok(self.inspect_all(&[name.as_str()]).await?.pop())
     }
-}
-
-/// JSON values in a row, lists taken apart only by the caller; ends at what is none.
-pub(super) fn values(answer: &[u8]) -> impl Iterator<Item = Value> + '_ {
-    serde_json::Deserializer::from_slice(answer).into_iter().map_while(Result::ok)
 }
