@@ -26,6 +26,7 @@ pub mod handles;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod publish;
 pub mod readiness;
 pub mod reconcile;
 pub mod service;

@@ -197,7 +197,7 @@ impl<'a> Agents<'a> {
 }
 
 /// A version is an image's tag (the OCI distribution spec's grammar), a digest, or `latest`.
-fn check_version(text: &str) -> Result<Version, String> {
+pub(crate) fn check_version(text: &str) -> Result<Version, String> {
     if text == "latest" {
         return Ok(Version::Latest);
     }
@@ -229,7 +229,7 @@ fn check_image(text: &str, pinned: bool) -> Result<String, String> {
     }
 }
 
-fn check_repository(text: &str) -> Result<String, String> {
+pub(crate) fn check_repository(text: &str) -> Result<String, String> {
     if let Some((scheme, rest)) = text.split_once("://") {
         return Err(format!("`{text}` is not an image repository: leave `{scheme}://` out, like `image: {rest}`"));
     }

@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Arch, Desired, HostKey};
 
+pub(crate) use agents::{check_repository, check_version};
 pub use identity::identity;
 pub use problem::{Invalid, Problem, ReadError, StateError};
 pub use read::{Input, is_handed_over, read};

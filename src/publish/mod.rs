@@ -1,0 +1,13 @@
+//! The publisher's side: from a bundle to tarballs, a manifest and an object store, and back.
+//!
+//! ```text
+//!  bundle ──tarball──▶ dist directory ──manifest──▶ manifest.json ──push──▶ object store ──fetch──▶ the cache of `apply`
+//!            Podman     images/*.tar.gz + .sha256     (or a slice of it)      the manifest last
+//! ```
+//!
+//! A manifest never names what is not there: [`manifest`] is made from what lies in the dist directory alone. It is read by
+//! the same [`crate::model::Manifest`] that the fetcher reads it with.
+
+pub mod bundle;
+pub mod dist;
+pub mod manifest;
