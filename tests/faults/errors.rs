@@ -114,8 +114,9 @@ pub fn judge(stage: &mut Stage, ended: &Ended, is_heard: bool, what: &str, tally
     match ended.code {
         0 => wrong.extend(stage.is_true().err().map(|err| format!("it said it was done: {err}"))),
         code if code == stage.kind.usual_code() => {}
-        // What is not ready is told as that, and not as an error.
+        // What is not ready is told as that, and not as an error; and to tell what is wrong is what some verbs are for.
         2..=4 if !ended.stdout.is_empty() || !ended.stderr.is_empty() => {}
+        1 if stage.kind.tells() && ["hint", "fix:"].iter().any(|word| ended.stdout.contains(word)) => {}
         _ if !is_heard || ended.hangs => {}
         _ => {
             let error = ended.stderr.lines().find_map(|line| line.split_once("error: "));

@@ -75,6 +75,11 @@ impl Kind {
         format!("{self:?}").to_lowercase()
     }
 
+    /// Whether it tells on standard output what is wrong.
+    pub fn tells(self) -> bool {
+        matches!(self, Self::Status | Self::Why | Self::Doctor | Self::Plan)
+    }
+
     fn looks(self) -> bool {
         Self::LOOKING.contains(&self)
     }
