@@ -22,7 +22,6 @@ mod world;
 mod errors;
 mod kills;
 mod lies;
-mod outputs;
 mod podman;
 mod stage;
 mod sweep;
