@@ -98,8 +98,11 @@ impl Ended {
     }
 }
 
-/// Runs a command to its end, under strace where `injected` says with which options. Once `until` stands on standard error it
-/// is sent a SIGTERM.
+/// After so long, what ends only when it is told to is told to.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Runs a command to its end, under strace where `options` say how. What ends only when it is told to is sent a SIGTERM once
+/// `until` stands on its standard error.
 pub fn run(plain: &Command, dir: &Path, options: Option<&[String]>, until: Option<&str>) -> Ended {
     let files = ["log", "out", "err"].map(|name| dir.join(name));
     let [log, out, err] = &files;
@@ -128,7 +131,7 @@ pub fn run(plain: &Command, dir: &Path, options: Option<&[String]>, until: Optio
         let its = if options.is_some() { traced_by(child.id()) } else { Some(child.id()) };
         peak = peak.max(its.and_then(high_water).unwrap_or_default());
         if let Some(word) = until.filter(|_| !told)
-            && read(err).contains(word)
+            && (read(err).contains(word) || began.elapsed() > PATIENCE)
         {
             its.into_iter().for_each(|its| signal(its, Signal::TERM));
             told = true;
