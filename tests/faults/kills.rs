@@ -70,6 +70,8 @@ fn play(stage: &mut Stage, fault: &Fault, tally: &mut crate::sweep::Tally) {
         wrong.push(err);
     }
     if !wrong.is_empty() {
-        tally.wrong.push(format!("killed: {fault}: {}\n--- stderr\n{}", wrong.join("; "), ended.stderr));
+        let told = format!("killed: {fault}: {}\n--- stderr\n{}", wrong.join("; "), ended.stderr);
+        eprintln!("wrong: {} {told}", stage.kind.name());
+        tally.wrong.push(told);
     }
 }

@@ -22,6 +22,7 @@ mod world;
 mod errors;
 mod kills;
 mod lies;
+mod outputs;
 mod podman;
 mod stage;
 mod sweep;

@@ -261,7 +261,7 @@ fn whatever_podmans_socket_does_it_is_done_right_or_told() {
         (Kind::Doctor, 1),
         (Kind::Logs, 1),
     ];
-    sweep("Podman's socket", &kinds, points(40), |stage, share, rng, tally| {
+    sweep("Podman's socket", &kinds, points(30), |stage, share, rng, tally| {
         let proxy = Proxy::start(stage);
         stage.prepare();
         let ended = stage.work();

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use crate::server::{Reply, Request, Server};
-use crate::trace::{self, Ended, Fault, Point};
+use crate::trace::{self, Ended, Fault, Outputs, Point};
 use crate::world::{World, api, inspect, remove};
 
 /// A kind of work.
@@ -290,19 +290,24 @@ impl Stage {
         }
     }
 
-    fn run_with(&self, options: Option<&[String]>) -> Ended {
+    fn run_with(&self, options: Option<&[String]>, outputs: Outputs) -> Ended {
         let until = (self.kind == Kind::Keep).then_some("converged: ");
-        trace::run(&self.world.sandbox.command(self.verb()), self.out.path(), options, until)
+        trace::run(&self.world.sandbox.command(self.verb()), self.out.path(), options, outputs, until)
     }
 
     /// Does the work.
     pub fn work(&self) -> Ended {
-        self.run_with(None)
+        self.work_into(Outputs::default())
+    }
+
+    /// Does the work, with these outputs.
+    pub fn work_into(&self, outputs: Outputs) -> Ended {
+        self.run_with(None, outputs)
     }
 
     /// Does the work with a fault.
     pub fn disturbed(&self, fault: &Fault) -> Ended {
-        self.run_with(Some(&trace::options(&Fault { point: self.here(&fault.point), ..fault.clone() })))
+        self.run_with(Some(&trace::options(&Fault { point: self.here(&fault.point), ..fault.clone() })), Outputs::default())
     }
 
     /// Does the work once and records the points at which it may be disturbed.
@@ -311,7 +316,7 @@ impl Stage {
         // No two runs are the same: threads take turns as it comes.
         for _ in 0..2 {
             self.prepare();
-            let ended = self.run_with(Some(&["-e".to_owned(), format!("trace={}", trace::TRACED)]));
+            let ended = self.run_with(Some(&["-e".to_owned(), format!("trace={}", trace::TRACED)]), Outputs::default());
             assert_eq!(ended.code, self.kind.usual_code(), "recorded: {}\n{}", ended.stdout, ended.stderr);
             let (round, any) = (format!("-{}.0-", self.round), "-ROUND.0-");
             points.extend(trace::points(&ended.log).into_iter().map(|point| Point {

@@ -99,15 +99,52 @@ impl Ended {
 }
 
 /// After so long, what ends only when it is told to is told to.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where an output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sink {
+    /// To a file, to be read later.
+    #[default]
+    Kept,
+    /// To a disk without room.
+    Full,
+    /// To a pipe that nobody reads.
+    Unread,
+    /// It is not open.
+    Closed,
+}
+
+/// Where both go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outputs {
+    pub out: Sink,
+    pub err: Sink,
+}
+
+fn open(sink: Sink, kept: &Path) -> Stdio {
+    match sink {
+        Sink::Kept => File::create(kept).expect("a file").into(),
+        Sink::Full => File::options().write(true).open("/dev/full").expect("there is one").into(),
+        Sink::Unread => std::io::pipe().expect("a pipe").1.into(),
+        // Closed by a shell.
+        Sink::Closed => Stdio::null(),
+    }
+}
 
 /// Runs a command to its end, under strace where `options` say how. What ends only when it is told to is sent a SIGTERM once
 /// `until` stands on its standard error.
-pub fn run(plain: &Command, dir: &Path, options: Option<&[String]>, until: Option<&str>) -> Ended {
+pub fn run(plain: &Command, dir: &Path, options: Option<&[String]>, outputs: Outputs, until: Option<&str>) -> Ended {
     let files = ["log", "out", "err"].map(|name| dir.join(name));
     let [log, out, err] = &files;
     let _ = std::fs::remove_file(log);
+    let closed = [(outputs.out, ">&-"), (outputs.err, "2>&-")].map(|(sink, how)| if sink == Sink::Closed { how } else { "" });
     let mut command = match options {
+        None if outputs.out == Sink::Closed || outputs.err == Sink::Closed => {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("exec \"$0\" \"$@\" {}", closed.join(" "))]).arg(plain.get_program());
+            command
+        }
         None => Command::new(plain.get_program()),
         Some(options) => {
             let mut command = Command::new("strace");
@@ -119,7 +156,8 @@ pub fn run(plain: &Command, dir: &Path, options: Option<&[String]>, until: Optio
     command.args(plain.get_args()).env_clear();
     command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.current_dir(plain.get_current_dir().expect("a directory")).process_group(0).stdin(Stdio::null());
-    command.stdout(File::create(out).expect("a file")).stderr(File::create(err).expect("a file"));
+    [out, err].into_iter().for_each(|kept| drop(std::fs::remove_file(kept)));
+    command.stdout(open(outputs.out, out)).stderr(open(outputs.err, err));
     let mut child = command.spawn().expect("it starts");
     let began = Instant::now();
     let (mut peak, mut hangs, mut told) = (0, false, false);
