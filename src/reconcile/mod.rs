@@ -219,9 +219,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             self.bring_down(&mut run, &mut flights).await;
             // What is left is told from what is there now.
             let is_outdated = run.taken.len() > before || !has_looked && end == End::TimedOut;
-            if is_outdated
-                && let Ok((_, plan)) = tokio::time::timeout(LAST_LOOK_TIME, look()).await
-            {
+            if is_outdated && let Ok((_, plan)) = tokio::time::timeout(LAST_LOOK_TIME, look()).await {
                 residual = plan;
             }
         }

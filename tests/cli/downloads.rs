@@ -194,7 +194,10 @@ fn wanting(server: &Server) -> (Sandbox, impl Sized) {
     sandbox.set("STEADFAST_HOST_ARCH", "x86_64");
     let manifest = format!("manifest: {{url: \"{}/vm/manifest.json\"}}\nagents:", server.url);
     let agents = state(&fake.path()).replace("agents:", &manifest);
-    sandbox.write("steadfast.yaml", agents.replace("hello: {version: \"1\", image: a/b, source: local}", "openclaw: {version: latest}"));
+    sandbox.write(
+        "steadfast.yaml",
+        agents.replace("hello: {version: \"1\", image: a/b, source: local}", "openclaw: {version: latest}"),
+    );
     (sandbox, fake)
 }
 

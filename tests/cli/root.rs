@@ -209,7 +209,11 @@ fn what_a_kill_left_is_gone_after_the_next_run() {
             sandbox.run("cache gc --dry-run").expect(0);
             assert_ne!(listed(&sandbox), listed(&undisturbed), "a dry run touches nothing");
         }
-        if verb == "cache sync" { sync(&sandbox) } else { drop(sandbox.run(verb).expect(0)) }
+        if verb == "cache sync" {
+            sync(&sandbox)
+        } else {
+            drop(sandbox.run(verb).expect(0))
+        }
         assert_eq!(listed(&sandbox), listed(&undisturbed), "{verb}");
     }
 }

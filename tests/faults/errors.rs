@@ -56,7 +56,9 @@ fn fault(point: Point, rng: &mut fastrand::Rng) -> Fault {
 
 /// Whether the call that failed is one that can: without a path to go by, the same number may be another's.
 fn can_be(line: &str) -> bool {
-    !line.contains("anon_inode:[eventfd]") && !line.contains("anon_inode:[eventpoll]") || line.contains("epoll_c") || line.contains("eventfd2(")
+    !line.contains("anon_inode:[eventfd]") && !line.contains("anon_inode:[eventpoll]")
+        || line.contains("epoll_c")
+        || line.contains("eventfd2(")
 }
 
 #[test]
@@ -118,7 +120,8 @@ pub fn judge(stage: &mut Stage, ended: &Ended, is_heard: bool, what: &str, tally
         code if code == stage.kind.usual_code() => {}
         // What is not ready is told as that, and not as an error; and to tell what is wrong is what some verbs are for.
         2..=4 if !ended.stdout.is_empty() || !ended.stderr.is_empty() => {}
-        1 if stage.kind.tells() && ["hint", "fix:", "cannot be seen: "].iter().any(|word| ended.stdout.contains(word)) => {}
+        1 if stage.kind.tells()
+            && ["hint", "fix:", "cannot be seen: "].iter().any(|word| ended.stdout.contains(word)) => {}
         _ if !is_heard || ended.hangs => {}
         _ => {
             let error = ended.stderr.lines().find_map(|line| line.split_once("error: "));
@@ -141,7 +144,11 @@ pub fn judge(stage: &mut Stage, ended: &Ended, is_heard: bool, what: &str, tally
     }
     if !wrong.is_empty() {
         let (stdout, stderr) = (crop(&ended.stdout), crop(&ended.stderr));
-        let told = format!("{what}\n{}\n--- exit code {}\n--- stdout\n{stdout}\n--- stderr\n{stderr}", wrong.join("; "), ended.code);
+        let told = format!(
+            "{what}\n{}\n--- exit code {}\n--- stdout\n{stdout}\n--- stderr\n{stderr}",
+            wrong.join("; "),
+            ended.code
+        );
         eprintln!("wrong: {} {told}", stage.kind.name());
         tally.wrong.push(told);
     }

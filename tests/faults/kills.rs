@@ -6,8 +6,28 @@ use crate::trace::{self, Fault, Point};
 
 /// Calls before which something is half done.
 const CHANGING: [&str; 22] = [
-    "write", "pwrite64", "writev", "fsync", "fdatasync", "flock", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir",
-    "mkdirat", "rmdir", "ftruncate", "fchmod", "linkat", "sendto", "sendmsg", "recvfrom", "connect", "openat",
+    "write",
+    "pwrite64",
+    "writev",
+    "fsync",
+    "fdatasync",
+    "flock",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "rmdir",
+    "ftruncate",
+    "fchmod",
+    "linkat",
+    "sendto",
+    "sendmsg",
+    "recvfrom",
+    "connect",
+    "openat",
 ];
 
 /// Draws from the points, so that each kind of call has its turn, and those that change something have two.

@@ -151,7 +151,8 @@ fn whatever_a_server_says_only_what_was_promised_counts() {
         // With the usual patience, which is for people on slow lines.
         let is_patient = stage.kind != Kind::Fetch;
         faults.retain(|(_, times, manner)| {
-            !is_patient || *times == 1 && !matches!(manner, Manner::Stall | Manner::Drip | Manner::Shorter | Manner::Longer)
+            !is_patient
+                || *times == 1 && !matches!(manner, Manner::Stall | Manner::Drip | Manner::Shorter | Manner::Longer)
         });
         rng.shuffle(&mut faults);
         for (file, times, manner) in faults.into_iter().cycle().take(3 * share) {
@@ -183,7 +184,11 @@ fn lie(
     let happened = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&happened);
     let lie: Lie = Box::new(move |request, reply| {
-        if request.path.ends_with(file) && counted.fetch_add(1, Ordering::SeqCst) < times { said(request, reply) } else { reply }
+        if request.path.ends_with(file) && counted.fetch_add(1, Ordering::SeqCst) < times {
+            said(request, reply)
+        } else {
+            reply
+        }
     });
     *stage.lie.lock().unwrap() = Some(lie);
     happened

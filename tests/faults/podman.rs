@@ -141,7 +141,8 @@ fn serve(mut client: UnixStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
     let text = String::from_utf8_lossy(&read[..head]).into_owned();
     let line = text.lines().next().unwrap_or_default().to_owned();
     // What goes on and on is passed on as it comes.
-    let goes_on = text.to_ascii_lowercase().contains("upgrade:") || line.contains("/events") || line.contains("follow=true");
+    let goes_on =
+        text.to_ascii_lowercase().contains("upgrade:") || line.contains("/events") || line.contains("follow=true");
     let fault = {
         let mut shared = shared.lock().unwrap();
         let nth = shared.seen;
@@ -180,7 +181,9 @@ fn serve(mut client: UnixStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
 fn spoil(client: &mut UnixStream, manner: Manner, answer: &[u8]) -> std::io::Result<()> {
     let json = |status: u16, body: &str| {
         let length = body.len();
-        format!("HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+        format!(
+            "HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
     };
     let body = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |end| end + 4);
     match manner {
@@ -218,11 +221,15 @@ fn spoil(client: &mut UnixStream, manner: Manner, answer: &[u8]) -> std::io::Res
             // More than it may have in memory, and not for ever.
             (0..256).try_for_each(|_| client.write_all(&piece))
         }
-        Manner::Noise => client.write_all(&(0..4096u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<_>>()),
+        Manner::Noise => {
+            client.write_all(&(0..4096u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<_>>())
+        }
         Manner::Short => {
             let head = String::from_utf8_lossy(&answer[..body]).to_ascii_lowercase();
             let first = head.lines().next().unwrap_or("HTTP/1.1 200 OK").to_ascii_uppercase();
-            client.write_all(format!("{first}\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n").as_bytes())?;
+            client.write_all(
+                format!("{first}\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n").as_bytes(),
+            )?;
             client.write_all(&answer[body..])
         }
         Manner::Headers => {
@@ -272,7 +279,9 @@ fn whatever_podmans_socket_does_it_is_done_right_or_told() {
             .flat_map(|nth| [true, false].map(|before| (nth, before)))
             .flat_map(|(nth, before)| MANNERS.map(|manner| Fault { nth, before, manner }))
             // What is late or in pieces is only told of what there is.
-            .filter(|fault| !fault.before || !matches!(fault.manner, Manner::Late | Manner::Split | Manner::Garbled | Manner::Half))
+            .filter(|fault| {
+                !fault.before || !matches!(fault.manner, Manner::Late | Manner::Split | Manner::Garbled | Manner::Half)
+            })
             .collect();
         rng.shuffle(&mut faults);
         for fault in faults.into_iter().cycle().take(3 * share) {

@@ -87,7 +87,9 @@ impl Kind {
     /// The command line.
     fn verb(self) -> &'static str {
         match self {
-            Self::Install | Self::Replace | Self::Checked | Self::Undo | Self::Upgrade => "apply --settle 100ms --timeout 40s",
+            Self::Install | Self::Replace | Self::Checked | Self::Undo | Self::Upgrade => {
+                "apply --settle 100ms --timeout 40s"
+            }
             Self::Fetch => "cache sync --retries 1 --stall-timeout 5s --manifest-url",
             Self::Prune => "cache gc --keep 0",
             Self::Down => "down --timeout 40s",
@@ -145,7 +147,8 @@ pub struct Stage {
 impl Stage {
     /// A stage on which the work has been done once, undisturbed.
     pub fn new(kind: Kind) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let world = World::new();
         let lie: Arc<Mutex<Option<Lie>>> = Arc::default();
         let (dir, lies) = (world.sandbox.path("published"), Arc::clone(&lie));
@@ -160,17 +163,8 @@ impl Stage {
             }
         }));
         let out = tempfile::tempdir().expect("a directory");
-        let mut stage = Self {
-            kind,
-            world,
-            server,
-            lie,
-            usual: None,
-            served: BTreeMap::new(),
-            round: 0,
-            out,
-            _runtime: runtime,
-        };
+        let mut stage =
+            Self { kind, world, server, lie, usual: None, served: BTreeMap::new(), round: 0, out, _runtime: runtime };
         stage.set_up();
         // An old version is only pruned when there are some.
         let warm = if kind == Kind::Upgrade { 4 } else { 1 };
@@ -191,7 +185,8 @@ impl Stage {
         self.world.state(agents);
         let path = self.world.sandbox.path("steadfast.yaml");
         let text = std::fs::read_to_string(&path).expect("it was written");
-        std::fs::write(path, text.replace("published/vm/manifest.json", &format!("\"{}\"", self.manifest_url()))).expect("written");
+        std::fs::write(path, text.replace("published/vm/manifest.json", &format!("\"{}\"", self.manifest_url())))
+            .expect("written");
     }
 
     fn agent(&self, value: &str, more: &str) -> String {
@@ -214,7 +209,8 @@ impl Stage {
                 self.state(&[&self.agent("0", "")]);
                 self.world.applied();
                 let versions = if self.kind == Kind::Fetch { 1 } else { 3 };
-                std::fs::rename(self.world.sandbox.path("steadfast.yaml"), self.world.sandbox.path("away.yaml")).expect("renamed");
+                std::fs::rename(self.world.sandbox.path("steadfast.yaml"), self.world.sandbox.path("away.yaml"))
+                    .expect("renamed");
                 let url = self.manifest_url();
                 for version in 1..=versions {
                     self.world.publish(&[("b", &format!("{version}.0"))]);
@@ -307,7 +303,10 @@ impl Stage {
 
     /// Does the work with a fault.
     pub fn disturbed(&self, fault: &Fault) -> Ended {
-        self.run_with(Some(&trace::options(&Fault { point: self.here(&fault.point), ..fault.clone() })), Outputs::default())
+        self.run_with(
+            Some(&trace::options(&Fault { point: self.here(&fault.point), ..fault.clone() })),
+            Outputs::default(),
+        )
     }
 
     /// Does the work once and records the points at which it may be disturbed.
@@ -319,10 +318,11 @@ impl Stage {
             let ended = self.run_with(Some(&["-e".to_owned(), format!("trace={}", trace::TRACED)]), Outputs::default());
             assert_eq!(ended.code, self.kind.usual_code(), "recorded: {}\n{}", ended.stdout, ended.stderr);
             let (round, any) = (format!("-{}.0-", self.round), "-ROUND.0-");
-            points.extend(trace::points(&ended.log).into_iter().map(|point| Point {
-                path: point.path.map(|path| path.replace(&round, any)),
-                ..point
-            }));
+            points.extend(
+                trace::points(&ended.log)
+                    .into_iter()
+                    .map(|point| Point { path: point.path.map(|path| path.replace(&round, any)), ..point }),
+            );
             self.finish().unwrap_or_else(|wrong| panic!("undisturbed: {wrong}"));
         }
         points.into_iter().collect()
@@ -413,7 +413,10 @@ impl Stage {
         }
         let after = self.after();
         match &self.usual {
-            Some(usual) if *usual != after && self.kind != Kind::Upgrade || self.round > 4 && self.usual.as_ref() != Some(&after) => {
+            Some(usual)
+                if *usual != after && self.kind != Kind::Upgrade
+                    || self.round > 4 && self.usual.as_ref() != Some(&after) =>
+            {
                 let lacks = |a: &After, b: &After| -> Vec<String> {
                     let all = |after: &After| after.files.iter().chain(&after.containers).cloned().collect::<Vec<_>>();
                     let mut left = all(a);
@@ -444,7 +447,8 @@ impl Stage {
         }
         files.sort();
         let runs = |name: &str| inspect(name).is_some_and(|seen| seen["State"]["Running"] == true);
-        let containers = self.world.ids().into_keys().map(|name| format!("{} runs: {}", name.replace(owner, "OWNER"), runs(&name)));
+        let containers =
+            self.world.ids().into_keys().map(|name| format!("{} runs: {}", name.replace(owner, "OWNER"), runs(&name)));
         After { files, containers: containers.collect() }
     }
 }

@@ -57,7 +57,12 @@ impl Tally {
 }
 
 /// Plays these stages, each with its share of the faults, and fails with all that was wrong.
-pub fn sweep(what: &str, kinds: &[(Kind, usize)], total: usize, play: impl Fn(&mut Stage, usize, &mut fastrand::Rng, &mut Tally) + Sync) {
+pub fn sweep(
+    what: &str,
+    kinds: &[(Kind, usize)],
+    total: usize,
+    play: impl Fn(&mut Stage, usize, &mut fastrand::Rng, &mut Tally) + Sync,
+) {
     let wanted: Vec<_> = kinds.iter().filter(|(kind, _)| is_wanted(*kind)).copied().collect();
     let weights: usize = wanted.iter().map(|(_, weight)| weight).sum();
     let todo = Mutex::new(wanted.iter().rev().copied().collect::<Vec<_>>());
@@ -83,25 +88,25 @@ pub fn sweep(what: &str, kinds: &[(Kind, usize)], total: usize, play: impl Fn(&m
                         let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
                         tally.wrong.push(format!("the stage itself: {}", said.unwrap_or_default()));
                     }
-                    tallies.lock().unwrap().push((kind, tally, began.elapsed()));
+                    println!(
+                        "{what}: {}: {} done, {} not reached, {} wrong, peak {} KiB, {} s, notes {:?}, kinds {:?}",
+                        kind.name(),
+                        tally.done,
+                        tally.missed,
+                        tally.wrong.len(),
+                        tally.peak,
+                        began.elapsed().as_secs(),
+                        tally.notes,
+                        tally.kinds
+                    );
+                    tallies.lock().unwrap().push((kind, tally));
                 }
             });
         }
     });
     let (mut done, mut wrong) = (0, Vec::new());
-    for (kind, tally, took) in tallies.into_inner().unwrap() {
+    for (kind, tally) in tallies.into_inner().unwrap() {
         done += tally.done;
-        println!(
-            "{what}: {}: {} done, {} not reached, {} wrong, peak {} KiB, {} s, notes {:?}, kinds {:?}",
-            kind.name(),
-            tally.done,
-            tally.missed,
-            tally.wrong.len(),
-            tally.peak,
-            took.as_secs(),
-            tally.notes,
-            tally.kinds
-        );
         let again = format!("STEADFAST_FAULTS_SEED={} STEADFAST_FAULTS_ONLY={}", seed(), kind.name());
         wrong.extend(tally.wrong.into_iter().map(|wrong| format!("{} ({again}): {wrong}", kind.name())));
     }

@@ -138,7 +138,8 @@ pub fn run(plain: &Command, dir: &Path, options: Option<&[String]>, outputs: Out
     let files = ["log", "out", "err"].map(|name| dir.join(name));
     let [log, out, err] = &files;
     let _ = std::fs::remove_file(log);
-    let closed = [(outputs.out, ">&-"), (outputs.err, "2>&-")].map(|(sink, how)| if sink == Sink::Closed { how } else { "" });
+    let closed =
+        [(outputs.out, ">&-"), (outputs.err, "2>&-")].map(|(sink, how)| if sink == Sink::Closed { how } else { "" });
     let mut command = match options {
         None if outputs.out == Sink::Closed || outputs.err == Sink::Closed => {
             let mut command = Command::new("sh");
@@ -251,13 +252,29 @@ pub fn points(log: &str) -> BTreeSet<Point> {
 /// What a call is about: a path, or what a descriptor stands for.
 fn target(call: &str, arguments: &str) -> Option<String> {
     let by_name = [
-        "openat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir", "linkat", "statx",
-        "newfstatat", "statfs", "readlink", "symlink",
+        "openat",
+        "rename",
+        "renameat",
+        "renameat2",
+        "unlink",
+        "unlinkat",
+        "mkdir",
+        "mkdirat",
+        "rmdir",
+        "linkat",
+        "statx",
+        "newfstatat",
+        "statfs",
+        "readlink",
+        "symlink",
     ];
     let named = || arguments.split('"').nth(1).filter(|name| name.starts_with('/')).map(str::to_owned);
     let described = || {
         let (number, rest) = arguments.split_once('<')?;
-        number.bytes().all(|byte| byte.is_ascii_digit()).then(|| rest.split_once('>').map(|(what, _)| what.to_owned()))?
+        number
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| rest.split_once('>').map(|(what, _)| what.to_owned()))?
     };
     if by_name.contains(&call) { named().or_else(described) } else { described() }
 }

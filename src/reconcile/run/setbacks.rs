@@ -300,7 +300,8 @@ mod tests {
         let refused = |kind, untried| ActError::RolledBack { container: "a".to_owned(), untried, cause: failed(kind) };
         let taken = refused(EngineErrorKind::Conflict, false);
         assert_eq!(schedule(&taken, Some(always), None, 0), Schedule::Lasting, "its name was taken");
-        let of = |untried, failures| schedule(&refused(EngineErrorKind::ApiError, untried), Some(always), None, failures);
+        let of =
+            |untried, failures| schedule(&refused(EngineErrorKind::ApiError, untried), Some(always), None, failures);
         assert_eq!(of(true, 2), Schedule::Lasting, "Podman did not stop its predecessor");
         assert_eq!(of(true, 3), Schedule::UntilChanged, "nor will it");
         assert_eq!(of(false, 0), Schedule::UntilChanged, "Podman refused to start it");
