@@ -30,7 +30,10 @@ const CHANGING: [&str; 22] = [
     "openat",
 ];
 
-/// Draws from the points, so that each kind of call has its turn, and those that change something have two.
+/// Calls of which each is another moment of the work: a request, an answer, a file that is there or not.
+const ASKING: [&str; 7] = ["sendto", "sendmsg", "writev", "recvfrom", "write", "rename", "unlink"];
+
+/// Draws from the points, so that each kind of call has its turn, and those that matter more have several.
 pub fn draw(points: &[Point], rng: &mut fastrand::Rng, mut is_wanted: impl FnMut(&Point) -> bool) -> Vec<Point> {
     let mut groups = std::collections::BTreeMap::<&str, Vec<&Point>>::new();
     for point in points.iter().filter(|point| is_wanted(point)) {
@@ -42,7 +45,11 @@ pub fn draw(points: &[Point], rng: &mut fastrand::Rng, mut is_wanted: impl FnMut
     let mut drawn = Vec::new();
     while groups.iter().any(|(_, group)| !group.is_empty()) {
         for (call, group) in &mut groups {
-            let turns = if CHANGING.contains(call) { 2 } else { 1 };
+            let turns = match *call {
+                call if ASKING.contains(&call) => 4,
+                call if CHANGING.contains(&call) => 2,
+                _ => 1,
+            };
             drawn.extend((0..turns).filter_map(|_| group.pop()).cloned());
         }
     }

@@ -16,7 +16,7 @@ fn whatever_the_outputs_do_it_is_done_right() {
         for outputs in all.into_iter().take(share) {
             stage.prepare();
             let ended = stage.work_into(outputs);
-            tally.count(format!("{outputs:?}"));
+            tally.count(format!("{:?}/{:?}", outputs.out, outputs.err));
             if outputs.out == Sink::Full && ended.code == 0 && prints(stage) {
                 tally.wrong.push(format!("{outputs:?}: nobody was told that the output was lost"));
             }

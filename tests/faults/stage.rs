@@ -45,17 +45,17 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Those that change something.
+    /// Those that change something, those that take longest first.
     pub const CHANGING: [Self; 9] = [
-        Self::Install,
-        Self::Replace,
-        Self::Checked,
         Self::Undo,
+        Self::Keep,
         Self::Upgrade,
+        Self::Down,
+        Self::Install,
+        Self::Checked,
+        Self::Replace,
         Self::Fetch,
         Self::Prune,
-        Self::Down,
-        Self::Keep,
     ];
     /// Those that only look.
     pub const LOOKING: [Self; 10] = [
