@@ -81,6 +81,25 @@ fn whatever_the_kernel_refuses_it_is_done_right_or_told() {
     });
 }
 
+/// From the first thread on, from the second on, …
+#[test]
+fn a_machine_without_threads_is_told_as_that_or_made_do_with() {
+    if !trace::is_possible() {
+        return;
+    }
+    let kinds = [(Kind::Keep, 1), (Kind::Install, 1), (Kind::Fetch, 1)];
+    sweep("refused threads", &kinds, 3 * THREADS, |stage, share, _, tally| {
+        for nth in 1..=share {
+            let point = Point { call: "clone3".to_owned(), path: None, nth };
+            let fault = Fault { point, what: "error=EAGAIN".to_owned(), when: format!("{nth}+") };
+            play(stage, &fault, tally);
+        }
+    });
+}
+
+/// As many as are made: two that work, four for what blocks, and by `run` one that watches files.
+const THREADS: usize = 7;
+
 fn play(stage: &mut Stage, fault: &Fault, tally: &mut Tally) {
     stage.prepare();
     let ended = stage.disturbed(fault);
@@ -136,7 +155,7 @@ pub fn judge(stage: &mut Stage, ended: &Ended, is_heard: bool, what: &str, tally
     }
     match stage.serving() {
         Ok(true) => {}
-        Ok(false) => tally.note("between one container and the next"),
+        Ok(false) => tally.note("nobody serves for the moment"),
         Err(err) => wrong.push(err),
     }
     if let Err(err) = stage.finish() {

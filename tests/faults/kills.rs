@@ -90,7 +90,7 @@ fn play(stage: &mut Stage, fault: &Fault, tally: &mut crate::sweep::Tally) {
     }
     match stage.serving() {
         Ok(true) => {}
-        Ok(false) => tally.note("between one container and the next"),
+        Ok(false) => tally.note("nobody serves for the moment"),
         Err(err) => wrong.push(err),
     }
     if let Err(err) = stage.finish() {
