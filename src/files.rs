@@ -212,11 +212,26 @@ pub fn sweep(path: &Path) {
 
 /// As [`sweep`], for every file of a directory.
 pub fn sweep_directory(dir: &Path) {
+    sweep_where(dir, |name| name.starts_with(TEMPORARY.as_bytes()));
+}
+
+/// As [`sweep_directory`], with what earlier versions left, which gave their temporary files random names. For a directory
+/// in which nobody else keeps files.
+pub fn sweep_own_directory(dir: &Path) {
+    sweep_where(dir, |name| name.starts_with(TEMPORARY.as_bytes()) || is_of_earlier_version(name));
+}
+
+fn sweep_where(dir: &Path, is_temporary: impl Fn(&[u8]) -> bool) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+        if is_temporary(entry.file_name().as_encoded_bytes()) {
             remove_abandoned(&entry.path());
         }
     }
+}
+
+/// `.tmp` and six letters or digits.
+fn is_of_earlier_version(name: &[u8]) -> bool {
+    name.strip_prefix(b".tmp").is_some_and(|rest| rest.len() == 6 && rest.iter().all(u8::is_ascii_alphanumeric))
 }
 
 fn remove_abandoned(path: &Path) {
@@ -330,6 +345,24 @@ mod tests {
             sweep(&path);
             assert_eq!(names(path.parent().unwrap()), ["handles.json"]);
         }
+    }
+
+    #[test]
+    fn what_earlier_versions_left_goes_from_directories_of_our_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let earlier = [".tmpAb3xY9", ".tmp000000", ".steadfast-tmp-q8ZkL2", ".steadfast-tmp-name.json~"];
+        let others = [".tmp", ".tmp-notes", ".tmpAb3xY", ".tmpAb3xY9z", ".tmpAb.xY9", "tmpAb3xY9", "name.json"];
+        let make = |name: &&str| fs::write(dir.path().join(name), "half").unwrap();
+        earlier.iter().chain(&others).for_each(make);
+        // What is no file, or leads elsewhere, was not left by us.
+        fs::create_dir(dir.path().join(".tmpDirect")).unwrap();
+        symlink(dir.path().join("name.json"), dir.path().join(".tmpLink00")).unwrap();
+        sweep_directory(dir.path());
+        assert_eq!(names(dir.path()).iter().filter(|name| earlier.contains(&name.as_str())).count(), 2);
+        sweep_own_directory(dir.path());
+        let mut kept = [&others[..], &[".tmpDirect", ".tmpLink00"]].concat();
+        kept.sort_unstable();
+        assert_eq!(names(dir.path()), kept);
     }
 
     #[test]

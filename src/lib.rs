@@ -36,4 +36,5 @@ pub mod status;
 pub mod telemetry;
 mod time;
 mod visible;
+mod watcher;
 pub mod why;

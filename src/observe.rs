@@ -22,6 +22,13 @@ pub struct Published {
     pub invalid: bool,
 }
 
+impl Published {
+    /// A manifest that nobody waits for any longer, and why.
+    pub fn unseen(why: &str) -> Self {
+        Self { manifest: Seen::Unknown { why: why.to_owned() }, invalid: false }
+    }
+}
+
 /// Looks at the manifest at its published place. `Absent` when no agent needs it.
 pub async fn look_at_published<S: Store>(store: &S, desired: &Desired) -> Published {
     let needed =

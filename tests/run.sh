@@ -25,7 +25,7 @@ repository=$(cd "$here/.." && pwd)
 . "$repository/scripts/lima-env.sh"
 
 # Test targets that need a real Podman. They run one after another.
-PODMAN_TARGETS=(podman apply background truth)
+PODMAN_TARGETS=(podman apply background truth faults)
 STAGES=(format clippy doc audit tests podman lima)
 
 passed=0 failed=0 skipped=0
@@ -110,6 +110,8 @@ stage_podman() {
   podman_env_install
   have curl || install_packages curl || true
   install_busybox || true
+  # Where the machine has it: `tests/faults` kills and refuses at single system calls.
+  is_macos || have strace || install_packages strace || true
   local registry
   if ! have docker-registry && registry=$(unpacked docker-registry usr/bin/docker-registry); then PATH=$(dirname "$registry"):$PATH; fi
   if ! have docker-registry; then say "no docker-registry here (only Debian and Ubuntu have it): tests that pull from a registry cannot run"; fi

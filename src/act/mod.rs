@@ -166,6 +166,8 @@ pub enum ActError {
     RolledBack {
         /// Which.
         container: String,
+        /// Whether it was not even started: what failed says nothing against it.
+        untried: bool,
         /// Why the successor failed.
         #[source]
         cause: Box<ActError>,

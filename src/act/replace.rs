@@ -67,7 +67,7 @@ pub(super) async fn replace<V, E: Engine, S>(
         Ok(Aside::Outdated) => return Err(ActError::Interrupted),
         Err(err) => {
             let err = err.naming(&new.id, &create.name).naming(old, old_name);
-            return Err(put_back(engine, &predecessor, Some(&new.id), err.into(), patience).await);
+            return Err(untried(put_back(engine, &predecessor, Some(&new.id), err.into(), patience).await));
         }
     }
     if start {
@@ -344,9 +344,17 @@ async fn put_back<E: Engine>(
     match back.await {
         Ok(()) => {
             tracing::info!(container = %container, error = %Chain(&cause), "rolled back a replacement");
-            ActError::RolledBack { container, cause }
+            ActError::RolledBack { container, untried: false, cause }
         }
         Err(err) => ActError::RollBackFailed { container, why: Chain(&err).to_string(), cause },
+    }
+}
+
+/// Nothing was found out about the successor.
+fn untried(err: ActError) -> ActError {
+    match err {
+        ActError::RolledBack { container, cause, .. } => ActError::RolledBack { container, untried: true, cause },
+        err => err,
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-/// The most bytes of standard output that are kept.
-const STDOUT_LIMIT: usize = 64 << 20;
+/// The most bytes of standard output that are kept: with them, less than 64 MiB are taken in all.
+const STDOUT_LIMIT: usize = 32 << 20;
 /// The last so many bytes of standard error are kept.
 const STDERR_LIMIT: usize = 64 << 10;
 

@@ -180,7 +180,8 @@ async fn list(settings: &Settings) -> Result<ExitStatus, CliError> {
 }
 
 async fn verify(settings: &Settings, deep: bool) -> Result<ExitStatus, CliError> {
-    let cache = open(settings)?.1;
+    let (desired, cache) = open(settings)?;
+    cache::sweep(&root(settings, desired.as_ref())?);
     let report = cache.verify(deep).await.map_err(|err| CliError::from_store(&err))?;
     let bad: Vec<_> = report.bad().collect();
     if settings.output.is_data() {
@@ -255,6 +256,10 @@ async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) -> Result<Exi
         keep_running(settings, desired.as_ref(), owners, &cache, &mut request).await?;
     }
     let report = cache.gc(request).await.map_err(|err| CliError::from_store(&err))?;
+    if !dry_run {
+        // What is too young to be garbage, and yet has nobody who writes it.
+        cache::sweep(&root);
+    }
     if settings.output.is_data() {
         let removed: Vec<_> = report
             .removed

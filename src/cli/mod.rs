@@ -12,6 +12,7 @@ mod ownership;
 mod reconcile;
 pub mod render;
 mod run;
+mod runtime;
 mod service;
 mod settings;
 mod signals;
@@ -640,11 +641,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         json: settings.log_format == LogFormat::Json,
         color: settings.color_stderr,
     });
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match runtime::start(&settings) {
         Ok(runtime) => runtime,
-        Err(err) => {
-            return settings.fail(&CliError::new(ExitStatus::Error, format!("cannot start the runtime: {err}")));
-        }
+        Err(code) => return code,
     };
     let outcome = runtime.block_on(dispatch(&settings, cli.verb));
     // A blocking read of standard input may never end; it must not keep us.

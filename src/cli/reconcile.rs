@@ -306,7 +306,7 @@ pub(super) async fn take_lock(
     })
     .await?;
     // Whoever was killed before us came no further.
-    path.ancestors().skip(1).take(2).for_each(files::sweep_directory);
+    path.ancestors().skip(1).take(2).for_each(files::sweep_own_directory);
     cache::sweep(&desired.root);
     Ok(lock)
 }

@@ -30,7 +30,7 @@ use crate::act::{ActError, Disposition, Patience, Slot, Slots};
 use crate::backend::{Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner, Reach};
-use crate::observe::{look_at_published, observe};
+use crate::observe::{Published, look_at_published, observe};
 use crate::plan::{Action, Plan, Policy, Step, WaitingOn, plan, plan_down};
 use crate::readiness::{steady_after, unready};
 use backoff::Backoff;
@@ -98,8 +98,16 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// # Errors
     /// When it would be too dangerous to begin.
     pub async fn converge(&self) -> Result<Report, Refusal> {
-        let published = look_at_published(&self.world.store, self.desired).await;
-        self.drive(published.invalid, true, async || {
+        let began = Instant::now();
+        // Its server may take longer than there is time.
+        let published = tokio::select! {
+            published = look_at_published(&self.world.store, self.desired) => published,
+            () = self.cancel.cancelled() => Published::unseen("it was stopped before the manifest's server had answered"),
+            () = tokio::time::sleep_until(began + self.options.timeout) => {
+                Published::unseen("the time was up before the manifest's server had answered")
+            }
+        };
+        self.drive(began, published.invalid, true, async || {
             let observed = observe(self.world, self.desired, &published).await;
             let plan = plan(self.desired, &observed, &self.options.policy);
             (observed, plan)
@@ -112,8 +120,8 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// # Errors
     /// None today.
     pub async fn down(&self, vm: bool) -> Result<Report, Refusal> {
-        let published = crate::observe::Published { manifest: crate::model::Seen::Absent, invalid: false };
-        self.drive(false, false, async || {
+        let published = Published { manifest: crate::model::Seen::Absent, invalid: false };
+        self.drive(Instant::now(), false, false, async || {
             let observed = observe(self.world, self.desired, &published).await;
             let plan = plan_down(self.desired, &observed, vm);
             (observed, plan)
@@ -123,11 +131,11 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
 
     async fn drive(
         &self,
+        began: Instant,
         manifest_invalid: bool,
         guarded: bool,
         look: impl AsyncFn() -> (Observed, Plan),
     ) -> Result<Report, Refusal> {
-        let began = Instant::now();
         let deadline = began + self.options.timeout;
         let mut run = Memory::default();
         let mut flights = FuturesUnordered::new();
@@ -135,6 +143,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         let slots = Slots::new(self.options.parallel);
         let mut blind = 0;
         let mut residual = Plan::default();
+        let mut has_looked = false;
         let end = loop {
             let looked = self.look_beside(&look, &mut run, &mut flights, &mut flying, deadline).await;
             let Some((observed, plan)) = looked else {
@@ -148,6 +157,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             }
             self.world.engine.keep();
             residual = plan.clone();
+            has_looked = true;
             tracing::debug!(ready = plan.ready.len(), waiting = plan.waiting.len(), "observed and planned");
             self.scratch.record(&observed).await;
             if let Some(news) = reached_otherwise(&mut run.reach, &observed) {
@@ -208,9 +218,8 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             let before = run.taken.len();
             self.bring_down(&mut run, &mut flights).await;
             // What is left is told from what is there now.
-            if run.taken.len() > before
-                && let Ok((_, plan)) = tokio::time::timeout(LAST_LOOK_TIME, look()).await
-            {
+            let is_outdated = run.taken.len() > before || !has_looked && end == End::TimedOut;
+            if is_outdated && let Ok((_, plan)) = tokio::time::timeout(LAST_LOOK_TIME, look()).await {
                 residual = plan;
             }
         }

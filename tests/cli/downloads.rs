@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::published::{KEY, TARBALL, agent, good, manifest, sandbox, served};
 use crate::server::{End, Reply, Request, Server};
+use crate::sockets::{Manner, on, state};
 use crate::support::command::{Outcome, Sandbox};
 
 fn sync(sandbox: &Sandbox, server: &Server, more: &str) -> Outcome {
@@ -183,4 +186,34 @@ async fn again(published: &serde_json::Value, body: &[u8]) -> Server {
         if request.nth == 0 { reply.end(End::Stall(2_000_000)) } else { reply }
     })
     .await
+}
+
+/// A sandbox whose state file wants an agent of this server's manifest, and a Podman with nothing in it.
+fn wanting(server: &Server) -> (Sandbox, impl Sized) {
+    let (mut sandbox, fake) = on(Manner::Podman);
+    sandbox.set("STEADFAST_HOST_ARCH", "x86_64");
+    let manifest = format!("manifest: {{url: \"{}/vm/manifest.json\"}}\nagents:", server.url);
+    let agents = state(&fake.path()).replace("agents:", &manifest);
+    sandbox.write(
+        "steadfast.yaml",
+        agents.replace("hello: {version: \"1\", image: a/b, source: local}", "openclaw: {version: latest}"),
+    );
+    (sandbox, fake)
+}
+
+/// Longer than any one answer may take, with all that it is asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_waits_no_longer_for_a_manifest_than_it_may() {
+    let server = Server::start(|_| Reply::new(200, "{").length(Some(100)).end(End::Stall(1))).await;
+    let (sandbox, _fake) = wanting(&server);
+    let outcome = sandbox.run("apply --timeout 1s");
+    assert!(matches!(outcome.code, 1 | 3), "{}", outcome.shown());
+    assert!(outcome.took < Duration::from_secs(20), "{:?}", outcome.took);
+    outcome.says("the time was up before the manifest's server had answered");
+
+    let mut running = sandbox.spawn("apply");
+    running.until("it is asked", |_| server.requests("").len() > 1);
+    running.signal(Signal::INT);
+    let outcome = running.end().expect(130);
+    assert!(outcome.took < Duration::from_secs(20), "{:?}", outcome.took);
 }

@@ -88,3 +88,43 @@ fn outputs_that_were_closed_are_no_reason_to_panic() {
         assert_eq!(code(&mut shell), usual.code, "`{verb}`");
     }
 }
+
+/// A command under limits that a shell sets.
+fn limited(sandbox: &Sandbox, limits: &str, verb: &str) -> crate::support::command::Outcome {
+    let program = sandbox.command("");
+    // What is called `-u` in one shell is `-p` in another.
+    let limits = limits.replace("threads", "-u 1 2>/dev/null || ulimit -p");
+    let line = format!("ulimit {limits} && exec '{}' {verb}", program.get_program().display());
+    sandbox.shell(&line)
+}
+
+#[test]
+fn no_thread_at_all_is_an_error_with_a_way_out() {
+    // Root has no such limit.
+    let sandbox = Sandbox::unprivileged();
+    for verb in ["validate", "plan", "cache list"] {
+        let outcome = limited(&sandbox, "threads 1", verb);
+        let outcome = outcome.expect(1).says("error: cannot start: the machine refuses threads or files: ");
+        outcome.says("hint: `ulimit -u`");
+    }
+}
+
+#[test]
+fn however_few_files_may_be_open_it_does_not_panic() {
+    let (sandbox, _fake) = on(Manner::Podman);
+    let mut told = 0;
+    for files in 4..40 {
+        for verb in ["plan", "apply", "cache list"] {
+            let outcome = limited(&sandbox, &format!("-n {files}"), verb);
+            // The loader itself cannot open what it needs.
+            let is_loader = outcome.code == 127;
+            assert!(is_loader || outcome.code < 100, "`{verb}` with {files} files: {}", outcome.shown());
+            assert!(!outcome.stderr.contains("panicked"), "`{verb}` with {files} files: {}", outcome.shown());
+            if outcome.code == 1 {
+                assert!(outcome.stderr.contains("error: "), "`{verb}` with {files} files: {}", outcome.shown());
+                told += 1;
+            }
+        }
+    }
+    assert!(told > 0, "nothing was refused, so nothing was proved");
+}

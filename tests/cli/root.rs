@@ -188,6 +188,10 @@ fn what_a_kill_left_is_gone_after_the_next_run() {
     ] {
         leave(&sandbox, format!("{dir}/.steadfast-tmp-{name}~"));
     }
+    // As earlier versions named them.
+    for file in ["state/.tmpAb3xY9", "state/demo/.tmpq8ZkL2", "cache/manifests/.steadfast-tmp-q8ZkL2"] {
+        leave(&sandbox, file.to_owned());
+    }
     leave(&sandbox, format!("cache/{KEY}.partial.json"));
     let partial = sandbox.root().join(format!("cache/{}.partial", KEY.replace("openclaw-", "other-")));
     fs::write(&partial, "").unwrap();
@@ -197,9 +201,19 @@ fn what_a_kill_left_is_gone_after_the_next_run() {
     let same = |path: &PathBuf| path.strip_prefix("cache/manifests").map_or(path.clone(), |_| "cache/manifests".into());
     let listed = |sandbox: &Sandbox| tree(sandbox).iter().map(same).collect::<Vec<_>>();
     assert_eq!(listed(&sandbox), listed(&undisturbed));
-    // A sync does as much for the cache.
-    leave(&sandbox, "cache/.steadfast-tmp-index.json~".to_owned());
-    leave(&sandbox, format!("cache/{KEY}.partial.json"));
-    sync(&sandbox);
-    assert_eq!(listed(&sandbox), listed(&undisturbed));
+    // Each verb that writes to the cache does as much for it.
+    for verb in ["cache sync", "cache gc", "cache verify", "cache verify --deep"] {
+        leave(&sandbox, "cache/.steadfast-tmp-index.json~".to_owned());
+        leave(&sandbox, format!("cache/{KEY}.partial.json"));
+        if verb == "cache gc" {
+            sandbox.run("cache gc --dry-run").expect(0);
+            assert_ne!(listed(&sandbox), listed(&undisturbed), "a dry run touches nothing");
+        }
+        if verb == "cache sync" {
+            sync(&sandbox)
+        } else {
+            drop(sandbox.run(verb).expect(0))
+        }
+        assert_eq!(listed(&sandbox), listed(&undisturbed), "{verb}");
+    }
 }

@@ -147,6 +147,17 @@ impl Sandbox {
         self.spawn(args).end()
     }
 
+    /// Runs a line of the shell where commands run.
+    pub fn shell(&self, line: &str) -> Outcome {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).current_dir(self.work()).env_clear().envs(&self.vars);
+        if let Some(user) = self.user {
+            shell.uid(user).gid(user);
+        }
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::start(&mut shell, self.dir.path()).end()
+    }
+
     /// Runs it with something on standard input.
     pub fn feed(&self, args: impl Words, input: impl AsRef<[u8]>) -> Outcome {
         let mut command = self.command(args);

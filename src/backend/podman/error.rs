@@ -97,8 +97,9 @@ pub(super) fn unreadable(what: &str, command: &str, why: &str) -> EngineError {
     }
 }
 
-/// The largest answer that is read into memory (64 MiB): a list of ten thousand containers has half of it.
-pub(super) const ANSWER_LIMIT: usize = 64 << 20;
+/// The largest answer that is read into memory (32 MiB): a list of ten thousand containers has three quarters of it, and half of
+/// what we may take in all is left for everything else.
+pub(super) const ANSWER_LIMIT: usize = 32 << 20;
 
 /// An answer that is larger.
 pub(super) fn too_large(what: &str, command: &str, limit: usize) -> EngineError {

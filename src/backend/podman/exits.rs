@@ -21,7 +21,7 @@ const QUEUE: usize = 256;
 pub(super) fn follow(pid: u32) -> Option<Deaths> {
     let dir = exit_dir(pid)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+    let watched = crate::watcher::watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
         if !is_new_file(event.kind) {
             return;

@@ -785,7 +785,7 @@ async fn an_answer_is_bounded_and_told_with_its_request() {
         });
         let err = fake.api().look(&look(&["a"])).await.unwrap_err();
         assert_eq!(err.kind, EngineErrorKind::Unknown, "{err}");
-        assert!(err.message.contains("/json?") && err.message.contains("yields more than 64 MiB, the most"), "{err}");
+        assert!(err.message.contains("/json?") && err.message.contains("yields more than 32 MiB, the most"), "{err}");
     }
 }
 

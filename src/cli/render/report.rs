@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn rolled_back_means_that_the_old_one_runs() {
-        let back = || failed(ActError::RolledBack { container: "demo-a".into(), cause: cause() });
+        let back = || failed(ActError::RolledBack { container: "demo-a".into(), untried: false, cause: cause() });
         let stuck =
             || failed(ActError::RollBackFailed { container: "demo-b".into(), why: "gone".into(), cause: cause() });
         assert_eq!(status_of(vec![back()]), ExitStatus::RolledBack);

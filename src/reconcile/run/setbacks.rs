@@ -98,6 +98,7 @@ pub(super) fn schedule(
         (ActError::RolledBack { cause, .. }, _) if was_disturbed(cause, restart, first_end, failures) => {
             Schedule::Lasting
         }
+        (ActError::RolledBack { untried: true, .. }, _) if failures < DISTURBED => Schedule::Lasting,
         // Trying again would interrupt what runs again. (After a failed rollback nothing is left to interrupt.)
         (ActError::RolledBack { .. }, Disposition::NeedsUser) => Schedule::UntilChanged,
         (_, Disposition::NeedsUser) => Schedule::Lasting,
@@ -281,7 +282,7 @@ mod tests {
     fn a_successor_that_somebody_killed_is_tried_again_and_one_that_fails_by_itself_is_not() {
         let rolled_back = |how| {
             let cause = ActError::EndedAtOnce { container: "a".to_owned(), how, log: String::new() };
-            ActError::RolledBack { container: "a".to_owned(), cause: Box::new(cause) }
+            ActError::RolledBack { container: "a".to_owned(), untried: false, cause: Box::new(cause) }
         };
         let of = |how, policy, first_end, failures| schedule(&rolled_back(how), Some(policy), first_end, failures);
         let always = RestartPolicy::UnlessStopped;
@@ -296,8 +297,14 @@ mod tests {
         assert_eq!(of(Ending::Restarts, always, Some(1), 0), Schedule::UntilChanged, "a crash loop");
         assert_eq!(of(Ending::Restarts, always, None, 0), Schedule::UntilChanged);
         let failed = |kind| Box::new(ActError::Engine(EngineError::new(kind, "no")));
-        let taken = ActError::RolledBack { container: "a".to_owned(), cause: failed(EngineErrorKind::Conflict) };
+        let refused = |kind, untried| ActError::RolledBack { container: "a".to_owned(), untried, cause: failed(kind) };
+        let taken = refused(EngineErrorKind::Conflict, false);
         assert_eq!(schedule(&taken, Some(always), None, 0), Schedule::Lasting, "its name was taken");
+        let of =
+            |untried, failures| schedule(&refused(EngineErrorKind::ApiError, untried), Some(always), None, failures);
+        assert_eq!(of(true, 2), Schedule::Lasting, "Podman did not stop its predecessor");
+        assert_eq!(of(true, 3), Schedule::UntilChanged, "nor will it");
+        assert_eq!(of(false, 0), Schedule::UntilChanged, "Podman refused to start it");
         let (container, why) = ("a".to_owned(), "gone".to_owned());
         let lost = ActError::RollBackFailed { container, why, cause: failed(EngineErrorKind::Conflict) };
         assert_eq!(schedule(&lost, Some(always), None, 9), Schedule::Lasting, "nothing runs that could be interrupted");

@@ -121,7 +121,7 @@ pub(super) struct Senses {
 
 impl Default for Senses {
     fn default() -> Self {
-        let watcher = |handler: Handler| Ok(Box::new(notify::recommended_watcher(handler)?) as Box<dyn Watcher + Send>);
+        let watcher = |handler: Handler| Ok(Box::new(crate::watcher::watcher(handler)?) as Box<dyn Watcher + Send>);
         Self { watcher: Box::new(watcher), silent }
     }
 }
