@@ -145,6 +145,7 @@ fn fresh(path: &str, schema: &serde_json::Value, command: &str) {
 fn the_schemas_are_fresh() {
     fresh("schema/steadfast.schema.json", &state::schema(), "steadfast schema");
     fresh("schema/manifest.schema.json", &state::manifest_schema(), "steadfast schema --manifest");
+    fresh("schema/bundle.schema.json", &steadfast::publish::bundle::schema(), "steadfast schema --bundle");
 }
 
 #[test]

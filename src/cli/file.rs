@@ -99,8 +99,12 @@ fn told(problem: &Problem) -> Value {
 }
 
 /// Prints a JSON schema.
-pub(super) fn schema(_: &Settings, manifest: bool) -> Result<ExitStatus, CliError> {
-    let schema = if manifest { state::manifest_schema() } else { state::schema() };
+pub(super) fn schema(manifest: bool, bundle: bool) -> Result<ExitStatus, CliError> {
+    let schema = match (manifest, bundle) {
+        (true, _) => state::manifest_schema(),
+        (_, true) => crate::publish::bundle::schema(),
+        (false, false) => state::schema(),
+    };
     render::print_raw(&state::pretty(&schema))?;
     Ok(ExitStatus::Done)
 }

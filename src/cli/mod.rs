@@ -9,6 +9,7 @@ mod history;
 mod kept;
 mod logs;
 mod ownership;
+mod publish;
 mod reconcile;
 pub mod render;
 mod run;
@@ -158,6 +159,9 @@ enum Verb {
     /// Work with the Lima virtual machine alone
     #[command(subcommand)]
     Vm(VmVerb),
+    /// Publish agents: tarballs, manifests, object stores
+    #[command(subcommand)]
+    Publish(publish::PublishVerb),
     /// Have `run` started with the machine or the session, by systemd or launchd
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -168,6 +172,9 @@ enum Verb {
         /// The schema of the manifest instead
         #[arg(long)]
         manifest: bool,
+        /// The schema of the bundle instead
+        #[arg(long, conflicts_with = "manifest")]
+        bundle: bool,
     },
     /// Print a completion script
     Completions {
@@ -195,7 +202,7 @@ impl Verb {
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,
             Verb::Logs(args) => return args.file.as_deref(),
-            Verb::Schema { .. } | Verb::Completions { .. } => return None,
+            Verb::Publish(_) | Verb::Schema { .. } | Verb::Completions { .. } => return None,
         };
         file.file.as_deref()
     }
@@ -677,7 +684,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
     match verb {
         Verb::Init(_) => file::init(settings),
         Verb::Validate(_) => file::validate(settings),
-        Verb::Schema { manifest } => file::schema(settings, manifest),
+        Verb::Schema { manifest, bundle } => file::schema(manifest, bundle),
         Verb::Completions { shell } => file::completions(shell),
         Verb::Plan(args) => reconcile::plan(settings, args).await,
         Verb::Apply(args) => reconcile::apply(settings, args).await,
@@ -690,6 +697,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Exec(args) => agent::exec(settings, args).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,
         Verb::Vm(verb) => vm::vm(settings, verb).await,
+        Verb::Publish(verb) => publish::publish(settings, verb).await,
         Verb::Service(verb) => service::service(settings, verb),
         Verb::Doctor(_) => doctor::doctor(settings).await,
     }

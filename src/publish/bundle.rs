@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::files::regular;
 use crate::model::{AgentName, Arch, ArtifactKey, ImageRef, Version};
-use crate::state::{check_repository, check_version};
+use crate::state::{check_repository, check_version, generate_schema};
 
 /// The largest bundle that is read (1 MiB).
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -156,6 +156,11 @@ struct SmokeDoc {
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
     humantime::parse_duration(&text).map(Some).map_err(|err| serde::de::Error::custom(format!("`{text}`: {err}")))
+}
+
+/// The schema of a bundle.
+pub fn schema() -> serde_json::Value {
+    generate_schema::<BundleDoc>()
 }
 
 impl Bundle {

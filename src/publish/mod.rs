@@ -11,3 +11,4 @@
 pub mod bundle;
 pub mod dist;
 pub mod manifest;
+pub mod place;

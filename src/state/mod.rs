@@ -41,6 +41,7 @@ pub(crate) use agents::{check_repository, check_version};
 pub use identity::identity;
 pub use problem::{Invalid, Problem, ReadError, StateError};
 pub use read::{Input, is_handed_over, read};
+pub(crate) use schema::generate as generate_schema;
 pub use schema::{manifest_schema, pretty, schema};
 pub use starter::{name_after, starter};
 

@@ -30,7 +30,7 @@ pub fn manifest_schema() -> Value {
     schema
 }
 
-fn generate<T: JsonSchema>() -> Value {
+pub(crate) fn generate<T: JsonSchema>() -> Value {
     let mut schema = SchemaGenerator::new(SchemaSettings::draft2020_12()).into_root_schema_for::<T>().to_value();
     unwrap_lines(&mut schema);
     schema

@@ -213,7 +213,11 @@ fn errors_and_hints_are_json_where_logs_are() {
 #[test]
 fn the_printed_schemas_are_the_files_in_the_repository() {
     let sandbox = Sandbox::new();
-    for (args, file) in [("schema", "steadfast.schema.json"), ("schema --manifest", "manifest.schema.json")] {
+    for (args, file) in [
+        ("schema", "steadfast.schema.json"),
+        ("schema --manifest", "manifest.schema.json"),
+        ("schema --bundle", "bundle.schema.json"),
+    ] {
         let printed = sandbox.run(args).expect(0).stdout;
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("schema").join(file);
         let kept = std::fs::read_to_string(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));

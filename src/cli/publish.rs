@@ -1,0 +1,183 @@
+//! `publish …`: the publisher's side. Needs no state file.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::render::{self, units};
+use super::{CliError, ExitStatus, Format, Settings};
+use crate::backend::http::{Ask, Client, Status};
+use crate::model::manifest::MAX_MANIFEST_BYTES;
+use crate::model::{Location, Manifest, Sha256Digest};
+use crate::publish::bundle::Bundle;
+use crate::publish::dist::{self, DistError};
+use crate::publish::manifest::{self, PublishError, Slice};
+use crate::publish::place;
+
+/// The template that machines are made from, as it lies in the repository.
+const TEMPLATE: &str = include_str!("../../template/agents-vm.yaml");
+/// Where it lies below the directory that it is published from.
+const TEMPLATE_AT: &str = "resources/vm/agents-vm.yaml";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PublishVerb {
+    /// Write the manifest of what lies in a dist directory, whole or by a slice that is merged into a published one
+    Manifest(PublishManifestArgs),
+    /// Write the Lima template, with its digest beside it
+    Template(PublishTemplateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BundleArg {
+    /// The bundle: which agents are published, and from what (JSON or YAML; `steadfast schema --bundle`)
+    #[arg(long, value_name = "FILE")]
+    bundle: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PublishManifestArgs {
+    #[command(flatten)]
+    bundle: BundleArg,
+    /// The directory with the tarballs and their sidecars, below `images/`
+    #[arg(long, value_name = "DIR")]
+    dist_dir: PathBuf,
+    /// Which part is made anew: full, or agents:NAME
+    #[arg(long, value_name = "SLICE", default_value = "full")]
+    slice: String,
+    /// The manifest that a slice is merged into
+    #[arg(long, value_name = "FILE|URL")]
+    merge_from: Option<String>,
+    /// Where it is written
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PublishTemplateArgs {
+    /// The directory that `resources/vm/agents-vm.yaml` is written below
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(super) async fn publish(settings: &Settings, verb: PublishVerb) -> Result<ExitStatus, CliError> {
+    match verb {
+        PublishVerb::Manifest(args) => manifest(settings, args).await,
+        PublishVerb::Template(args) => template(settings, args),
+    }
+}
+
+async fn manifest(settings: &Settings, args: PublishManifestArgs) -> Result<ExitStatus, CliError> {
+    // Before anything is read.
+    let slice: Slice = args.slice.parse().map_err(|err| from_publish(&err))?;
+    if let (Slice::Agent(_), None) = (&slice, &args.merge_from) {
+        return Err(from_publish(&PublishError::NoBaseline(slice)));
+    }
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let written_at = manifest::written_at(epoch.as_deref(), SystemTime::now()).map_err(|err| from_publish(&err))?;
+    let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
+    let baseline = match &args.merge_from {
+        Some(from) => Some((format!("`{from}`"), read_baseline(from).await?)),
+        None => None,
+    };
+    let (dist_dir, asked) = (args.dist_dir.clone(), slice.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let baseline = baseline.as_ref().map(|(at, bytes)| (at.as_str(), bytes.as_slice()));
+        manifest::manifest(&bundle, &dist_dir, &asked, baseline, written_at)
+    });
+    let bytes = made.await.map_err(|err| CliError::new(ExitStatus::Error, err.to_string()))?;
+    let bytes = bytes.map_err(|err| from_publish(&err))?;
+    place::write(&args.out, &bytes).map_err(|err| not_written(&args.out, &err))?;
+    let read = Manifest::parse(&bytes).map_err(|err| from_publish(&err.into()))?;
+    let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
+    match settings.output {
+        Format::Text | Format::Markdown => render::print(&format!(
+            "wrote `{}`: {}, slice {slice}, updated at {}\n",
+            args.out.display(),
+            units::count(read.agents.len(), "agent"),
+            read.updated_at
+        ))?,
+        Format::Json | Format::Yaml => render::print_data(
+            settings.output,
+            &json!({
+                "path": args.out, "slice": slice.to_string(), "sha256": sha256.to_string(), "sizeBytes": bytes.len(),
+                "updatedAt": read.updated_at, "agents": read.agents.keys().collect::<Vec<_>>(),
+            }),
+        )?,
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// The manifest that a slice is merged into: from a file, or from where it is published.
+async fn read_baseline(from: &str) -> Result<Vec<u8>, CliError> {
+    let at = Location::parse(from).or_else(|why| match from.contains("://") {
+        true => Err(CliError::new(ExitStatus::Usage, format!("--merge-from `{from}`: {why}"))),
+        false => Ok(Location::File(from.into())),
+    })?;
+    let failed = |cause: &str| {
+        CliError::new(ExitStatus::Error, format!("cannot read the baseline {at}: {cause}"))
+            .hint("--merge-from names a manifest.json, or the URL that it is published at; the first one is made with --slice full")
+    };
+    let client = Client::new(Duration::from_secs(10), Duration::from_secs(30));
+    let answer = client.get(&at, &Ask::default()).await.map_err(|failure| failed(&failure.cause))?;
+    if answer.status != Status::Whole {
+        return Err(failed("the server did not send all of it"));
+    }
+    let bytes = answer.body.at_most(MAX_MANIFEST_BYTES).await.map_err(|failure| failed(&failure.cause))?;
+    bytes.map(Into::into).ok_or_else(|| failed("it is larger than 4 MiB"))
+}
+
+fn template(settings: &Settings, args: PublishTemplateArgs) -> Result<ExitStatus, CliError> {
+    let path = args.out.join(TEMPLATE_AT);
+    let sha256 = Sha256Digest::from_bytes(Sha256::digest(TEMPLATE).into());
+    let sidecar = dist::sidecar_path(&path);
+    place::write(&path, TEMPLATE.as_bytes()).map_err(|err| not_written(&path, &err))?;
+    place::write(&sidecar, dist::sidecar(&sha256, &path).as_bytes()).map_err(|err| not_written(&sidecar, &err))?;
+    match settings.output {
+        Format::Text | Format::Markdown => render::print(&format!("wrote `{}` ({sha256})\n", path.display()))?,
+        Format::Json | Format::Yaml => render::print_data(
+            settings.output,
+            &json!({"path": path, "sha256": sha256.to_string(), "sizeBytes": TEMPLATE.len()}),
+        )?,
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn not_written(path: &Path, err: &std::io::Error) -> CliError {
+    CliError::new(ExitStatus::Error, format!("cannot write `{}`: {err}", path.display()))
+        .hint("what was there is as it was; `--out` chooses another place")
+}
+
+fn from_publish(err: &PublishError) -> CliError {
+    let status = match err {
+        PublishError::Dist(DistError::Mismatch { .. }) => ExitStatus::Unverified,
+        PublishError::Unreadable(_) => ExitStatus::Invalid,
+        _ => ExitStatus::Error,
+    };
+    let said = CliError::new(status, crate::error::Chain(err).to_string());
+    match err {
+        PublishError::MissingInputs { path, more, .. } => {
+            let others = match more {
+                0 => String::new(),
+                more => format!(", and those of {}", units::count(*more, "more tarball")),
+            };
+            said.hint(format!(
+                "`{}` is not there{others}; `steadfast publish tarball` makes tarballs with their sidecars",
+                path.display()
+            ))
+        }
+        PublishError::NoBaseline(_) => {
+            said.hint("name the published manifest with it: all agents but this one are taken from there")
+        }
+        PublishError::UnknownSlice(_) => said.hint("slices are `full` and `agents:NAME`"),
+        PublishError::Dist(DistError::Mismatch { .. }) => {
+            said.hint("the tarball was changed after its sidecar was written: make both again, or copy both again")
+        }
+        PublishError::Dist(DistError::Sidecar { .. }) => {
+            said.hint("`sha256sum FILE >FILE.sha256`, in its directory, writes one")
+        }
+        _ => said,
+    }
+}
