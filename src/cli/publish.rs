@@ -126,7 +126,7 @@ async fn read_baseline(from: &str) -> Result<Vec<u8>, CliError> {
         return Err(failed("the server did not send all of it"));
     }
     let bytes = answer.body.at_most(MAX_MANIFEST_BYTES).await.map_err(|failure| failed(&failure.cause))?;
-    bytes.map(Into::into).ok_or_else(|| failed("it is larger than 4 MiB"))
+    bytes.ok_or_else(|| failed("it is larger than 4 MiB"))
 }
 
 fn template(settings: &Settings, args: PublishTemplateArgs) -> Result<ExitStatus, CliError> {

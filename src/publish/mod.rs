@@ -8,7 +8,9 @@
 //! A manifest never names what is not there: [`manifest`] is made from what lies in the dist directory alone. It is read by
 //! the same [`crate::model::Manifest`] that the fetcher reads it with.
 
+pub mod archive;
 pub mod bundle;
 pub mod dist;
 pub mod manifest;
+pub mod members;
 pub mod place;

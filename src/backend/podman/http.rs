@@ -191,6 +191,11 @@ impl Http {
         self.read(call, response, ANSWER_LIMIT).await
     }
 
+    /// As [`Http::upload`], and yields the answer once its headers are there.
+    pub async fn open_with(&self, call: &Call, body: reqwest::Body) -> Result<reqwest::Response, EngineError> {
+        self.respond(call, Some(body)).await
+    }
+
     async fn respond(&self, call: &Call, stream: Option<reqwest::Body>) -> Result<reqwest::Response, EngineError> {
         let mut request = self.client.request(call.method.clone(), format!("http://d{}", call.path));
         if let Some(body) = &call.body {

@@ -111,9 +111,23 @@ impl Api {
 
     /// See [`crate::backend::Engine::pull`]. `progress` counts compressed bytes of layers, as far as Podman tells.
     pub async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
-        let what = format!("pull image `{reference}`");
+        self.pull_for(reference, None, progress).await
+    }
+
+    /// Pulls an image for a platform (`linux/arm64`) whatever Podman's own is. The name points to it then.
+    pub async fn pull_for(
+        &self,
+        reference: &ImageRef,
+        platform: Option<&str>,
+        progress: Arc<Progress>,
+    ) -> Result<ImageId, EngineError> {
+        let what = match platform {
+            Some(platform) => format!("pull image `{reference}` for {platform}"),
+            None => format!("pull image `{reference}`"),
+        };
         let command = format!("POST /images/create?fromImage={reference}");
-        let options = CreateImageOptionsBuilder::new().from_image(reference.as_str()).build();
+        let options = CreateImageOptionsBuilder::new().from_image(reference.as_str());
+        let options = platform.into_iter().fold(options, |options, platform| options.platform(platform)).build();
         let registry = auth::registry(reference);
         let login = self.logins().find(reference).await;
         let secrets = login.as_ref().map(auth::Login::secrets).unwrap_or_default();

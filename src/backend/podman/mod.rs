@@ -19,6 +19,7 @@ mod life;
 mod logs;
 mod look;
 mod place;
+mod publish;
 mod recent;
 mod secrets;
 mod shell;
