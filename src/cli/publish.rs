@@ -7,15 +7,20 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::render::said::{self, Level};
 use super::render::{self, units};
+use super::signals::Signals;
 use super::{CliError, ExitStatus, Format, Settings};
 use crate::backend::http::{Ask, Client, Status};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
-use crate::model::{Location, Manifest, Sha256Digest};
+use crate::model::{Arch, Location, Manifest, Sha256Digest};
+use crate::publish::archive::ArchiveError;
 use crate::publish::bundle::Bundle;
 use crate::publish::dist::{self, DistError};
 use crate::publish::manifest::{self, PublishError, Slice};
+use crate::publish::packing::Packing;
 use crate::publish::place;
+use crate::publish::tarball::{self, TarballError, To};
 
 /// The template that machines are made from, as it lies in the repository.
 const TEMPLATE: &str = include_str!("../../template/agents-vm.yaml");
@@ -24,6 +29,8 @@ const TEMPLATE_AT: &str = "resources/vm/agents-vm.yaml";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PublishVerb {
+    /// Pull or build images, and write each as a reproducible tarball with its digest beside it
+    Tarball(PublishTarballArgs),
     /// Write the manifest of what lies in a dist directory, whole or by a slice that is merged into a published one
     Manifest(PublishManifestArgs),
     /// Write the Lima template, with its digest beside it
@@ -35,6 +42,24 @@ pub(super) struct BundleArg {
     /// The bundle: which agents are published, and from what (JSON or YAML; `steadfast schema --bundle`)
     #[arg(long, value_name = "FILE")]
     bundle: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PublishTarballArgs {
+    #[command(flatten)]
+    bundle: BundleArg,
+    /// Only this agent; may be repeated
+    #[arg(long, value_name = "NAME")]
+    agent: Vec<String>,
+    /// For which architecture: arm64 (or aarch64), x64 (or amd64, x86_64), all
+    #[arg(long, value_name = "ARCH", default_value = "all")]
+    arch: String,
+    /// How it is packed: gzip, of which others fetch only what has changed, or zstd
+    #[arg(long, value_name = "COMPRESSION", default_value = "gzip")]
+    compression: Packing,
+    /// The dist directory: tarballs lie below `images/` in it
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -64,8 +89,58 @@ pub(super) struct PublishTemplateArgs {
 
 pub(super) async fn publish(settings: &Settings, verb: PublishVerb) -> Result<ExitStatus, CliError> {
     match verb {
+        PublishVerb::Tarball(args) => tarball(settings, args).await,
         PublishVerb::Manifest(args) => manifest(settings, args).await,
         PublishVerb::Template(args) => template(settings, args),
+    }
+}
+
+async fn tarball(settings: &Settings, args: PublishTarballArgs) -> Result<ExitStatus, CliError> {
+    let arches = match args.arch.as_str() {
+        "all" => Arch::ALL.to_vec(),
+        word => vec![Arch::from_machine(word).map_err(|err| {
+            CliError::new(ExitStatus::Usage, err.to_string())
+                .hint("`--arch` takes arm64 (or aarch64), x64 (or amd64, x86_64), all")
+        })?],
+    };
+    let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
+    let agents = match args.agent.as_slice() {
+        [] => Ok(bundle.agents.iter().collect()),
+        names => names.iter().map(|name| bundle.agent(name)).collect::<Result<Vec<_>, _>>(),
+    };
+    let podman = settings.local_podman()?;
+    let signals = Signals::listen("stopping; what is finished stays, and Podman is left as it was");
+    let mut made = Vec::new();
+    for agent in agents.map_err(|err| from_publish(&err.into()))? {
+        for arch in &arches {
+            let said = |text: &str| said::say(Level::Info, text, &[], settings.color_stderr);
+            let to = To { out: &args.out, packing: args.compression };
+            let one = match tarball::tarball(&podman, agent, *arch, &to, &signals.token, &said).await {
+                Err(TarballError::Interrupted) => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
+                one => one.map_err(|err| from_tarball(&err))?,
+            };
+            if settings.output == Format::Text {
+                let size = units::bytes(one.size_bytes);
+                render::print(&format!("{}  {} ({size})\n", one.sha256, one.path.display()))?;
+            }
+            made.push(one);
+        }
+    }
+    if settings.output.is_data() {
+        render::print_data(settings.output, &made)?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn from_tarball(err: &TarballError) -> CliError {
+    let said = CliError::new(ExitStatus::Error, crate::error::Chain(err).to_string());
+    match err {
+        TarballError::Engine(err) => CliError::from_engine(err),
+        TarballError::Archive(ArchiveError::Architecture { .. }) => said.hint(
+            "its registry or its build has no such image: `--arch` chooses the ones there are, and `podman manifest inspect` lists them",
+        ),
+        TarballError::Write { .. } => said.hint("what was there is as it was; `--out` chooses another place"),
+        TarballError::Archive(_) | TarballError::Context { .. } | TarballError::Interrupted => said,
     }
 }
 

@@ -217,6 +217,18 @@ impl Settings {
         self.engine_by(desired, |socket| Podman::expect(socket, |name: &str| self.vars.get(name).cloned()))
     }
 
+    /// The Podman of this machine, for whoever has no state file: through its socket.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn local_podman(&self) -> Result<crate::backend::podman::Api, CliError> {
+        match Podman::connect(None, |name: &str| self.vars.get(name).cloned()) {
+            Ok(Podman::Api(api)) => Ok(api),
+            Ok(Podman::Shell(_)) => unreachable!("it was connected to by a socket"),
+            Err(err) => Err(CliError::from_engine(&err)),
+        }
+    }
+
     fn engine_by(
         &self,
         desired: &Desired,

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType, Header};
 
-use super::members::{Members, Written};
+use super::members::Written;
+use super::packing::{Packer, Packing};
 use crate::model::{Arch, ImageRef, Sha256Digest};
 
 /// The largest configuration or list of an archive (8 MiB).
@@ -63,10 +64,10 @@ pub fn copy<W: Write>(
     to: W,
     image: &ImageRef,
     arch: Arch,
-    level: u32,
+    packing: Packing,
 ) -> Result<(W, Written), ArchiveError> {
     let not_one = |why: String| ArchiveError::NotOne(why);
-    let mut out = Members::new(to, level);
+    let mut out = Packer::new(to, packing)?;
     let mut archive = Archive::new(from);
     // Layers go on as they come, under what they hash to; so what lists them is written last.
     let mut layers = BTreeMap::new();
@@ -139,7 +140,7 @@ fn write_layer(
     from: &mut tar::Entry<'_, impl Read>,
     name: &str,
     at: usize,
-    out: &mut Members<impl Write>,
+    out: &mut Packer<impl Write>,
 ) -> io::Result<Layer> {
     // Podman calls a layer after what it hashes to. What is called otherwise is counted.
     let is_digest = name.strip_suffix(".tar").is_some_and(|name| Sha256Digest::parse(name).is_ok());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
+use super::packing::Packing;
 use crate::files::regular;
 use crate::model::{AgentName, Arch, ArtifactKey, ImageRef, Version};
 use crate::state::{check_repository, check_version, generate_schema};
@@ -69,13 +70,13 @@ impl BundleAgent {
     }
 
     /// The key of its tarball.
-    pub fn key(&self, arch: Arch) -> ArtifactKey {
-        key(&self.name, &self.version, arch).expect("checked when the bundle was read")
+    pub fn key(&self, arch: Arch, packing: Packing) -> ArtifactKey {
+        key(&self.name, &self.version, arch, packing).expect("checked when the bundle was read")
     }
 }
 
-fn key(name: &AgentName, version: &str, arch: Arch) -> Result<ArtifactKey, String> {
-    ArtifactKey::new(format!("vm/images/{name}-{version}-{arch}.tar.gz")).map_err(|err| err.to_string())
+fn key(name: &AgentName, version: &str, arch: Arch, packing: Packing) -> Result<ArtifactKey, String> {
+    ArtifactKey::new(format!("vm/images/{name}-{version}-{arch}{}", packing.ending())).map_err(|err| err.to_string())
 }
 
 /// Why a bundle cannot be used.
@@ -228,7 +229,7 @@ impl AgentDoc {
         };
         ImageRef::join(&image, &version).map_err(|err| err.to_string())?;
         for arch in Arch::ALL {
-            key(&name, &version, arch).map_err(|why| format!("version: {why}"))?;
+            key(&name, &version, arch, Packing::Zstd).map_err(|why| format!("version: {why}"))?;
         }
         let build = match (self.context, self.containerfile, self.build_args) {
             (Some(context), containerfile, args) => {

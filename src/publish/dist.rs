@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/images/<name>-<version>-<arch>.tar.gz           the tarball
 //! DIR/images/<name>-<version>-<arch>.tar.gz.sha256    `<hex>  <basename>`, as sha256sum(1) writes and checks it
+//! DIR/images/<name>-<version>-<arch>.tar.gz.layers.json   its gzip members, for who has some of them already
 //! ```
 
 use std::fs::File;
@@ -13,6 +14,8 @@ use std::sync::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::bundle::BundleAgent;
+use super::members::Member;
+use super::packing::Packing;
 use crate::files::regular;
 use crate::model::{Arch, Sha256Digest};
 
@@ -20,15 +23,24 @@ use crate::model::{Arch, Sha256Digest};
 const PIECE: usize = 1024 * 1024;
 
 /// Where a tarball lies in a dist directory.
-pub fn tarball_path(dist: &Path, agent: &BundleAgent, arch: Arch) -> PathBuf {
-    dist.join("images").join(agent.key(arch).file_name())
+pub fn tarball_path(dist: &Path, agent: &BundleAgent, arch: Arch, packing: Packing) -> PathBuf {
+    dist.join("images").join(agent.key(arch, packing).file_name())
+}
+
+/// Where the members of a tarball are listed.
+pub fn layers_path(tarball: &Path) -> PathBuf {
+    beside(tarball, ".layers.json")
+}
+
+fn beside(tarball: &Path, ending: &str) -> PathBuf {
+    let mut name = tarball.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// Where the digest of a tarball lies.
 pub fn sidecar_path(tarball: &Path) -> PathBuf {
-    let mut name = tarball.as_os_str().to_owned();
-    name.push(".sha256");
-    name.into()
+    beside(tarball, ".sha256")
 }
 
 /// What stands in a sidecar.
@@ -65,6 +77,14 @@ pub enum DistError {
         /// The tarball's name.
         name: String,
     },
+    /// What should list the members of a tarball does not.
+    #[error("`{}` does not list the members of its tarball: {why}", path.display())]
+    Layers {
+        /// The list.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The tarball is not the one that its sidecar is of.
     #[error("sha256 mismatch for `{}`: its sidecar says {said}, its bytes hash to {found}", path.display())]
     Mismatch {
@@ -80,6 +100,8 @@ pub enum DistError {
 /// A tarball as it lies there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hashed {
+    /// What the list of its members hashes to, where there is one.
+    pub layers: Option<Sha256Digest>,
     /// What its bytes hash to.
     pub sha256: Sha256Digest,
     /// Its length in bytes.
@@ -94,7 +116,7 @@ pub fn verified(tarball: &Path) -> Result<Hashed, DistError> {
     let said = read_sidecar(tarball)?;
     let hashed = hash(tarball)?;
     match hashed.sha256 == said {
-        true => Ok(hashed),
+        true => Ok(Hashed { layers: read_layers(tarball, hashed.size_bytes)?, ..hashed }),
         false => Err(DistError::Mismatch { path: tarball.to_owned(), said, found: hashed.sha256 }),
     }
 }
@@ -115,6 +137,31 @@ pub fn read_sidecar(tarball: &Path) -> Result<Sha256Digest, DistError> {
         Sha256Digest::parse(digest).ok().filter(|_| of == name)
     });
     told.ok_or(DistError::Sidecar { path, name })
+}
+
+/// The largest list of members that is read (16 MiB): of a tarball of 500 GiB.
+const MAX_LAYERS: u64 = 16 * 1024 * 1024;
+
+/// What the list of a tarball's members hashes to. `None` where there is none.
+fn read_layers(tarball: &Path, size_bytes: u64) -> Result<Option<Sha256Digest>, DistError> {
+    let path = layers_path(tarball);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let wrong = |why: String| DistError::Layers { path: path.clone(), why };
+    let mut bytes = Vec::new();
+    let read = open(&path)?.take(MAX_LAYERS + 1).read_to_end(&mut bytes);
+    read.map_err(|err| DistError::Unreadable { path: path.clone(), err })?;
+    if bytes.len() as u64 > MAX_LAYERS {
+        return Err(wrong("it is larger than 16 MiB".to_owned()));
+    }
+    let members: Vec<Member> = serde_json::from_slice(&bytes).map_err(|err| wrong(err.to_string()))?;
+    let end =
+        members.iter().try_fold(0u64, |end, member| (member.offset == end).then(|| end.saturating_add(member.length)));
+    match end == Some(size_bytes) {
+        true => Ok(Some(Sha256Digest::from_bytes(Sha256::digest(&bytes).into()))),
+        false => Err(wrong(format!("they do not make up its {size_bytes} bytes"))),
+    }
 }
 
 fn open(path: &Path) -> Result<File, DistError> {
@@ -143,7 +190,7 @@ fn hash(path: &Path) -> Result<Hashed, DistError> {
     if size_bytes == 0 {
         return Err(DistError::NotATarball { path: path.to_owned(), why: "it is empty" });
     }
-    Ok(Hashed { sha256: Sha256Digest::from_bytes(hasher.finalize().into()), size_bytes })
+    Ok(Hashed { layers: None, sha256: Sha256Digest::from_bytes(hasher.finalize().into()), size_bytes })
 }
 
 fn is_compressed(start: &[u8]) -> bool {
@@ -196,7 +243,7 @@ mod tests {
             [sidecar(&sha256, &path), format!("{sha256} *a-1-x64.tar.gz"), format!("{sha256}\ta-1-x64.tar.gz\r\n")]
         {
             side(&good);
-            assert_eq!(verified(&path).unwrap(), Hashed { sha256, size_bytes: bytes.len() as u64 });
+            assert_eq!(verified(&path).unwrap(), Hashed { layers: None, sha256, size_bytes: bytes.len() as u64 });
         }
         for bad in ["", "x  a-1-x64.tar.gz", &sha256.to_string(), &format!("{sha256}  b-1-x64.tar.gz")] {
             side(bad);
@@ -212,6 +259,28 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_members_lists_all_of_them_or_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a-1-x64.tar.gz");
+        let mut members = crate::publish::members::Members::new(Vec::new(), 6);
+        std::io::Write::write_all(&mut members, &[7; 10_000_000]).unwrap();
+        let (bytes, written) = members.finish().unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        std::fs::write(sidecar_path(&path), sidecar(&written.sha256, &path)).unwrap();
+        let list =
+            |members: &[Member]| std::fs::write(layers_path(&path), serde_json::to_vec(members).unwrap()).unwrap();
+        list(&written.members);
+        let of = std::fs::read(layers_path(&path)).unwrap();
+        assert_eq!(verified(&path).unwrap().layers, Some(Sha256Digest::from_bytes(Sha256::digest(of).into())));
+        for bad in [&written.members[1..], &written.members[..1], &[]] {
+            list(bad);
+            assert!(verified(&path).unwrap_err().to_string().contains("they do not make up its"));
+        }
+        std::fs::write(layers_path(&path), "{}").unwrap();
+        assert!(matches!(verified(&path).unwrap_err(), DistError::Layers { .. }));
+    }
+
+    #[test]
     fn many_are_hashed_in_their_order() {
         let dir = tempfile::tempdir().unwrap();
         let make = |n: u8| {
@@ -220,7 +289,7 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             let sha256 = Sha256Digest::from_bytes(Sha256::digest(bytes).into());
             std::fs::write(sidecar_path(&path), sidecar(&sha256, &path)).unwrap();
-            (path, Hashed { sha256, size_bytes: 3 })
+            (path, Hashed { layers: None, sha256, size_bytes: 3 })
         };
         let (paths, hashed): (Vec<_>, Vec<_>) = (0..20).map(make).unzip();
         assert_eq!(verified_all(&paths).unwrap(), hashed);

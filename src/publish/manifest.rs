@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::bundle::{Bundle, BundleAgent, BundleError};
 use super::dist::{self, DistError, Hashed};
+use super::packing::Packing;
 use crate::model::ids::clean;
 use crate::model::manifest::{MANIFEST_SCHEMA_VERSION, MAX_MANIFEST_BYTES};
 use crate::model::{Arch, Manifest, ManifestError};
@@ -68,6 +69,14 @@ pub enum PublishError {
         /// How many more of agents and architectures lack theirs.
         more: usize,
     },
+    /// Both would have the same name in the manifest.
+    #[error("`{}` and `{}` are both there: which one is meant?", one.display(), other.display())]
+    TwoTarballs {
+        /// One of them.
+        one: PathBuf,
+        /// The other.
+        other: PathBuf,
+    },
     /// A slice is merged into something.
     #[error("--slice {0} requires --merge-from")]
     NoBaseline(Slice),
@@ -101,8 +110,8 @@ pub fn written_at(source_date_epoch: Option<&str>, now: SystemTime) -> Result<Sy
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(wrong)
 }
 
-/// The tarballs of one agent by architecture.
-type Tarballs = Vec<(Arch, Hashed)>;
+/// The tarballs of one agent.
+type Tarballs = Vec<(Arch, Packing, Hashed)>;
 
 /// Makes the manifest's bytes: two-space-indented JSON with a final newline. `baseline` says where it lies and what it holds.
 ///
@@ -129,7 +138,7 @@ pub fn manifest(
     // Read as every fetcher will.
     let manifest = Manifest::parse(&bytes)?;
     for (agent, tarballs) in &made {
-        for (arch, _) in tarballs {
+        for (arch, ..) in tarballs {
             manifest.artifact(agent.name.as_str(), *arch)?;
         }
     }
@@ -138,24 +147,51 @@ pub fn manifest(
 
 /// Hashes what is wanted of the dist directory, once all of it is there.
 fn hash_all<'b>(wanted: &[&'b BundleAgent], dist_dir: &Path) -> Result<Vec<(&'b BundleAgent, Tarballs)>, PublishError> {
-    let inputs = wanted.iter().flat_map(|agent| Arch::ALL.map(|arch| (*agent, arch)));
-    let inputs: Vec<_> = inputs.map(|(agent, arch)| (agent, arch, dist::tarball_path(dist_dir, agent, arch))).collect();
-    let lacks = |path: &Path| [path.to_owned(), dist::sidecar_path(path)].into_iter().find(|path| !path.exists());
-    let missing: Vec<_> = inputs.iter().filter_map(|(agent, arch, path)| Some((agent, arch, lacks(path)?))).collect();
-    if let Some((agent, arch, path)) = missing.first() {
-        let (agent, path) = (agent.name.to_string(), path.clone());
-        return Err(PublishError::MissingInputs { agent, arch: **arch, path, more: missing.len() - 1 });
+    let inputs = wanted.iter().flat_map(|agent| Arch::ALL.map(|arch| Input::find(agent, arch, dist_dir)));
+    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+    let missing: Vec<_> = inputs.iter().filter_map(|input| Some((input, input.lacks()?))).collect();
+    if let Some((input, path)) = missing.first() {
+        let (agent, path) = (input.agent.name.to_string(), path.clone());
+        return Err(PublishError::MissingInputs { agent, arch: input.arch, path, more: missing.len() - 1 });
     }
-    let paths: Vec<_> = inputs.iter().map(|(_, _, path)| path.clone()).collect();
+    let paths: Vec<_> = inputs.iter().map(|input| input.path.clone()).collect();
     let hashed = dist::verified_all(&paths)?;
     let mut made: Vec<(&BundleAgent, Tarballs)> = Vec::new();
-    for ((agent, arch, _), hashed) in inputs.into_iter().zip(hashed) {
+    for (Input { agent, arch, packing, .. }, hashed) in inputs.into_iter().zip(hashed) {
         match made.last_mut() {
-            Some((last, tarballs)) if last.name == agent.name => tarballs.push((arch, hashed)),
-            _ => made.push((agent, vec![(arch, hashed)])),
+            Some((last, tarballs)) if last.name == agent.name => tarballs.push((arch, packing, hashed)),
+            _ => made.push((agent, vec![(arch, packing, hashed)])),
         }
     }
     Ok(made)
+}
+
+/// A tarball that is wanted.
+struct Input<'b> {
+    agent: &'b BundleAgent,
+    arch: Arch,
+    packing: Packing,
+    path: PathBuf,
+}
+
+impl<'b> Input<'b> {
+    /// The one that is there, however it is packed; else the one that could be.
+    fn find(agent: &'b BundleAgent, arch: Arch, dist_dir: &Path) -> Result<Self, PublishError> {
+        let place = |packing| (packing, dist::tarball_path(dist_dir, agent, arch, packing));
+        let there: Vec<_> = Packing::ALL.map(place).into_iter().filter(|(_, path)| path.exists()).collect();
+        match <[_; 2]>::try_from(there) {
+            Ok([(_, one), (_, other)]) => Err(PublishError::TwoTarballs { one, other }),
+            Err(there) => {
+                let (packing, path) = there.into_iter().next().unwrap_or_else(|| place(Packing::default()));
+                Ok(Self { agent, arch, packing, path })
+            }
+        }
+    }
+
+    /// The first file of it that is not there.
+    fn lacks(&self) -> Option<PathBuf> {
+        [self.path.clone(), dist::sidecar_path(&self.path)].into_iter().find(|path| !path.exists())
+    }
 }
 
 /// A manifest of which a part is made anew: what stands in it is kept as it stands there.
@@ -245,6 +281,15 @@ struct Tarball {
     key: String,
     sha256: String,
     size_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<Layers>,
+}
+
+/// Where the tarball's members are listed.
+#[derive(Serialize)]
+struct Layers {
+    key: String,
+    sha256: String,
 }
 
 /// A value that is made anew, or one that stands as it stood.
@@ -295,13 +340,12 @@ fn document(
 }
 
 fn entry<'a>(agent: &'a BundleAgent, tarballs: &Tarballs) -> Entry<'a> {
-    let tarball = |(arch, hashed): &(Arch, Hashed)| {
-        let tarball = Tarball {
-            key: agent.key(*arch).to_string(),
-            sha256: hashed.sha256.to_string(),
-            size_bytes: hashed.size_bytes,
-        };
-        (arch.to_string(), tarball)
+    let tarball = |(arch, packing, hashed): &(Arch, Packing, Hashed)| {
+        let key = agent.key(*arch, *packing).to_string();
+        let layers =
+            hashed.layers.map(|sha256| Layers { key: format!("{key}.layers.json"), sha256: sha256.to_string() });
+        let sha256 = hashed.sha256.to_string();
+        (arch.to_string(), Tarball { key, sha256, size_bytes: hashed.size_bytes, layers })
     };
     Entry { image: &agent.image, version: &agent.version, tarballs: InOrder(tarballs.iter().map(tarball).collect()) }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use flate2::{Compression, GzBuilder};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::model::Sha256Digest;
@@ -21,7 +22,7 @@ pub const CHUNK: usize = 4 * 1024 * 1024;
 const NO_SYSTEM: u8 = 255;
 
 /// One member as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// What its compressed bytes hash to.
     pub sha256: Sha256Digest,

@@ -13,4 +13,6 @@ pub mod bundle;
 pub mod dist;
 pub mod manifest;
 pub mod members;
+pub mod packing;
 pub mod place;
+pub mod tarball;

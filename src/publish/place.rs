@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::files::Replacement;
 
 /// Who publishes lets others read it.
-const MODE: u32 = 0o644;
+pub(super) const MODE: u32 = 0o644;
 
 /// Puts these bytes in the place of a file, synced, in a directory that is made where there is none. A reader sees the old or
 /// the new.

@@ -47,6 +47,7 @@ pub use api::Api;
 pub use auth::Logins;
 pub use ladder::Ladder;
 pub use place::PodmanAt;
+pub use publish::BuildImage;
 pub use shell::Shell;
 
 /// Podman, by whichever way it is reached.

@@ -53,7 +53,7 @@ impl Saved {
 }
 
 fn copied(bytes: &[u8]) -> Result<(Vec<u8>, Written), ArchiveError> {
-    copy(bytes, Vec::new(), &ImageRef::new("r.example/a:1").unwrap(), Arch::X64, 6)
+    copy(bytes, Vec::new(), &ImageRef::new("r.example/a:1").unwrap(), Arch::X64, Packing::Gzip)
 }
 
 fn files(packed: &[u8]) -> Vec<(String, Vec<u8>)> {

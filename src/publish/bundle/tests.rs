@@ -23,7 +23,7 @@ fn json_and_yaml_say_the_same() {
     let own = bundle.agent("own").unwrap();
     assert_eq!(own.build.as_ref().unwrap().context, Path::new("/srv/b/own"));
     assert_eq!(own.reference().as_str(), "localhost/own:1");
-    assert_eq!(own.key(Arch::Arm64).as_str(), "vm/images/own-1-arm64.tar.gz");
+    assert_eq!(own.key(Arch::Arm64, Packing::Gzip).as_str(), "vm/images/own-1-arm64.tar.gz");
     assert_eq!(bundle.agent("web").unwrap().smoke, Some(Smoke::Healthy(Duration::from_secs(60))));
     let err = bundle.agent("other").unwrap_err().to_string();
     assert_eq!(err, "the bundle has no agent `other`; it has `openclaw`, `own`, `web`");

@@ -29,9 +29,9 @@ impl Dist {
     }
 
     fn put(&self, agent: &BundleAgent, arch: Arch) -> Sha256Digest {
-        let path = dist::tarball_path(self.0.path(), agent, arch);
+        let path = dist::tarball_path(self.0.path(), agent, arch, Packing::Gzip);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let bytes = [&[0x1f, 0x8b][..], agent.key(arch).as_str().as_bytes()].concat();
+        let bytes = [&[0x1f, 0x8b][..], agent.key(arch, Packing::Gzip).as_str().as_bytes()].concat();
         let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
         std::fs::write(&path, bytes).unwrap();
         std::fs::write(dist::sidecar_path(&path), dist::sidecar(&sha256, &path)).unwrap();
@@ -73,7 +73,7 @@ fn a_whole_manifest_is_what_lies_there_in_the_bundle_s_order() {
 fn the_errors_that_scripts_look_for() {
     let bundle = bundle(&[("openclaw", "2026.4.12")]);
     let dist = Dist::of(&bundle);
-    let sidecar = dist::sidecar_path(&dist::tarball_path(dist.0.path(), &bundle.agents[0], Arch::X64));
+    let sidecar = dist::sidecar_path(&dist::tarball_path(dist.0.path(), &bundle.agents[0], Arch::X64, Packing::Gzip));
     std::fs::remove_file(sidecar).unwrap();
     assert_eq!(made(&bundle, &dist, "full", None).unwrap_err(), "missing tarball inputs for openclaw/x64");
     assert_eq!(
@@ -177,7 +177,7 @@ proptest! {
         for agent in &bundle.agents {
             for arch in Arch::ALL {
                 let sha256 = dist.put(agent, arch);
-                let path = dist::tarball_path(dist.0.path(), agent, arch);
+                let path = dist::tarball_path(dist.0.path(), agent, arch, Packing::Gzip);
                 let (file, sidecar) = (there.next().unwrap(), there.next().unwrap());
                 if !file { std::fs::remove_file(&path).unwrap() }
                 if !sidecar { std::fs::remove_file(dist::sidecar_path(&path)).unwrap() }

@@ -1,0 +1,123 @@
+//! How a tarball is packed.
+
+use std::io::{self, Write};
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+use super::members::{Members, Written};
+use crate::model::Sha256Digest;
+
+/// gzip's level: what follows takes twice as long for a hundredth.
+const GZIP_LEVEL: u32 = 6;
+/// Zstandard's: about as fast as it reads.
+const ZSTD_LEVEL: i32 = 9;
+
+/// How a tarball is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Packing {
+    /// gzip, in members, of which a fetcher may have some already.
+    #[default]
+    Gzip,
+    /// Zstandard: smaller, and whole or not at all.
+    Zstd,
+}
+
+impl Packing {
+    /// Each.
+    pub const ALL: [Packing; 2] = [Packing::Gzip, Packing::Zstd];
+
+    /// How the name of such a tarball ends.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Packing::Gzip => ".tar.gz",
+            Packing::Zstd => ".tar.zst",
+        }
+    }
+}
+
+impl FromStr for Packing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "gzip" => Ok(Self::Gzip),
+            "zstd" => Ok(Self::Zstd),
+            other => Err(format!("`{other}` is no compression: gzip or zstd")),
+        }
+    }
+}
+
+/// Packs what is written to it.
+pub(super) enum Packer<W: Write> {
+    Gzip(Members<W>),
+    Zstd(zstd::stream::write::Encoder<'static, Hashed<W>>),
+}
+
+impl<W: Write> Packer<W> {
+    pub fn new(to: W, packing: Packing) -> io::Result<Self> {
+        match packing {
+            Packing::Gzip => Ok(Self::Gzip(Members::new(to, GZIP_LEVEL))),
+            Packing::Zstd => zstd::stream::write::Encoder::new(Hashed::new(to), ZSTD_LEVEL).map(Self::Zstd),
+        }
+    }
+
+    /// What follows is worth a member of its own, where there are any.
+    pub fn begin_member(&mut self) -> io::Result<()> {
+        match self {
+            Packer::Gzip(members) => members.begin_member(),
+            Packer::Zstd(_) => Ok(()),
+        }
+    }
+
+    pub fn finish(self) -> io::Result<(W, Written)> {
+        match self {
+            Packer::Gzip(members) => members.finish(),
+            Packer::Zstd(encoder) => {
+                let Hashed { mut to, hasher, size_bytes } = encoder.finish()?;
+                to.flush()?;
+                let sha256 = Sha256Digest::from_bytes(hasher.finalize().into());
+                Ok((to, Written { sha256, size_bytes, members: Vec::new() }))
+            }
+        }
+    }
+}
+
+impl<W: Write> Write for Packer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Packer::Gzip(members) => members.write(bytes),
+            Packer::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Hashes and counts what goes through.
+pub(super) struct Hashed<W> {
+    to: W,
+    hasher: Sha256,
+    size_bytes: u64,
+}
+
+impl<W> Hashed<W> {
+    fn new(to: W) -> Self {
+        Self { to, hasher: Sha256::new(), size_bytes: 0 }
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}

@@ -1,0 +1,254 @@
+//! An image from Podman into a dist directory: pulled or built for the wanted platform, saved, written anew, packed and hashed in
+//! one pass.
+//!
+//! Podman is left as it was: a name that pointed to another image points there again, and an image that was not there before goes.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::sync::CancellationToken;
+
+use super::archive::{self, ArchiveError, oci_arch};
+use super::bundle::{Build, BundleAgent};
+use super::dist;
+use super::members::Written;
+use super::packing::Packing;
+use super::place;
+use crate::backend::podman::{Api, BuildImage};
+use crate::backend::{ByteStream, EngineError, Progress};
+use crate::files::Replacement;
+use crate::model::{Arch, ArtifactKey, ImageId, ImageRef, Images, Sha256Digest};
+
+/// What the file of instructions is called where nobody says.
+const CONTAINERFILES: [&str; 2] = ["Containerfile", "Dockerfile"];
+
+/// A tarball that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Made {
+    /// Of which agent.
+    pub agent: String,
+    /// For which architecture.
+    pub arch: Arch,
+    /// The key it is published under.
+    pub key: ArtifactKey,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What its bytes hash to.
+    pub sha256: Sha256Digest,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+}
+
+/// Why there is no tarball.
+#[derive(Debug, thiserror::Error)]
+pub enum TarballError {
+    /// Podman.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// What it saved is not what was asked for.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The dist directory.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        err: io::Error,
+    },
+    /// It was to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// What an image is to be built from.
+    #[error("cannot build agent `{agent}` from `{}`: {why}", context.display())]
+    Context {
+        /// Of which agent.
+        agent: String,
+        /// The context.
+        context: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Where tarballs go, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct To<'a> {
+    /// The dist directory.
+    pub out: &'a Path,
+    /// How they are packed.
+    pub packing: Packing,
+}
+
+/// Makes the tarball of an agent for an architecture. `said` hears what is done.
+///
+/// # Errors
+/// When the image cannot be had, is built for something else, or cannot be written. What lay there before is as it was.
+pub async fn tarball(
+    podman: &Api,
+    agent: &BundleAgent,
+    arch: Arch,
+    to: &To<'_>,
+    cancel: &CancellationToken,
+    said: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Made, TarballError> {
+    let reference = agent.reference();
+    let before = podman.images().await?;
+    let platform = format!("linux/{}", oci_arch(arch));
+    let had = async {
+        match &agent.build {
+            None => {
+                said(&format!("pulling `{reference}` for {platform}"));
+                Ok(podman.pull_for(&reference, Some(&platform), Progress::new(0)).await?)
+            }
+            Some(build) => built(podman, agent, build, &platform, said).await,
+        }
+    };
+    let had = tokio::select! {
+        had = had => had,
+        () = cancel.cancelled() => Err(TarballError::Interrupted),
+    };
+    let image = match had {
+        Ok(image) => image,
+        Err(err) => {
+            restore(podman, &reference, None, &before).await;
+            return Err(err);
+        }
+    };
+    said(&format!("saving `{reference}` for {arch}"));
+    let made = saved(podman, agent, &image, arch, to, cancel).await;
+    restore(podman, &reference, Some(&image), &before).await;
+    made
+}
+
+async fn built(
+    podman: &Api,
+    agent: &BundleAgent,
+    build: &Build,
+    platform: &str,
+    said: &(dyn Fn(&str) + Send + Sync),
+) -> Result<ImageId, TarballError> {
+    let Build { context, containerfile, args } = build;
+    let wrong = |why: String| TarballError::Context { agent: agent.name.to_string(), context: context.clone(), why };
+    if !context.is_dir() {
+        return Err(wrong("it is no directory".to_owned()));
+    }
+    let containerfile = match containerfile {
+        Some(file) => file.clone(),
+        None => CONTAINERFILES
+            .iter()
+            .map(PathBuf::from)
+            .find(|file| context.join(file).is_file())
+            .ok_or_else(|| wrong(format!("it has no {}", CONTAINERFILES.join(" and no "))))?,
+    };
+    if !context.join(&containerfile).is_file() {
+        return Err(wrong(format!("it has no `{}`", containerfile.display())));
+    }
+    let reference = agent.reference();
+    let build = BuildImage { reference: &reference, platform, containerfile: &containerfile, args };
+    said(&format!("building `{reference}` for {platform}"));
+    Ok(podman.build(&build, packed_directory(context.clone()), |line| said(line)).await?)
+}
+
+/// A directory as a tar, as it is read.
+fn packed_directory(dir: PathBuf) -> ByteStream {
+    struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+    impl Write for Pieces {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+            self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map(|()| bytes.len()).map_err(gone)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (pieces, inbox) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        let mut archive = tar::Builder::new(BufWriter::with_capacity(256 * 1024, Pieces(pieces.clone())));
+        archive.follow_symlinks(false);
+        let packed = archive.append_dir_all("", &dir).and_then(|()| archive.into_inner()?.flush());
+        if let Err(err) = packed {
+            // Whoever read may have gone.
+            let _ = pieces.blocking_send(Err(err));
+        }
+    });
+    Box::pin(stream::unfold(inbox, |mut inbox| async { inbox.recv().await.map(|piece| (piece, inbox)) }))
+}
+
+async fn saved(
+    podman: &Api,
+    agent: &BundleAgent,
+    image: &ImageId,
+    arch: Arch,
+    To { out, packing }: &To<'_>,
+    cancel: &CancellationToken,
+) -> Result<Made, TarballError> {
+    let packing = *packing;
+    let path = dist::tarball_path(out, agent, arch, packing);
+    let not_written = |path: &Path| {
+        let path = path.to_owned();
+        move |err| TarballError::Write { path, err }
+    };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(not_written(dir))?;
+    }
+    // An archive that breaks off is none: nothing takes the place of what lies there.
+    let stream = podman.save(image).await?.take_until(cancel.clone().cancelled_owned());
+    let stream = SyncIoBridge::new(StreamReader::new(Box::pin(stream)));
+    let (reference, to) = (agent.reference(), path.clone());
+    let copy = tokio::task::spawn_blocking(move || -> Result<Written, TarballError> {
+        let place = Replacement::begin(&to, place::MODE).map_err(not_written(&to))?;
+        let writer: BufWriter<&File> = BufWriter::with_capacity(1024 * 1024, place.file());
+        let (_, written) = archive::copy(stream, writer, &reference, arch, packing)?;
+        place.place(true).map_err(not_written(&to))?;
+        Ok(written)
+    });
+    let copied = copy.await.map_err(|err| io::Error::other(err.to_string())).map_err(ArchiveError::from)?;
+    let written = match copied {
+        Err(_) if cancel.is_cancelled() => return Err(TarballError::Interrupted),
+        copied => copied?,
+    };
+    // The tarball first: until all three are there they do not go together, and are refused.
+    let layers = dist::layers_path(&path);
+    match packing {
+        Packing::Gzip => {
+            let list = serde_json::to_vec(&written.members).map_err(io::Error::from).map_err(not_written(&layers))?;
+            place::write(&layers, &[&list[..], b"\n"].concat()).map_err(not_written(&layers))?;
+        }
+        Packing::Zstd => match std::fs::remove_file(&layers) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(not_written(&layers)(err)),
+            _ => {}
+        },
+    }
+    let sidecar = dist::sidecar_path(&path);
+    place::write(&sidecar, dist::sidecar(&written.sha256, &path).as_bytes()).map_err(not_written(&sidecar))?;
+    let Written { sha256, size_bytes, .. } = written;
+    Ok(Made { agent: agent.name.to_string(), arch, key: agent.key(arch, packing), path, sha256, size_bytes })
+}
+
+/// Leaves Podman as it was. What cannot be undone is left, and told in the log.
+async fn restore(podman: &Api, reference: &ImageRef, image: Option<&ImageId>, before: &Images) {
+    let full = reference.qualified();
+    let undone = async {
+        match (before.names.get(&full), image) {
+            (Some(old), image) if image != Some(old) => podman.tag(old, &full).await?,
+            (None, Some(image)) => podman.untag(image, &full).await?,
+            _ => {}
+        }
+        match image {
+            Some(image) if !before.store.contains_key(image) => podman.remove_image(image).await,
+            _ => Ok(()),
+        }
+    };
+    if let Err(err) = undone.await {
+        tracing::warn!(image = %reference, error = %crate::error::Chain(&err), "cannot leave Podman as it was");
+    }
+}
