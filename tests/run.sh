@@ -25,7 +25,7 @@ repository=$(cd "$here/.." && pwd)
 . "$repository/scripts/lima-env.sh"
 
 # Test targets that need a real Podman. They run one after another.
-PODMAN_TARGETS=(podman apply background truth faults)
+PODMAN_TARGETS=(podman apply publish background truth faults)
 STAGES=(format clippy doc audit tests podman lima)
 
 passed=0 failed=0 skipped=0

@@ -1,0 +1,9 @@
+//! `steadfast publish` against a real Podman. Built with `--features podman-tests`; see `tests/podman.rs` for what it wants.
+
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../apply/world.rs"]
+#[allow(dead_code)]
+mod world;
+
+mod tarballs;
