@@ -35,6 +35,7 @@ pub mod state;
 pub mod status;
 pub mod telemetry;
 mod time;
+pub mod trust;
 mod visible;
 mod watcher;
 pub mod why;

@@ -35,6 +35,8 @@ mod secrets;
 mod server;
 #[path = "cli/service.rs"]
 mod service;
+#[path = "cli/signing.rs"]
+mod signing;
 #[path = "cli/sockets.rs"]
 mod sockets;
 #[path = "cli/state_files.rs"]

@@ -1,5 +1,7 @@
 //! `publish …`: the publisher's side. Needs no state file.
 
+mod keys;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +35,10 @@ pub(super) enum PublishVerb {
     Tarball(PublishTarballArgs),
     /// Write the manifest of what lies in a dist directory, whole or by a slice that is merged into a published one
     Manifest(PublishManifestArgs),
+    /// Make a pair of minisign keys for signing manifests
+    Keygen(PublishKeygenArgs),
+    /// Sign a manifest: writes FILE.minisig
+    Sign(PublishSignArgs),
     /// Write the Lima template, with its digest beside it
     Template(PublishTemplateArgs),
 }
@@ -81,6 +87,32 @@ pub(super) struct PublishManifestArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct PublishKeygenArgs {
+    /// Where the secret key is written; the public one lies beside it, as FILE.pub
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Do not encrypt the secret key. Otherwise its password is $STEADFAST_SIGNING_PASSWORD, or asked for
+    #[arg(long)]
+    no_password: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PublishSignArgs {
+    /// The manifest
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// The secret key; `-` reads standard input [default: what $STEADFAST_SIGNING_KEY holds]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Its number: whoever trusts the key takes none with a lower one any more [default: its `updatedAt` in milliseconds since 1970]
+    #[arg(long, value_name = "N")]
+    serial: Option<u64>,
+    /// How long it is good [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    expires: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PublishTemplateArgs {
     /// The directory that `resources/vm/agents-vm.yaml` is written below
     #[arg(long, value_name = "DIR")]
@@ -91,6 +123,8 @@ pub(super) async fn publish(settings: &Settings, verb: PublishVerb) -> Result<Ex
     match verb {
         PublishVerb::Tarball(args) => tarball(settings, args).await,
         PublishVerb::Manifest(args) => manifest(settings, args).await,
+        PublishVerb::Keygen(args) => keys::keygen(settings, &args),
+        PublishVerb::Sign(args) => keys::sign(settings, &args),
         PublishVerb::Template(args) => template(settings, args),
     }
 }

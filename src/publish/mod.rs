@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod bundle;
 pub mod dist;
+pub mod key;
 pub mod manifest;
 pub mod members;
 pub mod packing;

@@ -1,0 +1,169 @@
+//! `publish keygen|sign`: keys and signatures in minisign's format.
+
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use super::{PublishKeygenArgs, PublishSignArgs, not_written};
+use crate::cli::render;
+use crate::cli::{CliError, ExitStatus, Format, Settings};
+use crate::files::regular;
+use crate::model::Manifest;
+use crate::model::manifest::MAX_MANIFEST_BYTES;
+use crate::publish::{key, place};
+use crate::trust::{self, ENDING};
+
+/// Holds the secret key, for where there is no file.
+const KEY: &str = "STEADFAST_SIGNING_KEY";
+/// Holds its password.
+const PASSWORD: &str = "STEADFAST_SIGNING_PASSWORD";
+/// Far more than a secret key has.
+const MAX_KEY_BYTES: u64 = 64 * 1024;
+
+pub(super) fn keygen(settings: &Settings, args: &PublishKeygenArgs) -> Result<ExitStatus, CliError> {
+    let public = beside(&args.out, ".pub");
+    for path in [&args.out, &public] {
+        if path.symlink_metadata().is_ok() {
+            return Err(CliError::new(ExitStatus::Error, format!("`{}` is there already", path.display())).hint(
+                "a key is not written over: what was signed with it could not be signed again; choose another name",
+            ));
+        }
+    }
+    let password = match args.no_password {
+        true => None,
+        false => Some(new_password()?),
+    };
+    let made = key::generate(password).map_err(|why| failed(format!("cannot make keys: {why}")))?;
+    write_secret(&args.out, &made.secret).map_err(|err| not_written(&args.out, &err))?;
+    place::write(&public, made.public.as_bytes()).map_err(|err| not_written(&public, &err))?;
+    match settings.output {
+        Format::Text | Format::Markdown => render::print(&format!(
+            "wrote `{}` (secret) and `{}`; whoever trusts it writes into the state file:\n\nmanifest:\n  publicKeys: [{}]\n",
+            args.out.display(),
+            public.display(),
+            made.key
+        ))?,
+        Format::Json | Format::Yaml => render::print_data(
+            settings.output,
+            &json!({
+                "secretKey": args.out, "publicKey": public, "key": made.key.to_string(), "id": made.key.id().to_string(),
+            }),
+        )?,
+    }
+    Ok(ExitStatus::Done)
+}
+
+pub(super) fn sign(settings: &Settings, args: &PublishSignArgs) -> Result<ExitStatus, CliError> {
+    let bytes = read(&args.file, MAX_MANIFEST_BYTES as u64)?;
+    let manifest = Manifest::parse(&bytes)
+        .map_err(|err| CliError::new(ExitStatus::Invalid, format!("cannot sign `{}`: {err}", args.file.display())))?;
+    let updated = humantime::parse_rfc3339(&manifest.updated_at).map_err(|err| {
+        let file = args.file.display();
+        CliError::new(
+            ExitStatus::Invalid,
+            format!("cannot sign `{file}`: its updatedAt is `{}`: {err}", manifest.updated_at),
+        )
+    })?;
+    let since = updated.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let serial = args.serial.unwrap_or_else(|| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    let secret = key::read(&secret_key(args)?, password).map_err(|why| {
+        failed(format!("cannot use the secret key: {why}")).hint(format!(
+            "`steadfast publish keygen` makes one; its password is ${PASSWORD}, or asked for on a terminal"
+        ))
+    })?;
+    let expires = args.expires.map(|after| SystemTime::now() + after);
+    let signature = trust::sign(&bytes, &manifest.updated_at, serial, expires, &secret)
+        .map_err(|why| failed(format!("cannot sign `{}`: {why}", args.file.display())))?;
+    let path = beside(&args.file, ENDING);
+    place::write(&path, signature.as_bytes()).map_err(|err| not_written(&path, &err))?;
+    let until = expires.map(crate::time::rfc3339);
+    match settings.output {
+        Format::Text | Format::Markdown => {
+            let until = until.as_ref().map(|at| format!(", good until {at}")).unwrap_or_default();
+            render::print(&format!("wrote `{}`: serial {serial}{until}\n", path.display()))?;
+        }
+        Format::Json | Format::Yaml => {
+            render::print_data(settings.output, &json!({"path": path, "serial": serial, "expires": until}))?;
+        }
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn failed(message: String) -> CliError {
+    CliError::new(ExitStatus::Error, message)
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {
+    let cannot = |err: std::io::Error| failed(format!("cannot read `{}`: {err}", path.display()));
+    let file = regular::open(path).map_err(|err| cannot(err.into()))?;
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    match bytes.len() as u64 > most {
+        true => Err(failed(format!("`{}` is larger than {most} bytes", path.display()))),
+        false => Ok(bytes),
+    }
+}
+
+/// Nobody but its owner may read it, from the first byte on.
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir)?;
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// The text of the secret key's file.
+fn secret_key(args: &PublishSignArgs) -> Result<String, CliError> {
+    let bytes = match &args.key {
+        Some(path) if path == Path::new("-") => {
+            let mut bytes = Vec::new();
+            let read = std::io::stdin().lock().take(MAX_KEY_BYTES).read_to_end(&mut bytes);
+            read.map_err(|err| failed(format!("cannot read the secret key from standard input: {err}")))?;
+            bytes
+        }
+        Some(path) => read(path, MAX_KEY_BYTES)?,
+        None => std::env::var(KEY).map(String::into_bytes).map_err(|_| {
+            failed("no secret key is named".to_owned())
+                .hint(format!("--key names its file (`-` reads standard input), or ${KEY} holds it"))
+        })?,
+    };
+    // What is no text is no key, and nothing of it is told.
+    Ok(String::from_utf8(bytes).unwrap_or_default())
+}
+
+fn password() -> Result<String, String> {
+    match std::env::var(PASSWORD) {
+        Ok(password) => Ok(password),
+        Err(_) if std::io::stdin().is_terminal() => {
+            rpassword::prompt_password("Password of the secret key: ").map_err(|err| err.to_string())
+        }
+        Err(_) => Err(format!("it is encrypted, ${PASSWORD} is not set, and there is no terminal to ask on")),
+    }
+}
+
+fn new_password() -> Result<String, CliError> {
+    if let Ok(password) = std::env::var(PASSWORD) {
+        return Ok(password);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(failed("the secret key needs a password, and there is no terminal to ask on".to_owned())
+            .hint(format!("${PASSWORD} holds it; --no-password leaves the key unencrypted")));
+    }
+    let ask = |prompt: &str| rpassword::prompt_password(prompt).map_err(|err| failed(err.to_string()));
+    let password = ask("Password for the secret key: ")?;
+    match ask("The same once more: ")? == password {
+        true => Ok(password),
+        false => Err(failed("the two passwords differ".to_owned())),
+    }
+}

@@ -1,0 +1,87 @@
+//! The publisher's keys, in minisign's files.
+
+use minisign::{KeyPair, SecretKey, SecretKeyBox};
+
+use crate::trust::TrustedKey;
+
+/// A new pair of keys, as the texts of their files.
+pub struct NewKeys {
+    /// The public key's file.
+    pub public: String,
+    /// The secret key's file.
+    pub secret: String,
+    /// The public key itself, for `manifest.publicKeys`.
+    pub key: TrustedKey,
+}
+
+/// Makes a pair of keys. With a password, the secret key is encrypted with it.
+///
+/// # Errors
+/// When the machine has no randomness.
+pub fn generate(password: Option<String>) -> Result<NewKeys, String> {
+    let words = |err: minisign::PError| err.to_string();
+    let KeyPair { pk, sk } = match password {
+        Some(password) => KeyPair::generate_encrypted_keypair(Some(password)),
+        None => KeyPair::generate_unencrypted_keypair(),
+    }
+    .map_err(words)?;
+    let key = TrustedKey::parse(&pk.to_base64())?;
+    let public = format!("untrusted comment: minisign public key {}\n{key}\n", key.id());
+    let secret = sk.to_box(Some("minisign secret key")).map_err(words)?.to_string();
+    Ok(NewKeys { public, secret, key })
+}
+
+/// Reads a secret key's file. `password` is asked where it is encrypted. Nothing of it stands in an error.
+///
+/// # Errors
+/// When it is no key, or the password is wrong.
+pub fn read(text: &str, password: impl FnOnce() -> Result<String, String>) -> Result<SecretKey, String> {
+    const NONE: &str = "it is no minisign secret key: expected two lines, a comment and the key";
+    let boxed = || SecretKeyBox::from_string(text).map_err(|_| NONE.to_owned());
+    // Two bytes of an algorithm, and two that say how it is encrypted.
+    let encoded = text.lines().nth(1).unwrap_or_default().trim();
+    let is_whole = encoded.len() > 100 && encoded.starts_with("RW");
+    if !is_whole {
+        return Err(NONE.to_owned());
+    }
+    match boxed()?.into_unencrypted_secret_key() {
+        Ok(key) => Ok(key),
+        Err(_) => boxed()?.into_secret_key(Some(password()?)).map_err(|err| match err.kind() {
+            minisign::ErrorKind::Verify => "the password is wrong".to_owned(),
+            _ => NONE.to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::trust::{sign, verify};
+
+    #[test]
+    fn a_key_with_a_password_and_one_without_sign_alike() {
+        for password in [None, Some("a word".to_owned())] {
+            let NewKeys { public, secret, key } = generate(password.clone()).unwrap();
+            assert!(public.starts_with("untrusted comment: minisign public key ") && public.contains(&key.to_string()));
+            assert!(public.contains(&key.id().to_string()), "{public}");
+            let secret = read(&secret, || password.clone().ok_or("nobody should ask".to_owned())).unwrap();
+            let signature = sign(b"x", "now", 1, None, &secret).unwrap();
+            assert!(verify(b"x", "now", Some(signature.as_bytes()), &[key], SystemTime::UNIX_EPOCH).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_said_without_showing_it() {
+        let NewKeys { secret, public, .. } = generate(Some("right".to_owned())).unwrap();
+        let error = |text: &str| read(text, || Ok("wrong".to_owned())).map(drop).unwrap_err();
+        assert_eq!(error(&secret), "the password is wrong");
+        let long = format!("c\n{}", "RW".repeat(106));
+        for text in ["", "one line", &public, &secret[..secret.len() / 2], &long, "c\nRWé"] {
+            let err = error(text);
+            assert!(err.starts_with("it is no minisign secret key"), "{err}");
+        }
+        assert_eq!(read(&secret, || Err("no terminal".to_owned())).map(drop).unwrap_err(), "no terminal");
+    }
+}

@@ -1,0 +1,265 @@
+//! Whose a manifest is, and that it is no older than one that was seen: minisign signatures with a serial number.
+//!
+//! The signature is detached, over the manifest's literal bytes, in [minisign](https://jedisct1.github.io/minisign/)'s format
+//! (prehashed). Its trusted comment carries `file=manifest.json serial=N updatedAt=… [expires=…]`, and each of them is checked. The
+//! highest serial that was accepted is kept by the caller as a [`Floor`].
+
+use std::fmt;
+use std::io::Cursor;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use minisign::SecretKey;
+use minisign_verify::{PublicKey, Signature};
+use serde::{Deserialize, Serialize};
+
+use crate::model::Sha256Digest;
+use crate::model::ids::clean;
+
+/// How the name of a signature ends.
+pub const ENDING: &str = ".minisig";
+
+/// The largest signature that is read (16 KiB): a comment may say more than we do.
+pub const MAX_SIGNATURE_BYTES: usize = 16 * 1024;
+
+/// What a trusted comment says that the signed file is called.
+const FILE: &str = "manifest.json";
+
+/// A key that manifests may be signed with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TrustedKey {
+    text: String,
+    id: KeyId,
+    key: PublicKey,
+}
+
+impl fmt::Debug for TrustedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrustedKey({})", self.id)
+    }
+}
+
+/// The id of a key, as minisign shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeyId(u64);
+
+impl KeyId {
+    /// That of a key or a signature as it stands in its file: two bytes of an algorithm, then the id.
+    fn of(text: &str) -> Option<Self> {
+        let bytes = STANDARD.decode(text.trim()).ok()?;
+        Some(Self(u64::from_le_bytes(bytes.get(2..10)?.try_into().ok()?)))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016X}", self.0)
+    }
+}
+
+impl TrustedKey {
+    /// Reads a public key as minisign writes it: the line that begins with `RW`.
+    ///
+    /// # Errors
+    /// A sentence for anything else.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let wrong =
+            || format!("`{}` is no minisign public key: expected 56 characters that begin with `RW`", clean(text, 80));
+        let key = PublicKey::from_base64(text).ok().filter(|_| text.starts_with("RW")).ok_or_else(wrong)?;
+        Ok(Self { id: KeyId::of(text).ok_or_else(wrong)?, text: text.to_owned(), key })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+}
+
+impl fmt::Display for TrustedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What a signature says of a manifest that it is right for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// By which key.
+    pub key: KeyId,
+    /// Its number: a later manifest has a higher one.
+    pub serial: u64,
+    /// Until when it is good. `None`: for ever.
+    pub expires: Option<SystemTime>,
+    /// What the signed bytes hash to.
+    pub sha256: Sha256Digest,
+}
+
+/// Why a manifest is not trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// There is no signature beside it.
+    #[error("the manifest is not signed, and `manifest.publicKeys` wants it to be")]
+    Unsigned,
+    /// What lies there is no signature.
+    #[error("the manifest's signature cannot be read: {0}")]
+    Malformed(String),
+    /// It is signed by somebody else.
+    #[error("the manifest is signed with key {found}, which is not among the trusted ones: {}", listed(trusted))]
+    UnknownKey {
+        /// The key.
+        found: KeyId,
+        /// Those that are trusted.
+        trusted: Vec<KeyId>,
+    },
+    /// The signature is of other bytes.
+    #[error("the manifest is not what was signed with key {0}")]
+    OtherBytes(KeyId),
+    /// What was signed with it is about something else.
+    #[error("the manifest's signature is not about it: {0}")]
+    Comment(String),
+    /// It was good until a moment that is over.
+    #[error("the manifest's signature expired at {at}")]
+    Expired {
+        /// When.
+        at: String,
+    },
+    /// A later one was seen.
+    #[error("the manifest has serial {serial}, and one with serial {floor} was seen before")]
+    Older {
+        /// Its serial.
+        serial: u64,
+        /// The highest that was accepted.
+        floor: u64,
+    },
+    /// Another one had its serial.
+    #[error("the manifest has serial {0}, as another one has that was seen before")]
+    SameSerial(u64),
+}
+
+fn listed(keys: &[KeyId]) -> String {
+    keys.iter().map(KeyId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What was accepted last. Kept where nothing but a person removes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Floor {
+    /// The serial. A lower one is refused.
+    pub serial: u64,
+    /// What the bytes with this serial hash to. Others are refused.
+    pub sha256: Sha256Digest,
+}
+
+/// Checks a signature against the manifest's bytes: by a trusted key, over these bytes, about this file, not expired.
+/// `updated_at` is what the manifest says of itself.
+///
+/// # Errors
+/// The first of these that does not hold.
+pub fn verify(
+    bytes: &[u8],
+    updated_at: &str,
+    signature: Option<&[u8]>,
+    trusted: &[TrustedKey],
+    now: SystemTime,
+) -> Result<Signed, TrustError> {
+    let malformed = |why: &dyn fmt::Display| TrustError::Malformed(clean(&why.to_string(), 200));
+    let text = std::str::from_utf8(signature.ok_or(TrustError::Unsigned)?).map_err(|err| malformed(&err))?;
+    if text.len() > MAX_SIGNATURE_BYTES {
+        return Err(malformed(&"it is larger than 16 KiB"));
+    }
+    let signature = Signature::decode(text).map_err(|err| malformed(&err))?;
+    let key = text.lines().nth(1).and_then(KeyId::of).ok_or_else(|| malformed(&"it names no key"))?;
+    // Two keys may have one id, by chance or by intent: the one that fits is meant.
+    let mut named = trusted.iter().filter(|trusted| trusted.id == key).peekable();
+    if named.peek().is_none() {
+        return Err(TrustError::UnknownKey { found: key, trusted: trusted.iter().map(TrustedKey::id).collect() });
+    }
+    if !named.any(|trusted| trusted.key.verify(bytes, &signature, false).is_ok()) {
+        return Err(TrustError::OtherBytes(key));
+    }
+    let About { serial, expires } =
+        About::read(signature.trusted_comment(), updated_at).map_err(TrustError::Comment)?;
+    if let Some(at) = expires.filter(|at| *at <= now) {
+        return Err(TrustError::Expired { at: crate::time::rfc3339(at) });
+    }
+    let sha256 = Sha256Digest::from_bytes(<sha2::Sha256 as sha2::Digest>::digest(bytes).into());
+    Ok(Signed { key, serial, expires, sha256 })
+}
+
+/// Whether a manifest may follow what was accepted before. Yields the floor from now on.
+///
+/// # Errors
+/// When it is older, or another one had its serial.
+pub fn admit(signed: &Signed, floor: Option<&Floor>) -> Result<Floor, TrustError> {
+    match floor {
+        Some(floor) if signed.serial < floor.serial => {
+            Err(TrustError::Older { serial: signed.serial, floor: floor.serial })
+        }
+        Some(floor) if signed.serial == floor.serial && signed.sha256 != floor.sha256 => {
+            Err(TrustError::SameSerial(signed.serial))
+        }
+        _ => Ok(Floor { serial: signed.serial, sha256: signed.sha256 }),
+    }
+}
+
+/// Signs a manifest.
+///
+/// # Errors
+/// When the key is still encrypted, or the machine has no randomness.
+pub fn sign(
+    bytes: &[u8],
+    updated_at: &str,
+    serial: u64,
+    expires: Option<SystemTime>,
+    key: &SecretKey,
+) -> Result<String, String> {
+    let expires = expires.map(|at| format!(" expires={}", crate::time::rfc3339(at))).unwrap_or_default();
+    let comment = format!("file={FILE} serial={serial} updatedAt={updated_at}{expires}");
+    let untrusted = format!("signature of {FILE} by steadfast");
+    let signed = minisign::sign(None, key, Cursor::new(bytes), Some(&comment), Some(&untrusted));
+    signed.map(|signature| signature.into_string()).map_err(|err| err.to_string())
+}
+
+/// What a trusted comment says.
+#[derive(Debug, PartialEq, Eq)]
+struct About {
+    serial: u64,
+    expires: Option<SystemTime>,
+}
+
+impl About {
+    fn read(comment: &str, updated_at: &str) -> Result<Self, String> {
+        let field = |name: &str| -> Result<Option<&str>, String> {
+            let mut found = comment.split_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            let first = found.next();
+            match found.next() {
+                Some(_) => Err(format!("its comment says `{name}` twice")),
+                None => Ok(first),
+            }
+        };
+        let needed = |name: &str| field(name)?.ok_or_else(|| format!("its comment does not say `{name}`"));
+        let file = needed("file")?;
+        if file != FILE {
+            return Err(format!("it is of `{}`", clean(file, 100)));
+        }
+        let told = needed("updatedAt")?;
+        if told != updated_at {
+            return Err(format!(
+                "it is of one updated at {}, and this one was at {}",
+                clean(told, 40),
+                clean(updated_at, 40)
+            ));
+        }
+        let serial = needed("serial")?;
+        let serial = serial.parse().map_err(|_| format!("its serial is `{}`: expected a number", clean(serial, 40)))?;
+        let expires = field("expires")?.map(|text| {
+            humantime::parse_rfc3339(text).map_err(|err| format!("it expires at `{}`: {err}", clean(text, 40)))
+        });
+        Ok(Self { serial, expires: expires.transpose()? })
+    }
+}
+
+#[cfg(test)]
+mod tests;
