@@ -167,6 +167,8 @@ impl<'a> Replacement<'a> {
         fs::rename(&self.temporary, self.path)?;
         self.placed = true;
         if durable && let Some(dir) = self.path.parent() {
+            // A name alone lies in the working directory.
+            let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
             File::open(dir)?.sync_all()?;
         }
         Ok(())

@@ -218,7 +218,9 @@ pub fn sign(
     let expires = expires.map(|at| format!(" expires={}", crate::time::rfc3339(at))).unwrap_or_default();
     let comment = format!("file={FILE} serial={serial} updatedAt={updated_at}{expires}");
     let untrusted = format!("signature of {FILE} by steadfast");
-    let signed = minisign::sign(None, key, Cursor::new(bytes), Some(&comment), Some(&untrusted));
+    // Checked at once: a key that is damaged signs what nobody can verify.
+    let public = minisign::PublicKey::from_secret_key(key).map_err(|err| err.to_string())?;
+    let signed = minisign::sign(Some(&public), key, Cursor::new(bytes), Some(&comment), Some(&untrusted));
     signed.map(|signature| signature.into_string()).map_err(|err| err.to_string())
 }
 

@@ -1,8 +1,14 @@
 //! The publisher's keys, in minisign's files.
 
-use minisign::{KeyPair, SecretKey, SecretKeyBox};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use minisign::{ErrorKind, KeyPair, SecretKey, SecretKeyBox};
 
 use crate::trust::TrustedKey;
+
+/// The bytes of a secret key: algorithms, salt, limits, id, key and checksum.
+const LENGTH: usize = 158;
+const CHECKSUM: usize = 32;
 
 /// A new pair of keys, as the texts of their files.
 pub struct NewKeys {
@@ -37,17 +43,19 @@ pub fn generate(password: Option<String>) -> Result<NewKeys, String> {
 /// When it is no key, or the password is wrong.
 pub fn read(text: &str, password: impl FnOnce() -> Result<String, String>) -> Result<SecretKey, String> {
     const NONE: &str = "it is no minisign secret key: expected two lines, a comment and the key";
-    let boxed = || SecretKeyBox::from_string(text).map_err(|_| NONE.to_owned());
-    // Two bytes of an algorithm, and two that say how it is encrypted.
+    let none = |_| NONE.to_owned();
     let encoded = text.lines().nth(1).unwrap_or_default().trim();
-    let is_whole = encoded.len() > 100 && encoded.starts_with("RW");
-    if !is_whole {
-        return Err(NONE.to_owned());
-    }
-    match boxed()?.into_unencrypted_secret_key() {
-        Ok(key) => Ok(key),
-        Err(_) => boxed()?.into_secret_key(Some(password()?)).map_err(|err| match err.kind() {
-            minisign::ErrorKind::Verify => "the password is wrong".to_owned(),
+    let bytes = STANDARD.decode(encoded).ok().filter(|bytes| bytes.len() == LENGTH && bytes.starts_with(b"Ed"));
+    let bytes = bytes.ok_or(NONE)?;
+    let boxed = SecretKeyBox::from_string(text).map_err(none)?;
+    match &bytes[2..4] {
+        // minisign 0.11 writes no checksum into a key that it does not encrypt, and asks for none.
+        [0, 0] if bytes[LENGTH - CHECKSUM..].iter().all(|byte| *byte == 0) => {
+            SecretKey::from_bytes(&bytes).map_err(none)
+        }
+        [0, 0] => boxed.into_unencrypted_secret_key().map_err(|_| "it is damaged: its checksum is another".to_owned()),
+        _ => boxed.into_secret_key(Some(password()?)).map_err(|err| match err.kind() {
+            ErrorKind::Verify => "the password is wrong".to_owned(),
             _ => NONE.to_owned(),
         }),
     }
