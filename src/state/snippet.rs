@@ -7,6 +7,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::problem::{Invalid, Problem};
 use crate::model::text::{names_a_secret, url_with_password};
+use crate::visible::acts;
 
 /// How much of a line is shown, in bytes, around what is wrong.
 const MAX_LINE: usize = 160;
@@ -79,7 +80,7 @@ impl Hidden {
                 match c {
                     _ if hidden && !c.is_whitespace() => '*',
                     '\t' => ' ',
-                    c if c.is_control() => '?',
+                    c if acts(c) => '?',
                     c => c,
                 }
             })
