@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod answers;
 pub mod errors;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod history;
 mod markdown;
 mod meter;
