@@ -40,7 +40,9 @@ fn check_answer(answer: &Value) {
     assert_eq!(serde_json::from_value::<Outcome>(again).unwrap(), outcome);
 }
 
-fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| { mutate_json(data, size, max_size, seed, b'\n') });
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutate_json(data, size, max_size, seed, b'\n')
+});
 
 fuzz_target!(|data: &[u8]| {
     let bytes = expand(data);
