@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{errors::CliError, plan, report, status, terminal, why};
 use crate::backend::EngineError;
+use crate::cli::Format;
 use crate::control::client::AskError;
 use crate::control::{Outcome, Problem, Run};
 use crate::model::Desired;
@@ -33,18 +34,18 @@ pub fn snapshot(desired: &Desired, snapshot: &Snapshot) -> Pages {
         status::text(&told, false).expect("a status of ours"),
     ];
     let guest = snapshot.observed.guest.present();
-    let mut data =
-        vec![json(&plan::json(&desired.name, &snapshot.plan, guest, snapshot.status.converged)), json(&told)];
+    let plan = plan::json(&desired.name, &snapshot.plan, guest, snapshot.status.converged);
+    let mut data = vec![written(Format::Json, &plan), written(Format::Json, &told), written(Format::Yaml, &told)];
     for agent in desired.agents.keys() {
         let why = explain(agent, desired, snapshot, Past::of(agent), SystemTime::now());
         pages.push(why::text(&why, false));
-        data.push(json(&why::json(&why)));
+        data.push(written(Format::Json, &why::json(&why)));
     }
     Pages { pages: pages.iter().map(|page| terminal::finish(page).into_owned()).collect(), data }
 }
 
-fn json(value: &impl Serialize) -> String {
-    terminal::json(&serde_json::to_string_pretty(value).unwrap()).into_owned()
+fn written(format: Format, value: &impl Serialize) -> String {
+    super::data(format, value).unwrap_or_else(|err| panic!("{}", err.message))
 }
 
 /// A view of `run` as `status` shows it. `None` when it is none.
@@ -55,7 +56,7 @@ pub fn view(view: &Value) -> Option<String> {
 
 /// What `apply` says of an outcome that `run` tells: the closing sentence first, then each problem.
 pub fn outcome(outcome: &Outcome) -> Vec<String> {
-    let _ = json(&report::json_of(outcome));
+    let _ = written(Format::Json, &report::json_of(outcome));
     let problems = outcome.problems.iter().map(|problem: &Problem| problem.message.as_str());
     [report::text_of(outcome, false).as_str()]
         .into_iter()
