@@ -26,7 +26,8 @@ fn dir() -> &'static Path {
 
 fn check(text: &str) {
     let input = Input { name: "s.yaml".into(), text: text.into(), dir: dir().into() };
-    let _ = (variables(&input), identity(&input));
+    let vars = [("HOME".to_owned(), "/h".to_owned())].into();
+    let _ = (variables(&input), identity(&input, None, &vars));
     let loaded = match load_state(text, dir()) {
         Ok(loaded) => loaded,
         Err(err) => return check_error(&err),

@@ -232,6 +232,11 @@ impl Problems {
         if self.drafts.len() < MAX_PROBLEMS { self.drafts.push(draft) } else { self.more += 1 }
     }
 
+    /// Whether one more problem would be told, and not only counted: then it is worth looking for what was meant.
+    pub(super) fn tells_more(&self) -> bool {
+        self.drafts.len() < MAX_PROBLEMS
+    }
+
     /// Reports what is valid and probably not meant.
     pub(super) fn warn(&mut self, draft: Draft) {
         if self.warnings.len() < MAX_PROBLEMS {
