@@ -103,8 +103,11 @@ stage_tests() {
 }
 
 # Every target of fuzz/, for STEADFAST_FUZZ_SECONDS each (default 30), from its seeds. What is found new is not kept.
+#
+# Without a sanitizer, unless STEADFAST_FUZZ_SANITIZER names one: there is no unsafe code of ours for it to watch, the limits on
+# time and memory are those of the program as it is, it takes twice as long to compile, and musl and distributions have none.
 stage_fuzz() {
-  local tools fuzz dir host sanitizer=address target running=() each atonce
+  local tools fuzz dir host sanitizer=${STEADFAST_FUZZ_SANITIZER:-none} target running=() each atonce
   have c++ || have g++ || have clang++ || install_packages "$(if have dnf; then printf gcc-c++; else printf g++; fi)" || true
   tools=$(tools_dir)
   fuzz=$(command -v cargo-fuzz || true)
@@ -119,9 +122,8 @@ stage_fuzz() {
     rm -rf "$scratch/fuzz-tool"
   fi
   host=$(rustc -vV | sed -n 's/^host: //p')
-  # Distributions leave the sanitizers out, and musl has none.
-  if ! ls "$(rustc --print target-libdir)"/librustc*rt.asan.* >/dev/null 2>&1; then
-    say "this Rust has no address sanitizer for $host: fuzzing without"
+  if [ "$sanitizer" != none ] && ! ls "$(rustc --print target-libdir)"/librustc*rt.*san.* >/dev/null 2>&1; then
+    say "this Rust has no sanitizers for $host: fuzzing without"
     sanitizer=none
   fi
   dir=${CARGO_TARGET_DIR:-$repository/target}
@@ -145,12 +147,12 @@ stage_fuzz() {
 }
 
 # fuzz_one TARGET PROGRAM FOUND: runs it from its seeds. An input may take 2 s, and 200 MiB: of that the program keeps count
-# itself (fuzz/src/memory.rs), since what a process has with a sanitizer is several times what it asked for. The limit on
-# the process is there for what is not counted.
+# itself (fuzz/src/memory.rs), to the byte and of each input alone. The limit on the process is there for what is not counted, and
+# leaves room for the corpus, and for what a sanitizer adds.
 fuzz_one() {
   mkdir -p "$scratch/fuzz/$1" "$3/$1"
   ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 "$2" -max_total_time="${STEADFAST_FUZZ_SECONDS:-30}" -timeout=2 \
-    -malloc_limit_mb=200 -rss_limit_mb=1500 -max_len=16384 -detect_leaks=0 -dict="fuzz/dictionaries/$1.dict" \
+    -malloc_limit_mb=200 -rss_limit_mb=1024 -max_len=16384 -detect_leaks=0 -dict="fuzz/dictionaries/$1.dict" \
     -artifact_prefix="$3/$1/" -print_final_stats=1 "$scratch/fuzz/$1" "fuzz/corpus/$1"
 }
 
