@@ -19,10 +19,10 @@ pub use tape::mutate_tar;
 /// The most bytes of a message.
 pub const MESSAGE: usize = 4096;
 /// The most bytes that an input stands for.
-const EXPANDED: usize = 512 * 1024;
+const EXPANDED: usize = 128 * 1024;
 
 /// An input as it is meant. A byte `0xff`, which stands in no text, repeats the bytes after it: the next byte says how often (a
-/// power of two), the one after that how many they are. So the few bytes that are mutated reach words of half a megabyte, ten
+/// power of two), the one after that how many they are. So the few bytes that are mutated reach words of a hundred kilobytes, ten
 /// thousand items and deep nesting.
 pub fn expand(mut data: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(data.len());
