@@ -296,6 +296,25 @@ fn deep_and_wide_files_are_refused() {
 }
 
 #[test]
+fn nothing_that_is_said_of_a_file_is_obeyed_by_a_terminal() {
+    for text in [
+        "a: *b\u{2028}\u{202e}c\n".to_owned(),
+        "a: 1\nb\u{202e}: 1\n\u{202e}: 2\n\u{202e}: 2\n".to_owned(),
+        agent(
+            "image: \"a\u{202e}b\"\nstate: \"\u{9b}31m\"\ncontainer: {ports: [\"\u{2066}:80\"], env: {\"\u{85}\": 1}}",
+        ),
+        agent("container: {restart: \"\\e[2J\\L\", mounts: [{source: \"\\x9b\", target: \"\u{200f}\"}]}"),
+        "%\u{202e} 1\n---\na: !\u{202e} 1\n".to_owned(),
+    ] {
+        let err = load_with(text, HOME).unwrap_err();
+        for said in [err.to_string(), err.render(false)] {
+            let acts = said.find(|c| crate::visible::acts(c) && c != '\n');
+            assert!(acts.is_none(), "at {acts:?}: {said:?}");
+        }
+    }
+}
+
+#[test]
 fn problems_that_are_only_counted_cost_little() {
     let keys: String = (0..200_000).map(|n| format!("imag{n}: 1\n")).collect();
     assert!(refused(format!("apiVersion: steadfast/v1\n{keys}")).contains("more problems"));
