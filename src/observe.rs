@@ -2,7 +2,7 @@
 //!
 //! It cannot fail as a whole. What could not be looked at is `Unknown` with its reason, and blinds one branch only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::error::Chain;
 use crate::model::{
     AgentState, Desired, Forward, Guest, ImageSource, Manifest, Observed, Protocol, Seen, VmPhase, VmState,
 };
-use crate::plan::wanted_artifacts;
+use crate::plan::{misnamed, wanted_artifacts};
 
 /// What the published manifest was when it was looked at, and whether it can be used at all.
 #[derive(Debug, Clone)]
@@ -58,8 +58,10 @@ pub async fn observe<V: Vm, E: Engine, S: Store>(
     let reach = world.engine.reach();
     // What cannot be told is not taken for ours to remove.
     let loaded = world.store.loaded_images().await.unwrap_or_default();
-    let mut observed = Observed { published: published.manifest.clone(), local, artifacts, vm, reach, guest, loaded };
+    let (published, others) = (published.manifest.clone(), BTreeSet::new());
+    let mut observed = Observed { published, local, artifacts, vm, reach, guest, loaded, others };
     prove_wanted(world, desired, &mut observed).await;
+    look_at_others(world, desired, &mut observed).await;
     observed
 }
 
@@ -151,6 +153,21 @@ async fn look_at_guest<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desire
             // The plan carries the reason to whoever asked.
             tracing::info!(kind = err.kind.as_str(), error = %Chain(&err), "cannot look at Podman");
             Seen::Unknown { why: Chain(&err).to_string() }
+        }
+    }
+}
+
+/// Whether what has a wanted name, and not from us, serves agents of other state files.
+async fn look_at_others<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desired, observed: &mut Observed) {
+    for image in misnamed(desired, observed) {
+        match world.engine.has_agents(&image).await {
+            Ok(false) => {}
+            Ok(true) => drop(observed.others.insert(image)),
+            Err(err) => {
+                tracing::info!(error = %Chain(&err), "cannot tell whose an image is");
+                // Nothing is taken from anybody that way.
+                observed.others.insert(image);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
 
 use super::ActError;
 use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, Vm, World};
@@ -21,6 +22,8 @@ pub(super) struct Load<'a> {
     pub tag: Option<&'a ImageId>,
     /// The image that the name may be moved on from.
     pub supersedes: Option<&'a ImageId>,
+    /// The image that keeps the name, since another state file gave it.
+    pub leaves: Option<&'a ImageId>,
 }
 
 pub(super) async fn load<V: Vm, E: Engine, S: Store>(
@@ -28,7 +31,7 @@ pub(super) async fn load<V: Vm, E: Engine, S: Store>(
     load: Load<'_>,
     progress: Arc<Progress>,
 ) -> Result<(), ActError> {
-    let Load { artifact, reference, tag, supersedes } = load;
+    let Load { artifact, reference, tag, supersedes, leaves } = load;
     if let Some(image) = tag {
         return Ok(world.engine.tag(image, reference).await?);
     }
@@ -38,18 +41,27 @@ pub(super) async fn load<V: Vm, E: Engine, S: Store>(
         Some(image) => image,
         None => sent(world, artifact, reference, progress).await?,
     };
-    let named = before.names.get(reference);
-    let is_free = named.is_none() || named == supersedes;
-    // A digest is no name that could be given.
-    if named != Some(&image) && is_free && !reference.is_digest() {
-        world.engine.tag(&image, reference).await?;
-    }
     let brought = (!before.store.contains_key(&image)).then_some(reference);
     // A failure costs a second load next time, nothing else.
     if let Err(err) = world.store.remember_image(artifact.sha256, &image, brought).await {
         tracing::warn!(error = %Chain(&err), "cannot remember which image an artifact yields");
     }
-    Ok(())
+    match before.names.get(reference) {
+        // A digest is no name that could be given.
+        _ if reference.is_digest() => Ok(()),
+        Some(named) if *named == image || Some(named) == leaves => Ok(()),
+        Some(named) if Some(named) != supersedes && !was_brought(world, named, reference).await => {
+            Err(ActError::ImageNameTaken { reference: reference.clone(), held_by: named.clone() })
+        }
+        Some(named) if Some(named) != supersedes => Ok(()),
+        _ => Ok(world.engine.tag(&image, reference).await?),
+    }
+}
+
+/// Whether another state file of this root brought an image under this name meanwhile.
+async fn was_brought<V, E, S: Store>(world: &World<V, E, S>, image: &ImageId, reference: &ImageRef) -> bool {
+    let loaded = world.store.loaded_images().await.unwrap_or_default();
+    loaded.get(image).is_some_and(|loaded| loaded.reference == *reference)
 }
 
 /// An image that was loaded, and removed by somebody since, is whose it is who brings it next.
@@ -67,7 +79,12 @@ async fn seen<V, E: Engine, S: Store>(world: &World<V, E, S>, load: &Load<'_>, b
     let Load { artifact, reference, supersedes, .. } = load;
     let file = world.engine.sees(&world.store.file(artifact)?)?;
     let named = before.names.get(*reference);
-    if named.is_some() && named != *supersedes || !world.store.holds_only(artifact, reference).await.unwrap_or(false) {
+    if named.is_some() && named != *supersedes {
+        return None;
+    }
+    // What is too much is told by whoever sends it.
+    let unpacked = world.store.holds_only(artifact, reference).await.ok().flatten()?;
+    if unpacked > UNQUESTIONED && room(world).await.is_some_and(|room| unpacked > room) {
         return None;
     }
     let loaded = async {
@@ -97,10 +114,14 @@ async fn sent<V, E: Engine, S: Store>(
     let sending = Arc::new(Sending::default());
     let send = async || {
         let tar = world.store.open_image(artifact, reference, progress.clone()).await?;
-        world.engine.load(sending.watch(tar)).await.map_err(|err| match sending.broken() {
-            Some(cause) => ActError::Store(cause),
-            None => err.into(),
-        })
+        tokio::select! {
+            loaded = world.engine.load(sending.watch(tar)) => loaded.map_err(|err| match sending.broken() {
+                Some(cause) => ActError::Store(cause),
+                None => err.into(),
+            }),
+            // Podman sees an archive that breaks off, and keeps nothing of it.
+            (unpacked, room) = overflows(world, &sending) => Err(ActError::NoRoom { image: reference.clone(), unpacked, room }),
+        }
     };
     let names = match send().await {
         Err(ActError::Engine(err)) if err.kind == EngineErrorKind::TransportUnavailable && sending.is_whole() => {
@@ -119,9 +140,37 @@ async fn sent<V, E: Engine, S: Store>(
     }
 }
 
+/// Archives up to this length are sent without asking how much room there is: an answer takes as long as loading them.
+const UNQUESTIONED: u64 = 64 * 1024 * 1024;
+
+/// Ends once more has been sent than there is room left for: it has to be unpacked yet. Asked again after a part of the room,
+/// so that whatever an archive unpacks to, the disk is never filled with it.
+async fn overflows<V, E: Engine, S>(world: &World<V, E, S>, sending: &Sending) -> (u64, u64) {
+    let mut sent = sending.sent.subscribe();
+    let mut next = UNQUESTIONED;
+    loop {
+        let Ok(there) = sent.wait_for(|sent| *sent >= next).await.map(|sent| *sent) else {
+            return std::future::pending().await;
+        };
+        let Some(room) = room(world).await else { return std::future::pending().await };
+        if there > room {
+            return (there, room);
+        }
+        next = there + ((room - there) / 4).max(UNQUESTIONED);
+    }
+}
+
+/// `None` where that cannot be told.
+async fn room<V, E: Engine, S>(world: &World<V, E, S>) -> Option<u64> {
+    let room = world.engine.room().await;
+    room.inspect_err(|err| tracing::info!(error = %Chain(err), "cannot tell how much room Podman has")).ok().flatten()
+}
+
 /// What is seen of an archive on its way to an engine.
 #[derive(Default)]
 struct Sending {
+    /// How many bytes went, of the latest try.
+    sent: watch::Sender<u64>,
     whole: AtomicBool,
     broken: Mutex<Option<StoreError>>,
 }
@@ -129,13 +178,15 @@ struct Sending {
 impl Sending {
     /// The same stream. Should the store break it off, its reason is kept: engines only pass on the words.
     fn watch(self: &Arc<Self>, tar: ByteStream) -> ByteStream {
-        let (on_break, at_end) = (self.clone(), self.clone());
+        let (on_break, at_end, counted) = (self.clone(), self.clone(), self.clone());
+        self.sent.send_replace(0);
         let tar = tar.map_err(move |err| {
             let words = err.to_string();
             let cause = err.into_inner().and_then(|inner| inner.downcast::<StoreError>().ok());
             *on_break.broken.lock().unwrap_or_else(PoisonError::into_inner) = cause.map(|cause| *cause);
             std::io::Error::other(words)
         });
+        let tar = tar.inspect_ok(move |bytes| counted.sent.send_modify(|sent| *sent += bytes.len() as u64));
         let end = stream::once(async move { at_end.whole.store(true, Ordering::Relaxed) });
         Box::pin(tar.chain(end.filter_map(|()| async { None })))
     }

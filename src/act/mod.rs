@@ -23,7 +23,8 @@ use crate::backend::{
     Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, Vm, VmError, World,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, ImageRef, Phase, RestartPolicy, labels,
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, ImageId, ImageRef, Phase, RestartPolicy,
+    labels,
 };
 use crate::plan::{Action, Revival, stays_ended};
 
@@ -106,6 +107,24 @@ pub enum ActError {
         port: String,
         /// Who wants it.
         container: String,
+    },
+    /// The name that an image is to have means another one, and somebody else gave it.
+    #[error("{}", crate::plan::action::name_taken(reference, held_by))]
+    ImageNameTaken {
+        /// The name.
+        reference: ImageRef,
+        /// The image that has it.
+        held_by: ImageId,
+    },
+    /// An image has no room where Podman keeps its images.
+    #[error("image `{image}` unpacks to more than {} MiB, and Podman has room for {} MiB", unpacked >> 20, room >> 20)]
+    NoRoom {
+        /// The name it is loaded for.
+        image: ImageRef,
+        /// How many bytes there are at least.
+        unpacked: u64,
+        /// How many are free.
+        room: u64,
     },
     /// The image is built for another machine than the engine's.
     #[error(
@@ -252,6 +271,8 @@ impl ActError {
             ActError::Engine(err) => err.kind.is_retryable() || err.kind == EngineErrorKind::NotFound,
             ActError::MountSource { .. }
             | ActError::PortTaken { .. }
+            | ActError::ImageNameTaken { .. }
+            | ActError::NoRoom { .. }
             | ActError::Architecture { .. }
             | ActError::EndedAtOnce { .. }
             | ActError::Unhealthy { .. }
@@ -271,7 +292,8 @@ impl ActError {
             ActError::Vm(err) => err.kind(),
             ActError::Engine(err) => err.kind.as_str(),
             ActError::MountSource { .. } => "mountSource",
-            ActError::PortTaken { .. } => "conflict",
+            ActError::PortTaken { .. } | ActError::ImageNameTaken { .. } => "conflict",
+            ActError::NoRoom { .. } => "noSpace",
             ActError::Architecture { .. } => "architecture",
             ActError::EndedAtOnce { .. } => "endedAtOnce",
             ActError::Unhealthy { .. } => "unhealthy",
@@ -332,8 +354,9 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             world.vm.forward(ports).await?;
             Ok(Done::default())
         }
-        Action::LoadImage { artifact, reference, tag, supersedes } => {
-            let load = load::Load { artifact, reference, tag: tag.as_ref(), supersedes: supersedes.as_ref() };
+        Action::LoadImage { artifact, reference, tag, supersedes, leaves } => {
+            let (tag, supersedes, leaves) = (tag.as_ref(), supersedes.as_ref(), leaves.as_ref());
+            let load = load::Load { artifact, reference, tag, supersedes, leaves };
             load::load(world, load, progress).await?;
             Ok(Done::default())
         }

@@ -189,8 +189,14 @@ pub trait Engine: Send + Sync {
     /// The id of the image with this name; `None` when there is none.
     fn image(&self, reference: &ImageRef) -> impl Future<Output = Result<Option<ImageId>, EngineError>> + Send;
 
+    /// Whether a container of any state file's is made from this image.
+    fn has_agents(&self, image: &ImageId) -> impl Future<Output = Result<bool, EngineError>> + Send;
+
     /// What an image says of itself, by its name or id; `None` when there is none.
     fn image_facts(&self, image: &str) -> impl Future<Output = Result<Option<ImageFacts>, EngineError>> + Send;
+
+    /// How many bytes are free where the engine keeps its images; `None` where it does not tell.
+    fn room(&self) -> impl Future<Output = Result<Option<u64>, EngineError>> + Send;
 
     /// What the engine's machine can run.
     fn machine(&self) -> impl Future<Output = Result<EngineMachine, EngineError>> + Send;

@@ -59,12 +59,13 @@ pub trait Store: Send + Sync {
         progress: Arc<Progress>,
     ) -> impl Future<Output = Result<ByteStream, StoreError>> + Send;
 
-    /// Whether an artifact could be loaded as it is: it holds one image, and no name but the wanted one. Reads it whole.
+    /// Whether an artifact could be loaded as it is: it holds one image, and no name but the wanted one. Yields to how many
+    /// bytes it unpacks then. Reads it whole.
     fn holds_only(
         &self,
         artifact: &Artifact,
         wanted: &ImageRef,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<u64>, StoreError>> + Send;
 
     /// Remembers which image the artifact with this digest yields. `brought` says that it was not in the engine before, and
     /// for which name it was loaded: then it is ours to remove.

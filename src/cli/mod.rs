@@ -216,7 +216,7 @@ struct PolicyArgs {
     /// Keep containers whose agent is gone from the state file, and old artifacts
     #[arg(long)]
     no_prune: bool,
-    /// Take over containers of others that hold a wanted name (they are replaced)
+    /// Take over what others have under a wanted name: containers (they are replaced), image names (they are moved), a VM
     #[arg(long)]
     adopt: bool,
     /// Take the name over from the other state file it belongs to
@@ -279,7 +279,7 @@ struct RunArgs {
     /// Keep containers whose agent is gone from the state file, and old artifacts
     #[arg(long)]
     no_prune: bool,
-    /// Take over containers of others that hold a wanted name (they are replaced)
+    /// Take over what others have under a wanted name: containers (they are replaced), image names (they are moved), a VM
     #[arg(long)]
     adopt: bool,
     /// Take the name over from the other state file it belongs to

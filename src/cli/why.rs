@@ -75,6 +75,7 @@ async fn unseen(settings: &Settings, desired: &Desired, err: CliError) -> Result
         reach,
         guest: Seen::Unknown { why: err.message },
         loaded: Default::default(),
+        others: Default::default(),
     })
 }
 

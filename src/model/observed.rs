@@ -60,6 +60,8 @@ pub struct Observed {
     pub guest: Seen<Guest>,
     /// Images that were loaded from the cache, and were in no engine before that.
     pub loaded: BTreeMap<ImageId, LoadedImage>,
+    /// Images with a name that is wanted here, of which agents of other state files are made.
+    pub others: BTreeSet<ImageId>,
 }
 
 /// An image that was loaded from a tarball and was not there before.

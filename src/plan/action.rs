@@ -78,6 +78,8 @@ pub enum Action {
         tag: Option<ImageId>,
         /// The image that has the name now, where that is ours to move on. From any other it is not taken.
         supersedes: Option<ImageId>,
+        /// The image that has the name now and keeps it, since another state file gave it.
+        leaves: Option<ImageId>,
     },
     /// Pull an image from its registry.
     PullImage {
@@ -493,6 +495,13 @@ pub enum WaitingOn {
         /// Which.
         reference: ImageRef,
     },
+    /// A name that somebody gave to another image than the one the manifest offers under it.
+    ImageName {
+        /// The name.
+        reference: ImageRef,
+        /// The image that has it.
+        held_by: ImageId,
+    },
     /// A container that another step removes or replaces.
     Removal {
         /// Its name.
@@ -568,7 +577,7 @@ impl WaitingOn {
         match self {
             WaitingOn::Manifest { .. } => "manifest",
             WaitingOn::Artifact { .. } => "artifact",
-            WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } => "image",
+            WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } | WaitingOn::ImageName { .. } => "image",
             WaitingOn::Removal { .. }
             | WaitingOn::Stranger { .. }
             | WaitingOn::OtherAgent { .. }
@@ -586,6 +595,7 @@ impl WaitingOn {
         match self {
             WaitingOn::Manifest { .. }
             | WaitingOn::LocalImage { .. }
+            | WaitingOn::ImageName { .. }
             | WaitingOn::Stranger { .. }
             | WaitingOn::OtherAgent { .. }
             | WaitingOn::VmStranger { .. }
@@ -603,6 +613,12 @@ impl WaitingOn {
     }
 }
 
+/// Says that a name belongs to an image of somebody else.
+pub(crate) fn name_taken(reference: &ImageRef, held_by: &ImageId) -> String {
+    let id = held_by.as_str().get(..12).unwrap_or(held_by.as_str());
+    format!("the name `{reference}` means another image ({id}) than the manifest's, and somebody else gave it")
+}
+
 impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -612,6 +628,7 @@ impl fmt::Display for WaitingOn {
             WaitingOn::LocalImage { reference } => {
                 write!(f, "once somebody brings image `{reference}` (source: local)")
             }
+            WaitingOn::ImageName { reference, held_by } => write!(f, "{}", name_taken(reference, held_by)),
             WaitingOn::Removal { name } => {
                 write!(f, "once container `{name}` is removed, or releases its name or port")
             }

@@ -2,15 +2,17 @@
 //!
 //! What a tarball yields is known by its image id, and containers are made from that: so a name that points to a different
 //! image by now (another state file loaded its own under it, somebody tagged another) is no drift, and nobody's name is
-//! taken back. A name is given where it points to nothing, and moved on only from an image that was loaded for it.
+//! taken back. A name is given where it points to nothing, and moved on only from an image that was loaded for it. Where it
+//! means somebody's own image before anything of ours was made under it, that is a conflict: what the file names would not be
+//! what runs. Images of other state files are theirs, and left their name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::artifacts::{self, Fetched};
-use super::{Action, Plan, Reason, WaitingOn};
+use super::{Action, Plan, Policy, Reason, WaitingOn};
 use crate::model::{
-    Agent, AgentName, AgentState, Artifact, ContainerState, Guest, ImageId, ImageRef, ImageSource, LoadedImage,
-    Observed, Owner, Seen, Sha256Digest,
+    Agent, AgentName, AgentState, Artifact, Desired, Guest, ImageId, ImageRef, ImageSource, Observed, Owner, Seen,
+    Sha256Digest,
 };
 
 /// The image of one agent.
@@ -27,6 +29,7 @@ pub(super) fn plan(
     observed: &Observed,
     active: &[(&AgentName, &Agent)],
     fetched: &BTreeMap<AgentName, Fetched>,
+    policy: &Policy,
     hidden: Option<&WaitingOn>,
     plan: &mut Plan,
 ) -> BTreeMap<AgentName, ImageFor> {
@@ -72,7 +75,7 @@ pub(super) fn plan(
                     image.artifact = Some(artifact.sha256);
                     let known = known_image(artifact, observed, &labelled);
                     image.image =
-                        load(name, reference, artifact, there, known, guest, &observed.loaded, &mut planned, plan);
+                        load(name, reference, artifact, there, known, guest, observed, policy, &mut planned, plan);
                 }
             }
         } else if let Some(Fetched::Cached(artifact) | Fetched::Coming(artifact)) = fetched.get(name) {
@@ -94,44 +97,93 @@ fn load(
     there: bool,
     known: Option<ImageId>,
     guest: &Guest,
-    loaded: &BTreeMap<ImageId, LoadedImage>,
+    observed: &Observed,
+    policy: &Policy,
     planned: &mut BTreeSet<ImageRef>,
     plan: &mut Plan,
 ) -> Result<ImageId, WaitingOn> {
     let has = guest.images.get(reference);
     let is_known = known.is_some();
+    let holder = has.filter(|has| known.as_ref() != Some(*has) && !reference.is_digest());
+    let holder = holder.map(|holder| (holder, named_by(holder, reference, guest, observed)));
     let image = known.filter(|known| guest.image_store.contains_key(known));
-    let reason = match (&image, has) {
-        (Some(image), Some(_)) => return Ok(image.clone()),
+    // What was made of our image under that name before stays as it is, whatever the name means now.
+    let is_settled = image.as_ref().is_some_and(|image| made_under(image, reference, guest));
+    let reason = match (&image, has, holder) {
+        (None, Some(_), _) if !is_known => Reason::ImageUnknown,
+        (_, _, Some((_, NamedBy::Somebody))) if !is_settled && policy.adopt => Reason::Adopted,
+        (_, _, Some((held_by, NamedBy::Somebody))) if !is_settled => {
+            return Err(WaitingOn::ImageName { reference: reference.clone(), held_by: held_by.clone() });
+        }
+        (Some(image), Some(_), _) => return Ok(image.clone()),
         // A digest is no name that could be given.
-        (Some(image), None) if reference.is_digest() => return Ok(image.clone()),
-        (Some(_), None) => Reason::ImageUntagged,
-        (None, Some(_)) if !is_known => Reason::ImageUnknown,
+        (Some(image), None, _) if reference.is_digest() => return Ok(image.clone()),
+        (Some(_), None, _) => Reason::ImageUntagged,
         _ => Reason::ImageMissing,
     };
     let loadable = there || image.is_some();
-    let supersedes = has.filter(|has| given_by_us(has, reference, guest, loaded)).cloned();
-    let action = Action::LoadImage { artifact: artifact.clone(), reference: reference.clone(), tag: image, supersedes };
+    let held = |by: &[NamedBy]| holder.filter(|(_, holder)| by.contains(holder)).map(|(image, _)| image.clone());
+    let supersedes = held(if policy.adopt { &[NamedBy::Us, NamedBy::Somebody] } else { &[NamedBy::Us] });
+    let leaves = held(&[NamedBy::AnotherFile]);
+    let (artifact, reference) = (artifact.clone(), reference.clone());
+    let wait = WaitingOn::Image { reference: reference.clone() };
     if planned.insert(reference.clone()) {
+        let fetched = WaitingOn::Artifact { key: artifact.key.clone() };
+        let action = Action::LoadImage { artifact, reference, tag: image, supersedes, leaves };
         if loadable {
             plan.step(name.clone(), action, reason);
         } else {
-            plan.wait(name.clone(), &action, reason, WaitingOn::Artifact { key: artifact.key.clone() });
+            plan.wait(name.clone(), &action, reason, fetched);
         }
     }
-    Err(WaitingOn::Image { reference: reference.clone() })
+    Err(wait)
 }
 
-/// Whether an image has its name from us: it was loaded for it, or a container of ours was made from it under that name.
-fn given_by_us(image: &ImageId, reference: &ImageRef, guest: &Guest, loaded: &BTreeMap<ImageId, LoadedImage>) -> bool {
-    let made_under_it = |container: &ContainerState| match &container.owner {
+/// Who gave a name to the image that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NamedBy {
+    /// It was loaded for it, or a container of ours was made from it under that name.
+    Us,
+    /// An agent of another state file is made from it.
+    AnotherFile,
+    Somebody,
+}
+
+fn named_by(image: &ImageId, reference: &ImageRef, guest: &Guest, observed: &Observed) -> NamedBy {
+    let was_loaded = observed.loaded.get(image).is_some_and(|loaded| loaded.reference == *reference);
+    if was_loaded || made_under(image, reference, guest) {
+        NamedBy::Us
+    } else if observed.others.contains(image) {
+        NamedBy::AnotherFile
+    } else {
+        NamedBy::Somebody
+    }
+}
+
+/// Images that have the name of a tarball's image, and were not given it here: whose they are is to be found out.
+pub(crate) fn misnamed(desired: &Desired, observed: &Observed) -> BTreeSet<ImageId> {
+    let Seen::Present(guest) = &observed.guest else { return BTreeSet::new() };
+    let wanted = desired
+        .agents
+        .iter()
+        .filter(|(_, agent)| agent.source == ImageSource::Manifest && agent.state != AgentState::Absent);
+    let found = wanted.filter_map(|(name, agent)| {
+        let reference = reference(name, agent, observed).ok().filter(|reference| !reference.is_digest())?;
+        let image = guest.images.get(&reference)?;
+        let is_used = guest.image_store.get(image).is_none_or(|state| state.containers != Some(0));
+        (is_used && named_by(image, &reference, guest, observed) == NamedBy::Somebody).then(|| image.clone())
+    });
+    found.collect()
+}
+
+/// Whether a container of ours was made from a tarball's image under this name.
+fn made_under(image: &ImageId, reference: &ImageRef, guest: &Guest) -> bool {
+    guest.containers.values().any(|container| match &container.owner {
         Owner::Ours { spec: Some(spec), .. } => {
             spec.artifact.is_some() && container.image == *image && spec.image() == Some(reference.as_str())
         }
         Owner::Ours { .. } | Owner::Foreign(_) => false,
-    };
-    loaded.get(image).is_some_and(|loaded| loaded.reference == *reference)
-        || guest.containers.values().any(made_under_it)
+    })
 }
 
 /// The image a tarball yields: remembered by the cache, else told by a container that was made from it.

@@ -19,7 +19,7 @@ pub use action::{Action, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::{files_of, resolve_artifact};
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
 pub(crate) use containers::{OBSERVE, is_in_a_crash_loop, stays_ended};
-pub(crate) use images::reference as wanted_image;
+pub(crate) use images::{misnamed, reference as wanted_image};
 pub use under_way::look_replaced;
 
 use crate::model::{
@@ -296,7 +296,7 @@ fn layers(
     plan: &mut Plan,
 ) {
     let fetched = artifacts::plan(desired, observed, active, plan);
-    let images = images::plan(observed, active, &fetched, hidden, plan);
+    let images = images::plan(observed, active, &fetched, policy, hidden, plan);
     containers::plan(desired, observed, active, &images, policy, hidden, plan);
 }
 

@@ -466,7 +466,12 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         troubles.extend(
             run.failed.into_values().map(|failed| Trouble::Failed { agent: failed.agent, error: failed.error }),
         );
-        troubles.extend(report::blocked(&residual));
+        // A failure may be what its step waits for by now.
+        for blocked in report::blocked(&residual) {
+            if !troubles.contains(&blocked) {
+                troubles.push(blocked);
+            }
+        }
         // An empty plan is no proof while health or a last look is still awaited.
         let is_ready = troubles.is_empty() && not_waited_for.is_empty();
         let converged = residual.is_empty() && is_ready && end == End::Proved;

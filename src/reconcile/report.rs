@@ -154,6 +154,7 @@ impl Trouble {
             Trouble::Blocked { waiting } => match waiting.on.word() {
                 "removal" => "conflict",
                 "vm" => "vm",
+                "image" if matches!(waiting.on, crate::plan::WaitingOn::ImageName { .. }) => "conflict",
                 "image" => "imageMissing",
                 "manifest" => "manifest",
                 _ => match &waiting.on {

@@ -16,7 +16,7 @@ fn a_full_disk_is_said_and_the_old_one_runs_on() {
     let root = world.sandbox.root().display().to_string();
     // Its own root, of 4 MiB: too small from the start.
     let script = format!(
-        "mkdir -p kept; cp -a {root}/. kept; mount -t tmpfs -o size=4m tmpfs {root}; cp -a kept/state {root}; \
+        "mkdir -p kept; cp -a {root}/. kept; mount -t tmpfs -o size=4m,mode=0700 tmpfs {root}; cp -a kept/state {root}; \
          code=0; $STEADFAST apply || code=$?; echo \"code $code\"; ls -R {root}/cache"
     );
     let Some(outcome) = world.sandbox.mounting(&script) else { return };
@@ -30,7 +30,7 @@ fn a_full_disk_is_said_and_the_old_one_runs_on() {
 
     // Full to the last byte: not even the lock's holder can be written. What is there is still converged.
     let script = format!(
-        "mount -t tmpfs -o size=4m tmpfs {root}; cp -a kept/state {root}; mkdir -p {root}/cache; \
+        "mount -t tmpfs -o size=4m,mode=0700 tmpfs {root}; cp -a kept/state {root}; mkdir -p {root}/cache; \
          dd if=/dev/zero of={root}/fill bs=1k 2>/dev/null || true; \
          code=0; $STEADFAST apply || code=$?; echo \"code $code\"; $STEADFAST doctor || true"
     );
@@ -40,7 +40,7 @@ fn a_full_disk_is_said_and_the_old_one_runs_on() {
     assert!(!outcome.stdout.contains("everything is well"), "{outcome:?}");
     // Full from the start: what would help is room.
     let script = format!(
-        "mount -t tmpfs -o size=4m tmpfs {root}; dd if=/dev/zero of={root}/fill bs=1k 2>/dev/null || true; \
+        "mount -t tmpfs -o size=4m,mode=0700 tmpfs {root}; dd if=/dev/zero of={root}/fill bs=1k 2>/dev/null || true; \
          $STEADFAST apply || true; $STEADFAST doctor || true"
     );
     let outcome = world.sandbox.mounting(&script).expect("as before");

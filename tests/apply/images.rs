@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::lossy::Lossy;
 use crate::support::archive::{Compression, Image, docker_archive};
 use crate::world::{World, api, kinds, sha256, until};
 
@@ -340,4 +341,99 @@ fn two_runs_that_begin_at_once_each_get_what_is_theirs() {
     for file in &files {
         world.run(format!("down -f {file}")).expect(0);
     }
+}
+
+/// Gives a name to an image of one's own, as somebody does by hand.
+fn somebodys(world: &World, name: &str) -> String {
+    let own = world.tarball("own", name).tag(format!("localhost/{}/own:{name}", world.owner));
+    world.load(&own.clone().compress(Compression::None));
+    let path = format!("/v4.0.0/libpod/images/{}/tag?repo=localhost/{}/{name}&tag=1", own.id(), world.owner);
+    assert_eq!(api("POST", &path, b"").0, 201);
+    own.id()
+}
+
+fn untag(world: &World, id: &str, name: &str) {
+    let path = format!("/v4.0.0/libpod/images/{id}/untag?repo=localhost/{}/{name}&tag=1", world.owner);
+    assert_eq!(api("POST", &path, b"").0, 201);
+}
+
+#[test]
+fn a_name_that_somebody_gave_to_another_image_is_a_conflict_until_it_is_adopted_or_released() {
+    let world = World::bare();
+    world.publish(&[("a", "1"), ("b", "1"), ("c", "1")]);
+    world.state(&[&world.published("a", "1"), &world.published("b", "1")]);
+    let own = somebodys(&world, "a");
+    let mine = format!("localhost/{}/a:1", world.owner);
+    let named = |world: &World| tags(&format!("/{}/a:1", world.owner));
+    // The first time the tarball is loaded, since only that tells which image it holds.
+    for took in [true, false] {
+        let outcome = world.run("apply").expect(1);
+        assert!(
+            outcome.stderr.contains(&format!("the name `{mine}` means another image ({}", &own[..12])),
+            "{outcome:?}"
+        );
+        assert!(outcome.stderr.contains(&format!("`podman untag {} {mine}`", &own[..12])), "{outcome:?}");
+        assert!(outcome.stderr.contains("--adopt"), "{outcome:?}");
+        assert_eq!(
+            outcome.stderr.contains("loaded image") || outcome.stdout.contains("loaded image"),
+            took,
+            "{outcome:?}"
+        );
+        assert_eq!(named(&world), [(mine.clone(), own.clone())]);
+        assert_eq!(outcome.stderr.matches("means another image").count(), 1, "{outcome:?}");
+        assert!(!world.runs("a") && world.runs("b"), "the others go on");
+    }
+    let report = world.run("apply -o json").expect(1).json();
+    assert_eq!(report["problems"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(report["problems"][0]["kind"], json!("conflict"), "{report}");
+    let plan = world.run("plan").expect(1).stdout;
+    assert!(plan.contains(&format!("the name `{mine}` means another image")), "{plan}");
+    let why = world.run("why a");
+    assert!(why.stdout.contains(&format!("the name `{mine}` means another image")), "{why:?}");
+
+    world.run("apply --adopt").expect(0);
+    assert_eq!(named(&world), [(mine.clone(), world.tarball("a", "1").id())]);
+    assert!(has_image(&own), "it stays");
+    assert_eq!(world.apply_kinds(), Vec::<String>::new());
+    // Moved again while the agent runs: no drift, and nobody's name is taken back.
+    let path = format!("/v4.0.0/libpod/images/{own}/tag?repo=localhost/{}/a&tag=1", world.owner);
+    assert_eq!(api("POST", &path, b"").0, 201);
+    assert_eq!(world.apply_kinds(), Vec::<String>::new());
+    assert_eq!(named(&world), [(mine, own)]);
+
+    // `run` goes on by itself as soon as the name is released.
+    let own = somebodys(&world, "c");
+    world.state(&[&world.published("a", "1"), &world.published("b", "1"), &world.published("c", "1")]);
+    let run = world.spawn("run --resync 1s");
+    until("it says so", || run.stderr().contains("means another image"));
+    untag(&world, &own, "c");
+    until("it runs", || world.runs("c"));
+    run.signal(rustix::process::Signal::TERM);
+    run.end().expect(143);
+}
+
+/// 300 MiB of zeros in 300 KiB: only its length as it grows tells.
+#[test]
+fn what_unpacks_to_more_than_there_is_room_for_is_broken_off() {
+    let mut world = World::bare();
+    let big = world.tarball("a", "1").file("zeros", vec![0; 300 << 20]);
+    world.publish_bytes(vec![("a", "1", big.build())]);
+    world.state(&[&world.published("a", "1")]);
+    let proxy = Lossy::start(&mut world);
+    let info = |room: u64| json!({"store": {"graphRootAllocated": 1000 + room, "graphRootUsed": 1000}}).to_string();
+    proxy.say("/info ", &info(100 << 20));
+    let outcome = world.run("apply").expect(1);
+    assert!(outcome.stderr.contains("unpacks to more than 1"), "{outcome:?}");
+    assert!(outcome.stderr.contains("MiB, and Podman has room for 100 MiB"), "{outcome:?}");
+    assert!(outcome.stderr.contains("podman system df"), "{outcome:?}");
+    assert!(!has_image(&big.id()));
+    // With room enough, or where that is not told, it is loaded.
+    proxy.say("/info ", &info(10 << 30));
+    world.run("apply").expect(0);
+    assert!(has_image(&big.id()) && world.runs("a"));
+    world.run("down").expect(0);
+    assert_eq!(api("DELETE", &format!("/v4.0.0/libpod/images/{}?force=true", big.id()), b"").0, 200);
+    proxy.say("/info ", "{}");
+    world.run("apply").expect(0);
+    assert!(has_image(&big.id()) && world.runs("a"));
 }

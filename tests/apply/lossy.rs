@@ -1,5 +1,5 @@
 //! A proxy before Podman that passes a request on and loses the answer: it breaks the connection once Podman has done what
-//! it was asked for.
+//! it was asked for. Or it answers by itself.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -15,8 +15,12 @@ struct Loss {
     skip: usize,
 }
 
+/// What is answered to each request whose first line holds this word.
+type Said = (String, String);
+
 pub struct Lossy {
     loss: Arc<Mutex<Option<Loss>>>,
+    said: Arc<Mutex<Option<Said>>>,
 }
 
 impl Lossy {
@@ -26,15 +30,21 @@ impl Lossy {
         let listener = UnixListener::bind(&socket).expect("a socket");
         world.sandbox.set("CONTAINER_HOST", format!("unix://{}", socket.display()));
         let loss = Arc::new(Mutex::new(None));
-        let serving = Arc::clone(&loss);
+        let said = Arc::new(Mutex::new(None));
+        let (serving, saying) = (Arc::clone(&loss), Arc::clone(&said));
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let Ok(client) = client else { return };
-                let loss = Arc::clone(&serving);
-                std::thread::spawn(move || serve(client, &loss));
+                let (loss, said) = (Arc::clone(&serving), Arc::clone(&saying));
+                std::thread::spawn(move || serve(client, &loss, &said));
             }
         });
-        Self { loss }
+        Self { loss, said }
+    }
+
+    /// Answers so, from now on, without asking Podman.
+    pub fn say(&self, word: &str, body: &str) {
+        *self.said.lock().expect("not poisoned") = Some((word.to_owned(), body.to_owned()));
     }
 
     /// Loses the answer to such a request, the one after `skip` others.
@@ -50,7 +60,7 @@ impl Lossy {
 }
 
 /// Serves one request, and closes the connection.
-fn serve(mut client: UnixStream, loss: &Mutex<Option<Loss>>) {
+fn serve(mut client: UnixStream, loss: &Mutex<Option<Loss>>, said: &Mutex<Option<Said>>) {
     let mut read = Vec::new();
     let mut piece = [0; 16 * 1024];
     let head = loop {
@@ -64,6 +74,13 @@ fn serve(mut client: UnixStream, loss: &Mutex<Option<Loss>>) {
     };
     let text = String::from_utf8_lossy(&read[..head]).into_owned();
     let line = text.lines().next().unwrap_or_default();
+    if let Some((word, body)) = &*said.lock().expect("not poisoned")
+        && line.contains(word.as_str())
+    {
+        let length = body.len();
+        let _ = write!(client, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+        return;
+    }
     let is_lost = {
         let mut loss = loss.lock().expect("not poisoned");
         match loss.as_mut() {

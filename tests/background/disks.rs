@@ -88,7 +88,7 @@ fn a_full_disk_keeps_nobody_from_work() {
     world.applied();
     let root = world.sandbox.root().display().to_string();
     let prepare = format!(
-        "mkdir kept; cp -a {root}/. kept; mount -t tmpfs -o size=1m tmpfs {root}; cp -a kept/. {root}; \
+        "mkdir kept; cp -a {root}/. kept; mount -t tmpfs -o size=1m,mode=0700 tmpfs {root}; cp -a kept/. {root}; \
          dd if=/dev/zero of={root}/fill bs=1k 2>/dev/null || true"
     );
     let told = std::cell::RefCell::new(serde_json::Value::Null);

@@ -174,15 +174,45 @@ async fn a_tag_that_points_to_a_different_image_is_left_alone() {
     let theirs = ImageId::from("theirs");
     story.fake.state().images.insert(reference_of("a", "1"), theirs.clone());
     plans(&story, &[]).await;
-    // Also when the image has to come back, and a container is made from it.
+    // Also when the image has to come back, and a container is made from it, where it serves another state file.
     let id = story.id("demo-a");
     story.fake.state().containers.remove(&id);
     story.fake.state().image_store.clear();
+    let mut other = FakeContainer { image: theirs.clone(), ..foreign("theirs") };
+    other.labels.insert("steadfast.name".into(), "elses".into());
+    story.fake.state().put(other);
     let report = story.converge().await;
     assert_eq!(taken(&report), ["load image `r.example/a:1`", "create container `demo-a`"]);
     let state = story.fake.state();
     assert_eq!(state.named("demo-a").unwrap().1.image, image_of("a", "1"));
     assert_eq!(state.images[&reference_of("a", "1")], theirs, "it was not given by us, and is not taken");
+}
+
+/// What the file names would not be what runs.
+#[tokio::test(start_paused = true)]
+async fn a_tag_of_somebodys_own_image_is_a_conflict_until_it_is_adopted() {
+    let mut story = Story::new(&["a"]);
+    let theirs = ImageId::from("theirs");
+    story.fake.state().images.insert(reference_of("a", "1"), theirs.clone());
+    story.fake.state().image_store.insert(theirs.clone());
+    story.fake.state().put(FakeContainer { image: theirs.clone(), ..foreign("theirs") });
+    let conflict =
+        "the name `r.example/a:1` means another image (theirs) than the manifest's, and somebody else gave it";
+    let tries: [&[&str]; 2] =
+        [&["fetch `vm/images/a-1-x64.tar.gz`", "write manifest `vm/manifest.json`", "load image `r.example/a:1`"], &[]];
+    for took in tries {
+        let report = story.converge().await;
+        assert_eq!(taken(&report), took);
+        assert_eq!(troubles(&report), [conflict]);
+        assert_eq!(story.fake.state().images[&reference_of("a", "1")], theirs);
+    }
+    story.options.policy.adopt = true;
+    let report = story.converge().await;
+    assert_eq!(taken(&report), ["tag image `r.example/a:1`", "create container `demo-a`"]);
+    assert!(report.converged, "{:?}", troubles(&report));
+    let state = story.fake.state();
+    assert_eq!(state.images[&reference_of("a", "1")], image_of("a", "1"));
+    assert!(state.image_store.contains(&theirs), "it stays");
 }
 
 /// The same version published anew: the tag follows, since it was given by us, and the old image goes.

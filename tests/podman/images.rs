@@ -72,6 +72,11 @@ pub async fn a_broken_archive_is_refused_and_leaves_nothing<E: Engine>(bench: &B
     }
 }
 
+pub async fn free_space_is_told<E: Engine>(bench: &Bench<E>) {
+    let room = within(bench.engine.room()).await.unwrap().expect("Podman 4.0 and later tell it");
+    assert!((1 << 20..1 << 60).contains(&room), "{room}");
+}
+
 pub async fn an_archive_that_cannot_be_read_is_not_podmans_fault<E: Engine>(bench: &Bench<E>) {
     let name = ImageRef::new(format!("localhost/{}-cut:1", bench.owner)).unwrap();
     let good = docker_archive().tag(name.as_str()).file("cut", bench.owner.to_string()).build();

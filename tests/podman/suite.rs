@@ -43,6 +43,7 @@ macro_rules! conformance {
                 images:
                     names_are_told_as_podman_files_them,
                     an_image_without_a_name_has_its_id,
+                    free_space_is_told,
                     compressed_archives_load_once_decompressed,
                     a_broken_archive_is_refused_and_leaves_nothing,
                     an_archive_that_cannot_be_read_is_not_podmans_fault,

@@ -2,17 +2,22 @@
 //! on, without a name. An engine gives an archive's images every name that stands in it, before anybody can look; so what it
 //! never sees, it cannot give.
 //!
-//! Everything but the files that list images passes through as it is. Those are held back (they are small), and what is
-//! left of them follows at the end. With both kinds of list in one archive, as newer Docker writes them, Docker's counts.
-//! A pure push parser: bytes in, bytes out.
+//! What goes on is written anew, from what was understood of it: a header that says one thing to us and another to the engine
+//! (readers of tar differ in which name counts, readers of JSON in which key) never reaches it. The files that list images are
+//! held back (they are small), and what is left of them follows at the end. With both kinds of list in one archive, as newer
+//! Docker writes them, Docker's counts. A pure push parser: bytes in, bytes out.
 
 use bytes::{Buf, Bytes, BytesMut};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::model::ImageRef;
 
 /// A tar archive is a row of these.
 const BLOCK: usize = 512;
+/// The longest name that a header has room for.
+const NAME: usize = 100;
+/// What Docker says of an image in its list. Go's reader of JSON takes `repotags` for `RepoTags`.
+const DOCKER_KEYS: [&str; 5] = ["Config", "RepoTags", "Layers", "Parent", "LayerSources"];
 /// The largest list of images, and the largest record about one entry, that is held in memory.
 const MAX_HELD: u64 = 8 * 1024 * 1024;
 
@@ -58,7 +63,7 @@ enum State {
 /// What an entry that is held back is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
-    /// A record about the entry after it, which goes on or not as that does: its header block comes first.
+    /// A record about the entry after it.
     Record(Record),
     Docker,
     Oci,
@@ -75,18 +80,27 @@ enum Record {
     Pax,
 }
 
+/// What records say of the entry after them.
+#[derive(Debug, Default)]
+struct Records {
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    path: Option<Vec<u8>>,
+    link_path: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
 /// The filter.
 #[derive(Debug)]
 pub(super) struct Filter {
     wanted: ImageRef,
     state: State,
     header: BytesMut,
-    /// The blocks of records about the entry whose header comes next, as they are.
-    records: Vec<Bytes>,
-    name: Option<Vec<u8>>,
-    size: Option<u64>,
+    records: Records,
     lists: Lists,
     any: bool,
+    /// Whether there is anything in it that readers of tar do not all read alike.
+    is_ambiguous: bool,
 }
 
 impl Filter {
@@ -95,11 +109,10 @@ impl Filter {
             wanted: wanted.qualified(),
             state: State::Header,
             header: BytesMut::with_capacity(BLOCK),
-            records: Vec::new(),
-            name: None,
-            size: None,
+            records: Records::default(),
             lists: Lists::default(),
             any: false,
+            is_ambiguous: false,
         }
     }
 
@@ -164,40 +177,61 @@ impl Filter {
             _ => None,
         };
         if let Some(record) = record {
-            self.records.push(header);
             return self.hold(Held::Record(record), told);
         }
         // Its size is not the whole of what follows.
         if kind == b'S' {
             return Err(damaged("it has a sparse file"));
         }
-        let (name, size) = (self.name.take(), self.size.take());
-        let name = clean_path(&name.unwrap_or_else(|| name_in(&header)));
         let records = std::mem::take(&mut self.records);
-        let held = match name.as_str() {
+        self.is_ambiguous |= records.long_name.is_some() && records.path.is_some() || is_star(&header);
+        let name = records.long_name.or(records.path).unwrap_or_else(|| name_in(&header));
+        let clean = clean_path(&name);
+        let held = match clean.as_str() {
             "manifest.json" => Some(Held::Docker),
             "index.json" => Some(Held::Oci),
             "oci-layout" => Some(Held::Layout),
             _ => None,
         };
+        // Before POSIX, a directory was a file with a slash at its end.
+        let kind = match kind {
+            0 if name.ends_with(b"/") => {
+                self.is_ambiguous = true;
+                b'5'
+            }
+            0 | b'7' => b'0',
+            kind => kind,
+        };
         // Links, directories and devices have no content, whatever they say.
         let has_content = !matches!(kind, b'1'..=b'6');
-        let size = if has_content { size.unwrap_or(told) } else { 0 };
+        let size = if has_content { records.size.unwrap_or(told) } else { 0 };
         match held {
-            Some(_) if !has_content => Err(damaged(format!("its {name} is no file"))),
-            Some(held) => self.hold(held, size),
-            // Names in an older form.
-            None if name == "repositories" => {
-                self.state = after(padded(size), State::Dropping);
-                Ok(())
-            }
-            None => {
-                out.extend(records);
-                out.push(header);
-                self.state = after(padded(size), State::Passing);
-                Ok(())
-            }
+            Some(_) if kind != b'0' => return Err(damaged(format!("its {clean} is no file"))),
+            Some(held) => return self.hold(held, size),
+            None => {}
         }
+        let is_kept = match kind {
+            // But for the list of names in an older form, and the directory that everything is in.
+            b'0' | b'1' | b'2' | b'5' => !matches!(clean.as_str(), "" | "repositories"),
+            // Devices are of no use to anybody.
+            b'3' | b'4' | b'6' => false,
+            // What is meant for all entries, and what nobody knows.
+            _ => {
+                self.is_ambiguous = true;
+                false
+            }
+        };
+        if !is_kept {
+            self.state = after(padded(size), State::Dropping);
+            return Ok(());
+        }
+        let link = matches!(kind, b'1' | b'2').then(|| {
+            let there = || until_zero(&header[157..257]).to_vec();
+            records.long_link.or(records.link_path).unwrap_or_else(there)
+        });
+        write_entry(out, &name, kind, link.as_deref(), size);
+        self.state = after(padded(size), State::Passing);
+        Ok(())
     }
 
     fn hold(&mut self, what: Held, size: u64) -> Result<(), Refusal> {
@@ -214,49 +248,57 @@ impl Filter {
 
     /// What was held back is complete.
     fn let_go(&mut self) -> Result<(), Refusal> {
-        let State::Holding { what, bytes, padding, .. } = std::mem::replace(&mut self.state, State::Header) else {
+        let State::Holding { what, bytes, .. } = std::mem::replace(&mut self.state, State::Header) else {
             return Ok(());
         };
         let bytes = bytes.freeze();
         match what {
             Held::Record(record) => {
+                let whole = || Some(until_zero(&bytes).to_vec());
                 match record {
-                    Record::LongName => self.name = Some(until_zero(&bytes).to_vec()),
-                    Record::LongLink => {}
-                    Record::Pax => self.read_pax(&bytes),
-                }
-                self.records.push(bytes);
-                self.records.push(Bytes::from(vec![0; usize::try_from(padding).unwrap_or_default()]));
-                let held: usize = self.records.iter().map(Bytes::len).sum();
-                if held as u64 > MAX_HELD {
-                    return Err(damaged("an entry has too many records"));
+                    Record::LongName => self.is_ambiguous |= replaced(&mut self.records.long_name, whole()),
+                    Record::LongLink => self.is_ambiguous |= replaced(&mut self.records.long_link, whole()),
+                    Record::Pax => self.read_pax(&bytes)?,
                 }
             }
             // Whoever reads the archive takes the first.
-            Held::Docker => drop(self.lists.docker.get_or_insert(bytes)),
-            Held::Oci => drop(self.lists.oci.get_or_insert(bytes)),
-            Held::Layout => drop(self.lists.layout.get_or_insert(bytes)),
+            Held::Docker => self.is_ambiguous |= !first(&mut self.lists.docker, bytes),
+            Held::Oci => self.is_ambiguous |= !first(&mut self.lists.oci, bytes),
+            Held::Layout => self.is_ambiguous |= !first(&mut self.lists.layout, bytes),
         }
         Ok(())
     }
 
-    /// `LENGTH KEY=VALUE\n`, of which two change what follows.
-    fn read_pax(&mut self, mut records: &[u8]) {
-        while let Some(space) = records.iter().position(|byte| *byte == b' ') {
-            let length = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse::<usize>().ok());
-            let Some(record) =
-                length.filter(|length| *length > space).and_then(|length| records.get(space + 1..length))
-            else {
-                return;
-            };
-            records = &records[space + 1 + record.len()..];
-            let record = record.strip_suffix(b"\n").unwrap_or(record);
-            if let Some(path) = record.strip_prefix(b"path=") {
-                self.name = Some(path.to_vec());
-            } else if let Some(size) = record.strip_prefix(b"size=") {
-                self.size = std::str::from_utf8(size).ok().and_then(|size| size.parse().ok());
+    /// `LENGTH KEY=VALUE\n`, of which three change what follows. An empty value takes back what was said for all.
+    fn read_pax(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+        let broken = || damaged("it has a broken record about an entry");
+        let before = std::mem::take(&mut self.records);
+        let mut records = Records { long_name: before.long_name, long_link: before.long_link, ..Records::default() };
+        self.is_ambiguous |= before.path.is_some() || before.link_path.is_some() || before.size.is_some();
+        while !bytes.is_empty() {
+            let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(broken)?;
+            let text = std::str::from_utf8(&bytes[..space]).map_err(|_| broken())?;
+            let length = text.parse::<usize>().ok().filter(|length| *length > space).ok_or_else(broken)?;
+            let record =
+                bytes.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(broken)?;
+            bytes = &bytes[length..];
+            let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(broken)?;
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            let told = || (!value.is_empty()).then(|| until_zero(value).to_vec());
+            match key {
+                b"path" => self.is_ambiguous |= replaced(&mut records.path, told()),
+                b"linkpath" => self.is_ambiguous |= replaced(&mut records.link_path, told()),
+                b"size" if value.is_empty() => records.size = None,
+                b"size" => {
+                    let size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                    records.size = Some(size.filter(|size| *size < 1 << 62).ok_or_else(broken)?);
+                }
+                key if key.starts_with(b"GNU.sparse.") => return Err(damaged("it has a sparse file")),
+                _ => {}
             }
         }
+        self.records = records;
+        Ok(())
     }
 
     /// The archive has been read to its end. Yields what is to follow.
@@ -267,9 +309,7 @@ impl Filter {
             _ => return Err(damaged(if self.any { "it ends in the middle" } else { "it is no tar archive" })),
         }
         for (name, bytes) in only(&self.lists, &self.wanted)? {
-            out.push(header_of(name, bytes.len()));
-            let padding = vec![0; bytes.len().next_multiple_of(BLOCK) - bytes.len()];
-            out.extend([Bytes::from(bytes), Bytes::from(padding)]);
+            write_file(out, name.as_bytes(), b'0', &bytes);
         }
         out.push(Bytes::from(vec![0; 2 * BLOCK]));
         Ok(())
@@ -278,11 +318,12 @@ impl Filter {
     /// The archive has been read to its end. Whether it holds one image, and no name but the wanted one.
     pub(super) fn holds_only(self) -> bool {
         let Some(docker) = &self.lists.docker else { return false };
-        if self.lists.oci.is_some() {
+        if self.lists.oci.is_some() || self.is_ambiguous {
             return false;
         }
         let Ok(Value::Array(images)) = serde_json::from_slice::<Value>(docker) else { return false };
         match images.as_slice() {
+            [Value::Object(fields)] if !fields.keys().all(|key| DOCKER_KEYS.contains(&key.as_str())) => false,
             [image] => tags_of(image).all(|tag| tag == self.wanted.as_str()),
             _ => false,
         }
@@ -336,8 +377,29 @@ fn checksum(header: &[u8]) -> u64 {
 
 fn name_in(header: &[u8]) -> Vec<u8> {
     let name = until_zero(&header[..100]);
-    let prefix = if header[257..263] == *b"ustar\0" { until_zero(&header[345..500]) } else { &[] };
+    let prefix = match header[257..263] == *b"ustar\0" {
+        true if is_star(header) => until_zero(&header[345..476]),
+        true => until_zero(&header[345..500]),
+        false => &[],
+    };
     if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+}
+
+/// Joerg Schilling's star has times where others have the end of a name.
+fn is_star(header: &[u8]) -> bool {
+    header[257..263] == *b"ustar\0" && header[508..] == *b"tar\0"
+}
+
+/// Sets what may have been set before. Yields whether it was.
+fn replaced(place: &mut Option<Vec<u8>>, with: Option<Vec<u8>>) -> bool {
+    std::mem::replace(place, with).is_some()
+}
+
+/// Sets what has not been set. Yields whether that was so.
+fn first(place: &mut Option<Bytes>, bytes: Bytes) -> bool {
+    let is_first = place.is_none();
+    place.get_or_insert(bytes);
+    is_first
 }
 
 /// Without `.`, `..` and superfluous slashes, as whoever looks for a file in an archive sees it.
@@ -354,20 +416,52 @@ fn clean_path(path: &[u8]) -> String {
     parts.join("/")
 }
 
-fn header_of(name: &str, size: usize) -> Bytes {
+/// One entry, but for its content: in the form that every reader of tar understands alike, with GNU's records for what is long.
+fn write_entry(out: &mut Vec<Bytes>, name: &[u8], kind: u8, link: Option<&[u8]>, size: u64) {
+    for (what, kind) in [(link.unwrap_or_default(), b'K'), (name, b'L')] {
+        if what.len() > NAME {
+            write_file(out, b"././@LongLink", kind, &[what, b"\0"].concat());
+        }
+    }
+    out.push(header_of(name, kind, link.unwrap_or_default(), size));
+}
+
+fn write_file(out: &mut Vec<Bytes>, name: &[u8], kind: u8, content: &[u8]) {
+    out.push(header_of(name, kind, &[], content.len() as u64));
+    let mut padded = content.to_vec();
+    padded.resize(content.len().next_multiple_of(BLOCK), 0);
+    out.push(padded.into());
+}
+
+/// Names are cut where they are too long: a record has them whole.
+fn header_of(name: &[u8], kind: u8, link: &[u8], size: u64) -> Bytes {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, name.as_bytes());
-    put(100, b"0000644\0");
+    put(0, &name[..name.len().min(NAME)]);
+    put(100, if kind == b'5' { b"0000755\0" } else { b"0000644\0" });
     put(108, b"0000000\0");
     put(116, b"0000000\0");
-    put(124, format!("{size:011o}\0").as_bytes());
+    match size < 1 << 33 {
+        true => put(124, format!("{size:011o}\0").as_bytes()),
+        // What eleven octal digits cannot say is binary.
+        false => {
+            put(124, &[0x80]);
+            put(128, &size.to_be_bytes());
+        }
+    }
     put(136, b"00000000000\0");
-    put(156, b"0");
-    put(257, b"ustar\x0000");
+    put(156, &[kind]);
+    put(157, &link[..link.len().min(NAME)]);
+    put(257, b"ustar  \0");
     let sum = checksum(&header);
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     Bytes::copy_from_slice(&header)
+}
+
+/// The fields of this object that have these very names.
+fn fields(of: &Value, keys: &[&str]) -> Map<String, Value> {
+    let field = |key: &&str| Some(((*key).to_owned(), of.get(*key)?.clone()));
+    keys.iter().filter_map(field).collect()
 }
 
 /// The lists with nothing in them but the wanted image, without a name.
@@ -376,16 +470,17 @@ fn only(lists: &Lists, wanted: &ImageRef) -> Result<Vec<(&'static str, Vec<u8>)>
     if let Some(text) = &lists.docker {
         let images: Vec<Value> = serde_json::from_slice(text).map_err(|err| unreadable("manifest.json", &err))?;
         let names = images.iter().map(|image| tags_of(image).collect());
-        let mut image = images[pick(names.collect(), wanted)?].clone();
-        let Some(fields) = image.as_object_mut() else {
+        let image = &images[pick(names.collect(), wanted)?];
+        if !image.is_object() {
             return Err(unreadable("manifest.json", &"it lists no images"));
-        };
-        fields.insert("RepoTags".to_owned(), Value::Null);
-        return Ok(vec![("manifest.json", Value::from(vec![image]).to_string().into_bytes())]);
+        }
+        let mut image = fields(image, &["Config", "Layers"]);
+        image.insert("RepoTags".to_owned(), Value::Null);
+        return Ok(vec![("manifest.json", Value::from(vec![Value::Object(image)]).to_string().into_bytes())]);
     }
     let Some(text) = &lists.oci else { return Err(damaged("it has neither manifest.json nor index.json")) };
-    let mut index: Value = serde_json::from_slice(text).map_err(|err| unreadable("index.json", &err))?;
-    let Some(images) = index.get_mut("manifests").and_then(Value::as_array_mut) else {
+    let index: Value = serde_json::from_slice(text).map_err(|err| unreadable("index.json", &err))?;
+    let Some(images) = index.get("manifests").and_then(Value::as_array) else {
         return Err(unreadable("index.json", &"it lists no manifests"));
     };
     let names: Vec<_> = images.iter().map(annotated_name).collect();
@@ -394,11 +489,10 @@ fn only(lists: &Lists, wanted: &ImageRef) -> Result<Vec<(&'static str, Vec<u8>)>
         1 => 0,
         _ => pick(names.into_iter().map(|name| name.into_iter().collect()).collect(), wanted)?,
     };
-    let mut image = images.swap_remove(at);
-    if let Some(fields) = image.as_object_mut() {
-        fields.shift_remove("annotations");
-    }
-    *images = vec![image];
+    let image = fields(&images[at], &["mediaType", "digest", "size", "platform"]);
+    let mut index = fields(&index, &["schemaVersion", "mediaType"]);
+    index.insert("manifests".to_owned(), Value::from(vec![Value::Object(image)]));
+    let index = Value::Object(index);
     let layout = lists.layout.as_ref().map(|layout| ("oci-layout", layout.to_vec()));
     Ok(layout.into_iter().chain([("index.json", index.to_string().into_bytes())]).collect())
 }

@@ -189,7 +189,7 @@ impl Store for Cache {
         self.only_image(artifact, wanted, progress).await
     }
 
-    async fn holds_only(&self, artifact: &Artifact, wanted: &ImageRef) -> Result<bool, StoreError> {
+    async fn holds_only(&self, artifact: &Artifact, wanted: &ImageRef) -> Result<Option<u64>, StoreError> {
         self.has_no_other_image(artifact, wanted).await
     }
 

@@ -106,17 +106,22 @@ impl Cache {
     }
 
     /// See [`crate::backend::Store::holds_only`].
-    pub(super) async fn has_no_other_image(&self, artifact: &Artifact, wanted: &ImageRef) -> Result<bool, StoreError> {
+    pub(super) async fn has_no_other_image(
+        &self,
+        artifact: &Artifact,
+        wanted: &ImageRef,
+    ) -> Result<Option<u64>, StoreError> {
         let mut tar = self.open_plain(&self.key_of(artifact), Progress::new(0)).await?;
         let mut filter = Filter::new(wanted);
-        let mut out = Vec::new();
+        let (mut out, mut unpacked) = (Vec::new(), 0);
         while let Some(Ok(bytes)) = tar.next().await {
+            unpacked += bytes.len() as u64;
             out.clear();
             if filter.push(bytes, &mut out).is_err() {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(filter.holds_only())
+        Ok(filter.holds_only().then_some(unpacked))
     }
 
     /// Removes an artifact file unless somebody writes or reads it. Yields whether it is gone.

@@ -190,6 +190,17 @@ impl Engine for Fake {
         self.ask("image", reference.as_str(), |state| Ok(state.images.get(reference).cloned())).await
     }
 
+    async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        self.ask("has_agents", image.as_str(), |state| {
+            Ok(state.containers.values().any(|one| one.image == *image && one.labels.contains_key(labels::NAME)))
+        })
+        .await
+    }
+
+    async fn room(&self) -> Result<Option<u64>, EngineError> {
+        self.ask("room", "", |_| Ok(None)).await
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         self.ask("image_facts", image, |state| {
             let by_id = ImageId::from(image);

@@ -116,8 +116,8 @@ impl Store for Fake {
         .await
     }
 
-    async fn holds_only(&self, _: &Artifact, _: &ImageRef) -> Result<bool, StoreError> {
-        Ok(true)
+    async fn holds_only(&self, _: &Artifact, _: &ImageRef) -> Result<Option<u64>, StoreError> {
+        Ok(Some(0))
     }
 
     async fn loaded_images(&self) -> Result<BTreeMap<ImageId, LoadedImage>, StoreError> {

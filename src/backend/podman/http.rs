@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::Method;
 use serde_json::Value;
 
+use super::answer;
 use super::error::{self, ANSWER_LIMIT};
 use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
@@ -106,7 +107,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub fn json(&self, call: &Call) -> Result<Value, EngineError> {
-        serde_json::from_slice(&self.body).map_err(|err| call.unreadable(&err.to_string()))
+        answer::parse(&self.body).map_err(|why| call.unreadable(&why))
     }
 }
 

@@ -18,7 +18,9 @@ use super::recent;
 use super::stop::{Listing, Stoppable};
 use super::wire::{self, ImageLabels, Past};
 use crate::backend::{EngineError, Look};
-use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Health, Owner, Phase, RecentExits, labels};
+use crate::model::{
+    ContainerId, ContainerName, ContainerState, Guest, Health, ImageId, Owner, Phase, RecentExits, labels,
+};
 
 /// Inspections under way at once.
 const INSPECTIONS: usize = 8;
@@ -77,6 +79,12 @@ impl Api {
             }
         }
         self.http().send(call).await
+    }
+
+    /// See [`crate::backend::Engine::has_agents`].
+    pub async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        let filters = json!({ "label": [labels::NAME], "ancestor": [image.as_str()] });
+        Ok(wire::any_made_from(&self.list(&filters).await?, image))
     }
 
     async fn list(&self, filters: &Value) -> Result<Value, EngineError> {

@@ -4,6 +4,7 @@
 //! command line in `shell`; how Podman's answers are read stands in `wire`. Nothing here decides what should run.
 
 mod address;
+mod answer;
 mod api;
 mod auth;
 mod emulation;
@@ -128,6 +129,14 @@ impl Engine for Podman {
 
     async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
         through!(self, podman => podman.image(reference).await)
+    }
+
+    async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        through!(self, podman => podman.has_agents(image).await)
+    }
+
+    async fn room(&self) -> Result<Option<u64>, EngineError> {
+        through!(self, podman => podman.room().await)
     }
 
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {

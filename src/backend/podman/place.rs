@@ -92,6 +92,14 @@ impl Engine for PodmanAt {
         at!(self, image(reference))
     }
 
+    async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        at!(self, has_agents(image))
+    }
+
+    async fn room(&self) -> Result<Option<u64>, EngineError> {
+        at!(self, room())
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         at!(self, image_facts(image))
     }

@@ -29,6 +29,7 @@ use serde_json::Value;
 
 use self::exec::Session;
 use self::run::Call;
+use super::answer;
 use super::auth::Logins;
 use super::error::About;
 use super::life::{self, Life, Started};
@@ -261,8 +262,10 @@ impl Life for Shell {
                              { podman container inspect \"$1\" || true; }";
         let shown = format!("podman start {id}");
         let call = self.script(format!("start container `{id}`"), About::Container, &shown, START, &[id.as_str()]);
-        let answer = self.run(&call.within(SLOW)).await?;
-        let seen = look::values(&answer).filter_map(|list| look::inspected(list.get(0)?));
+        let call = call.within(SLOW);
+        let answer = self.run(&call).await?;
+        let values = answer::values(&answer).map_err(|why| call.unreadable(&why))?;
+        let seen = values.filter_map(|list| look::inspected(list.get(0)?));
         Ok(match seen.collect::<Vec<_>>().as_slice() {
             [(_, before), (_, after)]
                 if before.phase == Phase::Running

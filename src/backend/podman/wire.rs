@@ -66,6 +66,17 @@ pub(super) fn containers(answer: &Value, look: &Look, images: &ImageLabels) -> B
     seen.collect()
 }
 
+/// What is free of the disk that `GET /libpod/info`, or `podman info --format json`, tells of (Podman 4.0 and later do).
+pub(super) fn room(answer: &Value) -> Option<u64> {
+    let told = |field: &str| answer.get("store")?.get(field)?.as_u64();
+    Some(told("graphRootAllocated")?.saturating_sub(told("graphRootUsed")?))
+}
+
+/// Whether a listed container is made from this very image: the filter lets those of images made upon it through, too.
+pub(super) fn any_made_from(answer: &Value, image: &ImageId) -> bool {
+    answer.as_array().into_iter().flatten().any(|entry| text(entry, "ImageID") == Some(image.as_str()))
+}
+
 fn listed_name(entry: &Value) -> Option<ContainerName> {
     let names = entry.get("Names").and_then(Value::as_array)?;
     names.iter().find_map(|name| container_name(name.as_str()?))

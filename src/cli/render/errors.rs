@@ -11,7 +11,7 @@ use crate::control::client::AskError;
 use crate::control::is_same_file;
 use crate::error::Chain;
 use crate::files;
-use crate::model::{AgentName, InstanceName, ManifestError, NO_MANIFEST, Whose};
+use crate::model::{AgentName, ImageId, ImageRef, InstanceName, ManifestError, NO_MANIFEST, Whose};
 use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
@@ -309,6 +309,7 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
                 "name another `instance` in the state file, or take this one over with --adopt: it is kept as it is"
                     .into(),
             ),
+            WaitingOn::ImageName { reference, held_by } => Some(name_taken_hint(reference, held_by)),
             WaitingOn::LocalImage { .. } => {
                 Some("build or load it (`podman load`, `podman build`), or choose `source: registry`".into())
             }
@@ -325,6 +326,14 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             _ => None,
         },
     }
+}
+
+fn name_taken_hint(reference: &ImageRef, held_by: &ImageId) -> String {
+    let id = held_by.as_str().get(..12).unwrap_or(held_by.as_str());
+    format!(
+        "`podman untag {id} {reference}` takes the name from that image, and --adopt moves it to the manifest's; either way \
+         that image stays"
+    )
 }
 
 /// What follows once the cause of a failure is mended.
@@ -376,6 +385,11 @@ fn act_hint(err: &ActError) -> Option<String> {
         ActError::PortTaken { .. } => {
             Some("`ss -ltnp` shows who listens; choose another host port, or stop that process".into())
         }
+        ActError::ImageNameTaken { reference, held_by } => Some(name_taken_hint(reference, held_by)),
+        ActError::NoRoom { .. } => Some(
+            "`podman system df` on Podman's machine shows what takes its space, and `podman image prune` frees what nobody uses"
+                .into(),
+        ),
         ActError::Architecture { .. } => Some(
             "take an image that is built for that machine, or install emulation on it (on Debian: `qemu-user-static`)"
                 .into(),

@@ -432,6 +432,7 @@ mod tests {
             reach: Default::default(),
             guest: Seen::Absent,
             loaded: Default::default(),
+            others: Default::default(),
         };
         Snapshot { observed, plan: plan.clone(), status: status(), manifest_invalid: false }
     }

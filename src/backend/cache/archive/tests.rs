@@ -172,3 +172,145 @@ fn an_archive_with_nothing_but_the_wanted_name_may_be_loaded_as_it_is() {
     assert!(!may(&docker(&[&["r.example/a:1"], &["r.example/b:1"]]), &wanted("r.example/a:1")));
     assert!(!may(&docker(&[&["a:1"]]), &wanted("a:1")), "Podman 4.3 files a short name under localhost");
 }
+
+/// One entry as it stands in an archive.
+fn raw(name: &str, kind: u8, link: &str, content: &[u8]) -> Vec<u8> {
+    let mut bytes = header_of(name.as_bytes(), kind, link.as_bytes(), content.len() as u64).to_vec();
+    bytes.extend_from_slice(content);
+    bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+    bytes
+}
+
+fn pax(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut records = String::new();
+    for (key, value) in fields {
+        let rest = format!(" {key}={value}\n");
+        let mut length = rest.len() + 1;
+        while length != rest.len() + length.to_string().len() {
+            length = rest.len() + length.to_string().len();
+        }
+        records += &format!("{length}{rest}");
+    }
+    raw("PaxHeaders/x", b'x', "", records.as_bytes())
+}
+
+/// Other readers of tar might see `manifest.json` where we see something else, or the other way round.
+#[test]
+fn nothing_goes_on_that_another_reader_could_take_for_something_else() {
+    let evil = br#"[{"Config": "evil", "RepoTags": ["docker.io/library/alpine:latest"], "Layers": []}]"#;
+    let list = br#"[{"Config": "c", "RepoTags": ["docker.io/library/a:1"], "Layers": ["l"]}]"#;
+    let long = |name: &str| raw("././@LongLink", b'L', "", format!("{name}\0").as_bytes());
+    let mut star = raw("manifest.json", b'0', "", evil);
+    star[257..265].copy_from_slice(b"ustar\x0000");
+    star[345..476].fill(b'/');
+    star[476..500].fill(b'1');
+    star[508..512].copy_from_slice(b"tar\0");
+    let sum = checksum(&star[..BLOCK]);
+    star[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let tricks: [Vec<u8>; 8] = [
+        // GNU's name and PAX's: which one counts depends on who reads.
+        [long("manifest.json"), pax(&[("path", "x")]), raw("y", b'0', "", evil)].concat(),
+        [pax(&[("path", "manifest.json")]), long("x"), raw("y", b'0', "", evil)].concat(),
+        // The second record takes the first one's place for some, and adds to it for others.
+        [pax(&[("path", "x")]), pax(&[("mtime", "1")]), raw("manifest.json", b'0', "", evil)].concat(),
+        [pax(&[("path", "x")]), pax(&[("path", "")]), raw("manifest.json", b'0', "", evil)].concat(),
+        [raw("g", b'g', "", &pax(&[("path", "manifest.json")])[BLOCK..]), raw("y", b'0', "", evil)].concat(),
+        star,
+        raw("manifest.json/", 0, "", b""),
+        raw("some", b'?', "", evil),
+    ];
+    let honest = raw("manifest.json", b'0', "", list);
+    let mut went_on = 0;
+    for (at, trick) in tricks.into_iter().enumerate() {
+        for both in [[honest.clone(), trick.clone()].concat(), [trick.clone(), honest.clone()].concat()] {
+            let both = [both, vec![0; 2 * BLOCK]].concat();
+            let mut filter = Filter::new(&wanted("a:1"));
+            let is_refused = filter.push(both.clone().into(), &mut Vec::new()).is_err();
+            assert!(is_refused || !filter.holds_only(), "{at} is not loaded as it is");
+            // `listed` finds one list and no more.
+            if let Ok(through) = run(&both, &wanted("a:1"), 4096) {
+                went_on += 1;
+                assert_eq!(
+                    listed(&through, "manifest.json"),
+                    serde_json::json!([{"Config": "c", "Layers": ["l"], "RepoTags": null}]),
+                    "{at}"
+                );
+            }
+        }
+    }
+    assert!(went_on > 4, "{went_on}");
+}
+
+/// Go, in which engines are written, takes `repotags` for `RepoTags`.
+#[test]
+fn of_an_image_only_what_is_known_goes_on() {
+    let list = br#"[{"Config": "c", "RepoTags": ["a:1"], "Layers": ["l"], "repotags": ["alpine:latest"], "x": 1}]"#;
+    let bytes = archive(&[("manifest.json", list)]);
+    let through = run(&bytes, &wanted("a:1"), 4096).unwrap();
+    assert_eq!(
+        listed(&through, "manifest.json"),
+        serde_json::json!([{"Config": "c", "Layers": ["l"], "RepoTags": null}])
+    );
+    let list = br#"[{"Config": "c", "RepoTags": ["r.example/a:1"], "Layers": ["l"], "repotags": ["alpine:latest"]}]"#;
+    let mut filter = Filter::new(&wanted("r.example/a:1"));
+    filter.push(archive(&[("manifest.json", list)]).into(), &mut Vec::new()).unwrap();
+    assert!(!filter.holds_only());
+    let index = br#"{"Manifests": [{"digest": "evil"}], "manifests": [{"digest": "d", "Annotations": {"org.opencontainers.image.ref.name": "alpine"}}]}"#;
+    let through = run(&archive(&[("index.json", index)]), &wanted("a:1"), 4096).unwrap();
+    assert_eq!(listed(&through, "index.json"), serde_json::json!({"manifests": [{"digest": "d"}]}));
+}
+
+#[test]
+fn links_directories_and_long_names_arrive_and_devices_do_not() {
+    let (long, target) = ("d".repeat(150), "t".repeat(220));
+    let mut bytes = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    for (kind, name, link) in [
+        (tar::EntryType::Directory, "dir/", ""),
+        (tar::EntryType::Symlink, "link", target.as_str()),
+        (tar::EntryType::Link, long.as_str(), "short"),
+        (tar::EntryType::Symlink, "short", "../x/layer.tar"),
+        (tar::EntryType::Fifo, "fifo", ""),
+        (tar::EntryType::Char, "device", ""),
+    ] {
+        header.set_entry_type(kind);
+        header.set_size(0);
+        match link {
+            "" => bytes.append_data(&mut header, name, &b""[..]).unwrap(),
+            link => bytes.append_link(&mut header, name, link).unwrap(),
+        }
+    }
+    let list = br#"[{"Config": "c", "RepoTags": ["a:1"], "Layers": ["l"]}]"#;
+    let bytes =
+        [bytes.into_inner().unwrap()[..].strip_suffix(&[0; 1024]).unwrap(), &archive(&[("manifest.json", list)])]
+            .concat();
+    let through = run(&bytes, &wanted("a:1"), 4096).unwrap();
+    let mut archive = tar::Archive::new(through.as_slice());
+    let found: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            (text(&entry.path_bytes()), text(&entry.link_name_bytes().unwrap_or_default()))
+        })
+        .collect();
+    let told = |name: &str, link: &str| (name.to_owned(), link.to_owned());
+    assert_eq!(
+        found,
+        [
+            told("dir/", ""),
+            told("link", &target),
+            told(&long, "short"),
+            told("short", "../x/layer.tar"),
+            told("manifest.json", "")
+        ]
+    );
+}
+
+#[test]
+fn a_layer_of_more_than_eight_gibibytes_keeps_its_size() {
+    for size in [0, 511, (1 << 33) - 1, 1 << 33, 1 << 40] {
+        assert_eq!(number(&header_of(b"layer.tar", b'0', b"", size)[124..136]), Some(size));
+    }
+}

@@ -143,6 +143,14 @@ impl Engine for Ladder {
         through!(self, image(reference))
     }
 
+    async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        through!(self, has_agents(image))
+    }
+
+    async fn room(&self) -> Result<Option<u64>, EngineError> {
+        through!(self, room())
+    }
+
     async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
         through!(self, image_facts(image))
     }

@@ -64,6 +64,12 @@ impl Shell {
         Ok(EngineMachine { os: os.to_owned(), arch: arch.to_owned(), emulates })
     }
 
+    /// See [`crate::backend::Engine::room`].
+    pub async fn room(&self) -> Result<Option<u64>, EngineError> {
+        let call = self.podman("ask Podman for its free space", About::Other, ["info", "--format", "json"]);
+        Ok(wire::room(&call.json(&self.run(&call).await?)?))
+    }
+
     pub(super) async fn inspect_image(&self, name: &str) -> Result<Option<Value>, EngineError> {
         let call = self.podman(format!("inspect image `{name}`"), About::Image, ["image", "inspect", "--", name]);
         let Some(answer) = unless_gone(self.run(&call).await)? else { return Ok(None) };

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::Shell;
+use crate::backend::podman::answer;
 use crate::backend::podman::error::{About, is_of_a_lost_storage};
 use crate::backend::podman::life::past_an_end;
 use crate::backend::podman::look::{replace, to_inspect};
@@ -14,7 +15,7 @@ use crate::backend::podman::recent;
 use crate::backend::podman::stop::{Listing, Stoppable};
 use crate::backend::podman::wire::{self, ImageLabels, Past};
 use crate::backend::{EngineError, EngineErrorKind, Look};
-use crate::model::{ContainerId, ContainerName, ContainerState, Guest, Owner, RecentExits};
+use crate::model::{ContainerId, ContainerName, ContainerState, Guest, ImageId, Owner, RecentExits, labels};
 
 pub(super) use crate::backend::podman::wire::inspected;
 
@@ -37,7 +38,7 @@ impl Shell {
         let script = if known.is_some() { LOOK } else { FIRST_LOOK };
         let call = self.script("list containers and images", About::Other, "podman ps", script, &[]);
         let answer = self.run_again(&call).await?;
-        let mut values = values(&answer);
+        let mut values = answer::values(&answer).map_err(|why| call.unreadable(&why))?;
         let version = match known {
             Some(version) => version,
             None => {
@@ -63,6 +64,15 @@ impl Shell {
         let images = wire::images(&images);
         let looked_at = Some(SystemTime::now());
         Ok(Guest { version, looked_at, containers, images: images.names, image_store: images.store })
+    }
+
+    /// See [`crate::backend::Engine::has_agents`].
+    pub async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
+        let (label, ancestor) = (format!("label={}", labels::NAME), format!("ancestor={image}"));
+        let words = ["ps", "--all", "--format", "json", "--filter", &label, "--filter", &ancestor];
+        let call = self.podman("list containers", About::Other, words);
+        let answer = self.run_again(&call).await?;
+        Ok(wire::any_made_from(&call.json(&answer)?, image))
     }
 
     /// Those without a name too that others were made upon.
@@ -200,9 +210,4 @@ impl Shell {
     pub async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
         Ok(self.inspect_all(&[name.as_str()]).await?.pop())
     }
-}
-
-/// JSON values in a row, lists taken apart only by the caller; ends at what is none.
-pub(super) fn values(answer: &[u8]) -> impl Iterator<Item = Value> + '_ {
-    serde_json::Deserializer::from_slice(answer).into_iter().map_while(Result::ok)
 }

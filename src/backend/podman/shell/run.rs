@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use super::{Shell, error};
+use crate::backend::podman::answer;
 use crate::backend::podman::error::{ANSWER_LIMIT, About, timed_out, too_large, unreadable};
 use crate::backend::podman::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
@@ -90,7 +91,7 @@ impl Call {
     }
 
     pub fn json(&self, answer: &[u8]) -> Result<Value, EngineError> {
-        serde_json::from_slice(answer).map_err(|err| self.unreadable(&err.to_string()))
+        answer::parse(answer).map_err(|why| self.unreadable(&why))
     }
 
     pub fn unreadable(&self, why: &str) -> EngineError {
