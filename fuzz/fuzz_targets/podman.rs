@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use serde_json::Value;
 use steadfast::error::Chain;
-use steadfast::fuzzing::podman::{Answers, event, guest, read_otherwise, refused, shell};
+use steadfast::fuzzing::podman::{Answers, event, guest, parse, read_otherwise, refused, shell};
 use steadfast::fuzzing::{look, render};
 use steadfast::model::{Desired, Seen};
 use steadfast::plan::Policy;
@@ -32,7 +32,13 @@ fn check(bytes: &[u8]) {
 }
 
 fn json(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).unwrap_or_default()
+    match parse(bytes) {
+        Ok(answer) => answer,
+        Err(why) => {
+            check_message(&why);
+            Value::Null
+        }
+    }
 }
 
 /// With the time in the place of `@NOW`.

@@ -13,7 +13,7 @@ use super::secrets::Secrets;
 pub use super::shell::fuzzing as shell;
 use super::stream::{Frames, Lines};
 use super::wire::{self, ImageLabels};
-use super::{image, recent};
+use super::{answer, image, recent};
 use crate::backend::{Chunk, EngineError, EngineEvent, LogLine, Look};
 use crate::model::{Guest, ImageId, Ownership};
 
@@ -89,12 +89,21 @@ pub fn guest(answers: &Answers<'_>, look: &Look) -> Guest {
     }
 }
 
+/// The JSON of an answer.
+///
+/// # Errors
+/// Why it is none, or too much.
+pub fn parse(bytes: &[u8]) -> Result<Value, String> {
+    answer::parse(bytes)
+}
+
 /// Reads an answer as everything that one is read as beside a look. Yields what becomes part of a sentence.
-pub fn read_otherwise(answer: &Value, bytes: &[u8]) -> Vec<String> {
-    let entries = answer.as_array().into_iter().flatten();
+pub fn read_otherwise(told: &Value, bytes: &[u8]) -> Vec<String> {
+    let entries = told.as_array().into_iter().flatten();
     let _ = entries.filter_map(wire::listing).count();
-    let _ = (wire::stoppable(answer), wire::image_facts(answer), shell::loaded(bytes), shell::values(bytes));
-    let refused = image::refuse_if_used(&ImageId::from("f"), answer).err();
+    let _ = (wire::stoppable(told), wire::image_facts(told), shell::loaded(bytes));
+    let _ = answer::values(bytes).map(Iterator::count);
+    let refused = image::refuse_if_used(&ImageId::from("f"), told).err();
     refused.into_iter().map(|err| err.to_string()).collect()
 }
 

@@ -1,20 +1,13 @@
 //! What the fuzz targets reach of how the output of Podman's command line is read.
 
-use serde_json::Value;
-
 use super::run::Call;
-use super::{error, images, look};
+use super::{error, images};
 use crate::backend::EngineError;
 use crate::backend::podman::error::About;
 
 /// What `podman load` prints.
 pub fn loaded(stdout: &[u8]) -> Vec<String> {
     images::loaded(stdout)
-}
-
-/// JSON values in a row.
-pub fn values(stdout: &[u8]) -> Vec<Value> {
-    look::values(stdout).collect()
 }
 
 /// A command that failed.
