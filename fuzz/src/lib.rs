@@ -114,5 +114,6 @@ pub fn nothing() -> Observed {
         reach: Default::default(),
         guest: Seen::Present(Default::default()),
         loaded: Default::default(),
+        others: Default::default(),
     }
 }
