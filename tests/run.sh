@@ -151,7 +151,7 @@ stage_fuzz() {
 # leaves room for the corpus, and for what a sanitizer adds.
 fuzz_one() {
   mkdir -p "$scratch/fuzz/$1" "$3/$1"
-  ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 "$2" -max_total_time="${STEADFAST_FUZZ_SECONDS:-30}" -timeout=2 \
+  TMPDIR=$scratch ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 "$2" -max_total_time="${STEADFAST_FUZZ_SECONDS:-30}" -timeout=2 \
     -malloc_limit_mb=200 -rss_limit_mb=1024 -max_len=16384 -detect_leaks=0 -dict="fuzz/dictionaries/$1.dict" \
     -artifact_prefix="$3/$1/" -print_final_stats=1 "$scratch/fuzz/$1" "fuzz/corpus/$1"
 }
