@@ -264,7 +264,7 @@ fn refused(text: String) -> String {
     let start = Instant::now();
     let told = bad(text);
     // Debug builds on a busy machine are slow; what this guards against takes minutes or all memory.
-    assert!(start.elapsed() < Duration::from_secs(60), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(300), "took {:?}", start.elapsed());
     told
 }
 
@@ -323,7 +323,7 @@ fn problems_that_are_only_counted_cost_little() {
     let vars: Vec<_> = names.iter().map(|name| (name.as_str(), "x")).collect();
     let start = Instant::now();
     let err = load_with(agent(&format!("container: {{command: [{references}]}}")), &vars).unwrap_err();
-    assert!(err.to_string().contains("more problems") && start.elapsed() < Duration::from_secs(60));
+    assert!(err.to_string().contains("more problems") && start.elapsed() < Duration::from_secs(300));
     let twice = "a: 1\n".repeat(200_000);
     assert!(refused(twice).contains("more problems"));
     // A file that is one line, and a secret at its end.
