@@ -73,22 +73,8 @@ stage_clippy() {
 stage_doc() { check "rustdoc" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked --quiet; }
 
 stage_audit() {
-  local tools deny
-  # Outside the tree, so that it is built once per machine: it takes longer than everything else here.
-  tools=$(tools_dir)
-  deny=$(command -v cargo-deny || true)
-  if [ -z "$deny" ]; then deny=$tools/bin/cargo-deny; fi
-  if [ ! -x "$deny" ]; then
-    headline "installing cargo-deny into $tools"
-    # Not optimised: it reads a few hundred small files once, and the build is what costs.
-    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$scratch/deny-target cargo install --quiet --locked --debug --root "$tools" cargo-deny || {
-      rm -rf "$scratch/deny-target"
-      skip "licences and sources" "cargo-deny could not be installed"
-      return
-    }
-    rm -rf "$scratch/deny-target"
-  fi
-  check "licences and sources" "$deny" --log-level error check licenses sources bans
+  cargo_tool cargo-deny || { skip "licences and sources" "cargo-deny could not be installed"; return; }
+  check "licences and sources" "$tool" --log-level error check licenses sources bans
 }
 
 stage_tests() {
@@ -107,20 +93,9 @@ stage_tests() {
 # Without a sanitizer, unless STEADFAST_FUZZ_SANITIZER names one: there is no unsafe code of ours for it to watch, the limits on
 # time and memory are those of the program as it is, it takes twice as long to compile, and musl and distributions have none.
 stage_fuzz() {
-  local tools fuzz dir host sanitizer=${STEADFAST_FUZZ_SANITIZER:-none} target running=() each atonce
+  local dir host sanitizer=${STEADFAST_FUZZ_SANITIZER:-none} target running=() each atonce
   have c++ || have g++ || have clang++ || install_packages "$(if have dnf; then printf gcc-c++; else printf g++; fi)" || true
-  tools=$(tools_dir)
-  fuzz=$(command -v cargo-fuzz || true)
-  if [ -z "$fuzz" ]; then fuzz=$tools/bin/cargo-fuzz; fi
-  if [ ! -x "$fuzz" ]; then
-    headline "installing cargo-fuzz into $tools"
-    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$scratch/fuzz-tool cargo install --quiet --locked --debug --root "$tools" cargo-fuzz || {
-      rm -rf "$scratch/fuzz-tool"
-      skip "fuzz" "cargo-fuzz could not be installed"
-      return
-    }
-    rm -rf "$scratch/fuzz-tool"
-  fi
+  cargo_tool cargo-fuzz || { skip "fuzz" "cargo-fuzz could not be installed"; return; }
   host=$(rustc -vV | sed -n 's/^host: //p')
   if [ "$sanitizer" != none ] && ! ls "$(rustc --print target-libdir)"/librustc*rt.*san.* >/dev/null 2>&1; then
     say "this Rust has no sanitizers for $host: fuzzing without"
@@ -131,7 +106,7 @@ stage_fuzz() {
   dir=$dir/fuzz
   headline "compiling the fuzz targets"
   # The flags that count code are not stable. cargo-fuzz asks for one codegen unit and for all that is dead: three times as long.
-  RUSTC_BOOTSTRAP=1 RUSTFLAGS="${RUSTFLAGS:-} -Ccodegen-units=16" "$fuzz" build --sanitizer "$sanitizer" --strip-dead-code \
+  RUSTC_BOOTSTRAP=1 RUSTFLAGS="${RUSTFLAGS:-} -Ccodegen-units=16" "$tool" build --sanitizer "$sanitizer" --strip-dead-code \
     --target "$host" --target-dir "$dir" || { fail "compiling the fuzz targets"; return; }
   atonce=$(getconf _NPROCESSORS_ONLN 2>/dev/null || printf 1)
   for target in $(fuzz_targets); do
@@ -291,6 +266,20 @@ test_targets() {
   local path
   for path in tests/*.rs; do if [ -e "$path" ]; then basename "$path" .rs; fi; done
   for path in tests/*/main.rs; do if [ -e "$path" ]; then basename "$(dirname "$path")"; fi; done
+}
+
+# cargo_tool NAME: sets `tool` to a program of crates.io, which is installed where there is none. Outside the tree, so that it is
+# built once per machine: that takes longer than its work. Not optimised, since the build is what costs.
+cargo_tool() {
+  local tools status=0
+  tools=$(tools_dir)
+  tool=$(command -v "$1" || true)
+  if [ -z "$tool" ]; then tool=$tools/bin/$1; fi
+  [ ! -x "$tool" ] || return 0
+  headline "installing $1 into $tools"
+  CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$scratch/tool cargo install --quiet --locked --debug --root "$tools" "$1" || status=1
+  rm -rf "$scratch/tool"
+  return "$status"
 }
 
 # need_component COMPONENT COMMAND: true when the command is there, or rustup can add it.
