@@ -22,6 +22,8 @@ pub mod cli;
 pub mod control;
 pub mod error;
 pub mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod handles;
 pub mod model;
 pub mod observe;

@@ -140,7 +140,7 @@ async fn takes_connections(port: &Forward) -> bool {
 /// A connection within this machine is there at once or not at all.
 const CONNECT: Duration = Duration::from_millis(200);
 
-fn what_to_look_for(desired: &Desired) -> Look {
+pub(crate) fn what_to_look_for(desired: &Desired) -> Look {
     let wanted = || desired.agents.values().filter(|agent| agent.state != AgentState::Absent);
     Look {
         owner: desired.ownership(),

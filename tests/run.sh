@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Every check of this repository, on a machine with nothing but Rust: format, clippy, rustdoc, licences and sources, unit,
-# property and whole-command tests, the suites that talk to a real Podman, and those in a real VM. Installs what it needs and
-# says so.
+# property and whole-command tests, fuzz targets, the suites that talk to a real Podman, and those in a real VM. Installs what it
+# needs and says so.
 #
 #   tests/run.sh              all of it
-#   tests/run.sh STAGE…       only these: format clippy doc audit tests podman lima; lima-all is lima with every test, however slow
+#   tests/run.sh STAGE…       only these: format clippy doc audit tests fuzz podman lima; lima-all is lima with every test, however slow
 #
 # Runs as root and as a normal user. The last line counts: each check and each test is one. A test that the machine cannot run is
 # skipped and named with its reason; with CI=true a skip fails the run.
@@ -26,7 +26,7 @@ repository=$(cd "$here/.." && pwd)
 
 # Test targets that need a real Podman. They run one after another.
 PODMAN_TARGETS=(podman apply publish background truth faults)
-STAGES=(format clippy doc audit tests podman lima)
+STAGES=(format clippy doc audit tests fuzz podman lima)
 
 passed=0 failed=0 skipped=0
 failures="" scratch=""
@@ -57,11 +57,12 @@ main() {
 }
 
 # The dependency tree is compiled twice, no more: checked (clippy, then rustdoc from the same metadata) and built (all tests).
-# So every stage uses the same profile and the same features.
+# So every stage uses the same profile and the same features; but fuzz, which needs a build with counters in it.
 
 stage_format() {
   need_component rustfmt cargo-fmt || { skip "format" "cargo fmt is not installed"; return; }
   check "format" cargo fmt --check
+  check "format of the fuzz targets" cargo fmt --check --manifest-path fuzz/Cargo.toml
 }
 
 stage_clippy() {
@@ -72,26 +73,14 @@ stage_clippy() {
 stage_doc() { check "rustdoc" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked --quiet; }
 
 stage_audit() {
-  local tools deny
-  # Outside the tree, so that it is built once per machine: it takes longer than everything else here.
-  tools=$(tools_dir)
-  deny=$(command -v cargo-deny || true)
-  if [ -z "$deny" ]; then deny=$tools/bin/cargo-deny; fi
-  if [ ! -x "$deny" ]; then
-    headline "installing cargo-deny into $tools"
-    # Not optimised: it reads a few hundred small files once, and the build is what costs.
-    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$scratch/deny-target cargo install --quiet --locked --debug --root "$tools" cargo-deny || {
-      rm -rf "$scratch/deny-target"
-      skip "licences and sources" "cargo-deny could not be installed"
-      return
-    }
-    rm -rf "$scratch/deny-target"
-  fi
-  check "licences and sources" "$deny" --log-level error check licenses sources bans
+  cargo_tool cargo-deny || { skip "licences and sources" "cargo-deny could not be installed"; return; }
+  check "licences and sources" "$tool" --log-level error check licenses sources bans
 }
 
 stage_tests() {
   local target
+  # Signatures are tested beside minisign itself.
+  have minisign || install_packages minisign || true
   set -- --lib --bins
   for target in $(test_targets); do
     case " ${PODMAN_TARGETS[*]} lima " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
@@ -99,6 +88,72 @@ stage_tests() {
   cargo_test "$@"
   # rustdoc's examples, which cargo will not run together with the others.
   cargo_test --doc
+}
+
+# Every target of fuzz/, for STEADFAST_FUZZ_SECONDS each (default 30), from its seeds. What is found new is not kept.
+#
+# Without a sanitizer, unless STEADFAST_FUZZ_SANITIZER names one: there is no unsafe code of ours for it to watch, the limits on
+# time and memory are those of the program as it is, it takes twice as long to compile, and musl and distributions have none.
+stage_fuzz() {
+  local dir host sanitizer=${STEADFAST_FUZZ_SANITIZER:-none} target running=() each atonce
+  have c++ || have g++ || have clang++ || install_packages "$(if have dnf; then printf gcc-c++; else printf g++; fi)" || true
+  cargo_tool cargo-fuzz || { skip "fuzz" "cargo-fuzz could not be installed"; return; }
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  if [ "$sanitizer" != none ] && ! ls "$(rustc --print target-libdir)"/librustc*rt.*san.* >/dev/null 2>&1; then
+    say "this Rust has no sanitizers for $host: fuzzing without"
+    sanitizer=none
+  fi
+  dir=${CARGO_TARGET_DIR:-$repository/target}
+  case $dir in /*) ;; *) dir=$repository/$dir ;; esac
+  dir=$dir/fuzz
+  headline "compiling the fuzz targets"
+  # The flags that count code are not stable. cargo-fuzz asks for one codegen unit and for all that is dead: three times as long.
+  RUSTC_BOOTSTRAP=1 RUSTFLAGS="${RUSTFLAGS:-} -Ccodegen-units=16" "$tool" build --sanitizer "$sanitizer" --strip-dead-code \
+    --target "$host" --target-dir "$dir" || { fail "compiling the fuzz targets"; return; }
+  atonce=$(getconf _NPROCESSORS_ONLN 2>/dev/null || printf 1)
+  for target in $(fuzz_targets); do
+    headline "fuzzing $target for ${STEADFAST_FUZZ_SECONDS:-30} s"
+    fuzz_one "$target" "$dir/$host/release/$target" "$dir/found" >"$scratch/fuzz-$target.log" 2>&1 &
+    running+=("$target:$!")
+    if [ "${#running[@]}" -ge "$atonce" ]; then
+      for each in "${running[@]}"; do fuzzed "${each%:*}" "${each##*:}" "$dir/found"; done
+      running=()
+    fi
+  done
+  for each in ${running[@]+"${running[@]}"}; do fuzzed "${each%:*}" "${each##*:}" "$dir/found"; done
+}
+
+# fuzz_one TARGET PROGRAM FOUND: runs it from its seeds. An input may take 2 s, and 200 MiB: of that the program keeps count
+# itself (fuzz/src/memory.rs), to the byte and of each input alone. The limit on the process is there for what is not counted, and
+# leaves room for the corpus, and for what a sanitizer adds.
+fuzz_one() {
+  mkdir -p "$scratch/fuzz/$1" "$3/$1"
+  TMPDIR=$scratch ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 "$2" -max_total_time="${STEADFAST_FUZZ_SECONDS:-30}" -timeout=2 \
+    -malloc_limit_mb=200 -rss_limit_mb=1024 -max_len=16384 -detect_leaks=0 -dict="fuzz/dictionaries/$1.dict" \
+    -artifact_prefix="$3/$1/" -print_final_stats=1 "$scratch/fuzz/$1" "fuzz/corpus/$1"
+}
+
+# fuzzed TARGET PID FOUND: waits for it, and counts it as one check. An input that it failed on is shown.
+fuzzed() {
+  local input
+  if wait "$2"; then
+    passed=$((passed + 1))
+    printf '%s: ok, %s inputs\n' "$1" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$scratch/fuzz-$1.log")"
+    return
+  fi
+  fail "fuzz $1"
+  tail -n 60 "$scratch/fuzz-$1.log"
+  for input in "$3/$1"/*; do
+    [ -f "$input" ] || continue
+    printf 'input: %s\n' "$input"
+    if [ "$(size_of "$input")" -le 4096 ]; then base64 <"$input"; fi
+  done
+}
+
+# The fuzz targets, by their files.
+fuzz_targets() {
+  local path
+  for path in fuzz/fuzz_targets/*.rs; do basename "$path" .rs; done
 }
 
 stage_podman() {
@@ -213,6 +268,20 @@ test_targets() {
   local path
   for path in tests/*.rs; do if [ -e "$path" ]; then basename "$path" .rs; fi; done
   for path in tests/*/main.rs; do if [ -e "$path" ]; then basename "$(dirname "$path")"; fi; done
+}
+
+# cargo_tool NAME: sets `tool` to a program of crates.io, which is installed where there is none. Outside the tree, so that it is
+# built once per machine: that takes longer than its work. Not optimised, since the build is what costs.
+cargo_tool() {
+  local tools status=0
+  tools=$(tools_dir)
+  tool=$(command -v "$1" || true)
+  if [ -z "$tool" ]; then tool=$tools/bin/$1; fi
+  [ ! -x "$tool" ] || return 0
+  headline "installing $1 into $tools"
+  CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$scratch/tool cargo install --quiet --locked --debug --root "$tools" "$1" || status=1
+  rm -rf "$scratch/tool"
+  return "$status"
 }
 
 # need_component COMPONENT COMMAND: true when the command is there, or rustup can add it.

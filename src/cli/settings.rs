@@ -112,7 +112,7 @@ impl Settings {
         state::read(&self.file).map_err(|err| CliError::state(&err.into(), self.color_stderr))
     }
 
-    /// Reads, checks and resolves the state file, for a verb that works below its root: see [`check_root`].
+    /// Reads, checks and resolves the state file, for a verb that works below its root, and refuses one that others could change.
     pub fn load(&self, manifest_url: Option<String>) -> Result<Loaded, CliError> {
         let loaded = self.resolve(manifest_url)?;
         check_root(&loaded.desired.root, Some(&loaded.desired.name))?;

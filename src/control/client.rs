@@ -12,8 +12,8 @@ use super::paths::{Address, MAX_PATH, SOCKET};
 use super::{Refused, Request};
 use crate::files;
 
-/// The most bytes of an answer's line (256 MiB): the status of ten thousand agents has a twentieth of it.
-const MAX_LINE: u64 = 256 * 1024 * 1024;
+/// The most bytes of an answer's line (64 MiB): the status of ten thousand agents has a fifth of it.
+const MAX_LINE: u64 = 64 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -120,20 +120,23 @@ impl Asked {
             Err(err) if err.kind() == io::ErrorKind::ConnectionReset => return Err(AskError::Closed),
             Err(err) => return Err(AskError::Io(err)),
         }
-        let line = std::mem::take(&mut self.line);
-        let mut value: Value =
-            serde_json::from_slice(&line).map_err(|err| AskError::Garbled { why: err.to_string() })?;
-        match value.get_mut("error").map(Value::take) {
-            // An event or a status has no `error` at its top.
-            Some(error) if value.get("event").is_none() => Err(AskError::Refused(
-                serde_json::from_value(error.clone()).unwrap_or_else(|_| Refused::new("unknown", error.to_string())),
-            )),
-            Some(error) => {
-                value["error"] = error;
-                Ok(value)
-            }
-            None => Ok(value),
+        answer(&std::mem::take(&mut self.line))
+    }
+}
+
+/// What a line says.
+pub(crate) fn answer(line: &[u8]) -> Result<Value, AskError> {
+    let mut value: Value = serde_json::from_slice(line).map_err(|err| AskError::Garbled { why: err.to_string() })?;
+    match value.get_mut("error").map(Value::take) {
+        // An event or a status has no `error` at its top.
+        Some(error) if value.get("event").is_none() => Err(AskError::Refused(
+            serde_json::from_value(error.clone()).unwrap_or_else(|_| Refused::new("unknown", error.to_string())),
+        )),
+        Some(error) => {
+            value["error"] = error;
+            Ok(value)
         }
+        None => Ok(value),
     }
 }
 

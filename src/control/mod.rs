@@ -28,6 +28,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
 use crate::model::AgentName;
+use crate::model::ids::clean;
 use crate::status::Status;
 
 pub use paths::{MAX_PATH, SOCKET};
@@ -102,7 +103,9 @@ impl Request {
             Some(Value::String(_)) => {}
             _ => return Err(Refused::new("badRequest", format!("the request has no `op`: it is one of {ops}"))),
         }
-        serde_json::from_value(value).map_err(|err| Refused::new("badRequest", format!("the request is wrong: {err}")))
+        // What the parser says repeats what it found.
+        let wrong = |err: serde_json::Error| format!("the request is wrong: {}", clean(&err.to_string(), 300));
+        serde_json::from_value(value).map_err(|err| Refused::new("badRequest", wrong(err)))
     }
 }
 
@@ -298,6 +301,16 @@ mod tests {
             serde_json::to_string(&Request::reconcile(Duration::from_secs(3))).unwrap(),
             r#"{"op":"reconcile","timeoutMs":3000}"#
         );
+    }
+
+    #[test]
+    fn a_refusal_is_short_and_does_nothing_to_a_terminal() {
+        let word = "\u{202e}\u{9b}31m".repeat(10_000);
+        for line in [serde_json::json!({"op": "reconcile", "timeoutMs": word}), serde_json::json!({"op": word})] {
+            let message = Request::parse(line.to_string().as_bytes()).unwrap_err().message;
+            assert!(message.len() < 2000, "{} bytes", message.len());
+            assert!(!message.contains(crate::visible::acts), "{message}");
+        }
     }
 
     #[test]

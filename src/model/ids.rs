@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::visible::acts;
+
 /// Why a string is not what it should be. One sentence, lower case, naming what was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -18,7 +20,7 @@ pub(super) fn found(text: &str) -> String {
 
 /// At most so many characters of a word from elsewhere, without control characters.
 pub(crate) fn clean(text: &str, most: usize) -> String {
-    let shown = |text: &str| text.replace(char::is_control, "\u{fffd}");
+    let shown = |text: &str| text.replace(acts, "\u{fffd}");
     match text.char_indices().nth(most) {
         Some((at, _)) => format!("{}…", shown(&text[..at])),
         None => shown(text),
@@ -280,7 +282,7 @@ impl ArtifactKey {
         if text.starts_with('/') {
             return refuse("is absolute; keys are relative to the cache");
         }
-        if text.contains('\\') || text.chars().any(char::is_control) {
+        if text.contains('\\') || text.chars().any(acts) {
             return refuse("has a backslash or a control character");
         }
         if Path::new(&text).components().any(|part| !matches!(part, Component::Normal(_)))
@@ -526,6 +528,12 @@ mod tests {
         let key = ArtifactKey::new("vm/images/a-1-x64.tar.gz").unwrap();
         assert_eq!(key.path_in(Path::new("/c")), Path::new("/c/vm/images/a-1-x64.tar.gz"));
         assert_eq!(key.file_name(), "a-1-x64.tar.gz");
+    }
+
+    #[test]
+    fn no_key_and_no_word_turns_the_direction_of_writing() {
+        assert!(ArtifactKey::new("vm/images/a-1-x64\u{202e}zg.rat").is_err());
+        assert_eq!(found("a\u{202e}b\u{1b}"), "`a\u{fffd}b\u{fffd}`");
     }
 
     #[test]

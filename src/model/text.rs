@@ -111,7 +111,16 @@ pub fn names_a_secret(variable: &str) -> bool {
     if matches!(variable, "PWD" | "OLDPWD") {
         return false;
     }
-    words(variable).iter().any(|word| is_secret(word))
+    may_name_a_secret(variable) && words(variable).iter().any(|word| is_secret(word))
+}
+
+/// Whether how any such word begins stands in a name at all: a broken file has millions of names, and few have.
+fn may_name_a_secret(name: &str) -> bool {
+    const BEGINNINGS: [&[u8; 3]; 11] =
+        [b"tok", b"key", b"sec", b"pas", b"pwd", b"cre", b"aut", b"pri", b"jwt", b"bea", b"coo"];
+    let begins = |at: &[u8]| BEGINNINGS.iter().any(|word| at.eq_ignore_ascii_case(*word));
+    // Some letters beyond ASCII are `k` or `s` in lower case.
+    !name.is_ascii() || name.as_bytes().windows(3).any(begins) || name.to_ascii_lowercase().contains("pw")
 }
 
 fn is_secret(word: &str) -> bool {
@@ -200,6 +209,23 @@ pub fn url_with_password(text: &str) -> Option<(usize, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        /// What is not looked at closely names no secret.
+        #[test]
+        fn no_secret_is_passed_over(
+            parts in proptest::collection::vec(proptest::sample::select(vec![
+                "token", "key", "secret", "password", "passwd", "passphrase", "pass", "pwd", "pw", "credential", "cred", "auth",
+                "private", "jwt", "bearer", "cookie", "authorization", "a", "_", "-", "s", "\u{212a}ey", "P", "w", "1",
+            ]), 0..5),
+            capitals in proptest::collection::vec(proptest::bool::ANY, 60),
+        ) {
+            let name: String = parts.concat().chars().zip(capitals.into_iter().cycle())
+                .map(|(c, capital)| if capital { c.to_ascii_uppercase() } else { c }).collect();
+            let slow = !matches!(name.as_str(), "PWD" | "OLDPWD") && words(&name).iter().any(|word| is_secret(word));
+            proptest::prop_assert_eq!(names_a_secret(&name), slow, "{}", name);
+        }
+    }
 
     #[test]
     fn a_sensitive_text_does_not_print() {

@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::problem::{Draft, Problems};
 use super::tree::{NodeId, Tree, View};
+use crate::visible::acts;
 
 /// What decoding needs beside the node.
 pub(super) struct Cx<'a> {
@@ -95,7 +96,7 @@ impl std::fmt::Display for Path<'_> {
 /// Text of the file, short enough and harmless enough for a message.
 pub(super) fn cut(text: &str) -> Cow<'_, str> {
     const MOST: usize = 60;
-    if text.len() <= MOST && !text.chars().any(char::is_control) {
+    if text.len() <= MOST && !text.chars().any(acts) {
         return Cow::Borrowed(text);
     }
     let mut short = String::new();

@@ -23,7 +23,7 @@ pub fn identity(input: &Input, root: Option<&Path>, vars: &BTreeMap<String, Stri
     let View::Map(pairs) = tree.view(tree.root()) else { return None };
     let word = |key: &str| {
         let pair = pairs.chunks_exact(2).find(|pair| tree.text(pair[0]) == key)?;
-        substitute(tree.text(pair[1]), vars).ok().map(|done| done.value)
+        substitute(tree.text(pair[1]), vars, false).ok().map(|done| done.value)
     };
     let name = Name::new(word("name")?).ok()?;
     let root = match (root, word("root")) {

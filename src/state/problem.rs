@@ -3,6 +3,7 @@
 //! Problems are collected as byte ranges while the file is read, and become lines, columns and excerpts once, at the
 //! end, when it is known which parts of the file hold secrets.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use super::snippet::{self, Excerpt, Lines};
 use crate::brief::brief;
 use crate::model::Place;
+use crate::visible::visible;
 
 /// How many problems of one file are told; the rest is counted.
 const MAX_PROBLEMS: usize = 100;
@@ -164,10 +166,14 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is said of a problem may quote the file, where a word may have megabytes.
+/// What is said of a problem may quote the file, where a word may have megabytes, and characters that a terminal obeys.
 fn short(text: String) -> String {
     const MOST: usize = 700;
-    if text.len() <= MOST { text } else { brief(&text, MOST).into_owned() }
+    let text = if text.len() <= MOST { text } else { brief(&text, MOST).into_owned() };
+    match visible(&text, |c| c == '\n') {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(visible) => visible,
+    }
 }
 
 /// A problem that still speaks in bytes.
@@ -212,7 +218,7 @@ impl Draft {
 
     /// The problem itself is at this line and column of another file, which is never shown.
     pub(super) fn elsewhere(self, file: &std::path::Path, (line, column): (u64, u64)) -> Self {
-        Self { elsewhere: Some(Box::new(Place { file: file.display().to_string(), line, column })), ..self }
+        Self { elsewhere: Some(Box::new(Place { file: short(file.display().to_string()), line, column })), ..self }
     }
 }
 
@@ -230,6 +236,11 @@ pub(super) struct Problems {
 impl Problems {
     pub(super) fn add(&mut self, draft: Draft) {
         if self.drafts.len() < MAX_PROBLEMS { self.drafts.push(draft) } else { self.more += 1 }
+    }
+
+    /// Whether one more problem would be told, and not only counted: then it is worth looking for what was meant.
+    pub(super) fn tells_more(&self) -> bool {
+        self.drafts.len() < MAX_PROBLEMS
     }
 
     /// Reports what is valid and probably not meant.

@@ -82,6 +82,9 @@ pub(super) fn not_a_record(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, requir
 
 pub(super) fn unknown_key(cx: &mut Cx<'_>, key: NodeId, path: Path<'_>, text: &str, known: &[&str]) {
     let message = format!("unknown field `{}`", cut(text));
+    if !cx.problems.tells_more() {
+        return cx.wrong(key, path, message);
+    }
     let help = words::help(text, known).unwrap_or_else(|| {
         let known = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
         format!("known here: {known}")

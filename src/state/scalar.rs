@@ -22,7 +22,7 @@ pub(super) struct Str {
 }
 
 fn string(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, text: &str) -> Option<Str> {
-    match substitute(text, cx.vars) {
+    match substitute(text, cx.vars, cx.problems.tells_more()) {
         Ok(done) if done.value.contains('\0') => {
             cx.wrong(node, path, "a NUL character cannot be passed on");
             None
@@ -278,7 +278,7 @@ impl<T: Words> Decode for Choice<T> {
             return Some(Choice(*meant));
         }
         let message = format!("expected one of {}, found `{}`", expected(), cut(text));
-        match near(text, words()).filter(|_| !word.from_env) {
+        match near(text, words().filter(|_| !word.from_env && cx.problems.tells_more())) {
             Some(near) => cx.wrong_help(node, path, message, format!("did you mean `{near}`?")),
             None => cx.wrong(node, path, message),
         }

@@ -1,5 +1,6 @@
 //! Excerpts of the state file for error messages, without the secrets in it.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use annotate_snippets::renderer::DecorStyle;
@@ -7,6 +8,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::problem::{Invalid, Problem};
 use crate::model::text::{names_a_secret, url_with_password};
+use crate::visible::acts;
 
 /// How much of a line is shown, in bytes, around what is wrong.
 const MAX_LINE: usize = 160;
@@ -49,6 +51,9 @@ impl<'s> Lines<'s> {
 pub(super) struct Hidden {
     /// Sorted.
     ranges: Vec<Range<usize>>,
+    /// The line that was looked at last, by its start, and where something like a secret begins in it: a file may be one line of
+    /// megabytes with a hundred problems in it.
+    last: Cell<Option<(usize, usize)>>,
 }
 
 impl Hidden {
@@ -60,13 +65,18 @@ impl Hidden {
             ranges.extend(guess(source));
         }
         ranges.sort_by_key(|range| range.start);
-        Self { ranges }
+        Self { ranges, last: Cell::default() }
     }
 
     /// The text of `range` with one `*` for each hidden character.
     fn show(&self, source: &str, range: Range<usize>) -> String {
         let line = source[..range.start].rfind('\n').map_or(0, |newline| newline + 1);
-        let end_of_guess = secret_value(&source[line..range.end]).map_or(usize::MAX, |at| line + at);
+        let guess = || {
+            let end = source[line..].find('\n').map_or(source.len(), |end| line + end);
+            secret_value(&source[line..end]).map_or(usize::MAX, |at| line + at)
+        };
+        let end_of_guess = self.last.get().filter(|(last, _)| *last == line).map_or_else(guess, |(_, from)| from);
+        self.last.set(Some((line, end_of_guess)));
         // Ranges may nest (an alias in a list), so a binary search on the start alone is not enough; there are few.
         let near: Vec<_> =
             self.ranges.iter().filter(|hidden| hidden.start < range.end && hidden.end > range.start).collect();
@@ -79,7 +89,7 @@ impl Hidden {
                 match c {
                     _ if hidden && !c.is_whitespace() => '*',
                     '\t' => ' ',
-                    c if c.is_control() => '?',
+                    c if acts(c) => '?',
                     c => c,
                 }
             })

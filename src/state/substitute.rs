@@ -45,8 +45,8 @@ fn brace(text: &str, from: usize) -> Option<Brace> {
     }
 }
 
-/// Makes the substitutions in `text`.
-pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>) -> Result<Substituted, Wrong> {
+/// Makes the substitutions in `text`. Only where `is_told`, the name is looked for that was meant by one which is not set.
+pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>, is_told: bool) -> Result<Substituted, Wrong> {
     let mut value = String::new();
     let mut from_env = false;
     let mut done = 0;
@@ -86,7 +86,8 @@ pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>) -> Result<
             (_, Some(default)) => value.push_str(default),
             (Some(_), None) => {}
             (None, None) => {
-                let help = match near(name, vars.keys().map(String::as_str)) {
+                let known = vars.keys().filter(|_| is_told);
+                let help = match near(name, known.map(String::as_str)) {
                     Some(near) => format!("did you mean `${{env:{near}}}`?"),
                     None => format!("set it, or give a default: `${{env:{name}:-default}}`"),
                 };
@@ -189,7 +190,7 @@ mod tests {
 
     fn with(text: &str) -> Result<Substituted, Wrong> {
         let vars = [("TOKEN", "t0p"), ("EMPTY", ""), ("NESTED", "${env:TOKEN}")];
-        substitute(text, &vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        substitute(text, &vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into(), true)
     }
 
     #[test]

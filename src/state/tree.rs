@@ -367,8 +367,8 @@ impl<'s> Builder<'s, '_> {
     /// Reports keys that come twice, and keys that are no words.
     fn check_keys(&mut self) {
         let Some(frame) = self.frames.last() else { return };
-        let mut drafts = Vec::new();
         let parent = self.path_to(self.frames.len() - 1);
+        let problems = &mut *self.problems;
         let keys: Vec<NodeId> = self.pending[frame.base..].iter().step_by(2).copied().collect();
         let mut seen: HashMap<&str, NodeId> = HashMap::new();
         for (index, key) in keys.iter().copied().enumerate() {
@@ -376,7 +376,7 @@ impl<'s> Builder<'s, '_> {
                 View::Scalar { text, .. } => text,
                 View::Broken => continue,
                 View::List(_) | View::Map(_) => {
-                    drafts.push(Draft::at(
+                    problems.add(Draft::at(
                         self.tree.span(key),
                         parent.clone(),
                         "a key must be a word, not a list or mapping",
@@ -395,7 +395,7 @@ impl<'s> Builder<'s, '_> {
                 (first != key).then_some(first)
             };
             if let Some(first) = first {
-                drafts.push(
+                problems.add(
                     Draft::at(
                         self.tree.span(key),
                         join(&parent, text),
@@ -405,7 +405,6 @@ impl<'s> Builder<'s, '_> {
                 );
             }
         }
-        drafts.into_iter().for_each(|draft| self.problems.add(draft));
     }
 
     /// Puts the entries of `<<` mappings behind the mapping's own, which win (YAML 1.1 merge keys, as Compose files use

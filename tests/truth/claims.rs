@@ -99,10 +99,19 @@ pub enum Said {
 }
 
 impl Asked {
+    /// On a machine that has more to do than it can, Podman may take longer than a verb waits for it. Then it says that
+    /// nothing is known, and claims nothing.
+    fn saw_nothing(json: &Value) -> bool {
+        [&json["podman"], &json["observed"]["podman"]].iter().any(|podman| podman["reachable"] == false)
+    }
+
     /// What it says of everything.
     pub fn of_all(&self) -> Option<Said> {
         let said = |well: bool| Some(if well { Said::AllIsWell } else { Said::NotAllIsWell });
         let json = self.json();
+        if Self::saw_nothing(&json) && json["converged"] != true {
+            return None;
+        }
         match self.verb {
             "apply" | "status" | "plan" => said(json.get("converged")? == true),
             "doctor" => said(json.get("ok")? == true),
@@ -114,6 +123,9 @@ impl Asked {
     pub fn of(&self, agent: &str) -> Option<Said> {
         let said = |well: bool| Some(if well { Said::AllIsWell } else { Said::NotAllIsWell });
         let json = self.json();
+        if Self::saw_nothing(&json) && json["ready"] != true && json["agents"][agent]["ready"] != true {
+            return None;
+        }
         match self.verb {
             "status" => said(json["agents"][agent]["ready"] == true),
             "why" if json["agent"] == agent => said(json["ready"] == true),

@@ -70,9 +70,10 @@ fn no_claim_is_denied_by_what_podman_shows() {
     denied.sort();
     println!(
         "{worlds} worlds from seed {first}, {} claims, {} worlds in which one was denied",
-        claims.into_inner(),
+        claims.load(Ordering::Relaxed),
         denied.len()
     );
+    assert!(claims.into_inner() >= 10 * worlds, "who says nothing is denied by nothing");
     for (seed, said) in &denied {
         println!(
             "\n--- seed {seed}; again: STEADFAST_TRUTH_SEED={seed} STEADFAST_TRUTH_WORLDS=1 cargo test --all-features --test truth\n{said}"

@@ -262,8 +262,10 @@ impl Story<'_> {
                 (agent.name.clone(), seen)
             })
             .collect();
-        self.told.claims += 1 + self.agents.len() as u64;
-        Asked { verb, outcome, truths }
+        let asked = Asked { verb, outcome, truths };
+        let agents = self.agents.iter().filter(|agent| asked.of(&agent.name).is_some()).count();
+        self.told.claims += u64::from(asked.of_all().is_some()) + agents as u64;
+        asked
     }
 
     fn judge(&mut self, asked: &[Asked]) {

@@ -19,6 +19,8 @@
 
 mod archive;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gc;
 mod index;
 mod judge;

@@ -221,7 +221,7 @@ impl About {
 /// Podman's sentence as we tell it: what it means where that takes more than the sentence to see, with the way out.
 pub(super) fn meaning(sentence: &str) -> String {
     if let Some(address) = busy_address(sentence) {
-        return format!("the host port {address} is taken by another process or container");
+        return format!("the host port {} is taken by another process or container", cut(address, 100));
     }
     // Podman (4.3) does not sync what it writes of a layer, and does not notice afterwards that a part of it is missing.
     if says(sentence, &["creating overlay mount"]) && says(sentence, &["no such file or directory"]) {

@@ -8,6 +8,7 @@ use futures_util::{Stream, StreamExt, stream};
 
 use super::api::Api;
 use super::http::{Call, DEADLINE};
+use super::stream::Lines;
 use super::wire;
 use crate::backend::{Chunk, EngineError, LogLine, LogLines, LogRequest};
 use crate::model::ContainerId;
@@ -66,11 +67,22 @@ pub(super) fn lines<C: Cut + Send + 'static>(
 }
 
 /// The frames of a log (see [`super::stream::Frames`]), each of them a line or the beginning of one. What comes without frames,
-/// as from a container with a terminal, is lines of standard output.
+/// as from a container with a terminal, is lines of standard output. A frame longer than [`Lines::LIMIT`] comes in pieces of that
+/// length, so memory stays bounded: its header may promise 4 GiB.
 #[derive(Debug, Default)]
-struct Records {
+pub(super) struct Records {
     held: BytesMut,
+    frame: Option<Frame>,
     raw: Option<Stamped>,
+}
+
+/// The frame under way.
+#[derive(Debug)]
+struct Frame {
+    is_stderr: bool,
+    left: usize,
+    /// Its first piece, which has its moment, went out.
+    cut: bool,
 }
 
 impl Cut for Records {
@@ -82,6 +94,19 @@ impl Cut for Records {
         }
         self.held.extend_from_slice(&bytes);
         loop {
+            if let Some(frame) = &mut self.frame {
+                let length = frame.left.min(Lines::LIMIT);
+                if self.held.len() < length {
+                    return;
+                }
+                out.push_back(piece_of(frame.is_stderr, frame.cut, self.held.split_to(length).freeze()));
+                frame.left -= length;
+                frame.cut = true;
+                if frame.left == 0 {
+                    self.frame = None;
+                }
+                continue;
+            }
             let header: Vec<u8> = self.held.iter().take(HEADER).copied().collect();
             let plausible = header.first().is_none_or(|stream| *stream <= 3)
                 && header.iter().skip(1).take(3).all(|byte| *byte == 0);
@@ -91,12 +116,9 @@ impl Cut for Records {
             }
             let [stream, _, _, _, length @ ..] = header.as_slice() else { return };
             let Ok(length) = <[u8; 4]>::try_from(length) else { return };
-            let length = u32::from_be_bytes(length) as usize;
-            if self.held.len() < HEADER + length {
-                return;
-            }
+            let left = u32::from_be_bytes(length) as usize;
+            self.frame = Some(Frame { is_stderr: matches!(*stream, 2 | 3), left, cut: false });
             self.held.advance(HEADER);
-            out.push_back(stamped(matches!(*stream, 2 | 3), self.held.split_to(length).freeze()));
         }
     }
 
@@ -107,9 +129,19 @@ impl Cut for Records {
     }
 }
 
-/// Lines that begin with a moment, each stream's for itself.
+/// Lines that begin with a moment, each stream's for itself. A line longer than [`Lines::LIMIT`] comes in pieces of that length.
 #[derive(Debug, Default)]
-pub(super) struct Stamped([BytesMut; 2]);
+pub(super) struct Stamped([Line; 2]);
+
+/// The line under way.
+#[derive(Debug, Default)]
+struct Line {
+    held: BytesMut,
+    /// How much of it is known to have no line end.
+    searched: usize,
+    /// Its first piece, which has its moment, went out.
+    cut: bool,
+}
 
 impl Cut for Stamped {
     fn push(&mut self, piece: Chunk, out: &mut VecDeque<LogLine>) {
@@ -117,20 +149,36 @@ impl Cut for Stamped {
             Chunk::Stdout(bytes) => (false, bytes),
             Chunk::Stderr(bytes) => (true, bytes),
         };
-        let held = &mut self.0[usize::from(is_stderr)];
+        let Line { held, searched, cut } = &mut self.0[usize::from(is_stderr)];
         held.extend_from_slice(&bytes);
-        while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
-            out.push_back(stamped(is_stderr, held.split_to(end + 1).freeze()));
+        loop {
+            let window = held.len().min(Lines::LIMIT);
+            let end = held[*searched..window].iter().position(|byte| *byte == b'\n');
+            let length = match end {
+                Some(end) => *searched + end + 1,
+                None if window == Lines::LIMIT => window,
+                None => {
+                    *searched = window;
+                    return;
+                }
+            };
+            out.push_back(piece_of(is_stderr, *cut, held.split_to(length).freeze()));
+            (*searched, *cut) = (0, end.is_none());
         }
     }
 
     fn finish(&mut self, out: &mut VecDeque<LogLine>) {
-        for (is_stderr, held) in [false, true].into_iter().zip(&mut self.0) {
+        for (is_stderr, Line { held, cut, .. }) in [false, true].into_iter().zip(&mut self.0) {
             if !held.is_empty() {
-                out.push_back(stamped(is_stderr, held.split().freeze()));
+                out.push_back(piece_of(is_stderr, *cut, held.split().freeze()));
             }
         }
     }
+}
+
+/// A line, or a piece of one: where it was cut before, it begins with no moment, whatever it looks like.
+fn piece_of(is_stderr: bool, cut: bool, bytes: Bytes) -> LogLine {
+    if cut { LogLine { is_stderr, time: None, bytes } } else { stamped(is_stderr, bytes) }
 }
 
 /// `2026-04-24T00:00:00.123Z text`
@@ -193,5 +241,29 @@ mod tests {
             assert_eq!(cut(Stamped::default(), bytes, size), wanted, "{size}");
         }
         assert_eq!(stamped(false, Bytes::new()).time, None);
+    }
+
+    #[test]
+    fn a_long_line_comes_in_pieces_and_is_never_held_as_a_whole() {
+        const STAMP: &str = "1970-01-01T00:00:07Z ";
+        let text = STAMP.repeat(5 * Lines::LIMIT / (2 * STAMP.len()));
+        let (framed, plain) = (frame(1, &format!("{text}\n")), format!("{text}\n").into_bytes());
+        for size in [8 << 10, 1 << 20, 1 << 30] {
+            for lines in [cut(Records::default(), &framed, size), cut(Stamped::default(), &plain, size)] {
+                let all: String = lines.iter().map(|(_, _, text)| text.as_str()).collect();
+                assert_eq!(format!("{STAMP}{all}"), format!("{text}\n"), "pieces of {size}");
+                assert!(lines.iter().all(|(_, _, text)| text.len() <= Lines::LIMIT));
+                let times: Vec<_> = lines.iter().map(|(_, time, _)| *time).collect();
+                assert_eq!(times, [Some(7), None, None], "only a line's beginning is a moment");
+            }
+        }
+        let mut promised = Records::default();
+        let mut out = VecDeque::new();
+        let header = Bytes::from_static(&[1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+        promised.push(Chunk::Stdout(header), &mut out);
+        for _ in 0..64 {
+            promised.push(Chunk::Stdout(Bytes::from(vec![b'x'; 1 << 16])), &mut out);
+        }
+        assert!(out.len() == 4 && promised.held.is_empty(), "four MiB of four GiB are passed on");
     }
 }

@@ -12,6 +12,8 @@ mod ending;
 mod error;
 mod exec;
 mod exits;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod image;
 mod ladder;

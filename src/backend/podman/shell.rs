@@ -11,6 +11,8 @@
 mod create;
 mod error;
 mod exec;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod images;
 mod look;
 mod run;

@@ -756,6 +756,18 @@ proptest! {
 }
 
 #[test]
+fn a_host_port_that_is_taken_is_named_in_few_words() {
+    let address = "x".repeat(100_000);
+    for sentence in [
+        format!("listen tcp {address}:80: bind: address already in use"),
+        format!("Bind for {address}:80 failed: port is already allocated"),
+    ] {
+        let err = super::error::refused("x", "POST /containers/create", 500, sentence.as_bytes(), &Secrets::default());
+        assert!(err.message.len() < 700, "{} bytes", err.message.len());
+    }
+}
+
+#[test]
 fn a_time_with_a_broken_offset_is_no_time() {
     for (time, known) in
         [("2026-04-24T10:00:00€1:0", false), ("€1:0", false), ("2026-04-24T10:00:00+02:00", true), ("+9999:", false)]

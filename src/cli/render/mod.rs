@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod answers;
 pub mod errors;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod history;
 mod markdown;
 mod meter;
@@ -22,6 +24,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::{CliError, ExitStatus, Format};
+use crate::visible::acts;
 pub(super) use terminal::styled;
 
 /// Green: something comes to be.
@@ -57,15 +60,22 @@ pub(super) fn print_raw(text: &str) -> Result<bool, CliError> {
 
 /// Writes what is for programs, pretty and with a final newline: JSON, or the same in YAML.
 pub(super) fn print_data(format: Format, value: &impl Serialize) -> Result<(), CliError> {
+    print_raw(&data(format, value)?).map(|_| ())
+}
+
+fn data(format: Format, value: &impl Serialize) -> Result<String, CliError> {
     let cannot = |err: &dyn std::fmt::Display| {
         CliError::new(ExitStatus::Error, format!("cannot word the answer for a program: {err}"))
     };
-    let text = match format {
-        Format::Yaml => serde_yaml::to_string(value).map_err(|err| cannot(&err))?,
-        _ => serde_json::to_string_pretty(value).map_err(|err| cannot(&err))? + "\n",
-    };
-    let text = if format == Format::Yaml { text.into() } else { terminal::json(&text) };
-    print_raw(&text).map(|_| ())
+    if format == Format::Yaml {
+        let text = serde_yaml::to_string(value).map_err(|err| cannot(&err))?;
+        // Marks that turn the direction of writing are not escaped in YAML. JSON is YAML too, and there they are.
+        if !text.contains(|c| acts(c) && c != '\n') {
+            return Ok(text);
+        }
+    }
+    let text = serde_json::to_string_pretty(value).map_err(|err| cannot(&err))? + "\n";
+    Ok(terminal::json(&text).into_owned())
 }
 
 /// Waits until nobody reads standard output any more (`… | head`). For ever, where it is no pipe or socket.
@@ -86,5 +96,21 @@ pub(super) async fn reader_gone() {
     });
     if !matches!(gone.await, Ok(true)) {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_in_yaml_does_nothing_to_a_terminal() {
+        for text in ["plain", "a\nb\tc", "\u{1b}[2J", "\u{202e}x", "\u{85}\u{2028}\u{9b}", "\u{feff}"] {
+            let value = serde_json::json!({ "a": [text] });
+            let written = data(Format::Yaml, &value).unwrap();
+            assert!(!written.contains(|c| acts(c) && c != '\n'), "{written:?}");
+            assert_eq!(serde_yaml::from_str::<serde_json::Value>(&written).unwrap(), value, "{written}");
+        }
+        assert_eq!(data(Format::Yaml, &["a"]).unwrap(), "- a\n");
     }
 }
