@@ -46,15 +46,15 @@ pub(super) async fn load<V: Vm, E: Engine, S: Store>(
     if let Err(err) = world.store.remember_image(artifact.sha256, &image, brought).await {
         tracing::warn!(error = %Chain(&err), "cannot remember which image an artifact yields");
     }
-    match before.names.get(reference) {
-        // A digest is no name that could be given.
-        _ if reference.is_digest() => Ok(()),
-        Some(named) if *named == image || Some(named) == leaves => Ok(()),
-        Some(named) if Some(named) != supersedes && !was_brought(world, named, reference).await => {
-            Err(ActError::ImageNameTaken { reference: reference.clone(), held_by: named.clone() })
-        }
-        Some(named) if Some(named) != supersedes => Ok(()),
-        _ => Ok(world.engine.tag(&image, reference).await?),
+    let named = before.names.get(reference);
+    // A digest is no name that could be given.
+    if reference.is_digest() || named == Some(&image) || named.is_some() && named == leaves {
+        return Ok(());
+    }
+    match named.filter(|named| Some(*named) != supersedes) {
+        None => Ok(world.engine.tag(&image, reference).await?),
+        Some(named) if was_brought(world, named, reference).await => Ok(()),
+        Some(named) => Err(ActError::ImageNameTaken { reference: reference.clone(), held_by: named.clone() }),
     }
 }
 

@@ -615,7 +615,7 @@ impl WaitingOn {
 
 /// Says that a name belongs to an image of somebody else.
 pub(crate) fn name_taken(reference: &ImageRef, held_by: &ImageId) -> String {
-    let id = held_by.as_str().get(..12).unwrap_or(held_by.as_str());
+    let id = held_by.short();
     format!("the name `{reference}` means another image ({id}) than the manifest's, and somebody else gave it")
 }
 

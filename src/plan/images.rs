@@ -108,11 +108,11 @@ fn load(
     let holder = holder.map(|holder| (holder, named_by(holder, reference, guest, observed)));
     let image = known.filter(|known| guest.image_store.contains_key(known));
     // What was made of our image under that name before stays as it is, whatever the name means now.
-    let is_settled = image.as_ref().is_some_and(|image| made_under(image, reference, guest));
+    let is_settled = || image.as_ref().is_some_and(|image| made_under(image, reference, guest));
     let reason = match (&image, has, holder) {
         (None, Some(_), _) if !is_known => Reason::ImageUnknown,
-        (_, _, Some((_, NamedBy::Somebody))) if !is_settled && policy.adopt => Reason::Adopted,
-        (_, _, Some((held_by, NamedBy::Somebody))) if !is_settled => {
+        (_, _, Some((_, NamedBy::Somebody))) if policy.adopt && !is_settled() => Reason::Adopted,
+        (_, _, Some((held_by, NamedBy::Somebody))) if !is_settled() => {
             return Err(WaitingOn::ImageName { reference: reference.clone(), held_by: held_by.clone() });
         }
         (Some(image), Some(_), _) => return Ok(image.clone()),

@@ -154,14 +154,7 @@ pub fn judge(stage: &mut Stage, ended: &Ended, is_heard: bool, what: &str, tally
             }
         }
     }
-    match stage.serving() {
-        Ok(true) => {}
-        Ok(false) => tally.note("nobody serves for the moment"),
-        Err(err) => wrong.push(err),
-    }
-    if let Err(err) = stage.finish() {
-        wrong.push(err);
-    }
+    wrong.extend(afterwards(stage, tally));
     if !wrong.is_empty() {
         let (stdout, stderr) = (crop(&ended.stdout), crop(&ended.stderr));
         let told = format!(
@@ -172,6 +165,16 @@ pub fn judge(stage: &mut Stage, ended: &Ended, is_heard: bool, what: &str, tally
         eprintln!("wrong: {} {told}", stage.kind.name());
         tally.wrong.push(told);
     }
+}
+
+/// What is wrong of what a fault left, for the moment and after the next run.
+pub fn afterwards(stage: &mut Stage, tally: &mut Tally) -> Vec<String> {
+    let serving = stage.serving().map(|serves| {
+        if !serves {
+            tally.note("nobody serves for the moment");
+        }
+    });
+    [serving, stage.finish()].into_iter().filter_map(Result::err).collect()
 }
 
 fn crop(text: &str) -> &str {

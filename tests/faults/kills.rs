@@ -88,14 +88,7 @@ fn play(stage: &mut Stage, fault: &Fault, tally: &mut crate::sweep::Tally) {
     if ended.hangs {
         wrong.push("it hangs".to_owned());
     }
-    match stage.serving() {
-        Ok(true) => {}
-        Ok(false) => tally.note("nobody serves for the moment"),
-        Err(err) => wrong.push(err),
-    }
-    if let Err(err) = stage.finish() {
-        wrong.push(err);
-    }
+    wrong.extend(crate::errors::afterwards(stage, tally));
     if !wrong.is_empty() {
         let told = format!("killed: {fault}: {}\n--- stderr\n{}", wrong.join("; "), ended.stderr);
         eprintln!("wrong: {} {told}", stage.kind.name());

@@ -329,7 +329,7 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
 }
 
 fn name_taken_hint(reference: &ImageRef, held_by: &ImageId) -> String {
-    let id = held_by.as_str().get(..12).unwrap_or(held_by.as_str());
+    let id = held_by.short();
     format!(
         "`podman untag {id} {reference}` takes the name from that image, and --adopt moves it to the manifest's; either way \
          that image stays"

@@ -340,10 +340,9 @@ fn has_last_words(agent: &AgentStatus) -> bool {
 
 /// A failure as the journal tells it.
 fn in_the_journal(setback: &Setback) -> Failure {
-    let time = |at: SystemTime| humantime::format_rfc3339_seconds(at).to_string();
     Failure {
-        first: time(setback.first),
-        last: time(setback.last),
+        first: crate::time::rfc3339(setback.first),
+        last: crate::time::rfc3339(setback.last),
         times: setback.failures,
         trigger: setback.trigger.clone(),
         step: setback.step.clone(),
