@@ -179,15 +179,20 @@ pub(super) async fn stop(podman: &impl Life, id: &ContainerId, grace: Duration) 
     Err(EngineError::new(EngineErrorKind::Timeout, why))
 }
 
-/// One stop by Podman. Where Podman restarts the container meanwhile, it says that it cannot tidy up what runs.
+/// One stop by Podman. Where Podman restarts the container meanwhile, it says that it cannot tidy up what runs, and what was
+/// restarted may have ended by the time it is looked at.
 async fn by_podman(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
     match podman.stop_once(id, grace).await {
-        Err(err) if is_refusal(&err) && podman.inspect(id).await?.is_some_and(|now| now.phase == Phase::Running) => {
+        Err(err) if is_refusal(&err) && podman.inspect(id).await?.is_some_and(|now| ends_or_runs(&now.phase)) => {
             tracing::debug!(container = %id, error = %err, "a container that was to be stopped was restarted");
             Ok(())
         }
         outcome => outcome,
     }
+}
+
+fn ends_or_runs(phase: &Phase) -> bool {
+    matches!(phase, Phase::Running | Phase::Stopping | Phase::Exited { .. })
 }
 
 /// Takes a container between two of Podman's restarts out of its hands. One that ends as soon as it is started is down
@@ -342,6 +347,8 @@ mod tests {
         now: Mutex<Now>,
         /// It tidies up the last run between an init and a stop, once.
         tidies_late: std::sync::atomic::AtomicBool,
+        /// It restarts the container between a stop and its tidying up, so that it refuses the latter, once.
+        refuses: std::sync::atomic::AtomicBool,
     }
 
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -353,8 +360,13 @@ mod tests {
     }
 
     impl Restless {
-        fn new(tidies_late: bool) -> Self {
-            Self { stops: Stops::new(1), now: Mutex::new(Now::Running), tidies_late: tidies_late.into() }
+        fn new(tidies_late: bool, refuses: bool) -> Self {
+            Self {
+                stops: Stops::new(1),
+                now: Mutex::new(Now::Running),
+                tidies_late: tidies_late.into(),
+                refuses: refuses.into(),
+            }
         }
 
         fn seen(&self) -> ContainerState {
@@ -398,6 +410,12 @@ mod tests {
                 Now::Ready => *now = Now::Down,
                 Now::Running => *now = Now::Between,
                 Now::Between | Now::Down => {}
+            }
+            if self.refuses.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                return Err(EngineError::new(
+                    EngineErrorKind::CommandFailed,
+                    "running or paused, refusing to clean up",
+                ));
             }
             Ok(())
         }
@@ -447,10 +465,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_down_at_each_stop_is_held_between_two_restarts() {
         let id = ContainerId::new("c".repeat(64)).unwrap();
-        for tidies_late in [false, true] {
-            let podman = Restless::new(tidies_late);
+        for (tidies_late, refuses) in [(false, false), (true, false), (false, true), (true, true)] {
+            let podman = Restless::new(tidies_late, refuses);
             stop(&podman, &id, Duration::from_secs(1)).await.unwrap();
-            assert_eq!(*podman.now.lock().unwrap(), Now::Down, "{tidies_late}");
+            assert_eq!(*podman.now.lock().unwrap(), Now::Down, "{tidies_late} {refuses}");
         }
     }
 
