@@ -204,6 +204,17 @@ pub fn admit(signed: &Signed, floor: Option<&Floor>) -> Result<Floor, TrustError
     }
 }
 
+/// The number of a manifest that is given none: its `updatedAt` in milliseconds since 1970.
+///
+/// # Errors
+/// When that is no time.
+pub fn serial_of(updated_at: &str) -> Result<u64, String> {
+    let updated = humantime::parse_rfc3339(updated_at)
+        .map_err(|err| format!("its updatedAt is `{}`: {err}", clean(updated_at, 40)))?;
+    let since = updated.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// Signs a manifest.
 ///
 /// # Errors

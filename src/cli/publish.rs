@@ -1,8 +1,10 @@
 //! `publish …`: the publisher's side. Needs no state file.
 
 mod keys;
+mod store;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
@@ -35,6 +37,12 @@ pub(super) enum PublishVerb {
     Tarball(PublishTarballArgs),
     /// Write the manifest of what lies in a dist directory, whole or by a slice that is merged into a published one
     Manifest(PublishManifestArgs),
+    /// Upload tarballs and manifest in the safe order: the manifest last, and only while nobody else has published
+    Push(store::PublishPushArgs),
+    /// Upload one file
+    Upload(store::PublishUploadArgs),
+    /// Download one object
+    Download(store::PublishDownloadArgs),
     /// Make a pair of minisign keys for signing manifests
     Keygen(PublishKeygenArgs),
     /// Sign a manifest: writes FILE.minisig
@@ -123,6 +131,9 @@ pub(super) async fn publish(settings: &Settings, verb: PublishVerb) -> Result<Ex
     match verb {
         PublishVerb::Tarball(args) => tarball(settings, args).await,
         PublishVerb::Manifest(args) => manifest(settings, args).await,
+        PublishVerb::Push(args) => store::push(settings, args).await,
+        PublishVerb::Upload(args) => store::upload(settings, args).await,
+        PublishVerb::Download(args) => store::download(settings, args).await,
         PublishVerb::Keygen(args) => keys::keygen(settings, &args),
         PublishVerb::Sign(args) => keys::sign(settings, &args),
         PublishVerb::Template(args) => template(settings, args),
@@ -194,7 +205,7 @@ async fn manifest(settings: &Settings, args: PublishManifestArgs) -> Result<Exit
     let (dist_dir, asked) = (args.dist_dir.clone(), slice.clone());
     let made = tokio::task::spawn_blocking(move || {
         let baseline = baseline.as_ref().map(|(at, bytes)| (at.as_str(), bytes.as_slice()));
-        manifest::manifest(&bundle, &dist_dir, &asked, baseline, written_at)
+        manifest::manifest(Arc::new(bundle), &dist_dir, &asked, baseline, written_at)
     });
     let bytes = made.await.map_err(|err| CliError::new(ExitStatus::Error, err.to_string()))?;
     let bytes = bytes.map_err(|err| from_publish(&err))?;

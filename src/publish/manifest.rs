@@ -1,22 +1,21 @@
 //! A manifest from what lies in a dist directory, whole or by a slice that is merged into a baseline.
 
-use std::collections::BTreeMap;
+mod baseline;
+mod document;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-use serde::de::{MapAccess, Visitor};
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
 
 use super::bundle::{Bundle, BundleAgent, BundleError};
 use super::dist::{self, DistError, Hashed};
 use super::packing::Packing;
 use crate::model::ids::clean;
-use crate::model::manifest::{MANIFEST_SCHEMA_VERSION, MAX_MANIFEST_BYTES};
-use crate::model::{Arch, Manifest, ManifestError};
+use crate::model::{Arch, ArtifactKey, Manifest, ManifestError};
+use baseline::Baseline;
+use document::document;
 
 /// Which part of the manifest is made anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,43 +109,112 @@ pub fn written_at(source_date_epoch: Option<&str>, now: SystemTime) -> Result<Sy
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(wrong)
 }
 
-/// The tarballs of one agent.
-type Tarballs = Vec<(Arch, Packing, Hashed)>;
+/// A tarball, with what is beside it.
+#[derive(Debug, Clone)]
+pub struct Tarball {
+    /// Its architecture.
+    pub arch: Arch,
+    /// Its key.
+    pub key: ArtifactKey,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it is.
+    pub hashed: Hashed,
+}
 
-/// Makes the manifest's bytes: two-space-indented JSON with a final newline. `baseline` says where it lies and what it holds.
+impl Tarball {
+    /// The key of the list of its members, where there is one.
+    pub fn layers_key(&self) -> Option<String> {
+        self.hashed.layers.is_some().then(|| format!("{}.layers.json", self.key))
+    }
+}
+
+/// What goes into a manifest: hashed, and compared with the sidecars.
+#[derive(Debug)]
+pub struct Inputs {
+    bundle: Arc<Bundle>,
+    slice: Slice,
+    made: Vec<(BundleAgent, Vec<Tarball>)>,
+}
+
+impl Inputs {
+    /// Hashes what a slice wants of a dist directory, once all of it is there.
+    ///
+    /// # Errors
+    /// When anything is missing, or not right.
+    pub fn read(bundle: Arc<Bundle>, dist_dir: &Path, slice: &Slice) -> Result<Self, PublishError> {
+        let wanted: Vec<&BundleAgent> = match slice {
+            Slice::Full => bundle.agents.iter().collect(),
+            Slice::Agent(name) => vec![bundle.agent(name)?],
+        };
+        let made = hash_all(&wanted, dist_dir)?;
+        Ok(Self { bundle, slice: slice.clone(), made })
+    }
+
+    /// The tarballs.
+    pub fn tarballs(&self) -> impl Iterator<Item = &Tarball> {
+        self.made.iter().flat_map(|(_, tarballs)| tarballs)
+    }
+
+    /// Makes the manifest's bytes: two-space-indented JSON with a final newline. `baseline` says where the manifest lies that a
+    /// slice is merged into, and what it holds; without one, there is nothing but the slice.
+    ///
+    /// # Errors
+    /// When the baseline is none, or what comes of it is nothing that a fetcher could read.
+    pub fn manifest(&self, baseline: Option<(&str, &[u8])>, written_at: SystemTime) -> Result<Vec<u8>, PublishError> {
+        let baseline = match (&self.slice, baseline) {
+            (Slice::Agent(_), Some((at, bytes))) => Some(Baseline::parse(at, bytes)?),
+            _ => None,
+        };
+        let bytes = document(&self.bundle, &self.made, baseline, written_at);
+        // Read as every fetcher will.
+        let manifest = Manifest::parse(&bytes)?;
+        for (agent, tarballs) in &self.made {
+            for tarball in tarballs {
+                manifest.artifact(agent.name.as_str(), tarball.arch)?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Whether a manifest names all that is here, as it is.
+    pub fn stand_in(&self, manifest: &Manifest) -> bool {
+        self.made.iter().all(|(agent, tarballs)| {
+            let named = manifest.agent(agent.name.as_str());
+            named.is_ok_and(|named| (&named.image, &named.version) == (&agent.image, &agent.version))
+                && tarballs.iter().all(|tarball| {
+                    let named = manifest.artifact(agent.name.as_str(), tarball.arch);
+                    named.is_ok_and(|named| (named.key, named.sha256) == (tarball.key.clone(), tarball.hashed.sha256))
+                })
+        })
+    }
+}
+
+/// Makes a manifest of what lies in a dist directory, see [`Inputs::manifest`].
 ///
 /// # Errors
 /// When anything that it would name is not there or not right. Nothing is written.
 pub fn manifest(
-    bundle: &Bundle,
+    bundle: Arc<Bundle>,
     dist_dir: &Path,
     slice: &Slice,
     baseline: Option<(&str, &[u8])>,
     written_at: SystemTime,
 ) -> Result<Vec<u8>, PublishError> {
-    let wanted: Vec<&BundleAgent> = match slice {
-        Slice::Full => bundle.agents.iter().collect(),
-        Slice::Agent(_) if baseline.is_none() => return Err(PublishError::NoBaseline(slice.clone())),
-        Slice::Agent(name) => vec![bundle.agent(name)?],
-    };
-    let baseline = match (slice, baseline) {
-        (Slice::Agent(_), Some((at, bytes))) => Some(Baseline::parse(at, bytes)?),
-        _ => None,
-    };
-    let made = hash_all(&wanted, dist_dir)?;
-    let bytes = document(bundle, &made, baseline, written_at);
-    // Read as every fetcher will.
-    let manifest = Manifest::parse(&bytes)?;
-    for (agent, tarballs) in &made {
-        for (arch, ..) in tarballs {
-            manifest.artifact(agent.name.as_str(), *arch)?;
+    match (slice, baseline) {
+        (Slice::Agent(_), None) => return Err(PublishError::NoBaseline(slice.clone())),
+        // Before much is hashed for nothing.
+        (Slice::Agent(name), Some((at, bytes))) => {
+            bundle.agent(name)?;
+            Baseline::parse(at, bytes)?;
         }
+        (Slice::Full, _) => {}
     }
-    Ok(bytes)
+    Inputs::read(bundle, dist_dir, slice)?.manifest(baseline, written_at)
 }
 
 /// Hashes what is wanted of the dist directory, once all of it is there.
-fn hash_all<'b>(wanted: &[&'b BundleAgent], dist_dir: &Path) -> Result<Vec<(&'b BundleAgent, Tarballs)>, PublishError> {
+fn hash_all(wanted: &[&BundleAgent], dist_dir: &Path) -> Result<Vec<(BundleAgent, Vec<Tarball>)>, PublishError> {
     let inputs = wanted.iter().flat_map(|agent| Arch::ALL.map(|arch| Input::find(agent, arch, dist_dir)));
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
     let missing: Vec<_> = inputs.iter().filter_map(|input| Some((input, input.lacks()?))).collect();
@@ -156,11 +224,12 @@ fn hash_all<'b>(wanted: &[&'b BundleAgent], dist_dir: &Path) -> Result<Vec<(&'b 
     }
     let paths: Vec<_> = inputs.iter().map(|input| input.path.clone()).collect();
     let hashed = dist::verified_all(&paths)?;
-    let mut made: Vec<(&BundleAgent, Tarballs)> = Vec::new();
-    for (Input { agent, arch, packing, .. }, hashed) in inputs.into_iter().zip(hashed) {
+    let mut made: Vec<(BundleAgent, Vec<Tarball>)> = Vec::new();
+    for (Input { agent, arch, packing, path }, hashed) in inputs.into_iter().zip(hashed) {
+        let tarball = Tarball { arch, key: agent.key(arch, packing), path, hashed };
         match made.last_mut() {
-            Some((last, tarballs)) if last.name == agent.name => tarballs.push((arch, packing, hashed)),
-            _ => made.push((agent, vec![(arch, packing, hashed)])),
+            Some((last, tarballs)) if last.name == agent.name => tarballs.push(tarball),
+            _ => made.push((agent.clone(), vec![tarball])),
         }
     }
     Ok(made)
@@ -192,203 +261,6 @@ impl<'b> Input<'b> {
     fn lacks(&self) -> Option<PathBuf> {
         [self.path.clone(), dist::sidecar_path(&self.path)].into_iter().find(|path| !path.exists())
     }
-}
-
-/// A manifest of which a part is made anew: what stands in it is kept as it stands there.
-struct Baseline {
-    /// What is beside `schemaVersion`, `updatedAt` and `agents`.
-    more: Vec<(String, Box<RawValue>)>,
-    agents: Vec<(String, Box<RawValue>)>,
-}
-
-/// An object with its fields in their order, each as it stands there.
-struct Fields(Vec<(String, Box<RawValue>)>);
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Fields;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry::<String, Box<RawValue>>()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
-            }
-        }
-        from.deserialize_map(InOrder)
-    }
-}
-
-impl Baseline {
-    /// What schema 1 had and nobody reads any more.
-    const DROPPED: [&str; 2] = ["vmVersion", "vmDisk"];
-
-    fn parse(at: &str, bytes: &[u8]) -> Result<Self, PublishError> {
-        let wrong = |why: String| PublishError::Baseline { at: at.to_owned(), why: clean(&why, 300) };
-        if bytes.len() > MAX_MANIFEST_BYTES {
-            return Err(wrong(ManifestError::TooLarge.to_string()));
-        }
-        let Fields(fields) = serde_json::from_slice(bytes).map_err(|err| wrong(err.to_string()))?;
-        let mut baseline = Self { more: Vec::new(), agents: Vec::new() };
-        let (mut version, mut has_agents) = (None, false);
-        for (name, value) in fields {
-            match name.as_str() {
-                "schemaVersion" => version = Some(value.get().to_owned()),
-                "updatedAt" => {}
-                "agents" => {
-                    let Fields(agents) =
-                        serde_json::from_str(value.get()).map_err(|err| wrong(format!("agents: {err}")))?;
-                    // Where a name stands twice, a reader of JSON takes the last.
-                    let last: BTreeMap<_, _> =
-                        agents.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect();
-                    let kept = agents.into_iter().enumerate().filter(|(at, (name, _))| last[name] == *at);
-                    baseline.agents = kept.map(|(_, agent)| agent).collect();
-                    has_agents = true;
-                }
-                name if Self::DROPPED.contains(&name) => {}
-                _ => baseline.more.push((name, value)),
-            }
-        }
-        match version.as_deref() {
-            Some("1" | "2") if has_agents => Ok(baseline),
-            Some("1" | "2") => Err(wrong("it has no agents".to_owned())),
-            Some(other) => {
-                Err(wrong(format!("it has schemaVersion {other}; 1 and {MANIFEST_SCHEMA_VERSION} are read")))
-            }
-            None => Err(wrong("it has no schemaVersion".to_owned())),
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry<'a> {
-    image: &'a str,
-    version: &'a str,
-    tarballs: InOrder<Tarball>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Tarball {
-    key: String,
-    sha256: String,
-    size_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    layers: Option<Layers>,
-}
-
-/// Where the tarball's members are listed.
-#[derive(Serialize)]
-struct Layers {
-    key: String,
-    sha256: String,
-}
-
-/// A value that is made anew, or one that stands as it stood.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Part<'a> {
-    Number(u64),
-    Text(String),
-    Agent(Entry<'a>),
-    Kept(Box<RawValue>),
-    Agents(InOrder<Part<'a>>),
-}
-
-/// An object with its fields in this order.
-struct InOrder<T>(Vec<(String, T)>);
-
-impl<T: Serialize> Serialize for InOrder<T> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut map = to.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
-    }
-}
-
-fn document(
-    bundle: &Bundle,
-    made: &[(&BundleAgent, Tarballs)],
-    baseline: Option<Baseline>,
-    written_at: SystemTime,
-) -> Vec<u8> {
-    let Baseline { more, agents: kept } = baseline.unwrap_or(Baseline { more: Vec::new(), agents: Vec::new() });
-    let mut agents: BTreeMap<String, Part<'_>> =
-        kept.iter().map(|(name, value)| (name.clone(), Part::Kept(value.clone()))).collect();
-    agents.extend(made.iter().map(|(agent, tarballs)| (agent.name.to_string(), Part::Agent(entry(agent, tarballs)))));
-    // In the bundle's order; what only the baseline has follows in its own.
-    let order = bundle.agents.iter().map(|agent| agent.name.to_string()).chain(kept.into_iter().map(|(name, _)| name));
-    let agents = order.filter_map(|name| agents.remove(&name).map(|part| (name, part))).collect();
-    let mut fields = vec![
-        ("schemaVersion".to_owned(), Part::Number(MANIFEST_SCHEMA_VERSION)),
-        ("updatedAt".to_owned(), Part::Text(crate::time::rfc3339_millis(written_at))),
-        ("agents".to_owned(), Part::Agents(InOrder(agents))),
-    ];
-    fields.extend(more.into_iter().map(|(name, value)| (name, Part::Kept(value))));
-    let text = serde_json::to_string(&InOrder(fields)).expect("values that serialize");
-    pretty(&text)
-}
-
-fn entry<'a>(agent: &'a BundleAgent, tarballs: &Tarballs) -> Entry<'a> {
-    let tarball = |(arch, packing, hashed): &(Arch, Packing, Hashed)| {
-        let key = agent.key(*arch, *packing).to_string();
-        let layers =
-            hashed.layers.map(|sha256| Layers { key: format!("{key}.layers.json"), sha256: sha256.to_string() });
-        let sha256 = hashed.sha256.to_string();
-        (arch.to_string(), Tarball { key, sha256, size_bytes: hashed.size_bytes, layers })
-    };
-    Entry { image: &agent.image, version: &agent.version, tarballs: InOrder(tarballs.iter().map(tarball).collect()) }
-}
-
-/// Indented by two spaces, token by token: numbers and strings stay as they are written, which no parser promises.
-fn pretty(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() * 3 / 2);
-    let (mut depth, mut is_fresh, mut is_string, mut is_escaped) = (0, false, false, false);
-    let line = |out: &mut Vec<u8>, depth: usize| {
-        out.push(b'\n');
-        out.extend(std::iter::repeat_n(b' ', 2 * depth));
-    };
-    for byte in text.bytes() {
-        if is_string {
-            is_string = is_escaped || byte != b'"';
-            is_escaped = !is_escaped && byte == b'\\';
-            out.push(byte);
-            continue;
-        }
-        let is_end = matches!(byte, b'}' | b']');
-        match byte {
-            b' ' | b'\t' | b'\r' | b'\n' => continue,
-            _ if is_end => depth -= 1,
-            _ => {}
-        }
-        // Nothing stands between the brackets of what is empty.
-        if is_fresh != is_end {
-            line(&mut out, depth);
-        }
-        is_fresh = false;
-        out.push(byte);
-        match byte {
-            b'{' | b'[' => {
-                depth += 1;
-                is_fresh = true;
-            }
-            b',' => line(&mut out, depth),
-            b':' => out.push(b' '),
-            _ => is_string = byte == b'"',
-        }
-    }
-    out.push(b'\n');
-    out
 }
 
 #[cfg(test)]

@@ -16,4 +16,6 @@ pub mod manifest;
 pub mod members;
 pub mod packing;
 pub mod place;
+pub mod push;
+pub mod store;
 pub mod tarball;

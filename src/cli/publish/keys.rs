@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::publish::{key, place};
 use crate::trust::{self, ENDING};
 
 /// Holds the secret key, for where there is no file.
-const KEY: &str = "STEADFAST_SIGNING_KEY";
+pub(super) const KEY: &str = "STEADFAST_SIGNING_KEY";
 /// Holds its password.
 const PASSWORD: &str = "STEADFAST_SIGNING_PASSWORD";
 /// Far more than a secret key has.
@@ -60,23 +60,13 @@ pub(super) fn sign(settings: &Settings, args: &PublishSignArgs) -> Result<ExitSt
     let bytes = read(&args.file, MAX_MANIFEST_BYTES as u64)?;
     let manifest = Manifest::parse(&bytes)
         .map_err(|err| CliError::new(ExitStatus::Invalid, format!("cannot sign `{}`: {err}", args.file.display())))?;
-    let updated = humantime::parse_rfc3339(&manifest.updated_at).map_err(|err| {
-        let file = args.file.display();
-        CliError::new(
-            ExitStatus::Invalid,
-            format!("cannot sign `{file}`: its updatedAt is `{}`: {err}", manifest.updated_at),
-        )
-    })?;
-    let since = updated.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let serial = args.serial.unwrap_or_else(|| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    let secret = key::read(&secret_key(args)?, password).map_err(|why| {
-        failed(format!("cannot use the secret key: {why}")).hint(format!(
-            "`steadfast publish keygen` makes one; its password is ${PASSWORD}, or asked for on a terminal"
-        ))
-    })?;
+    let cannot = |why: String| format!("cannot sign `{}`: {why}", args.file.display());
+    let own = trust::serial_of(&manifest.updated_at).map_err(|why| CliError::new(ExitStatus::Invalid, cannot(why)))?;
+    let serial = args.serial.unwrap_or(own);
+    let secret = secret(args.key.as_deref())?;
     let expires = args.expires.map(|after| SystemTime::now() + after);
-    let signature = trust::sign(&bytes, &manifest.updated_at, serial, expires, &secret)
-        .map_err(|why| failed(format!("cannot sign `{}`: {why}", args.file.display())))?;
+    let signature =
+        trust::sign(&bytes, &manifest.updated_at, serial, expires, &secret).map_err(|why| failed(cannot(why)))?;
     let path = beside(&args.file, ENDING);
     place::write(&path, signature.as_bytes()).map_err(|err| not_written(&path, &err))?;
     let until = expires.map(crate::time::rfc3339);
@@ -123,9 +113,18 @@ fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// The text of the secret key's file.
-fn secret_key(args: &PublishSignArgs) -> Result<String, CliError> {
-    let bytes = match &args.key {
+/// The secret key: from a file, from standard input (`-`), or from the environment.
+pub(super) fn secret(key: Option<&Path>) -> Result<minisign::SecretKey, CliError> {
+    key::read(&secret_key(key)?, password).map_err(|why| {
+        failed(format!("cannot use the secret key: {why}")).hint(format!(
+            "`steadfast publish keygen` makes one; its password is ${PASSWORD}, or asked for on a terminal"
+        ))
+    })
+}
+
+/// The text of its file.
+fn secret_key(key: Option<&Path>) -> Result<String, CliError> {
+    let bytes = match key {
         Some(path) if path == Path::new("-") => {
             let mut bytes = Vec::new();
             let read = std::io::stdin().lock().take(MAX_KEY_BYTES).read_to_end(&mut bytes);

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::model::Sha256Digest;
+use crate::model::manifest::MAX_MANIFEST_BYTES;
 
 fn bundle(agents: &[(&str, &str)]) -> Bundle {
     let agents: Vec<_> = agents
@@ -46,7 +47,8 @@ fn day() -> SystemTime {
 fn made(bundle: &Bundle, dist: &Dist, slice: &str, baseline: Option<&str>) -> Result<String, String> {
     let baseline = baseline.map(|text| ("`b.json`", text.as_bytes()));
     let slice = slice.parse().map_err(|err: PublishError| err.to_string())?;
-    let bytes = manifest(bundle, dist.0.path(), &slice, baseline, day()).map_err(|err| err.to_string())?;
+    let bytes =
+        manifest(Arc::new(bundle.clone()), dist.0.path(), &slice, baseline, day()).map_err(|err| err.to_string())?;
     Ok(String::from_utf8(bytes).unwrap())
 }
 

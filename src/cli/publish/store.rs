@@ -1,0 +1,359 @@
+//! `publish push|upload|download`: an object store, or a directory.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::{BundleArg, from_publish, keys};
+use crate::backend::Progress;
+use crate::cli::render::said::{self, Level};
+use crate::cli::render::{self, units};
+use crate::cli::signals::Signals;
+use crate::cli::{CliError, ExitStatus, Format, Settings};
+use crate::model::Location;
+use crate::publish::bundle::Bundle;
+use crate::publish::dist;
+use crate::publish::manifest::{self, Inputs, Slice};
+use crate::publish::push::{News, Push, PushError, Pushed, Signing};
+use crate::publish::store::{
+    About, Condition, Destination, IMMUTABLE, Local, ObjectKey, Sent, Store, StoreError, StoreErrorKind,
+};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StoreArg {
+    /// Where to: s3://BUCKET[/PREFIX], or file:///DIR [default: s3://$R2_BUCKET]
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
+    /// The store's own URL, where it is not Amazon's [default: R2's of $R2_ACCOUNT_ID, $AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PublishPushArgs {
+    #[command(flatten)]
+    bundle: BundleArg,
+    /// The directory with the tarballs and their sidecars, below `images/`
+    #[arg(long, value_name = "DIR")]
+    dist_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArg,
+    /// Which part of the manifest is made anew: full, or agents:NAME
+    #[arg(long, value_name = "SLICE", default_value = "full")]
+    slice: String,
+    /// Sign the manifest with this secret key; `-` reads standard input [default: what $STEADFAST_SIGNING_KEY holds, if set]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// How long the signature is good [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = crate::cli::duration)]
+    expires: Option<Duration>,
+    /// Read the manifest back where the public reads it: its URL, or that which `vm/manifest.json` is added to
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// How long the public may read an older one, for caches on the way
+    #[arg(long, value_name = "DURATION", value_parser = crate::cli::duration, default_value = "2m", requires = "public_url")]
+    public_timeout: Duration,
+    /// Replace tarballs that the published manifest names: until the new one is there, whoever fetches them fails
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PublishUploadArgs {
+    /// The file
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// The object's name, below what the destination says
+    #[arg(long, value_name = "KEY")]
+    key: String,
+    #[command(flatten)]
+    store: StoreArg,
+    /// Its media type
+    #[arg(long, value_name = "TYPE", default_value = "application/octet-stream")]
+    content_type: String,
+    /// How long caches may keep it
+    #[arg(long, value_name = "DIRECTIVES", default_value = IMMUTABLE)]
+    cache_control: String,
+    /// Put its sha256 beside it, as KEY.sha256
+    #[arg(long)]
+    sidecar_sha: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PublishDownloadArgs {
+    /// The object's name, below what the destination says
+    #[arg(long, value_name = "KEY")]
+    key: String,
+    /// Where it is written
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    store: StoreArg,
+}
+
+impl StoreArg {
+    async fn open(&self, vars: &BTreeMap<String, String>) -> Result<Store, CliError> {
+        let bucket = || vars.get("R2_BUCKET").filter(|name| !name.is_empty()).map(|name| format!("s3://{name}"));
+        let to = self.to.clone().or_else(bucket).ok_or_else(|| {
+            CliError::new(ExitStatus::Usage, "no destination is named")
+                .hint("--to takes s3://BUCKET, s3://BUCKET/PREFIX or file:///DIR")
+        })?;
+        let to: Destination = to.parse().map_err(|why| CliError::new(ExitStatus::Usage, format!("--to {why}")))?;
+        Store::open(to, self.endpoint.as_deref(), vars).await.map_err(|err| from_store(&err))
+    }
+}
+
+pub(super) async fn push(settings: &Settings, args: PublishPushArgs) -> Result<ExitStatus, CliError> {
+    let slice: Slice = args.slice.parse().map_err(|err| from_publish(&err))?;
+    let public = args.public_url.as_deref().map(|url| public(url).map(|at| (at, args.public_timeout))).transpose()?;
+    let epoch = settings.vars.get("SOURCE_DATE_EPOCH");
+    let written_at = epoch.map(|epoch| manifest::written_at(Some(epoch), SystemTime::now()));
+    let written_at = written_at.transpose().map_err(|err| from_publish(&err))?;
+    let signing = match args.key.is_some() || settings.vars.contains_key(keys::KEY) {
+        true => {
+            let key = keys::secret(args.key.as_deref())?;
+            Some(Signing::new(key, args.expires).map_err(|why| CliError::new(ExitStatus::Error, why))?)
+        }
+        false if args.expires.is_some() => {
+            return Err(CliError::new(ExitStatus::Usage, "--expires is of a signature, and no key is named")
+                .hint(format!("--key names the secret key's file, or ${} holds it", keys::KEY)));
+        }
+        false => None,
+    };
+    let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
+    let store = args.store.open(&settings.vars).await?;
+    let signals =
+        Signals::listen("stopping; what has arrived is not sent again, and the manifest is the old one or the new one");
+    let bars = Bars::new(settings);
+    let work = async {
+        let dist_dir = args.dist_dir;
+        let inputs = tokio::task::spawn_blocking(move || Inputs::read(Arc::new(bundle), &dist_dir, &slice)).await;
+        let inputs = inputs.map_err(|err| CliError::new(ExitStatus::Error, err.to_string()))?;
+        let inputs = inputs.map_err(|err| from_publish(&err))?;
+        let push = Push {
+            store: &store,
+            inputs: &inputs,
+            signing: signing.as_ref(),
+            written_at,
+            replace: args.replace,
+            public,
+        };
+        push.run(&|news| bars.tell(news)).await.map_err(|err| from_push(&err))
+    };
+    let pushed = tokio::select! {
+        pushed = work => pushed?,
+        () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
+    };
+    match settings.output {
+        Format::Text | Format::Markdown => render::print(&told(&pushed, &store))?,
+        Format::Json | Format::Yaml => render::print_data(settings.output, &pushed)?,
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn told(Pushed { uploaded, skipped, manifest }: &Pushed, store: &Store) -> String {
+    let at = format!("{}{}", store.to(), manifest.key);
+    let signed = match (&manifest.signed_by, manifest.serial) {
+        (Some(key), Some(serial)) => format!(", signed with key {key}, serial {serial}"),
+        _ => String::new(),
+    };
+    let verb = if manifest.changed { "published" } else { "nothing to publish:" };
+    format!(
+        "{verb} `{at}`, updated at {}{signed}; {} sent, {} there already\n",
+        manifest.updated_at,
+        units::count(uploaded.len(), "tarball"),
+        skipped.len()
+    )
+}
+
+/// The manifest's place, from its own URL or from what its key is added to.
+fn public(url: &str) -> Result<Location, CliError> {
+    let full = match url.ends_with(".json") {
+        true => url.to_owned(),
+        false => format!("{}/{}", url.trim_end_matches('/'), ObjectKey::manifest()),
+    };
+    Location::parse(&full).map_err(|why| CliError::new(ExitStatus::Usage, format!("--public-url `{url}`: {why}")))
+}
+
+pub(super) async fn upload(settings: &Settings, args: PublishUploadArgs) -> Result<ExitStatus, CliError> {
+    let key = key(&args.key)?;
+    let file = args.file.clone();
+    let local = tokio::task::spawn_blocking(move || Local::hash(file)).await;
+    let local = local
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(|err| CliError::new(ExitStatus::Error, format!("cannot read `{}`: {err}", args.file.display())))?;
+    let store = args.store.open(&settings.vars).await?;
+    let signals = Signals::listen("stopping; what has arrived is not sent again");
+    let bars = Bars::new(settings);
+    let about = About { content_type: &args.content_type, cache_control: &args.cache_control };
+    let work = async {
+        let progress = Progress::new(local.size_bytes);
+        bars.tell(News::Sending(key.clone(), Arc::clone(&progress)));
+        let sent = store.send(&key, &local, about, &progress).await?;
+        bars.tell(News::Sent(key.clone(), sent));
+        if args.sidecar_sha {
+            let text = dist::sidecar(&local.sha256, &local.path);
+            let about = About { content_type: "text/plain; charset=utf-8", ..about };
+            store.put(&key.with(".sha256"), text.as_bytes(), about, Condition::Always).await?;
+        }
+        Ok::<_, StoreError>(sent)
+    };
+    let sent = tokio::select! {
+        sent = work => sent.map_err(|err| from_store(&err))?,
+        () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
+    };
+    match settings.output {
+        Format::Text | Format::Markdown => {
+            let verb = if sent == Sent::AlreadyThere { "there already:" } else { "uploaded" };
+            let size = units::bytes(local.size_bytes);
+            render::print(&format!("{verb} `{}{key}` ({size}, sha256 {})\n", store.to(), local.sha256))?;
+        }
+        Format::Json | Format::Yaml => render::print_data(
+            settings.output,
+            &json!({"key": key, "sha256": local.sha256.to_string(), "sizeBytes": local.size_bytes, "sent": sent}),
+        )?,
+    }
+    Ok(ExitStatus::Done)
+}
+
+pub(super) async fn download(settings: &Settings, args: PublishDownloadArgs) -> Result<ExitStatus, CliError> {
+    let key = key(&args.key)?;
+    let store = args.store.open(&settings.vars).await?;
+    let signals = Signals::listen("stopping; what was there is as it was");
+    let progress = Progress::new(0);
+    let (sha256, size_bytes) = tokio::select! {
+        fetched = store.fetch(&key, &args.out, &progress) => fetched.map_err(|err| from_store(&err))?,
+        () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
+    };
+    match settings.output {
+        Format::Text | Format::Markdown => {
+            let size = units::bytes(size_bytes);
+            render::print(&format!("wrote `{}` ({size}, sha256 {sha256})\n", args.out.display()))?;
+        }
+        Format::Json | Format::Yaml => render::print_data(
+            settings.output,
+            &json!({"key": key, "path": args.out, "sha256": sha256.to_string(), "sizeBytes": size_bytes}),
+        )?,
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn key(text: &str) -> Result<ObjectKey, CliError> {
+    ObjectKey::new(text).map_err(|why| CliError::new(ExitStatus::Usage, format!("--key: {why}")))
+}
+
+fn from_push(err: &PushError) -> CliError {
+    let said = |status| CliError::new(status, crate::error::Chain(err).to_string());
+    match err {
+        PushError::Publish(err) => from_publish(err),
+        PushError::Store(err) => from_store(err),
+        PushError::Replaces { .. } => said(ExitStatus::Error).hint(
+            "what is published under a version stays: give the image a new version; or --replace, and whoever fetches the old \
+             one meanwhile fails",
+        ),
+        PushError::Signed => said(ExitStatus::Error).hint(format!(
+            "whoever trusts its key would refuse the new one: --key names the secret key's file, or ${} holds it",
+            keys::KEY
+        )),
+        PushError::IgnoresConditions(_) => {
+            said(ExitStatus::Error).hint("nothing was changed; publish to a store that knows conditional writes")
+        }
+        PushError::Contended(_) => said(ExitStatus::Error).hint("the tarballs are there; publish again"),
+        PushError::Lost | PushError::SignatureLost => said(ExitStatus::Error),
+        PushError::NotPublic { .. } => said(ExitStatus::Error)
+            .hint("a cache on the way may hold it: --public-timeout waits longer; or --public-url is not where it is read"),
+        PushError::Key(_) | PushError::Signing(_) => said(ExitStatus::Error),
+    }
+}
+
+fn from_store(err: &StoreError) -> CliError {
+    let status = match err.kind {
+        StoreErrorKind::Changed => ExitStatus::Unverified,
+        _ => ExitStatus::Error,
+    };
+    let said = CliError::new(status, err.to_string());
+    match err.kind {
+        StoreErrorKind::NoCredentials => said.hint(
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY with R2_ACCOUNT_ID, or \
+             AWS_PROFILE name them",
+        ),
+        StoreErrorKind::Denied => said.hint("the keys are wrong, or may not read and write objects of this bucket"),
+        StoreErrorKind::NoBucket => said.hint("a bucket is made beforehand, in the store's own console; --to names it"),
+        StoreErrorKind::Clock => said.hint("set this machine's clock: `timedatectl set-ntp true`, where systemd does it"),
+        StoreErrorKind::NoConditions => said.hint(
+            "without them, two who publish at once overwrite each other's work; Amazon S3, R2, MinIO and others know them",
+        ),
+        StoreErrorKind::Region => said.hint("AWS_REGION names the region of the bucket"),
+        StoreErrorKind::Unreachable => said.hint("--endpoint names the store's own URL, where it is not Amazon's"),
+        StoreErrorKind::Changed => said.hint("nothing was published of it; make it again, or copy it again"),
+        StoreErrorKind::NotFound
+        | StoreErrorKind::Conflict
+        | StoreErrorKind::Io
+        | StoreErrorKind::NoUpload
+        | StoreErrorKind::Other => said,
+    }
+}
+
+/// What is sent, as bars on a terminal and as lines elsewhere.
+struct Bars<'a> {
+    settings: &'a Settings,
+    screen: Option<MultiProgress>,
+    bars: Mutex<BTreeMap<ObjectKey, ProgressBar>>,
+}
+
+impl<'a> Bars<'a> {
+    fn new(settings: &'a Settings) -> Self {
+        let screen = (settings.bars && !settings.quiet).then(MultiProgress::new);
+        Self { settings, screen, bars: Mutex::default() }
+    }
+
+    fn tell(&self, news: News) {
+        if self.settings.quiet {
+            return;
+        }
+        let line = |text: String| match &self.screen {
+            Some(screen) => screen.suspend(|| said::say(Level::Info, &text, &[], self.settings.color_stderr)),
+            None => said::say(Level::Info, &text, &[], self.settings.color_stderr),
+        };
+        match news {
+            News::Sending(key, progress) => match &self.screen {
+                Some(screen) => self.draw(screen, key, progress),
+                None => line(format!("sending {key} ({})", units::bytes(progress.get().1))),
+            },
+            News::Sent(key, sent) => {
+                if let Some(bar) = self.bars.lock().unwrap_or_else(PoisonError::into_inner).remove(&key) {
+                    bar.finish_and_clear();
+                }
+                let word = match sent {
+                    Sent::Whole => "sent",
+                    Sent::Resumed => "sent the rest of",
+                    Sent::AlreadyThere => "there already:",
+                };
+                line(format!("{word} {key}"));
+            }
+            News::Again(tried) => line(format!("somebody else published meanwhile; merging again (try {})", tried + 1)),
+            News::Waiting => line("published; waiting for the public to read it".to_owned()),
+        }
+    }
+
+    fn draw(&self, screen: &MultiProgress, key: ObjectKey, progress: Arc<Progress>) {
+        let bar = screen.add(ProgressBar::new(progress.get().1));
+        let style = ProgressStyle::with_template("{msg} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(key.to_string());
+        self.bars.lock().unwrap_or_else(PoisonError::into_inner).insert(key, bar.clone());
+        tokio::spawn(async move {
+            while !bar.is_finished() {
+                bar.set_position(progress.get().0);
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,348 @@
+//! Publishing in the order in which nobody can be misled: tarballs, what lies beside them, the signature, and the manifest last.
+//!
+//! ```text
+//!  baseline ─▶ tarballs ─▶ sidecars ─▶ [ baseline ─▶ merge ─▶ signature ─▶ manifest ] ─▶ read back ─▶ read back as the public does
+//!              each looked at again      again while somebody else was here
+//! ```
+//!
+//! The manifest is put while the one that it was merged into is still there (RFC 9110, `If-Match`), so that of two who publish at
+//! once the second merges into what the first wrote.
+
+mod errors;
+mod public;
+mod signed;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::{StreamExt, stream};
+use minisign::SecretKey;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::dist;
+use super::manifest::{Inputs, Tarball};
+use super::store::{About, Condition, IMMUTABLE, Local, NO_CACHE, Object, ObjectKey, Put, Sent, Store};
+use crate::backend::Progress;
+use crate::model::manifest::MAX_MANIFEST_BYTES;
+use crate::model::{Location, Manifest, Sha256Digest};
+use crate::trust::{KeyId, TrustedKey};
+pub use errors::PushError;
+
+/// How often the manifest is tried while others publish.
+const TRIES: u32 = 20;
+/// Files that are sent side by side.
+const FILES: usize = 4;
+/// An ETag that no object has.
+const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
+
+const MANIFEST: About<'static> = About { content_type: "application/json", cache_control: NO_CACHE };
+
+/// What is published, where, and by whom.
+#[derive(Debug)]
+pub struct Push<'a> {
+    /// Where to.
+    pub store: &'a Store,
+    /// What: a bundle's tarballs, hashed.
+    pub inputs: &'a Inputs,
+    /// Who signs it.
+    pub signing: Option<&'a Signing>,
+    /// What the manifest says of its time. `None`: now.
+    pub written_at: Option<SystemTime>,
+    /// Tarballs that the published manifest names may be replaced by others.
+    pub replace: bool,
+    /// Where the public reads the manifest, and how long it may read an old one.
+    pub public: Option<(Location, Duration)>,
+}
+
+/// Who signs a manifest.
+pub struct Signing {
+    key: SecretKey,
+    public: TrustedKey,
+    expires: Option<Duration>,
+}
+
+impl std::fmt::Debug for Signing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Signing({})", self.public.id())
+    }
+}
+
+/// What happens meanwhile.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// A file is being sent.
+    Sending(ObjectKey, Arc<Progress>),
+    /// It is there.
+    Sent(ObjectKey, Sent),
+    /// Somebody else published meanwhile: it is merged again.
+    Again(u32),
+    /// The public still reads an older manifest.
+    Waiting,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pushed {
+    /// What was sent.
+    pub uploaded: Vec<ObjectKey>,
+    /// What was there.
+    pub skipped: Vec<ObjectKey>,
+    /// The manifest.
+    pub manifest: Published,
+}
+
+/// A manifest in its place.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Published {
+    /// Its key.
+    pub key: ObjectKey,
+    /// What it hashes to.
+    pub sha256: Sha256Digest,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// What it says of its time.
+    pub updated_at: String,
+    /// Whether it says anything else than the one before.
+    pub changed: bool,
+    /// By which key it is signed.
+    pub signed_by: Option<String>,
+    /// Its number.
+    pub serial: Option<u64>,
+}
+
+/// What was put in its place.
+struct Placed {
+    bytes: Vec<u8>,
+    changed: bool,
+    signature: Option<(Vec<u8>, KeyId, u64)>,
+}
+
+impl Push<'_> {
+    /// Publishes.
+    ///
+    /// # Errors
+    /// When anything does not arrive. Then the manifest is the one that was there, or one that names what is there.
+    pub async fn run(&self, said: &(dyn Fn(News) + Send + Sync)) -> Result<Pushed, PushError> {
+        // The store is asked before anything is sent: whoever may not read it learns that now.
+        if self.signing.is_none() && signed::there(self.store).await?.is_some() {
+            return Err(PushError::Signed);
+        }
+        let baseline = self.store.get(&ObjectKey::manifest(), MAX_MANIFEST_BYTES).await?;
+        if let Some(baseline) = &baseline {
+            self.inputs.manifest(Some((&self.at(), &baseline.bytes)), SystemTime::UNIX_EPOCH)?;
+            self.keeps_what_is_named(&baseline.bytes)?;
+        }
+        let (mut uploaded, mut skipped) = (Vec::new(), Vec::new());
+        for (key, sent) in self.send_all(said).await? {
+            match sent {
+                Sent::AlreadyThere => skipped.push(key),
+                Sent::Whole | Sent::Resumed => uploaded.push(key),
+            }
+        }
+        self.send_sidecars().await?;
+        let placed = self.place(said).await?;
+        self.read_back(&placed).await?;
+        if let Some((at, patience)) = &self.public {
+            public::read_back(self, &placed.bytes, at, *patience, said).await?;
+        }
+        Ok(Pushed { uploaded, skipped, manifest: placed.told()? })
+    }
+
+    /// Where the manifest lies, in words.
+    fn at(&self) -> String {
+        format!("`{}{}`", self.store.to(), ObjectKey::manifest())
+    }
+
+    /// Whoever reads the manifest that is there must find what it names.
+    fn keeps_what_is_named(&self, baseline: &[u8]) -> Result<(), PushError> {
+        // What no fetcher reads, none is misled by.
+        let Ok(named) = Manifest::parse(baseline) else { return Ok(()) };
+        for Tarball { arch, key, hashed, .. } in self.inputs.tarballs() {
+            let mut artifacts = named.agents.keys().filter_map(|agent| named.artifact(agent, *arch).ok());
+            match artifacts.find(|artifact| artifact.key == *key && artifact.sha256 != hashed.sha256) {
+                Some(there) if !self.replace => {
+                    return Err(PushError::Replaces { key: key.clone(), there: there.sha256, new: hashed.sha256 });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_all(&self, said: &(dyn Fn(News) + Send + Sync)) -> Result<Vec<(ObjectKey, Sent)>, PushError> {
+        let send = |tarball: &Tarball| {
+            let key = ObjectKey::from(&tarball.key);
+            let Tarball { path, hashed, .. } = tarball;
+            let file = Local { path: path.clone(), sha256: hashed.sha256, size_bytes: hashed.size_bytes };
+            let content_type = match path.extension().is_some_and(|ending| ending == "zst") {
+                true => "application/zstd",
+                false => "application/gzip",
+            };
+            async move {
+                let progress = Progress::new(file.size_bytes);
+                said(News::Sending(key.clone(), Arc::clone(&progress)));
+                let about = About { content_type, cache_control: IMMUTABLE };
+                let sent = self.store.send(&key, &file, about, &progress).await?;
+                said(News::Sent(key.clone(), sent));
+                Ok::<_, PushError>((key, sent))
+            }
+        };
+        let sends: Vec<_> = self.inputs.tarballs().map(send).collect();
+        let mut sends = stream::iter(sends).buffered(FILES);
+        let mut sent = Vec::new();
+        while let Some(one) = sends.next().await {
+            sent.push(one?);
+        }
+        Ok(sent)
+    }
+
+    /// The list of members that the manifest names, and the digest for whoever loads a tarball by hand. With the first digest it is
+    /// tried whether the store knows conditions: it is there, and stays what it is.
+    async fn send_sidecars(&self) -> Result<(), PushError> {
+        let mut is_tried = !self.store.is_remote();
+        for tarball in self.inputs.tarballs() {
+            if let (Some(key), Some(sha256)) = (tarball.layers_key(), tarball.hashed.layers) {
+                let path = dist::layers_path(&tarball.path);
+                let size_bytes = std::fs::metadata(&path).map_err(|err| PushError::unreadable(&path, &err))?.len();
+                let key = ObjectKey::new(key).map_err(PushError::Key)?;
+                let about = About { content_type: "application/json", cache_control: IMMUTABLE };
+                let file = Local { path, sha256, size_bytes };
+                self.store.send(&key, &file, about, &Progress::new(size_bytes)).await?;
+            }
+            let text = dist::sidecar(&tarball.hashed.sha256, &tarball.path);
+            let key = ObjectKey::from(&tarball.key).with(".sha256");
+            let about = About { content_type: "text/plain; charset=utf-8", cache_control: IMMUTABLE };
+            let there = self.store.get(&key, 4096).await?;
+            if there.is_none_or(|there| there.bytes != text.as_bytes()) {
+                self.store.put(&key, text.as_bytes(), about, Condition::Always).await?;
+            }
+            if !is_tried {
+                is_tried = true;
+                for (when, name) in [(Condition::Absent, "If-None-Match"), (Condition::Unchanged(NO_ETAG), "If-Match")]
+                {
+                    if self.store.put(&key, text.as_bytes(), about, when).await? != Put::Refused {
+                        return Err(PushError::IgnoresConditions(name));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges and puts, until nobody else was here in between.
+    async fn place(&self, said: &(dyn Fn(News) + Send + Sync)) -> Result<Placed, PushError> {
+        for tried in 1..=TRIES {
+            // First the signature: whoever replaces it later is noticed when ours is put.
+            let signature = signed::there(self.store).await?;
+            let baseline = self.store.get(&ObjectKey::manifest(), MAX_MANIFEST_BYTES).await?;
+            if let (Some(_), None) = (&signature, self.signing) {
+                return Err(PushError::Signed);
+            }
+            let merged = baseline.as_ref().map(|baseline| &*baseline.bytes);
+            let at = self.at();
+            let written_at = self.written_at.unwrap_or_else(SystemTime::now);
+            let bytes = self.inputs.manifest(merged.map(|bytes| (at.as_str(), bytes)), written_at)?;
+            let previous = merged.zip(signature.as_ref()).zip(self.signing);
+            let previous = previous.and_then(|((bytes, signature), signing)| signing.signed(bytes, signature));
+            if let Some(there) = baseline.as_ref().filter(|there| says_the_same(&there.bytes, &bytes)) {
+                let settled = match (self.signing, &previous, &signature) {
+                    (None, ..) => Some(None),
+                    (Some(signing), Some(previous), Some(signature)) if signing.is_settled(previous) => {
+                        Some(Some((signature.bytes.clone(), previous.key, previous.serial)))
+                    }
+                    _ => None,
+                };
+                if let Some(signature) = settled {
+                    return Ok(Placed { bytes: there.bytes.clone(), changed: false, signature });
+                }
+            }
+            let signed = match self.signing {
+                Some(signing) => Some(signing.sign(&bytes, previous.map(|previous| previous.serial))?),
+                None => None,
+            };
+            if self.try_to_place(&bytes, signed.as_ref().map(|(text, ..)| &**text), &baseline, &signature).await? {
+                return Ok(Placed { bytes, changed: true, signature: signed });
+            }
+            said(News::Again(tried));
+            let most = 50_u64 << tried.min(6);
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(10..most))).await;
+        }
+        Err(PushError::Contended(TRIES))
+    }
+
+    /// Whether nobody else was here in between. A signature that was put for nothing is taken back.
+    async fn try_to_place(
+        &self,
+        bytes: &[u8],
+        signature: Option<&[u8]>,
+        baseline: &Option<Object>,
+        before: &Option<Object>,
+    ) -> Result<bool, PushError> {
+        let mut ours = None;
+        if let Some(text) = signature {
+            match signed::put(self.store, text, before.as_ref()).await? {
+                Put::Done(etag) => ours = Some(etag),
+                Put::Refused => return Ok(false),
+            }
+        }
+        let when = baseline.as_ref().map_or(Condition::Absent, |there| Condition::Unchanged(&there.etag));
+        let put = self.store.put(&ObjectKey::manifest(), bytes, MANIFEST, when).await;
+        if matches!(put, Ok(Put::Done(_))) {
+            return Ok(true);
+        }
+        // An answer that was lost, and a try again that found our own there, look like somebody else.
+        let now = self.store.get(&ObjectKey::manifest(), MAX_MANIFEST_BYTES).await;
+        if matches!(&now, Ok(Some(now)) if now.bytes == bytes) {
+            return Ok(true);
+        }
+        if let (Some(ours), Some(before)) = (&ours, before) {
+            signed::restore(self.store, ours, &before.bytes).await;
+        }
+        put?;
+        Ok(false)
+    }
+
+    /// What was written is what is read, unless somebody else has merged into it meanwhile.
+    async fn read_back(&self, placed: &Placed) -> Result<(), PushError> {
+        let there = self.store.get(&ObjectKey::manifest(), MAX_MANIFEST_BYTES).await?;
+        let is_ours = |there: &Object| there.bytes == placed.bytes;
+        let stands =
+            |there: &Object| Manifest::parse(&there.bytes).is_ok_and(|manifest| self.inputs.stand_in(&manifest));
+        match there {
+            Some(there) if is_ours(&there) => match &placed.signature {
+                Some((text, ..)) => signed::settle(self.store, &placed.bytes, text).await,
+                None => Ok(()),
+            },
+            Some(there) if stands(&there) => Ok(()),
+            _ => Err(PushError::Lost),
+        }
+    }
+}
+
+impl Placed {
+    fn told(self) -> Result<Published, PushError> {
+        let read = Manifest::parse(&self.bytes).map_err(super::manifest::PublishError::from)?;
+        Ok(Published {
+            key: ObjectKey::manifest(),
+            sha256: Sha256Digest::from_bytes(<sha2::Sha256 as sha2::Digest>::digest(&self.bytes).into()),
+            size_bytes: self.bytes.len() as u64,
+            updated_at: read.updated_at,
+            changed: self.changed,
+            signed_by: self.signature.as_ref().map(|(_, key, _)| key.to_string()),
+            serial: self.signature.map(|(.., serial)| serial),
+        })
+    }
+}
+
+/// Whether two manifests differ in nothing but their time.
+fn says_the_same(one: &[u8], other: &[u8]) -> bool {
+    let read = |bytes: &[u8]| -> Option<Value> {
+        let mut value: Value = serde_json::from_slice(bytes).ok()?;
+        value.as_object_mut()?.remove("updatedAt");
+        Some(value)
+    };
+    read(one).is_some_and(|one| read(other) == Some(one))
+}

@@ -1,0 +1,70 @@
+//! Reading back as everybody does: through whatever stands before the store.
+
+use std::time::{Duration, Instant};
+
+use super::{News, Push, PushError};
+use crate::backend::http::{Ask, Client, Status};
+use crate::model::manifest::MAX_MANIFEST_BYTES;
+use crate::model::{Location, Manifest};
+
+/// Between two looks, at first and at last.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Reads the manifest until it is what was published (or what somebody else made of it), and asks for each tarball.
+pub(super) async fn read_back(
+    push: &Push<'_>,
+    wanted: &[u8],
+    at: &Location,
+    patience: Duration,
+    said: &(dyn Fn(News) + Send + Sync),
+) -> Result<(), PushError> {
+    let client = Client::new(Duration::from_secs(10), Duration::from_secs(30));
+    let began = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let why = match read(&client, at).await {
+            Ok(bytes) if bytes == wanted => break,
+            Ok(bytes) => match Manifest::parse(&bytes) {
+                Ok(manifest) if push.inputs.stand_in(&manifest) => break,
+                Ok(manifest) => {
+                    format!("it is the one updated at {}", crate::model::ids::clean(&manifest.updated_at, 40))
+                }
+                Err(err) => err.to_string(),
+            },
+            Err(why) => why,
+        };
+        if began.elapsed() + pause > patience {
+            return Err(PushError::NotPublic { at: at.to_string(), why });
+        }
+        if pause == FIRST_PAUSE {
+            said(News::Waiting);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    for tarball in push.inputs.tarballs() {
+        let at = at.artifact(&tarball.key);
+        let why = match client.get(&at, &Ask::default()).await {
+            Ok(answer) if answer.status == Status::Whole => match answer.length {
+                Some(length) if length != tarball.hashed.size_bytes => {
+                    format!("it has {length} bytes instead of {}", tarball.hashed.size_bytes)
+                }
+                _ => continue,
+            },
+            Ok(_) => "it is not sent whole".to_owned(),
+            Err(failure) => failure.cause,
+        };
+        return Err(PushError::NotPublic { at: at.to_string(), why });
+    }
+    Ok(())
+}
+
+async fn read(client: &Client, at: &Location) -> Result<Vec<u8>, String> {
+    let answer = client.get(at, &Ask::default()).await.map_err(|failure| failure.cause)?;
+    if answer.status != Status::Whole {
+        return Err("the server did not send all of it".to_owned());
+    }
+    let bytes = answer.body.at_most(MAX_MANIFEST_BYTES).await.map_err(|failure| failure.cause)?;
+    bytes.ok_or_else(|| "it is larger than 4 MiB".to_owned())
+}

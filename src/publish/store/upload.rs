@@ -1,0 +1,356 @@
+//! A long file in parts, side by side, of which those that arrived are not sent again.
+//!
+//! What arrived is noted beside the file (`FILE.upload`, a line for each part), for the next try after a kill. The file is hashed
+//! as it is read, and the object comes to be only when the bytes are those that were wanted.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path as ObjectPath;
+use object_store::{MultipartId, PutMultipartOptions};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+use super::s3::{S3, attributes};
+use super::{About, Condition, Local, ObjectKey, PART, Put, Sent, StoreError, StoreErrorKind};
+use crate::backend::Progress;
+use crate::files::{self, regular};
+use crate::model::Sha256Digest;
+
+/// S3 knows no more parts of one object.
+const MOST_PARTS: u64 = 10_000;
+/// Parts of files that need larger ones are multiples of this.
+const MEBIBYTE: u64 = 1024 * 1024;
+
+impl S3 {
+    /// See [`super::Store::send`].
+    pub(super) async fn send(
+        &self,
+        key: &ObjectKey,
+        file: &Local,
+        about: About<'_>,
+        parts: &Semaphore,
+        progress: &Arc<Progress>,
+    ) -> Result<Sent, StoreError> {
+        if file.size_bytes <= PART {
+            let _place = parts.acquire().await;
+            let mut source = Source::open(file)?;
+            let bytes = source.next(file.size_bytes).await?;
+            source.finish(file)?;
+            progress.set(file.size_bytes);
+            return match self.put(key, &bytes, about, Condition::Always).await? {
+                Put::Done(_) | Put::Refused => Ok(Sent::Whole),
+            };
+        }
+        match self.send_parts(key, file, about, parts, progress).await {
+            // What was begun before is gone, in full or in part: it begins anew, once.
+            Err(err) if err.kind == StoreErrorKind::NoUpload => {
+                tracing::debug!(%key, error = %err, "an upload that was begun is not known any more");
+                let _ = std::fs::remove_file(Record::path_of(&file.path));
+                self.send_parts(key, file, about, parts, progress).await
+            }
+            sent => sent,
+        }
+    }
+
+    /// What arrived needs no record any more.
+    pub(super) fn forget(&self, key: &ObjectKey, file: &Local) -> Result<(), StoreError> {
+        if let Some(record) = Record::open(&file.path, &self.record_head(&self.path(key)?, file)) {
+            record.remove();
+        }
+        Ok(())
+    }
+
+    fn record_head(&self, path: &ObjectPath, file: &Local) -> RecordHead {
+        RecordHead {
+            to: format!("{}/{path}", self.at),
+            sha256: file.sha256,
+            part_bytes: part_bytes(file.size_bytes),
+            upload: String::new(),
+        }
+    }
+
+    async fn send_parts(
+        &self,
+        key: &ObjectKey,
+        file: &Local,
+        about: About<'_>,
+        slots: &Semaphore,
+        progress: &Arc<Progress>,
+    ) -> Result<Sent, StoreError> {
+        let path = self.path(key)?;
+        let cannot = |err: &object_store::Error| StoreError::from_server(format!("cannot write `{path}`"), err);
+        let mut source = Source::open(file)?;
+        let head = self.record_head(&path, file);
+        let record = match Record::open(&file.path, &head) {
+            Some(record) => record,
+            None => {
+                let options = PutMultipartOptions { attributes: attributes(about, &file.sha256), ..Default::default() };
+                let upload = self.store.create_multipart_opts(&path, options).await.map_err(|err| cannot(&err))?;
+                Record::begin(&file.path, RecordHead { upload, ..head })
+            }
+        };
+        let was_begun = !record.arrived().is_empty();
+        let upload: &MultipartId = &record.head.upload;
+        let sent = self.send_missing(&path, file, &mut source, &record, slots, progress).await;
+        if let Err(err) = sent {
+            // What the next try cannot know of is not left there.
+            if record.file.is_none() || err.kind == StoreErrorKind::Changed {
+                let _ = self.store.abort_multipart(&path, upload).await;
+                record.remove();
+            }
+            return Err(err);
+        }
+        let arrived = record.arrived().into_values().map(|content_id| PartId { content_id }).collect();
+        if let Err(err) = self.store.complete_multipart(&path, upload, arrived).await {
+            // It may have been done, and only the answer was lost.
+            if !self.head(key).await?.is_some_and(|head| head.is(file)) {
+                return Err(cannot(&err));
+            }
+        }
+        record.remove();
+        Ok(if was_begun { Sent::Resumed } else { Sent::Whole })
+    }
+
+    async fn send_missing(
+        &self,
+        path: &ObjectPath,
+        file: &Local,
+        source: &mut Source,
+        record: &Record,
+        slots: &Semaphore,
+        progress: &Arc<Progress>,
+    ) -> Result<(), StoreError> {
+        let before = record.arrived();
+        let part_bytes = record.head.part_bytes;
+        let length = |at: u64| part_bytes.min(file.size_bytes - at * part_bytes);
+        progress.resume(before.keys().map(|at| length(*at)).sum());
+        let mut under_way = FuturesUnordered::new();
+        let sent = async {
+            for at in 0..file.size_bytes.div_ceil(part_bytes) {
+                // A slot is had before the part is in memory, and what is under way is looked after meanwhile.
+                let slot = loop {
+                    tokio::select! {
+                        biased;
+                        Some(done) = under_way.next(), if !under_way.is_empty() => done?,
+                        slot = slots.acquire() => break slot,
+                    }
+                };
+                let bytes = source.next(length(at)).await?;
+                if before.contains_key(&at) {
+                    continue;
+                }
+                under_way.push(async move {
+                    let _slot = slot;
+                    let (index, size) = (usize::try_from(at).unwrap_or(usize::MAX), bytes.len() as u64);
+                    let part = self.store.put_part(path, &record.head.upload, index, bytes.into()).await;
+                    let part = part.map_err(|err| {
+                        StoreError::from_server(format!("cannot write part {} of `{path}`", at + 1), &err)
+                    })?;
+                    record.add(at, part.content_id);
+                    progress.add(size);
+                    Ok::<_, StoreError>(())
+                });
+            }
+            source.finish(file)
+        };
+        let mut sent = sent.await;
+        // What is on its way arrives, whatever became of the rest: it is not sent again next time.
+        while let Some(done) = under_way.next().await {
+            sent = sent.and(done);
+        }
+        sent
+    }
+}
+
+/// All parts of a file are equally long (R2 wants that), and not too many.
+fn part_bytes(size: u64) -> u64 {
+    PART.max(size.div_ceil(MOST_PARTS).next_multiple_of(MEBIBYTE))
+}
+
+/// A file as it is read and hashed, once, from its beginning to its end.
+struct Source {
+    path: PathBuf,
+    reader: Option<(File, Sha256)>,
+    hashed: Option<Sha256Digest>,
+}
+
+impl Source {
+    fn open(file: &Local) -> Result<Self, StoreError> {
+        let opened = regular::open(&file.path).map_err(|err| StoreError::io("read", &file.path, &err.into()))?;
+        Ok(Self { path: file.path.clone(), reader: Some((opened, Sha256::new())), hashed: None })
+    }
+
+    async fn next(&mut self, length: u64) -> Result<Bytes, StoreError> {
+        let gone = || StoreError::io("read", &self.path, &io::Error::other("it was given up"));
+        let (mut file, mut hasher) = self.reader.take().ok_or_else(gone)?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+            let read = Read::by_ref(&mut file).take(length).read_to_end(&mut bytes);
+            hasher.update(&bytes);
+            read.map(|_| (file, hasher, bytes))
+        });
+        let read = reading.await.map_err(io::Error::other).flatten();
+        let (file, hasher, bytes) = read.map_err(|err| StoreError::io("read", &self.path, &err))?;
+        if bytes.len() as u64 != length {
+            let what = format!("`{}` changed", self.path.display());
+            return Err(StoreError::new(StoreErrorKind::Changed, what, "it is shorter than it was"));
+        }
+        self.reader = Some((file, hasher));
+        Ok(bytes.into())
+    }
+
+    /// Nothing else is what was wanted.
+    fn finish(&mut self, file: &Local) -> Result<(), StoreError> {
+        let hashed = self.reader.take().map(|(_, hasher)| Sha256Digest::from_bytes(hasher.finalize().into()));
+        self.hashed = hashed.or(self.hashed);
+        match self.hashed {
+            Some(found) if found != file.sha256 => {
+                let why = format!("its bytes hash to {found} now, and did to {} before", file.sha256);
+                Err(StoreError::new(StoreErrorKind::Changed, format!("`{}` changed", self.path.display()), why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What an upload is of. The first line of its record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RecordHead {
+    to: String,
+    sha256: Sha256Digest,
+    part_bytes: u64,
+    upload: MultipartId,
+}
+
+/// A part that arrived. A line of its record.
+#[derive(Debug, Serialize, Deserialize)]
+struct Arrived {
+    part: u64,
+    etag: String,
+}
+
+/// What arrived of a file. Another process that sends the same file does without: one upload has one sender.
+#[derive(Debug)]
+struct Record {
+    path: PathBuf,
+    head: RecordHead,
+    file: Option<File>,
+    arrived: Mutex<BTreeMap<u64, String>>,
+}
+
+impl Record {
+    fn path_of(file: &Path) -> PathBuf {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".upload");
+        name.into()
+    }
+
+    /// What was begun before, of the same bytes to the same place.
+    fn open(of: &Path, wanted: &RecordHead) -> Option<Self> {
+        let path = Self::path_of(of);
+        let mut file = files::open(&path, OpenOptions::new().read(true).append(true)).ok()?;
+        file.try_lock().ok()?;
+        let mut lines = BufReader::new(Read::by_ref(&mut file)).lines().map_while(Result::ok);
+        let head: RecordHead = serde_json::from_str(&lines.next()?).ok()?;
+        if (RecordHead { upload: String::new(), ..head.clone() }) != *wanted || head.upload.is_empty() {
+            return None;
+        }
+        // A line that was torn by a kill tells of nothing.
+        let arrived = lines.filter_map(|line| serde_json::from_str::<Arrived>(&line).ok());
+        let arrived = Mutex::new(arrived.map(|Arrived { part, etag }| (part, etag)).collect());
+        // Nor does it spoil the next.
+        let _ = file.write_all(b"\n");
+        Some(Self { path, head, file: Some(file), arrived })
+    }
+
+    /// Begins one. Where none can be kept, the upload goes on without.
+    fn begin(of: &Path, head: RecordHead) -> Self {
+        let path = Self::path_of(of);
+        let make = || {
+            let mut file = files::open_or_create(&path)?;
+            file.try_lock().map_err(|err| match err {
+                TryLockError::WouldBlock => io::Error::from(io::ErrorKind::WouldBlock),
+                TryLockError::Error(err) => err,
+            })?;
+            file.set_len(0)?;
+            writeln!(file, "{}", serde_json::to_string(&head)?)?;
+            Ok(file)
+        };
+        let file = make().map_err(|err: io::Error| {
+            tracing::debug!(path = %path.display(), error = %err, "no record of an upload is kept");
+        });
+        Self { path, head, file: file.ok(), arrived: Mutex::default() }
+    }
+
+    fn arrived(&self) -> BTreeMap<u64, String> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, part: u64, etag: String) {
+        if let Some(mut file) = self.file.as_ref() {
+            let line = serde_json::to_string(&Arrived { part, etag: etag.clone() }).unwrap_or_default();
+            // Without the line, the part is sent again.
+            let _ = file.write_all(format!("{line}\n").as_bytes());
+        }
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).insert(part, etag);
+    }
+
+    fn remove(&self) {
+        if self.file.is_some() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_large_enough_for_ten_thousand_of_them() {
+        for (size, wanted) in [(1, PART), (PART * MOST_PARTS, PART), (PART * MOST_PARTS + 1, PART + MEBIBYTE)] {
+            assert_eq!(part_bytes(size), wanted);
+        }
+        for size in [u64::from(u32::MAX), 1 << 40, 5 << 40] {
+            assert!(size.div_ceil(part_bytes(size)) <= MOST_PARTS);
+        }
+    }
+
+    #[test]
+    fn a_record_is_taken_up_by_the_same_upload_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = dir.path().join("a.tar.gz");
+        let wanted = RecordHead {
+            to: "http://s3/b/k".into(),
+            sha256: Sha256Digest::from_bytes([7; 32]),
+            part_bytes: PART,
+            upload: String::new(),
+        };
+        assert!(Record::open(&of, &wanted).is_none());
+        let begun = Record::begin(&of, RecordHead { upload: "u1".into(), ..wanted.clone() });
+        begun.add(3, "e3".into());
+        begun.add(0, "e0".into());
+        assert!(Record::open(&of, &wanted).is_none(), "somebody is at it");
+        drop(begun);
+        let path = Record::path_of(&of);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}{{\"part\":1,\"et")).unwrap();
+        let again = Record::open(&of, &wanted).unwrap();
+        assert_eq!((again.head.upload.as_str(), again.arrived().len()), ("u1", 2));
+        again.add(1, "e1".into());
+        drop(again);
+        assert_eq!(Record::open(&of, &wanted).unwrap().arrived().into_keys().collect::<Vec<_>>(), [0, 1, 3]);
+        let other = RecordHead { sha256: Sha256Digest::from_bytes([8; 32]), ..wanted };
+        assert!(Record::open(&of, &other).is_none(), "other bytes are another upload");
+    }
+}
