@@ -1,14 +1,15 @@
-"""Runs the rows of rows.py and background.py and prints their tables. Started by run.sh, which prepares the machine."""
+"""Runs the rows of rows.py, background.py and publishing.py and prints their tables. Started by run.sh, which prepares the machine."""
 
 import os
 import sys
 import time
 
 import background
+import publishing
 import rows
 from harness import Bench, command_line, first_line, host
 
-ROWS = rows.ROWS + background.ROWS
+ROWS = rows.ROWS + background.ROWS + publishing.ROWS
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "docs", "benchmarks.md")
 
 

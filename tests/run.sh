@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Every check of this repository, on a machine with nothing but Rust: format, clippy, rustdoc, licences and sources, unit,
-# property and whole-command tests, fuzz targets, the suites that talk to a real Podman, and those in a real VM. Installs what it
-# needs and says so.
+# property and whole-command tests, those that publish to a real store, fuzz targets, the suites that talk to a real Podman, and
+# those in a real VM. Installs what it needs and says so.
 #
 #   tests/run.sh              all of it
-#   tests/run.sh STAGE…       only these: format clippy doc audit tests fuzz podman lima; lima-all is lima with every test, however slow
+#   tests/run.sh STAGE…       only these: format clippy doc audit tests store fuzz podman lima; lima-all is lima with every test, however slow
 #
 # Runs as root and as a normal user. The last line counts: each check and each test is one. A test that the machine cannot run is
 # skipped and named with its reason; with CI=true a skip fails the run.
@@ -23,10 +23,12 @@ repository=$(cd "$here/.." && pwd)
 . "$repository/scripts/podman-env.sh"
 # shellcheck source=SCRIPTDIR/../scripts/lima-env.sh
 . "$repository/scripts/lima-env.sh"
+# shellcheck source=SCRIPTDIR/../scripts/store-env.sh
+. "$repository/scripts/store-env.sh"
 
 # Test targets that need a real Podman. They run one after another.
 PODMAN_TARGETS=(podman apply publish background truth faults)
-STAGES=(format clippy doc audit tests fuzz podman lima)
+STAGES=(format clippy doc audit tests store fuzz podman lima)
 
 passed=0 failed=0 skipped=0
 failures="" scratch=""
@@ -83,11 +85,17 @@ stage_tests() {
   have minisign || install_packages minisign || true
   set -- --lib --bins
   for target in $(test_targets); do
-    case " ${PODMAN_TARGETS[*]} lima " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
+    case " ${PODMAN_TARGETS[*]} store lima " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
   done
   cargo_test "$@"
   # rustdoc's examples, which cargo will not run together with the others.
   cargo_test --doc
+}
+
+# A real store that is published to.
+stage_store() {
+  if ! store_env_install; then skip "store" "$se_reason"; return; fi
+  STEADFAST_TEST_VERSITYGW=$se_versitygw cargo_test --test store
 }
 
 # Every target of fuzz/, for STEADFAST_FUZZ_SECONDS each (default 30), from its seeds. What is found new is not kept.

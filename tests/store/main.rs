@@ -12,5 +12,6 @@ mod dist;
 mod faults;
 mod objects;
 mod proxy;
+mod public;
 mod race;
 mod signed;
