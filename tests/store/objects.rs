@@ -1,7 +1,7 @@
 //! Single objects: in one piece and in parts, and what is told beside their bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use steadfast::backend::Progress;
 use steadfast::publish::store::{About, Condition, IMMUTABLE, Local, Put, Sent, Store, StoreErrorKind};
