@@ -162,7 +162,7 @@ pub struct Ledger {
 impl Ledger {
     /// That of the state file with this name. Touches nothing.
     pub fn new(root: &Path, owner: &Name) -> Self {
-        Self { path: root.join("state").join(DIRECTORY).join(format!("{owner}{ENDING}")) }
+        Self { path: directory(root).join(format!("{owner}{ENDING}")) }
     }
 
     /// Where it lies.
@@ -265,6 +265,15 @@ impl Ledger {
         File::open(self.directory()).and_then(|dir| dir.sync_all()).map_err(self.failed("sync"))?;
         Ok(true)
     }
+}
+
+fn directory(root: &Path) -> PathBuf {
+    root.join("state").join(DIRECTORY)
+}
+
+/// Removes what killed processes left of a change.
+pub fn sweep(root: &Path) {
+    files::sweep_directory(&directory(root));
 }
 
 /// Whether a directory below `<root>/state` is only ours, and no state file's.
