@@ -42,6 +42,9 @@ impl fmt::Debug for TrustedKey {
     }
 }
 
+/// More than a public key has, and less than a secret one.
+pub(crate) const LONGEST_SHOWN: usize = 80;
+
 /// The id of a key, as minisign shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KeyId(u64);
@@ -67,8 +70,12 @@ impl TrustedKey {
     /// A sentence for anything else.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let wrong =
-            || format!("`{}` is no minisign public key: expected 56 characters that begin with `RW`", clean(text, 80));
+        // A secret key is longer, and is told to nobody.
+        let shown = match text.len() {
+            0..=LONGEST_SHOWN => format!("`{}`", clean(text, LONGEST_SHOWN)),
+            longer => format!("what is there ({longer} bytes)"),
+        };
+        let wrong = || format!("{shown} is no minisign public key: expected 56 characters that begin with `RW`");
         let key = PublicKey::from_base64(text).ok().filter(|_| text.starts_with("RW")).ok_or_else(wrong)?;
         Ok(Self { id: KeyId::of(text).ok_or_else(wrong)?, text: text.to_owned(), key })
     }

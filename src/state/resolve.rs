@@ -17,7 +17,7 @@ use crate::model::{
     Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, InstanceName, Location, ManifestSource,
     Name, RootClaim, Runtime, VmSpec,
 };
-use crate::trust::{Trust, TrustedKey};
+use crate::trust::{LONGEST_SHOWN, Trust, TrustedKey};
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
@@ -215,6 +215,10 @@ fn public_keys(cx: &mut Cx<'_>, doc: &StateDoc, has_manifest: bool, path: Path<'
     let mut keys = Vec::<(usize, TrustedKey)>::new();
     for (index, word) in &field.value.0 {
         let path = path.index(*index);
+        if word.value.str().value.len() > LONGEST_SHOWN {
+            // The secret one, perhaps.
+            cx.problems.mask(cx.tree.span(word.node));
+        }
         let Some(key) = checked(cx, word, path, TrustedKey::parse) else { continue };
         match keys.iter().find(|(_, other)| *other == key) {
             Some((first, _)) => {
