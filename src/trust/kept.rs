@@ -1,7 +1,7 @@
 //! What was accepted, kept below `<root>/state/trust`: one small file per state file, under its name.
 //!
 //! It is written whole and synced before anything follows from it, and it is never made anew where it was: what cannot be read
-//! is an error that only [`Ledger::forget`] ends. It has its own checksum, since a serial with one digit less would be one that
+//! is an error that only [`Held::forget`] ends. It has its own checksum, since a serial with one digit less would be one that
 //! lets old manifests in.
 
 use std::fs::File;
@@ -211,22 +211,13 @@ impl Ledger {
         KeptError::Damaged { path: self.path.clone(), why }
     }
 
-    /// Changes what is kept, while nobody else does. It is on the disk when this returns. Nothing is written where nothing
-    /// changes.
+    /// Keeps everybody else from changing it until the yielded is dropped. Waits for whoever does so now, which takes
+    /// milliseconds.
     ///
     /// # Errors
-    /// What `change` says, and when the file cannot be read or written.
-    pub fn update<E: From<KeptError>>(
-        &self,
-        change: impl FnOnce(Option<&Record>) -> Result<Record, E>,
-    ) -> Result<Record, E> {
-        let _lock = self.lock()?;
-        let before = self.read()?;
-        let record = change(before.as_ref())?;
-        if before.as_ref() != Some(&record) {
-            self.write(&record)?;
-        }
-        Ok(record)
+    /// When its directory cannot be made or locked.
+    pub fn hold(&self) -> Result<Held<'_>, KeptError> {
+        Ok(Held { ledger: self, _lock: self.lock()? })
     }
 
     fn lock(&self) -> Result<File, KeptError> {
@@ -247,22 +238,42 @@ impl Ledger {
         let state = self.directory().parent().map_or(Ok(()), |state| File::open(state)?.sync_all());
         state.map_err(self.failed("sync"))
     }
+}
+
+/// A [`Ledger`] that nobody else changes.
+#[derive(Debug)]
+pub struct Held<'a> {
+    ledger: &'a Ledger,
+    _lock: File,
+}
+
+impl Held<'_> {
+    /// Changes what is kept. It is on the disk when this returns. Nothing is written where nothing changes.
+    ///
+    /// # Errors
+    /// What `change` says, and when the file cannot be read or written.
+    pub fn update<E: From<KeptError>>(
+        &self,
+        change: impl FnOnce(Option<&Record>) -> Result<Record, E>,
+    ) -> Result<(), E> {
+        let before = self.ledger.read()?;
+        let record = change(before.as_ref())?;
+        if before.as_ref() != Some(&record) {
+            self.ledger.write(&record)?;
+        }
+        Ok(())
+    }
 
     /// Forgets it. Yields whether there was anything.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn forget(&self) -> Result<bool, KeptError> {
-        match std::fs::symlink_metadata(&self.path) {
+        match std::fs::remove_file(&self.ledger.path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
-            found => found.map_err(self.failed("look at"))?,
-        };
-        let _lock = self.lock()?;
-        match std::fs::remove_file(&self.path) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
-            removed => removed.map_err(self.failed("remove"))?,
+            removed => removed.map_err(self.ledger.failed("remove"))?,
         }
-        File::open(self.directory()).and_then(|dir| dir.sync_all()).map_err(self.failed("sync"))?;
+        File::open(self.ledger.directory()).and_then(|dir| dir.sync_all()).map_err(self.ledger.failed("sync"))?;
         Ok(true)
     }
 }
@@ -321,7 +332,8 @@ mod tests {
             last_modified: None,
         };
         let record = Record { accepted: accepted.clone(), copies: vec![copied] };
-        ledger.update::<KeptError>(|_| Ok(record.clone())).unwrap()
+        ledger.hold().unwrap().update::<KeptError>(|_| Ok(record.clone())).unwrap();
+        record
     }
 
     #[test]
@@ -329,13 +341,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let ledger = Ledger::new(root.path(), &"demo".parse().unwrap());
         assert_eq!(ledger.read().unwrap(), None);
-        assert!(!ledger.forget().unwrap());
+        assert!(!ledger.hold().unwrap().forget().unwrap());
         let kept = keep(&ledger, &accepted(7));
         assert_eq!(ledger.read().unwrap(), Some(kept));
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(ledger.path()), mode(ledger.directory())), (0o600, 0o700));
         assert!(is_only_trust(ledger.directory()));
-        assert!(ledger.forget().unwrap());
+        assert!(ledger.hold().unwrap().forget().unwrap());
         assert_eq!(ledger.read().unwrap(), None);
     }
 
@@ -363,7 +375,7 @@ mod tests {
         std::fs::remove_file(ledger.path()).unwrap();
         std::os::unix::fs::symlink("elsewhere", ledger.path()).unwrap();
         assert!(ledger.read().unwrap_err().is_lost());
-        assert!(ledger.forget().unwrap());
+        assert!(ledger.hold().unwrap().forget().unwrap());
         assert_eq!(ledger.read().unwrap(), None);
     }
 
@@ -381,7 +393,7 @@ mod tests {
                             let accepted = Accepted { serial, ..accepted.clone() };
                             Ok::<_, KeptError>(Record { accepted, copies: Vec::new() })
                         };
-                        ledger.update(next).unwrap();
+                        ledger.hold().unwrap().update(next).unwrap();
                     }
                 });
             }

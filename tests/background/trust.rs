@@ -46,7 +46,7 @@ fn a_rollback_is_refused_and_the_agent_goes_on() {
     remove(&world.name("p"));
     until("it is back", || world.runs("p") && version() == is("1.1"));
     keeper.converged();
-    assert_eq!(keeper.run.stderr().matches("the last good manifest goes on").count(), 1, "{}", keeper.run.stderr());
+    assert_eq!(keeper.run.stderr().matches("; nothing of it is used").count(), 1, "{}", keeper.run.stderr());
     let history = world.run("history -o json").json();
     let refused = history.as_array().unwrap().iter().find(|entry| entry["event"] == "manifestRefused").unwrap();
     assert!(refused["message"].as_str().unwrap().contains(why), "{refused}");

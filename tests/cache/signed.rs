@@ -294,7 +294,7 @@ fn let_expire(world: &World, owner: &str) {
         record.copies.iter_mut().for_each(|copied| copied.accepted.expires = past);
         Ok::<_, KeptError>(record)
     };
-    world.cache.ledger(&owner.parse().unwrap()).update(change).unwrap();
+    world.cache.ledger(&owner.parse().unwrap()).hold().unwrap().update(change).unwrap();
 }
 
 #[tokio::test]
@@ -394,20 +394,22 @@ async fn who_is_killed_between_floor_and_manifest_is_followed_by_who_goes_on() {
     let published = world.cache.published(&from).await.unwrap();
     world.cache.accept(&published, &from).await.unwrap();
     assert_eq!(version(&world.reopened(), &from).await.as_deref(), Some("1"));
-    // And then the record of the copy, and not the copy: nobody can write there.
+    // And then the record of the copy, and not the copy: nobody can write there. More than once.
     let (manifests, aside, outside) = (world.path("manifests"), world.path("aside"), tempfile::tempdir().unwrap());
     std::fs::rename(&manifests, &aside).unwrap();
     std::os::unix::fs::symlink(outside.path(), &manifests).unwrap();
     world.cache.commit_manifest(&published, Some(&from)).await.unwrap_err();
+    shelf.put(signer.signed("3", 3));
+    world.sync(&from).await.unwrap_err();
     assert_eq!(record(&world, "demo").copies.len(), 2);
     std::fs::remove_file(&manifests).unwrap();
     std::fs::rename(&aside, &manifests).unwrap();
     assert_eq!(version(&world.reopened(), &from).await.as_deref(), Some("1"), "the last good one is good");
     shelf.put(signer.signed("1", 1));
-    assert_eq!(refusal(&world.reopened(), &from).await, TrustError::Older { serial: 1, floor: 2 });
-    shelf.put(signer.signed("2", 2));
+    assert_eq!(refusal(&world.reopened(), &from).await, TrustError::Older { serial: 1, floor: 3 });
+    shelf.put(signer.signed("3", 3));
     sync(&world.reopened(), &from).await.unwrap();
-    assert_eq!(version(&world.reopened(), &from).await.as_deref(), Some("2"));
+    assert_eq!(version(&world.reopened(), &from).await.as_deref(), Some("3"));
     assert_eq!(record(&world, "demo").copies.len(), 1, "what was replaced does not count any more");
 }
 

@@ -1,12 +1,18 @@
 //! `manifest.publicKeys` and `trust show|reset`, as typed.
 
+use std::time::Duration;
+
 use minisign::{KeyPair, SecretKey};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use steadfast::trust::{TrustedKey, sign};
+use steadfast::backend::Store;
+use steadfast::backend::cache::{Cache, CacheOptions};
+use steadfast::model::{Location, ManifestSource};
+use steadfast::trust::{Trust, TrustedKey, sign};
 
 use crate::published::{KEY, TARBALL, agent, in_directory, manifest, sandbox, sha256};
 use crate::sockets::{Fake, Manner};
-use crate::support::command::{Outcome, Sandbox};
+use crate::support::command::{Outcome, Sandbox, skip};
 
 const AT: &str = "2026-04-24T00:00:00.000Z";
 
@@ -178,6 +184,53 @@ fn reset_asks_and_says_what_it_forgets() {
     world.run("cache sync").expect(6).says("is gone, and a manifest that was accepted is in the cache");
     assert_eq!(world.run("trust reset --yes -o json").expect(0).json(), json!({"name": "demo", "forgot": true}));
     world.run("cache sync").expect(0);
+}
+
+#[test]
+fn what_minisign_signs_is_accepted() {
+    let world = World::new();
+    let minisign = |words: &[&str]| {
+        let output = std::process::Command::new("minisign").args(words).current_dir(world.sandbox.work()).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !minisign(&["-G", "-W", "-p", "own.pub", "-s", "own.key"]) {
+        return skip("there is no minisign here");
+    }
+    let public = std::fs::read_to_string(world.sandbox.path("own.pub")).unwrap();
+    world.trust(&[&TrustedKey::parse(public.lines().nth(1).unwrap()).unwrap()]);
+    world.run("cache sync").expect(6).says("is signed with key");
+    let comment = format!("file=manifest.json serial=3 updatedAt={AT} expires=2999-01-01T00:00:00Z");
+    assert!(minisign(&["-S", "-s", "own.key", "-m", "published/vm/manifest.json", "-t", &comment]));
+    world.run("cache sync").expect(0);
+    let accepted = world.run("trust show -o json").expect(0).json()["accepted"].clone();
+    assert_eq!((&accepted["serial"], &accepted["expires"]), (&json!(3), &json!("2999-01-01T00:00:00Z")));
+    world.prints("trust show", "good until 2999-01-01T00:00:00Z");
+}
+
+/// Wherever it is killed: what was accepted can be told, one good manifest is left, and the next one goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_dash_nine_loses_neither_the_floor_nor_the_last_good_manifest() {
+    let world = World::new();
+    world.run("cache sync").expect(0);
+    let at = Location::File(world.sandbox.path("published/vm/manifest.json"));
+    let trust = Trust { owner: "demo".parse().unwrap(), keys: vec![world.key.clone()] };
+    let from = ManifestSource { at, trust: Some(trust) };
+    let mut killed = 0;
+    for serial in 6..66 {
+        world.publish(&format!("1.{serial}"), serial);
+        let child = world.sandbox.spawn("cache sync");
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(0..30_000))).await;
+        child.signal(Signal::KILL);
+        killed += u64::from(child.end().code != 0);
+        let cache = Cache::open(&world.sandbox.root(), CacheOptions::default()).unwrap();
+        let floor = cache.accepted(&"demo".parse().unwrap()).unwrap().unwrap().accepted.serial;
+        let local = cache.local(Some(&from)).await.unwrap().expect("a good one is left").signed.unwrap().serial;
+        assert!(local <= floor && floor <= serial, "{local} {floor} {serial}");
+    }
+    assert!(killed > 0);
+    world.publish("1.66", 66);
+    world.run("cache sync").expect(0);
+    assert_eq!(world.run("trust show -o json").json()["accepted"]["serial"], 66);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::backend::http::{Ask, Failure, Validators};
 use crate::error::Chain;
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Location, Manifest, ManifestError, Name, Sha256Digest};
-use crate::trust::kept::{Accepted, Copied, KeptError, Ledger, Record};
+use crate::trust::kept::{Accepted, Copied, Held, KeptError, Ledger, Record};
 use crate::trust::{MAX_SIGNATURE_BYTES, Signed, Trust, TrustError, admit, prove};
 
 /// How often both are fetched anew where they do not belong together: their publisher may be at work.
@@ -48,11 +48,12 @@ impl Cache {
     pub fn accepted(&self, owner: &Name) -> Result<Option<Record>, StoreError> {
         let ledger = self.ledger(owner);
         let record = ledger.read()?;
-        // The record is older than the copy: where that is, the record was.
-        if record.is_none() && self.bytes_of(&self.signed_copy(owner))?.is_some() {
-            return Err(KeptError::Gone { path: ledger.path().to_owned() }.into());
+        if record.is_some() || self.bytes_of(&self.signed_copy(owner))?.is_none() {
+            return Ok(record);
         }
-        Ok(record)
+        // The record is older than the copy: where that is, the record was. Both may have come since.
+        let record = ledger.read()?;
+        record.map(Some).ok_or_else(|| KeptError::Gone { path: ledger.path().to_owned() }.into())
     }
 
     /// Forgets what was accepted for a state file, and with it the copy that counted because of it. Yields whether there was
@@ -61,12 +62,14 @@ impl Cache {
     /// # Errors
     /// When it cannot be removed.
     pub fn forget_accepted(&self, owner: &Name) -> Result<bool, StoreError> {
+        let ledger = self.ledger(owner);
+        let held = ledger.hold()?;
         // In this order: a copy without its record would be one that somebody took away.
         let copy = self.signed_copy(owner);
         self.0.layout.guard(&copy)?;
         let had_copy = super::quarantine::found(&copy)?.is_some();
         super::quarantine::remove_all(&copy)?;
-        Ok(self.ledger(owner).forget()? || had_copy)
+        Ok(held.forget()? || had_copy)
     }
 
     /// Fetches the manifest and verifies it.
@@ -92,16 +95,11 @@ impl Cache {
     }
 
     async fn fetch_once(&self, at: &Location, trust: &Trust) -> Result<Manifest, StoreError> {
-        let (cache, owner) = (self.clone(), trust.owner.clone());
-        let record = blocking(move |_| cache.accepted(&owner)).await?;
+        let (cache, here, by) = (self.clone(), place(at), trust.clone());
+        let (record, known) = blocking(move |_| cache.look(&here, &by)).await?;
         let signature = self.fetch_signature(at).await?;
         let signed_alike = signature.as_deref().map(sha256);
-        let (cache, here, by, record) = (self.clone(), place(at), trust.clone(), record);
-        let (record, known) = blocking(move |_| {
-            let known = record.as_ref().and_then(|record| cache.verified_copy(&here, &by, record));
-            (record, known.filter(|verified| Some(verified.known.accepted.signature) == signed_alike))
-        })
-        .await;
+        let known = known.filter(|verified| Some(verified.known.accepted.signature) == signed_alike);
         let unless = known.as_ref().map(|verified| validators(&verified.known)).filter(|unless| !unless.is_empty());
         let ask = Ask { unless, ..Ask::default() };
         let now = SystemTime::now();
@@ -139,6 +137,8 @@ impl Cache {
             Ok(Said::TooLong) => Err(untrusted(at)(TrustError::too_long())),
             Ok(Said::Same) => Err(refused(&beside, &Failure::permanent("304"))),
             Err(failure) if failure.absent => Ok(None),
+            // Nobody is there at all: that is no matter of the signature.
+            Err(failure) if failure.unreachable => Err(refused(at, &failure)),
             Err(failure) => Err(refused(&beside, &failure)),
         }
     }
@@ -155,11 +155,10 @@ impl Cache {
     ) -> StoreError {
         let why = format!("{shown} ({cause})");
         let failed = || StoreError::ManifestFetch { at: shown.clone(), cause: cause.clone(), retryable };
-        let record = match self.accepted(&trust.owner) {
-            Ok(record) => record,
+        let (record, verified) = match self.look(&place(at), trust) {
+            Ok(looked) => looked,
             Err(err) => return err,
         };
-        let verified = record.as_ref().and_then(|record| self.verified_copy(&place(at), trust, record));
         match verified {
             Some(Verified { known, .. }) => match known.accepted.signed().check_expiry(SystemTime::now()) {
                 Err(TrustError::Expired { at: over }) => untrusted(at)(TrustError::Stale { at: over, why }),
@@ -171,6 +170,23 @@ impl Cache {
                 untrusted(at)(TrustError::Unproved(why))
             }
             None => failed(),
+        }
+    }
+
+    /// What was accepted, and the copy that counts. Both may be replaced between two looks, one after the other: then it looks
+    /// again.
+    fn look(&self, here: &Sha256Digest, trust: &Trust) -> Result<(Option<Record>, Option<Verified>), StoreError> {
+        let mut record = self.accepted(&trust.owner)?;
+        loop {
+            let verified = record.as_ref().and_then(|record| self.verified_copy(here, trust, record));
+            let now = match verified {
+                Some(_) => return Ok((record, verified)),
+                None => self.accepted(&trust.owner)?,
+            };
+            if now == record {
+                return Ok((record, None));
+            }
+            record = now;
         }
     }
 
@@ -193,24 +209,20 @@ impl Cache {
     /// The last good manifest. One that is over goes on: it was good when it was accepted, and that it is over is said by
     /// whoever fetches.
     pub(super) fn read_signed(&self, at: &Location, trust: &Trust) -> Option<Manifest> {
-        let record = match self.accepted(&trust.owner) {
-            Ok(record) => record?,
+        match self.look(&place(at), trust) {
+            Ok((_, verified)) => verified.map(|verified| verified.manifest),
             Err(err) => {
                 warn!(err = %Chain(&err), "the manifest in the cache is not trusted; going on without it");
-                return None;
+                None
             }
-        };
-        let verified = self.verified_copy(&place(at), trust, &record);
-        if verified.is_none() && !record.copies.is_empty() {
-            debug!("no manifest in the cache was verified with a trusted key");
         }
-        verified.map(|verified| verified.manifest)
     }
 
     /// From now on nothing older is accepted.
     pub(super) fn accept_signed(&self, manifest: &Manifest, at: &Location, trust: &Trust) -> Result<(), StoreError> {
         self.accepted(&trust.owner)?;
-        self.keep(manifest, at, trust, |accepted, mut copies| {
+        let ledger = self.ledger(&trust.owner);
+        keep(&ledger.hold()?, manifest, at, |accepted, mut copies| {
             // The same bytes may have been signed anew, for longer or with another key.
             for copied in copies.iter_mut().filter(|copied| copied.accepted.sha256 == accepted.sha256) {
                 copied.accepted = accepted.clone();
@@ -219,46 +231,46 @@ impl Cache {
         })
     }
 
-    fn keep(
-        &self,
-        manifest: &Manifest,
-        at: &Location,
-        trust: &Trust,
-        copies: impl FnOnce(&Accepted, Vec<Copied>) -> Vec<Copied>,
-    ) -> Result<(), StoreError> {
-        let signed = signed_of(manifest, at)?;
-        let accepted = Accepted::new(signed, &manifest.updated_at);
-        let change = |before: Option<&Record>| {
-            admit(signed, before.map(|before| before.accepted.floor()).as_ref()).map_err(untrusted(at))?;
-            let copies = copies(&accepted, before.map(|before| before.copies.clone()).unwrap_or_default());
-            Ok::<_, StoreError>(Record { accepted, copies })
-        };
-        self.ledger(&trust.owner).update(change).map(drop)
-    }
-
     /// Writes the local manifest, which was verified. See the top of this file for the order.
     pub(super) fn write_signed(&self, manifest: &Manifest, at: &Location, trust: &Trust) -> Result<(), StoreError> {
-        self.accepted(&trust.owner)?;
+        let ledger = self.ledger(&trust.owner);
+        let held = ledger.hold()?;
         let (here, copy) = (place(at), manifest.copy_sha256());
-        let origin = self.origin_of(manifest);
-        self.keep(manifest, at, trust, |accepted, before| {
-            let is_same = |copied: &&Copied| copied.copy == copy && copied.place == here;
-            let known = before.iter().find(is_same).cloned();
-            let (etag, last_modified) = match (origin, known) {
-                (Some(origin), _) => (origin.etag, origin.last_modified),
-                (None, Some(known)) => (known.etag, known.last_modified),
-                (None, None) => (None, None),
-            };
-            let newest = Copied { accepted: accepted.clone(), copy, place: here, etag, last_modified };
-            let replaced = before.into_iter().find(|copied| !is_same(&copied));
-            std::iter::once(newest).chain(replaced).collect()
-        })?;
+        let record = self.accepted(&trust.owner)?;
+        let replaced = record.and_then(|record| self.verified_copy(&here, trust, &record)).map(|it| it.known);
+        let told = match (self.origin_of(manifest), &replaced) {
+            (Some(origin), _) => Validators { etag: origin.etag, last_modified: origin.last_modified },
+            (None, Some(known)) if known.copy == copy => validators(known),
+            (None, _) => Validators::default(),
+        };
+        let newest = |accepted: &Accepted| Copied {
+            accepted: accepted.clone(),
+            copy,
+            place: here,
+            etag: told.etag.clone(),
+            last_modified: told.last_modified.clone(),
+        };
+        let replaced = replaced.filter(|known| known.copy != copy);
+        keep(&held, manifest, at, |accepted, _| std::iter::once(newest(accepted)).chain(replaced).collect())?;
         self.write_manifest(manifest, Some(&signed_place(&trust.owner)))?;
-        self.keep(manifest, at, trust, |_, mut copies| {
-            copies.truncate(1);
-            copies
-        })
+        keep(&held, manifest, at, |accepted, _| vec![newest(accepted)])
     }
+}
+
+/// Keeps that a manifest was accepted, and which copies count from now on, unless something newer was accepted meanwhile.
+fn keep(
+    held: &Held<'_>,
+    manifest: &Manifest,
+    at: &Location,
+    copies: impl FnOnce(&Accepted, Vec<Copied>) -> Vec<Copied>,
+) -> Result<(), StoreError> {
+    let signed = signed_of(manifest, at)?;
+    let accepted = Accepted::new(signed, &manifest.updated_at);
+    held.update(|before| {
+        admit(signed, before.map(|before| before.accepted.floor()).as_ref()).map_err(untrusted(at))?;
+        let copies = copies(&accepted, before.map(|before| before.copies.clone()).unwrap_or_default());
+        Ok(Record { accepted, copies })
+    })
 }
 
 /// A name for the place of a state file's own copy, as [`place`] is for those of published manifests.

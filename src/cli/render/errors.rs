@@ -460,8 +460,8 @@ fn trust_hint(is_lost: bool) -> &'static str {
              manifest that is signed with a trusted key counts, however old it is"
         }
         false => {
-            "the last good manifest goes on; `steadfast trust show` tells what was accepted, and only `steadfast trust reset` lets \
-             an older one in"
+            "nothing of it is used; `steadfast trust show` tells what was accepted, and only `steadfast trust reset` lets an older \
+             one in"
         }
     }
 }

@@ -77,7 +77,7 @@ pub fn text(why: &Why, color: bool) -> String {
         }
     }
     if let Some(refused) = &why.manifest_refused {
-        page.row("manifest", &format!("{refused}; the last good one goes on"));
+        page.row("manifest", refused);
     }
     for step in &why.steps {
         page.row("to do", &format!("{}: {}", step.action, step.reason));

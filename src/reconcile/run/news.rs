@@ -50,7 +50,7 @@ pub enum News {
         /// Everything that is wrong with it.
         why: String,
     },
-    /// The published manifest is not trusted; the last good one goes on.
+    /// The published manifest is not trusted. The last good one goes on, where there is one.
     ManifestRefused {
         /// Why.
         why: String,
@@ -142,7 +142,7 @@ impl fmt::Display for News {
             News::FileRejected { why } => {
                 write!(f, "the state file cannot be used; the last good state goes on:\n{}", why.trim_end())
             }
-            News::ManifestRefused { why } => write!(f, "{why}; the last good manifest goes on"),
+            News::ManifestRefused { why } => write!(f, "{why}; nothing of it is used"),
             News::ManifestTrusted => f.write_str("the published manifest is trusted again"),
             News::Slept => f.write_str("the machine slept, or its clock was set: looking at everything anew"),
         }
