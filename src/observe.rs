@@ -18,28 +18,73 @@ use crate::plan::{misnamed, wanted_artifacts};
 pub struct Published {
     /// The manifest.
     pub manifest: Seen<Manifest>,
+    /// What is wrong with it, where it is not only out of reach.
+    pub fault: Option<ManifestFault>,
+}
+
+/// What is wrong with a published manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestFault {
     /// It was there and is not a manifest this build can use.
-    pub invalid: bool,
+    Invalid,
+    /// It is not trusted, or nobody can tell whether it is.
+    Untrusted {
+        /// Why, in a sentence.
+        why: String,
+        /// What was accepted before cannot be told, and only forgetting it helps.
+        is_lost: bool,
+    },
+}
+
+impl ManifestFault {
+    fn of(err: &StoreError) -> Option<Self> {
+        let untrusted = |is_lost| Some(Self::Untrusted { why: Chain(err).to_string(), is_lost });
+        match err {
+            StoreError::Manifest { .. } => Some(Self::Invalid),
+            StoreError::Untrusted { .. } => untrusted(false),
+            StoreError::Accepted(err) => untrusted(err.is_lost()),
+            _ => None,
+        }
+    }
 }
 
 impl Published {
     /// A manifest that nobody waits for any longer, and why.
     pub fn unseen(why: &str) -> Self {
-        Self { manifest: Seen::Unknown { why: why.to_owned() }, invalid: false }
+        Self { manifest: Seen::Unknown { why: why.to_owned() }, fault: None }
+    }
+
+    /// One that nobody asks for.
+    pub fn absent() -> Self {
+        Self { manifest: Seen::Absent, fault: None }
     }
 }
 
 /// Looks at the manifest at its published place. `Absent` when no agent needs it.
 pub async fn look_at_published<S: Store>(store: &S, desired: &Desired) -> Published {
+    published(store, desired, false).await
+}
+
+/// As [`look_at_published`], for who acts on it: from now on nothing older is accepted.
+pub async fn accept_published<S: Store>(store: &S, desired: &Desired) -> Published {
+    published(store, desired, true).await
+}
+
+async fn published<S: Store>(store: &S, desired: &Desired, accept: bool) -> Published {
     let needed =
         desired.agents.values().any(|agent| agent.source == ImageSource::Manifest && agent.state != AgentState::Absent);
-    let absent = Published { manifest: Seen::Absent, invalid: false };
-    let (true, Some(at)) = (needed, &desired.manifest) else { return absent };
-    match store.published(at).await {
-        Ok(manifest) => Published { manifest: Seen::Present(manifest), invalid: false },
+    let (true, Some(from)) = (needed, &desired.manifest) else { return Published::absent() };
+    let mut looked = store.published(from).await;
+    if let (true, Ok(manifest)) = (accept, &looked)
+        && let Err(err) = store.accept(manifest, from).await
+    {
+        looked = Err(err);
+    }
+    match looked {
+        Ok(manifest) => Published { manifest: Seen::Present(manifest), fault: None },
         Err(err) => {
             tracing::warn!(error = %Chain(&err), "cannot use the published manifest");
-            Published { manifest: unknown(&err), invalid: matches!(err, StoreError::Manifest { .. }) }
+            Published { manifest: unknown(&err), fault: ManifestFault::of(&err) }
         }
     }
 }

@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use crate::act::{last_lines, obstacle};
 use crate::backend::{Engine, Store, Vm, World};
 use crate::model::{Desired, Observed, Owner, Seen};
-use crate::observe::{look_at_published, observe};
+use crate::observe::{ManifestFault, look_at_published, observe};
 use crate::plan::{Plan, Policy, WaitingOn, look_replaced, plan};
 use crate::status::{Status, status};
 
@@ -24,8 +24,8 @@ pub struct Snapshot {
     pub plan: Plan,
     /// Desired beside observed.
     pub status: Status,
-    /// The published manifest was there and is not usable.
-    pub manifest_invalid: bool,
+    /// What is wrong with the published manifest, where it is not only out of reach.
+    pub manifest_fault: Option<ManifestFault>,
 }
 
 impl Snapshot {
@@ -42,7 +42,7 @@ impl Snapshot {
         let mut observed = observe(world, desired, &published).await;
         count_restarts(&world.engine, &mut observed).await;
         let mut snapshot = Self::of(desired, observed, policy, steady, at_work);
-        snapshot.manifest_invalid = published.invalid;
+        snapshot.manifest_fault = published.fault;
         snapshot.read_logs(&world.engine, desired).await;
         snapshot
     }
@@ -57,7 +57,7 @@ impl Snapshot {
             block_what_must_fail(&mut plan);
         }
         let status = status(desired, &observed, &plan, SystemTime::now(), steady);
-        Self { observed, plan, status, manifest_invalid: false }
+        Self { observed, plan, status, manifest_fault: None }
     }
 
     /// The last lines of those whose container ended, or fails its check.

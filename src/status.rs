@@ -14,6 +14,7 @@ use crate::model::{
 use crate::plan::{Note, Plan, Reason, WaitingOn, effective_manifest, resolve_artifact};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, health_of};
 use crate::time::rfc3339;
+use crate::trust::Signed;
 use crate::why::Failure;
 
 /// The status of a state file.
@@ -49,6 +50,27 @@ pub struct ManifestStatus {
     /// Why the last good one serves, when it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offline: Option<String>,
+    /// By whom it is signed, where that is wanted and was checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedStatus>,
+}
+
+/// By whom a manifest is signed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedStatus {
+    /// The id of the key, as minisign shows it.
+    pub key: String,
+    /// Its number: a later manifest has a higher one.
+    pub serial: u64,
+    /// Until when the signature is good (RFC 3339). `None`: for ever.
+    pub expires: Option<String>,
+}
+
+impl From<&Signed> for SignedStatus {
+    fn from(signed: &Signed) -> Self {
+        Self { key: signed.key.id().to_string(), serial: signed.serial, expires: signed.expires.map(rfc3339) }
+    }
 }
 
 /// The virtual machine.
@@ -259,6 +281,7 @@ pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTi
             updated_at: manifest.updated_at.clone(),
             url: desired.manifest.as_ref().map(ToString::to_string),
             offline: observed.published.unknown().map(ToOwned::to_owned),
+            signed: manifest.signed.as_deref().map(SignedStatus::from),
         }),
         vm: vm_status(desired, observed),
         podman: PodmanStatus {

@@ -2,7 +2,9 @@
 //!
 //! The signature is detached, over the manifest's literal bytes, in [minisign](https://jedisct1.github.io/minisign/)'s format
 //! (prehashed). Its trusted comment carries `file=manifest.json serial=N updatedAt=… [expires=…]`, and each of them is checked. The
-//! highest serial that was accepted is kept by the caller as a [`Floor`].
+//! highest serial that was accepted is a [`Floor`]; [`kept`] keeps it.
+
+pub mod kept;
 
 use std::fmt;
 use std::io::Cursor;
@@ -12,10 +14,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use minisign::SecretKey;
 use minisign_verify::{PublicKey, Signature};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::model::Sha256Digest;
 use crate::model::ids::clean;
+use crate::model::{Name, Sha256Digest};
 
 /// How the name of a signature ends.
 pub const ENDING: &str = ".minisig";
@@ -39,6 +41,9 @@ impl fmt::Debug for TrustedKey {
         write!(f, "TrustedKey({})", self.id)
     }
 }
+
+/// More than a public key has, and less than a secret one.
+pub(crate) const LONGEST_SHOWN: usize = 80;
 
 /// The id of a key, as minisign shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,8 +70,12 @@ impl TrustedKey {
     /// A sentence for anything else.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let wrong =
-            || format!("`{}` is no minisign public key: expected 56 characters that begin with `RW`", clean(text, 80));
+        // A secret key is longer, and is told to nobody.
+        let shown = match text.len() {
+            0..=LONGEST_SHOWN => format!("`{}`", clean(text, LONGEST_SHOWN)),
+            longer => format!("what is there ({longer} bytes)"),
+        };
+        let wrong = || format!("{shown} is no minisign public key: expected 56 characters that begin with `RW`");
         let key = PublicKey::from_base64(text).ok().filter(|_| text.starts_with("RW")).ok_or_else(wrong)?;
         Ok(Self { id: KeyId::of(text).ok_or_else(wrong)?, text: text.to_owned(), key })
     }
@@ -83,17 +92,54 @@ impl fmt::Display for TrustedKey {
     }
 }
 
+impl Serialize for TrustedKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for TrustedKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Whose signatures a state file's manifest needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// The state file's name: what was accepted is kept under it, so that two state files below one root do not disturb each
+    /// other, and a manifest that moves to another place is still no older than what was seen.
+    pub owner: Name,
+    /// The keys, any of which will do. Never empty.
+    pub keys: Vec<TrustedKey>,
+}
+
 /// What a signature says of a manifest that it is right for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
     /// By which key.
-    pub key: KeyId,
+    pub key: TrustedKey,
     /// Its number: a later manifest has a higher one.
     pub serial: u64,
     /// Until when it is good. `None`: for ever.
     pub expires: Option<SystemTime>,
     /// What the signed bytes hash to.
     pub sha256: Sha256Digest,
+    /// What the signature's own bytes hash to.
+    pub signature: Sha256Digest,
+}
+
+impl Signed {
+    /// Whether it is not good any more.
+    ///
+    /// # Errors
+    /// [`TrustError::Expired`].
+    pub fn check_expiry(&self, now: SystemTime) -> Result<(), TrustError> {
+        match self.expires.filter(|at| *at <= now) {
+            Some(at) => Err(TrustError::Expired { at: crate::time::rfc3339(at) }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why a manifest is not trusted.
@@ -136,6 +182,24 @@ pub enum TrustError {
     /// Another one had its serial.
     #[error("the manifest has serial {0}, as another one has that was seen before")]
     SameSerial(u64),
+    /// The last good one is no longer good either.
+    #[error("the signature of the last good manifest expired at {at}, and a newer one cannot be had: {why}")]
+    Stale {
+        /// When.
+        at: String,
+        /// Why there is none.
+        why: String,
+    },
+    /// What is in the cache was never verified with a key that is trusted now.
+    #[error("the manifest in the cache was not verified with a trusted key, and the published one cannot be had: {0}")]
+    Unproved(String),
+}
+
+impl TrustError {
+    /// Whether the publisher may have replaced manifest and signature while they were fetched, one after the other.
+    pub fn may_be_between(&self) -> bool {
+        matches!(self, Self::OtherBytes(_) | Self::Comment(_))
+    }
 }
 
 fn listed(keys: &[KeyId]) -> String {
@@ -152,6 +216,59 @@ pub struct Floor {
     pub sha256: Sha256Digest,
 }
 
+/// Bytes that a trusted key has signed. What was signed with them is not compared yet.
+#[derive(Debug)]
+pub struct Proven {
+    key: TrustedKey,
+    comment: String,
+    sha256: Sha256Digest,
+    signature: Sha256Digest,
+}
+
+/// Checks a signature against the manifest's bytes alone, before anything in them is believed.
+///
+/// # Errors
+/// When there is none, or it is not by a trusted key over these bytes.
+pub fn prove(bytes: &[u8], signature: Option<&[u8]>, trusted: &[TrustedKey]) -> Result<Proven, TrustError> {
+    let malformed = |why: &dyn fmt::Display| TrustError::Malformed(clean(&why.to_string(), 200));
+    let signed = signature.ok_or(TrustError::Unsigned)?;
+    if signed.len() > MAX_SIGNATURE_BYTES {
+        return Err(TrustError::too_long());
+    }
+    let text = std::str::from_utf8(signed).map_err(|err| malformed(&err))?;
+    let signature = Signature::decode(text).map_err(|err| malformed(&err))?;
+    let id = text.lines().nth(1).and_then(KeyId::of).ok_or_else(|| malformed(&"it names no key"))?;
+    // Two keys may have one id, by chance or by intent: the one that fits is meant.
+    let mut named = trusted.iter().filter(|trusted| trusted.id == id).peekable();
+    if named.peek().is_none() {
+        return Err(TrustError::UnknownKey { found: id, trusted: trusted.iter().map(TrustedKey::id).collect() });
+    }
+    let fits = named.find(|trusted| trusted.key.verify(bytes, &signature, false).is_ok());
+    let key = fits.ok_or(TrustError::OtherBytes(id))?.clone();
+    let comment = signature.trusted_comment().to_owned();
+    Ok(Proven { key, comment, sha256: sha256(bytes), signature: sha256(signed) })
+}
+
+impl TrustError {
+    /// Of a signature beyond [`MAX_SIGNATURE_BYTES`].
+    pub(crate) fn too_long() -> Self {
+        Self::Malformed("it is larger than 16 KiB".to_owned())
+    }
+}
+
+impl Proven {
+    /// Checks what was signed with the bytes: about this file, not expired. `updated_at` is what the manifest says of itself.
+    ///
+    /// # Errors
+    /// The first of these that does not hold.
+    pub fn about(self, updated_at: &str, now: SystemTime) -> Result<Signed, TrustError> {
+        let Self { key, comment, sha256, signature } = self;
+        let About { serial, expires } = About::read(&comment, updated_at).map_err(TrustError::Comment)?;
+        let signed = Signed { key, serial, expires, sha256, signature };
+        signed.check_expiry(now).map(|()| signed)
+    }
+}
+
 /// Checks a signature against the manifest's bytes: by a trusted key, over these bytes, about this file, not expired.
 /// `updated_at` is what the manifest says of itself.
 ///
@@ -164,28 +281,11 @@ pub fn verify(
     trusted: &[TrustedKey],
     now: SystemTime,
 ) -> Result<Signed, TrustError> {
-    let malformed = |why: &dyn fmt::Display| TrustError::Malformed(clean(&why.to_string(), 200));
-    let text = std::str::from_utf8(signature.ok_or(TrustError::Unsigned)?).map_err(|err| malformed(&err))?;
-    if text.len() > MAX_SIGNATURE_BYTES {
-        return Err(malformed(&"it is larger than 16 KiB"));
-    }
-    let signature = Signature::decode(text).map_err(|err| malformed(&err))?;
-    let key = text.lines().nth(1).and_then(KeyId::of).ok_or_else(|| malformed(&"it names no key"))?;
-    // Two keys may have one id, by chance or by intent: the one that fits is meant.
-    let mut named = trusted.iter().filter(|trusted| trusted.id == key).peekable();
-    if named.peek().is_none() {
-        return Err(TrustError::UnknownKey { found: key, trusted: trusted.iter().map(TrustedKey::id).collect() });
-    }
-    if !named.any(|trusted| trusted.key.verify(bytes, &signature, false).is_ok()) {
-        return Err(TrustError::OtherBytes(key));
-    }
-    let About { serial, expires } =
-        About::read(signature.trusted_comment(), updated_at).map_err(TrustError::Comment)?;
-    if let Some(at) = expires.filter(|at| *at <= now) {
-        return Err(TrustError::Expired { at: crate::time::rfc3339(at) });
-    }
-    let sha256 = Sha256Digest::from_bytes(<sha2::Sha256 as sha2::Digest>::digest(bytes).into());
-    Ok(Signed { key, serial, expires, sha256 })
+    prove(bytes, signature, trusted)?.about(updated_at, now)
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> Sha256Digest {
+    Sha256Digest::from_bytes(<sha2::Sha256 as sha2::Digest>::digest(bytes).into())
 }
 
 /// Whether a manifest may follow what was accepted before. Yields the floor from now on.
@@ -275,4 +375,4 @@ impl About {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

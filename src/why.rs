@@ -10,7 +10,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::model::{AgentName, Desired, FieldChange, Phase, Place};
+use crate::model::{AgentName, Desired, FieldChange, ImageSource, Phase, Place};
+use crate::observe::ManifestFault;
 use crate::plan::{NEXT_SUFFIX, Note, PREV_SUFFIX, Plan, Step, Waiting, WaitingOn, wanted_image};
 use crate::reconcile::journal::read::Entry;
 use crate::snapshot::Snapshot;
@@ -45,6 +46,8 @@ pub struct Why {
     pub last_change: Option<Change>,
     /// Until when it is left alone.
     pub backoff: Option<BackingOff>,
+    /// Why the manifest that its image is to come from is not trusted.
+    pub manifest_refused: Option<String>,
 }
 
 /// What the state file wants of an agent, and what was seen.
@@ -323,6 +326,11 @@ pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past
         _ => None,
     });
     let ready = known.as_ref().is_some_and(|known| known.status.ready);
+    let is_published = desired.agents.get(agent).is_some_and(|wanted| wanted.source == ImageSource::Manifest);
+    let manifest_refused = match &snapshot.manifest_fault {
+        Some(ManifestFault::Untrusted { why, .. }) if is_published => Some(why.clone()),
+        _ => None,
+    };
     Why {
         agent: agent.clone(),
         orphans,
@@ -338,6 +346,7 @@ pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past
             let until = backoff.until.as_ref().and_then(|until| humantime::parse_rfc3339_weak(until).ok());
             !ready && until.is_some_and(|until| until > now)
         }),
+        manifest_refused,
         known,
     }
 }

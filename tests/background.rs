@@ -29,6 +29,8 @@ mod signals;
 mod support;
 #[path = "background/systemd.rs"]
 mod systemd;
+#[path = "background/trust.rs"]
+mod trust;
 #[path = "apply/world.rs"]
 #[allow(dead_code)] // made for `apply`, which needs more of it
 mod world;

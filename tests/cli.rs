@@ -44,5 +44,7 @@ mod state_files;
 mod support;
 #[path = "cli/sync.rs"]
 mod sync;
+#[path = "cli/trust.rs"]
+mod trust;
 #[path = "cli/why.rs"]
 mod why;

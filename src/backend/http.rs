@@ -103,6 +103,8 @@ pub struct Failure {
     pub retryable: bool,
     /// Nobody answered at all.
     pub unreachable: bool,
+    /// There is nothing at that place.
+    pub absent: bool,
     /// The server's wish (`Retry-After`).
     pub retry_after: Option<Duration>,
 }
@@ -110,7 +112,7 @@ pub struct Failure {
 impl Failure {
     /// A failure that stays.
     pub fn permanent(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), retryable: false, unreachable: false, retry_after: None }
+        Self { cause: cause.into(), retryable: false, unreachable: false, absent: false, retry_after: None }
     }
 
     /// A failure that may pass.
@@ -123,7 +125,8 @@ impl Failure {
     }
 
     fn file(err: &io::Error) -> Self {
-        Self::permanent(plain_words(err))
+        let absent = matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+        Self { absent, ..Self::permanent(plain_words(err)) }
     }
 }
 
@@ -197,7 +200,8 @@ impl Client {
                 let retryable = other.is_server_error()
                     || matches!(other, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
                 let retry_after = text(headers, header::RETRY_AFTER).and_then(|text| retry_after(&text));
-                return Err(Failure { retryable, retry_after, ..Failure::permanent(other.as_str()) });
+                let absent = matches!(other, StatusCode::NOT_FOUND | StatusCode::GONE);
+                return Err(Failure { retryable, absent, retry_after, ..Failure::permanent(other.as_str()) });
             }
         };
         Ok(Answer {
@@ -327,7 +331,7 @@ fn failure(err: reqwest::Error) -> Failure {
         true => "connecting timed out".to_owned(),
         false => deepest(&err),
     };
-    Failure { cause, retryable: !stays, unreachable: err.is_connect(), retry_after: None }
+    Failure { cause, retryable: !stays, unreachable: err.is_connect(), absent: false, retry_after: None }
 }
 
 fn chain<'a>(err: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -9,16 +9,30 @@ use super::{ByteStream, Progress};
 use crate::model::ids::clean;
 use crate::model::{
     Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, ManifestError,
-    Sha256Digest,
+    ManifestSource, Sha256Digest,
 };
+use crate::trust::TrustError;
+use crate::trust::kept::KeptError;
 
 /// Holds artifacts and the manifest. Implemented by the cache directory.
 pub trait Store: Send + Sync {
-    /// The manifest at its published place (conditional GET where there is an earlier copy).
-    fn published(&self, at: &Location) -> impl Future<Output = Result<Manifest, StoreError>> + Send;
+    /// The manifest at its published place (conditional GET where there is an earlier copy), verified where that is wanted.
+    fn published(&self, from: &ManifestSource) -> impl Future<Output = Result<Manifest, StoreError>> + Send;
 
-    /// The last good manifest of this place. `None` when there is none, or what is there cannot be read as one.
-    fn local(&self, at: Option<&Location>) -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send;
+    /// From now on nothing older than this published manifest is accepted, where it was verified. To be called before
+    /// anything is done because of it.
+    fn accept(
+        &self,
+        _manifest: &Manifest,
+        _from: &ManifestSource,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// The last good manifest of this place. `None` when there is none, when what is there cannot be read as one, and when it
+    /// was not verified with a key that is trusted now.
+    fn local(&self, from: Option<&ManifestSource>)
+    -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send;
 
     /// Every artifact file, with what the index proves of it. Costs a `stat` each.
     fn list(&self) -> impl Future<Output = Result<BTreeMap<ArtifactKey, CachedArtifact>, StoreError>> + Send;
@@ -40,7 +54,7 @@ pub trait Store: Send + Sync {
     fn commit_manifest(
         &self,
         manifest: &Manifest,
-        at: Option<&Location>,
+        from: Option<&ManifestSource>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// The file on this host that holds an artifact, where one does.
@@ -107,6 +121,17 @@ pub enum StoreError {
         /// What is wrong with it.
         err: ManifestError,
     },
+    /// The manifest was had and is not trusted.
+    #[error("{at} is refused: {err}")]
+    Untrusted {
+        /// Where, fit for showing.
+        at: String,
+        /// Why.
+        err: TrustError,
+    },
+    /// It is not known which manifests were accepted before.
+    #[error(transparent)]
+    Accepted(#[from] KeptError),
     /// An artifact could not be had.
     #[error("download failed: {at} ({cause})")]
     Download {
@@ -211,8 +236,10 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::ManifestFetch { retryable, .. } | Self::Download { retryable, .. } => *retryable,
-            Self::Io { .. } => true,
+            Self::Io { .. } | Self::Accepted(KeptError::Io { .. }) => true,
             Self::Manifest { .. }
+            | Self::Untrusted { .. }
+            | Self::Accepted(_)
             | Self::DigestMismatch { .. }
             | Self::SizeMismatch { .. }
             | Self::NoSpace { .. }
@@ -228,6 +255,8 @@ impl StoreError {
             Self::ManifestFetch { .. } => "manifestFetch",
             Self::Manifest { err: ManifestError::Pinned { .. }, .. } => "digestMismatch",
             Self::Manifest { .. } => "manifestInvalid",
+            Self::Untrusted { .. } => "untrusted",
+            Self::Accepted(_) => "trustRecord",
             Self::Download { .. } => "download",
             Self::DigestMismatch { .. } => "digestMismatch",
             Self::SizeMismatch { .. } => "sizeMismatch",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::json;
 
 use super::ownership::read_claim;
@@ -16,7 +17,11 @@ use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
 use crate::backend::cache::{self, Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
 use crate::backend::podman::{Podman, PodmanAt};
 use crate::backend::{Engine, Look, Progress, Store};
-use crate::model::{AgentState, Arch, Desired, HostKey, ImageSource, Location, Name, Ownership};
+use crate::model::{
+    AgentState, Arch, ArtifactKey, Desired, HostKey, ImageSource, Location, ManifestSource, Name, Ownership,
+};
+use crate::status::SignedStatus;
+use crate::trust::kept::is_only_trust;
 
 pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitStatus, CliError> {
     match verb {
@@ -42,6 +47,17 @@ fn root(settings: &Settings, desired: Option<&Desired>) -> Result<PathBuf, CliEr
         return check_root(&root, None).map(|()| root);
     };
     Ok(desired.root.clone())
+}
+
+/// What `cache sync -o json` prints.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Synced<'a> {
+    downloaded: &'a [ArtifactKey],
+    manifest_path: &'a Path,
+    skipped: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed: Option<SignedStatus>,
 }
 
 /// What `--arch` names.
@@ -108,16 +124,20 @@ async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliErro
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(
             settings.output,
-            &json!({
-                "downloaded": report.downloaded,
-                "manifestPath": report.manifest_path,
-                "skipped": report.skipped,
-            }),
+            &Synced {
+                downloaded: &report.downloaded,
+                manifest_path: &report.manifest_path,
+                skipped: report.skipped,
+                signed: report.signed.as_deref().map(SignedStatus::from),
+            },
         )?,
         Format::Text | Format::Markdown => {
             let mut text = String::new();
             for key in &report.downloaded {
                 let _ = writeln!(text, "fetched {key}");
+            }
+            if let Some(signed) = &report.signed {
+                let _ = writeln!(text, "the manifest is signed with key {}, serial {}", signed.key.id(), signed.serial);
             }
             if report.skipped {
                 text.push_str("nothing to fetch: everything wanted is in the cache\n");
@@ -128,7 +148,7 @@ async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliErro
     Ok(ExitStatus::Done)
 }
 
-fn manifest(settings: &Settings, args: &SyncArgs, desired: Option<&Desired>) -> Result<Location, CliError> {
+fn manifest(settings: &Settings, args: &SyncArgs, desired: Option<&Desired>) -> Result<ManifestSource, CliError> {
     if let Some(manifest) = desired.and_then(|desired| desired.manifest.clone()) {
         return Ok(manifest);
     }
@@ -145,7 +165,8 @@ fn manifest(settings: &Settings, args: &SyncArgs, desired: Option<&Desired>) -> 
         Ok(path) if !text.contains("://") => Ok(Location::File(path)),
         _ => Err(why),
     });
-    parsed.map_err(|why| CliError::new(ExitStatus::Usage, format!("--manifest-url: {why}")))
+    let parsed = parsed.map_err(|why| CliError::new(ExitStatus::Usage, format!("--manifest-url: {why}")));
+    parsed.map(ManifestSource::from)
 }
 
 async fn list(settings: &Settings) -> Result<ExitStatus, CliError> {
@@ -305,7 +326,7 @@ fn owners(root: &Path) -> Result<BTreeSet<Name>, CliError> {
     for entry in entries {
         let entry = entry.map_err(refused)?;
         // Followed, should it be a link; what cannot be looked at counts as somebody's.
-        if std::fs::metadata(entry.path()).map_or(true, |found| found.is_dir()) {
+        if std::fs::metadata(entry.path()).map_or(true, |found| found.is_dir()) && !is_only_trust(&entry.path()) {
             owners.extend(entry.file_name().to_str().and_then(|name| Name::new(name).ok()));
         }
     }

@@ -252,10 +252,9 @@ async fn manifest(desired: &Desired, cache: &Cache, checks: &mut Checks) {
     };
     match cache.published(at).await {
         Ok(manifest) => {
-            checks.ok(
-                "manifest",
-                format!("{at}, of {}, {}", manifest.updated_at, units::count(manifest.agents.len(), "agent")),
-            );
+            let signed = manifest.signed.as_ref().map(|signed| format!(", signed with key {}", signed.key.id()));
+            let agents = units::count(manifest.agents.len(), "agent");
+            checks.ok("manifest", format!("{at}, of {}, {agents}{}", manifest.updated_at, signed.unwrap_or_default()));
         }
         Err(err) => {
             let err = CliError::from_store(&err);

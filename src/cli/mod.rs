@@ -18,6 +18,7 @@ mod service;
 mod settings;
 mod signals;
 mod status;
+mod trust;
 mod vm;
 mod why;
 
@@ -52,7 +53,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0 done, or nothing to do       5 another process holds the lock
-  1 error                        6 verification failed (sha256)
+  1 error                        6 verification failed (sha256, signature)
   2 plan --detailed-exitcode:   64 usage
     changes are pending         65 the state file or the manifest is invalid
   3 applied, not converged     125 `exec` itself failed
@@ -162,6 +163,9 @@ enum Verb {
     /// Publish agents: tarballs, manifests, object stores
     #[command(subcommand)]
     Publish(publish::PublishVerb),
+    /// Look after what is known of the manifest's signatures
+    #[command(subcommand)]
+    Trust(TrustVerb),
     /// Have `run` started with the machine or the session, by systemd or launchd
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -201,6 +205,7 @@ impl Verb {
             Verb::Exec(args) => &args.file,
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,
+            Verb::Trust(TrustVerb::Show(file) | TrustVerb::Reset { file, .. }) => file,
             Verb::Logs(args) => return args.file.as_deref(),
             Verb::Publish(_) | Verb::Schema { .. } | Verb::Completions { .. } => return None,
         };
@@ -530,6 +535,20 @@ enum CacheVerb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum TrustVerb {
+    /// Show the keys that the manifest may be signed with, and which manifest was accepted last
+    Show(FileArg),
+    /// Forget which manifest was accepted last: the next one that is signed with a trusted key counts, however old it is
+    Reset {
+        #[command(flatten)]
+        file: FileArg,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
 #[derive(Debug, Args)]
 struct SyncArgs {
     #[command(flatten)]
@@ -698,6 +717,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Cache(verb) => cache::cache(settings, verb).await,
         Verb::Vm(verb) => vm::vm(settings, verb).await,
         Verb::Publish(verb) => publish::publish(settings, verb).await,
+        Verb::Trust(verb) => trust::trust(settings, verb),
         Verb::Service(verb) => service::service(settings, verb),
         Verb::Doctor(_) => doctor::doctor(settings).await,
     }

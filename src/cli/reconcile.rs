@@ -28,6 +28,7 @@ use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
 use crate::reconcile::{Options, Reconciler, Report, refused_when_empty};
 use crate::snapshot::Snapshot;
+use crate::trust::kept::is_only_trust;
 
 fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
     for agent in &args.only {
@@ -53,7 +54,7 @@ pub(super) fn is_alone(desired: &Desired) -> bool {
         Ok(owners) => owners.into_iter().all(|owner| {
             let is_file =
                 |owner: &std::fs::DirEntry| std::fs::metadata(owner.path()).is_ok_and(|found| !found.is_dir());
-            owner.is_ok_and(|owner| owner.file_name() == own || is_file(&owner))
+            owner.is_ok_and(|owner| owner.file_name() == own || is_file(&owner) || is_only_trust(&owner.path()))
         }),
         Err(err) => err.kind() == std::io::ErrorKind::NotFound,
     }
@@ -91,11 +92,11 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
         Format::Markdown => render::print(&render_plan::markdown(&desired, &snapshot))?,
         Format::Text => render::print(&render_plan::text(&desired, &snapshot, settings.color_stdout))?,
     }
-    let Snapshot { plan, manifest_invalid, .. } = snapshot;
+    let Snapshot { plan, manifest_fault, .. } = snapshot;
     if !settings.output.is_data() && !plan.is_empty() {
         note_what_backs_off(settings, &desired, &plan).await;
     }
-    let report = Report::of_plan(desired.name.clone(), plan, manifest_invalid);
+    let report = Report::of_plan(desired.name.clone(), plan, manifest_fault);
     if !report.troubles.is_empty() {
         render_report::print_troubles(&report, settings.color_stderr);
         return Ok(render_report::status(&report));

@@ -13,6 +13,7 @@ use super::labels::{Ownership, RootClaim};
 use super::manifest::Artifact;
 use super::spec::ContainerSpec;
 use super::vm::{Forward, VmMake, VmSpec};
+use crate::trust::{ENDING, Trust};
 
 /// The whole desired state.
 #[derive(Debug, Clone)]
@@ -21,8 +22,8 @@ pub struct Desired {
     pub name: Name,
     /// Absolute path of the directory that holds `cache` and `state`.
     pub root: PathBuf,
-    /// Where the manifest is published. `None` when neither file nor environment names one.
-    pub manifest: Option<Location>,
+    /// Where the manifest is published, and who must have signed it. `None` when neither file nor environment names one.
+    pub manifest: Option<ManifestSource>,
     /// How often `run` asks whether there is a newer manifest, for agents at `latest`. From 1 second to a year; default 1 hour.
     pub manifest_refresh: Duration,
     /// How the cache is kept.
@@ -254,6 +255,34 @@ pub struct Wanted {
     pub artifact: Artifact,
 }
 
+/// Where a manifest is published, and who must have signed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestSource {
+    /// Where.
+    pub at: Location,
+    /// Who must have signed it. `None`: nobody is asked.
+    pub trust: Option<Trust>,
+}
+
+impl ManifestSource {
+    /// Where an artifact of it lies.
+    pub fn artifact(&self, key: &ArtifactKey) -> Location {
+        self.at.artifact(key)
+    }
+}
+
+impl From<Location> for ManifestSource {
+    fn from(at: Location) -> Self {
+        Self { at, trust: None }
+    }
+}
+
+impl fmt::Display for ManifestSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.at.fmt(f)
+    }
+}
+
 /// Where a manifest or an artifact is published.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Location {
@@ -302,6 +331,24 @@ impl Location {
             }
         }
     }
+
+    /// Where the signature of what lies here is: beside it. A query stays, for it may be what lets one in.
+    pub fn signature(&self) -> Location {
+        match self {
+            Location::Http(url) => {
+                let mut url = url.clone();
+                let path = format!("{}{ENDING}", url.path());
+                url.set_path(&path);
+                url.set_fragment(None);
+                Location::Http(url)
+            }
+            Location::File(path) => {
+                let mut path = path.clone().into_os_string();
+                path.push(ENDING);
+                Location::File(path.into())
+            }
+        }
+    }
 }
 
 fn base(path: &str) -> &str {
@@ -341,6 +388,16 @@ impl fmt::Debug for Location {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signatures_lie_beside_what_is_signed() {
+        let at = |text: &str| match Location::parse(text).unwrap().signature() {
+            Location::Http(url) => url.to_string(),
+            Location::File(path) => path.display().to_string(),
+        };
+        assert_eq!(at("https://c.example/vm/manifest.json?t=1#x"), "https://c.example/vm/manifest.json.minisig?t=1");
+        assert_eq!(at("file:///srv/pub/vm/manifest.json"), "/srv/pub/vm/manifest.json.minisig");
+    }
 
     #[test]
     fn artifacts_lie_beside_the_manifest() {

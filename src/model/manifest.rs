@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::ids::{Arch, ArtifactKey, IdError, Sha256Digest, clean, found};
 use super::observed::CachedArtifact;
+use crate::trust::Signed;
 
 /// The largest published manifest that is read, in bytes (4 MiB).
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
@@ -30,13 +31,16 @@ pub struct Manifest {
     pub updated_at: String,
     /// Agents by name.
     pub agents: BTreeMap<String, ManifestAgent>,
+    /// What its signature says, where one was wanted and is right for it.
+    pub signed: Option<Arc<Signed>>,
     clashes: Arc<BTreeMap<ArtifactKey, Clash>>,
     text: Arc<str>,
     copy: Sha256Digest,
 }
 
 impl PartialEq for Manifest {
-    /// Two say the same when their copies are the same, however they were spaced when they were published.
+    /// Two say the same when their copies are the same, however they were spaced when they were published and whoever signed
+    /// them.
     fn eq(&self, other: &Self) -> bool {
         self.copy == other.copy
     }
@@ -368,6 +372,7 @@ impl Manifest {
             updated_at: raw.updated_at,
             clashes: Arc::new(clashes(&agents)),
             agents,
+            signed: None,
             text: text.into(),
             copy: Sha256Digest::from_bytes(copy.0.finalize().into()),
         })

@@ -15,8 +15,8 @@ pub mod vm;
 
 pub use canonical::{CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{
-    Agent, AgentState, CachePolicy, Desired, ImageSource, Location, NO_MANIFEST, Place, Runtime, TemplateChange,
-    Transport, Version, Wanted,
+    Agent, AgentState, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Place, Runtime,
+    TemplateChange, Transport, Version, Wanted,
 };
 pub use ids::{
     AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, InstanceName, Name,

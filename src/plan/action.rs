@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use crate::model::{
     AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward,
-    ImageId, ImageRef, InstanceName, Location, Manifest, Ownership, Phase, PortRange, VmMake, VmPhase, Whose,
+    ImageId, ImageRef, InstanceName, Location, Manifest, ManifestSource, Ownership, Phase, PortRange, VmMake, VmPhase,
+    Whose,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -15,8 +16,8 @@ pub enum Action {
     SyncManifest {
         /// What to write.
         manifest: Box<Manifest>,
-        /// Where it is published.
-        from: Option<Location>,
+        /// Where it is published, and who must have signed it.
+        from: Option<ManifestSource>,
     },
     /// Bring an artifact into the cache.
     FetchArtifact {

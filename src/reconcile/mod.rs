@@ -30,7 +30,7 @@ use crate::act::{ActError, Disposition, Patience, Slot, Slots};
 use crate::backend::{Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner, Reach};
-use crate::observe::{Published, look_at_published, observe};
+use crate::observe::{ManifestFault, Published, accept_published, look_at_published, observe};
 use crate::plan::{Action, Plan, Policy, Step, WaitingOn, plan, plan_down};
 use crate::readiness::{steady_after, unready};
 use backoff::Backoff;
@@ -86,11 +86,11 @@ const PUT_BACK_TIME: Duration = Duration::from_millis(500);
 
 impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// Looks once and plans.
-    pub async fn plan(&self) -> (Observed, Plan, bool) {
+    pub async fn plan(&self) -> (Observed, Plan, Option<ManifestFault>) {
         let published = look_at_published(&self.world.store, self.desired).await;
         let observed = observe(self.world, self.desired, &published).await;
         let plan = plan(self.desired, &observed, &self.options.policy);
-        (observed, plan, published.invalid)
+        (observed, plan, published.fault)
     }
 
     /// Drives the world to what is desired, and proves it.
@@ -101,13 +101,13 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         let began = Instant::now();
         // Its server may take longer than there is time.
         let published = tokio::select! {
-            published = look_at_published(&self.world.store, self.desired) => published,
+            published = accept_published(&self.world.store, self.desired) => published,
             () = self.cancel.cancelled() => Published::unseen("it was stopped before the manifest's server had answered"),
             () = tokio::time::sleep_until(began + self.options.timeout) => {
                 Published::unseen("the time was up before the manifest's server had answered")
             }
         };
-        self.drive(began, published.invalid, true, async || {
+        self.drive(began, published.fault.as_ref(), true, async || {
             let observed = observe(self.world, self.desired, &published).await;
             let plan = plan(self.desired, &observed, &self.options.policy);
             (observed, plan)
@@ -120,8 +120,8 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// # Errors
     /// None today.
     pub async fn down(&self, vm: bool) -> Result<Report, Refusal> {
-        let published = Published { manifest: crate::model::Seen::Absent, invalid: false };
-        self.drive(Instant::now(), false, false, async || {
+        let published = Published::absent();
+        self.drive(Instant::now(), None, false, async || {
             let observed = observe(self.world, self.desired, &published).await;
             let plan = plan_down(self.desired, &observed, vm);
             (observed, plan)
@@ -132,7 +132,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     async fn drive(
         &self,
         began: Instant,
-        manifest_invalid: bool,
+        manifest_fault: Option<&ManifestFault>,
         guarded: bool,
         look: impl AsyncFn() -> (Observed, Plan),
     ) -> Result<Report, Refusal> {
@@ -239,7 +239,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                 run.troubles.push(trouble);
             }
         }
-        let report = self.report(run, residual, not_waited_for, manifest_invalid, end, began.elapsed());
+        let report = self.report(run, residual, not_waited_for, manifest_fault, end, began.elapsed());
         self.journal.pass(&report).await;
         Ok(report)
     }
@@ -467,7 +467,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         run: Memory,
         residual: Plan,
         not_waited_for: Vec<AgentName>,
-        manifest_invalid: bool,
+        manifest_fault: Option<&ManifestFault>,
         end: End,
         took: Duration,
     ) -> Report {
@@ -484,6 +484,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         // An empty plan is no proof while health or a last look is still awaited.
         let is_ready = troubles.is_empty() && not_waited_for.is_empty();
         let converged = residual.is_empty() && is_ready && end == End::Proved;
+        troubles.splice(0..0, report::refused(manifest_fault));
         Report {
             name: self.desired.name.clone(),
             converged,
@@ -491,7 +492,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             troubles,
             not_waited_for,
             residual,
-            manifest_invalid,
+            manifest_fault: manifest_fault.cloned(),
             timed_out: end == End::TimedOut,
             interrupted: end == End::Interrupted,
             took,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::act::{ActError, Done, last_lines};
 use crate::backend::Engine;
 use crate::model::{AgentName, Desired, Name};
+use crate::observe::ManifestFault;
 use crate::plan::{Plan, Step, Waiting};
 use crate::readiness::{AgentHealth, Unready};
 use crate::status::in_words;
@@ -25,8 +26,8 @@ pub struct Report {
     pub not_waited_for: Vec<AgentName>,
     /// What is left to do.
     pub residual: Plan,
-    /// The published manifest was there and is not usable.
-    pub manifest_invalid: bool,
+    /// What is wrong with the published manifest, where it is not only out of reach.
+    pub manifest_fault: Option<ManifestFault>,
     /// The time was up.
     pub timed_out: bool,
     /// The user asked to stop.
@@ -37,15 +38,15 @@ pub struct Report {
 
 impl Report {
     /// The report of a plan that was only made: what stands in its way.
-    pub fn of_plan(name: Name, plan: Plan, manifest_invalid: bool) -> Self {
+    pub fn of_plan(name: Name, plan: Plan, manifest_fault: Option<ManifestFault>) -> Self {
         Self {
             name,
             converged: plan.is_empty(),
             taken: Vec::new(),
-            troubles: blocked(&plan).collect(),
+            troubles: refused(manifest_fault.as_ref()).into_iter().chain(blocked(&plan)).collect(),
             not_waited_for: Vec::new(),
             residual: plan,
-            manifest_invalid,
+            manifest_fault,
             timed_out: false,
             interrupted: false,
             took: Duration::ZERO,
@@ -57,6 +58,15 @@ impl Report {
 pub(super) fn blocked(plan: &Plan) -> impl Iterator<Item = Trouble> {
     let blocked = plan.waiting.iter().filter(|waiting| waiting.on.is_blocked());
     blocked.map(|waiting| Trouble::Blocked { waiting: waiting.clone() })
+}
+
+/// A published manifest that is not trusted. The last good one goes on, and all may be as it should; that must be known all the
+/// same. It comes first: what agents wait for because of it says the same, with less help.
+pub(super) fn refused(fault: Option<&ManifestFault>) -> Option<Trouble> {
+    match fault? {
+        ManifestFault::Untrusted { why, is_lost } => Some(Trouble::Untrusted { why: why.clone(), is_lost: *is_lost }),
+        ManifestFault::Invalid => None,
+    }
 }
 
 /// A step that was taken.
@@ -116,6 +126,13 @@ pub enum Trouble {
         /// The step and what it waits for.
         waiting: Waiting,
     },
+    /// The published manifest is not trusted.
+    Untrusted {
+        /// Why.
+        why: String,
+        /// Only forgetting what was accepted before helps.
+        is_lost: bool,
+    },
 }
 
 impl Trouble {
@@ -136,6 +153,7 @@ impl Trouble {
             }
             Trouble::Unready { agent, .. } => Some(agent),
             Trouble::Blocked { waiting } => waiting.agent.as_ref(),
+            Trouble::Untrusted { .. } => None,
         }
     }
 
@@ -144,6 +162,7 @@ impl Trouble {
         match self {
             Trouble::Failed { error, .. } => error.kind(),
             Trouble::NonConvergent { .. } => "nonConvergent",
+            Trouble::Untrusted { .. } => "untrusted",
             Trouble::Recurring { kind, .. } => kind,
             Trouble::Unready { health, .. } => match health {
                 AgentHealth::CrashLoop(_) => "crashLoop",
@@ -185,6 +204,7 @@ impl std::fmt::Display for Trouble {
         match self {
             Trouble::Failed { error, .. } => write!(f, "{}", crate::error::Chain(&**error)),
             Trouble::Recurring { message, .. } => f.write_str(message),
+            Trouble::Untrusted { why, .. } => f.write_str(why),
             Trouble::Unready { container, health, message, log, .. } => {
                 match health {
                     AgentHealth::CrashLoop(crash_loop) => {

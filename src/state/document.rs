@@ -57,6 +57,9 @@ const SHA256: &str = r"^[0-9a-fA-F]{64}$|\$\{env:";
 /// A DNS label, for schemas.
 pub(super) const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
+/// A minisign public key, for schemas.
+const PUBLIC_KEY: &str = r"^RW[Q-T][A-Za-z0-9+/]{53}$|\$\{env:";
+
 /// An image's repository without tag, for schemas.
 const REPOSITORY: &str = r"^([A-Za-z0-9.:\[\]-]+/)?[a-z0-9][a-z0-9._/-]*$|\$\{env:";
 
@@ -72,6 +75,16 @@ record! {
         /// at most a year.
         #[schemars(extend("default" = "1h", "examples" = ["1h", "15m"]))]
         optional refresh "refresh": Time,
+        /// The minisign public keys that the manifest may be signed with: the lines that begin with `RW`. With them, one that is
+        /// not signed with any of these keys, or whose signature has expired, or that is older than what was accepted before, is
+        /// refused, and the last good one goes on. Several are for the time in which a publisher changes keys.
+        #[schemars(extend(
+            "minItems" = 1,
+            "uniqueItems" = true,
+            "items" = {"type": "string", "pattern": PUBLIC_KEY},
+            "examples" = [["RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"]]
+        ))]
+        optional public_keys "publicKeys": List<Word>,
     }
 }
 

@@ -14,9 +14,10 @@ use super::tree::View;
 use super::{Context, Input, Loaded, template};
 use crate::model::text::url_with_password;
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, InstanceName, Location, Name, RootClaim,
-    Runtime, VmSpec,
+    Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, InstanceName, Location, ManifestSource,
+    Name, RootClaim, Runtime, VmSpec,
 };
+use crate::trust::{LONGEST_SHOWN, Trust, TrustedKey};
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
@@ -36,7 +37,8 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     }
     let name = doc.name.as_ref().and_then(|name| checked(cx, name, path.key("name"), |name| Name::new(name)));
     let root = root(cx, &doc, input, context, path);
-    let manifest = manifest(cx, &doc, input, context, path);
+    let at = manifest(cx, &doc, input, context, path);
+    let keys = public_keys(cx, &doc, at.is_some(), path);
     let manifest_refresh = manifest_refresh(cx, &doc, path);
     let cache = cache(cx, doc.cache.as_ref(), context.host_arch, path);
     let in_vm = doc.runtime.as_ref().is_some_and(|runtime| runtime.value.lima.is_some());
@@ -54,10 +56,12 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
         cx.problems.concern(env_files);
         return None;
     }
-    if manifest.is_none() {
+    if at.is_none() {
         warn_of_no_manifest(cx, &agents);
     }
     let (name, root, runtime) = (name?, root?, runtime?);
+    let trust = keys.map(|keys| Trust { owner: name.clone(), keys });
+    let manifest = at.map(|at| ManifestSource { at, trust });
     let key = (context.key)(&root);
     let host_arch = context.host_arch;
     let (claim, meaning) = (RootClaim::default(), super::identity::meaning(cx.tree));
@@ -192,6 +196,39 @@ fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_
             None
         }
     }
+}
+
+/// The keys that the manifest may be signed with. `None` when nobody asks for a signature.
+fn public_keys(cx: &mut Cx<'_>, doc: &StateDoc, has_manifest: bool, path: Path<'_>) -> Option<Vec<TrustedKey>> {
+    let path = path.key("manifest");
+    let field = doc.manifest.as_ref()?.value.public_keys.as_ref()?;
+    let path = path.key("publicKeys");
+    if matches!(cx.tree.view(field.node), View::List([])) || is_null(cx.tree, field.node) {
+        let help = "leave the field out where nobody signs the manifest";
+        cx.wrong_help(field.node, path, "at least one key is needed", help);
+        return None;
+    }
+    if !has_manifest && doc.manifest.as_ref().is_some_and(|manifest| manifest.value.url.is_none()) {
+        let help = "write `manifest.url`, or set $STEADFAST_MANIFEST_URL; or leave the keys out";
+        cx.wrong_help(field.node, path, "there is no manifest for these keys", help);
+    }
+    let mut keys = Vec::<(usize, TrustedKey)>::new();
+    for (index, word) in &field.value.0 {
+        let path = path.index(*index);
+        if word.value.str().value.len() > LONGEST_SHOWN {
+            // The secret one, perhaps.
+            cx.problems.mask(cx.tree.span(word.node));
+        }
+        let Some(key) = checked(cx, word, path, TrustedKey::parse) else { continue };
+        match keys.iter().find(|(_, other)| *other == key) {
+            Some((first, _)) => {
+                let message = format!("key {} is already `manifest.publicKeys[{first}]`", key.id());
+                cx.wrong_help(word.node, path, message, "remove one of the two");
+            }
+            None => keys.push((*index, key)),
+        }
+    }
+    Some(keys.into_iter().map(|(_, key)| key).collect())
 }
 
 /// Agents whose image nothing could bring.

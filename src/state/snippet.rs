@@ -104,6 +104,9 @@ fn secret_value(line: &str) -> Option<usize> {
     named.into_iter().chain(url).min()
 }
 
+/// What only sounds like a secret.
+const PUBLIC: &str = "publicKeys";
+
 fn named_secret(line: &str) -> Option<usize> {
     let mut word_start = None;
     for (at, c) in line.char_indices() {
@@ -113,7 +116,7 @@ fn named_secret(line: &str) -> Option<usize> {
         }
         if let Some(start) = word_start.take() {
             let rest = line[at..].trim_start_matches(['"', '\'', ' ']);
-            if rest.starts_with([':', '=']) && names_a_secret(&line[start..at]) {
+            if rest.starts_with([':', '=']) && names_a_secret(&line[start..at]) && line[start..at] != *PUBLIC {
                 let value = rest.trim_start_matches([':', '=']).trim_start();
                 let from = line.len() - value.len();
                 match after_reference(value) {

@@ -382,7 +382,9 @@ fn merge_keys_give_what_the_mapping_lacks() {
 fn a_manifest_can_be_anywhere() {
     let at = |url: &str| {
         let text = format!("manifest: {{url: \"{url}\"}}\n{}", agent(""));
-        load_with(text, HOME).map(|loaded| loaded.desired.manifest).map_err(|err| err.to_string())
+        load_with(text, HOME)
+            .map(|loaded| loaded.desired.manifest.map(|manifest| manifest.at))
+            .map_err(|err| err.to_string())
     };
     assert_eq!(at("~/m.json").unwrap(), Some(Location::File("/home/u/m.json".into())));
     assert_eq!(at("file:///m.json").unwrap(), Some(Location::File("/m.json".into())));

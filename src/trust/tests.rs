@@ -9,7 +9,7 @@ use super::*;
 const AT: &str = "2026-04-27T00:00:00.000Z";
 const BYTES: &[u8] = b"{\"schemaVersion\": 2}\n";
 
-fn pair() -> (TrustedKey, SecretKey) {
+pub(crate) fn pair() -> (TrustedKey, SecretKey) {
     let KeyPair { pk, sk } = KeyPair::generate_unencrypted_keypair().unwrap();
     (TrustedKey::parse(&pk.to_base64()).unwrap(), sk)
 }
@@ -28,7 +28,7 @@ fn what_is_signed_is_trusted_until_it_expires() {
     let expires = now() + Duration::from_secs(60);
     let signature = sign(BYTES, AT, 7, Some(expires), &secret).unwrap();
     let signed = checked(&signature, &[other, key.clone()]).unwrap();
-    assert_eq!((signed.key, signed.serial, signed.expires), (key.id(), 7, Some(expires)));
+    assert_eq!((signed.key.id(), signed.serial, signed.expires), (key.id(), 7, Some(expires)));
     let late = verify(BYTES, AT, Some(signature.as_bytes()), &[key], expires);
     assert_eq!(late, Err(TrustError::Expired { at: "2026-05-01T00:01:00Z".to_owned() }));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use futures_util::StreamExt;
 use steadfast::backend::cache::{GcRequest, Verdict};
 use steadfast::backend::{Progress, Store, StoreError};
-use steadfast::model::{ImageId, Location};
+use steadfast::model::{ImageId, Location, ManifestSource};
 
 use crate::server::Server;
 use crate::world::{KEY, TARBALL, World, artifact, at, key, noise, publish, published, sha256};
@@ -112,7 +112,7 @@ fn plant(wrong: &str, path: &Path, victim: &Path) -> bool {
 #[tokio::test]
 async fn whatever_lies_where_a_file_belongs_is_moved_aside() {
     let (source, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let from = Location::File(publish(source.path(), TARBALL));
+    let from = ManifestSource::from(Location::File(publish(source.path(), TARBALL)));
     let victim = elsewhere.path().join("victim");
     let place = sha256(source.path().join("vm/manifest.json").as_os_str().as_encoded_bytes());
     for file in [

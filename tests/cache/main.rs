@@ -5,5 +5,6 @@ mod keep;
 mod manifest;
 mod processes;
 mod server;
+mod signed;
 mod unpack;
 mod world;

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use steadfast::backend::cache::{CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted};
 use steadfast::backend::{Store, StoreError};
-use steadfast::model::{AgentName, Arch, Location, Version};
+use steadfast::model::{AgentName, Arch, Location, ManifestSource, Version};
 
 use crate::server::{End, Reply, Server};
 use crate::world::{KEY, TARBALL, World, at, key, manifest, manifest_of, options, publish, published, sha256, sync};
 
 const MANIFEST: &str = "vm/manifest.json";
+
+fn source(server: &Server, path: &str) -> ManifestSource {
+    at(server, path).into()
+}
 
 #[tokio::test]
 async fn the_first_sync_fetches_and_the_second_skips() {
@@ -48,7 +52,7 @@ async fn files_and_paths_work_as_urls_do() {
 #[tokio::test]
 async fn an_unchanged_answer_is_only_good_for_the_copy_it_belongs_to() {
     let (world, server) = (World::new(), published(TARBALL).await);
-    let from = at(&server, MANIFEST);
+    let from = source(&server, MANIFEST);
     world.sync(&from).await.unwrap();
     let conditional = || server.requests(MANIFEST).last().unwrap().header("if-none-match").is_some();
     for spoiled in ["", "{}", &manifest(b"other bytes")] {
@@ -60,13 +64,13 @@ async fn an_unchanged_answer_is_only_good_for_the_copy_it_belongs_to() {
     }
     world.published_again(&from).await;
     assert!(conditional(), "the copy is whole again");
-    let elsewhere = at(&server, "other/vm/manifest.json");
+    let elsewhere = source(&server, "other/vm/manifest.json");
     let _ = world.cache.published(&elsewhere).await;
     assert!(server.requests("/other/vm/manifest.json")[0].header("if-none-match").is_none());
 }
 
 impl World {
-    async fn published_again(&self, from: &Location) {
+    async fn published_again(&self, from: &ManifestSource) {
         self.reopened().published(from).await.unwrap();
     }
 }
@@ -124,7 +128,7 @@ async fn a_large_manifest_is_kept_and_read_again() {
     let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
     let published = publish(dir.path(), TARBALL);
     std::fs::write(&published, nested(30_000)).unwrap();
-    let from = Location::File(published);
+    let from = ManifestSource::from(Location::File(published));
     world.sync(&from).await.unwrap();
     assert!(world.read(MANIFEST).len() > 5 * 1024 * 1024);
     let local = world.cache.local(Some(&from)).await.unwrap().expect("what we wrote can be read");
@@ -208,7 +212,7 @@ async fn only_the_agents_asked_for_are_fetched() {
         arches: vec![arch],
         pins: [(Arch::X64, sha256(b"bbb"))].into(),
     };
-    let ask = |agent| SyncRequest { manifest: at(&server, MANIFEST), wanted: SyncWanted::Agents(vec![agent]) };
+    let ask = |agent| SyncRequest { manifest: at(&server, MANIFEST).into(), wanted: SyncWanted::Agents(vec![agent]) };
     let report = world.cache.sync(&ask(agent("1", Arch::X64)), |_, _| {}).await.unwrap();
     assert_eq!(report.downloaded, [key("vm/images/b-1-x64.tar.gz")]);
     let err = world.cache.sync(&ask(agent("2", Arch::X64)), |_, _| {}).await.unwrap_err().to_string();
@@ -243,7 +247,7 @@ async fn a_local_manifest_that_cannot_be_read_is_as_good_as_none() {
 async fn two_places_that_share_a_cache_do_not_overwrite_each_other() {
     let world = World::new();
     let (here, there) = (published(TARBALL).await, published(TARBALL).await);
-    let (here, there) = (at(&here, MANIFEST), at(&there, MANIFEST));
+    let (here, there) = (source(&here, MANIFEST), source(&there, MANIFEST));
     let mut manifest = world.cache.published(&here).await.unwrap();
     world.cache.commit_manifest(&manifest, Some(&here)).await.unwrap();
     assert_eq!(world.cache.local(Some(&there)).await.unwrap(), None, "nothing of there has been here yet");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use steadfast::backend::cache::{Cache, CacheOptions, SyncReport, SyncRequest, SyncWanted};
 use steadfast::backend::{Progress, Store, StoreError};
-use steadfast::model::{Arch, Artifact, ArtifactKey, Location, Sha256Digest};
+use steadfast::model::{Arch, Artifact, ArtifactKey, Location, ManifestSource, Sha256Digest};
 
 use crate::server::Server;
 
@@ -75,13 +75,13 @@ impl World {
         self.cache.fetch(artifact, &at(server, artifact.key.as_str()), Progress::new(0)).await
     }
 
-    pub async fn sync(&self, manifest: &Location) -> Result<SyncReport, StoreError> {
+    pub async fn sync<F: Clone + Into<ManifestSource>>(&self, manifest: &F) -> Result<SyncReport, StoreError> {
         sync(&self.cache, manifest).await
     }
 }
 
-pub async fn sync(cache: &Cache, manifest: &Location) -> Result<SyncReport, StoreError> {
-    let request = SyncRequest { manifest: manifest.clone(), wanted: SyncWanted::All(vec![Arch::X64]) };
+pub async fn sync<F: Clone + Into<ManifestSource>>(cache: &Cache, manifest: &F) -> Result<SyncReport, StoreError> {
+    let request = SyncRequest { manifest: manifest.clone().into(), wanted: SyncWanted::All(vec![Arch::X64]) };
     cache.sync(&request, |_, _| {}).await
 }
 

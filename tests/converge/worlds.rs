@@ -92,7 +92,7 @@ pub fn desired(agents: &[&str]) -> Desired {
     Desired {
         name: Name::new("demo").unwrap(),
         root: "/nowhere".into(),
-        manifest: Some(Location::parse("https://cdn.example/vm/manifest.json").unwrap()),
+        manifest: Some(Location::parse("https://cdn.example/vm/manifest.json").unwrap().into()),
         manifest_refresh: Duration::from_secs(3600),
         cache: CachePolicy { arches: vec![Arch::X64], keep: 1 },
         runtime: Runtime::Podman { socket: None },

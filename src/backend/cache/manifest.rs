@@ -27,49 +27,55 @@ impl Cache {
         let cache = self.clone();
         let known = blocking(move |_| cache.known_copy(&place)).await;
         let ask = Ask { unless: known.as_ref().map(|(validators, _)| validators.clone()), ..Ask::default() };
-        let mut retry = Retry::new(&self.0.options);
-        loop {
-            let limit = self.0.options.manifest_timeout;
-            // Whoever is so slow once is not asked again: a look has waited long enough.
-            let Ok(said) = tokio::time::timeout(limit, self.ask_for_manifest(at, &ask)).await else {
-                let cause = format!("not complete after {}", humantime::format_duration(limit));
-                return Err(refused(at, &Failure::passing(cause)));
-            };
-            match said {
-                Ok(Said::Same) => match known {
-                    Some((_, manifest)) => return Ok(manifest),
-                    None => return Err(refused(at, &Failure::permanent("304"))),
-                },
-                Ok(Said::TooLong) => {
-                    return Err(StoreError::Manifest { at: at.to_string(), err: ManifestError::TooLarge });
-                }
-                Ok(Said::Bytes(bytes, validators)) => {
-                    let manifest =
-                        Manifest::parse(&bytes).map_err(|err| StoreError::Manifest { at: at.to_string(), err })?;
-                    let origin = ManifestOrigin {
-                        place,
-                        etag: validators.etag,
-                        last_modified: validators.last_modified,
-                        copy: manifest.copy_sha256(),
-                    };
-                    *self.0.origin.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
-                    return Ok(manifest);
-                }
-                Err(failure) => {
-                    let give_up = failure.unreachable && retry.count() >= MAX_KNOCKS;
-                    match retry.wait(&failure).filter(|_| !give_up) {
-                        Some(wait) => {
-                            warn!(cause = %failure.cause, at = %at, "manifest fetch failed; trying again");
-                            tokio::time::sleep(wait).await;
-                        }
-                        None => return Err(refused(at, &failure)),
-                    }
-                }
+        match self.ask_patiently(at, &ask, MAX_MANIFEST_BYTES).await.map_err(|failure| refused(at, &failure))? {
+            Said::Same => match known {
+                Some((_, manifest)) => Ok(manifest),
+                None => Err(refused(at, &Failure::permanent("304"))),
+            },
+            Said::TooLong => Err(unusable(at)(ManifestError::TooLarge)),
+            Said::Bytes(bytes, validators) => {
+                let manifest = Manifest::parse(&bytes).map_err(unusable(at))?;
+                self.remember_origin(&manifest, place, validators);
+                Ok(manifest)
             }
         }
     }
 
-    async fn ask_for_manifest(&self, at: &Location, ask: &Ask) -> Result<Said, Failure> {
+    /// Remembers where a manifest that was fetched came from, until it is written.
+    pub(super) fn remember_origin(&self, manifest: &Manifest, place: Sha256Digest, validators: Validators) {
+        let Validators { etag, last_modified } = validators;
+        let origin = ManifestOrigin { place, etag, last_modified, copy: manifest.copy_sha256() };
+        *self.0.origin.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
+    }
+
+    /// Where a manifest came from, when it is the one that was fetched last.
+    pub(super) fn origin_of(&self, manifest: &Manifest) -> Option<ManifestOrigin> {
+        let origin = self.0.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        origin.filter(|origin| origin.copy == manifest.copy_sha256())
+    }
+
+    /// Asks until there is an answer of at most `most` bytes, or it is no use to ask on.
+    pub(super) async fn ask_patiently(&self, at: &Location, ask: &Ask, most: usize) -> Result<Said, Failure> {
+        let mut retry = Retry::new(&self.0.options);
+        loop {
+            let limit = self.0.options.manifest_timeout;
+            // Whoever is so slow once is not asked again: a look has waited long enough.
+            let Ok(said) = tokio::time::timeout(limit, self.ask(at, ask, most)).await else {
+                let cause = format!("not complete after {}", humantime::format_duration(limit));
+                return Err(Failure::passing(cause));
+            };
+            let failure = match said {
+                Err(failure) => failure,
+                said => return said,
+            };
+            let give_up = failure.unreachable && retry.count() >= MAX_KNOCKS;
+            let Some(wait) = retry.wait(&failure).filter(|_| !give_up) else { return Err(failure) };
+            warn!(cause = %failure.cause, at = %at, "manifest fetch failed; trying again");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn ask(&self, at: &Location, ask: &Ask, most: usize) -> Result<Said, Failure> {
         let Answer { status, length, validators, body, .. } = self.0.client.get(at, ask).await?;
         match status {
             Status::NotModified => return Ok(Said::Same),
@@ -77,10 +83,10 @@ impl Cache {
             Status::Part { .. } => return Err(Failure::permanent("206")),
             Status::PastTheEnd { .. } => return Err(Failure::permanent("416")),
         }
-        if length.is_some_and(|length| length > MAX_MANIFEST_BYTES as u64) {
+        if length.is_some_and(|length| length > most as u64) {
             return Ok(Said::TooLong);
         }
-        Ok(match body.at_most(MAX_MANIFEST_BYTES).await? {
+        Ok(match body.at_most(most).await? {
             Some(bytes) => Said::Bytes(bytes, validators),
             None => Said::TooLong,
         })
@@ -130,7 +136,7 @@ impl Cache {
         self.bytes_of(&self.0.layout.manifest())
     }
 
-    fn bytes_of(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn bytes_of(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(file) = self.0.layout.open(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
         file.take(MAX_COPY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
@@ -146,8 +152,7 @@ impl Cache {
                 layout.replace(&path, self.0.options.durable, |file| manifest.write_copy(file))?;
             }
         }
-        let origin = self.0.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let origin = origin.filter(|origin| origin.copy == manifest.copy_sha256());
+        let origin = self.origin_of(manifest);
         if origin.is_some() && self.0.index.read().manifest != origin {
             self.0.index.try_update(|index| index.manifest = origin);
         }
@@ -155,13 +160,22 @@ impl Cache {
     }
 }
 
-enum Said {
+/// An answer.
+pub(super) enum Said {
+    /// It is what is known.
     Same,
+    /// More than was asked for.
     TooLong,
+    /// All of it.
     Bytes(Vec<u8>, Validators),
 }
 
-fn refused(at: &Location, failure: &Failure) -> StoreError {
+pub(super) fn unusable(at: &Location) -> impl FnOnce(ManifestError) -> StoreError {
+    let at = at.to_string();
+    move |err| StoreError::Manifest { at, err }
+}
+
+pub(super) fn refused(at: &Location, failure: &Failure) -> StoreError {
     StoreError::ManifestFetch { at: at.to_string(), cause: failure.cause.clone(), retryable: failure.retryable }
 }
 
@@ -173,6 +187,6 @@ pub(super) fn place(at: &Location) -> Sha256Digest {
     }
 }
 
-fn sha256(bytes: &[u8]) -> Sha256Digest {
+pub(super) fn sha256(bytes: &[u8]) -> Sha256Digest {
     Sha256Digest::from_bytes(Sha256::digest(bytes).into())
 }

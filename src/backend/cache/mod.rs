@@ -13,6 +13,7 @@
 //! | `fetch` | bring one artifact in: attempts, resume |
 //! | `judge` | compare an answer with what was promised |
 //! | `manifest` | the published manifest and its local copy |
+//! | `signed` | the same where it must be signed |
 //! | `unpack` | read an artifact as a plain tar |
 //! | `archive` | let nothing of a tarball through but the wanted image |
 //! | `sync`, `verify`, `gc` | the verbs of `steadfast cache` |
@@ -28,6 +29,7 @@ mod manifest;
 mod partial;
 mod paths;
 mod quarantine;
+mod signed;
 mod sweep;
 mod sync;
 mod unpack;
@@ -53,7 +55,8 @@ use self::paths::{Layout, failed};
 use super::http::Client;
 use super::{ByteStream, Progress, Store, StoreError};
 use crate::model::{
-    Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, Sha256Digest,
+    Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, ManifestSource,
+    Sha256Digest,
 };
 
 /// How a cache fetches.
@@ -148,13 +151,26 @@ impl Cache {
 }
 
 impl Store for Cache {
-    async fn published(&self, at: &Location) -> Result<Manifest, StoreError> {
-        self.fetch_manifest(at).await
+    async fn published(&self, from: &ManifestSource) -> Result<Manifest, StoreError> {
+        match &from.trust {
+            Some(trust) => self.fetch_signed(&from.at, trust).await,
+            None => self.fetch_manifest(&from.at).await,
+        }
     }
 
-    async fn local(&self, at: Option<&Location>) -> Result<Option<Manifest>, StoreError> {
-        let (cache, place) = (self.clone(), at.map(manifest::place));
-        blocking(move |_| Ok(cache.read_manifest(place.as_ref()))).await
+    async fn accept(&self, manifest: &Manifest, from: &ManifestSource) -> Result<(), StoreError> {
+        let Some(trust) = from.trust.clone() else { return Ok(()) };
+        let (cache, manifest, at) = (self.clone(), manifest.clone(), from.at.clone());
+        blocking(move |_| cache.accept_signed(&manifest, &at, &trust)).await
+    }
+
+    async fn local(&self, from: Option<&ManifestSource>) -> Result<Option<Manifest>, StoreError> {
+        let (cache, from) = (self.clone(), from.cloned());
+        let read = move |_: &_| match from {
+            Some(ManifestSource { at, trust: Some(trust) }) => cache.read_signed(&at, &trust),
+            from => cache.read_manifest(from.map(|from| manifest::place(&from.at)).as_ref()),
+        };
+        Ok(blocking(read).await)
     }
 
     async fn list(&self) -> Result<BTreeMap<ArtifactKey, CachedArtifact>, StoreError> {
@@ -171,9 +187,13 @@ impl Store for Cache {
         self.bring(artifact, from, progress).await
     }
 
-    async fn commit_manifest(&self, manifest: &Manifest, at: Option<&Location>) -> Result<(), StoreError> {
-        let (cache, manifest, place) = (self.clone(), manifest.clone(), at.map(manifest::place));
-        blocking(move |_| cache.write_manifest(&manifest, place.as_ref())).await
+    async fn commit_manifest(&self, manifest: &Manifest, from: Option<&ManifestSource>) -> Result<(), StoreError> {
+        let (cache, manifest, from) = (self.clone(), manifest.clone(), from.cloned());
+        let write = move |_: &_| match from {
+            Some(ManifestSource { at, trust: Some(trust) }) => cache.write_signed(&manifest, &at, &trust),
+            from => cache.write_manifest(&manifest, from.map(|from| manifest::place(&from.at)).as_ref()),
+        };
+        blocking(write).await
     }
 
     fn file(&self, artifact: &Artifact) -> Option<PathBuf> {

@@ -13,6 +13,7 @@ use crate::backend::StoreError;
 use crate::files;
 use crate::model::ids::TEMPORARY;
 use crate::model::{ArtifactKey, Sha256Digest};
+use crate::trust::kept::is_only_trust;
 
 /// How deep keys may nest. No manifest seen goes deeper than `vm/images/`.
 const MAX_DEPTH: usize = 16;
@@ -34,7 +35,11 @@ impl Layout {
     /// Whether several state files keep their state below the same root, and so share the cache.
     pub(super) fn is_shared(&self) -> bool {
         let owners = fs::read_dir(self.root.join("state")).into_iter().flatten().flatten();
-        owners.filter(|owner| owner.path().is_dir()).nth(1).is_some()
+        owners.map(|owner| owner.path()).filter(|owner| owner.is_dir() && !is_only_trust(owner)).nth(1).is_some()
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// `<root>/cache`. May itself be a symbolic link: that is its owner's choice.

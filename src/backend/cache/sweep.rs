@@ -10,6 +10,7 @@ use super::quarantine::found;
 use crate::backend::StoreError;
 use crate::error::Chain;
 use crate::files;
+use crate::trust::kept;
 
 /// Removes temporary files, downloads without a byte, and the sidecars of downloads that have landed from the cache below
 /// `root`. What is being written stays. Nothing is in anybody's way: what fails here is said by whoever needs the
@@ -26,6 +27,7 @@ impl Layout {
             self.guard(&file)?;
             files::sweep_directory(file.parent().unwrap_or(&file));
         }
+        kept::sweep(self.root());
         for (path, metadata) in self.walk()? {
             let Some(key) = self.key_of_partial(&path) else { continue };
             let (partial, sidecar) = (self.partial(&key), self.sidecar(&key));

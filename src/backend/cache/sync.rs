@@ -7,13 +7,16 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 
 use super::{Cache, Progress, Store, StoreError};
-use crate::model::{AgentName, Arch, Artifact, ArtifactKey, Location, Manifest, ManifestError, Sha256Digest, Version};
+use crate::model::{
+    AgentName, Arch, Artifact, ArtifactKey, Manifest, ManifestError, ManifestSource, Sha256Digest, Version,
+};
+use crate::trust::Signed;
 
 /// What is to be in the cache.
 #[derive(Debug, Clone)]
 pub struct SyncRequest {
     /// Where the manifest is published.
-    pub manifest: Location,
+    pub manifest: ManifestSource,
     /// Which of its artifacts.
     pub wanted: SyncWanted,
 }
@@ -47,6 +50,8 @@ pub struct SyncReport {
     pub downloaded: Vec<ArtifactKey>,
     /// Where the manifest lies.
     pub manifest_path: PathBuf,
+    /// What the manifest's signature says, where one was wanted.
+    pub signed: Option<Arc<Signed>>,
     /// Nothing had to be fetched.
     pub skipped: bool,
 }
@@ -120,6 +125,7 @@ impl Cache {
         watch: impl Fn(&Artifact, &Arc<Progress>),
     ) -> Result<SyncReport, StoreError> {
         let manifest = self.published(&request.manifest).await?;
+        self.accept(&manifest, &request.manifest).await?;
         let artifacts = request
             .wanted
             .select(&manifest)
@@ -147,7 +153,8 @@ impl Cache {
             return Err(err);
         }
         self.commit_manifest(&manifest, Some(&request.manifest)).await?;
-        Ok(SyncReport { skipped: downloaded.is_empty(), downloaded, manifest_path: self.manifest_path() })
+        let (skipped, manifest_path, signed) = (downloaded.is_empty(), self.manifest_path(), manifest.signed);
+        Ok(SyncReport { downloaded, manifest_path, signed, skipped })
     }
 }
 

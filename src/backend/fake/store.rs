@@ -11,11 +11,12 @@ use super::{Fake, FakeFile};
 use crate::backend::cache::names_image;
 use crate::backend::{ByteStream, Progress, Store, StoreError};
 use crate::model::{
-    Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, Sha256Digest,
+    Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, ManifestSource,
+    Sha256Digest,
 };
 
 impl Store for Fake {
-    async fn published(&self, at: &Location) -> Result<Manifest, StoreError> {
+    async fn published(&self, at: &ManifestSource) -> Result<Manifest, StoreError> {
         self.call("published", at.to_string(), |state| {
             state.published.clone().ok_or_else(|| StoreError::ManifestFetch {
                 at: at.to_string(),
@@ -26,7 +27,7 @@ impl Store for Fake {
         .await
     }
 
-    async fn local(&self, _: Option<&Location>) -> Result<Option<Manifest>, StoreError> {
+    async fn local(&self, _: Option<&ManifestSource>) -> Result<Option<Manifest>, StoreError> {
         self.call("local", "", |state| Ok(state.local.clone())).await
     }
 
@@ -80,7 +81,7 @@ impl Store for Fake {
         .await
     }
 
-    async fn commit_manifest(&self, manifest: &Manifest, _: Option<&Location>) -> Result<(), StoreError> {
+    async fn commit_manifest(&self, manifest: &Manifest, _: Option<&ManifestSource>) -> Result<(), StoreError> {
         self.call("commit_manifest", "", |state| {
             state.local = Some(manifest.clone());
             state.changed("commit_manifest", "", None);

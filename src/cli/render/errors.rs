@@ -12,10 +12,12 @@ use crate::control::is_same_file;
 use crate::error::Chain;
 use crate::files;
 use crate::model::{AgentName, ImageId, ImageRef, InstanceName, ManifestError, NO_MANIFEST, Whose};
+use crate::observe::ManifestFault;
 use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
 use crate::state::{Problem, StateError};
+use crate::trust::kept::KeptError;
 use crate::why::Failure;
 
 /// What the process ends with. Scripts rely on these.
@@ -112,7 +114,9 @@ impl CliError {
         let status = match err {
             StoreError::DigestMismatch { .. }
             | StoreError::SizeMismatch { .. }
+            | StoreError::Untrusted { .. }
             | StoreError::Manifest { err: ManifestError::Pinned { .. }, .. } => ExitStatus::Unverified,
+            StoreError::Accepted(err) if err.is_lost() => ExitStatus::Unverified,
             StoreError::Manifest { .. } => ExitStatus::Invalid,
             _ => ExitStatus::Error,
         };
@@ -238,7 +242,7 @@ pub fn print_warning(warning: &Problem, file: &str, color: bool) {
 }
 
 /// What the process ends with for a trouble.
-pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
+pub fn trouble_status(trouble: &Trouble, manifest_fault: Option<&ManifestFault>) -> ExitStatus {
     match trouble {
         Trouble::Failed { error, .. } => match &**error {
             ActError::Store(err) => CliError::from_store(err).status,
@@ -248,12 +252,13 @@ pub fn trouble_status(trouble: &Trouble, manifest_invalid: bool) -> ExitStatus {
             _ => ExitStatus::Error,
         },
         Trouble::NonConvergent { .. } | Trouble::Unready { .. } => ExitStatus::NotConverged,
+        Trouble::Untrusted { .. } => ExitStatus::Unverified,
         Trouble::Recurring { kind, .. } if matches!(*kind, "nonConvergent" | "unhealthy" | "crashLoop") => {
             ExitStatus::NotConverged
         }
         Trouble::Recurring { .. } => ExitStatus::Error,
         Trouble::Blocked { waiting } => match &waiting.on {
-            WaitingOn::Manifest { .. } if manifest_invalid => ExitStatus::Invalid,
+            WaitingOn::Manifest { .. } if manifest_fault == Some(&ManifestFault::Invalid) => ExitStatus::Invalid,
             WaitingOn::Manifest { why } if why.contains(" pins ") => ExitStatus::Unverified,
             _ => ExitStatus::Error,
         },
@@ -289,6 +294,7 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             "something else changes it back, or Podman does not do what it says; `steadfast plan` shows the difference"
                 .into(),
         ),
+        Trouble::Untrusted { is_lost, .. } => Some(trust_hint(*is_lost).into()),
         Trouble::Unready { agent, container, .. } => kind_hint(trouble.kind(), agent, Some(container)),
         Trouble::Recurring { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
         Trouble::Blocked { waiting } => match &waiting.on {
@@ -420,6 +426,10 @@ fn store_hint(err: &StoreError) -> Option<String> {
             "pin what the manifest offers once you trust it, or have the pinned tarball published; nothing was changed"
         }
         StoreError::Manifest { .. } => "the publisher must mend it; nothing was changed",
+        StoreError::Untrusted { .. } => trust_hint(false),
+        StoreError::Accepted(KeptError::Exposed(err)) => return Some(err.way_out()),
+        StoreError::Accepted(err) if err.is_lost() => trust_hint(true),
+        StoreError::Accepted(_) => return None,
         StoreError::Download { .. } if err.is_retryable() => "what has come stays and is resumed next time",
         StoreError::Download { .. } => {
             "the manifest names a tarball that cannot be had there: is its upload complete, and the manifest's URL right?"
@@ -440,6 +450,20 @@ fn store_hint(err: &StoreError) -> Option<String> {
         StoreError::Io { .. } => return None,
     };
     Some(hint.to_owned())
+}
+
+/// What may help where a manifest is not trusted. `is_lost`: what was accepted before cannot be told.
+fn trust_hint(is_lost: bool) -> &'static str {
+    match is_lost {
+        true => {
+            "put the file back if there is a copy of it; else `steadfast trust reset` forgets what was accepted: then the next \
+             manifest that is signed with a trusted key counts, however old it is"
+        }
+        false => {
+            "nothing of it is used; `steadfast trust show` tells what was accepted, and only `steadfast trust reset` lets an older \
+             one in"
+        }
+    }
 }
 
 /// What may help when limactl or the machine fails.

@@ -45,8 +45,10 @@ impl Page {
             "pass" if entry.left_as_asked() => ("applied", ADD),
             "pass" => ("stuck", CHANGE),
             "converged" => ("converged", ADD),
-            "recovered" | "podmanBack" => ("-", ADD),
-            "stateFileRejected" | "podmanLost" | "backingOff" | "notRecorded" | "trouble" => ("-", CHANGE),
+            "recovered" | "podmanBack" | "manifestTrusted" => ("-", ADD),
+            "stateFileRejected" | "podmanLost" | "backingOff" | "notRecorded" | "trouble" | "manifestRefused" => {
+                ("-", CHANGE)
+            }
             _ => ("-", ASIDE),
         };
         let took = entry.took().map_or_else(|| "-".to_owned(), units::short);
@@ -131,6 +133,8 @@ fn note(entry: &Entry) -> String {
         "slept" => "the machine was asleep",
         "podmanLost" => "Podman cannot be reached",
         "podmanBack" => "Podman answers again",
+        "manifestRefused" => "the published manifest is refused, and nothing of it is used",
+        "manifestTrusted" => "the published manifest is trusted again",
         "vmReached" if entry.fields.get("rung").is_some_and(serde_json::Value::is_null) => {
             "Podman in the VM is unreachable"
         }

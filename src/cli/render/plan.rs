@@ -434,7 +434,7 @@ mod tests {
             loaded: Default::default(),
             others: Default::default(),
         };
-        Snapshot { observed, plan: plan.clone(), status: status(), manifest_invalid: false }
+        Snapshot { observed, plan: plan.clone(), status: status(), manifest_fault: None }
     }
 
     fn waiting(on: WaitingOn, reason: Reason) -> Plan {

@@ -265,7 +265,7 @@ fn is_left_broken(trouble: &Trouble) -> bool {
 /// What the process ends with.
 pub fn status(report: &Report) -> ExitStatus {
     let worst: Vec<_> =
-        report.troubles.iter().map(|trouble| trouble_status(trouble, report.manifest_invalid)).collect();
+        report.troubles.iter().map(|trouble| trouble_status(trouble, report.manifest_fault.as_ref())).collect();
     // "Rolled back" would say of all agents that they run as before.
     let broken = report.troubles.iter().any(is_left_broken);
     // What says most about what to do next wins.
@@ -314,7 +314,7 @@ mod tests {
             troubles,
             not_waited_for: Vec::new(),
             residual: Plan::default(),
-            manifest_invalid: false,
+            manifest_fault: None,
             timed_out: false,
             interrupted: false,
             took: Duration::ZERO,

@@ -51,6 +51,14 @@ struct Manifest {
     updated_at: String,
     url: Option<String>,
     offline: Option<String>,
+    signed: Option<Signed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Signed {
+    key: String,
+    serial: u64,
+    expires: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -160,7 +168,8 @@ pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
     let _ = writeln!(out, "  {podman}");
     if let Some(manifest) = &status.manifest {
         let url = manifest.url.as_deref().unwrap_or("(no place configured)");
-        let _ = writeln!(out, "  manifest of {} from {url}", manifest.updated_at);
+        let signed = manifest.signed.as_ref().map(signed).unwrap_or_default();
+        let _ = writeln!(out, "  manifest of {} from {url}{signed}", manifest.updated_at);
         if let Some(why) = &manifest.offline {
             let _ = writeln!(out, "  {}", styled(&format!("the last good one: {why}"), CHANGE, color));
         }
@@ -175,6 +184,12 @@ pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
         let _ = writeln!(out, "  container `{orphan}` belongs to no agent of the state file");
     }
     Ok(out)
+}
+
+/// By whom a manifest is signed, as the rest of a sentence.
+fn signed(signed: &Signed) -> String {
+    let until = signed.expires.as_ref().map(|at| format!(", good until {at}")).unwrap_or_default();
+    format!(", signed with key {} (serial {}{until})", signed.key, signed.serial)
 }
 
 /// What was seen so long ago may be otherwise by now.

@@ -26,7 +26,7 @@ pub fn json(why: &Why) -> impl Serialize + use<> {
                "changes": waiting.reason.changes()})
     });
     let known = why.known.as_ref();
-    json!({
+    let mut page = json!({
         "agent": why.agent,
         "inStateFile": known.is_some(),
         "ready": known.is_some_and(|known| known.status.ready),
@@ -54,7 +54,11 @@ pub fn json(why: &Why) -> impl Serialize + use<> {
         "backingOff": why.backoff,
         "lastChange": why.last_change,
         "hints": hints(why),
-    })
+    });
+    if let Some(refused) = &why.manifest_refused {
+        page["manifestRefused"] = json!(refused);
+    }
+    page
 }
 
 /// It, as a short page.
@@ -71,6 +75,9 @@ pub fn text(why: &Why, color: bool) -> String {
         if let Some(unseen) = &why.podman_unseen {
             page.row("observed", &format!("Podman cannot be seen: {unseen}"));
         }
+    }
+    if let Some(refused) = &why.manifest_refused {
+        page.row("manifest", refused);
     }
     for step in &why.steps {
         page.row("to do", &format!("{}: {}", step.action, step.reason));

@@ -25,7 +25,7 @@ fn numbers(entries: &[Entry]) -> Vec<u64> {
 }
 
 fn report(converged: bool) -> Report {
-    Report { converged, ..Report::of_plan("demo".parse().unwrap(), Plan::default(), false) }
+    Report { converged, ..Report::of_plan("demo".parse().unwrap(), Plan::default(), None) }
 }
 
 #[test]

@@ -38,7 +38,7 @@ use crate::act::Slots;
 use crate::backend::{Deaths, Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
-use crate::observe::{Published, look_at_published, observe};
+use crate::observe::{ManifestFault, Published, accept_published, observe};
 use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
 use crate::readiness::{Unready, steady_after, unready};
 use crashes::Crashes;
@@ -263,7 +263,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             with,
             desired,
             file_error: error,
-            published: Arc::new(Published { manifest: Seen::Absent, invalid: false }),
+            published: Arc::new(Published::absent()),
             fetching: None,
             manifest_failures: 0,
             manifest_at: None,
@@ -542,7 +542,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
 
     fn fetch_manifest(&mut self) {
         let (store, desired) = (&self.with.world.store, self.desired.clone());
-        self.fetching = Some(Box::pin(async move { look_at_published(store, &desired).await }));
+        self.fetching = Some(Box::pin(async move { accept_published(store, &desired).await }));
     }
 
     fn receive(&mut self, published: Published) {
@@ -558,9 +558,23 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
                 |agent: &crate::model::Agent| agent.version == Version::Latest && agent.source == ImageSource::Manifest;
             self.desired.agents.values().any(latest).then(|| now + jittered(self.desired.manifest_refresh))
         };
+        self.tell_of_trust(&published);
         self.published = Arc::new(published);
         if !same || !self.asks.is_empty() {
             self.wake_at(Trigger::Manifest, now);
+        }
+    }
+
+    /// That a manifest is refused is told once for each reason, and once more when one is trusted again.
+    fn tell_of_trust(&mut self, published: &Published) {
+        let refusal = |published: &Published| match &published.fault {
+            Some(ManifestFault::Untrusted { why, .. }) => Some(why.clone()),
+            _ => None,
+        };
+        match (refusal(&self.published), refusal(published)) {
+            (before, Some(why)) if before.as_ref() != Some(&why) => self.tell(News::ManifestRefused { why }),
+            (Some(_), None) if published.manifest.present().is_some() => self.tell(News::ManifestTrusted),
+            _ => {}
         }
     }
 
@@ -745,7 +759,7 @@ async fn next_of(deaths: &mut Option<Deaths>) -> Option<crate::model::ContainerI
 
 fn not_yet_published() -> Arc<Published> {
     let why = "the published manifest is still being fetched".to_owned();
-    Arc::new(Published { manifest: Seen::Unknown { why }, invalid: false })
+    Arc::new(Published { manifest: Seen::Unknown { why }, fault: None })
 }
 
 async fn arrival(fetching: &mut Option<Fetching<'_>>) -> Published {

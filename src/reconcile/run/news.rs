@@ -50,6 +50,13 @@ pub enum News {
         /// Everything that is wrong with it.
         why: String,
     },
+    /// The published manifest is not trusted. The last good one goes on, where there is one.
+    ManifestRefused {
+        /// Why.
+        why: String,
+    },
+    /// The published manifest is trusted again.
+    ManifestTrusted,
     /// The machine slept, or its clock was set.
     Slept,
 }
@@ -66,6 +73,8 @@ impl News {
             News::VmReached { .. } => "vmReached",
             News::FileAccepted | News::FileMended => "stateFileAccepted",
             News::FileRejected { .. } => "stateFileRejected",
+            News::ManifestRefused { .. } => "manifestRefused",
+            News::ManifestTrusted => "manifestTrusted",
             News::Slept => "slept",
         }
     }
@@ -76,19 +85,34 @@ impl News {
             News::Converged { agents } => json!({ "agents": agents }),
             News::Trouble { agent, why } => json!({ "agent": agent, "message": why }),
             News::Recovered { agent } => json!({ "agent": agent }),
-            News::PodmanLost { why } | News::FileRejected { why } => json!({ "message": why }),
+            News::PodmanLost { why } | News::FileRejected { why } | News::ManifestRefused { why } => {
+                json!({ "message": why })
+            }
             News::VmReached { now, before } => {
                 let word = |rung: Option<Rung>| rung.map(Rung::word);
                 json!({ "rung": word(now.rung), "before": word(*before), "tries": now.tries() })
             }
-            News::PodmanBack | News::FileAccepted | News::FileMended | News::Slept => json!({}),
+            News::PodmanBack | News::FileAccepted | News::FileMended | News::ManifestTrusted | News::Slept => json!({}),
         };
         journal.note(self.word(), fields);
     }
 
     /// Whether it is bad.
     pub fn is_bad(&self) -> bool {
-        matches!(self, News::Trouble { .. } | News::PodmanLost { .. } | News::FileRejected { .. })
+        match self {
+            News::Trouble { .. }
+            | News::PodmanLost { .. }
+            | News::FileRejected { .. }
+            | News::ManifestRefused { .. } => true,
+            News::Converged { .. }
+            | News::Recovered { .. }
+            | News::PodmanBack
+            | News::VmReached { .. }
+            | News::FileAccepted
+            | News::FileMended
+            | News::ManifestTrusted
+            | News::Slept => false,
+        }
     }
 }
 
@@ -118,6 +142,8 @@ impl fmt::Display for News {
             News::FileRejected { why } => {
                 write!(f, "the state file cannot be used; the last good state goes on:\n{}", why.trim_end())
             }
+            News::ManifestRefused { why } => write!(f, "{why}; nothing of it is used"),
+            News::ManifestTrusted => f.write_str("the published manifest is trusted again"),
             News::Slept => f.write_str("the machine slept, or its clock was set: looking at everything anew"),
         }
     }

@@ -459,14 +459,16 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         let is_new = |trouble: &Trouble| !known.iter().any(|other| other.agent() == trouble.agent());
         let not_ready: Vec<_> = not_ready.into_iter().filter(is_new).collect();
         let troubles: Vec<_> = known.into_iter().chain(not_ready).collect();
+        let converged = plan.is_empty() && troubles.is_empty() && !timed_out;
+        let fault = self.published.fault.clone();
         Report {
             name: self.desired.name.clone(),
-            converged: plan.is_empty() && troubles.is_empty() && !timed_out,
+            converged,
             taken,
-            troubles,
+            troubles: report::refused(fault.as_ref()).into_iter().chain(troubles).collect(),
             not_waited_for: Vec::new(),
             residual: plan.clone(),
-            manifest_invalid: self.published.invalid,
+            manifest_fault: fault,
             timed_out,
             interrupted: false,
             took,
