@@ -251,7 +251,7 @@ impl Push<'_> {
                 let settled = match (self.signing, &previous, &signature) {
                     (None, ..) => Some(None),
                     (Some(signing), Some(previous), Some(signature)) if signing.is_settled(previous) => {
-                        Some(Some((signature.bytes.clone(), previous.key, previous.serial)))
+                        Some(Some((signature.bytes.clone(), previous.key.id(), previous.serial)))
                     }
                     _ => None,
                 };
