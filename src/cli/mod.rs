@@ -543,7 +543,7 @@ enum TrustVerb {
     Reset {
         #[command(flatten)]
         file: FileArg,
-        /// Do not ask
+        /// Do it; without, only what would be forgotten is said
         #[arg(short, long)]
         yes: bool,
     },

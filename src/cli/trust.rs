@@ -1,13 +1,11 @@
 //! `trust show|reset`: the keys that the manifest may be signed with, and what was accepted because of them.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, IsTerminal};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::render::said::{Level, say};
-use super::render::{self};
+use super::render;
 use super::{CliError, ExitStatus, Settings, TrustVerb};
 use crate::backend::cache::{Cache, CacheOptions};
 use crate::model::{Desired, Name, Sha256Digest};
@@ -124,17 +122,9 @@ fn reset(settings: &Settings, name: &Name, cache: &Cache, yes: bool) -> Result<E
     };
     if !yes {
         let what = format!(
-            "`{name}` forgets {forgets}: the next one that is signed with a trusted key counts, however old it is"
+            "`{name}` would forget {forgets}: the next one that is signed with a trusted key counts, however old it is"
         );
-        if !std::io::stdin().is_terminal() {
-            return Err(CliError::new(ExitStatus::Usage, what).hint("give --yes where there is no terminal to ask on"));
-        }
-        say(Level::Info, &format!("{what}. Go on? [y/N]"), &[], settings.color_stderr);
-        let mut said = String::new();
-        let _ = std::io::stdin().lock().read_line(&mut said);
-        if !matches!(said.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-            return Err(CliError::new(ExitStatus::Error, "nothing was forgotten"));
-        }
+        return Err(CliError::new(ExitStatus::Usage, what).hint("--yes does it"));
     }
     cache.forget_accepted(name).map_err(|err| CliError::from_store(&err))?;
     answer(settings, name, true, &format!("`{name}`: forgot {forgets}"))

@@ -164,11 +164,11 @@ fn show_says_what_is_known() {
 }
 
 #[test]
-fn reset_asks_and_says_what_it_forgets() {
+fn reset_says_what_it_forgets_and_does_it_when_told_so() {
     let world = World::new();
     assert_eq!(world.run("trust reset -o json").expect(0).json(), json!({"name": "demo", "forgot": false}));
     world.run("cache sync").expect(0);
-    world.run("trust reset").expect(64).says("give --yes").says("serial 5");
+    world.run("trust reset").expect(64).says("--yes does it").says("would forget that the manifest with serial 5");
     assert_eq!(world.run("trust show -o json").json()["accepted"]["serial"], 5, "nothing was forgotten");
     // A record that was torn is an error with this way out, and no fresh start.
     let floor = world.sandbox.root().join("state/trust/demo.floor.json");
