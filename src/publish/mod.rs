@@ -5,6 +5,8 @@
 //!            Podman     images/*.tar.gz + .sha256     (or a slice of it)      the manifest last
 //! ```
 //!
+//! Beside that: `smoke` tries a tarball.
+//!
 //! A manifest never names what is not there: [`manifest`] is made from what lies in the dist directory alone. It is read by
 //! the same [`crate::model::Manifest`] that the fetcher reads it with.
 
@@ -12,8 +14,10 @@ pub mod archive;
 pub mod bundle;
 pub mod dist;
 pub mod key;
+pub mod loaded;
 pub mod manifest;
 pub mod members;
 pub mod packing;
 pub mod place;
+pub mod smoke;
 pub mod tarball;

@@ -6,4 +6,5 @@ mod support;
 #[allow(dead_code)]
 mod world;
 
+mod smoke;
 mod tarballs;

@@ -44,7 +44,7 @@ pub use archive::names_image;
 pub use gc::{Garbage, GcReport, GcRequest, gc_candidates};
 pub use sweep::sweep;
 pub use sync::{SyncAgent, SyncReport, SyncRequest, SyncWanted};
-pub use unpack::damage;
+pub use unpack::{damage, plain};
 pub use verify::{Checked, Verdict, VerifyReport};
 
 use self::index::{IndexFile, ManifestOrigin};
