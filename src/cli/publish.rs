@@ -1,6 +1,7 @@
 //! `publish …`: the publisher's side. Needs no state file.
 
 mod keys;
+mod registry;
 mod smoke;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,8 @@ pub(super) enum PublishVerb {
     Keygen(PublishKeygenArgs),
     /// Sign a manifest: writes FILE.minisig
     Sign(PublishSignArgs),
+    /// Push the tarballs of a dist directory to an OCI registry, for engines that pull
+    Push(registry::RegistryArgs),
     /// Write the Lima template, with its digest beside it
     Template(PublishTemplateArgs),
 }
@@ -129,6 +132,7 @@ pub(super) async fn publish(settings: &Settings, verb: PublishVerb) -> Result<Ex
         PublishVerb::Manifest(args) => manifest(settings, args).await,
         PublishVerb::Keygen(args) => keys::keygen(settings, &args),
         PublishVerb::Sign(args) => keys::sign(settings, &args),
+        PublishVerb::Push(args) => registry::push(settings, &args).await,
         PublishVerb::Template(args) => template(settings, args),
     }
 }

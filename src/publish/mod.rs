@@ -5,7 +5,7 @@
 //!            Podman     images/*.tar.gz + .sha256     (or a slice of it)      the manifest last
 //! ```
 //!
-//! Beside that: `smoke` tries a tarball.
+//! Beside that: `smoke` tries a tarball, and `registry` pushes images to where engines pull.
 //!
 //! A manifest never names what is not there: [`manifest`] is made from what lies in the dist directory alone. It is read by
 //! the same [`crate::model::Manifest`] that the fetcher reads it with.
@@ -19,5 +19,6 @@ pub mod manifest;
 pub mod members;
 pub mod packing;
 pub mod place;
+pub mod registry;
 pub mod smoke;
 pub mod tarball;

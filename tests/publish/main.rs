@@ -6,5 +6,6 @@ mod support;
 #[allow(dead_code)]
 mod world;
 
+mod registries;
 mod smoke;
 mod tarballs;

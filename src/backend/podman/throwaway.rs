@@ -4,7 +4,9 @@
 //! | file | subject |
 //! |---|---|
 //! | `place` | the directory, whose it is, and taking all of it away again |
+//! | `command` | Podman's command line on it |
 
+mod command;
 mod place;
 
 use std::collections::BTreeMap;
@@ -16,9 +18,11 @@ use std::time::{Duration, Instant};
 
 use tokio::process::Child;
 
+pub use self::command::PushTo;
 use self::place::Place;
 use super::address::Machine;
 use super::api::Api;
+use super::auth::Logins;
 
 /// How long the service may take until it answers.
 const STARTS: Duration = Duration::from_secs(30);
@@ -68,6 +72,7 @@ pub struct Throwaway {
     ways: Ways,
     service: Option<Child>,
     api: Api,
+    logins: Logins,
 }
 
 impl Throwaway {
@@ -89,7 +94,8 @@ impl Throwaway {
         let place = place.map_err(|(path, err)| ThrowawayError::Place { path, err })?;
         let api = Api::new(&place.socket(), Machine::of_local_socket())
             .map_err(|err| ThrowawayError::Service(err.to_string()))?;
-        let mut started = Self { place, ways: Ways::default(), service: None, api };
+        let logins = Logins::of(|name| vars.get(name).cloned());
+        let mut started = Self { place, ways: Ways::default(), service: None, api, logins };
         let fuse = find_program("fuse-overlayfs", vars).map(|program| ("overlay", Some(program)));
         let mut first = None;
         for storage in [Some(("overlay", None)), fuse, Some(("vfs", None))].into_iter().flatten() {
