@@ -200,6 +200,7 @@ impl Verb {
             Verb::Vm(verb) => verb.file(),
             Verb::Exec(args) => &args.file,
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
+            Verb::Cache(CacheVerb::Import(args)) => &args.file,
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,
             Verb::Logs(args) => return args.file.as_deref(),
             Verb::Publish(_) | Verb::Schema { .. } | Verb::Completions { .. } => return None,
@@ -507,6 +508,8 @@ struct VmShellArgs {
 enum CacheVerb {
     /// Fetch and verify what the state file wants; without a state file, all that the manifest offers
     Sync(SyncArgs),
+    /// Take in an archive that `publish export` wrote, where there is no network
+    Import(cache::import::ImportArgs),
     /// List the artifacts in the cache
     List(FileArg),
     /// Check the artifacts in the cache against what is known of them

@@ -1,5 +1,6 @@
 //! `publish …`: the publisher's side. Needs no state file.
 
+mod export;
 mod keys;
 mod registry;
 mod smoke;
@@ -45,6 +46,8 @@ pub(super) enum PublishVerb {
     Sign(PublishSignArgs),
     /// Push the tarballs of a dist directory to an OCI registry, for engines that pull
     Push(registry::RegistryArgs),
+    /// Write one archive for an air gap: a manifest and all that it names; `steadfast cache import` takes it in
+    Export(export::ExportArgs),
     /// Write the Lima template, with its digest beside it
     Template(PublishTemplateArgs),
 }
@@ -133,6 +136,7 @@ pub(super) async fn publish(settings: &Settings, verb: PublishVerb) -> Result<Ex
         PublishVerb::Keygen(args) => keys::keygen(settings, &args),
         PublishVerb::Sign(args) => keys::sign(settings, &args),
         PublishVerb::Push(args) => registry::push(settings, &args).await,
+        PublishVerb::Export(args) => export::export(settings, args).await,
         PublishVerb::Template(args) => template(settings, args),
     }
 }

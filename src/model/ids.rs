@@ -14,7 +14,7 @@ use crate::visible::acts;
 pub struct IdError(pub String);
 
 /// What was found, for a sentence: without control characters, and short, since a hostile word may have megabytes.
-pub(super) fn found(text: &str) -> String {
+pub(crate) fn found(text: &str) -> String {
     format!("`{}`", clean(text, 100))
 }
 

@@ -13,6 +13,7 @@
 //! | `fetch` | bring one artifact in: attempts, resume |
 //! | `judge` | compare an answer with what was promised |
 //! | `manifest` | the published manifest and its local copy |
+//! | `import` | bring in what came over an air gap |
 //! | `unpack` | read an artifact as a plain tar |
 //! | `archive` | let nothing of a tarball through but the wanted image |
 //! | `sync`, `verify`, `gc` | the verbs of `steadfast cache` |
@@ -22,6 +23,7 @@ mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gc;
+pub mod import;
 mod index;
 mod judge;
 mod manifest;
