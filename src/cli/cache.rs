@@ -1,14 +1,16 @@
-//! `cache sync|list|verify|gc`: the artifact cache alone. Works with a state file and without one.
+//! `cache sync|import|list|verify|gc`: the artifact cache alone. Works with a state file and without one.
+
+mod bars;
+pub(super) mod import;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
+use self::bars::Bars;
 use super::ownership::read_claim;
 use super::render::{self, units};
 use super::settings::check_root;
@@ -16,7 +18,7 @@ use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
 use crate::backend::cache::{self, Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
 use crate::backend::podman::{Podman, PodmanAt};
-use crate::backend::{Engine, Look, Progress, Store};
+use crate::backend::{Engine, Look, Store};
 use crate::model::{
     AgentState, Arch, ArtifactKey, Desired, HostKey, ImageSource, Location, ManifestSource, Name, Ownership,
 };
@@ -26,6 +28,7 @@ use crate::trust::kept::is_only_trust;
 pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitStatus, CliError> {
     match verb {
         CacheVerb::Sync(args) => sync(settings, args).await,
+        CacheVerb::Import(args) => import::import(settings, args).await,
         CacheVerb::List(_) => list(settings).await,
         CacheVerb::Verify { deep, .. } => verify(settings, deep).await,
         CacheVerb::Gc { dry_run, keep, .. } => gc(settings, dry_run, keep).await,
@@ -78,33 +81,41 @@ fn asked_arch(word: &str) -> Result<Asked, CliError> {
     }
 }
 
-async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliError> {
-    // An architecture nobody publishes for ends it before anything is fetched.
-    let asked = args.arch.as_deref().map(asked_arch).transpose()?;
+/// The architectures that `--arch` names, where it was given.
+fn asked_arches(settings: &Settings, word: Option<&str>) -> Result<Option<Vec<Arch>>, CliError> {
+    let asked = word.map(asked_arch).transpose()?;
     let host = settings.host_arch()?;
-    let arches = asked.map(|asked| match asked {
+    Ok(asked.map(|asked| match asked {
         Asked::Host => vec![host],
         Asked::All => Arch::ALL.to_vec(),
         Asked::Only(arch) => vec![arch],
-    });
+    }))
+}
+
+/// What is wanted of a manifest: what the agents of the state file want; without one, all of it for these architectures.
+fn wanted(settings: &Settings, arches: Option<Vec<Arch>>, desired: Option<&Desired>) -> Result<SyncWanted, CliError> {
+    let Some(desired) = desired else {
+        let host = settings.host_arch()?;
+        return Ok(SyncWanted::All(arches.unwrap_or_else(|| vec![host])));
+    };
+    let agents = desired.agents.iter();
+    let agents = agents
+        .filter(|(_, agent)| agent.source == ImageSource::Manifest && agent.state != AgentState::Absent)
+        .map(|(name, agent)| SyncAgent {
+            agent: name.clone(),
+            version: agent.version.clone(),
+            arches: arches.clone().unwrap_or_else(|| agent.arches.clone()),
+            pins: agent.pins.clone(),
+        });
+    Ok(SyncWanted::Agents(agents.collect()))
+}
+
+async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliError> {
+    // An architecture nobody publishes for ends it before anything is fetched.
+    let arches = asked_arches(settings, args.arch.as_deref())?;
     let desired = desired(settings, args.manifest_url.clone())?;
     let manifest = manifest(settings, &args, desired.as_ref())?;
-    let wanted = match &desired {
-        None => SyncWanted::All(arches.unwrap_or_else(|| vec![host])),
-        Some(desired) => SyncWanted::Agents(
-            desired
-                .agents
-                .iter()
-                .filter(|(_, agent)| agent.source == ImageSource::Manifest && agent.state != AgentState::Absent)
-                .map(|(name, agent)| SyncAgent {
-                    agent: name.clone(),
-                    version: agent.version.clone(),
-                    arches: arches.clone().unwrap_or_else(|| agent.arches.clone()),
-                    pins: agent.pins.clone(),
-                })
-                .collect(),
-        ),
-    };
+    let wanted = wanted(settings, arches, desired.as_ref())?;
     let options = CacheOptions { retries: args.retries, stall_timeout: args.stall_timeout, ..CacheOptions::default() };
     let root = root(settings, desired.as_ref())?;
     cache::sweep(&root);
@@ -381,40 +392,4 @@ fn open(settings: &Settings) -> Result<(Option<Desired>, Cache), CliError> {
     let desired = desired(settings, None)?;
     let cache = settings.cache(&root(settings, desired.as_ref())?, CacheOptions::default())?;
     Ok((desired, cache))
-}
-
-/// Download bars on a terminal.
-struct Bars {
-    all: Option<MultiProgress>,
-    tickers: Mutex<Vec<tokio::task::AbortHandle>>,
-}
-
-impl Bars {
-    fn new(on: bool) -> Self {
-        Self { all: on.then(MultiProgress::new), tickers: Mutex::default() }
-    }
-
-    fn add(&self, name: &str, progress: &Arc<Progress>) {
-        let Some(all) = &self.all else { return };
-        let template = "{msg} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = all.add(ProgressBar::new(progress.get().1).with_style(style).with_message(name.to_owned()));
-        let progress = progress.clone();
-        let ticker = tokio::spawn(async move {
-            loop {
-                bar.set_position(progress.get().0);
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        });
-        self.tickers.lock().unwrap_or_else(PoisonError::into_inner).push(ticker.abort_handle());
-    }
-
-    fn clear(&self) {
-        for ticker in self.tickers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            ticker.abort();
-        }
-        if let Some(all) = &self.all {
-            let _ = all.clear();
-        }
-    }
 }

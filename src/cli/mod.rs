@@ -204,6 +204,7 @@ impl Verb {
             Verb::Vm(verb) => verb.file(),
             Verb::Exec(args) => &args.file,
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
+            Verb::Cache(CacheVerb::Import(args)) => &args.file,
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,
             Verb::Trust(TrustVerb::Show(file) | TrustVerb::Reset { file, .. }) => file,
             Verb::Logs(args) => return args.file.as_deref(),
@@ -512,6 +513,8 @@ struct VmShellArgs {
 enum CacheVerb {
     /// Fetch and verify what the state file wants; without a state file, all that the manifest offers
     Sync(SyncArgs),
+    /// Take in an archive that `publish export` wrote, where there is no network
+    Import(cache::import::ImportArgs),
     /// List the artifacts in the cache
     List(FileArg),
     /// Check the artifacts in the cache against what is known of them

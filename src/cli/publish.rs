@@ -1,6 +1,9 @@
 //! `publish …`: the publisher's side. Needs no state file.
 
+mod export;
 mod keys;
+mod registry;
+mod smoke;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +22,7 @@ use crate::backend::http::{Ask, Client, Status};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Arch, Location, Manifest, Sha256Digest};
 use crate::publish::archive::ArchiveError;
-use crate::publish::bundle::Bundle;
+use crate::publish::bundle::{Bundle, BundleAgent, BundleError};
 use crate::publish::dist::{self, DistError};
 use crate::publish::manifest::{self, PublishError, Slice};
 use crate::publish::packing::Packing;
@@ -35,6 +38,8 @@ const TEMPLATE_AT: &str = "resources/vm/agents-vm.yaml";
 pub(super) enum PublishVerb {
     /// Pull or build images, and write each as a reproducible tarball with its digest beside it
     Tarball(PublishTarballArgs),
+    /// Try a tarball in a Podman of its own, which goes with the trial
+    Smoke(smoke::SmokeArgs),
     /// Write the manifest of what lies in a dist directory, whole or by a slice that is merged into a published one
     Manifest(PublishManifestArgs),
     /// Upload tarballs and manifest in the safe order: the manifest last, and only while nobody else has published
@@ -47,12 +52,14 @@ pub(super) enum PublishVerb {
     Keygen(PublishKeygenArgs),
     /// Sign a manifest: writes FILE.minisig
     Sign(PublishSignArgs),
+    /// Write one archive for an air gap: a manifest and all that it names; `steadfast cache import` takes it in
+    Export(export::ExportArgs),
     /// Write the Lima template, with its digest beside it
     Template(PublishTemplateArgs),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct BundleArg {
+struct BundleArg {
     /// The bundle: which agents are published, and from what (JSON or YAML; `steadfast schema --bundle`)
     #[arg(long, value_name = "FILE")]
     bundle: PathBuf,
@@ -130,33 +137,46 @@ pub(super) struct PublishTemplateArgs {
 pub(super) async fn publish(settings: &Settings, verb: PublishVerb) -> Result<ExitStatus, CliError> {
     match verb {
         PublishVerb::Tarball(args) => tarball(settings, args).await,
+        PublishVerb::Smoke(args) => smoke::smoke(settings, &args).await,
         PublishVerb::Manifest(args) => manifest(settings, args).await,
         PublishVerb::Push(args) => store::push(settings, args).await,
         PublishVerb::Upload(args) => store::upload(settings, args).await,
         PublishVerb::Download(args) => store::download(settings, args).await,
         PublishVerb::Keygen(args) => keys::keygen(settings, &args),
         PublishVerb::Sign(args) => keys::sign(settings, &args),
+        PublishVerb::Export(args) => export::export(settings, args).await,
         PublishVerb::Template(args) => template(settings, args),
     }
 }
 
-async fn tarball(settings: &Settings, args: PublishTarballArgs) -> Result<ExitStatus, CliError> {
-    let arches = match args.arch.as_str() {
-        "all" => Arch::ALL.to_vec(),
-        word => vec![Arch::from_machine(word).map_err(|err| {
+/// What `--arch` names.
+fn arches(word: &str) -> Result<Vec<Arch>, CliError> {
+    match word {
+        "all" => Ok(Arch::ALL.to_vec()),
+        word => Arch::from_machine(word).map(|arch| vec![arch]).map_err(|err| {
             CliError::new(ExitStatus::Usage, err.to_string())
                 .hint("`--arch` takes arm64 (or aarch64), x64 (or amd64, x86_64), all")
-        })?],
-    };
-    let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
-    let agents = match args.agent.as_slice() {
+        }),
+    }
+}
+
+/// The agents of these names; all of them without any.
+fn agents<'a>(bundle: &'a Bundle, names: &[String]) -> Result<Vec<&'a BundleAgent>, CliError> {
+    let found = match names {
         [] => Ok(bundle.agents.iter().collect()),
-        names => names.iter().map(|name| bundle.agent(name)).collect::<Result<Vec<_>, _>>(),
+        names => names.iter().map(|name| bundle.agent(name)).collect(),
     };
+    found.map_err(|err: BundleError| from_publish(&err.into()))
+}
+
+async fn tarball(settings: &Settings, args: PublishTarballArgs) -> Result<ExitStatus, CliError> {
+    let arches = arches(&args.arch)?;
+    let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
+    let agents = agents(&bundle, &args.agent)?;
     let podman = settings.local_podman()?;
     let signals = Signals::listen("stopping; what is finished stays, and Podman is left as it was");
     let mut made = Vec::new();
-    for agent in agents.map_err(|err| from_publish(&err.into()))? {
+    for agent in agents {
         for arch in &arches {
             let said = |text: &str| said::say(Level::Info, text, &[], settings.color_stderr);
             let to = To { out: &args.out, packing: args.compression };

@@ -236,16 +236,16 @@ fn hash_all(wanted: &[&BundleAgent], dist_dir: &Path) -> Result<Vec<(BundleAgent
 }
 
 /// A tarball that is wanted.
-struct Input<'b> {
-    agent: &'b BundleAgent,
-    arch: Arch,
-    packing: Packing,
-    path: PathBuf,
+pub(super) struct Input<'b> {
+    pub(super) agent: &'b BundleAgent,
+    pub(super) arch: Arch,
+    pub(super) packing: Packing,
+    pub(super) path: PathBuf,
 }
 
 impl<'b> Input<'b> {
     /// The one that is there, however it is packed; else the one that could be.
-    fn find(agent: &'b BundleAgent, arch: Arch, dist_dir: &Path) -> Result<Self, PublishError> {
+    pub(super) fn find(agent: &'b BundleAgent, arch: Arch, dist_dir: &Path) -> Result<Self, PublishError> {
         let place = |packing| (packing, dist::tarball_path(dist_dir, agent, arch, packing));
         let there: Vec<_> = Packing::ALL.map(place).into_iter().filter(|(_, path)| path.exists()).collect();
         match <[_; 2]>::try_from(there) {
@@ -258,7 +258,7 @@ impl<'b> Input<'b> {
     }
 
     /// The first file of it that is not there.
-    fn lacks(&self) -> Option<PathBuf> {
+    pub(super) fn lacks(&self) -> Option<PathBuf> {
         [self.path.clone(), dist::sidecar_path(&self.path)].into_iter().find(|path| !path.exists())
     }
 }

@@ -5,17 +5,24 @@
 //!            Podman     images/*.tar.gz + .sha256     (or a slice of it)      the manifest last
 //! ```
 //!
+//! Beside that: `smoke` tries a tarball, `registry` pushes images to where engines pull, and `export` writes one archive for an
+//! air gap, which [`crate::backend::cache::import`] takes in.
+//!
 //! A manifest never names what is not there: [`manifest`] is made from what lies in the dist directory alone. It is read by
 //! the same [`crate::model::Manifest`] that the fetcher reads it with.
 
 pub mod archive;
 pub mod bundle;
 pub mod dist;
+pub mod export;
 pub mod key;
+pub mod loaded;
 pub mod manifest;
 pub mod members;
 pub mod packing;
 pub mod place;
 pub mod push;
+pub mod registry;
+pub mod smoke;
 pub mod store;
 pub mod tarball;

@@ -6,4 +6,7 @@ mod support;
 #[allow(dead_code)]
 mod world;
 
+mod airgap;
+mod registries;
+mod smoke;
 mod tarballs;

@@ -124,7 +124,7 @@ impl Cache {
     }
 
     /// One flight per artifact within this process. Between processes the partial's own lock does the same.
-    async fn take_off(&self, key: &ArtifactKey) -> OwnedMutexGuard<()> {
+    pub(super) async fn take_off(&self, key: &ArtifactKey) -> OwnedMutexGuard<()> {
         let lock = {
             let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
             flights.retain(|_, lock| Arc::strong_count(lock) > 1);
@@ -135,7 +135,7 @@ impl Cache {
 
     /// The artifact under the key that its file has, or will have. That is its own, unless bytes lie there that another
     /// publisher has under the same key: where several state files share the cache, both have room.
-    async fn placed(&self, artifact: &Artifact, from: &Location) -> Result<Artifact, StoreError> {
+    pub(super) async fn placed(&self, artifact: &Artifact, from: &Location) -> Result<Artifact, StoreError> {
         let (cache, artifact, place) = (self.clone(), artifact.clone(), place(from));
         blocking(move |stop| {
             let beside = Artifact { key: artifact.key_beside(), ..artifact.clone() };
@@ -163,7 +163,7 @@ impl Cache {
         if holds(&artifact.key).is_none() && holds(&beside).is_some() { beside } else { artifact.key.clone() }
     }
 
-    async fn is_there(&self, artifact: &Artifact) -> Result<bool, StoreError> {
+    pub(super) async fn is_there(&self, artifact: &Artifact) -> Result<bool, StoreError> {
         let (cache, key) = (self.clone(), artifact.key.clone());
         Ok(blocking(move |stop| cache.digest_of(&key, false, stop)).await? == Some(artifact.sha256))
     }
@@ -199,7 +199,7 @@ impl Cache {
     }
 
     /// Moves a wrong file aside. Called under the partial's lock, after a look that found it wrong under that lock.
-    async fn quarantine_what_is_there(&self, key: &ArtifactKey) -> Result<(), StoreError> {
+    pub(super) async fn quarantine_what_is_there(&self, key: &ArtifactKey) -> Result<(), StoreError> {
         let (cache, key) = (self.clone(), key.clone());
         blocking(move |_| {
             let layout = &cache.0.layout;
@@ -271,7 +271,7 @@ impl Cache {
     }
 
     /// Takes up what an earlier run left, and makes sure that there is room for the rest.
-    async fn take_up(&self, artifact: &Artifact, mut partial: Partial) -> Result<Partial, StoreError> {
+    pub(super) async fn take_up(&self, artifact: &Artifact, mut partial: Partial) -> Result<Partial, StoreError> {
         let (cache, artifact) = (self.clone(), artifact.clone());
         blocking(move |stop| {
             partial.take_up(&artifact.sha256, artifact.size_bytes, stop)?;
@@ -399,7 +399,7 @@ impl Cache {
     }
 
     /// Makes the download the artifact. The index learns of it before the lock is given back.
-    async fn land(&self, artifact: &Artifact, from: &Location, partial: Partial) -> Result<(), StoreError> {
+    pub(super) async fn land(&self, artifact: &Artifact, from: &Location, partial: Partial) -> Result<(), StoreError> {
         let (cache, artifact, place) = (self.clone(), artifact.clone(), place(from));
         blocking(move |_| {
             let to = cache.0.layout.artifact(&artifact.key);

@@ -14,6 +14,7 @@
 //! | `judge` | compare an answer with what was promised |
 //! | `manifest` | the published manifest and its local copy |
 //! | `signed` | the same where it must be signed |
+//! | `import` | bring in what came over an air gap |
 //! | `unpack` | read an artifact as a plain tar |
 //! | `archive` | let nothing of a tarball through but the wanted image |
 //! | `sync`, `verify`, `gc` | the verbs of `steadfast cache` |
@@ -23,6 +24,7 @@ mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gc;
+pub mod import;
 mod index;
 mod judge;
 mod manifest;
@@ -46,7 +48,7 @@ pub use archive::names_image;
 pub use gc::{Garbage, GcReport, GcRequest, gc_candidates};
 pub use sweep::sweep;
 pub use sync::{SyncAgent, SyncReport, SyncRequest, SyncWanted};
-pub use unpack::damage;
+pub use unpack::{damage, plain};
 pub use verify::{Checked, Verdict, VerifyReport};
 
 use self::index::{IndexFile, ManifestOrigin};

@@ -17,7 +17,7 @@ use super::{Cache, StoreError};
 use crate::backend::http::{Ask, Failure, Validators};
 use crate::error::Chain;
 use crate::model::manifest::MAX_MANIFEST_BYTES;
-use crate::model::{Location, Manifest, ManifestError, Name, Sha256Digest};
+use crate::model::{Location, Manifest, ManifestError, ManifestSource, Name, Sha256Digest};
 use crate::trust::kept::{Accepted, Copied, Held, KeptError, Ledger, Record};
 use crate::trust::{MAX_SIGNATURE_BYTES, Signed, Trust, TrustError, admit, prove};
 
@@ -116,16 +116,33 @@ impl Cache {
                 _ => return Err(refused(at, &Failure::permanent("304"))),
             },
             Ok(Said::Bytes(bytes, validators)) => {
-                let proven = prove(&bytes, signature.as_deref(), &trust.keys).map_err(untrusted(at))?;
-                let mut manifest = Manifest::parse(&bytes).map_err(unusable(at))?;
-                let signed = proven.about(&manifest.updated_at, now).map_err(untrusted(at))?;
-                manifest.signed = Some(Arc::new(signed));
+                let manifest = verified(&at.to_string(), &bytes, signature.as_deref(), trust, now)?;
                 self.remember_origin(&manifest, signed_place(&trust.owner), validators);
                 manifest
             }
         };
         let floor = record.map(|record| record.accepted.floor());
         admit(signed_of(&manifest, at)?, floor.as_ref()).map_err(untrusted(at))?;
+        Ok(manifest)
+    }
+
+    /// Takes in a manifest that did not come from where it is published, by its literal bytes and the signature beside them.
+    /// It is judged as one that was fetched.
+    pub(super) fn admit(
+        &self,
+        at: &str,
+        bytes: &[u8],
+        signature: Option<&[u8]>,
+        of: Option<&ManifestSource>,
+    ) -> Result<Manifest, StoreError> {
+        let Some(trust) = of.and_then(|of| of.trust.as_ref()) else {
+            return Manifest::parse(bytes).map_err(|err| StoreError::Manifest { at: at.to_owned(), err });
+        };
+        let manifest = verified(at, bytes, signature, trust, SystemTime::now())?;
+        let floor = self.accepted(&trust.owner)?.map(|record| record.accepted.floor());
+        let refused = |err| StoreError::Untrusted { at: at.to_owned(), err };
+        let signed = manifest.signed.as_deref().ok_or_else(|| refused(TrustError::Unsigned))?;
+        admit(signed, floor.as_ref()).map_err(refused)?;
         Ok(manifest)
     }
 
@@ -255,6 +272,21 @@ impl Cache {
         self.write_manifest(manifest, Some(&signed_place(&trust.owner)))?;
         keep(&held, manifest, at, |accepted, _| vec![newest(accepted)])
     }
+}
+
+/// The very bytes that were verified are parsed.
+fn verified(
+    at: &str,
+    bytes: &[u8],
+    signature: Option<&[u8]>,
+    trust: &Trust,
+    now: SystemTime,
+) -> Result<Manifest, StoreError> {
+    let refused = |err| StoreError::Untrusted { at: at.to_owned(), err };
+    let proven = prove(bytes, signature, &trust.keys).map_err(refused)?;
+    let mut manifest = Manifest::parse(bytes).map_err(|err| StoreError::Manifest { at: at.to_owned(), err })?;
+    manifest.signed = Some(Arc::new(proven.about(&manifest.updated_at, now).map_err(refused)?));
+    Ok(manifest)
 }
 
 /// Keeps that a manifest was accepted, and which copies count from now on, unless something newer was accepted meanwhile.

@@ -48,6 +48,26 @@ pub fn damage<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
     None
 }
 
+/// A tarball that lies anywhere as a plain tar: decompressed while it is read. `progress` counts compressed bytes.
+pub fn plain(file: File, progress: Arc<Progress>) -> ByteStream {
+    unpacked(file, progress, |err| err)
+}
+
+fn unpacked(
+    file: File,
+    progress: Arc<Progress>,
+    told: impl FnOnce(io::Error) -> io::Error + Send + 'static,
+) -> ByteStream {
+    let (pieces, inbox) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        if let Err(err) = decompress(file, &progress, &pieces) {
+            // Whoever read has gone when this fails; nobody is left to tell.
+            let _ = pieces.blocking_send(Err(told(err)));
+        }
+    });
+    Box::pin(stream::unfold(inbox, |mut inbox| async { inbox.recv().await.map(|piece| (piece, inbox)) }))
+}
+
 impl Cache {
     /// Opens an artifact for reading. While the stream lives the file is not removed by any steadfast.
     pub(super) fn unpack(&self, key: &ArtifactKey, progress: Arc<Progress>) -> Result<ByteStream, StoreError> {
@@ -72,15 +92,8 @@ impl Cache {
             return Err(gone());
         }
         progress.set_total(file.metadata().map_err(failed("look at", &path))?.len());
-        let (pieces, inbox) = mpsc::channel(AHEAD);
         let key = key.clone();
-        tokio::task::spawn_blocking(move || {
-            if let Err(err) = decompress(file, &progress, &pieces) {
-                // Whoever read has gone when this fails; nobody is left to tell.
-                let _ = pieces.blocking_send(Err(told(err, key)));
-            }
-        });
-        Ok(Box::pin(stream::unfold(inbox, |mut inbox| async { inbox.recv().await.map(|piece| (piece, inbox)) })))
+        Ok(unpacked(file, progress, move |err| told(err, key)))
     }
 
     /// See [`crate::backend::Store::open_image`].

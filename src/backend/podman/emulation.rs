@@ -9,7 +9,7 @@ use std::path::Path;
 const HANDLERS: &str = "/proc/sys/fs/binfmt_misc";
 
 /// What this machine emulates, in Go's words.
-pub(super) fn here() -> BTreeSet<String> {
+pub fn here() -> BTreeSet<String> {
     read(Path::new(HANDLERS))
 }
 

@@ -142,6 +142,52 @@ fn kind(command: &str, status: u16, sentence: &str) -> EngineErrorKind {
     }
 }
 
+/// A command of Podman's that spoke to a registry ended with a failure; `None` for the code when a signal ended it.
+pub(super) fn of_registry(what: &str, command: &str, code: Option<i32>, stderr: &str) -> EngineError {
+    const REFUSED: [&str; 5] =
+        ["unauthorized", "authentication required", "access denied", "forbidden", "invalid username"];
+    const PASSING: [&str; 14] = [
+        "connection refused",
+        "connection reset",
+        "broken pipe",
+        "i/o timeout",
+        "handshake timeout",
+        "timed out",
+        "unexpected eof",
+        ": eof",
+        "too many requests",
+        "internal server error",
+        "bad gateway",
+        "service unavailable",
+        "gateway timeout",
+        "temporary failure in name resolution",
+    ];
+    // News of what goes on stand before it, and lines of its log.
+    let said = stderr.rsplit_once("Error: ").map_or(stderr, |(_, said)| said);
+    let sentence = one_line(&said.lines().filter(|line| !line.starts_with("time=\"")).collect::<Vec<_>>().join(" "));
+    let kind = match code {
+        _ if says(&sentence, &REFUSED) => EngineErrorKind::PermissionDenied,
+        _ if says(&sentence, &PASSING) => EngineErrorKind::TransportUnavailable,
+        _ => EngineErrorKind::CommandFailed,
+    };
+    let sentence = match code {
+        None => "a signal ended Podman".to_owned(),
+        Some(code) if sentence.is_empty() => format!("Podman ended with exit code {code}"),
+        Some(_) => sentence,
+    };
+    EngineError {
+        command: Some(command.to_owned()),
+        exit_code: code,
+        stderr: Some(cut(stderr, BODY_LIMIT).to_owned()),
+        ..EngineError::new(kind, format!("failed to {what}: {}", cut(&sentence, SENTENCE_LIMIT)))
+    }
+}
+
+/// Whether it failed over a registry that speaks plain HTTP where TLS was wanted.
+pub fn is_of_plain_http(err: &EngineError) -> bool {
+    says(&err.message, &["server gave http response to https client"])
+}
+
 /// What Podman's sentence alone tells.
 pub(super) fn kind_by_words(about: About, sentence: &str) -> Option<EngineErrorKind> {
     const TAKEN: [&str; 6] = [

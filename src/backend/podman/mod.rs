@@ -31,6 +31,7 @@ mod stop;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod throwaway;
 mod upload;
 mod wire;
 
@@ -47,10 +48,13 @@ use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Im
 pub use address::Machine;
 pub use api::Api;
 pub use auth::Logins;
+pub use emulation::here as emulated_here;
+pub use error::is_of_plain_http;
 pub use ladder::Ladder;
 pub use place::PodmanAt;
 pub use publish::BuildImage;
 pub use shell::Shell;
+pub use throwaway::{PushTo, Throwaway, ThrowawayError};
 
 /// Podman, by whichever way it is reached.
 #[derive(Debug)]

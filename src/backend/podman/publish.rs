@@ -11,12 +11,14 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::http::{Call, query, segment};
 use crate::backend::{ByteStream, EngineError, EngineErrorKind};
-use crate::model::{ImageId, ImageRef};
+use crate::model::{ContainerId, ImageId, ImageRef};
 
 /// How long a build may say nothing.
 const BUILD_STALL: Duration = Duration::from_secs(15 * 60);
 /// How long Podman may prepare an archive before its first byte.
 const SAVE_HEADERS: Duration = Duration::from_secs(5 * 60);
+/// How long making a container may take.
+const CREATE: Duration = Duration::from_secs(60);
 /// How much a build's last words are kept.
 const WORDS: usize = 4096;
 
@@ -103,6 +105,23 @@ impl Api {
         let call = Call::get(format!("save image {}", image.short()), self.libpod(&path).await?);
         let response = self.http().open(&call, Some(SAVE_HEADERS)).await?;
         Ok(Box::pin(response.bytes_stream().map_err(std::io::Error::other)))
+    }
+
+    /// Makes a container of an image that is to be tried: without a network, a name or anything of this machine. With a
+    /// command instead of the image's own.
+    ///
+    /// # Errors
+    /// What Podman says.
+    pub async fn create_trial(&self, image: &ImageId, command: Option<&[String]>) -> Result<ContainerId, EngineError> {
+        let mut body = json!({"image": image.as_str(), "netns": {"nsmode": "none"}});
+        if let Some(command) = command {
+            body["command"] = json!(command);
+        }
+        let what = format!("create a container of image {}", image.short());
+        let call = Call::post(what, self.libpod("/containers/create").await?).json(&body).within(CREATE);
+        let answer = self.http().send(&call).await?.json(&call)?;
+        let id = answer.get("Id").and_then(Value::as_str).unwrap_or_default();
+        ContainerId::new(id).map_err(|_| call.unreadable("it names no container"))
     }
 
     /// Takes a name from an image. The image stays, also without any.

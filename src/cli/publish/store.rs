@@ -10,6 +10,7 @@ use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::registry::{self, RegistryArgs};
 use super::{BundleArg, from_publish, keys};
 use crate::backend::Progress;
 use crate::cli::render::said::{self, Level};
@@ -62,6 +63,8 @@ pub(in crate::cli) struct PublishPushArgs {
     /// Replace tarballs that the published manifest names: until the new one is there, whoever fetches them fails
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +113,9 @@ impl StoreArg {
 }
 
 pub(super) async fn push(settings: &Settings, args: PublishPushArgs) -> Result<ExitStatus, CliError> {
+    if let Some(to) = &args.registry.registry {
+        return registry::push(settings, &args.registry, to, &args.bundle, &args.dist_dir).await;
+    }
     let slice: Slice = args.slice.parse().map_err(|err| from_publish(&err))?;
     let public = args.public_url.as_deref().map(|url| public(url).map(|at| (at, args.public_timeout))).transpose()?;
     let epoch = settings.vars.get("SOURCE_DATE_EPOCH");
