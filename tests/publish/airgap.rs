@@ -66,6 +66,39 @@ fn what_was_exported_is_imported_and_applied_without_a_network() {
 }
 
 #[test]
+fn an_archive_is_judged_by_its_signature_where_keys_are_set() {
+    let world = World::bare();
+    dist(&world);
+    export(&world, "unsigned.tar").expect(0);
+    for keys in ["ours", "theirs"] {
+        world.run(format!("publish keygen --no-password --out {keys}")).expect(0);
+    }
+    let sign = |key: &str, serial: u32, out: &str| {
+        world.run(format!("publish sign --file dist/manifest.json --key {key} --serial {serial}")).expect(0);
+        export(&world, out).expect(0);
+    };
+    sign("theirs", 9, "theirs.tar");
+    sign("ours", 5, "five.tar");
+    sign("ours", 4, "four.tar");
+    let public = std::fs::read_to_string(world.sandbox.path("ours.pub")).unwrap();
+    let state = format!(
+        "apiVersion: steadfast/v1\nname: {}\nruntime: {{podman: {{}}}}\nmanifest:\n  url: \"http://127.0.0.1:1/vm/manifest.json\"\n  \
+         publicKeys: [{}]\nagents:\n  app: {{version: latest}}\n",
+        world.owner,
+        public.lines().last().unwrap()
+    );
+    world.sandbox.write("steadfast.yaml", state);
+    world.run("cache import unsigned.tar").expect(6).says("is not signed");
+    world.run("cache import theirs.tar").expect(6).says("is not among the trusted ones");
+    world.run("apply --timeout 5s").expect(1);
+    world.run("cache import five.tar").expect(0);
+    world.applied();
+    world.run("cache import four.tar").expect(6).says("has serial 4, and one with serial 5 was seen before");
+    assert!(world.run("trust show").expect(0).stdout.contains("serial 5"));
+    assert_eq!(world.apply_kinds(), Vec::<String>::new());
+}
+
+#[test]
 fn an_archive_has_all_that_its_manifest_names_or_there_is_none() {
     let world = World::bare();
     dist(&world);
