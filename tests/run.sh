@@ -173,6 +173,8 @@ stage_podman() {
   podman_env_install
   have curl || install_packages curl || true
   install_busybox || true
+  # A store to publish to.
+  if store_env_install; then export STEADFAST_TEST_VERSITYGW=$se_versitygw; else fail "a store for tests/publish: $se_reason"; fi
   # Where the machine has it: `tests/faults` kills and refuses at single system calls.
   is_macos || have strace || install_packages strace || true
   local registry

@@ -182,10 +182,14 @@ impl Push<'_> {
                 false => "application/gzip",
             };
             async move {
-                let progress = Progress::new(file.size_bytes);
-                said(News::Sending(key.clone(), Arc::clone(&progress)));
-                let about = About { content_type, cache_control: IMMUTABLE };
-                let sent = self.store.send(&key, &file, about, &progress).await?;
+                let sent = if self.store.has(&key, &file).await? {
+                    Sent::AlreadyThere
+                } else {
+                    let progress = Progress::new(file.size_bytes);
+                    said(News::Sending(key.clone(), Arc::clone(&progress)));
+                    let about = About { content_type, cache_control: IMMUTABLE };
+                    self.store.send(&key, &file, about, &progress).await?
+                };
                 said(News::Sent(key.clone(), sent));
                 Ok::<_, PushError>((key, sent))
             }
@@ -210,7 +214,9 @@ impl Push<'_> {
                 let key = ObjectKey::new(key).map_err(PushError::Key)?;
                 let about = About { content_type: "application/json", cache_control: IMMUTABLE };
                 let file = Local { path, sha256, size_bytes };
-                self.store.send(&key, &file, about, &Progress::new(size_bytes)).await?;
+                if !self.store.has(&key, &file).await? {
+                    self.store.send(&key, &file, about, &Progress::new(size_bytes)).await?;
+                }
             }
             let text = dist::sidecar(&tarball.hashed.sha256, &tarball.path);
             let key = ObjectKey::from(&tarball.key).with(".sha256");

@@ -86,7 +86,7 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Destination::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
-            Destination::Directory(dir) => write!(f, "file://{}", dir.display()),
+            Destination::Directory(dir) => write!(f, "file://{}/", dir.display().to_string().trim_end_matches('/')),
         }
     }
 }
@@ -312,6 +312,18 @@ impl Store {
         }
     }
 
+    /// Whether a file is there: an object with its length, that hashes to what it does.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn has(&self, key: &ObjectKey, file: &Local) -> Result<bool, StoreError> {
+        let is_there = self.head(key).await?.is_some_and(|head| head.is(file));
+        if let (true, Kind::S3(s3)) = (is_there, &self.kind) {
+            s3.forget(key, file)?;
+        }
+        Ok(is_there)
+    }
+
     /// Sends a file, in parts where it is long, and looks whether it has arrived.
     ///
     /// # Errors
@@ -324,13 +336,6 @@ impl Store {
         progress: &Arc<Progress>,
     ) -> Result<Sent, StoreError> {
         progress.set_total(file.size_bytes);
-        if self.head(key).await?.is_some_and(|head| head.is(file)) {
-            progress.set(file.size_bytes);
-            if let Kind::S3(s3) = &self.kind {
-                s3.forget(key, file)?;
-            }
-            return Ok(Sent::AlreadyThere);
-        }
         let sent = match &self.kind {
             Kind::S3(s3) => s3.send(key, file, about, &self.parts, progress).await?,
             Kind::Directory(dir) => dir.send(key, file, progress).await?,

@@ -6,7 +6,11 @@ mod support;
 #[allow(dead_code)]
 mod world;
 
+#[path = "../support/gateway.rs"]
+mod gateway;
+
 mod airgap;
 mod registries;
 mod smoke;
+mod story;
 mod tarballs;

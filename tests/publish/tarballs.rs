@@ -9,10 +9,10 @@ use crate::support;
 use crate::support::registry::Registry;
 use crate::world::{World, api, sha256};
 
-const HOST: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+pub const HOST: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
 
 /// A context whose image runs an agent that answers over HTTP.
-fn context(world: &World, dir: &str, version: &str) {
+pub fn context(world: &World, dir: &str, version: &str) {
     std::fs::create_dir_all(world.sandbox.path(dir).join("bin")).unwrap();
     std::fs::copy(support::busybox(), world.sandbox.path(dir).join("bin/busybox")).unwrap();
     world.sandbox.write(&format!("{dir}/agent"), support::archive::AGENT);

@@ -200,9 +200,13 @@ pub(super) async fn upload(settings: &Settings, args: PublishUploadArgs) -> Resu
     let bars = Bars::new(settings);
     let about = About { content_type: &args.content_type, cache_control: &args.cache_control };
     let work = async {
-        let progress = Progress::new(local.size_bytes);
-        bars.tell(News::Sending(key.clone(), Arc::clone(&progress)));
-        let sent = store.send(&key, &local, about, &progress).await?;
+        let sent = if store.has(&key, &local).await? {
+            Sent::AlreadyThere
+        } else {
+            let progress = Progress::new(local.size_bytes);
+            bars.tell(News::Sending(key.clone(), Arc::clone(&progress)));
+            store.send(&key, &local, about, &progress).await?
+        };
         bars.tell(News::Sent(key.clone(), sent));
         if args.sidecar_sha {
             let text = dist::sidecar(&local.sha256, &local.path);
