@@ -15,7 +15,7 @@ use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
 use crate::backend::cache::{self, Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
 use crate::backend::podman::{Podman, PodmanAt};
-use crate::backend::{Engine, Look, Progress, Store};
+use crate::backend::{Engine, Look, Progress, Store, Transferred};
 use crate::model::{AgentState, Arch, Desired, HostKey, ImageSource, Location, Name, Ownership};
 
 pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitStatus, CliError> {
@@ -106,18 +106,26 @@ async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliErro
     bars.clear();
     let report = report.map_err(|err| CliError::from_store(&err))?;
     match settings.output {
-        Format::Json | Format::Yaml => render::print_data(
-            settings.output,
-            &json!({
+        Format::Json | Format::Yaml => {
+            let mut data = json!({
                 "downloaded": report.downloaded,
                 "manifestPath": report.manifest_path,
                 "skipped": report.skipped,
-            }),
-        )?,
+            });
+            let Transferred { received, reused } = report.in_all();
+            if reused > 0 {
+                (data["receivedBytes"], data["reusedBytes"]) = (received.into(), reused.into());
+            }
+            render::print_data(settings.output, &data)?;
+        }
         Format::Text | Format::Markdown => {
             let mut text = String::new();
             for key in &report.downloaded {
-                let _ = writeln!(text, "fetched {key}");
+                let from = report.transferred.get(key).filter(|from| from.reused > 0);
+                let parts = from.map(|Transferred { received, reused }| {
+                    format!(" ({} received, {} reused)", units::bytes(*received), units::bytes(*reused))
+                });
+                let _ = writeln!(text, "fetched {key}{}", parts.unwrap_or_default());
             }
             if report.skipped {
                 text.push_str("nothing to fetch: everything wanted is in the cache\n");

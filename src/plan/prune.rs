@@ -1,7 +1,8 @@
 //! What nothing needs any more: older versions of this file's agents in the cache, and images that were loaded for it.
 //!
 //! Roots are recomputed from what was seen each time: what is desired, what runs, and what the last good manifest lists.
-//! Beside those, as many older versions are kept per agent as the state file says. An image stays as long as its tarball
+//! Beside those, as many older versions are kept per agent as the state file says; none goes while a newer one is to be fetched,
+//! which may lie in it in large part. An image stays as long as its tarball
 //! does, and goes only when it was loaded by us, was not there before, has no name but the one it was loaded for, and
 //! no container, whoever's, was made from it.
 
@@ -33,6 +34,8 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     for manifest in manifests() {
         names.extend(manifest.agents.keys().map(String::as_str));
     }
+    let fetches = plan.ready.iter().filter(|step| matches!(step.action, Action::FetchArtifact { .. }));
+    let awaited: BTreeSet<AgentName> = fetches.filter_map(|step| step.agent.clone()).collect();
     let mut idle: BTreeMap<(&AgentName, Arch), Vec<(&ArtifactKey, &CachedArtifact)>> = BTreeMap::new();
     for (key, cached) in artifacts {
         // What is not proved may be what a container was made from.
@@ -40,7 +43,7 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
             continue;
         }
         let Some((agent, arch)) = owner_of(key, &names) else { continue };
-        if let Some((agent, _)) = desired.agents.get_key_value(agent) {
+        if let Some((agent, _)) = desired.agents.get_key_value(agent).filter(|(agent, _)| !awaited.contains(*agent)) {
             idle.entry((agent, arch)).or_default().push((key, cached));
         }
     }

@@ -11,6 +11,10 @@
 //! | `index` | what is known of files without reading them |
 //! | `partial` | a download under way: lock, running hash, commit |
 //! | `fetch` | bring one artifact in: attempts, resume |
+//! | `retry` | when to ask again |
+//! | `delta` | put an artifact together from what is here and ranges for the rest |
+//! | `recipe` | which ranges these are |
+//! | `lists` | the lists of members that are kept |
 //! | `judge` | compare an answer with what was promised |
 //! | `manifest` | the published manifest and its local copy |
 //! | `unpack` | read an artifact as a plain tar |
@@ -18,16 +22,20 @@
 //! | `sync`, `verify`, `gc` | the verbs of `steadfast cache` |
 
 mod archive;
+mod delta;
 mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gc;
 mod index;
 mod judge;
+mod lists;
 mod manifest;
 mod partial;
 mod paths;
 mod quarantine;
+mod recipe;
+mod retry;
 mod sweep;
 mod sync;
 mod unpack;
@@ -36,7 +44,7 @@ mod verify;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
@@ -106,6 +114,8 @@ struct Inner {
     downloads: Semaphore,
     /// Where the manifest that was fetched last came from.
     origin: Mutex<Option<ManifestOrigin>>,
+    /// Lists of members that could not be had when it was asked what an artifact costs.
+    no_lists: Mutex<BTreeMap<Sha256Digest, Instant>>,
 }
 
 impl Cache {
@@ -121,6 +131,7 @@ impl Cache {
             flights: Mutex::default(),
             downloads: Semaphore::new(options.parallel.max(1)),
             origin: Mutex::default(),
+            no_lists: Mutex::default(),
             layout,
             options,
         })))
@@ -165,6 +176,10 @@ impl Store for Cache {
     async fn prove(&self, key: &ArtifactKey) -> Result<Option<Sha256Digest>, StoreError> {
         let (cache, key) = (self.clone(), key.clone());
         blocking(move |stop| cache.digest_of(&key, false, stop)).await
+    }
+
+    async fn transfer(&self, artifact: &Artifact, from: &Location, ask: bool) -> u64 {
+        self.bytes_to_fetch(artifact, from, ask).await
     }
 
     async fn fetch(&self, artifact: &Artifact, from: &Location, progress: Arc<Progress>) -> Result<bool, StoreError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 
 use super::{Cache, Progress, Store, StoreError};
+use crate::backend::Transferred;
 use crate::model::{AgentName, Arch, Artifact, ArtifactKey, Location, Manifest, ManifestError, Sha256Digest, Version};
 
 /// What is to be in the cache.
@@ -45,10 +46,22 @@ pub struct SyncAgent {
 pub struct SyncReport {
     /// What had to be fetched.
     pub downloaded: Vec<ArtifactKey>,
+    /// Where the bytes of these came from.
+    pub transferred: BTreeMap<ArtifactKey, Transferred>,
     /// Where the manifest lies.
     pub manifest_path: PathBuf,
     /// Nothing had to be fetched.
     pub skipped: bool,
+}
+
+impl SyncReport {
+    /// Of all that was fetched together.
+    pub fn in_all(&self) -> Transferred {
+        self.transferred.values().fold(Transferred::default(), |all, one| Transferred {
+            received: all.received + one.received,
+            reused: all.reused + one.reused,
+        })
+    }
 }
 
 impl SyncWanted {
@@ -129,16 +142,21 @@ impl Cache {
             watch(artifact, &progress);
             async move {
                 let from = request.manifest.artifact(&artifact.key);
-                self.fetch(artifact, &from, progress).await.map(|fetched| fetched.then(|| artifact.key.clone()))
+                let fetched = self.fetch(artifact, &from, Arc::clone(&progress)).await?;
+                Ok(fetched.then(|| (artifact.key.clone(), progress.transferred())))
             }
         });
         // As many as download at once, and as many again that are looked at meanwhile.
         let outcomes: Vec<_> = stream::iter(flights).buffered(self.0.options.parallel.max(1) * 2).collect().await;
-        let mut downloaded = Vec::new();
+        let (mut downloaded, mut transferred) = (Vec::new(), BTreeMap::new());
         let mut gravest: Option<StoreError> = None;
         for outcome in outcomes {
             match outcome {
-                Ok(key) => downloaded.extend(key),
+                Ok(None) => {}
+                Ok(Some((key, from))) => {
+                    transferred.insert(key.clone(), from);
+                    downloaded.push(key);
+                }
                 Err(err) if gravest.as_ref().is_none_or(|known| gravity(&err) > gravity(known)) => gravest = Some(err),
                 Err(_) => {}
             }
@@ -147,7 +165,7 @@ impl Cache {
             return Err(err);
         }
         self.commit_manifest(&manifest, Some(&request.manifest)).await?;
-        Ok(SyncReport { skipped: downloaded.is_empty(), downloaded, manifest_path: self.manifest_path() })
+        Ok(SyncReport { skipped: downloaded.is_empty(), downloaded, transferred, manifest_path: self.manifest_path() })
     }
 }
 
