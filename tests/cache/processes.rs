@@ -74,7 +74,7 @@ async fn child() {
             let fill = std::path::Path::new(&root).join("fill");
             let partial = std::path::Path::new(&root).join("cache").join(format!("{KEY}.partial"));
             let filler = async {
-                while !partial.exists() {
+                while std::fs::metadata(&partial).map_or(0, |found| found.len()) == 0 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 std::fs::write(&fill, vec![0; 2 * MIB]).unwrap();
