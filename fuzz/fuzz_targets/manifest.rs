@@ -65,10 +65,11 @@ fn check_artifacts(manifest: &Manifest) {
         if let Some(layers) = &artifact.layers {
             assert!(layers.key.as_str().starts_with("vm/") && !layers.key.as_str().contains(steadfast::fuzzing::acts));
             let place = |key: &ArtifactKey| format!("{key}/");
-            let (list, clash) = (place(&layers.key), |other: &Artifact| {
+            let list = place(&layers.key);
+            let clash = |other: &Artifact| {
                 let other = place(&other.key);
                 list.starts_with(&other) || other.starts_with(&list)
-            });
+            };
             assert!(!accepted.iter().any(clash), "{} is a tarball's", layers.key);
         }
         for other in &accepted {

@@ -107,7 +107,8 @@ impl LayerIndex {
             if member.offset != end {
                 return Err(LayersError::Apart { found: member.offset, expected: end });
             }
-            end = member.end();
+            let sum = LayersError::Sum { found: member.end(), expected: size_bytes };
+            end = end.checked_add(member.length).filter(|end| *end <= size_bytes).ok_or(sum)?;
         }
         match end == size_bytes {
             true => Ok(Self(members)),
@@ -161,7 +162,7 @@ mod tests {
         assert!(said(br#"[{"sha256":"00","offset":0,"length":1}]"#, 1).contains("is not a sha256"));
         // What ends beyond what can be counted ends nowhere.
         let beyond = listed(&[(1, 0, u64::MAX), (2, u64::MAX, 2)]);
-        assert!(LayerIndex::parse(&beyond, 1).is_err());
+        assert!(LayerIndex::parse(&beyond, 1).is_err() && LayerIndex::parse(&beyond, u64::MAX).is_err());
         let many: Vec<_> = (0..=MAX_MEMBERS as u64).map(|at| (1, at, 1)).collect();
         assert_eq!(said(&listed(&many), many.len() as u64), "it has more than 131072 members");
         assert_eq!(said(&vec![b' '; MAX_LAYERS_BYTES + 1], 0), "it is larger than 16 MiB");
