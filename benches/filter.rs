@@ -33,7 +33,7 @@ async fn main() {
     std::fs::write(&path, &bytes).expect("written");
     let digest = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let sha256 = Sha256Digest::parse(&digest).expect("a digest");
-    let artifact = Artifact { key, sha256, size_bytes: bytes.len() as u64 };
+    let artifact = Artifact { key, sha256, size_bytes: bytes.len() as u64, layers: None };
     drop(bytes);
     cache.prove(&artifact.key).await.expect("hashed");
     let wanted = ImageRef::new("localhost/filter:1").expect("a name");

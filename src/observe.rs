@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
+
 use crate::backend::{Engine, Look, Store, StoreError, Vm, World};
 use crate::error::Chain;
 use crate::model::{
@@ -110,9 +112,10 @@ pub async fn observe<V: Vm, E: Engine, S: Store>(
     let reach = world.engine.reach();
     // What cannot be told is not taken for ours to remove.
     let loaded = world.store.loaded_images().await.unwrap_or_default();
-    let (published, others) = (published.manifest.clone(), BTreeSet::new());
-    let mut observed = Observed { published, local, artifacts, vm, reach, guest, loaded, others };
+    let (published, others, transfers) = (published.manifest.clone(), BTreeSet::new(), BTreeMap::new());
+    let mut observed = Observed { published, local, artifacts, vm, reach, guest, loaded, others, transfers };
     prove_wanted(world, desired, &mut observed).await;
+    look_at_transfers(world, desired, &mut observed).await;
     look_at_others(world, desired, &mut observed).await;
     observed
 }
@@ -260,6 +263,24 @@ async fn prove_wanted<V, E, S: Store>(world: &World<V, E, S>, desired: &Desired,
         }
     }
 }
+
+/// What of the artifacts that are wanted and missing would travel. Their publisher is asked for the lists of their parts once, and
+/// only where it has just answered.
+async fn look_at_transfers<V, E, S: Store>(world: &World<V, E, S>, desired: &Desired, observed: &mut Observed) {
+    let (Some(artifacts), Some(at)) = (observed.artifacts.present(), &desired.manifest) else { return };
+    let ask = observed.published.present().is_some();
+    let missing = wanted_artifacts(desired, observed).into_iter().map(|wanted| wanted.artifact);
+    let missing = missing.filter(|artifact| !artifact.is_in(artifacts));
+    let costs = missing.map(|artifact| async move {
+        let bytes = world.store.transfer(&artifact, &at.artifact(&artifact.key), ask).await;
+        (bytes < artifact.size_bytes).then_some((artifact.key, bytes))
+    });
+    let costs: Vec<_> = stream::iter(costs).buffer_unordered(AT_ONCE).collect().await;
+    observed.transfers = costs.into_iter().flatten().collect();
+}
+
+/// So many lists are asked for at the same time.
+const AT_ONCE: usize = 4;
 
 fn unknown<T>(err: &StoreError) -> Seen<T> {
     Seen::Unknown { why: Chain(err).to_string() }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
-use steadfast::model::{Arch, Desired, Manifest, ManifestError, Seen};
+use steadfast::model::{Arch, Artifact, ArtifactKey, Desired, Manifest, ManifestError, Seen};
 use steadfast::plan::Policy;
 use steadfast::snapshot::Snapshot;
 use steadfast_fuzz::{bounded, check_message, check_page, desired, expand, mutate_json, nothing};
@@ -60,6 +60,17 @@ fn check_artifacts(manifest: &Manifest) {
             let below = path.strip_prefix("/c/vm").unwrap_or_else(|_| panic!("{path:?} leads outside"));
             assert!(below.components().all(|part| matches!(part, Component::Normal(_))), "{path:?}");
             assert!(!path.to_string_lossy().contains(steadfast::fuzzing::acts), "{path:?}");
+        }
+        // A list lies where no tarball does, and is called what it is.
+        if let Some(layers) = &artifact.layers {
+            assert!(layers.key.as_str().starts_with("vm/") && !layers.key.as_str().contains(steadfast::fuzzing::acts));
+            let place = |key: &ArtifactKey| format!("{key}/");
+            let list = place(&layers.key);
+            let clash = |other: &Artifact| {
+                let other = place(&other.key);
+                list.starts_with(&other) || other.starts_with(&list)
+            };
+            assert!(!accepted.iter().any(clash), "{} is a tarball's", layers.key);
         }
         for other in &accepted {
             let is_below =

@@ -115,5 +115,6 @@ pub fn nothing() -> Observed {
         guest: Seen::Present(Default::default()),
         loaded: Default::default(),
         others: Default::default(),
+        transfers: Default::default(),
     }
 }

@@ -321,7 +321,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             world.store.commit_manifest(manifest, from.as_ref()).await?;
             Ok(Done::default())
         }
-        Action::FetchArtifact { artifact, from } => {
+        Action::FetchArtifact { artifact, from, transfer: _ } => {
             let fetched = world.store.fetch(artifact, from, progress).await?;
             Ok(Done { fetched, ..Done::default() })
         }

@@ -38,8 +38,24 @@ pub struct Ask {
     pub unless: Option<Validators>,
     /// Only the bytes from here on.
     pub from: u64,
-    /// The strong ETag that the bytes before `from` belong to; with another one, all bytes come.
+    /// Only the bytes before this one.
+    pub upto: Option<u64>,
+    /// The strong ETag that the bytes of other answers belong to; with another one, all bytes come.
     pub if_range: Option<String>,
+}
+
+impl Ask {
+    /// Whether less than all bytes are asked for.
+    pub fn is_part(&self) -> bool {
+        self.from > 0 || self.upto.is_some()
+    }
+
+    /// The value of `Range`; `None` where all bytes are asked for.
+    fn range(&self) -> Option<String> {
+        // The last byte is named, not the one behind it.
+        let last = self.upto.map(|upto| upto.saturating_sub(1).to_string()).unwrap_or_default();
+        self.is_part().then(|| format!("bytes={}-{last}", self.from))
+    }
 }
 
 /// What a server said to tell one version of a document from the next.
@@ -78,10 +94,12 @@ pub struct Answer {
 pub enum Status {
     /// All bytes (200).
     Whole,
-    /// The bytes from `start` on (206).
+    /// The bytes from `start` to `last` (206).
     Part {
         /// The first byte's offset. `None` when the answer does not say.
         start: Option<u64>,
+        /// The last byte's offset. `None` when the answer does not say.
+        last: Option<u64>,
         /// How many bytes there are in all, where that is said.
         total: Option<u64>,
     },
@@ -171,8 +189,8 @@ impl Client {
                         }
                     }
                 }
-                if ask.from > 0 {
-                    request = request.header(header::RANGE, format!("bytes={}-", ask.from));
+                if let Some(range) = ask.range() {
+                    request = request.header(header::RANGE, range);
                     if let Some(etag) = &ask.if_range {
                         request = request.header(header::IF_RANGE, etag);
                     }
@@ -183,6 +201,7 @@ impl Client {
                     .map_err(failure)?;
                 self.answer(response)
             }
+            // Of a file on this machine the rest is never asked for in parts.
             Location::File(path) => self.file(path, ask.from).await.map_err(|err| Failure::file(&err)),
         }
     }
@@ -190,10 +209,10 @@ impl Client {
     fn answer(&self, response: reqwest::Response) -> Result<Answer, Failure> {
         let headers = response.headers();
         let range = text(headers, header::CONTENT_RANGE).and_then(|range| content_range(&range));
-        let (start, total) = range.unwrap_or_default();
+        let ContentRange { start, last, total } = range.unwrap_or_default();
         let status = match response.status() {
             StatusCode::OK => Status::Whole,
-            StatusCode::PARTIAL_CONTENT => Status::Part { start, total },
+            StatusCode::PARTIAL_CONTENT => Status::Part { start, last, total },
             StatusCode::NOT_MODIFIED => Status::NotModified,
             StatusCode::RANGE_NOT_SATISFIABLE => Status::PastTheEnd { total },
             other => {
@@ -229,7 +248,7 @@ impl Client {
         let status = match from {
             0 => Status::Whole,
             from if from >= total => Status::PastTheEnd { total: Some(total) },
-            from => Status::Part { start: Some(from), total: Some(total) },
+            from => Status::Part { start: Some(from), last: Some(total - 1), total: Some(total) },
         };
         file.seek(io::SeekFrom::Start(from.min(total))).await?;
         file.set_max_buf_size(FILE_CHUNK);
@@ -308,11 +327,19 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10` (RFC 9110, 14.4) as (start, total).
-fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+/// `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10` (RFC 9110, 14.4).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct ContentRange {
+    start: Option<u64>,
+    last: Option<u64>,
+    total: Option<u64>,
+}
+
+fn content_range(text: &str) -> Option<ContentRange> {
     let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
-    let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
-    Some((start, total.trim().parse().ok()))
+    let (start, last) = range.split_once('-').unwrap_or_default();
+    let number = |text: &str| text.trim().parse().ok();
+    Some(ContentRange { start: number(start), last: number(last), total: number(total) })
 }
 
 /// Seconds, or an HTTP date (RFC 9110, 10.2.3).
@@ -363,11 +390,20 @@ mod tests {
 
     #[test]
     fn content_ranges_are_read_and_rubbish_is_not() {
-        assert_eq!(content_range("bytes 5-9/10"), Some((Some(5), Some(10))));
-        assert_eq!(content_range("bytes 5-9/*"), Some((Some(5), None)));
-        assert_eq!(content_range("bytes */10"), Some((None, Some(10))));
+        let range = |start, last, total| Some(ContentRange { start, last, total });
+        assert_eq!(content_range("bytes 5-9/10"), range(Some(5), Some(9), Some(10)));
+        assert_eq!(content_range("bytes 5-9/*"), range(Some(5), Some(9), None));
+        assert_eq!(content_range("bytes */10"), range(None, None, Some(10)));
         assert_eq!(content_range("pages 1-2/3"), None);
         assert_eq!(content_range("bytes"), None);
+    }
+
+    #[test]
+    fn a_range_names_its_last_byte() {
+        let range = |from, upto| Ask { from, upto, ..Ask::default() }.range();
+        assert_eq!(range(0, None), None);
+        assert_eq!(range(5, None).as_deref(), Some("bytes=5-"));
+        assert_eq!(range(0, Some(10)).as_deref(), Some("bytes=0-9"));
     }
 
     #[test]

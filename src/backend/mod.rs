@@ -51,6 +51,17 @@ pub struct Progress {
     done: AtomicU64,
     total: AtomicU64,
     kept: AtomicU64,
+    received: AtomicU64,
+    reused: AtomicU64,
+}
+
+/// Where the bytes of a transfer came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Transferred {
+    /// Bytes that were received, each time they were.
+    pub received: u64,
+    /// Bytes that were here already, in another artifact.
+    pub reused: u64,
 }
 
 impl Progress {
@@ -73,6 +84,28 @@ impl Progress {
     /// Bytes that were there before it began: they say nothing about how fast it goes.
     pub fn kept(&self) -> u64 {
         self.kept.load(Ordering::Relaxed)
+    }
+
+    /// Says that `bytes` more are there, which were here already in another artifact.
+    pub fn reuse(&self, bytes: u64) {
+        self.reused.fetch_add(bytes, Ordering::Relaxed);
+        self.kept.fetch_add(bytes, Ordering::Relaxed);
+        self.add(bytes);
+    }
+
+    /// Says that nothing of what was here already is used.
+    pub fn reuse_nothing(&self) {
+        self.reused.store(0, Ordering::Relaxed);
+    }
+
+    /// Says that `bytes` more were received. How far it has come is said by others.
+    pub fn receive(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Where the bytes came from so far.
+    pub fn transferred(&self) -> Transferred {
+        Transferred { received: self.received.load(Ordering::Relaxed), reused: self.reused.load(Ordering::Relaxed) }
     }
 
     /// Says that `bytes` more have been moved.

@@ -50,6 +50,13 @@ pub trait Store: Send + Sync {
         progress: Arc<Progress>,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// How many bytes of an artifact that is not here would travel from `from`: less than its size where a part of it is here
+    /// already. `ask` says whether its publisher may be asked for the list of its parts.
+    fn transfer(&self, artifact: &Artifact, _from: &Location, _ask: bool) -> impl Future<Output = u64> + Send {
+        let size = artifact.size_bytes;
+        async move { size }
+    }
+
     /// Writes the manifest that came from this place into the cache, atomically.
     fn commit_manifest(
         &self,

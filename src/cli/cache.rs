@@ -18,7 +18,7 @@ use super::signals::Signals;
 use super::{CacheVerb, CliError, ExitStatus, Format, Settings, SyncArgs};
 use crate::backend::cache::{self, Cache, CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted, Verdict};
 use crate::backend::podman::{Podman, PodmanAt};
-use crate::backend::{Engine, Look, Store};
+use crate::backend::{Engine, Look, Store, Transferred};
 use crate::model::{
     AgentState, Arch, ArtifactKey, Desired, HostKey, ImageSource, Location, ManifestSource, Name, Ownership,
 };
@@ -61,6 +61,22 @@ struct Synced<'a> {
     skipped: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     signed: Option<SignedStatus>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    parts: Option<Parts>,
+}
+
+/// Where the bytes came from, when some of them were in the cache.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Parts {
+    received_bytes: u64,
+    reused_bytes: u64,
+}
+
+impl From<Transferred> for Parts {
+    fn from(Transferred { received, reused }: Transferred) -> Self {
+        Self { received_bytes: received, reused_bytes: reused }
+    }
 }
 
 /// What `--arch` names.
@@ -139,13 +155,18 @@ async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliErro
                 downloaded: &report.downloaded,
                 manifest_path: &report.manifest_path,
                 skipped: report.skipped,
+                parts: Some(report.in_all()).filter(|all| all.reused > 0).map(Parts::from),
                 signed: report.signed.as_deref().map(SignedStatus::from),
             },
         )?,
         Format::Text | Format::Markdown => {
             let mut text = String::new();
             for key in &report.downloaded {
-                let _ = writeln!(text, "fetched {key}");
+                let from = report.transferred.get(key).filter(|from| from.reused > 0);
+                let parts = from.map(|Transferred { received, reused }| {
+                    format!(" ({} received, {} reused)", units::bytes(*received), units::bytes(*reused))
+                });
+                let _ = writeln!(text, "fetched {key}{}", parts.unwrap_or_default());
             }
             if let Some(signed) = &report.signed {
                 let _ = writeln!(text, "the manifest is signed with key {}, serial {}", signed.key.id(), signed.serial);

@@ -76,6 +76,7 @@ async fn unseen(settings: &Settings, desired: &Desired, err: CliError) -> Result
         guest: Seen::Unknown { why: err.message },
         loaded: Default::default(),
         others: Default::default(),
+        transfers: Default::default(),
     })
 }
 

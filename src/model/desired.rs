@@ -349,6 +349,25 @@ impl Location {
             }
         }
     }
+
+    /// Where something else of the same publisher lies, when its artifact `own` is here. `None` where that is not so.
+    pub fn beside(&self, own: &ArtifactKey, other: &ArtifactKey) -> Option<Location> {
+        match self {
+            Location::Http(url) => {
+                let mut url = url.clone();
+                let path = url.path().to_owned();
+                // As a URL spells it.
+                url.set_path(&format!("/{own}"));
+                let base = path.strip_suffix(url.path())?;
+                url.set_path(&format!("{base}/{other}"));
+                Some(Location::Http(url))
+            }
+            Location::File(path) => {
+                let base = path.to_str()?.strip_suffix(own.as_str())?.strip_suffix('/')?;
+                Some(Location::File(PathBuf::from(format!("{base}/{other}"))))
+            }
+        }
+    }
 }
 
 fn base(path: &str) -> &str {
@@ -397,6 +416,19 @@ mod tests {
         };
         assert_eq!(at("https://c.example/vm/manifest.json?t=1#x"), "https://c.example/vm/manifest.json.minisig?t=1");
         assert_eq!(at("file:///srv/pub/vm/manifest.json"), "/srv/pub/vm/manifest.json.minisig");
+    }
+
+    #[test]
+    fn what_lies_beside_an_artifact_has_the_same_base() {
+        let key = |text: &str| ArtifactKey::new(text).unwrap();
+        let (own, other) = (key("vm/images/a b-1-x64.tar.gz"), key("vm/lists/ä.json"));
+        for manifest in
+            ["https://c.example/p%20q/vm/manifest.json?t=1", "http://c.example/m.json", "/srv/pub/vm/manifest.json"]
+        {
+            let manifest = Location::parse(manifest).unwrap();
+            assert_eq!(manifest.artifact(&own).beside(&own, &other), Some(manifest.artifact(&other)), "{manifest}");
+            assert_eq!(manifest.artifact(&other).beside(&own, &other), None);
+        }
     }
 
     #[test]

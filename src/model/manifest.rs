@@ -1,6 +1,6 @@
 //! The published manifest: JSON that lists agents, versions and artifacts. Untrusted input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
@@ -8,8 +8,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use tracing::debug;
 
 use super::ids::{Arch, ArtifactKey, IdError, Sha256Digest, clean, found};
+use super::layers::Layers;
 use super::observed::CachedArtifact;
 use crate::trust::Signed;
 
@@ -34,6 +36,8 @@ pub struct Manifest {
     /// What its signature says, where one was wanted and is right for it.
     pub signed: Option<Arc<Signed>>,
     clashes: Arc<BTreeMap<ArtifactKey, Clash>>,
+    /// Keys of lists of members that cannot be what they say, for what other entries say.
+    no_lists: Arc<BTreeSet<ArtifactKey>>,
     text: Arc<str>,
     copy: Sha256Digest,
 }
@@ -85,6 +89,8 @@ pub struct Artifact {
     pub sha256: Sha256Digest,
     /// Its length in bytes.
     pub size_bytes: u64,
+    /// Where its members are listed, where they are. Without it, it is fetched whole.
+    pub layers: Option<Layers>,
 }
 
 impl Artifact {
@@ -232,6 +238,28 @@ struct RawArtifact {
     size_bytes: u64,
 }
 
+/// Read apart from the rest, which is good without it.
+#[derive(Deserialize)]
+struct RawListed {
+    layers: Option<RawLayers>,
+}
+
+#[derive(Deserialize)]
+struct RawLayers {
+    key: String,
+    sha256: String,
+}
+
+impl Layers {
+    fn parse(entry: &RawValue) -> Result<Option<Self>, String> {
+        let raw: RawListed = serde_json::from_str(entry.get()).map_err(|err| invalid(&err))?;
+        let Some(raw) = raw.layers else { return Ok(None) };
+        let id = |err: IdError| err.to_string();
+        let (key, sha256) = (ArtifactKey::new(raw.key).map_err(id)?, Sha256Digest::parse(&raw.sha256).map_err(id)?);
+        Ok(Some(Self { key, sha256 }))
+    }
+}
+
 impl Artifact {
     fn parse(entry: &RawValue) -> Result<Self, String> {
         let raw: RawArtifact = serde_json::from_str(entry.get()).map_err(|err| invalid(&err))?;
@@ -240,20 +268,47 @@ impl Artifact {
             key: ArtifactKey::new(raw.key).map_err(id)?,
             sha256: Sha256Digest::parse(&raw.sha256).map_err(id)?,
             size_bytes: raw.size_bytes,
+            layers: Layers::parse(entry).unwrap_or_else(|why| {
+                debug!(%why, "the layers of a tarball's entry are not valid; it is fetched whole");
+                None
+            }),
         })
     }
 }
 
-/// The keys that cannot be files beside the others. What is no artifact takes no place, and clashes with nothing.
-fn clashes(agents: &BTreeMap<String, ManifestAgent>) -> BTreeMap<ArtifactKey, Clash> {
+/// What the entries say that are artifacts.
+fn artifacts(agents: &BTreeMap<String, ManifestAgent>) -> Vec<Artifact> {
     let entries = agents.values().flat_map(|agent| agent.tarballs.values());
-    let mut artifacts: Vec<_> = entries.filter_map(|entry| Artifact::parse(entry).ok()).collect();
+    entries.filter_map(|entry| Artifact::parse(entry).ok()).collect()
+}
+
+/// The keys of lists that are also a tarball's, or lie below one or above one, or are another list's. Nothing of a tarball is to
+/// blame for that: it is fetched whole.
+fn no_lists(artifacts: &[Artifact]) -> BTreeSet<ArtifactKey> {
+    let tarballs: BTreeSet<_> = artifacts.iter().map(|artifact| artifact.key.as_str()).collect();
+    let mut lists = BTreeMap::new();
+    let mut refused = BTreeSet::new();
+    for layers in artifacts.iter().filter_map(|artifact| artifact.layers.as_ref()) {
+        let key = layers.key.as_str();
+        let above = key.match_indices('/').any(|(at, _)| tarballs.contains(&key[..at]));
+        let below = format!("{key}/");
+        let has_below = tarballs.range(below.as_str()..).next().is_some_and(|next| next.starts_with(&below));
+        let is_others = *lists.entry(key).or_insert(layers.sha256) != layers.sha256;
+        if above || has_below || is_others || tarballs.contains(key) {
+            refused.insert(layers.key.clone());
+        }
+    }
+    refused
+}
+
+/// The keys that cannot be files beside the others. What is no artifact takes no place, and clashes with nothing.
+fn clashes(artifacts: &mut [Artifact]) -> BTreeMap<ArtifactKey, Clash> {
     // No key has a control character: so what lies below a key follows it at once.
     let place = |artifact: &Artifact| artifact.key.as_str().replace('/', "\0");
     artifacts.sort_by_cached_key(place);
     let mut clashes = BTreeMap::new();
     let mut last: Option<&Artifact> = None;
-    for artifact in &artifacts {
+    for artifact in artifacts.iter() {
         match last {
             Some(last) if last.key == artifact.key => {
                 if last.sha256 != artifact.sha256 {
@@ -368,9 +423,11 @@ impl Manifest {
                 (name, ManifestAgent { image: agent.image, version: agent.version, tarballs: agent.tarballs })
             })
             .collect();
+        let mut artifacts = artifacts(&agents);
         Ok(Self {
             updated_at: raw.updated_at,
-            clashes: Arc::new(clashes(&agents)),
+            clashes: Arc::new(clashes(&mut artifacts)),
+            no_lists: Arc::new(no_lists(&artifacts)),
             agents,
             signed: None,
             text: text.into(),
@@ -415,7 +472,14 @@ impl Manifest {
             offered: tarballs.keys().cloned().collect(),
         })?;
         let broken = |why: String| ManifestError::Artifact { agent: agent.to_owned(), arch, why };
-        let artifact = Artifact::parse(entry).map_err(broken)?;
+        let mut artifact = Artifact::parse(entry).map_err(broken)?;
+        artifact.layers = artifact.layers.filter(|layers| {
+            let is_one = !self.no_lists.contains(&layers.key);
+            if !is_one {
+                debug!(key = %layers.key, "the key of a list of members is another's too; the tarball is fetched whole");
+            }
+            is_one
+        });
         match self.clashes.get(&artifact.key) {
             Some(clash) => Err(broken(format!("artifact key {} {clash}", found(artifact.key.as_str())))),
             None => Ok(artifact),
@@ -561,6 +625,52 @@ mod tests {
         assert!(said[0].as_ref().unwrap().ends_with("`vm/a` is also the key of a tarball with another sha256"));
         assert!(said[1].is_some());
         assert_eq!(said[2..], [None, None], "the same bytes may be named twice");
+    }
+
+    /// What is read of the layers of the first of these tarballs, each with its key and its `layers`.
+    fn layers_of(entries: &[(&str, &str)]) -> Option<Layers> {
+        let agents: Vec<_> = entries
+            .iter()
+            .enumerate()
+            .map(|(at, (key, layers))| {
+                let sha256 = Sha256Digest::from_bytes([at as u8; 32]);
+                format!(
+                    r#""a{at}":{{"image":"i","version":"1","tarballs":{{"x64":{{"key":"{key}","sha256":"{sha256}","sizeBytes":1{layers}}}}}}}"#
+                )
+            })
+            .collect();
+        let text = format!(r#"{{"schemaVersion":2,"updatedAt":"","agents":{{{}}}}}"#, agents.join(","));
+        let manifest = Manifest::parse(text.as_bytes()).unwrap();
+        (0..entries.len()).map(|at| manifest.artifact(&format!("a{at}"), Arch::X64).unwrap().layers).next().flatten()
+    }
+
+    #[test]
+    fn layers_are_read_and_broken_ones_cost_a_whole_download_and_no_artifact() {
+        let digest = "ab".repeat(32);
+        let listed = |key: &str| format!(r#","layers":{{"key":"{key}","sha256":"{digest}"}}"#);
+        let good = listed("vm/a.layers.json");
+        let layers = layers_of(&[("vm/a", &good)]).unwrap();
+        assert_eq!((layers.key.as_str(), layers.sha256.to_string()), ("vm/a.layers.json", digest.clone()));
+        assert_eq!(layers_of(&[("vm/a", "")]), None);
+        let twice = format!("{good}{good}");
+        let outside = listed("../a.layers.json");
+        let short = good.replace(&digest, "ab");
+        for bad in
+            [r#","layers":7"#, r#","layers":null"#, r#","layers":{}"#, r#","layers":[]"#, &twice, &outside, &short]
+        {
+            assert_eq!(layers_of(&[("vm/a", bad)]), None, "{bad}");
+        }
+        // Keys that clash with others: with its own tarball, with another, below one, above one, with another list.
+        for (layers, other, others) in [
+            ("vm/a", "vm/b", ""),
+            ("vm/b", "vm/b", ""),
+            ("vm/b/l", "vm/b", ""),
+            ("vm/l", "vm/l/b", ""),
+            ("vm/l", "vm/b", &good.replace("vm/a.layers.json", "vm/l").replace("ab", "cd")),
+        ] {
+            assert_eq!(layers_of(&[("vm/a", &listed(layers)), (other, others)]), None, "{layers} {other}");
+        }
+        assert!(layers_of(&[("vm/a", &good), ("vm/b", &good)]).is_some(), "the same list may be named twice");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod canonical;
 pub mod desired;
 pub mod ids;
 pub mod labels;
+pub mod layers;
 pub mod manifest;
 pub mod observed;
 pub mod ports;
@@ -23,6 +24,7 @@ pub use ids::{
     Sha256Digest,
 };
 pub use labels::{Ownership, RootClaim, RootId};
+pub use layers::{LayerIndex, Layers, LayersError, Member};
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
 pub use observed::{
     CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, ImageState, Images, Live, LoadedImage,

@@ -62,6 +62,8 @@ pub struct Observed {
     pub loaded: BTreeMap<ImageId, LoadedImage>,
     /// Images with a name that is wanted here, of which agents of other state files are made.
     pub others: BTreeSet<ImageId>,
+    /// How many bytes of artifacts that are wanted and not in the cache would travel, where that is less than all of them.
+    pub transfers: BTreeMap<ArtifactKey, u64>,
 }
 
 /// An image that was loaded from a tarball and was not there before.

@@ -25,6 +25,8 @@ pub enum Action {
         artifact: Artifact,
         /// Where it is published.
         from: Location,
+        /// How many of its bytes will travel: those that are not here, in another artifact or from an earlier try.
+        transfer: u64,
     },
     /// Make the virtual machine.
     CreateVm {
@@ -238,7 +240,21 @@ impl Action {
         }
     }
 
-    /// Bytes to fetch for it, or that become free.
+    /// What it moves, or frees.
+    pub fn moved(&self) -> Option<Moved> {
+        let bytes = self.bytes()?;
+        Some(Moved { bytes, transfer: self.transfer().filter(|transfer| *transfer < bytes) })
+    }
+
+    /// Bytes that will travel for it.
+    pub fn transfer(&self) -> Option<u64> {
+        match self {
+            Action::FetchArtifact { transfer, .. } => Some(*transfer),
+            _ => None,
+        }
+    }
+
+    /// Bytes of what is fetched by it, or that become free.
     pub fn bytes(&self) -> Option<u64> {
         match self {
             Action::FetchArtifact { artifact, .. } => Some(artifact.size_bytes),
@@ -246,6 +262,15 @@ impl Action {
             _ => None,
         }
     }
+}
+
+/// What an action moves, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Of all of it.
+    pub bytes: u64,
+    /// Those that will travel, where that is less.
+    pub transfer: Option<u64>,
 }
 
 impl fmt::Display for Action {

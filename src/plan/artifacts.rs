@@ -78,7 +78,7 @@ fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) 
     let proved = files.iter().find(|(_, file)| known.is_some() && file.digest == known);
     let (key, file) = proved.or(files.first())?;
     // The label before the file's own bytes: these prove only that they are what they are.
-    Some(Artifact { key: (*key).clone(), sha256: known.or(file.digest)?, size_bytes: file.size })
+    Some(Artifact { key: (*key).clone(), sha256: known.or(file.digest)?, size_bytes: file.size, layers: None })
 }
 
 /// The files of this version, whatever their names end in.
@@ -163,7 +163,9 @@ pub(super) fn plan(
                 continue;
             };
             if planned.insert(artifact.key.clone()) {
-                plan.step(name.clone(), Action::FetchArtifact { artifact: artifact.clone(), from }, reason);
+                let transfer = observed.transfers.get(&artifact.key).copied().unwrap_or(artifact.size_bytes);
+                let action = Action::FetchArtifact { artifact: artifact.clone(), from, transfer };
+                plan.step(name.clone(), action, reason);
             }
             if runs {
                 outcomes.insert(name.clone(), Fetched::Coming(artifact));

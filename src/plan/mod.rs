@@ -15,7 +15,7 @@ mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use action::{Action, Reason, Revival, Step, Waiting, WaitingOn};
+pub use action::{Action, Moved, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::{files_of, resolve_artifact};
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
 pub(crate) use containers::{OBSERVE, is_in_a_crash_loop, stays_ended};
@@ -186,6 +186,10 @@ pub struct Summary {
     pub fetch: usize,
     /// Their bytes.
     pub fetch_bytes: u64,
+    /// Those of their bytes that will travel, where that is less: the others are in the cache already, in other artifacts or from
+    /// an earlier try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer_bytes: Option<u64>,
     /// Steps hidden by something that could not be seen.
     pub unknown: usize,
     /// Agents (and steps of none) that neither this plan nor patience will help: a person must.
@@ -231,8 +235,10 @@ impl Plan {
                 _ => {}
             }
         }
-        let fetches = self.ready.iter().filter(|step| matches!(step.action, Action::FetchArtifact { .. }));
-        summary.fetch_bytes = fetches.filter_map(|step| step.action.bytes()).sum();
+        let fetches = || self.ready.iter().filter(|step| matches!(step.action, Action::FetchArtifact { .. }));
+        summary.fetch_bytes = fetches().filter_map(|step| step.action.bytes()).sum();
+        let transfer = fetches().filter_map(|step| step.action.transfer()).sum();
+        summary.transfer_bytes = Some(transfer).filter(|transfer| *transfer < summary.fetch_bytes);
         summary.unknown = hidden.len();
         let agents: BTreeSet<_> = blocked.iter().filter_map(|waiting| waiting.agent.as_ref()).collect();
         summary.blocked = agents.len() + blocked.iter().filter(|waiting| waiting.agent.is_none()).count();

@@ -1,9 +1,9 @@
 //! What nothing needs any more: older versions of this file's agents in the cache, and images that were loaded for it.
 //!
 //! Roots are recomputed from what was seen each time: what is desired, what runs, and what the last good manifest lists.
-//! Beside those, as many older versions are kept per agent as the state file says. An image stays as long as its tarball
-//! does, and goes only when it was loaded by us, was not there before, has no name but the one it was loaded for, and
-//! no container, whoever's, was made from it.
+//! Beside those, as many older versions are kept per agent as the state file says; and one while a newer one is to be fetched,
+//! which may lie in it in large part. An image stays as long as its tarball does, and goes only when it was loaded by us, was
+//! not there before, has no name but the one it was loaded for, and no container, whoever's, was made from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +33,8 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     for manifest in manifests() {
         names.extend(manifest.agents.keys().map(String::as_str));
     }
+    let fetches = plan.ready.iter().filter(|step| matches!(step.action, Action::FetchArtifact { .. }));
+    let awaited: BTreeSet<AgentName> = fetches.filter_map(|step| step.agent.clone()).collect();
     let mut idle: BTreeMap<(&AgentName, Arch), Vec<(&ArtifactKey, &CachedArtifact)>> = BTreeMap::new();
     for (key, cached) in artifacts {
         // What is not proved may be what a container was made from.
@@ -47,7 +49,8 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     let mut leaving = BTreeSet::new();
     for ((agent, _), mut versions) in idle {
         versions.sort_by(|(key_a, a), (key_b, b)| b.modified.cmp(&a.modified).then(key_b.cmp(key_a)));
-        for (key, cached) in versions.into_iter().skip(desired.cache.keep as usize) {
+        let keep = (desired.cache.keep as usize).max(usize::from(awaited.contains(agent)));
+        for (key, cached) in versions.into_iter().skip(keep) {
             leaving.insert(key);
             let action = Action::PruneArtifact { key: key.clone(), bytes: cached.size };
             plan.step(agent.clone(), action, Reason::Superseded);

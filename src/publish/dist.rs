@@ -14,10 +14,10 @@ use std::sync::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::bundle::BundleAgent;
-use super::members::Member;
 use super::packing::Packing;
 use crate::files::regular;
-use crate::model::{Arch, Sha256Digest};
+use crate::model::layers::MAX_LAYERS_BYTES;
+use crate::model::{Arch, LayerIndex, Sha256Digest};
 
 /// How much is read at a time.
 const PIECE: usize = 1024 * 1024;
@@ -139,28 +139,19 @@ pub fn read_sidecar(tarball: &Path) -> Result<Sha256Digest, DistError> {
     told.ok_or(DistError::Sidecar { path, name })
 }
 
-/// The largest list of members that is read (16 MiB): of a tarball of 500 GiB.
-const MAX_LAYERS: u64 = 16 * 1024 * 1024;
-
 /// What the list of a tarball's members hashes to. `None` where there is none.
 fn read_layers(tarball: &Path, size_bytes: u64) -> Result<Option<Sha256Digest>, DistError> {
     let path = layers_path(tarball);
     if !path.exists() {
         return Ok(None);
     }
-    let wrong = |why: String| DistError::Layers { path: path.clone(), why };
     let mut bytes = Vec::new();
-    let read = open(&path)?.take(MAX_LAYERS + 1).read_to_end(&mut bytes);
+    let read = open(&path)?.take(MAX_LAYERS_BYTES as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|err| DistError::Unreadable { path: path.clone(), err })?;
-    if bytes.len() as u64 > MAX_LAYERS {
-        return Err(wrong("it is larger than 16 MiB".to_owned()));
-    }
-    let members: Vec<Member> = serde_json::from_slice(&bytes).map_err(|err| wrong(err.to_string()))?;
-    let end =
-        members.iter().try_fold(0u64, |end, member| (member.offset == end).then(|| end.saturating_add(member.length)));
-    match end == Some(size_bytes) {
-        true => Ok(Some(Sha256Digest::from_bytes(Sha256::digest(&bytes).into()))),
-        false => Err(wrong(format!("they do not make up its {size_bytes} bytes"))),
+    // Read as every fetcher will.
+    match LayerIndex::parse(&bytes, size_bytes) {
+        Ok(_) => Ok(Some(Sha256Digest::from_bytes(Sha256::digest(&bytes).into()))),
+        Err(err) => Err(DistError::Layers { path, why: err.to_string() }),
     }
 }
 
@@ -267,14 +258,18 @@ mod tests {
         let (bytes, written) = members.finish().unwrap();
         std::fs::write(&path, &bytes).unwrap();
         std::fs::write(sidecar_path(&path), sidecar(&written.sha256, &path)).unwrap();
-        let list =
-            |members: &[Member]| std::fs::write(layers_path(&path), serde_json::to_vec(members).unwrap()).unwrap();
+        let list = |members: &[crate::model::Member]| {
+            std::fs::write(layers_path(&path), serde_json::to_vec(members).unwrap()).unwrap()
+        };
         list(&written.members);
         let of = std::fs::read(layers_path(&path)).unwrap();
         assert_eq!(verified(&path).unwrap().layers, Some(Sha256Digest::from_bytes(Sha256::digest(of).into())));
-        for bad in [&written.members[1..], &written.members[..1], &[]] {
+        for (bad, why) in
+            [(&written.members[1..], "instead of 0"), (&written.members[..1], "make up its"), (&[], "make up its")]
+        {
             list(bad);
-            assert!(verified(&path).unwrap_err().to_string().contains("they do not make up its"));
+            let said = verified(&path).unwrap_err().to_string();
+            assert!(said.contains(why), "{said}");
         }
         std::fs::write(layers_path(&path), "{}").unwrap();
         assert!(matches!(verified(&path).unwrap_err(), DistError::Layers { .. }));

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use flate2::{Compression, GzBuilder};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use crate::model::Member;
 use crate::model::Sha256Digest;
 
 /// The most plain bytes of one member (4 MiB).
@@ -20,17 +20,6 @@ pub const CHUNK: usize = 4 * 1024 * 1024;
 
 /// What RFC 1952 calls an unknown operating system: where it was written changes nothing.
 const NO_SYSTEM: u8 = 255;
-
-/// One member as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// What its compressed bytes hash to.
-    pub sha256: Sha256Digest,
-    /// Where it begins.
-    pub offset: u64,
-    /// How many bytes it has.
-    pub length: u64,
-}
 
 /// What was written in all.
 #[derive(Debug, Clone, PartialEq, Eq)]

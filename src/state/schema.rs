@@ -141,6 +141,25 @@ struct TarballDoc {
     /// Its length in bytes.
     #[schemars(extend("examples" = [16]))]
     size_bytes: u64,
+    /// Where its gzip members are listed, so that who has some of them already fetches only the others. Optional; one that is
+    /// wrong costs a whole download.
+    layers: Option<LayersDoc>,
+}
+
+/// The list of a tarball's members: a JSON list of `{"sha256", "offset", "length"}`, which together are the tarball.
+#[derive(JsonSchema)]
+#[schemars(rename = "Layers")]
+#[allow(dead_code, reason = "only its schema is used")]
+struct LayersDoc {
+    /// Where it lies beside the manifest: a plain relative path below `vm/`.
+    #[schemars(extend("pattern" = r"^vm/[^\\]+$", "examples" = ["vm/images/openclaw-2026.4.12-arm64.tar.gz.layers.json"]))]
+    key: String,
+    /// What its bytes hash to: 64 hex digits.
+    #[schemars(extend(
+        "pattern" = "^[0-9a-fA-F]{64}$",
+        "examples" = ["000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]
+    ))]
+    sha256: String,
 }
 
 /// A schema as it is written to a file: two-space-indented, with a final newline.

@@ -62,6 +62,7 @@ fn told(desired: &Desired, guest: Seen<Guest>, journal: &[Value]) -> Why {
         guest,
         loaded: BTreeMap::new(),
         others: Default::default(),
+        transfers: Default::default(),
     };
     let snapshot = Snapshot::of(desired, observed, &Policy::default(), Duration::from_secs(10), None);
     let mut past = Past::of(&agent());

@@ -1,5 +1,6 @@
 //! The artifact cache against a real server on loopback that misbehaves to order, and on real file systems.
 
+mod delta;
 mod fetch;
 mod keep;
 mod manifest;

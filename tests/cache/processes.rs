@@ -20,7 +20,7 @@ const FROM: &str = "STEADFAST_TEST_FROM";
 const MIB: usize = 1024 * 1024;
 
 /// Runs `task` of [`child`] in a process of its own, below `before` (a wrapper such as `unshare`).
-fn spawn(before: &[&str], task: &str, root: &Path, from: &str) -> Child {
+pub fn spawn(before: &[&str], task: &str, root: &Path, from: &str) -> Child {
     let this = std::env::current_exe().unwrap();
     let mut words: Vec<_> = before.iter().map(std::ffi::OsString::from).collect();
     words.extend([this.into(), "--exact".into(), "processes::child".into(), "--nocapture".into()]);
@@ -29,11 +29,11 @@ fn spawn(before: &[&str], task: &str, root: &Path, from: &str) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-async fn finish(child: Child) -> Output {
+pub async fn finish(child: Child) -> Output {
     tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -74,7 +74,7 @@ async fn child() {
             let fill = std::path::Path::new(&root).join("fill");
             let partial = std::path::Path::new(&root).join("cache").join(format!("{KEY}.partial"));
             let filler = async {
-                while !partial.exists() {
+                while std::fs::metadata(&partial).map_or(0, |found| found.len()) == 0 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 std::fs::write(&fill, vec![0; 2 * MIB]).unwrap();

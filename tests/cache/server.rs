@@ -22,9 +22,15 @@ impl Request {
         self.headers.get(name).map(String::as_str)
     }
 
-    /// The start of `Range: bytes=N-`.
+    /// The start of `Range: bytes=N-` and of `Range: bytes=N-M`.
     pub fn from(&self) -> Option<usize> {
-        self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+        self.header("range")?.strip_prefix("bytes=")?.split_once('-')?.0.parse().ok()
+    }
+
+    /// M + 1 of `Range: bytes=N-M`.
+    pub fn upto(&self) -> Option<usize> {
+        let last: usize = self.header("range")?.split_once('-')?.1.parse().ok()?;
+        Some(last + 1)
     }
 }
 
@@ -94,8 +100,11 @@ impl Reply {
             Some(from) if from >= body.len() => {
                 Self::new(416, "").header("Content-Range", format!("bytes */{}", body.len()))
             }
-            Some(from) => Self::new(206, &body[from..])
-                .header("Content-Range", format!("bytes {from}-{}/{}", body.len() - 1, body.len())),
+            Some(from) => {
+                let end = request.upto().unwrap_or(body.len()).min(body.len());
+                Self::new(206, &body[from..end])
+                    .header("Content-Range", format!("bytes {from}-{}/{}", end - 1, body.len()))
+            }
             None => Self::new(200, body),
         }
         .header("ETag", etag)

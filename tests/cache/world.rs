@@ -98,7 +98,7 @@ pub fn sha256(bytes: &[u8]) -> Sha256Digest {
 }
 
 pub fn artifact(bytes: &[u8]) -> Artifact {
-    Artifact { key: key(KEY), sha256: sha256(bytes), size_bytes: bytes.len() as u64 }
+    Artifact { key: key(KEY), sha256: sha256(bytes), size_bytes: bytes.len() as u64, layers: None }
 }
 
 /// Bytes that do not repeat, the same each time.

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::published::{KEY, TARBALL, agent, good, in_directory, manifest, sandbox, served};
-use crate::server::Reply;
+use crate::published::{KEY, TARBALL, agent, good, in_directory, manifest, sandbox, served, sha256};
+use crate::server::{Reply, Server};
 use crate::support::command::Sandbox;
 
 fn cached(sandbox: &Sandbox, key: &str) -> Option<Vec<u8>> {
@@ -167,4 +167,49 @@ fn another_root_is_another_cache() {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(sandbox.path("by-flag")).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o700, "{mode:o}");
+}
+
+/// A new version of which most is in the cache: what came over the wire is told, and what was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_and_what_was_reused_is_told() {
+    let (shared, of_each) = (vec![7; 2 << 20], [vec![1; 40_000], vec![2; 50_000], vec![3; 60_000]]);
+    let versions: Vec<_> = of_each
+        .iter()
+        .enumerate()
+        .map(|(at, own)| {
+            let bytes = [shared.as_slice(), own].concat();
+            let member =
+                |part: &[u8], offset: usize| json!({"sha256": sha256(part), "offset": offset, "length": part.len()});
+            let list = json!([member(&shared, 0), member(own, shared.len())]).to_string();
+            let mut agent = agent("openclaw", &at.to_string(), &bytes);
+            let tarball = &mut agent["tarballs"]["x64"];
+            let key = tarball["key"].as_str().unwrap().to_owned();
+            tarball["layers"] = json!({"key": format!("{key}.layers.json"), "sha256": sha256(list.as_bytes())});
+            (key, bytes, list, manifest(json!({"openclaw": agent})).to_string())
+        })
+        .collect();
+    let lists: Vec<_> = versions.iter().map(|(_, _, list, _)| list.len()).collect();
+    let server = Server::start(move |request| {
+        let path = request.path.trim_start_matches('/');
+        let found = versions.iter().enumerate().find_map(|(at, (key, bytes, list, manifest))| {
+            if path == format!("{at}/vm/manifest.json") {
+                return Some(manifest.as_bytes());
+            }
+            let rest = path.split_once('/')?.1.strip_prefix(key.as_str())?;
+            Some(if rest.is_empty() { bytes.as_slice() } else { list.as_bytes() })
+        });
+        found.map_or_else(|| Reply::new(404, ""), |bytes| Reply::good(request, bytes, "\"1\""))
+    })
+    .await;
+    let sandbox = sandbox();
+    let sync = |version: usize, more: &str| {
+        sandbox.run(format!("cache sync --manifest-url {}/{version}/vm/manifest.json {more}", server.url)).expect(0)
+    };
+    let first = sync(0, "-o json").json();
+    assert_eq!((first.get("receivedBytes"), first.get("reusedBytes")), (None, None), "nothing was reused");
+    let second = sync(1, "-o json").json();
+    assert_eq!(second["receivedBytes"], json!(50_000 + lists[1]), "the list is counted");
+    assert_eq!(second["reusedBytes"], json!(2 << 20));
+    let third = sync(2, "");
+    assert_eq!(third.stdout, "fetched vm/images/openclaw-2-x64.tar.gz (58.81 KiB received, 2.00 MiB reused)\n");
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::server::{Reply, Server};
 use crate::support;
 use crate::support::registry::Registry;
 use crate::world::{World, api, sha256};
@@ -156,4 +157,51 @@ fn what_cannot_be_made_is_said_and_leaves_nothing() {
         std::fs::read_dir(images).is_ok_and(|mut files| files.next().is_none())
             || !world.sandbox.path("dist/images").exists()
     );
+}
+
+/// From two versions of a bundle, over a static host, to a cache: the layer that both have travels once.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_new_version_what_is_new_travels() {
+    let world = World::bare();
+    context(&world, "app", "1");
+    let mut large = vec![0; 12 << 20];
+    fastrand::Rng::with_seed(7).fill(&mut large);
+    world.sandbox.write("app/large", &large);
+    let file = std::fs::read_to_string(world.sandbox.path("app/Containerfile")).unwrap();
+    world.sandbox.write("app/Containerfile", file.replace("FROM scratch\n", "FROM scratch\nCOPY large /\n"));
+    let image = format!("localhost/{}/app", world.owner);
+    let publish = |version: &str| {
+        world.sandbox.write("app/version", version);
+        let agent = json!({"name": "app", "image": image, "version": version, "context": "app"});
+        world.sandbox.write("bundle.json", json!({"agents": [agent]}).to_string());
+        world.run("publish tarball --bundle bundle.json --out dist").expect(0);
+        world.run("publish manifest --bundle bundle.json --dist-dir dist --out published/vm/manifest.json").expect(0);
+        site(&world, "dist");
+    };
+    let published = world.sandbox.path("published");
+    let server =
+        Server::start(move |request| match std::fs::read(published.join(request.path.trim_start_matches('/'))) {
+            Ok(bytes) => Reply::good(request, &bytes, &format!("\"{}\"", sha256(&bytes))),
+            Err(_) => Reply::new(404, ""),
+        })
+        .await;
+    let sync = || {
+        let words =
+            format!("cache sync --manifest-url {}/vm/manifest.json --arch {HOST} --root root -o json", server.url);
+        world.run(words).expect(0).json()
+    };
+    publish("1");
+    assert_eq!(sync().get("reusedBytes"), None);
+    publish("2");
+    let before = server.sent();
+    let synced = sync();
+    assert_eq!(synced["downloaded"], json!([format!("vm/images/app-2-{HOST}.tar.gz")]));
+    let (reused, received) = (synced["reusedBytes"].as_u64().unwrap(), synced["receivedBytes"].as_u64().unwrap());
+    // The layers that make a directory carry the time at which they were built.
+    assert!(reused > 12 << 20 && received < 6 << 20, "{synced}");
+    let manifest = std::fs::metadata(world.sandbox.path("published/vm/manifest.json")).unwrap().len();
+    assert_eq!(server.sent() - before, received + manifest, "nothing else came");
+    let key = format!("vm/images/app-2-{HOST}.tar.gz");
+    let kept = std::fs::read(world.sandbox.path("root/cache").join(&key)).unwrap();
+    assert!(kept == std::fs::read(world.sandbox.path("published").join(&key)).unwrap());
 }

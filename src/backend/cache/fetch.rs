@@ -2,19 +2,22 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tracing::{debug, info, warn};
 
+use super::delta::Delta;
 use super::index::Stamp;
 use super::judge::{Judged, hash_on, judge, mismatch};
 use super::manifest::place;
 use super::partial::{Partial, Sidecar, blocking, free_space, hash_into};
 use super::paths::failed;
 use super::quarantine::found;
-use super::{Cache, CacheOptions, Progress, StoreError};
+use super::retry::{Retry, Stop};
+use super::{Cache, Progress, StoreError};
+use crate::backend::Transferred;
 use crate::backend::http::{Answer, Ask, Failure, Status};
 use crate::model::{Artifact, ArtifactKey, Location, Sha256Digest};
 
@@ -23,66 +26,6 @@ const IN_FLIGHT: usize = 2;
 
 /// An attempt that got so many bytes further was no failure: the count of retries starts anew.
 const MOVED_ON: u64 = 1024 * 1024;
-
-/// The longest wait between two attempts.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
-
-/// A server that asks for more patience than this is not waited for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
-
-/// When to try again.
-#[derive(Debug)]
-pub(super) struct Retry {
-    left: u32,
-    done: u32,
-    limit: u32,
-    backoff: Duration,
-}
-
-impl Retry {
-    pub(super) fn new(options: &CacheOptions) -> Self {
-        Self { left: options.retries, done: 0, limit: options.retries, backoff: options.backoff }
-    }
-
-    /// How often was tried again.
-    pub(super) fn count(&self) -> u32 {
-        self.done
-    }
-
-    /// Starts counting anew.
-    fn reset(&mut self) {
-        (self.left, self.done) = (self.limit, 0);
-    }
-
-    /// How long to wait before trying again; `None` to give up.
-    pub(super) fn wait(&mut self, failure: &Failure) -> Option<Duration> {
-        if !failure.retryable || failure.retry_after.is_some_and(|wish| wish > MAX_RETRY_AFTER) {
-            return None;
-        }
-        self.left = self.left.checked_sub(1)?;
-        let full = self.backoff.saturating_mul(1 << self.done.min(16)).min(MAX_BACKOFF);
-        self.done += 1;
-        // Between half and all of it, so that many clients of one broken server do not come back together.
-        let jittered = full.mul_f64(0.5 + fastrand::f64() / 2.0);
-        Some(jittered.max(failure.retry_after.unwrap_or_default()))
-    }
-}
-
-/// How an attempt ended that did not bring everything.
-pub(super) enum Stop {
-    /// For good.
-    For(StoreError),
-    /// Try again, perhaps.
-    Again(Failure),
-    /// The server does not resume as it should: ask for everything, from the first byte.
-    FromTheStart,
-}
-
-impl From<StoreError> for Stop {
-    fn from(err: StoreError) -> Self {
-        Stop::For(err)
-    }
-}
 
 impl Cache {
     /// See [`crate::backend::Store::fetch`].
@@ -94,6 +37,7 @@ impl Cache {
     ) -> Result<bool, StoreError> {
         progress.set_total(artifact.size_bytes);
         let _flight = self.take_off(&artifact.key).await;
+        let own = artifact;
         let (artifact, partial) = loop {
             let placed = self.placed(artifact, from).await?;
             if self.is_there(&placed).await? {
@@ -116,10 +60,13 @@ impl Cache {
         }
         self.quarantine_what_is_there(&artifact.key).await?;
         let _slot = self.0.downloads.acquire().await;
-        let partial = self.download(artifact, from, partial, &progress).await?;
+        let partial = self.download(artifact, own, from, partial, &progress).await?;
         self.land(artifact, from, partial).await?;
         progress.set(artifact.size_bytes);
-        info!(artifact = %artifact.key, bytes = artifact.size_bytes, "artifact fetched");
+        // For the next one; this one is here.
+        self.learn_list(own, from, &progress).await;
+        let Transferred { received, reused } = progress.transferred();
+        info!(artifact = %artifact.key, bytes = artifact.size_bytes, received, reused, "artifact fetched");
         Ok(true)
     }
 
@@ -209,9 +156,11 @@ impl Cache {
         .await
     }
 
+    /// `own` is the artifact as its publisher names it.
     async fn download(
         &self,
         artifact: &Artifact,
+        own: &Artifact,
         from: &Location,
         partial: Partial,
         progress: &Arc<Progress>,
@@ -221,7 +170,12 @@ impl Cache {
         let mut from_before = partial.has_old_bytes;
         let mut may_resume = true;
         let mut retry = Retry::new(&self.0.options);
+        let mut delta = self.delta_for(own, from, &mut partial, progress).await?;
+        let mut had_parts = delta.is_some();
         loop {
+            if let Some(parts) = delta.take() {
+                (partial, delta) = self.copy_on(parts, partial, artifact, progress).await?;
+            }
             if partial.len == artifact.size_bytes {
                 let got = partial.digest();
                 if got == artifact.sha256 {
@@ -232,13 +186,16 @@ impl Cache {
                     partial.discard()?;
                     return Err(mismatch(artifact, got, partial_len));
                 }
-                warn!(artifact = %artifact.key, "the resumed download has the wrong digest; starting over");
+                warn!(artifact = %artifact.key, "what was put together has the wrong digest; starting over");
                 partial.start_over()?;
-                // Where an earlier run's bytes are not to blame, the server is: then in one piece, so that it is the last try.
-                may_resume &= std::mem::take(&mut from_before);
+                progress.reuse_nothing();
+                // Where neither an earlier run's bytes nor another tarball's are to blame, the server is: then in one piece, so
+                // that it is the last try.
+                may_resume &= std::mem::take(&mut from_before) | had_parts;
+                (delta, had_parts) = (None, false);
             }
             let began_with = partial.len;
-            let (held, end) = self.attempt(artifact, from, partial, may_resume, progress).await?;
+            let (held, end) = self.attempt(artifact, from, partial, may_resume, &mut delta, progress).await?;
             partial = held;
             match end {
                 Ok(()) => {}
@@ -252,7 +209,8 @@ impl Cache {
                 Err(Stop::FromTheStart) => {
                     info!(artifact = %artifact.key, "the server does not resume; starting over");
                     partial.start_over()?;
-                    may_resume = false;
+                    progress.reuse_nothing();
+                    (delta, may_resume) = (None, false);
                 }
                 Err(Stop::Again(failure)) => {
                     if partial.len >= began_with + MOVED_ON {
@@ -292,19 +250,23 @@ impl Cache {
     }
 
     /// One request. Whatever comes of it, the partial comes back with the bytes that arrived, unless they could not be
-    /// written.
+    /// written. With `delta` it is for the range that comes next; a server that sends everything ends that.
     async fn attempt(
         &self,
         artifact: &Artifact,
         from: &Location,
         mut partial: Partial,
         may_resume: bool,
+        delta: &mut Option<Delta>,
         progress: &Arc<Progress>,
     ) -> Result<(Partial, Result<(), Stop>), StoreError> {
         let place = Some(place(from));
         let known = partial.sidecar.clone().filter(|sidecar| sidecar.place == place);
+        let upto = delta.as_ref().and_then(|delta| delta.fetched_upto(partial.len));
         let ask = Ask {
             from: if may_resume { partial.len } else { 0 },
+            // What goes to the end is asked for like any other rest.
+            upto: upto.filter(|upto| *upto < artifact.size_bytes),
             if_range: known.and_then(|sidecar| sidecar.etag),
             unless: None,
         };
@@ -328,27 +290,39 @@ impl Cache {
             }
             Err(stop) => return Ok((partial, Err(stop))),
         }
-        if answer.status == Status::Whole && partial.len > 0 {
-            debug!(artifact = %artifact.key, "the server sends everything; starting over");
-            partial.start_over()?;
+        let mut etag = answer.validators.etag.clone().filter(|etag| !etag.starts_with("W/"));
+        if answer.status == Status::Whole {
+            if partial.len > 0 {
+                debug!(artifact = %artifact.key, "the server sends everything; starting over");
+                partial.start_over()?;
+                progress.reuse_nothing();
+            }
+            *delta = None;
+        } else if delta.is_some() {
+            if ask.if_range.is_some() && etag.is_some() && ask.if_range != etag {
+                debug!(artifact = %artifact.key, "the server has another version than before");
+                return Ok((partial, Err(Stop::FromTheStart)));
+            }
+            // Who does not repeat it has agreed to it.
+            etag = etag.or(ask.if_range);
         }
         // What comes now may be of another file than what is there, whatever its validators say.
         partial.has_old_bytes |= partial.len > 0;
-        let etag = answer.validators.etag.clone().filter(|etag| !etag.starts_with("W/"));
         partial.label(Sidecar { url: from.to_string(), place, etag, sha256: artifact.sha256 })?;
-        self.pump(artifact, partial, answer, progress).await
+        let end = ask.upto.filter(|_| answer.status != Status::Whole).unwrap_or(artifact.size_bytes);
+        self.pump(artifact, partial, answer, end, progress).await
     }
 
-    /// Moves the body into the partial. The thread that hashes and writes keeps the file, and with it the lock, until
+    /// Moves the body into the partial, up to the byte `size`. The thread that hashes and writes keeps the file, and with it the lock, until
     /// it has written what it was given, even when this future is dropped.
     async fn pump(
         &self,
         artifact: &Artifact,
         partial: Partial,
         mut answer: Answer,
+        size: u64,
         progress: &Arc<Progress>,
     ) -> Result<(Partial, Result<(), Stop>), StoreError> {
-        let size = artifact.size_bytes;
         let mut received = partial.len;
         let mut surplus = None;
         let (pieces, inbox) = mpsc::channel(IN_FLIGHT);
@@ -379,7 +353,7 @@ impl Cache {
             },
         };
         if let Some(piece) = surplus {
-            if partial.has_old_bytes {
+            if partial.has_old_bytes || answer.status != Status::Whole {
                 return Ok((partial, Err(Stop::FromTheStart)));
             }
             let mut hasher = partial.hasher();
@@ -406,7 +380,12 @@ impl Cache {
             cache.0.layout.clear_for_file(&to)?;
             let (_lock, stamp) = partial.commit(&to, cache.0.options.durable)?;
             if let Some(stamp) = stamp {
-                cache.0.index.try_update(|index| index.put(artifact.key, stamp, artifact.sha256, Some(place)));
+                cache.0.index.try_update(|index| {
+                    index.put(artifact.key.clone(), stamp, artifact.sha256, Some(place));
+                    if let Some(layers) = &artifact.layers {
+                        index.put_layers(&artifact.key, layers.sha256);
+                    }
+                });
             }
             Ok(())
         })

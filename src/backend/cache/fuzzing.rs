@@ -1,9 +1,12 @@
-//! What the fuzz targets reach of the cache: the filter for archives of images.
+//! What the fuzz targets reach of the cache: the filter for archives of images, and what is fetched of a tarball.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::archive::{Filter, Refusal};
-use crate::model::ImageRef;
+use super::recipe::Recipe;
+use crate::model::{ImageRef, LayerIndex, Member};
 
 /// What the filter passes on of an archive that comes in these pieces.
 ///
@@ -27,4 +30,9 @@ pub fn filter<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, wanted: &ImageRef)
 pub fn holds_only(bytes: &[u8], wanted: &ImageRef) -> bool {
     let mut filter = Filter::new(wanted);
     filter.push(Bytes::copy_from_slice(bytes), &mut Vec::new()).is_ok() && filter.holds_only()
+}
+
+/// The ranges that are fetched of a tarball of which the members are here that `has` says; `None` where it is fetched whole.
+pub fn ranges(index: &LayerIndex, has: impl Fn(&Member) -> bool) -> Option<Vec<Range<u64>>> {
+    Recipe::new(index.members(), has).map(|recipe| recipe.ranges().to_vec())
 }

@@ -143,7 +143,8 @@ impl Cache {
             }
         }
         self.collect_partials(&roots, dry_run, &mut report)?;
-        for (path, bytes) in self.quarantined()?.into_iter().chain(self.stale_temporaries()?) {
+        let leftovers = [self.quarantined()?, self.stale_temporaries()?, self.stale_lists()?];
+        for (path, bytes) in leftovers.into_iter().flatten() {
             if !dry_run {
                 remove_all(&path)?;
             }
@@ -215,12 +216,15 @@ impl Cache {
 }
 
 /// Whether the file was last written longer ago than this.
-fn older_than(metadata: &fs::Metadata, limit: Duration) -> bool {
+pub(super) fn older_than(metadata: &fs::Metadata, limit: Duration) -> bool {
     let age = metadata.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
     age.is_some_and(|age| age > limit)
 }
 
-fn files_in(directory: &Path, wanted: impl Fn(&str, &fs::Metadata) -> bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
+pub(super) fn files_in(
+    directory: &Path,
+    wanted: impl Fn(&str, &fs::Metadata) -> bool,
+) -> Result<Vec<(PathBuf, u64)>, StoreError> {
     let entries = match fs::read_dir(directory) {
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(Vec::new());

@@ -2,7 +2,7 @@
 //!
 //! An entry is believed only while the file is the very one it was made of: same device, inode, size and times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -87,6 +87,9 @@ pub(super) struct Entry {
     /// The sha256 of the URL that it was fetched from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     place: Option<Sha256Digest>,
+    /// What the list of its members hashes to, as the manifest said that it was fetched by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layers: Option<Sha256Digest>,
     /// For people who read the file; [`Index::image`] goes by digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<ImageId>,
@@ -153,8 +156,26 @@ impl Index {
     /// `place` is the one it was fetched from just now. Bytes that are only hashed again came from where they came.
     pub(super) fn put(&mut self, key: ArtifactKey, stamp: Stamp, sha256: Sha256Digest, place: Option<Sha256Digest>) {
         let image = self.images.get(&sha256).cloned();
-        let before = self.files.get(&key).filter(|entry| entry.sha256 == sha256).and_then(|entry| entry.place);
-        self.files.insert(key, Entry { stamp, sha256, place: place.or(before), image });
+        let before = self.files.get(&key).filter(|entry| entry.sha256 == sha256);
+        let (place, layers) = (place.or(before.and_then(|entry| entry.place)), before.and_then(|entry| entry.layers));
+        self.files.insert(key, Entry { stamp, sha256, place, layers, image });
+    }
+
+    /// Which list a tarball has.
+    pub(super) fn put_layers(&mut self, key: &ArtifactKey, layers: Sha256Digest) {
+        if let Some(entry) = self.files.get_mut(key) {
+            entry.layers = Some(layers);
+        }
+    }
+
+    /// What the list of a tarball's members hashes to, where that is known.
+    pub(super) fn layers(&self, key: &ArtifactKey) -> Option<Sha256Digest> {
+        self.files.get(key)?.layers
+    }
+
+    /// Every list that a tarball here has.
+    pub(super) fn all_layers(&self) -> BTreeSet<Sha256Digest> {
+        self.files.values().filter_map(|entry| entry.layers).collect()
     }
 
     /// The images that are ours to remove.

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
-use super::fetch::Stop;
+use super::retry::Stop;
 use crate::backend::http::{Answer, Ask, Failure, Status};
 use crate::model::{Artifact, Sha256Digest};
 
@@ -60,12 +60,16 @@ pub(super) fn judge(artifact: &Artifact, ask: &Ask, answer: &Answer) -> Result<J
             _ => Ok(Judged::Fits),
         },
         Status::NotModified => Err(Stop::Again(Failure::permanent("304"))),
-        Status::Part { .. } if ask.from == 0 => Err(Stop::Again(Failure::permanent("206"))),
-        Status::PastTheEnd { .. } if ask.from == 0 => Err(Stop::Again(Failure::permanent("416"))),
+        Status::Part { .. } if !ask.is_part() => Err(Stop::Again(Failure::permanent("206"))),
+        Status::PastTheEnd { .. } if !ask.is_part() => Err(Stop::Again(Failure::permanent("416"))),
         // Asked for from the start, the whole is hashed.
         Status::Part { total: Some(got), .. } if got != expected => Err(Stop::FromTheStart),
-        Status::Part { start, .. } => {
-            let fits = start == Some(ask.from) && answer.length.is_none_or(|length| length == expected - ask.from);
+        Status::Part { start, last, .. } => {
+            let end = ask.upto.unwrap_or(expected);
+            let wanted = end.saturating_sub(ask.from);
+            // Of a range that is not the rest, the end must be told.
+            let ends = last == Some(end.saturating_sub(1)) || ask.upto.is_none();
+            let fits = start == Some(ask.from) && ends && answer.length.is_none_or(|length| length == wanted);
             if fits { Ok(Judged::Fits) } else { Err(Stop::FromTheStart) }
         }
         Status::PastTheEnd { .. } => Err(Stop::FromTheStart),

@@ -7,10 +7,10 @@ use std::sync::PoisonError;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use super::fetch::Retry;
 use super::index::ManifestOrigin;
 use super::partial::blocking;
 use super::paths::failed;
+use super::retry::Retry;
 use super::{Cache, StoreError};
 use crate::backend::http::{Answer, Ask, Failure, Status, Validators};
 use crate::error::Chain;

@@ -11,6 +11,10 @@
 //! | `index` | what is known of files without reading them |
 //! | `partial` | a download under way: lock, running hash, commit |
 //! | `fetch` | bring one artifact in: attempts, resume |
+//! | `retry` | when to ask again |
+//! | `delta` | put an artifact together from what is here and ranges for the rest |
+//! | `recipe` | which ranges these are |
+//! | `lists` | the lists of members that are kept |
 //! | `judge` | compare an answer with what was promised |
 //! | `manifest` | the published manifest and its local copy |
 //! | `signed` | the same where it must be signed |
@@ -20,6 +24,7 @@
 //! | `sync`, `verify`, `gc` | the verbs of `steadfast cache` |
 
 mod archive;
+mod delta;
 mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -27,10 +32,13 @@ mod gc;
 pub mod import;
 mod index;
 mod judge;
+mod lists;
 mod manifest;
 mod partial;
 mod paths;
 mod quarantine;
+mod recipe;
+mod retry;
 mod signed;
 mod sweep;
 mod sync;
@@ -40,7 +48,7 @@ mod verify;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
@@ -111,6 +119,8 @@ struct Inner {
     downloads: Semaphore,
     /// Where the manifest that was fetched last came from.
     origin: Mutex<Option<ManifestOrigin>>,
+    /// Lists of members that could not be had when it was asked what an artifact costs.
+    no_lists: Mutex<BTreeMap<Sha256Digest, Instant>>,
 }
 
 impl Cache {
@@ -126,6 +136,7 @@ impl Cache {
             flights: Mutex::default(),
             downloads: Semaphore::new(options.parallel.max(1)),
             origin: Mutex::default(),
+            no_lists: Mutex::default(),
             layout,
             options,
         })))
@@ -183,6 +194,10 @@ impl Store for Cache {
     async fn prove(&self, key: &ArtifactKey) -> Result<Option<Sha256Digest>, StoreError> {
         let (cache, key) = (self.clone(), key.clone());
         blocking(move |stop| cache.digest_of(&key, false, stop)).await
+    }
+
+    async fn transfer(&self, artifact: &Artifact, from: &Location, ask: bool) -> u64 {
+        self.bytes_to_fetch(artifact, from, ask).await
     }
 
     async fn fetch(&self, artifact: &Artifact, from: &Location, progress: Arc<Progress>) -> Result<bool, StoreError> {

@@ -17,14 +17,16 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
+use super::Cache;
 use super::index::Stamp;
+use super::manifest::place;
 use super::paths::{Layout, failed, remove_file, sync_directory};
 use crate::backend::{Progress, StoreError};
 use crate::files::still_names;
-use crate::model::{ArtifactKey, Sha256Digest};
+use crate::model::{Artifact, ArtifactKey, Location, Sha256Digest};
 
 /// How much is read at a time when a file is hashed.
-const HASH_CHUNK: usize = 256 * 1024;
+pub(super) const HASH_CHUNK: usize = 256 * 1024;
 
 /// What a partial belongs to: its `.partial.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,12 @@ pub(super) struct Partial {
     pub(super) len: u64,
     /// Some of them were written by an earlier run, and may have suffered since (a power cut).
     pub(super) has_old_bytes: bool,
+}
+
+/// A place in a partial.
+pub(super) struct Mark {
+    hasher: Sha256,
+    len: u64,
 }
 
 impl Partial {
@@ -155,8 +163,44 @@ impl Partial {
             self.file.write_all(&piece).map_err(|err| self.no_room(err, size))?;
             self.len += piece.len() as u64;
             progress.set(self.len);
+            progress.receive(piece.len() as u64);
         }
         Ok(self)
+    }
+
+    /// Where the file lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends bytes that were here already, in another file: they may have suffered since they were proved.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).map_err(|err| self.no_room(err, self.len + bytes.len() as u64))?;
+        self.len += bytes.len() as u64;
+        self.has_old_bytes = true;
+        Ok(())
+    }
+
+    /// Where it stands now, to come back to.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { hasher: self.hasher.clone(), len: self.len }
+    }
+
+    /// Forgets what came after a mark.
+    pub(super) fn back_to(&mut self, mark: Mark) -> Result<(), StoreError> {
+        self.file.set_len(mark.len).map_err(failed("truncate", &self.path))?;
+        self.file.seek(SeekFrom::Start(mark.len)).map_err(failed("truncate", &self.path))?;
+        (self.hasher, self.len) = (mark.hasher, mark.len);
+        Ok(())
+    }
+
+    /// As [`Partial::label`], before the server has said anything: what it said of the bytes that are here still holds.
+    pub(super) fn label_for(&mut self, artifact: &Artifact, from: &Location) -> Result<(), StoreError> {
+        let (url, place, sha256) = (from.to_string(), Some(place(from)), artifact.sha256);
+        let known = self.sidecar.as_ref().filter(|sidecar| sidecar.place == place && sidecar.sha256 == sha256);
+        let etag = known.filter(|_| self.len > 0).and_then(|sidecar| sidecar.etag.clone());
+        self.label(Sidecar { url, place, etag, sha256 })
     }
 
     fn no_room(&self, err: io::Error, size: u64) -> StoreError {
@@ -220,6 +264,19 @@ pub(super) fn try_hold(layout: &Layout, path: &Path) -> Result<Option<File>, Sto
         Ok(()) => Ok(still_names(path, &file).then_some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(err)) => Err(failed("lock", path)(err)),
+    }
+}
+
+impl Cache {
+    /// How many bytes of an artifact an earlier run left, as far as can be told without reading them.
+    pub(super) fn unfinished(&self, artifact: &Artifact) -> u64 {
+        let layout = &self.0.layout;
+        let there = |key: &ArtifactKey| {
+            read_sidecar(layout, &layout.sidecar(key)).filter(|sidecar| sidecar.sha256 == artifact.sha256)?;
+            let there = layout.open(&layout.partial(key)).ok()??.metadata().ok()?.len();
+            Some(there).filter(|there| *there <= artifact.size_bytes)
+        };
+        there(&artifact.key).or_else(|| there(&artifact.key_beside())).unwrap_or_default()
     }
 }
 

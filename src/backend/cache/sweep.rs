@@ -23,7 +23,7 @@ pub fn sweep(root: &Path) {
 
 impl Layout {
     fn sweep(&self) -> Result<(), StoreError> {
-        for file in [self.index(), self.manifest(), self.manifests().join("x")] {
+        for file in [self.index(), self.manifest(), self.manifests().join("x"), self.lists().join("x")] {
             self.guard(&file)?;
             files::sweep_directory(file.parent().unwrap_or(&file));
         }

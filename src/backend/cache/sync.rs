@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 
 use super::{Cache, Progress, Store, StoreError};
+use crate::backend::Transferred;
 use crate::model::{
     AgentName, Arch, Artifact, ArtifactKey, Manifest, ManifestError, ManifestSource, Sha256Digest, Version,
 };
@@ -48,12 +49,24 @@ pub struct SyncAgent {
 pub struct SyncReport {
     /// What had to be fetched.
     pub downloaded: Vec<ArtifactKey>,
+    /// Where the bytes of these came from.
+    pub transferred: BTreeMap<ArtifactKey, Transferred>,
     /// Where the manifest lies.
     pub manifest_path: PathBuf,
     /// What the manifest's signature says, where one was wanted.
     pub signed: Option<Arc<Signed>>,
     /// Nothing had to be fetched.
     pub skipped: bool,
+}
+
+impl SyncReport {
+    /// Of all that was fetched together.
+    pub fn in_all(&self) -> Transferred {
+        self.transferred.values().fold(Transferred::default(), |all, one| Transferred {
+            received: all.received + one.received,
+            reused: all.reused + one.reused,
+        })
+    }
 }
 
 impl SyncWanted {
@@ -135,16 +148,21 @@ impl Cache {
             watch(artifact, &progress);
             async move {
                 let from = request.manifest.artifact(&artifact.key);
-                self.fetch(artifact, &from, progress).await.map(|fetched| fetched.then(|| artifact.key.clone()))
+                let fetched = self.fetch(artifact, &from, Arc::clone(&progress)).await?;
+                Ok(fetched.then(|| (artifact.key.clone(), progress.transferred())))
             }
         });
         // As many as download at once, and as many again that are looked at meanwhile.
         let outcomes: Vec<_> = stream::iter(flights).buffered(self.0.options.parallel.max(1) * 2).collect().await;
-        let mut downloaded = Vec::new();
+        let (mut downloaded, mut transferred) = (Vec::new(), BTreeMap::new());
         let mut gravest: Option<StoreError> = None;
         for outcome in outcomes {
             match outcome {
-                Ok(key) => downloaded.extend(key),
+                Ok(None) => {}
+                Ok(Some((key, from))) => {
+                    transferred.insert(key.clone(), from);
+                    downloaded.push(key);
+                }
                 Err(err) if gravest.as_ref().is_none_or(|known| gravity(&err) > gravity(known)) => gravest = Some(err),
                 Err(_) => {}
             }
@@ -154,7 +172,7 @@ impl Cache {
         }
         self.commit_manifest(&manifest, Some(&request.manifest)).await?;
         let (skipped, manifest_path, signed) = (downloaded.is_empty(), self.manifest_path(), manifest.signed);
-        Ok(SyncReport { downloaded, manifest_path, signed, skipped })
+        Ok(SyncReport { downloaded, transferred, manifest_path, signed, skipped })
     }
 }
 

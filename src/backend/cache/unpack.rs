@@ -148,7 +148,11 @@ impl Cache {
         }
         if still_names(&path, &file) {
             remove_file(&path)?;
+            let layers = self.0.index.read().layers(key);
             self.0.index.try_update(|index| index.forget(key));
+            if let Some(layers) = layers {
+                self.forget_list(&layers);
+            }
         }
         Ok(true)
     }

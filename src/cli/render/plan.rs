@@ -10,7 +10,7 @@ use super::markdown::{code, prose, value};
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, terminal, units};
 use crate::model::{AgentName, Boot, Desired, FieldChange, Guest, ImageRef, Mount, Name};
 use crate::plan::action::verb;
-use crate::plan::{Action, OBSERVE, Plan, Reason, Summary, Waiting, WaitingOn};
+use crate::plan::{Action, Moved, OBSERVE, Plan, Reason, Summary, Waiting, WaitingOn};
 use crate::snapshot::Snapshot;
 use crate::status::{Condition, Status};
 
@@ -36,6 +36,9 @@ struct StepJson {
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "transferBytes")]
+    transfer_bytes: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     blocked: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -60,6 +63,7 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, guest: Option<&Guest>, converged
                 on: None,
                 reason: step.reason.to_string(),
                 bytes: step.action.bytes(),
+                transfer_bytes: step.action.moved().and_then(|moved| moved.transfer),
                 blocked: false,
                 changes: step.reason.changes().to_vec(),
                 detail: None,
@@ -76,6 +80,7 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, guest: Option<&Guest>, converged
                 on: Some(waiting.on.word()),
                 reason: waiting.reason.to_string(),
                 bytes: None,
+                transfer_bytes: None,
                 blocked: is_blocked(waiting),
                 changes: waiting.reason.changes().to_vec(),
                 detail: Some(waiting.on.to_string()),
@@ -133,7 +138,7 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
     }
     for step in &plan.ready {
         let (mark, style) = mark(step.action.kind());
-        let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();
+        let bytes = step.action.moved().map(|moved| format!(" ({})", units::moved(moved))).unwrap_or_default();
         let _ = writeln!(
             out,
             "  {} {}{bytes}{}",
@@ -268,7 +273,8 @@ fn shown(value: &Option<String>) -> &str {
 
 /// One sentence of counts and costs.
 fn summary(plan: &Plan, guest: Option<&Guest>) -> String {
-    let Summary { create, replace, rename, start, stop, remove, fetch, fetch_bytes, unknown, blocked } = plan.summary();
+    let Summary { create, replace, rename, start, stop, remove, fetch, fetch_bytes, transfer_bytes, unknown, blocked } =
+        plan.summary();
     let mut parts: Vec<_> = plan.ready.iter().filter_map(|step| vm_part(&step.action)).collect();
     let part = |parts: &mut Vec<String>, count: usize, what: &str| {
         if count > 0 {
@@ -282,7 +288,8 @@ fn summary(plan: &Plan, guest: Option<&Guest>) -> String {
     part(&mut parts, stop, "stop");
     part(&mut parts, remove, "remove");
     if fetch > 0 {
-        parts.push(format!("{} to fetch ({})", units::count(fetch, "artifact"), units::bytes(fetch_bytes)));
+        let moved = Moved { bytes: fetch_bytes, transfer: transfer_bytes };
+        parts.push(format!("{} to fetch ({})", units::count(fetch, "artifact"), units::moved(moved)));
     }
     if unknown > 0 {
         parts.push(format!("{unknown} unknown until it can be seen"));
@@ -335,7 +342,7 @@ pub fn markdown(desired: &Desired, snapshot: &Snapshot) -> String {
         let _ = writeln!(out, "{}\n", summary(plan, observed.guest.present()));
         out.push_str("| | step | agent | why |\n|---|---|---|---|\n");
         for step in &plan.ready {
-            let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();
+            let bytes = step.action.moved().map(|moved| format!(" ({})", units::moved(moved))).unwrap_or_default();
             let what = format!("{}{bytes}", step.action);
             let lost = lost(&step.action).map(|lost| format!("*{}*", prose(lost)));
             row(&mut out, desired, step.action.kind(), &what, step.agent.as_ref(), &step.reason, lost);
@@ -393,8 +400,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::{Arch, HostKey, Observed, Seen};
-    use crate::plan::WaitingOn;
+    use crate::model::{Arch, Artifact, ArtifactKey, HostKey, Location, Observed, Seen, Sha256Digest};
+    use crate::plan::{Step, WaitingOn};
     use crate::state::{Context, Input, load};
 
     fn desired() -> Desired {
@@ -433,6 +440,7 @@ mod tests {
             guest: Seen::Absent,
             loaded: Default::default(),
             others: Default::default(),
+            transfers: Default::default(),
         };
         Snapshot { observed, plan: plan.clone(), status: status(), manifest_fault: None }
     }
@@ -466,6 +474,42 @@ mod tests {
         assert!(markdown.contains("<br>env: `API_TOKEN`, `MODE`<br>"), "{markdown}");
         assert!(!markdown.contains("<b>") && !markdown.contains("|x"), "{markdown}");
         assert!(!format!("{text}{markdown}").contains("canary"), "{text}{markdown}");
+    }
+
+    #[test]
+    fn what_travels_is_shown_where_it_is_less_than_all() {
+        let artifact = |name: &str| Artifact {
+            key: ArtifactKey::new(format!("vm/images/{name}-1-x64.tar.gz")).unwrap(),
+            sha256: Sha256Digest::from_bytes([7; 32]),
+            size_bytes: 60 << 20,
+            layers: None,
+        };
+        let fetch = |name: &str, transfer: u64| Step {
+            agent: None,
+            action: Action::FetchArtifact {
+                artifact: artifact(name),
+                from: Location::parse("https://m.example/a").unwrap(),
+                transfer,
+            },
+            reason: Reason::NotCached,
+        };
+        let plan = Plan { ready: vec![fetch("a", 12 << 20), fetch("b", 60 << 20)], ..Plan::default() };
+        let text = text(&desired(), &shown(&plan), false);
+        assert!(text.contains("a-1-x64.tar.gz` (12.00 MiB of 60.00 MiB)\n"), "{text}");
+        assert!(text.contains("b-1-x64.tar.gz` (60.00 MiB)\n"), "{text}");
+        assert!(text.contains("Plan: 2 artifacts to fetch (72.00 MiB of 120.00 MiB)."), "{text}");
+        assert!(markdown(&desired(), &shown(&plan)).contains("(12.00 MiB of 60.00 MiB)"));
+        let json = serde_json::to_value(super::json(&desired().name, &plan, None, false)).unwrap();
+        assert_eq!(json["summary"]["transferBytes"], 72 << 20);
+        assert_eq!(json["summary"]["fetchBytes"], 120 << 20);
+        assert_eq!(
+            (&json["actions"][0]["bytes"], &json["actions"][0]["transferBytes"]),
+            (&(60 << 20).into(), &(12 << 20).into())
+        );
+        assert_eq!(json["actions"][1].get("transferBytes"), None, "all of it travels");
+        let whole = Plan { ready: vec![fetch("b", 60 << 20)], ..Plan::default() };
+        let json = serde_json::to_value(super::json(&desired().name, &whole, None, false)).unwrap();
+        assert_eq!(json["summary"].get("transferBytes"), None);
     }
 
     #[test]

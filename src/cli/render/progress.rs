@@ -306,7 +306,7 @@ impl Reporter for Printer {
                 | Action::DeleteVm { .. }
         );
         if long && self.shared.screen.is_none() {
-            let bytes = step.action.bytes().map(|bytes| format!(" ({})", units::bytes(bytes))).unwrap_or_default();
+            let bytes = step.action.moved().map(|moved| format!(" ({})", units::moved(moved))).unwrap_or_default();
             self.line("…", &format!("{}{bytes}: {}", step.action, step.reason));
         }
     }

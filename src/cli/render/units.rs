@@ -2,9 +2,19 @@
 
 use std::time::Duration;
 
+use crate::plan::Moved;
+
 /// Bytes with a binary unit: `16 B`, `1.5 KiB`, `2.0 GiB`.
 pub fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
+}
+
+/// `60.00 MiB`, or `12.00 MiB of 60.00 MiB` where less than all of it travels.
+pub fn moved(moved: Moved) -> String {
+    match moved.transfer {
+        Some(transfer) => format!("{} of {}", bytes(transfer), bytes(moved.bytes)),
+        None => bytes(moved.bytes),
+    }
 }
 
 /// A duration, short: `80ms`, `1.2s`, `3m 5s`.

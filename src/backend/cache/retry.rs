@@ -1,0 +1,66 @@
+//! When to ask again, and how an attempt ended that did not bring everything.
+
+use std::time::Duration;
+
+use super::{CacheOptions, StoreError};
+use crate::backend::http::Failure;
+
+/// The longest wait between two attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A server that asks for more patience than this is not waited for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+
+/// When to try again.
+#[derive(Debug)]
+pub(super) struct Retry {
+    left: u32,
+    done: u32,
+    limit: u32,
+    backoff: Duration,
+}
+
+impl Retry {
+    pub(super) fn new(options: &CacheOptions) -> Self {
+        Self { left: options.retries, done: 0, limit: options.retries, backoff: options.backoff }
+    }
+
+    /// How often was tried again.
+    pub(super) fn count(&self) -> u32 {
+        self.done
+    }
+
+    /// Starts counting anew.
+    pub(super) fn reset(&mut self) {
+        (self.left, self.done) = (self.limit, 0);
+    }
+
+    /// How long to wait before trying again; `None` to give up.
+    pub(super) fn wait(&mut self, failure: &Failure) -> Option<Duration> {
+        if !failure.retryable || failure.retry_after.is_some_and(|wish| wish > MAX_RETRY_AFTER) {
+            return None;
+        }
+        self.left = self.left.checked_sub(1)?;
+        let full = self.backoff.saturating_mul(1 << self.done.min(16)).min(MAX_BACKOFF);
+        self.done += 1;
+        // Between half and all of it, so that many clients of one broken server do not come back together.
+        let jittered = full.mul_f64(0.5 + fastrand::f64() / 2.0);
+        Some(jittered.max(failure.retry_after.unwrap_or_default()))
+    }
+}
+
+/// How an attempt ended that did not bring everything.
+pub(super) enum Stop {
+    /// For good.
+    For(StoreError),
+    /// Try again, perhaps.
+    Again(Failure),
+    /// The server does not resume as it should: ask for everything, from the first byte.
+    FromTheStart,
+}
+
+impl From<StoreError> for Stop {
+    fn from(err: StoreError) -> Self {
+        Stop::For(err)
+    }
+}
