@@ -275,10 +275,15 @@ async fn look_at_transfers<V, E, S: Store>(world: &World<V, E, S>, desired: &Des
         let bytes = world.store.transfer(&artifact, &at.artifact(&artifact.key), ask).await;
         (bytes < artifact.size_bytes).then_some((artifact.key, bytes))
     });
-    let costs: Vec<_> = stream::iter(costs).buffer_unordered(AT_ONCE).collect().await;
-    observed.transfers = costs.into_iter().flatten().collect();
+    let mut costs = std::pin::pin!(stream::iter(costs).buffer_unordered(AT_ONCE));
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while let Ok(Some(cost)) = tokio::time::timeout_at(until, costs.next()).await {
+        observed.transfers.extend(cost);
+    }
 }
 
+/// A look waits so long for them all; what is not known by then counts as all of it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// So many lists are asked for at the same time.
 const AT_ONCE: usize = 4;
 

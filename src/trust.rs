@@ -315,6 +315,13 @@ pub fn serial_of(updated_at: &str) -> Result<u64, String> {
     Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// The number that a signature says it has, whoever made it. Proves nothing.
+pub fn claimed_serial(signature: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(signature).ok()?;
+    let comment = text.lines().find_map(|line| line.strip_prefix("trusted comment: "))?;
+    comment.split_whitespace().find_map(|word| word.strip_prefix("serial=")?.parse().ok())
+}
+
 /// Signs a manifest.
 ///
 /// # Errors

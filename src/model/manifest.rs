@@ -35,6 +35,8 @@ pub struct Manifest {
     pub agents: BTreeMap<String, ManifestAgent>,
     /// What its signature says, where one was wanted and is right for it.
     pub signed: Option<Arc<Signed>>,
+    /// It was accepted, and what it names is not all there yet: the cached manifest is still an older one.
+    pub is_pending: bool,
     clashes: Arc<BTreeMap<ArtifactKey, Clash>>,
     /// Keys of lists of members that cannot be what they say, for what other entries say.
     no_lists: Arc<BTreeSet<ArtifactKey>>,
@@ -430,6 +432,7 @@ impl Manifest {
             no_lists: Arc::new(no_lists(&artifacts)),
             agents,
             signed: None,
+            is_pending: false,
             text: text.into(),
             copy: Sha256Digest::from_bytes(copy.0.finalize().into()),
         })

@@ -192,7 +192,7 @@ fn blocked(name: &AgentName, on: WaitingOn, outcomes: &mut BTreeMap<AgentName, F
 fn plan_manifest(desired: &Desired, observed: &Observed, active: &[(&AgentName, &Agent)], plan: &mut Plan) {
     let (Some(published), Some(cached)) = (observed.published.present(), observed.artifacts.present()) else { return };
     let reason = match &observed.local {
-        Seen::Present(local) if local == published => return,
+        Seen::Present(local) if local == published && !local.is_pending => return,
         Seen::Present(_) => Reason::ManifestChanged,
         Seen::Absent => Reason::ManifestMissing,
         Seen::Unknown { .. } => return,

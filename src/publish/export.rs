@@ -180,7 +180,7 @@ fn artifacts(manifest: &Manifest) -> Result<Vec<Artifact>, ManifestError> {
         }
     }
     artifacts.sort_by(|one, other| one.key.cmp(&other.key));
-    artifacts.dedup();
+    artifacts.dedup_by(|one, other| one.key == other.key);
     Ok(artifacts)
 }
 

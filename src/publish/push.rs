@@ -19,10 +19,11 @@ use futures_util::{StreamExt, stream};
 use minisign::SecretKey;
 use serde::Serialize;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
-use super::dist;
+use super::dist::{self, Hashed};
 use super::manifest::{Inputs, Tarball};
-use super::store::{About, Condition, IMMUTABLE, Local, NO_CACHE, Object, ObjectKey, Put, Sent, Store};
+use super::store::{About, Condition, Head, IMMUTABLE, Local, NO_CACHE, Object, ObjectKey, Put, Sent, Store};
 use crate::backend::Progress;
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Location, Manifest, Sha256Digest};
@@ -53,6 +54,8 @@ pub struct Push<'a> {
     pub replace: bool,
     /// Where the public reads the manifest, and how long it may read an old one.
     pub public: Option<(Location, Duration)>,
+    /// Cancelled, nothing more is sent; a manifest that is being put in its place is put to the end.
+    pub cancel: CancellationToken,
 }
 
 /// Who signs a manifest.
@@ -60,6 +63,7 @@ pub struct Signing {
     key: SecretKey,
     public: TrustedKey,
     expires: Option<Duration>,
+    serial: Option<u64>,
 }
 
 impl std::fmt::Debug for Signing {
@@ -136,17 +140,29 @@ impl Push<'_> {
             self.keeps_what_is_named(&baseline.bytes)?;
         }
         let (mut uploaded, mut skipped) = (Vec::new(), Vec::new());
-        for (key, sent) in self.send_all(said).await? {
+        let sending = async {
+            let sent = self.send_all(said).await?;
+            self.send_sidecars().await?;
+            Ok::<_, PushError>(sent)
+        };
+        let sent = tokio::select! {
+            sent = sending => sent?,
+            () = self.cancel.cancelled() => return Err(PushError::Interrupted),
+        };
+        for (key, sent) in sent {
             match sent {
                 Sent::AlreadyThere => skipped.push(key),
                 Sent::Whole | Sent::Resumed => uploaded.push(key),
             }
         }
-        self.send_sidecars().await?;
+        // From here on to the end: a manifest whose signature is another's helps nobody.
         let placed = self.place(said).await?;
         self.read_back(&placed).await?;
         if let Some((at, patience)) = &self.public {
-            public::read_back(self, &placed.bytes, at, *patience, said).await?;
+            tokio::select! {
+                read = public::read_back(self, &placed, at, *patience, said) => read?,
+                () = self.cancel.cancelled() => return Err(PushError::Interrupted),
+            }
         }
         Ok(Pushed { uploaded, skipped, manifest: placed.told()? })
     }
@@ -185,6 +201,10 @@ impl Push<'_> {
                 let sent = if self.store.has(&key, &file).await? {
                     Sent::AlreadyThere
                 } else {
+                    // Somebody else may have published it since.
+                    if let Some(now) = self.store.get(&ObjectKey::manifest(), MAX_MANIFEST_BYTES).await? {
+                        self.keeps_what_is_named(&now.bytes)?;
+                    }
                     let progress = Progress::new(file.size_bytes);
                     said(News::Sending(key.clone(), Arc::clone(&progress)));
                     let about = About { content_type, cache_control: IMMUTABLE };
@@ -201,6 +221,26 @@ impl Push<'_> {
             sent.push(one?);
         }
         Ok(sent)
+    }
+
+    /// What the manifest names is there as it was sent: nobody has put other bytes in its place.
+    async fn all_are_there(&self) -> Result<(), PushError> {
+        let look = |tarball: &Tarball| {
+            let key = ObjectKey::from(&tarball.key);
+            let Hashed { sha256, size_bytes, .. } = tarball.hashed;
+            async move {
+                match self.store.head(&key).await? {
+                    Some(head) if head == (Head { size_bytes, sha256: Some(sha256) }) => Ok(()),
+                    _ => Err(PushError::TarballLost(key)),
+                }
+            }
+        };
+        let looks: Vec<_> = self.inputs.tarballs().map(look).collect();
+        let mut looks = stream::iter(looks).buffered(2 * FILES);
+        while let Some(look) = looks.next().await {
+            look?;
+        }
+        Ok(())
     }
 
     /// The list of members that the manifest names, and the digest for whoever loads a tarball by hand. With the first digest it is
@@ -247,6 +287,13 @@ impl Push<'_> {
             if let (Some(_), None) = (&signature, self.signing) {
                 return Err(PushError::Signed);
             }
+            if self.cancel.is_cancelled() {
+                return Err(PushError::Interrupted);
+            }
+            if let Some(baseline) = &baseline {
+                self.keeps_what_is_named(&baseline.bytes)?;
+            }
+            self.all_are_there().await?;
             let merged = baseline.as_ref().map(|baseline| &*baseline.bytes);
             let at = self.at();
             let written_at = self.written_at.unwrap_or_else(SystemTime::now);
@@ -266,7 +313,9 @@ impl Push<'_> {
                 }
             }
             let signed = match self.signing {
-                Some(signing) => Some(signing.sign(&bytes, previous.map(|previous| previous.serial))?),
+                Some(signing) => {
+                    Some(signing.sign(&bytes, signing.last_serial(previous.as_ref(), signature.as_ref())?)?)
+                }
                 None => None,
             };
             if self.try_to_place(&bytes, signed.as_ref().map(|(text, ..)| &**text), &baseline, &signature).await? {
@@ -304,7 +353,8 @@ impl Push<'_> {
         if matches!(&now, Ok(Some(now)) if now.bytes == bytes) {
             return Ok(true);
         }
-        if let (Some(ours), Some(before)) = (&ours, before) {
+        // Where it cannot be told which manifest is there, the signature stays: it is that of the one that may be.
+        if let (Some(ours), Some(before), Ok(_)) = (&ours, before, &now) {
             signed::restore(self.store, ours, &before.bytes).await;
         }
         put?;
@@ -313,6 +363,7 @@ impl Push<'_> {
 
     /// What was written is what is read, unless somebody else has merged into it meanwhile.
     async fn read_back(&self, placed: &Placed) -> Result<(), PushError> {
+        self.all_are_there().await?;
         let there = self.store.get(&ObjectKey::manifest(), MAX_MANIFEST_BYTES).await?;
         let is_ours = |there: &Object| there.bytes == placed.bytes;
         let stands =

@@ -213,7 +213,13 @@ async fn push_all(
             Some(digest) => digest,
             None => {
                 said(&format!("pushing `{reference}`, the list of {} images", platforms.len()));
-                let list: Vec<_> = platforms.iter().map(|image| image.reference.clone()).collect();
+                // By digest: somebody else may have moved the tags since.
+                let named = |image: &PushedImage| {
+                    let text = image.reference.to_string();
+                    let repository = text.rsplit_once(':').map_or(text.as_str(), |(repository, _)| repository);
+                    format!("{repository}@{}", image.digest)
+                };
+                let list: Vec<_> = platforms.iter().map(named).collect();
                 again(said, || podman.push_list(&list, whole)).await?
             }
         };

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -307,7 +308,7 @@ impl Store {
         when: Condition<'_>,
     ) -> Result<Put, StoreError> {
         match &self.kind {
-            Kind::S3(s3) => s3.put(key, bytes, about, when).await,
+            Kind::S3(s3) => s3.put(key, Bytes::copy_from_slice(bytes), about, when).await,
             Kind::Directory(dir) => dir.put(key, bytes, when).await,
         }
     }

@@ -74,6 +74,9 @@ pub struct Copied {
     pub copy: Sha256Digest,
     /// Where it was published, hashed: a URL may hold a secret.
     pub place: Sha256Digest,
+    /// What it names is not all there yet: the cached manifest is still an older one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
     /// What its server told it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
@@ -163,6 +166,12 @@ impl Ledger {
     /// That of the state file with this name. Touches nothing.
     pub fn new(root: &Path, owner: &Name) -> Self {
         Self { path: directory(root).join(format!("{owner}{ENDING}")) }
+    }
+
+    /// The state files that have one.
+    pub fn owners(root: &Path) -> Vec<Name> {
+        let entries = std::fs::read_dir(directory(root)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Name::new(entry.file_name().to_str()?.strip_suffix(ENDING)?).ok()).collect()
     }
 
     /// Where it lies.
@@ -327,6 +336,7 @@ mod tests {
         let copied = Copied {
             accepted: accepted.clone(),
             copy: accepted.sha256,
+            pending: false,
             place: accepted.sha256,
             etag: None,
             last_modified: None,

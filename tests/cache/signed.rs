@@ -393,7 +393,8 @@ async fn who_is_killed_between_floor_and_manifest_is_followed_by_who_goes_on() {
     shelf.put(signer.signed("2", 2));
     let published = world.cache.published(&from).await.unwrap();
     world.cache.accept(&published, &from).await.unwrap();
-    assert_eq!(version(&world.reopened(), &from).await.as_deref(), Some("1"));
+    assert_eq!(version(&world.reopened(), &from).await.as_deref(), Some("2"), "what was accepted goes on");
+    assert!(String::from_utf8(world.read(MANIFEST)).unwrap().contains("\"1\""), "what it names is not there yet");
     // And then the record of the copy, and not the copy: nobody can write there. More than once.
     let (manifests, aside, outside) = (world.path("manifests"), world.path("aside"), tempfile::tempdir().unwrap());
     std::fs::rename(&manifests, &aside).unwrap();

@@ -121,3 +121,44 @@ async fn a_store_without_conditions_is_named_before_the_manifest_is_touched() {
     }
     assert_eq!(gateway_bytes(&gateway), before);
 }
+
+/// While the second sends, the first publishes the same version with other bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_publish_the_same_version_one_is_refused_and_the_manifest_is_true() {
+    for until in [".tar.gz", ".sha256"] {
+        let gateway = Gateway::start();
+        let is_first = std::sync::atomic::AtomicBool::new(true);
+        let url = gateway.url.clone();
+        let proxy = Proxy::before(&gateway.url, move |request| {
+            if request.method == "PUT"
+                && request.target.ends_with(until)
+                && is_first.swap(false, std::sync::atomic::Ordering::Relaxed)
+            {
+                let first = Dist::with(&[("a", "1")], |_, _, _| vec![0x1f, 0x8b, 1]);
+                let runtime = tokio::runtime::Runtime::new().unwrap();
+                runtime.block_on(async { first.push(&store(&url).await, "full", None).await.unwrap() });
+            }
+            Fate::Pass
+        });
+        let second = Dist::with(&[("a", "1")], |_, _, _| vec![0x1f, 0x8b, 2]);
+        let err = second.push(&store(&proxy.url).await, "full", None).await.unwrap_err();
+        assert!(matches!(err, PushError::Replaces { .. } | PushError::TarballLost(_)), "{err}");
+        let manifest = manifest(&store(&gateway.url).await).await;
+        let named = manifest["agents"]["a"]["tarballs"]["x64"]["sha256"].as_str().unwrap().to_owned();
+        let there =
+            store(&gateway.url).await.head(&crate::dist::key("vm/images/a-1-x64.tar.gz")).await.unwrap().unwrap();
+        assert_eq!(there.sha256.unwrap().to_string(), named, "{until}");
+    }
+}
+
+#[tokio::test]
+async fn the_store_that_is_named_is_the_one_that_is_used() {
+    let gateway = Gateway::start();
+    let mut vars = gateway.vars();
+    vars.insert("AWS_ENDPOINT_URL".into(), "http://127.0.0.1:9".into());
+    vars.insert("AWS_ENDPOINT_URL_S3".into(), "http://127.0.0.1:9".into());
+    let to: steadfast::publish::store::Destination = "s3://agents".parse().unwrap();
+    let url = Some(gateway.url.as_str());
+    let named = steadfast::publish::store::Store::open(to, url, &vars).await.unwrap();
+    Dist::of(&[("a", "1")]).push(&named, "full", None).await.unwrap();
+}

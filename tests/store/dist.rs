@@ -61,7 +61,15 @@ impl Dist {
 
     pub async fn push(&self, store: &Store, slice: &str, signing: Option<&Signing>) -> Result<Pushed, PushError> {
         let inputs = self.inputs(slice);
-        let push = Push { store, inputs: &inputs, signing, written_at: None, replace: false, public: None };
+        let push = Push {
+            store,
+            inputs: &inputs,
+            signing,
+            written_at: None,
+            replace: false,
+            public: None,
+            cancel: Default::default(),
+        };
         push.run(&|_| {}).await
     }
 }

@@ -1,7 +1,7 @@
 //! Single objects: in one piece and in parts, and what is told beside their bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use steadfast::backend::Progress;
 use steadfast::publish::store::{About, Condition, IMMUTABLE, Local, Put, Sent, Store, StoreErrorKind};
@@ -54,6 +54,35 @@ async fn a_file_arrives_whole_with_what_is_told_of_it_and_is_not_sent_again() {
     assert_eq!(told, [IMMUTABLE, "application/gzip"]);
 }
 
+/// As a record tells a file.
+fn identity(path: &std::path::Path) -> serde_json::Value {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(path).unwrap();
+    serde_json::json!({"inode": found.ino(), "changed": found.ctime(), "nanos": found.ctime_nsec()})
+}
+
+/// A file that was written into while it was sent, and is as it should be again: what arrived meanwhile is not believed.
+#[tokio::test]
+async fn parts_of_a_file_that_was_written_into_are_sent_again() {
+    let (gateway, dir) = (Gateway::start(), tempfile::tempdir().unwrap());
+    let local = file(dir.path(), LONG);
+    let good = std::fs::read(&local.path).unwrap();
+    let mut bad = good.clone();
+    bad[5] ^= 1;
+    std::fs::write(&local.path, bad).unwrap();
+    let is_first = AtomicBool::new(true);
+    let proxy = Proxy::before(&gateway.url, move |request| {
+        match request.target.contains("partNumber=4&") && is_first.swap(false, Ordering::Relaxed) {
+            true => Fate::Answer(403, String::new()),
+            false => Fate::Pass,
+        }
+    });
+    send(&store(&proxy.url).await, &local).await.unwrap_err();
+    std::fs::write(&local.path, &good).unwrap();
+    assert_eq!(send(&store(&proxy.url).await, &local).await.unwrap(), Sent::Whole);
+    assert!(std::fs::read(gateway.path("vm/images/a.tar.gz")).unwrap() == good);
+}
+
 /// Another client of the same store.
 fn object_store(gateway: &Gateway) -> object_store::aws::AmazonS3 {
     object_store::aws::AmazonS3Builder::new()
@@ -98,6 +127,7 @@ async fn an_upload_that_the_store_forgot_begins_anew() {
     let proxy = Proxy::before(&gateway.url, |_| Fate::Pass);
     let line = serde_json::json!({
         "to": format!("{}/agents/vm/images/a.tar.gz", proxy.url), "sha256": local.sha256, "partBytes": 8 * 1024 * 1024,
+        "identity": identity(&local.path),
         "upload": "0123456789abcdef",
     });
     let parts: String = (0..4).map(|part| format!("{{\"part\":{part},\"etag\":\"\\\"x\\\"\"}}\n")).collect();

@@ -45,7 +45,15 @@ async fn push(dist: &Dist, store: &Store, at: &str, patience: u64) -> Result<boo
     let inputs = dist.inputs("full");
     let public = Some((Location::parse(at).unwrap(), Duration::from_secs(patience)));
     let waited = std::sync::atomic::AtomicBool::new(false);
-    let push = Push { store, inputs: &inputs, signing: None, written_at: None, replace: false, public };
+    let push = Push {
+        store,
+        inputs: &inputs,
+        signing: None,
+        written_at: None,
+        replace: false,
+        public,
+        cancel: Default::default(),
+    };
     push.run(&|news| {
         if matches!(news, News::Waiting) {
             waited.store(true, Ordering::Relaxed);

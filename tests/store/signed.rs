@@ -14,7 +14,7 @@ use crate::gateway::Gateway;
 
 fn signing(expires: Option<Duration>) -> Signing {
     let keys = key::generate(None).unwrap();
-    Signing::new(key::read(&keys.secret, || Err("none".into())).unwrap(), expires).unwrap()
+    Signing::new(key::read(&keys.secret, || Err("none".into())).unwrap(), expires, None).unwrap()
 }
 
 /// As whoever trusts this key reads it.
@@ -37,7 +37,7 @@ async fn each_publication_is_signed_with_a_higher_number() {
         assert!(signed.serial > last && signed.expires.is_none());
         assert_eq!(
             (pushed.manifest.serial, pushed.manifest.signed_by),
-            (Some(signed.serial), Some(signed.key.to_string()))
+            (Some(signed.serial), Some(signed.key.id().to_string()))
         );
         last = signed.serial;
     }
@@ -47,11 +47,7 @@ async fn each_publication_is_signed_with_a_higher_number() {
     let theirs = signing(None);
     assert!(same.push(&store, "full", Some(&theirs)).await.unwrap().manifest.changed);
     read(&store, &theirs).await.unwrap();
-    let dated = Signing::new(
-        key::read(&key::generate(None).unwrap().secret, || Err(String::new())).unwrap(),
-        Some(Duration::from_secs(60)),
-    );
-    let dated = dated.unwrap();
+    let dated = signing(Some(Duration::from_secs(60)));
     for _ in 0..2 {
         assert!(same.push(&store, "full", Some(&dated)).await.unwrap().manifest.changed);
         assert!(read(&store, &dated).await.unwrap().expires.is_some());
@@ -98,4 +94,38 @@ async fn two_who_sign_at_once_leave_a_pair() {
             assert_eq!(manifest["agents"][name]["version"], round.to_string());
         }
     }
+}
+
+#[tokio::test]
+async fn a_new_key_goes_on_where_the_old_one_ended() {
+    let gateway = Gateway::start();
+    let store = store(&gateway.url).await;
+    let day = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_777_248_000));
+    let (old, new) = (signing(None), signing(None));
+    let mut last = 0;
+    for (version, key) in [("1", &old), ("2", &old), ("3", &new), ("4", &old)] {
+        let dist = Dist::of(&[("a", version)]);
+        let inputs = dist.inputs("full");
+        let signing = Some(key);
+        let push = steadfast::publish::push::Push {
+            store: &store,
+            inputs: &inputs,
+            signing,
+            written_at: day,
+            replace: false,
+            public: None,
+            cancel: Default::default(),
+        };
+        let serial = push.run(&|_| {}).await.unwrap().manifest.serial.unwrap();
+        assert!(serial > last, "{version}: {serial} after {last}");
+        last = serial;
+    }
+    // A number that is no time, by somebody whom nobody knows.
+    let text = std::fs::read_to_string(gateway.path("vm/manifest.json.minisig")).unwrap();
+    let text = text.replace(&format!("serial={last}"), &format!("serial={}", u64::MAX));
+    let about = steadfast::publish::store::About { content_type: "text/plain", cache_control: "no-cache" };
+    let always = steadfast::publish::store::Condition::Always;
+    store.put(&ObjectKey::signature(), text.as_bytes(), about, always).await.unwrap();
+    let err = Dist::of(&[("a", "5")]).push(&store, "full", Some(&new)).await.unwrap_err();
+    assert!(matches!(err, PushError::SerialAhead(u64::MAX)), "{err}");
 }

@@ -122,7 +122,10 @@ impl Cache {
 
     fn collect(&self, request: GcRequest) -> Result<GcReport, StoreError> {
         let GcRequest { mut roots, mut agents, keep, dry_run } = request;
-        let forgotten = self.manifest_copies(true)?;
+        // What was accepted for a state file goes only with what says so.
+        let accepted = self.accepted_copies();
+        let mut forgotten = self.manifest_copies(true)?;
+        forgotten.retain(|(path, _)| !accepted.contains(path));
         for path in forgotten.iter().map(|(path, _)| path).filter(|_| !dry_run) {
             remove_file(path)?;
         }

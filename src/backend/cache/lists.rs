@@ -19,6 +19,9 @@ use crate::error::Chain;
 use crate::model::layers::MAX_LAYERS_BYTES;
 use crate::model::{LayerIndex, Layers, Location, Sha256Digest};
 
+/// Lists of tarballs that are not in the cache: so many, of so many bytes, and no more (64 MiB).
+const MOST_SPARE: usize = 256;
+const MOST_SPARE_BYTES: u64 = 64 * 1024 * 1024;
 /// How long a list may take in all, however steadily it trickles in. Without it the tarball comes as ever.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -102,6 +105,7 @@ impl Cache {
             if let Err(err) = cache.0.layout.replace(&path, durable, |mut file| file.write_all(&bytes)) {
                 info!(err = %Chain(&err), "cannot keep a tarball's list of members");
             }
+            cache.bound_lists(&sha256);
         })
         .await;
         Some(index)
@@ -130,6 +134,27 @@ impl Cache {
         let bytes = tokio::time::timeout(TIMEOUT, twice).await.map_err(|_| late())??;
         progress.receive(bytes.len() as u64);
         Ok(bytes)
+    }
+
+    /// Lists of tarballs that never come are not let pile up: the oldest of them go. Best effort.
+    fn bound_lists(&self, newest: &Sha256Digest) {
+        let needed = self.0.index.read().all_layers();
+        let is_spare = |name: &str, _: &std::fs::Metadata| {
+            let sha256 = name.strip_suffix(".json").and_then(|name| Sha256Digest::parse(name).ok());
+            sha256.is_some_and(|sha256| sha256 != *newest && !needed.contains(&sha256))
+        };
+        let Ok(spare) = files_in(&self.0.layout.lists(), is_spare) else { return };
+        let mut left: u64 = spare.iter().map(|(_, bytes)| bytes).sum();
+        let written = |path: &PathBuf| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+        let mut spare: Vec<_> = spare.into_iter().map(|(path, bytes)| (written(&path), path, bytes)).collect();
+        spare.sort();
+        for (at, (_, path, bytes)) in spare.iter().enumerate() {
+            if left <= MOST_SPARE_BYTES && spare.len() - at <= MOST_SPARE {
+                return;
+            }
+            left -= bytes;
+            let _ = remove_file(path);
+        }
     }
 
     /// Removes the list of a tarball that is gone, unless another one has it too. Best effort: `cache gc` finds it.

@@ -145,16 +145,26 @@ impl Cache {
 
     /// Writes the local manifest that came from `place`, and remembers which published version it is.
     pub(super) fn write_manifest(&self, manifest: &Manifest, place: Option<&Sha256Digest>) -> Result<(), StoreError> {
-        let layout = &self.0.layout;
-        for path in place.map(|place| layout.manifest_of(place)).into_iter().chain([layout.manifest()]) {
-            let there = self.bytes_of(&path).ok().flatten();
-            if there.is_none_or(|there| sha256(&there) != manifest.copy_sha256()) {
-                layout.replace(&path, self.0.options.durable, |file| manifest.write_copy(file))?;
-            }
+        if let Some(place) = place {
+            self.write_copy_of(manifest, place)?;
         }
+        self.replace_copy(manifest, &self.0.layout.manifest())?;
         let origin = self.origin_of(manifest);
         if origin.is_some() && self.0.index.read().manifest != origin {
             self.0.index.try_update(|index| index.manifest = origin);
+        }
+        Ok(())
+    }
+
+    /// Writes the copy of `place` alone.
+    pub(super) fn write_copy_of(&self, manifest: &Manifest, place: &Sha256Digest) -> Result<(), StoreError> {
+        self.replace_copy(manifest, &self.0.layout.manifest_of(place))
+    }
+
+    fn replace_copy(&self, manifest: &Manifest, path: &Path) -> Result<(), StoreError> {
+        let there = self.bytes_of(path).ok().flatten();
+        if there.is_none_or(|there| sha256(&there) != manifest.copy_sha256()) {
+            self.0.layout.replace(path, self.0.options.durable, |file| manifest.write_copy(file))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! trusted now: the cache itself is believed nothing. The record is on the disk before a copy is written, and for that moment
 //! knows both the new copy and the one it replaces, so that whoever is killed in between finds one of them good.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -39,6 +40,11 @@ impl Cache {
     /// The copy of the last good manifest that was verified for a state file. Nobody else writes there.
     fn signed_copy(&self, owner: &Name) -> PathBuf {
         self.0.layout.manifest_of(&signed_place(owner))
+    }
+
+    /// The copies that were verified for any state file below this root.
+    pub(super) fn accepted_copies(&self) -> BTreeSet<PathBuf> {
+        Ledger::owners(self.0.layout.root()).iter().map(|owner| self.signed_copy(owner)).collect()
     }
 
     /// What was accepted before. `None` only when nothing ever was.
@@ -219,6 +225,7 @@ impl Cache {
             let (_, bytes) = there.iter().find(|(digest, _)| *digest == known.copy)?;
             let mut manifest = Manifest::parse_copy(bytes).ok()?;
             manifest.signed = Some(Arc::new(known.accepted.signed()));
+            manifest.is_pending = known.pending;
             Some(Verified { known: known.clone(), manifest })
         })
     }
@@ -235,11 +242,16 @@ impl Cache {
         }
     }
 
-    /// From now on nothing older is accepted.
+    /// From now on nothing older is accepted, and this one goes on where no manifest can be had: what acted upon it must not be
+    /// taken back to an older one.
     pub(super) fn accept_signed(&self, manifest: &Manifest, at: &Location, trust: &Trust) -> Result<(), StoreError> {
-        self.accepted(&trust.owner)?;
-        let ledger = self.ledger(&trust.owner);
-        keep(&ledger.hold()?, manifest, at, |accepted, mut copies| {
+        let held_of = self.ledger(&trust.owner);
+        let held = held_of.hold()?;
+        let known = self.known_to_count(at, trust)?;
+        if known.as_ref().is_none_or(|known| known.copy != manifest.copy_sha256()) {
+            return self.keep_copy(&held, manifest, at, trust, known, true);
+        }
+        keep(&held, manifest, at, |accepted, mut copies| {
             // The same bytes may have been signed anew, for longer or with another key.
             for copied in copies.iter_mut().filter(|copied| copied.accepted.sha256 == accepted.sha256) {
                 copied.accepted = accepted.clone();
@@ -250,11 +262,29 @@ impl Cache {
 
     /// Writes the local manifest, which was verified. See the top of this file for the order.
     pub(super) fn write_signed(&self, manifest: &Manifest, at: &Location, trust: &Trust) -> Result<(), StoreError> {
-        let ledger = self.ledger(&trust.owner);
-        let held = ledger.hold()?;
-        let (here, copy) = (place(at), manifest.copy_sha256());
+        let held_of = self.ledger(&trust.owner);
+        let held = held_of.hold()?;
+        let known = self.known_to_count(at, trust)?;
+        self.keep_copy(&held, manifest, at, trust, known, false)
+    }
+
+    /// The copy that counts now.
+    fn known_to_count(&self, at: &Location, trust: &Trust) -> Result<Option<Copied>, StoreError> {
         let record = self.accepted(&trust.owner)?;
-        let replaced = record.and_then(|record| self.verified_copy(&here, trust, &record)).map(|it| it.known);
+        Ok(record.and_then(|record| self.verified_copy(&place(at), trust, &record)).map(|verified| verified.known))
+    }
+
+    /// Puts a copy in the place of the one that counts now: the state file's own, and unless it is pending the cached manifest.
+    fn keep_copy(
+        &self,
+        held: &Held<'_>,
+        manifest: &Manifest,
+        at: &Location,
+        trust: &Trust,
+        replaced: Option<Copied>,
+        pending: bool,
+    ) -> Result<(), StoreError> {
+        let (here, copy) = (place(at), manifest.copy_sha256());
         let told = match (self.origin_of(manifest), &replaced) {
             (Some(origin), _) => Validators { etag: origin.etag, last_modified: origin.last_modified },
             (None, Some(known)) if known.copy == copy => validators(known),
@@ -264,13 +294,19 @@ impl Cache {
             accepted: accepted.clone(),
             copy,
             place: here,
+            pending,
             etag: told.etag.clone(),
             last_modified: told.last_modified.clone(),
         };
         let replaced = replaced.filter(|known| known.copy != copy);
-        keep(&held, manifest, at, |accepted, _| std::iter::once(newest(accepted)).chain(replaced).collect())?;
-        self.write_manifest(manifest, Some(&signed_place(&trust.owner)))?;
-        keep(&held, manifest, at, |accepted, _| vec![newest(accepted)])
+        keep(held, manifest, at, |accepted, _| std::iter::once(newest(accepted)).chain(replaced.clone()).collect())?;
+        let own = signed_place(&trust.owner);
+        if pending {
+            // The other one may still lie in the cached manifest's place, for whoever is killed now.
+            return self.write_copy_of(manifest, &own);
+        }
+        self.write_manifest(manifest, Some(&own))?;
+        keep(held, manifest, at, |accepted, _| vec![newest(accepted)])
     }
 }
 

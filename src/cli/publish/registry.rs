@@ -19,7 +19,7 @@ use crate::publish::registry::{self, RegistryError, RegistryRequest};
 pub(in crate::cli) struct RegistryArgs {
     /// Push the same images to an OCI registry instead: host, and path below it, like ghcr.io/openclaw. Agents are pushed as
     /// REGISTRY/<name>:<version>
-    #[arg(long, value_name = "REGISTRY", conflicts_with_all = ["to", "endpoint", "slice", "key", "expires", "public_url", "replace"])]
+    #[arg(long, value_name = "REGISTRY", conflicts_with_all = ["to", "endpoint", "slice", "key", "expires", "serial", "public_url", "replace"])]
     pub(super) registry: Option<String>,
     /// To a registry: only this agent; may be repeated
     #[arg(long, value_name = "NAME", requires = "registry")]

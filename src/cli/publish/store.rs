@@ -54,6 +54,9 @@ pub(in crate::cli) struct PublishPushArgs {
     /// How long the signature is good [default: for ever]
     #[arg(long, value_name = "DURATION", value_parser = crate::cli::duration)]
     expires: Option<Duration>,
+    /// The signature's number: whoever trusts the key takes none with a lower one any more [default: above the last one]
+    #[arg(long, value_name = "N")]
+    serial: Option<u64>,
     /// Read the manifest back where the public reads it: its URL, or that which `vm/manifest.json` is added to
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
@@ -124,38 +127,37 @@ pub(super) async fn push(settings: &Settings, args: PublishPushArgs) -> Result<E
     let signing = match args.key.is_some() || settings.vars.contains_key(keys::KEY) {
         true => {
             let key = keys::secret(args.key.as_deref())?;
-            Some(Signing::new(key, args.expires).map_err(|why| CliError::new(ExitStatus::Error, why))?)
+            Some(Signing::new(key, args.expires, args.serial).map_err(|why| CliError::new(ExitStatus::Error, why))?)
         }
-        false if args.expires.is_some() => {
-            return Err(CliError::new(ExitStatus::Usage, "--expires is of a signature, and no key is named")
-                .hint(format!("--key names the secret key's file, or ${} holds it", keys::KEY)));
+        false if args.expires.is_some() || args.serial.is_some() => {
+            return Err(CliError::new(
+                ExitStatus::Usage,
+                "--expires and --serial are of a signature, and no key is named",
+            )
+            .hint(format!("--key names the secret key's file, or ${} holds it", keys::KEY)));
         }
         false => None,
     };
     let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
     let store = args.store.open(&settings.vars).await?;
-    let signals =
-        Signals::listen("stopping; what has arrived is not sent again, and the manifest is the old one or the new one");
+    let signals = Signals::listen(
+        "stopping; what has arrived is not sent again, and a manifest that is being put in its place is put to the end",
+    );
     let bars = Bars::new(settings);
     let work = async {
         let dist_dir = args.dist_dir;
         let inputs = tokio::task::spawn_blocking(move || Inputs::read(Arc::new(bundle), &dist_dir, &slice)).await;
         let inputs = inputs.map_err(|err| CliError::new(ExitStatus::Error, err.to_string()))?;
         let inputs = inputs.map_err(|err| from_publish(&err))?;
-        let push = Push {
-            store: &store,
-            inputs: &inputs,
-            signing: signing.as_ref(),
-            written_at,
-            replace: args.replace,
-            public,
-        };
-        push.run(&|news| bars.tell(news)).await.map_err(|err| from_push(&err))
+        let cancel = signals.token.clone();
+        let (store, signing, replace) = (&store, signing.as_ref(), args.replace);
+        let push = Push { store, inputs: &inputs, signing, written_at, replace, public, cancel };
+        match push.run(&|news| bars.tell(news)).await {
+            Err(PushError::Interrupted) => Ok(None),
+            pushed => pushed.map(Some).map_err(|err| from_push(&err)),
+        }
     };
-    let pushed = tokio::select! {
-        pushed = work => pushed?,
-        () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
-    };
+    let Some(pushed) = work.await? else { return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)) };
     match settings.output {
         Format::Text | Format::Markdown => render::print(&told(&pushed, &store))?,
         Format::Json | Format::Yaml => render::print_data(settings.output, &pushed)?,
@@ -276,7 +278,12 @@ fn from_push(err: &PushError) -> CliError {
             said(ExitStatus::Error).hint("nothing was changed; publish to a store that knows conditional writes")
         }
         PushError::Contended(_) => said(ExitStatus::Error).hint("the tarballs are there; publish again"),
-        PushError::Lost | PushError::SignatureLost => said(ExitStatus::Error),
+        PushError::TarballLost(_) => said(ExitStatus::Error).hint(
+            "whoever publishes last wins the tarball, and the manifest may name the other: give one of them a new version",
+        ),
+        PushError::SerialAhead(_) => said(ExitStatus::Error)
+            .hint("--serial names a higher one; whoever has accepted it takes no lower one any more"),
+        PushError::Lost | PushError::SignatureLost | PushError::Interrupted => said(ExitStatus::Error),
         PushError::NotPublic { .. } => said(ExitStatus::Error)
             .hint("a cache on the way may hold it: --public-timeout waits longer; or --public-url is not where it is read"),
         PushError::Key(_) | PushError::Signing(_) => said(ExitStatus::Error),

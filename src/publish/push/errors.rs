@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::model::{ArtifactKey, Sha256Digest};
 use crate::publish::dist::DistError;
 use crate::publish::manifest::PublishError;
-use crate::publish::store::StoreError;
+use crate::publish::store::{ObjectKey, StoreError};
 
 /// Why it was not published, or not to the end.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +48,18 @@ pub enum PushError {
          the store ignores `If-Match`, or somebody published without it"
     )]
     Lost,
+    /// A tarball that was there is not any more, or has other bytes: somebody else publishes the same version.
+    #[error("`{0}` was sent, and other bytes are there now: somebody else publishes the same version")]
+    TarballLost(ObjectKey),
     /// The signature that was written is not the one that is there.
     #[error("the manifest was written, and its signature is another one: publish again")]
     SignatureLost,
+    /// The number of the published signature is no time, and whose it is cannot be told.
+    #[error("the published signature is of another key and has serial {0}, which is far in the future")]
+    SerialAhead(u64),
+    /// Somebody wants it to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The public does not read it.
     #[error("the manifest is published, and {at} is still another: {why}")]
     NotPublic {

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{News, Push, PushError};
+use super::{News, Placed, Push, PushError};
 use crate::backend::http::{Ask, Client, Status};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Location, Manifest};
+use crate::trust::MAX_SIGNATURE_BYTES;
 
 /// Between two looks, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -14,7 +15,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Reads the manifest until it is what was published (or what somebody else made of it), and asks for each tarball.
 pub(super) async fn read_back(
     push: &Push<'_>,
-    wanted: &[u8],
+    placed: &Placed,
     at: &Location,
     patience: Duration,
     said: &(dyn Fn(News) + Send + Sync),
@@ -23,8 +24,16 @@ pub(super) async fn read_back(
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let why = match read(&client, at).await {
-            Ok(bytes) if bytes == wanted => break,
+        let why = match read(&client, at, MAX_MANIFEST_BYTES).await {
+            // An old signature beside it would have everybody refuse it.
+            Ok(bytes) if bytes == placed.bytes => match &placed.signature {
+                None => break,
+                Some((text, ..)) => match read(&client, &at.signature(), MAX_SIGNATURE_BYTES).await {
+                    Ok(there) if there == *text => break,
+                    Ok(_) => "its signature is another one".to_owned(),
+                    Err(why) => format!("its signature cannot be read: {why}"),
+                },
+            },
             Ok(bytes) => match Manifest::parse(&bytes) {
                 Ok(manifest) if push.inputs.stand_in(&manifest) => break,
                 Ok(manifest) => {
@@ -60,11 +69,11 @@ pub(super) async fn read_back(
     Ok(())
 }
 
-async fn read(client: &Client, at: &Location) -> Result<Vec<u8>, String> {
+async fn read(client: &Client, at: &Location, most: usize) -> Result<Vec<u8>, String> {
     let answer = client.get(at, &Ask::default()).await.map_err(|failure| failure.cause)?;
     if answer.status != Status::Whole {
         return Err("the server did not send all of it".to_owned());
     }
-    let bytes = answer.body.at_most(MAX_MANIFEST_BYTES).await.map_err(|failure| failure.cause)?;
-    bytes.ok_or_else(|| "it is larger than 4 MiB".to_owned())
+    let bytes = answer.body.at_most(most).await.map_err(|failure| failure.cause)?;
+    bytes.ok_or_else(|| format!("it is larger than {} KiB", most / 1024))
 }

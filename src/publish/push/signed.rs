@@ -16,17 +16,19 @@ use crate::trust::{self, KeyId, MAX_SIGNATURE_BYTES, Signed, TrustedKey};
 const ABOUT: About<'static> = About { content_type: "text/plain; charset=utf-8", cache_control: NO_CACHE };
 /// How long somebody else's signature is given to become that of somebody else's manifest.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A number is a time in milliseconds, unless somebody wants another; this far ahead it is none.
+const AHEAD: Duration = Duration::from_secs(366 * 24 * 3600);
 /// How often it is looked.
 const LOOKS: u32 = 5;
 
 impl Signing {
-    /// Signs with this key. `expires`: how long it is good.
+    /// Signs with this key. `expires`: how long it is good. `serial`: its number, instead of one that rises by itself.
     ///
     /// # Errors
     /// When the key is damaged.
-    pub fn new(key: SecretKey, expires: Option<Duration>) -> Result<Self, String> {
+    pub fn new(key: SecretKey, expires: Option<Duration>, serial: Option<u64>) -> Result<Self, String> {
         let public = minisign::PublicKey::from_secret_key(&key).map_err(|err| err.to_string())?;
-        Ok(Self { public: TrustedKey::parse(&public.to_base64())?, key, expires })
+        Ok(Self { public: TrustedKey::parse(&public.to_base64())?, key, expires, serial })
     }
 
     /// Its public half.
@@ -43,14 +45,36 @@ impl Signing {
 
     /// Whether a signature is as good as a new one.
     pub(super) fn is_settled(&self, previous: &Signed) -> bool {
-        self.expires.is_none() && previous.expires.is_none()
+        self.expires.is_none()
+            && previous.expires.is_none()
+            && self.serial.is_none_or(|serial| serial == previous.serial)
+    }
+
+    /// The number that the next one must be above: whoever trusts several keys takes none that is lower, whoever signed it.
+    pub(super) fn last_serial(
+        &self,
+        previous: Option<&Signed>,
+        there: Option<&Object>,
+    ) -> Result<Option<u64>, PushError> {
+        let claimed = there.and_then(|there| trust::claimed_serial(&there.bytes));
+        let ahead = SystemTime::now() + AHEAD;
+        let latest = ahead.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        match (previous, claimed) {
+            (Some(previous), _) => Ok(Some(previous.serial)),
+            // Nobody is to drive the numbers up to where none is left, by a signature that proves nothing.
+            (None, Some(claimed)) if u128::from(claimed) > latest && self.serial.is_none() => {
+                Err(PushError::SerialAhead(claimed))
+            }
+            (None, claimed) => Ok(claimed),
+        }
     }
 
     /// Signs, with a number above the last one.
     pub(super) fn sign(&self, bytes: &[u8], last: Option<u64>) -> Result<(Vec<u8>, KeyId, u64), PushError> {
         let updated_at = Manifest::parse(bytes).map_err(|err| PushError::Signing(err.to_string()))?.updated_at;
         let own = trust::serial_of(&updated_at).map_err(PushError::Signing)?;
-        let serial = last.map_or(own, |last| own.max(last.saturating_add(1)));
+        let next = last.map_or(own, |last| own.max(last.saturating_add(1)));
+        let serial = self.serial.unwrap_or(next);
         let expires = self.expires.map(|after| SystemTime::now() + after);
         let text = trust::sign(bytes, &updated_at, serial, expires, &self.key).map_err(PushError::Signing)?;
         Ok((text.into_bytes(), self.public.id(), serial))
@@ -65,13 +89,14 @@ pub(super) async fn there(store: &Store) -> Result<Option<Object>, StoreError> {
 /// Puts one in the place of another.
 pub(super) async fn put(store: &Store, text: &[u8], before: Option<&Object>) -> Result<Put, StoreError> {
     let when = before.map_or(Condition::Absent, |before| Condition::Unchanged(&before.etag));
-    match store.put(&ObjectKey::signature(), text, ABOUT, when).await? {
-        // An answer that was lost, and a try again that found our own there.
-        Put::Refused => Ok(match there(store).await? {
-            Some(now) if now.bytes == text => Put::Done(now.etag),
-            _ => Put::Refused,
-        }),
-        put => Ok(put),
+    let put = store.put(&ObjectKey::signature(), text, ABOUT, when).await;
+    if let Ok(Put::Done(etag)) = put {
+        return Ok(Put::Done(etag));
+    }
+    // An answer may have been lost, and a try again found our own there.
+    match there(store).await {
+        Ok(Some(now)) if now.bytes == text => Ok(Put::Done(now.etag)),
+        _ => put,
     }
 }
 

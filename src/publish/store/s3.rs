@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::path::Path as ObjectPath;
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, Error, GetOptions, GetRange, GetResult, ObjectMeta,
@@ -49,11 +49,11 @@ impl S3 {
         let account = Account::find(endpoint, vars)?;
         // An error only means that somebody was faster.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let known = vars
-            .iter()
-            .filter(|(name, _)| name.starts_with("AWS_"))
-            .filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse().ok()?, value)));
-        let mut builder = known.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value));
+        let known = vars.iter().filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
+        let known = known.filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse().ok()?, value)));
+        let mut builder = known
+            .filter(|(key, _)| !is_ours(key))
+            .fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value));
         let has_role_only = account.keys.is_none();
         if let Some(keys) = account.keys {
             builder = builder.with_access_key_id(keys.id).with_secret_access_key(keys.secret);
@@ -139,7 +139,7 @@ impl S3 {
     pub(super) async fn put(
         &self,
         key: &ObjectKey,
-        bytes: &[u8],
+        bytes: Bytes,
         about: About<'_>,
         when: Condition<'_>,
     ) -> Result<Put, StoreError> {
@@ -151,9 +151,9 @@ impl S3 {
                 PutMode::Update(UpdateVersion { e_tag: Some(etag.to_owned()), version: None })
             }
         };
-        let sha256 = Sha256Digest::from_bytes(Sha256::digest(bytes).into());
+        let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
         let options = PutOptions { mode, attributes: attributes(about, &sha256), ..PutOptions::default() };
-        match self.store.put_opts(&path, Bytes::copy_from_slice(bytes).into(), options).await {
+        match self.store.put_opts(&path, bytes.into(), options).await {
             Ok(put) => Ok(Put::Done(put.e_tag.unwrap_or_default())),
             Err(err) => match StoreError::from_server(format!("cannot write `{path}`"), &err) {
                 said if when != Condition::Always && said.is_refusal() => Ok(Put::Refused),
@@ -260,6 +260,23 @@ pub(super) fn attributes(about: About<'_>, sha256: &Sha256Digest) -> Attributes 
         (Attribute::CacheControl, about.cache_control.to_owned()),
         (Attribute::Metadata(SHA256.into()), sha256.to_string()),
     ])
+}
+
+/// Whether this is told apart from the rest of the environment: who asks, and where.
+fn is_ours(key: &AmazonS3ConfigKey) -> bool {
+    use AmazonS3ConfigKey as Key;
+    matches!(
+        key,
+        Key::AccessKeyId
+            | Key::SecretAccessKey
+            | Key::Token
+            | Key::Region
+            | Key::DefaultRegion
+            | Key::Bucket
+            | Key::Endpoint
+            | Key::S3Endpoint
+            | Key::ConditionalPut
+    )
 }
 
 /// Whether this machine has a role that lends keys.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use super::s3::{S3, attributes};
-use super::{About, Condition, Local, ObjectKey, PART, Put, Sent, StoreError, StoreErrorKind};
+use super::{About, Condition, Local, ObjectKey, PART, Sent, StoreError, StoreErrorKind};
 use crate::backend::Progress;
 use crate::files::{self, regular};
 use crate::model::Sha256Digest;
@@ -46,9 +47,8 @@ impl S3 {
             let bytes = source.next(file.size_bytes).await?;
             source.finish(file)?;
             progress.set(file.size_bytes);
-            return match self.put(key, &bytes, about, Condition::Always).await? {
-                Put::Done(_) | Put::Refused => Ok(Sent::Whole),
-            };
+            self.put(key, bytes, about, Condition::Always).await?;
+            return Ok(Sent::Whole);
         }
         match self.send_parts(key, file, about, parts, progress).await {
             // What was begun before is gone, in full or in part: it begins anew, once.
@@ -74,6 +74,7 @@ impl S3 {
             to: format!("{}/{path}", self.at),
             sha256: file.sha256,
             part_bytes: part_bytes(file.size_bytes),
+            identity: Identity::of(&file.path),
             upload: String::new(),
         }
     }
@@ -93,6 +94,10 @@ impl S3 {
         let record = match Record::open(&file.path, &head) {
             Some(record) => record,
             None => {
+                if let Some(stale) = Record::stale(&file.path, &head) {
+                    // Its parts would lie there, and be paid for, until somebody removes them.
+                    let _ = self.store.abort_multipart(&path, &stale).await;
+                }
                 let options = PutMultipartOptions { attributes: attributes(about, &file.sha256), ..Default::default() };
                 let upload = self.store.create_multipart_opts(&path, options).await.map_err(|err| cannot(&err))?;
                 Record::begin(&file.path, RecordHead { upload, ..head })
@@ -104,8 +109,8 @@ impl S3 {
         if let Err(err) = sent {
             // What the next try cannot know of is not left there.
             if record.file.is_none() || err.kind == StoreErrorKind::Changed {
-                let _ = self.store.abort_multipart(&path, upload).await;
                 record.remove();
+                let _ = self.store.abort_multipart(&path, upload).await;
             }
             return Err(err);
         }
@@ -229,7 +234,24 @@ struct RecordHead {
     to: String,
     sha256: Sha256Digest,
     part_bytes: u64,
+    identity: Option<Identity>,
     upload: MultipartId,
+}
+
+/// Tells a file from the same file after somebody has written into it: parts of other bytes may have arrived meanwhile, which were
+/// not yet known to be others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    inode: u64,
+    changed: i64,
+    nanos: i64,
+}
+
+impl Identity {
+    fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        Some(Self { inode: found.ino(), changed: found.ctime(), nanos: found.ctime_nsec() })
+    }
 }
 
 /// A part that arrived. A line of its record.
@@ -271,6 +293,15 @@ impl Record {
         // Nor does it spoil the next.
         let _ = file.write_all(b"\n");
         Some(Self { path, head, file: Some(file), arrived })
+    }
+
+    /// The upload to the same place that was begun of other bytes, and that nobody is at.
+    fn stale(of: &Path, wanted: &RecordHead) -> Option<MultipartId> {
+        let mut file = files::open(&Self::path_of(of), OpenOptions::new().read(true)).ok()?;
+        file.try_lock().ok()?;
+        let mut lines = BufReader::new(Read::by_ref(&mut file)).lines().map_while(Result::ok);
+        let head: RecordHead = serde_json::from_str(&lines.next()?).ok()?;
+        (head.to == wanted.to && !head.upload.is_empty()).then_some(head.upload)
     }
 
     /// Begins one. Where none can be kept, the upload goes on without.
@@ -334,6 +365,7 @@ mod tests {
             to: "http://s3/b/k".into(),
             sha256: Sha256Digest::from_bytes([7; 32]),
             part_bytes: PART,
+            identity: None,
             upload: String::new(),
         };
         assert!(Record::open(&of, &wanted).is_none());

@@ -23,6 +23,8 @@ pub const MAX_SIGNATURE: u64 = 64 * 1024;
 const MAX_NAME: u64 = 4096;
 /// The most entries of an archive. A manifest of 4 MiB cannot name as many.
 const MAX_ENTRIES: usize = 100_000;
+/// The most bytes of all names together, for the same reason.
+const MAX_NAMES: usize = 16 * 1024 * 1024;
 /// What is wrong with an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveFault {
@@ -95,6 +97,7 @@ pub(super) fn read(mut file: &File, stop: &AtomicBool) -> Result<Packed, Broken>
     let not_tar = |err: io::Error| Broken::from(ArchiveFault::NotTar(err.to_string()));
     let mut packed = Packed::default();
     let mut seen = BTreeSet::new();
+    let mut names = 0;
     let mut long_name: Option<String> = None;
     let mut archive = Archive::new(file);
     // Raw: a name that is too long for a header is an entry of its own, and is read here, within bounds.
@@ -134,6 +137,10 @@ pub(super) fn read(mut file: &File, stop: &AtomicBool) -> Result<Packed, Broken>
             MANIFEST => packed.manifest = Some(held(MAX_MANIFEST_BYTES as u64)?),
             SIGNATURE => packed.signature = Some(held(MAX_SIGNATURE)?),
             _ => drop(packed.others.insert(name.clone(), span)),
+        }
+        names += name.len();
+        if names > MAX_NAMES {
+            return Err(ArchiveFault::TooMany.into());
         }
         if !seen.insert(name.clone()) {
             return Err(ArchiveFault::Twice(name).into());

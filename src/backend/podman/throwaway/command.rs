@@ -45,7 +45,7 @@ impl Throwaway {
     ///
     /// # Errors
     /// As [`Throwaway::push`].
-    pub async fn push_list(&self, of: &[ImageRef], to: PushTo<'_>) -> Result<Sha256Digest, EngineError> {
+    pub async fn push_list(&self, of: &[String], to: PushTo<'_>) -> Result<Sha256Digest, EngineError> {
         let what = format!("push the list of images `{}`", to.reference);
         // A name that is nobody's, and that nothing keeps: the next tarball is to be alone again.
         let name = format!("localhost/list-{:08x}:1", fastrand::u32(..));
@@ -58,7 +58,7 @@ impl Throwaway {
         &self,
         what: &str,
         name: &str,
-        of: &[ImageRef],
+        of: &[String],
         to: PushTo<'_>,
     ) -> Result<Sha256Digest, EngineError> {
         self.run(what, &["manifest", "create", name], None, ASK).await?;

@@ -299,11 +299,15 @@ fn end_processes(at: &Path) {
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok()
     };
     let children: Vec<_> = pids().filter(|pid| parent(pid).is_some_and(|parent| ours.contains(&parent))).collect();
-    // The pause process of a normal user's Podman names no directory.
+    // The pause process of a normal user's Podman names no directory, but its environment does. After a reboot its number may be
+    // that of the user's own.
     let of_pause = |below: &str| {
         let text = fs::read_to_string(at.join(below)).ok()?;
         let pid = text.trim().parse::<i32>().ok()?;
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| is_podmans(&words)).then_some(pid)
+        let of = |file: &str| fs::read(format!("/proc/{pid}/{file}"));
+        let is_ours =
+            of("cmdline").is_ok_and(|words| is_podmans(&words)) && of("environ").is_ok_and(|it| mentions(&it));
+        is_ours.then_some(pid)
     };
     let pause = ["tmp/pause.pid", "xdg/libpod/tmp/pause.pid"].into_iter().filter_map(of_pause);
     for pid in children.into_iter().chain(ours).chain(pause) {
