@@ -317,9 +317,18 @@ pub fn serial_of(updated_at: &str) -> Result<u64, String> {
 
 /// The number that a signature says it has, whoever made it. Proves nothing.
 pub fn claimed_serial(signature: &[u8]) -> Option<u64> {
+    claim(signature, "serial=")?.parse().ok()
+}
+
+/// Until when a signature says it is good, as it stands there. Proves nothing.
+pub fn claimed_expiry(signature: &[u8]) -> Option<String> {
+    claim(signature, "expires=").map(|text| clean(text, 40))
+}
+
+fn claim<'a>(signature: &'a [u8], name: &str) -> Option<&'a str> {
     let text = std::str::from_utf8(signature).ok()?;
     let comment = text.lines().find_map(|line| line.strip_prefix("trusted comment: "))?;
-    comment.split_whitespace().find_map(|word| word.strip_prefix("serial=")?.parse().ok())
+    comment.split_whitespace().find_map(|word| word.strip_prefix(name))
 }
 
 /// Signs a manifest.

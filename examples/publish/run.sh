@@ -18,7 +18,7 @@ repository=$(cd "$here/../.." && pwd)
 # shellcheck source=SCRIPTDIR/../../scripts/podman-env.sh
 . "$repository/scripts/podman-env.sh"
 
-scratch="" server=""
+scratch=""
 
 main() {
   [ $# -eq 0 ] || { sed -n 's/^# \{0,1\}//; 2,/^$/p' "${BASH_SOURCE[0]}" | sed '/^$/q'; exit 64; }
@@ -32,7 +32,9 @@ main() {
   podman_env_start "$scratch/podman"
   mkdir -p "$scratch/tour/public"
   agent_rootfs "$scratch/tour/hello/rootfs" 1.0.0
-  PATH=$(dirname "$STEADFAST"):$PATH
+  mkdir -p "$scratch/bin"
+  ln -s "$STEADFAST" "$scratch/bin/steadfast"
+  PATH=$scratch/bin:$PATH
   ARCH=$(host_arch)
   AGENT_PORT=$(in_podman_ns bash -c ". '$repository/scripts/common.sh'; free_port 18081")
   local port
@@ -57,12 +59,11 @@ serve() {
   local busybox tries=0
   if ! is_macos && install_busybox; then
     busybox=$(static_busybox)
-    in_podman_ns "$busybox" httpd -f -p "127.0.0.1:$1" -h "$scratch/tour/public" &
+    serve_by "$busybox" httpd -f -p "127.0.0.1:$1" -h "$scratch/tour/public"
   else
     have python3 || install_packages python3 || die "nothing here serves files: neither busybox nor python3"
-    in_podman_ns python3 -m http.server --bind 127.0.0.1 --directory "$scratch/tour/public" "$1" >/dev/null 2>&1 &
+    serve_by python3 -m http.server --bind 127.0.0.1 --directory "$scratch/tour/public" "$1"
   fi
-  server=$!
   until in_podman_ns curl -s --noproxy '*' -o /dev/null "http://127.0.0.1:$1/"; do
     tries=$((tries + 1))
     [ "$tries" -lt 100 ] || die "the published directory is not served"
@@ -70,9 +71,15 @@ serve() {
   done
 }
 
+# Starts a server, and notes its own pid: between it and us are what enters the namespaces.
+serve_by() {
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  in_podman_ns sh -c 'echo $$ >"$0"; exec "$@"' "$scratch/server" "$@" >/dev/null 2>&1 &
+}
+
 clean_up() {
   trap '' INT TERM
-  if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; server=""; fi
+  if [ -s "$scratch/server" ]; then kill "$(cat "$scratch/server")" 2>/dev/null || true; fi
   podman_env_stop
   if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
 }

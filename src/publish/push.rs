@@ -115,6 +115,8 @@ pub struct Published {
     pub signed_by: Option<String>,
     /// Its number.
     pub serial: Option<u64>,
+    /// Until when the signature is good. `None`: for ever, or there is none.
+    pub expires: Option<String>,
 }
 
 /// What was put in its place.
@@ -389,6 +391,7 @@ impl Placed {
             updated_at: read.updated_at,
             changed: self.changed,
             signed_by: self.signature.as_ref().map(|(_, key, _)| key.to_string()),
+            expires: self.signature.as_ref().and_then(|(text, ..)| crate::trust::claimed_expiry(text)),
             serial: self.signature.map(|(.., serial)| serial),
         })
     }

@@ -68,11 +68,16 @@ impl FromStr for Destination {
                 false => Err(wrong("its path is not absolute")),
             };
         }
-        let Some(rest) = text.strip_prefix("s3://") else { return Err(wrong("it begins with neither")) };
+        let Some(rest) = text.strip_prefix("s3://") else {
+            return Err(wrong("it begins neither with s3:// nor with file://"));
+        };
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-        if bucket.is_empty() || !bucket.chars().all(is_plain) {
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
+        if bucket.is_empty() {
             return Err(wrong("it names no bucket"));
+        }
+        if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(is_plain) {
+            return Err(wrong("a bucket's name has 3 to 63 small letters, digits, dots and dashes"));
         }
         let prefix = prefix.trim_end_matches('/');
         if !prefix.is_empty() {
@@ -110,6 +115,12 @@ impl ObjectKey {
         }
         if text.contains('\\') || text.chars().any(char::is_control) {
             return refuse("has a backslash or a control character");
+        }
+        if text.is_empty() {
+            return refuse("is empty");
+        }
+        if text.starts_with('/') {
+            return refuse("begins with `/`; keys are relative, like vm/manifest.json");
         }
         if text.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
             return refuse("has `..`, `.` or an empty segment; keys must be plain paths, like vm/manifest.json");
@@ -325,6 +336,17 @@ impl Store {
         Ok(is_there)
     }
 
+    /// Whether what is told of an object beside its bytes is this. Of a directory's files nothing is told.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn is_told_as(&self, key: &ObjectKey, about: About<'_>) -> Result<bool, StoreError> {
+        match &self.kind {
+            Kind::S3(s3) => s3.is_told_as(key, about).await,
+            Kind::Directory(_) => Ok(true),
+        }
+    }
+
     /// Sends a file, in parts where it is long, and looks whether it has arrived.
     ///
     /// # Errors
@@ -378,8 +400,8 @@ mod tests {
     fn a_destination_is_a_bucket_or_a_directory() {
         let s3 = |bucket: &str, prefix: &str| Destination::S3 { bucket: bucket.into(), prefix: prefix.into() };
         for (text, wanted) in [
-            ("s3://b", s3("b", "")),
-            ("s3://b/", s3("b", "")),
+            ("s3://bkt", s3("bkt", "")),
+            ("s3://bkt/", s3("bkt", "")),
             ("s3://my.bucket-1/a/b/", s3("my.bucket-1", "a/b/")),
             ("file:///srv/www", Destination::Directory("/srv/www".into())),
         ] {
@@ -391,8 +413,19 @@ mod tests {
         for bad in ["", "/a", "a/", "a//b", "../a", "a/..", "a\\b", "a\nb"] {
             assert!(ObjectKey::new(bad).is_err(), "{bad}");
         }
-        for bad in ["", "b", "s3://", "s3:///x", "s3://b/../c", "s3://a@b/c", "file://srv", "https://x/y", "s3://b//x"]
-        {
+        for bad in [
+            "",
+            "b",
+            "s3://",
+            "s3:///x",
+            "s3://bkt/../c",
+            "s3://a@b/c",
+            "file://srv",
+            "https://x/y",
+            "s3://bkt//x",
+            "s3://Bkt",
+            "s3://b",
+        ] {
             let err = bad.parse::<Destination>().unwrap_err();
             assert!(err.contains("expected s3://BUCKET, s3://BUCKET/PREFIX or file:///DIR"), "{err}");
         }

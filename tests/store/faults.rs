@@ -61,9 +61,23 @@ fn each_refusal_says_what_to_do() {
             1,
             &["SignatureDoesNotMatch", "the keys are wrong"],
         ),
-        ("s3://agents", with(&[("AWS_ACCESS_KEY_ID", "who")]), 1, &["No user exists with the provided access key ID"]),
+        (
+            "s3://agents",
+            with(&[("AWS_ACCESS_KEY_ID", "who")]),
+            1,
+            &["No user exists with the provided access key ID", "the keys are wrong"],
+        ),
         ("s3://nothing", gateway.vars(), 1, &["NoSuchBucket", "--to names it"]),
         ("s3://agents", with(&[("AWS_ENDPOINT_URL", "here")]), 1, &["the endpoint is `here`: expected an URL"]),
+        ("s3://agents", with(&[("AWS_ACCESS_KEY_ID", "test\n")]), 1, &["AWS_ACCESS_KEY_ID has a line break in it"]),
+        ("s3://agents", with(&[("AWS_REGION", "eu west")]), 1, &["AWS_REGION has a space in it"]),
+        (
+            "s3://agents",
+            with(&[("AWS_REGION", "eu-west-1")]),
+            1,
+            &["the region \"eu-west-1\" is wrong", "AWS_REGION names"],
+        ),
+        ("s3://Agents", gateway.vars(), 64, &["small letters"]),
         ("s3:/agents", gateway.vars(), 64, &["expected s3://BUCKET"]),
         ("s3://agents/../x", gateway.vars(), 64, &["`..`"]),
     ] {
@@ -134,5 +148,48 @@ fn a_kill_at_any_moment_leaves_nothing_half_published() {
         let left: Vec<_> =
             std::fs::read_dir(dist.path().join("images")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), 4, "{left:?}");
+    }
+}
+
+/// What is asked for without its bytes is refused without a reason; a person is told one all the same.
+#[test]
+fn one_object_is_told_of_truly() {
+    let (gateway, dist) = (Gateway::start(), Dist::of(&[("a", "1")]));
+    let run = |args: &[&str], change: &[(&str, &str)]| {
+        let mut vars = gateway.vars();
+        vars.extend(change.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Command::new(env!("CARGO_BIN_EXE_steadfast"))
+            .arg("publish")
+            .args(args)
+            .current_dir(dist.path())
+            .env_clear()
+            .envs(vars)
+            .output()
+            .unwrap()
+    };
+    let down = ["download", "--key", "y", "--out", "dl", "--to"];
+    for (to, change, words) in [
+        ("s3://nobkt", &[][..], "NoSuchBucket"),
+        ("s3://agents", &[("AWS_ACCESS_KEY_ID", "who")], "No user exists"),
+        ("s3://agents", &[("AWS_REGION", "eu-west-1")], "AWS_REGION names"),
+        ("s3://agents", &[], "there is no such object"),
+    ] {
+        let output = run(&[&down[..], &[to]].concat(), change);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+    }
+    let up = ["upload", "--file", "bundle.json", "--key", "vm/manifest.json", "--to", "s3://agents"];
+    let done = |more: &[&str]| String::from_utf8(run(&[&up[..], more].concat(), &[]).stdout).unwrap();
+    assert!(done(&[]).starts_with("uploaded "));
+    assert!(done(&[]).starts_with("there already: "));
+    assert!(done(&["--content-type", "application/json"]).starts_with("uploaded "), "other headers are another object");
+    assert!(done(&["--content-type", "application/json"]).starts_with("there already: "));
+    for bad in [["--content-type", "a\nb"], ["--cache-control", "zürich"]] {
+        let output = run(&[&up[..], &bad].concat(), &[]);
+        assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    }
+    for more in [&["--agent", "a"][..], &["--arch", "x64"], &["--tls-verify=false"], &["--expires", "0s"]] {
+        let output = push(&dist, "s3://agents", &gateway.vars(), more);
+        assert_eq!(output.status.code(), Some(64), "{}", said(&output));
     }
 }

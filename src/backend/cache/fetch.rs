@@ -293,7 +293,7 @@ impl Cache {
         let mut etag = answer.validators.etag.clone().filter(|etag| !etag.starts_with("W/"));
         if answer.status == Status::Whole {
             if partial.len > 0 {
-                debug!(artifact = %artifact.key, "the server sends everything; starting over");
+                info!(artifact = %artifact.key, "the server sends everything; starting over");
                 partial.start_over()?;
                 progress.reuse_nothing();
             }

@@ -22,14 +22,21 @@ pub(in crate::cli) struct RegistryArgs {
     #[arg(long, value_name = "REGISTRY", conflicts_with_all = ["to", "endpoint", "slice", "key", "expires", "serial", "public_url", "replace"])]
     pub(super) registry: Option<String>,
     /// To a registry: only this agent; may be repeated
-    #[arg(long, value_name = "NAME", requires = "registry")]
+    #[arg(long, value_name = "NAME")]
     agent: Vec<String>,
     /// To a registry: for which architecture: arm64 (or aarch64), x64 (or amd64, x86_64), all
-    #[arg(long, value_name = "ARCH", default_value = "all", requires = "registry")]
+    #[arg(long, value_name = "ARCH", default_value = "all")]
     arch: String,
     /// Whether the registry must speak TLS, with a certificate that is trusted
-    #[arg(long, value_name = "BOOL", default_value_t = true, requires = "registry", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     tls_verify: bool,
+}
+
+impl RegistryArgs {
+    /// Whether anything is said that is of a registry alone.
+    pub(super) fn is_told(&self) -> bool {
+        !self.agent.is_empty() || self.arch != "all" || !self.tls_verify
+    }
 }
 
 /// Pushes what a bundle names of a dist directory.

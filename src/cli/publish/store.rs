@@ -23,7 +23,7 @@ use crate::publish::dist;
 use crate::publish::manifest::{self, Inputs, Slice};
 use crate::publish::push::{News, Push, PushError, Pushed, Signing};
 use crate::publish::store::{
-    About, Condition, Destination, IMMUTABLE, Local, ObjectKey, Sent, Store, StoreError, StoreErrorKind,
+    About, Condition, Destination, IMMUTABLE, Local, NO_CACHE, ObjectKey, Sent, Store, StoreError, StoreErrorKind,
 };
 
 #[derive(Debug, Args)]
@@ -83,9 +83,9 @@ pub(in crate::cli) struct PublishUploadArgs {
     /// Its media type
     #[arg(long, value_name = "TYPE", default_value = "application/octet-stream")]
     content_type: String,
-    /// How long caches may keep it
-    #[arg(long, value_name = "DIRECTIVES", default_value = IMMUTABLE)]
-    cache_control: String,
+    /// How long caches may keep it [default: for ever; the manifest and its signature not at all]
+    #[arg(long, value_name = "DIRECTIVES")]
+    cache_control: Option<String>,
     /// Put its sha256 beside it, as KEY.sha256
     #[arg(long)]
     sidecar_sha: bool,
@@ -105,7 +105,10 @@ pub(in crate::cli) struct PublishDownloadArgs {
 
 impl StoreArg {
     async fn open(&self, vars: &BTreeMap<String, String>) -> Result<Store, CliError> {
-        let bucket = || vars.get("R2_BUCKET").filter(|name| !name.is_empty()).map(|name| format!("s3://{name}"));
+        let bucket = || {
+            let name = vars.get("R2_BUCKET").filter(|name| !name.is_empty())?;
+            Some(format!("s3://{}", name.strip_prefix("s3://").unwrap_or(name)))
+        };
         let to = self.to.clone().or_else(bucket).ok_or_else(|| {
             CliError::new(ExitStatus::Usage, "no destination is named")
                 .hint("--to takes s3://BUCKET, s3://BUCKET/PREFIX or file:///DIR")
@@ -116,6 +119,13 @@ impl StoreArg {
 }
 
 pub(super) async fn push(settings: &Settings, args: PublishPushArgs) -> Result<ExitStatus, CliError> {
+    if args.expires.is_some_and(|expires| expires.is_zero()) {
+        return Err(CliError::new(ExitStatus::Usage, "--expires 0s: the signature would be over at once"));
+    }
+    if args.registry.registry.is_none() && args.registry.is_told() {
+        return Err(CliError::new(ExitStatus::Usage, "--agent, --arch and --tls-verify are of --registry")
+            .hint("to a store, --slice agents:NAME publishes one agent, for all architectures"));
+    }
     if let Some(to) = &args.registry.registry {
         return registry::push(settings, &args.registry, to, &args.bundle, &args.dist_dir).await;
     }
@@ -140,9 +150,7 @@ pub(super) async fn push(settings: &Settings, args: PublishPushArgs) -> Result<E
     };
     let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
     let store = args.store.open(&settings.vars).await?;
-    let signals = Signals::listen(
-        "stopping; what has arrived is not sent again, and a manifest that is being put in its place is put to the end",
-    );
+    let signals = Signals::listen("stopping; a manifest that is being put in its place is put to the end");
     let bars = Bars::new(settings);
     let work = async {
         let dist_dir = args.dist_dir;
@@ -168,10 +176,17 @@ pub(super) async fn push(settings: &Settings, args: PublishPushArgs) -> Result<E
 fn told(Pushed { uploaded, skipped, manifest }: &Pushed, store: &Store) -> String {
     let at = format!("{}{}", store.to(), manifest.key);
     let signed = match (&manifest.signed_by, manifest.serial) {
-        (Some(key), Some(serial)) => format!(", signed with key {key}, serial {serial}"),
+        (Some(key), Some(serial)) => {
+            let until = manifest.expires.as_ref().map(|at| format!(", good until {at}")).unwrap_or_default();
+            format!(", signed with key {key}, serial {serial}{until}")
+        }
         _ => String::new(),
     };
-    let verb = if manifest.changed { "published" } else { "nothing to publish:" };
+    let verb = match (manifest.changed, uploaded.is_empty()) {
+        (true, _) => "published",
+        (false, true) => "nothing to publish:",
+        (false, false) => "the manifest is as it was:",
+    };
     format!(
         "{verb} `{at}`, updated at {}{signed}; {} sent, {} there already\n",
         manifest.updated_at,
@@ -191,6 +206,14 @@ fn public(url: &str) -> Result<Location, CliError> {
 
 pub(super) async fn upload(settings: &Settings, args: PublishUploadArgs) -> Result<ExitStatus, CliError> {
     let key = key(&args.key)?;
+    let kept = if [ObjectKey::manifest(), ObjectKey::signature()].contains(&key) { NO_CACHE } else { IMMUTABLE };
+    let cache_control = args.cache_control.as_deref().unwrap_or(kept);
+    for (flag, value) in [("--content-type", &*args.content_type), ("--cache-control", cache_control)] {
+        if value.is_empty() || !value.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+            let why = format!("{flag} is sent as a header: expected ASCII on one line");
+            return Err(CliError::new(ExitStatus::Usage, why));
+        }
+    }
     let file = args.file.clone();
     let local = tokio::task::spawn_blocking(move || Local::hash(file)).await;
     let local = local
@@ -198,11 +221,11 @@ pub(super) async fn upload(settings: &Settings, args: PublishUploadArgs) -> Resu
         .flatten()
         .map_err(|err| CliError::new(ExitStatus::Error, format!("cannot read `{}`: {err}", args.file.display())))?;
     let store = args.store.open(&settings.vars).await?;
-    let signals = Signals::listen("stopping; what has arrived is not sent again");
+    let signals = Signals::listen("stopping; parts that were noted as arrived are not sent again");
     let bars = Bars::new(settings);
-    let about = About { content_type: &args.content_type, cache_control: &args.cache_control };
+    let about = About { content_type: &args.content_type, cache_control };
     let work = async {
-        let sent = if store.has(&key, &local).await? {
+        let sent = if store.has(&key, &local).await? && store.is_told_as(&key, about).await? {
             Sent::AlreadyThere
         } else {
             let progress = Progress::new(local.size_bytes);
@@ -283,7 +306,8 @@ fn from_push(err: &PushError) -> CliError {
         ),
         PushError::SerialAhead(_) => said(ExitStatus::Error)
             .hint("--serial names a higher one; whoever has accepted it takes no lower one any more"),
-        PushError::Lost | PushError::SignatureLost | PushError::Interrupted => said(ExitStatus::Error),
+        PushError::Lost => said(ExitStatus::Error).hint("look at what is published; if yours is the newer one, publish again"),
+        PushError::SignatureLost | PushError::Interrupted => said(ExitStatus::Error),
         PushError::NotPublic { .. } => said(ExitStatus::Error)
             .hint("a cache on the way may hold it: --public-timeout waits longer; or --public-url is not where it is read"),
         PushError::Key(_) | PushError::Signing(_) => said(ExitStatus::Error),
@@ -308,7 +332,9 @@ fn from_store(err: &StoreError) -> CliError {
             "without them, two who publish at once overwrite each other's work; Amazon S3, R2, MinIO and others know them",
         ),
         StoreErrorKind::Region => said.hint("AWS_REGION names the region of the bucket"),
-        StoreErrorKind::Unreachable => said.hint("--endpoint names the store's own URL, where it is not Amazon's"),
+        StoreErrorKind::Unreachable => said.hint(
+            "run it again: parts that arrived are not sent again; --endpoint names the store's own URL, where it is not Amazon's",
+        ),
         StoreErrorKind::Changed => said.hint("nothing was published of it; make it again, or copy it again"),
         StoreErrorKind::NotFound
         | StoreErrorKind::Conflict
@@ -356,7 +382,7 @@ impl<'a> Bars<'a> {
                 line(format!("{word} {key}"));
             }
             News::Again(tried) => line(format!("somebody else published meanwhile; merging again (try {})", tried + 1)),
-            News::Waiting => line("published; waiting for the public to read it".to_owned()),
+            News::Waiting => line("waiting until --public-url has it".to_owned()),
         }
     }
 

@@ -44,8 +44,8 @@ pub enum PushError {
     Contended(u32),
     /// What was written is gone.
     #[error(
-        "the manifest was written, and another one stands in its place that does not name what was published: \
-         the store ignores `If-Match`, or somebody published without it"
+        "the manifest was written, and then replaced by one that does not name what was published: somebody published the same \
+         agents right after, or the store ignores `If-Match`"
     )]
     Lost,
     /// A tarball that was there is not any more, or has other bytes: somebody else publishes the same version.
@@ -61,11 +61,11 @@ pub enum PushError {
     #[error("interrupted")]
     Interrupted,
     /// The public does not read it.
-    #[error("the manifest is published, and {at} is still another: {why}")]
+    #[error("it is published, and {at} {why}")]
     NotPublic {
         /// Where.
         at: String,
-        /// What is there.
+        /// What is wrong there.
         why: String,
     },
 }

@@ -30,18 +30,18 @@ pub(super) async fn read_back(
                 None => break,
                 Some((text, ..)) => match read(&client, &at.signature(), MAX_SIGNATURE_BYTES).await {
                     Ok(there) if there == *text => break,
-                    Ok(_) => "its signature is another one".to_owned(),
-                    Err(why) => format!("its signature cannot be read: {why}"),
+                    Ok(_) => "still has another signature beside it".to_owned(),
+                    Err(why) => format!("has no signature beside it: {why}"),
                 },
             },
             Ok(bytes) => match Manifest::parse(&bytes) {
                 Ok(manifest) if push.inputs.stand_in(&manifest) => break,
                 Ok(manifest) => {
-                    format!("it is the one updated at {}", crate::model::ids::clean(&manifest.updated_at, 40))
+                    format!("is still the one updated at {}", crate::model::ids::clean(&manifest.updated_at, 40))
                 }
-                Err(err) => err.to_string(),
+                Err(err) => format!("is no manifest: {err}"),
             },
-            Err(why) => why,
+            Err(why) => format!("cannot be read: {why}"),
         };
         if began.elapsed() + pause > patience {
             return Err(PushError::NotPublic { at: at.to_string(), why });
@@ -57,12 +57,12 @@ pub(super) async fn read_back(
         let why = match client.get(&at, &Ask::default()).await {
             Ok(answer) if answer.status == Status::Whole => match answer.length {
                 Some(length) if length != tarball.hashed.size_bytes => {
-                    format!("it has {length} bytes instead of {}", tarball.hashed.size_bytes)
+                    format!("has {length} bytes instead of {}", tarball.hashed.size_bytes)
                 }
                 _ => continue,
             },
-            Ok(_) => "it is not sent whole".to_owned(),
-            Err(failure) => failure.cause,
+            Ok(_) => "is not sent whole".to_owned(),
+            Err(failure) => format!("cannot be read: {}", failure.cause),
         };
         return Err(PushError::NotPublic { at: at.to_string(), why });
     }

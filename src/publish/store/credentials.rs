@@ -39,10 +39,40 @@ pub(super) struct Keys {
 const ROLES: [&str; 3] =
     ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
 
+/// What goes into a request as it is.
+const HEADERS: [&str; 10] = [
+    "R2_ACCESS_KEY_ID",
+    "R2_SECRET_ACCESS_KEY",
+    "R2_ACCOUNT_ID",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+];
+
+/// A secret that was pasted often has a line break at its end, and no request could carry it. Its value is not shown.
+fn check(name: &str, value: &str) -> Result<(), StoreError> {
+    let what = match value.chars().find(|c| !c.is_ascii_graphic()) {
+        None => return Ok(()),
+        Some('\n' | '\r') => "a line break",
+        Some(c) if c.is_whitespace() => "a space",
+        Some(_) => "a character that is no ASCII",
+    };
+    Err(none(&format!("{name} has {what} in it")))
+}
+
 impl Account {
     /// Finds it. `endpoint` is what the command line says.
     pub(super) fn find(endpoint: Option<&str>, vars: &BTreeMap<String, String>) -> Result<Self, StoreError> {
         let var = |name: &str| vars.get(name).filter(|value| !value.is_empty()).cloned();
+        for name in HEADERS {
+            if let Some(value) = var(name) {
+                check(name, &value)?;
+            }
+        }
         let endpoint = endpoint.map(str::to_owned);
         if let Some(keys) = pair(&var, "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", None)? {
             let of_account = || {
@@ -61,6 +91,12 @@ impl Account {
             return Ok(Self { endpoint, region, keys });
         }
         let profile = Profile::find(&var)?;
+        if let Some(Keys { id, secret, token }) = &profile.keys {
+            check("the profile's aws_access_key_id", id)?;
+            check("the profile's aws_secret_access_key", secret)?;
+            check("the profile's aws_session_token", token.as_deref().unwrap_or_default())?;
+        }
+        check("the profile's region", profile.region.as_deref().unwrap_or_default())?;
         Ok(Self { endpoint: endpoint.or(profile.endpoint), region: region.or(profile.region), keys: profile.keys })
     }
 }
@@ -194,6 +230,10 @@ mod tests {
         assert_eq!((id(&account), account.region.as_deref()), (Some("r"), Some("auto")));
         assert_eq!(account.endpoint.as_deref(), Some("https://acc.r2.cloudflarestorage.com"));
         assert!(find(None, &r2[1..]).err().unwrap().contains("neither R2_ACCOUNT_ID nor --endpoint"));
+        for (value, what) in [("a\n", "a line break"), ("a b", "a space"), ("ä", "no ASCII")] {
+            let err = find(None, &[("AWS_ACCESS_KEY_ID", value), ("AWS_SECRET_ACCESS_KEY", "s")]).err().unwrap();
+            assert!(err.contains("AWS_ACCESS_KEY_ID has ") && err.contains(what) && !err.contains(value), "{err}");
+        }
         let half = find(None, &r2[..2]).err().unwrap();
         assert!(half.ends_with("R2_ACCESS_KEY_ID is set, and R2_SECRET_ACCESS_KEY is not"), "{half}");
     }

@@ -79,12 +79,13 @@ impl StoreError {
     }
 
     /// What a server said, or why it said nothing.
-    pub(super) fn from_server(what: String, err: &object_store::Error) -> Self {
+    pub(super) fn from_server(what: String, err: &object_store::Error, at: &str) -> Self {
         let said = Said::of(err);
         let kind = said.kind(err);
         let why = match kind {
             StoreErrorKind::Clock => said.clock(SystemTime::now()),
             StoreErrorKind::NoConditions => format!("it does not know conditional writes ({})", said.words()),
+            StoreErrorKind::Unreachable => format!("{at}: {}", said.words()),
             _ => said.words(),
         };
         Self { kind, what, why }
@@ -115,7 +116,7 @@ impl Said {
         let status = between("status code: ", ":").and_then(|text| text.get(..3)?.parse().ok());
         Self {
             code: between("<Code>", "</Code>").map(|code| clean(&code, 80)),
-            message: between("<Message>", "</Message>").map(|message| clean(&message, 300)).filter(|it| !it.is_empty()),
+            message: between("<Message>", "</Message>").map(|it| clean(&plain(&it), 300)).filter(|it| !it.is_empty()),
             server_time: between("<ServerTime>", "</ServerTime>"),
             text: clean(chain.last().map_or("", String::as_str), 400),
             status,
@@ -126,6 +127,9 @@ impl Said {
         match (self.code.as_deref(), self.status) {
             (Some("RequestTimeTooSkewed" | "RequestExpired"), _) => StoreErrorKind::Clock,
             (Some("NoSuchBucket"), _) => StoreErrorKind::NoBucket,
+            (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied" | "XAdminUserNotFound"), _) => {
+                StoreErrorKind::Denied
+            }
             (Some("NoSuchUpload" | "InvalidPart" | "InvalidPartOrder"), _) => StoreErrorKind::NoUpload,
             (Some("NotImplemented"), _) | (_, Some(501)) => StoreErrorKind::NoConditions,
             (Some("PermanentRedirect" | "AuthorizationHeaderMalformed"), _) | (_, Some(301 | 307)) => {
@@ -168,6 +172,20 @@ impl Said {
     }
 }
 
+/// Without what XML needs instead of some characters.
+fn plain(text: &str) -> String {
+    let entities = [
+        ("&#34;", "\""),
+        ("&quot;", "\""),
+        ("&#39;", "'"),
+        ("&apos;", "'"),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&amp;", "&"),
+    ];
+    entities.into_iter().fold(text.to_owned(), |text, (entity, meant)| text.replace(entity, meant))
+}
+
 /// In whole seconds.
 struct Whole(Duration);
 
@@ -194,7 +212,7 @@ mod tests {
 
     fn answered(text: &str) -> StoreError {
         let err = object_store::Error::Generic { store: "S3", source: text.to_owned().into() };
-        StoreError::from_server("cannot write `k`".to_owned(), &err)
+        StoreError::from_server("cannot write `k`".to_owned(), &err, "http://s3")
     }
 
     #[test]
@@ -203,9 +221,9 @@ mod tests {
         let xml = |code: &str, more: &str| format!("<?xml?><Error><Code>{code}</Code>{more}</Error>");
         for (err, kind, words) in [
             (
-                status("403 Forbidden", &xml("InvalidAccessKeyId", "<Message>no such key</Message>")),
+                status("403 Forbidden", &xml("InvalidAccessKeyId", "<Message>no such &#34;key&#34;</Message>")),
                 StoreErrorKind::Denied,
-                "cannot write `k`: InvalidAccessKeyId: no such key",
+                "cannot write `k`: InvalidAccessKeyId: no such \"key\"",
             ),
             (
                 status("404 Not Found", &xml("NoSuchBucket", "<Message></Message>")),

@@ -27,6 +27,8 @@ use crate::publish::place;
 const SHA256: &str = "sha256";
 /// A part of 8 MiB may take so long: 28 kB a second.
 const TIMEOUT: Duration = Duration::from_secs(300);
+/// Whoever is asked for little answers soon.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A machine that lends keys answers at once.
 const ROLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -34,6 +36,7 @@ const ROLE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct S3 {
     pub(super) store: AmazonS3,
+    bucket: String,
     prefix: String,
     /// Where the bucket is, to tell one from another.
     pub(super) at: String,
@@ -67,7 +70,8 @@ impl S3 {
         }
         let at = account.endpoint.clone().unwrap_or_else(|| "https://s3.amazonaws.com".to_owned());
         if let Some(endpoint) = account.endpoint {
-            if !(endpoint.starts_with("http://") || endpoint.starts_with("https://")) {
+            let is_url = url::Url::parse(&endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+            if !is_url {
                 let endpoint = crate::model::ids::clean(&endpoint, 200);
                 let why = format!("the endpoint is `{endpoint}`: expected an URL that begins with https:// or http://");
                 return Err(StoreError::new(StoreErrorKind::Other, "cannot use the store", why));
@@ -88,11 +92,11 @@ impl S3 {
                     .with_timeout(TIMEOUT),
             )
             .build()
-            .map_err(|err| StoreError::from_server("cannot use the store".to_owned(), &err))?;
+            .map_err(|err| StoreError::from_server("cannot use the store".to_owned(), &err, &at))?;
         if has_role_only {
             has_role(&store).await?;
         }
-        Ok(Self { store, prefix: prefix.to_owned(), at: format!("{at}/{bucket}") })
+        Ok(Self { store, bucket: bucket.to_owned(), prefix: prefix.to_owned(), at: format!("{at}/{bucket}") })
     }
 
     pub(super) fn path(&self, key: &ObjectKey) -> Result<ObjectPath, StoreError> {
@@ -101,19 +105,46 @@ impl S3 {
             .map_err(|err| StoreError::new(StoreErrorKind::Other, format!("`{path}` cannot be a key"), err.to_string()))
     }
 
+    /// What was to be done with an object, and with which.
+    pub(super) fn cannot(&self, what: &str, path: &ObjectPath) -> String {
+        format!("cannot {what} `s3://{}/{path}`", self.bucket)
+    }
+
+    pub(super) fn failed(&self, what: &str, path: &ObjectPath, err: &Error) -> StoreError {
+        StoreError::from_server(self.cannot(what, path), err, &self.at)
+    }
+
     async fn get_opts(&self, key: &ObjectKey, options: GetOptions) -> Result<Option<GetResult>, StoreError> {
         let path = self.path(key)?;
-        match self.store.get_opts(&path, options).await {
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, self.store.get_opts(&path, options)).await;
+        let late = |_| {
+            let why = format!("{} does not answer within {} s", self.at, ANSWER_TIMEOUT.as_secs());
+            StoreError::new(StoreErrorKind::Unreachable, self.cannot("read", &path), why)
+        };
+        match asked.map_err(late)? {
             Ok(found) => Ok(Some(found)),
-            Err(err) => match StoreError::from_server(format!("cannot read `{path}`"), &err) {
+            Err(err) => match self.failed("read", &path, &err) {
                 err if err.kind == StoreErrorKind::NotFound => Ok(None),
                 err => Err(err),
             },
         }
     }
 
+    /// As [`S3::get_opts`] without the bytes. What is refused is asked for once more with them: only then an answer says why.
+    async fn look(&self, key: &ObjectKey) -> Result<Option<GetResult>, StoreError> {
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        match self.get_opts(key, head).await {
+            Err(err) if err.kind != StoreErrorKind::Unreachable => {
+                let first = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
+                self.get_opts(key, first).await?;
+                Err(err)
+            }
+            found => found,
+        }
+    }
+
     pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<Head>, StoreError> {
-        let found = self.get_opts(key, GetOptions { head: true, ..GetOptions::default() }).await?;
+        let found = self.look(key).await?;
         Ok(found.map(|found| {
             let sha256 = found.attributes.get(&Attribute::Metadata(SHA256.into()));
             let sha256 = sha256.and_then(|value| Sha256Digest::parse(value.as_ref()).ok());
@@ -123,12 +154,13 @@ impl S3 {
 
     pub(super) async fn get(&self, key: &ObjectKey, limit: usize) -> Result<Option<Object>, StoreError> {
         let Some(found) = self.get_opts(key, GetOptions::default()).await? else { return Ok(None) };
-        let (what, etag) = (format!("cannot read `{key}`"), etag(&found.meta, key)?);
+        let (path, etag) = (self.path(key)?, etag(&found.meta, key)?);
         let mut bytes = Vec::new();
         let mut pieces = found.into_stream();
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|err| StoreError::from_server(what.clone(), &err))?;
+            let piece = piece.map_err(|err| self.failed("read", &path, &err))?;
             if bytes.len() + piece.len() > limit {
+                let what = self.cannot("read", &path);
                 return Err(StoreError::new(StoreErrorKind::Other, what, format!("it is larger than {limit} bytes")));
             }
             bytes.extend_from_slice(&piece);
@@ -155,7 +187,7 @@ impl S3 {
         let options = PutOptions { mode, attributes: attributes(about, &sha256), ..PutOptions::default() };
         match self.store.put_opts(&path, bytes.into(), options).await {
             Ok(put) => Ok(Put::Done(put.e_tag.unwrap_or_default())),
-            Err(err) => match StoreError::from_server(format!("cannot write `{path}`"), &err) {
+            Err(err) => match self.failed("write", &path, &err) {
                 said if when != Condition::Always && said.is_refusal() => Ok(Put::Refused),
                 said => Err(said),
             },
@@ -168,10 +200,11 @@ impl S3 {
         out: &Path,
         progress: &Progress,
     ) -> Result<(Sha256Digest, u64), StoreError> {
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        let Some(found) = self.get_opts(key, options).await? else {
-            let why = "there is no such object";
-            return Err(StoreError::new(StoreErrorKind::NotFound, format!("cannot read `{key}`"), why));
+        let Some(found) = self.look(key).await? else {
+            // Without its bytes, nobody says whether it is the object that is missing, or the bucket.
+            self.get_opts(key, GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() }).await?;
+            let what = self.cannot("read", &self.path(key)?);
+            return Err(StoreError::new(StoreErrorKind::NotFound, what, "there is no such object"));
         };
         let (size, etag) = (found.meta.size, etag(&found.meta, key)?);
         progress.set_total(size);
@@ -187,13 +220,23 @@ impl S3 {
             if_match: Some(etag.to_owned()),
             ..GetOptions::default()
         };
-        let what = || format!("cannot read `{key}`");
-        let changed = || StoreError::new(StoreErrorKind::Changed, what(), "it was replaced meanwhile");
-        match self.store.get_opts(&self.path(key)?, options).await {
-            Ok(found) => found.bytes().await.map_err(|err| StoreError::from_server(what(), &err)),
-            Err(Error::Precondition { .. } | Error::NotFound { .. }) => Err(changed()),
-            Err(err) => Err(StoreError::from_server(what(), &err)),
+        let path = self.path(key)?;
+        match self.store.get_opts(&path, options).await {
+            Ok(found) => found.bytes().await.map_err(|err| self.failed("read", &path, &err)),
+            Err(Error::Precondition { .. } | Error::NotFound { .. }) => {
+                let why = "it was replaced meanwhile";
+                Err(StoreError::new(StoreErrorKind::Changed, self.cannot("read", &path), why))
+            }
+            Err(err) => Err(self.failed("read", &path, &err)),
         }
+    }
+
+    /// Whether what is told of an object beside its bytes is this.
+    pub(super) async fn is_told_as(&self, key: &ObjectKey, about: About<'_>) -> Result<bool, StoreError> {
+        let Some(found) = self.look(key).await? else { return Ok(false) };
+        let is =
+            |name: &Attribute, wanted: &str| found.attributes.get(name).is_some_and(|value| value.as_ref() == wanted);
+        Ok(is(&Attribute::ContentType, about.content_type) && is(&Attribute::CacheControl, about.cache_control))
     }
 }
 

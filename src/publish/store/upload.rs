@@ -1,6 +1,6 @@
 //! A long file in parts, side by side, of which those that arrived are not sent again.
 //!
-//! What arrived is noted beside the file (`FILE.upload`, a line for each part), for the next try after a kill. The file is hashed
+//! What arrived is noted beside the file (`FILE.….upload`, a line for each part), for the next try after a kill. The file is hashed
 //! as it is read, and the object comes to be only when the bytes are those that were wanted.
 
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ impl S3 {
             // What was begun before is gone, in full or in part: it begins anew, once.
             Err(err) if err.kind == StoreErrorKind::NoUpload => {
                 tracing::debug!(%key, error = %err, "an upload that was begun is not known any more");
-                let _ = std::fs::remove_file(Record::path_of(&file.path));
+                let _ = std::fs::remove_file(Record::path_of(&file.path, &self.record_head(&self.path(key)?, file).to));
                 self.send_parts(key, file, about, parts, progress).await
             }
             sent => sent,
@@ -88,7 +88,7 @@ impl S3 {
         progress: &Arc<Progress>,
     ) -> Result<Sent, StoreError> {
         let path = self.path(key)?;
-        let cannot = |err: &object_store::Error| StoreError::from_server(format!("cannot write `{path}`"), err);
+        let cannot = |err: &object_store::Error| self.failed("write", &path, err);
         let mut source = Source::open(file)?;
         let head = self.record_head(&path, file);
         let record = match Record::open(&file.path, &head) {
@@ -157,9 +157,7 @@ impl S3 {
                     let _slot = slot;
                     let (index, size) = (usize::try_from(at).unwrap_or(usize::MAX), bytes.len() as u64);
                     let part = self.store.put_part(path, &record.head.upload, index, bytes.into()).await;
-                    let part = part.map_err(|err| {
-                        StoreError::from_server(format!("cannot write part {} of `{path}`", at + 1), &err)
-                    })?;
+                    let part = part.map_err(|err| self.failed(&format!("write part {} of", at + 1), path, &err))?;
                     record.add(at, part.content_id);
                     progress.add(size);
                     Ok::<_, StoreError>(())
@@ -271,15 +269,17 @@ struct Record {
 }
 
 impl Record {
-    fn path_of(file: &Path) -> PathBuf {
+    /// Each place that a file is sent to has a record of its own.
+    fn path_of(file: &Path, to: &str) -> PathBuf {
+        let of = Sha256Digest::from_bytes(Sha256::digest(to).into()).to_string();
         let mut name = file.as_os_str().to_owned();
-        name.push(".upload");
+        name.push(format!(".{}.upload", &of[..8]));
         name.into()
     }
 
     /// What was begun before, of the same bytes to the same place.
     fn open(of: &Path, wanted: &RecordHead) -> Option<Self> {
-        let path = Self::path_of(of);
+        let path = Self::path_of(of, &wanted.to);
         let mut file = files::open(&path, OpenOptions::new().read(true).append(true)).ok()?;
         file.try_lock().ok()?;
         let mut lines = BufReader::new(Read::by_ref(&mut file)).lines().map_while(Result::ok);
@@ -297,7 +297,7 @@ impl Record {
 
     /// The upload to the same place that was begun of other bytes, and that nobody is at.
     fn stale(of: &Path, wanted: &RecordHead) -> Option<MultipartId> {
-        let mut file = files::open(&Self::path_of(of), OpenOptions::new().read(true)).ok()?;
+        let mut file = files::open(&Self::path_of(of, &wanted.to), OpenOptions::new().read(true)).ok()?;
         file.try_lock().ok()?;
         let mut lines = BufReader::new(Read::by_ref(&mut file)).lines().map_while(Result::ok);
         let head: RecordHead = serde_json::from_str(&lines.next()?).ok()?;
@@ -306,7 +306,7 @@ impl Record {
 
     /// Begins one. Where none can be kept, the upload goes on without.
     fn begin(of: &Path, head: RecordHead) -> Self {
-        let path = Self::path_of(of);
+        let path = Self::path_of(of, &head.to);
         let make = || {
             let mut file = files::open_or_create(&path)?;
             file.try_lock().map_err(|err| match err {
@@ -318,7 +318,7 @@ impl Record {
             Ok(file)
         };
         let file = make().map_err(|err: io::Error| {
-            tracing::debug!(path = %path.display(), error = %err, "no record of an upload is kept");
+            tracing::warn!(path = %path.display(), error = %err, "what arrives cannot be noted: broken off, it begins anew");
         });
         Self { path, head, file: file.ok(), arrived: Mutex::default() }
     }
@@ -374,7 +374,7 @@ mod tests {
         begun.add(0, "e0".into());
         assert!(Record::open(&of, &wanted).is_none(), "somebody is at it");
         drop(begun);
-        let path = Record::path_of(&of);
+        let path = Record::path_of(&of, &wanted.to);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{text}{{\"part\":1,\"et")).unwrap();
         let again = Record::open(&of, &wanted).unwrap();
