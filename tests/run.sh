@@ -98,7 +98,7 @@ stage_store() {
   STEADFAST_TEST_VERSITYGW=$se_versitygw cargo_test --test store
 }
 
-# Every target of fuzz/, for STEADFAST_FUZZ_SECONDS each (default 30), from its seeds. What is found new is not kept.
+# Every target of fuzz/, for STEADFAST_FUZZ_SECONDS each (default 20), from its seeds. What is found new is not kept.
 #
 # Without a sanitizer, unless STEADFAST_FUZZ_SANITIZER names one: there is no unsafe code of ours for it to watch, the limits on
 # time and memory are those of the program as it is, it takes twice as long to compile, and musl and distributions have none.
@@ -120,7 +120,7 @@ stage_fuzz() {
     --target "$host" --target-dir "$dir" || { fail "compiling the fuzz targets"; return; }
   atonce=$(getconf _NPROCESSORS_ONLN 2>/dev/null || printf 1)
   for target in $(fuzz_targets); do
-    headline "fuzzing $target for ${STEADFAST_FUZZ_SECONDS:-30} s"
+    headline "fuzzing $target for ${STEADFAST_FUZZ_SECONDS:-20} s"
     fuzz_one "$target" "$dir/$host/release/$target" "$dir/found" >"$scratch/fuzz-$target.log" 2>&1 &
     running+=("$target:$!")
     if [ "${#running[@]}" -ge "$atonce" ]; then
@@ -136,7 +136,7 @@ stage_fuzz() {
 # leaves room for the corpus, and for what a sanitizer adds.
 fuzz_one() {
   mkdir -p "$scratch/fuzz/$1" "$3/$1"
-  TMPDIR=$scratch ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 "$2" -max_total_time="${STEADFAST_FUZZ_SECONDS:-30}" -timeout=2 \
+  TMPDIR=$scratch ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 "$2" -max_total_time="${STEADFAST_FUZZ_SECONDS:-20}" -timeout=2 \
     -malloc_limit_mb=200 -rss_limit_mb=1024 -max_len=16384 -detect_leaks=0 -dict="fuzz/dictionaries/$1.dict" \
     -artifact_prefix="$3/$1/" -print_final_stats=1 "$scratch/fuzz/$1" "fuzz/corpus/$1"
 }

@@ -11,7 +11,7 @@ use crate::gateway::Gateway;
 use crate::proxy::{Fate, Proxy};
 
 /// So many rounds, unless `STEADFAST_PUBLISH_ROUNDS` says another number.
-const ROUNDS: u32 = 60;
+const ROUNDS: u32 = 40;
 
 fn rounds() -> u32 {
     std::env::var("STEADFAST_PUBLISH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)

@@ -6,7 +6,7 @@
 //! do" or "well" may be denied by what was seen of the containers at that time, what is broken for good must be said by
 //! every verb, and no two verbs may contradict each other about a world that stands still.
 //!
-//! * `STEADFAST_TRUTH_WORLDS`: how many worlds. 40 where nothing is said.
+//! * `STEADFAST_TRUTH_WORLDS`: how many worlds. 24 where nothing is said.
 //! * `STEADFAST_TRUTH_SEED`: the first seed. A failure prints the command that makes its world again.
 
 #[path = "../cache/server.rs"]
@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Worlds at once: they mostly wait.
 const AT_ONCE: usize = 5;
 const FIRST_SEED: u64 = 1;
-const WORLDS: u64 = 40;
+const WORLDS: u64 = 24;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
