@@ -200,6 +200,11 @@ impl TrustError {
     pub fn may_be_between(&self) -> bool {
         matches!(self, Self::OtherBytes(_) | Self::Comment(_))
     }
+
+    /// Whether the published manifest was had, and is what is not trusted; else it is the last good one.
+    pub fn is_of_published(&self) -> bool {
+        !matches!(self, Self::Stale { .. } | Self::Unproved(_))
+    }
 }
 
 fn listed(keys: &[KeyId]) -> String {
@@ -320,6 +325,22 @@ pub fn claimed_serial(signature: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(signature).ok()?;
     let comment = text.lines().find_map(|line| line.strip_prefix("trusted comment: "))?;
     comment.split_whitespace().find_map(|word| word.strip_prefix("serial=")?.parse().ok())
+}
+
+/// Whether a signature may be that of the manifest with this `updatedAt`, by what it says of itself. Proves nothing: for whoever has
+/// no key to verify it with.
+///
+/// # Errors
+/// When it says that it is of something else, or over.
+pub fn check_claims(signature: &[u8], updated_at: &str, now: SystemTime) -> Result<(), TrustError> {
+    let malformed = |why: &dyn fmt::Display| TrustError::Malformed(clean(&why.to_string(), 200));
+    let text = std::str::from_utf8(signature).map_err(|err| malformed(&err))?;
+    let signature = Signature::decode(text).map_err(|err| malformed(&err))?;
+    let about = About::read(signature.trusted_comment(), updated_at).map_err(TrustError::Comment)?;
+    match about.expires.filter(|at| *at <= now) {
+        Some(at) => Err(TrustError::Expired { at: crate::time::rfc3339(at) }),
+        None => Ok(()),
+    }
 }
 
 /// Signs a manifest.
