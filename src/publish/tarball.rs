@@ -249,10 +249,9 @@ fn copied(
     }
     impl Write for Told<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.to.write(bytes).map_err(|err| {
+            self.to.write(bytes).inspect_err(|err| {
                 let again = err.raw_os_error().map_or_else(|| err.kind().into(), io::Error::from_raw_os_error);
                 self.failed.set(Some(again));
-                err
             })
         }
         fn flush(&mut self) -> io::Result<()> {
