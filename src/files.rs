@@ -1,6 +1,7 @@
 //! Files of ours, among other people's: opened without following a link, believed only while nobody else could have written
 //! them, and replaced whole. What stands in them is their rooms' subject.
 
+pub(crate) mod live;
 pub(crate) mod regular;
 
 use std::ffi::OsString;
@@ -145,6 +146,7 @@ impl<'a> Replacement<'a> {
                 Err(TryLockError::Error(err)) => return Err(err),
             }
         };
+        live::begin(&temporary);
         let begun = Self { path, temporary, file, placed: false };
         begun.file.set_len(0)?;
         begun.file.set_permissions(Permissions::from_mode(mode))?;
@@ -164,7 +166,7 @@ impl<'a> Replacement<'a> {
         if durable {
             self.file.sync_all()?;
         }
-        fs::rename(&self.temporary, self.path)?;
+        live::end(&self.temporary, || fs::rename(&self.temporary, self.path))?;
         self.placed = true;
         if durable && let Some(dir) = self.path.parent() {
             // A name alone lies in the working directory.
@@ -179,7 +181,7 @@ impl Drop for Replacement<'_> {
     fn drop(&mut self) {
         // The lock goes only after this.
         if !self.placed {
-            let _ = fs::remove_file(&self.temporary);
+            let _ = live::end(&self.temporary, || fs::remove_file(&self.temporary));
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::model::{
     AgentState, Desired, Forward, Guest, ImageSource, Manifest, Observed, Protocol, Seen, VmPhase, VmState,
 };
 use crate::plan::{misnamed, wanted_artifacts};
+use crate::trust::TrustError;
+use crate::trust::kept::KeptError;
 
 /// What the published manifest was when it was looked at, and whether it can be used at all.
 #[derive(Debug, Clone)]
@@ -33,18 +35,42 @@ pub enum ManifestFault {
     Untrusted {
         /// Why, in a sentence.
         why: String,
-        /// What was accepted before cannot be told, and only forgetting it helps.
-        is_lost: bool,
+        /// What kind of reason that is.
+        cause: Distrust,
     },
+}
+
+/// Why a manifest is not trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Distrust {
+    /// It was judged.
+    Judged(TrustError),
+    /// What was accepted before is lost, and only forgetting it helps.
+    Lost,
+    /// What was accepted before cannot be read.
+    Untold {
+        /// What makes it readable, where that is known.
+        way_out: Option<String>,
+    },
+}
+
+impl From<&KeptError> for Distrust {
+    fn from(err: &KeptError) -> Self {
+        match err {
+            KeptError::Exposed(err) => Self::Untold { way_out: Some(err.way_out()) },
+            err if err.is_lost() => Self::Lost,
+            _ => Self::Untold { way_out: None },
+        }
+    }
 }
 
 impl ManifestFault {
     fn of(err: &StoreError) -> Option<Self> {
-        let untrusted = |is_lost| Some(Self::Untrusted { why: Chain(err).to_string(), is_lost });
+        let untrusted = |cause| Some(Self::Untrusted { why: Chain(err).to_string(), cause });
         match err {
             StoreError::Manifest { .. } => Some(Self::Invalid),
-            StoreError::Untrusted { .. } => untrusted(false),
-            StoreError::Accepted(err) => untrusted(err.is_lost()),
+            StoreError::Untrusted { err, .. } => untrusted(Distrust::Judged(err.clone())),
+            StoreError::Accepted(err) => untrusted(err.into()),
             _ => None,
         }
     }

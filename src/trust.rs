@@ -4,6 +4,7 @@
 //! (prehashed). Its trusted comment carries `file=manifest.json serial=N updatedAt=… [expires=…]`, and each of them is checked. The
 //! highest serial that was accepted is a [`Floor`]; [`kept`] keeps it.
 
+mod about;
 pub mod kept;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use minisign::SecretKey;
 use minisign_verify::{PublicKey, Signature};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use self::about::About;
 use crate::model::ids::clean;
 use crate::model::{Name, Sha256Digest};
 
@@ -135,10 +137,7 @@ impl Signed {
     /// # Errors
     /// [`TrustError::Expired`].
     pub fn check_expiry(&self, now: SystemTime) -> Result<(), TrustError> {
-        match self.expires.filter(|at| *at <= now) {
-            Some(at) => Err(TrustError::Expired { at: crate::time::rfc3339(at) }),
-            None => Ok(()),
-        }
+        check_expiry(self.expires, now)
     }
 }
 
@@ -200,6 +199,11 @@ impl TrustError {
     pub fn may_be_between(&self) -> bool {
         matches!(self, Self::OtherBytes(_) | Self::Comment(_))
     }
+
+    /// Whether the published manifest was had, and is what is not trusted; else it is the last good one.
+    pub fn is_of_published(&self) -> bool {
+        !matches!(self, Self::Stale { .. } | Self::Unproved(_))
+    }
 }
 
 fn listed(keys: &[KeyId]) -> String {
@@ -230,14 +234,8 @@ pub struct Proven {
 /// # Errors
 /// When there is none, or it is not by a trusted key over these bytes.
 pub fn prove(bytes: &[u8], signature: Option<&[u8]>, trusted: &[TrustedKey]) -> Result<Proven, TrustError> {
-    let malformed = |why: &dyn fmt::Display| TrustError::Malformed(clean(&why.to_string(), 200));
     let signed = signature.ok_or(TrustError::Unsigned)?;
-    if signed.len() > MAX_SIGNATURE_BYTES {
-        return Err(TrustError::too_long());
-    }
-    let text = std::str::from_utf8(signed).map_err(|err| malformed(&err))?;
-    let signature = Signature::decode(text).map_err(|err| malformed(&err))?;
-    let id = text.lines().nth(1).and_then(KeyId::of).ok_or_else(|| malformed(&"it names no key"))?;
+    let (signature, id) = decode(signed)?;
     // Two keys may have one id, by chance or by intent: the one that fits is meant.
     let mut named = trusted.iter().filter(|trusted| trusted.id == id).peekable();
     if named.peek().is_none() {
@@ -247,6 +245,18 @@ pub fn prove(bytes: &[u8], signature: Option<&[u8]>, trusted: &[TrustedKey]) -> 
     let key = fits.ok_or(TrustError::OtherBytes(id))?.clone();
     let comment = signature.trusted_comment().to_owned();
     Ok(Proven { key, comment, sha256: sha256(bytes), signature: sha256(signed) })
+}
+
+/// A signature, and the id of the key that it names.
+fn decode(signed: &[u8]) -> Result<(Signature, KeyId), TrustError> {
+    let malformed = |why: &dyn fmt::Display| TrustError::Malformed(clean(&why.to_string(), 200));
+    if signed.len() > MAX_SIGNATURE_BYTES {
+        return Err(TrustError::too_long());
+    }
+    let text = std::str::from_utf8(signed).map_err(|err| malformed(&err))?;
+    let signature = Signature::decode(text).map_err(|err| malformed(&err))?;
+    let id = text.lines().nth(1).and_then(KeyId::of).ok_or_else(|| malformed(&"it names no key"))?;
+    Ok((signature, id))
 }
 
 impl TrustError {
@@ -331,6 +341,24 @@ fn claim<'a>(signature: &'a [u8], name: &str) -> Option<&'a str> {
     comment.split_whitespace().find_map(|word| word.strip_prefix(name))
 }
 
+/// Whether a signature may be that of the manifest with this `updatedAt`, by what it says of itself. Proves nothing: for whoever has
+/// no key to verify it with.
+///
+/// # Errors
+/// When it says that it is of something else, or over.
+pub fn check_claims(signature: &[u8], updated_at: &str, now: SystemTime) -> Result<(), TrustError> {
+    let (signature, _) = decode(signature)?;
+    let about = About::read(signature.trusted_comment(), updated_at).map_err(TrustError::Comment)?;
+    check_expiry(about.expires, now)
+}
+
+fn check_expiry(expires: Option<SystemTime>, now: SystemTime) -> Result<(), TrustError> {
+    match expires.filter(|at| *at <= now) {
+        Some(at) => Err(TrustError::Expired { at: crate::time::rfc3339(at) }),
+        None => Ok(()),
+    }
+}
+
 /// Signs a manifest.
 ///
 /// # Errors
@@ -349,45 +377,6 @@ pub fn sign(
     let public = minisign::PublicKey::from_secret_key(key).map_err(|err| err.to_string())?;
     let signed = minisign::sign(Some(&public), key, Cursor::new(bytes), Some(&comment), Some(&untrusted));
     signed.map(|signature| signature.into_string()).map_err(|err| err.to_string())
-}
-
-/// What a trusted comment says.
-#[derive(Debug, PartialEq, Eq)]
-struct About {
-    serial: u64,
-    expires: Option<SystemTime>,
-}
-
-impl About {
-    fn read(comment: &str, updated_at: &str) -> Result<Self, String> {
-        let field = |name: &str| -> Result<Option<&str>, String> {
-            let mut found = comment.split_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-            let first = found.next();
-            match found.next() {
-                Some(_) => Err(format!("its comment says `{name}` twice")),
-                None => Ok(first),
-            }
-        };
-        let needed = |name: &str| field(name)?.ok_or_else(|| format!("its comment does not say `{name}`"));
-        let file = needed("file")?;
-        if file != FILE {
-            return Err(format!("it is of `{}`", clean(file, 100)));
-        }
-        let told = needed("updatedAt")?;
-        if told != updated_at {
-            return Err(format!(
-                "it is of one updated at {}, and this one was at {}",
-                clean(told, 40),
-                clean(updated_at, 40)
-            ));
-        }
-        let serial = needed("serial")?;
-        let serial = serial.parse().map_err(|_| format!("its serial is `{}`: expected a number", clean(serial, 40)))?;
-        let expires = field("expires")?.map(|text| {
-            humantime::parse_rfc3339(text).map_err(|err| format!("it expires at `{}`: {err}", clean(text, 40)))
-        });
-        Ok(Self { serial, expires: expires.transpose()? })
-    }
 }
 
 #[cfg(test)]

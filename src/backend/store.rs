@@ -129,7 +129,7 @@ pub enum StoreError {
         err: ManifestError,
     },
     /// The manifest was had and is not trusted.
-    #[error("{at} is refused: {err}")]
+    #[error("{}", refusal(at, err))]
     Untrusted {
         /// Where, fit for showing.
         at: String,
@@ -236,6 +236,11 @@ fn names(found: &[String]) -> String {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
+}
+
+/// What could not be had is not said to be refused.
+fn refusal(at: &str, err: &TrustError) -> String {
+    if err.is_of_published() { format!("{at} is refused: {err}") } else { err.to_string() }
 }
 
 impl StoreError {

@@ -677,10 +677,13 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = runtime.block_on(dispatch(&settings, cli.verb));
     // A blocking read of standard input may never end; it must not keep us.
     runtime.shutdown_background();
-    match outcome {
+    let code = match outcome {
         Ok(status) => status.into(),
         Err(err) => settings.fail(&err),
-    }
+    };
+    // Nor must a thread that is writing a file leave half of it.
+    crate::files::live::abandon();
+    code
 }
 
 /// What helps who types `exec` as other tools have it.

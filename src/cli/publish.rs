@@ -19,6 +19,7 @@ use super::render::{self, units};
 use super::signals::Signals;
 use super::{CliError, ExitStatus, Format, Settings};
 use crate::backend::http::{Ask, Client, Status};
+use crate::model::ids::clean;
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Arch, Location, Manifest, Sha256Digest};
 use crate::publish::archive::ArchiveError;
@@ -28,6 +29,7 @@ use crate::publish::manifest::{self, PublishError, Slice};
 use crate::publish::packing::Packing;
 use crate::publish::place;
 use crate::publish::tarball::{self, TarballError, To};
+use crate::trust::ENDING;
 
 /// The template that machines are made from, as it lies in the repository.
 const TEMPLATE: &str = include_str!("../../template/agents-vm.yaml");
@@ -153,10 +155,25 @@ pub(super) async fn publish(settings: &Settings, verb: PublishVerb) -> Result<Ex
 fn arches(word: &str) -> Result<Vec<Arch>, CliError> {
     match word {
         "all" => Ok(Arch::ALL.to_vec()),
-        word => Arch::from_machine(word).map(|arch| vec![arch]).map_err(|err| {
-            CliError::new(ExitStatus::Usage, err.to_string())
-                .hint("`--arch` takes arm64 (or aarch64), x64 (or amd64, x86_64), all")
-        }),
+        word => arch(word, ", all").map(|arch| vec![arch]),
+    }
+}
+
+/// The one architecture of this name. `more` is what else it could be.
+fn arch(word: &str, more: &str) -> Result<Arch, CliError> {
+    Arch::from_machine(word).map_err(|_| {
+        CliError::new(ExitStatus::Usage, format!("unsupported architecture: {}", clean(word, 100)))
+            .hint(format!("`--arch` takes arm64 (or aarch64), x64 (or amd64, x86_64){more}"))
+    })
+}
+
+/// Says what goes on, unless nobody wants to hear it.
+fn heard(settings: &Settings) -> impl Fn(&str) + Send + Sync {
+    let (quiet, color) = (settings.quiet, settings.color_stderr);
+    move |text| {
+        if !quiet {
+            said::say(Level::Info, text, &[], color);
+        }
     }
 }
 
@@ -166,7 +183,7 @@ fn agents<'a>(bundle: &'a Bundle, names: &[String]) -> Result<Vec<&'a BundleAgen
         [] => Ok(bundle.agents.iter().collect()),
         names => names.iter().map(|name| bundle.agent(name)).collect(),
     };
-    found.map_err(|err: BundleError| from_publish(&err.into()))
+    found.map_err(|err: BundleError| CliError { status: ExitStatus::Usage, ..from_publish(&err.into()) })
 }
 
 async fn tarball(settings: &Settings, args: PublishTarballArgs) -> Result<ExitStatus, CliError> {
@@ -175,10 +192,10 @@ async fn tarball(settings: &Settings, args: PublishTarballArgs) -> Result<ExitSt
     let agents = agents(&bundle, &args.agent)?;
     let podman = settings.local_podman()?;
     let signals = Signals::listen("stopping; what is finished stays, and Podman is left as it was");
+    let said = heard(settings);
     let mut made = Vec::new();
     for agent in agents {
         for arch in &arches {
-            let said = |text: &str| said::say(Level::Info, text, &[], settings.color_stderr);
             let to = To { out: &args.out, packing: args.compression };
             let one = match tarball::tarball(&podman, agent, *arch, &to, &signals.token, &said).await {
                 Err(TarballError::Interrupted) => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
@@ -229,7 +246,17 @@ async fn manifest(settings: &Settings, args: PublishManifestArgs) -> Result<Exit
     });
     let bytes = made.await.map_err(|err| CliError::new(ExitStatus::Error, err.to_string()))?;
     let bytes = bytes.map_err(|err| from_publish(&err))?;
+    let was_same = keys::read(&args.out, MAX_MANIFEST_BYTES as u64).is_ok_and(|before| before == bytes);
     place::write(&args.out, &bytes).map_err(|err| not_written(&args.out, &err))?;
+    let signature = keys::beside(&args.out, ENDING);
+    if !was_same && signature.symlink_metadata().is_ok() {
+        let stale =
+            format!("`{}` is the signature of another manifest than the one that was written", signature.display());
+        let hint =
+            "`steadfast publish sign` signs it again; until then nobody who checks signatures takes the manifest"
+                .to_owned();
+        said::say(Level::Warn, &stale, &[hint], settings.color_stderr);
+    }
     let read = Manifest::parse(&bytes).map_err(|err| from_publish(&err.into()))?;
     let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
     match settings.output {
@@ -285,6 +312,14 @@ fn template(settings: &Settings, args: PublishTemplateArgs) -> Result<ExitStatus
     Ok(ExitStatus::Done)
 }
 
+/// What helps where the list of a tarball's members is of no use.
+fn layers_hint(path: &Path) -> String {
+    format!(
+        "`steadfast publish tarball` makes tarball and list anew; without `{}` the tarball is fetched whole, and that is all",
+        path.display()
+    )
+}
+
 fn not_written(path: &Path, err: &std::io::Error) -> CliError {
     CliError::new(ExitStatus::Error, format!("cannot write `{}`: {err}", path.display()))
         .hint("what was there is as it was; `--out` chooses another place")
@@ -293,7 +328,7 @@ fn not_written(path: &Path, err: &std::io::Error) -> CliError {
 fn from_publish(err: &PublishError) -> CliError {
     let status = match err {
         PublishError::Dist(DistError::Mismatch { .. }) => ExitStatus::Unverified,
-        PublishError::Unreadable(_) => ExitStatus::Invalid,
+        PublishError::Unreadable(_) | PublishError::Baseline { .. } => ExitStatus::Invalid,
         _ => ExitStatus::Error,
     };
     let said = CliError::new(status, crate::error::Chain(err).to_string());
@@ -303,14 +338,20 @@ fn from_publish(err: &PublishError) -> CliError {
                 0 => String::new(),
                 more => format!(", and those of {}", units::count(*more, "more tarball")),
             };
+            // The outermost that is not there: the dist directory, `images` in it, or the file itself.
+            let outermost = path.ancestors().take(3).take_while(|path| !path.exists()).last().unwrap_or(path);
             said.hint(format!(
                 "`{}` is not there{others}; `steadfast publish tarball` makes tarballs with their sidecars",
-                path.display()
+                outermost.display()
             ))
         }
         PublishError::NoBaseline(_) => {
             said.hint("name the published manifest with it: all agents but this one are taken from there")
         }
+        PublishError::TwoTarballs { .. } => {
+            said.hint("remove the one that is not meant, with what lies beside it under its name")
+        }
+        PublishError::Dist(DistError::Layers { path, .. }) => said.hint(layers_hint(path)),
         PublishError::UnknownSlice(_) => said.hint("slices are `full` and `agents:NAME`"),
         PublishError::Dist(DistError::Mismatch { .. }) => {
             said.hint("the tarball was changed after its sidecar was written: make both again, or copy both again")

@@ -33,6 +33,7 @@ impl Signals {
                     _ = terminate.recv() => ExitStatus::Terminated,
                 };
                 if heard.seen.swap(status as u8, Ordering::SeqCst) != 0 {
+                    crate::files::live::abandon();
                     std::process::exit(i32::from(status as u8));
                 }
                 said::say(Level::Warn, say, &[], false);

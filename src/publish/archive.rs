@@ -23,7 +23,7 @@ const MAX_HELD: u64 = 8 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// It cannot be read, or what comes of it cannot be written.
-    #[error(transparent)]
+    #[error("cannot copy what Podman saves")]
     Io(#[from] io::Error),
     /// It is no docker-archive of one image.
     #[error("what Podman saved is no docker-archive of one image: {0}")]
@@ -203,4 +203,4 @@ fn pad(out: &mut impl Write, size: u64) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -16,11 +16,14 @@ use sha2::{Digest, Sha256};
 use super::bundle::BundleAgent;
 use super::packing::Packing;
 use crate::files::regular;
+use crate::model::ids::clean;
 use crate::model::layers::MAX_LAYERS_BYTES;
 use crate::model::{Arch, LayerIndex, Sha256Digest};
 
 /// How much is read at a time.
 const PIECE: usize = 1024 * 1024;
+/// How much of a sidecar's line is shown: a digest, and a name of some length.
+const SHOWN: usize = 160;
 
 /// Where a tarball lies in a dist directory.
 pub fn tarball_path(dist: &Path, agent: &BundleAgent, arch: Arch, packing: Packing) -> PathBuf {
@@ -70,12 +73,14 @@ pub enum DistError {
         why: &'static str,
     },
     /// Its sidecar is none.
-    #[error("`{}` is no sidecar: expected `<64 hex digits>  {name}`", path.display())]
+    #[error("`{}` is no sidecar of its tarball: expected `<64 hex digits>  {name}`, found {}", path.display(), shown(found))]
     Sidecar {
         /// The sidecar.
         path: PathBuf,
         /// The tarball's name.
         name: String,
+        /// Its first line, fit for showing.
+        found: String,
     },
     /// What should list the members of a tarball does not.
     #[error("`{}` does not list the members of its tarball: {why}", path.display())]
@@ -108,6 +113,10 @@ pub struct Hashed {
     pub size_bytes: u64,
 }
 
+fn shown(line: &str) -> String {
+    if line.is_empty() { "nothing".to_owned() } else { format!("`{line}`") }
+}
+
 /// Hashes a tarball and compares it with its sidecar.
 ///
 /// # Errors
@@ -136,7 +145,8 @@ pub fn read_sidecar(tarball: &Path) -> Result<Sha256Digest, DistError> {
         let of = rest.trim_start_matches([' ', '\t', '*']);
         Sha256Digest::parse(digest).ok().filter(|_| of == name)
     });
-    told.ok_or(DistError::Sidecar { path, name })
+    let found = || clean(text.lines().next().unwrap_or_default().trim(), SHOWN);
+    told.ok_or_else(|| DistError::Sidecar { path, name, found: found() })
 }
 
 /// What the list of a tarball's members hashes to. `None` where there is none.
@@ -240,6 +250,9 @@ mod tests {
             side(bad);
             assert!(matches!(error(), DistError::Sidecar { .. }), "{bad}: {}", error());
         }
+        assert!(error().to_string().ends_with(&format!("found `{sha256}  b-1-x64.tar.gz`")), "{}", error());
+        side("\x1b[31m\nmore");
+        assert!(!error().to_string().contains('\x1b'), "{}", error());
         side(&format!("{}  a-1-x64.tar.gz\n", "0".repeat(64)));
         assert!(matches!(error(), DistError::Mismatch { found, .. } if found == sha256));
         side(&sidecar(&sha256, &path));

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -57,7 +58,7 @@ pub struct Exported {
     pub artifacts: usize,
     /// When its manifest was written.
     pub updated_at: String,
-    /// Whether a signature lies in it. It was not checked: whoever imports it does that.
+    /// Whether a signature lies in it. Only what it says of itself was checked: whoever imports it verifies it.
     pub has_signature: bool,
 }
 
@@ -110,6 +111,11 @@ pub fn export(request: &ExportRequest<'_>, out: &Path, cancel: &CancellationToke
             None => return Err(ExportError::Signature { path: signature_path }),
         },
     };
+    if let Some(signature) = &signature {
+        // Nobody could import it.
+        trust::check_claims(signature, &manifest.updated_at, SystemTime::now())
+            .map_err(|err| ExportError::OtherSignature { path: signature_path, manifest: path.to_owned(), err })?;
+    }
     let artifacts = artifacts(&manifest).map_err(unusable)?;
     let layers = layers(&bytes);
     let mut parts = Vec::new();

@@ -44,6 +44,14 @@ pub fn generate(password: Option<String>) -> Result<NewKeys, String> {
 pub fn read(text: &str, password: impl FnOnce() -> Result<String, String>) -> Result<SecretKey, String> {
     const NONE: &str = "it is no minisign secret key: expected two lines, a comment and the key";
     let none = |_| NONE.to_owned();
+    if text.trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if text.lines().any(|line| TrustedKey::parse(line).is_ok()) {
+        return Err(
+            "it is a public key, and only the secret one signs: its file is named alike, without `.pub`".to_owned()
+        );
+    }
     let encoded = text.lines().nth(1).unwrap_or_default().trim();
     let bytes = STANDARD.decode(encoded).ok().filter(|bytes| bytes.len() == LENGTH && bytes.starts_with(b"Ed"));
     let bytes = bytes.ok_or(NONE)?;
@@ -86,7 +94,11 @@ mod tests {
         let error = |text: &str| read(text, || Ok("wrong".to_owned())).map(drop).unwrap_err();
         assert_eq!(error(&secret), "the password is wrong");
         let long = format!("c\n{}", "RW".repeat(106));
-        for text in ["", "one line", &public, &secret[..secret.len() / 2], &long, "c\nRWé"] {
+        assert_eq!(error(" \n"), "it is empty");
+        for text in [public.as_str(), public.lines().last().unwrap()] {
+            assert!(error(text).starts_with("it is a public key"), "{}", error(text));
+        }
+        for text in ["one line", &secret[..secret.len() / 2], &long, "c\nRWé"] {
             let err = error(text);
             assert!(err.starts_with("it is no minisign secret key"), "{err}");
         }

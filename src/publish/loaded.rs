@@ -35,6 +35,14 @@ pub enum LoadedError {
         /// What Podman says.
         why: String,
     },
+    /// There is no room for it.
+    #[error("no space is left in `{}`, where a Podman of our own keeps what it loads: {why}", dir.display())]
+    Full {
+        /// The directory.
+        dir: PathBuf,
+        /// What Podman says.
+        why: String,
+    },
     /// It holds something else, or something else as well.
     #[error("`{}` holds {}, not `{wanted}` alone", path.display(), listed(found))]
     Other {
@@ -71,6 +79,12 @@ fn listed(names: &[String]) -> String {
     }
 }
 
+/// Whether Podman says that it has no room left.
+fn is_full(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["no space left on device", "disk quota exceeded"].iter().any(|words| message.contains(words))
+}
+
 /// Hashes a tarball beside everything else, and compares it with its sidecar.
 ///
 /// # Errors
@@ -82,15 +96,23 @@ pub async fn verified(tarball: &Path) -> Result<Hashed, LoadedError> {
     Ok(hashed.map_err(lost)??)
 }
 
-/// Loads a tarball into a Podman in which nothing else is, and checks that it holds the agent's image, built for `arch`, and
-/// nothing beside.
+/// Loads a tarball into a Podman in which nothing else is and which keeps all in `dir`, and checks that it holds the agent's image,
+/// built for `arch`, and nothing beside.
 ///
 /// # Errors
 /// When it cannot be loaded, or holds anything else.
-pub async fn load(podman: &Api, tarball: &Path, agent: &BundleAgent, arch: Arch) -> Result<ImageId, LoadedError> {
+pub async fn load(
+    podman: &Api,
+    dir: &Path,
+    tarball: &Path,
+    agent: &BundleAgent,
+    arch: Arch,
+) -> Result<ImageId, LoadedError> {
     let path = || tarball.to_owned();
     let file = regular::open(tarball).map_err(|err| DistError::Unreadable { path: path(), err: err.into() })?;
     podman.load(plain(file, Progress::new(0))).await.map_err(|err| match err.kind {
+        // That says nothing of the archive, which Podman would blame.
+        _ if is_full(&err.message) => LoadedError::Full { dir: dir.to_owned(), why: clean(&err.message, 500) },
         // The archive's own fault, by what Podman says of it and by what breaks off before Podman has seen all of it.
         EngineErrorKind::ApiError | EngineErrorKind::Unknown | EngineErrorKind::NotFound => {
             LoadedError::NotAnImage { path: path(), why: clean(&err.message, 500) }

@@ -217,7 +217,10 @@ pub fn manifest(
 fn hash_all(wanted: &[&BundleAgent], dist_dir: &Path) -> Result<Vec<(BundleAgent, Vec<Tarball>)>, PublishError> {
     let inputs = wanted.iter().flat_map(|agent| Arch::ALL.map(|arch| Input::find(agent, arch, dist_dir)));
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-    let missing: Vec<_> = inputs.iter().filter_map(|input| Some((input, input.lacks()?))).collect();
+    let mut missing = Vec::new();
+    for input in &inputs {
+        missing.extend(input.lacks()?.map(|path| (input, path)));
+    }
     if let Some((input, path)) = missing.first() {
         let (agent, path) = (input.agent.name.to_string(), path.clone());
         return Err(PublishError::MissingInputs { agent, arch: input.arch, path, more: missing.len() - 1 });
@@ -247,7 +250,12 @@ impl<'b> Input<'b> {
     /// The one that is there, however it is packed; else the one that could be.
     pub(super) fn find(agent: &'b BundleAgent, arch: Arch, dist_dir: &Path) -> Result<Self, PublishError> {
         let place = |packing| (packing, dist::tarball_path(dist_dir, agent, arch, packing));
-        let there: Vec<_> = Packing::ALL.map(place).into_iter().filter(|(_, path)| path.exists()).collect();
+        let mut there = Vec::new();
+        for (packing, path) in Packing::ALL.map(place) {
+            if is_there(&path)? {
+                there.push((packing, path));
+            }
+        }
         match <[_; 2]>::try_from(there) {
             Ok([(_, one), (_, other)]) => Err(PublishError::TwoTarballs { one, other }),
             Err(there) => {
@@ -258,9 +266,19 @@ impl<'b> Input<'b> {
     }
 
     /// The first file of it that is not there.
-    pub(super) fn lacks(&self) -> Option<PathBuf> {
-        [self.path.clone(), dist::sidecar_path(&self.path)].into_iter().find(|path| !path.exists())
+    pub(super) fn lacks(&self) -> Result<Option<PathBuf>, PublishError> {
+        for path in [self.path.clone(), dist::sidecar_path(&self.path)] {
+            if !is_there(&path)? {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
     }
+}
+
+/// What may not be looked at is not said to be missing.
+fn is_there(path: &Path) -> Result<bool, PublishError> {
+    path.try_exists().map_err(|err| DistError::Unreadable { path: path.to_owned(), err }.into())
 }
 
 #[cfg(test)]

@@ -143,7 +143,10 @@ fn wanted<'a>(request: &RegistryRequest<'a>) -> Result<Vec<Image<'a>>, RegistryE
             images.push((input, reference));
         }
     }
-    let missing: Vec<_> = images.iter().filter_map(|(input, _)| Some((input, input.lacks()?))).collect();
+    let mut missing = Vec::new();
+    for (input, _) in &images {
+        missing.extend(input.lacks()?.map(|path| (input, path)));
+    }
     if let Some((input, path)) = missing.first() {
         let (agent, path, more) = (input.agent.name.to_string(), path.clone(), missing.len() - 1);
         return Err(PublishError::MissingInputs { agent, arch: input.arch, path, more }.into());
@@ -192,8 +195,9 @@ async fn push_all(
         let (mut platforms, mut digest) = (Vec::new(), None);
         for image in of_agent {
             let to = PushTo { reference: &image.reference, tls_verify: request.tls_verify };
+            let dir = podman.dir().to_owned();
             let api = podman.api().await.map_err(LoadedError::from)?;
-            let id = loaded::load(api, &image.path, agent, image.arch).await?;
+            let id = loaded::load(api, &dir, &image.path, agent, image.arch).await?;
             said(&format!("pushing `{}`", image.reference));
             let found = again(said, || podman.push(&id, to)).await?;
             if of_agent.len() == 1 {

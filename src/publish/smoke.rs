@@ -226,8 +226,9 @@ async fn trial(
 ) -> Result<(ImageId, Shown), SmokeError> {
     let SmokeRequest { agent, arch, tarball, .. } = *request;
     said(&format!("loading `{}` into a Podman of its own", tarball.display()));
+    let dir = podman.dir().to_owned();
     let api = podman.api().await.map_err(LoadedError::from)?;
-    let image = loaded::load(api, tarball, agent, arch).await?;
+    let image = loaded::load(api, &dir, tarball, agent, arch).await?;
     let Some(smoke) = &agent.smoke else { return Ok((image, Shown::Loads)) };
     let command = match smoke {
         Smoke::Command { command, .. } => Some(command.as_slice()),

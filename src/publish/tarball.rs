@@ -3,8 +3,9 @@
 //!
 //! Podman is left as it was: a name that pointed to another image points there again, and an image that was not there before goes.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -206,8 +207,7 @@ async fn saved(
     let (reference, to) = (agent.reference(), path.clone());
     let copy = tokio::task::spawn_blocking(move || -> Result<Written, TarballError> {
         let place = Replacement::begin(&to, place::MODE).map_err(not_written(&to))?;
-        let writer: BufWriter<&File> = BufWriter::with_capacity(1024 * 1024, place.file());
-        let (_, written) = archive::copy(stream, writer, &reference, arch, packing)?;
+        let written = copied(stream, place.file(), &to, &reference, arch, packing)?;
         place.place(true).map_err(not_written(&to))?;
         Ok(written)
     });
@@ -234,6 +234,42 @@ async fn saved(
     Ok(Made { agent: agent.name.to_string(), arch, key: agent.key(arch, packing), path, sha256, size_bytes })
 }
 
+/// Copies an archive into the file that is to lie at `path`. What fails on its side is told from what fails on Podman's.
+fn copied(
+    from: impl Read,
+    to: &File,
+    path: &Path,
+    image: &ImageRef,
+    arch: Arch,
+    packing: Packing,
+) -> Result<Written, TarballError> {
+    struct Told<'a> {
+        to: &'a File,
+        failed: &'a Cell<Option<io::Error>>,
+    }
+    impl Write for Told<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.to.write(bytes).inspect_err(|err| {
+                let again = err.raw_os_error().map_or_else(|| err.kind().into(), io::Error::from_raw_os_error);
+                self.failed.set(Some(again));
+            })
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            self.to.flush()
+        }
+    }
+    let failed = Cell::new(None);
+    let writer = BufWriter::with_capacity(1024 * 1024, Told { to, failed: &failed });
+    let copied = archive::copy(from, writer, image, arch, packing);
+    match (copied, failed.take()) {
+        (Ok((_, written)), _) => Ok(written),
+        (Err(_), Some(err)) if err.kind() != io::ErrorKind::Interrupted => {
+            Err(TarballError::Write { path: path.to_owned(), err })
+        }
+        (Err(err), _) => Err(err.into()),
+    }
+}
+
 /// Leaves Podman as it was. What cannot be undone is left, and told in the log.
 async fn restore(podman: &Api, reference: &ImageRef, image: Option<&ImageId>, before: &Images) {
     let full = reference.qualified();
@@ -250,5 +286,28 @@ async fn restore(podman: &Api, reference: &ImageRef, image: Option<&ImageId>, be
     };
     if let Err(err) = undone.await {
         tracing::warn!(image = %reference, error = %crate::error::Chain(&err), "cannot leave Podman as it was");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::archive::tests::of_one_layer;
+
+    #[test]
+    fn a_full_disk_is_not_what_podman_saved() {
+        let image = ImageRef::new("r.example/a:1").unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let (path, archive) = (Path::new("dist/a.tar.gz"), of_one_layer(&[7; 5000]));
+        for packing in Packing::ALL {
+            let copied = |archive: &[u8]| copied(archive, &full, path, &image, Arch::X64, packing).unwrap_err();
+            let err = copied(&archive);
+            assert!(
+                matches!(&err, TarballError::Write { path: at, err } if at == path && err.kind() == io::ErrorKind::StorageFull),
+                "{err}"
+            );
+            let err = copied(&archive[..archive.len() / 2]);
+            assert!(!matches!(err, TarballError::Write { .. }) || packing == Packing::Zstd, "{err}");
+        }
     }
 }

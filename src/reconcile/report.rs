@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::act::{ActError, Done, last_lines};
 use crate::backend::Engine;
 use crate::model::{AgentName, Desired, Name};
-use crate::observe::ManifestFault;
+use crate::observe::{Distrust, ManifestFault};
 use crate::plan::{Plan, Step, Waiting};
 use crate::readiness::{AgentHealth, Unready};
 use crate::status::in_words;
@@ -64,7 +64,7 @@ pub(super) fn blocked(plan: &Plan) -> impl Iterator<Item = Trouble> {
 /// same. It comes first: what agents wait for because of it says the same, with less help.
 pub(super) fn refused(fault: Option<&ManifestFault>) -> Option<Trouble> {
     match fault? {
-        ManifestFault::Untrusted { why, is_lost } => Some(Trouble::Untrusted { why: why.clone(), is_lost: *is_lost }),
+        ManifestFault::Untrusted { why, cause } => Some(Trouble::Untrusted { why: why.clone(), cause: cause.clone() }),
         ManifestFault::Invalid => None,
     }
 }
@@ -130,8 +130,8 @@ pub enum Trouble {
     Untrusted {
         /// Why.
         why: String,
-        /// Only forgetting what was accepted before helps.
-        is_lost: bool,
+        /// What kind of reason that is.
+        cause: Distrust,
     },
 }
 

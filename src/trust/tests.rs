@@ -31,6 +31,12 @@ fn what_is_signed_is_trusted_until_it_expires() {
     assert_eq!((signed.key.id(), signed.serial, signed.expires), (key.id(), 7, Some(expires)));
     let late = verify(BYTES, AT, Some(signature.as_bytes()), &[key], expires);
     assert_eq!(late, Err(TrustError::Expired { at: "2026-05-01T00:01:00Z".to_owned() }));
+    // The same without a key, by what it says of itself.
+    let claims = |at: &str, now| check_claims(signature.as_bytes(), at, now);
+    assert_eq!(claims(AT, now()), Ok(()));
+    assert_eq!(claims(AT, expires), late.map(drop));
+    assert!(matches!(claims("2026-04-28T00:00:00.000Z", now()), Err(TrustError::Comment(_))));
+    assert!(matches!(check_claims(b"minisign", AT, now()), Err(TrustError::Malformed(_))));
 }
 
 #[test]

@@ -63,6 +63,17 @@ fn what_was_exported_is_imported_and_applied_without_a_network() {
     let again = world.run("cache import a.tar").expect(0).stdout;
     assert!(again.contains("1 of which the cache had already; 1 more in the archive"), "{again}");
     assert_eq!(world.apply_kinds(), Vec::<String>::new());
+    // Packed again by tar itself, and damaged on its way.
+    let again = world.sandbox.shell(
+        "tar -cf again.tar -C site vm && \
+                                     printf x | dd of=site/vm/images/app-1-x64.tar.gz bs=1 seek=40 conv=notrunc && \
+                                     printf x | dd of=site/vm/images/app-1-arm64.tar.gz bs=1 seek=40 conv=notrunc && \
+                                     tar -cf bad.tar -C site vm",
+    );
+    again.expect(0);
+    world.run("cache import again.tar --root fresh").expect(0);
+    let bad = world.run("cache import bad.tar --root other").expect(6).says("bad.tar`: expected");
+    assert!(bad.stderr.contains("hint: it was damaged or changed on its way"), "{}", bad.stderr);
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn what_cannot_be_pushed_is_said_before_anything_is() {
     fails("--registry docker://ghcr.io/a", 64, "written without `docker://`");
     fails("--registry openclaw", 64, "begins with no host");
     fails("--registry 127.0.0.1:1/a --arch x64", 1, "connection refused");
-    fails("--registry 127.0.0.1:1/a --agent other", 1, "the bundle has no agent `other`");
+    fails("--registry 127.0.0.1:1/a --agent other", 64, "the bundle has no agent `other`");
     pack(&world, "app-1-x64.tar.gz", &image().arch("arm64"));
     fails("--registry 127.0.0.1:1/a --arch x64", 1, "is built for linux/arm64, not for linux/amd64");
     world.sandbox.write("dist/images/app-1-x64.tar.gz.sha256", format!("{}  app-1-x64.tar.gz\n", "0".repeat(64)));

@@ -237,6 +237,27 @@ fn where_the_kernel_cannot_mount_its_layers_they_are_copied() {
     }
 }
 
+#[test]
+fn a_full_place_for_the_trial_is_not_the_tarballs_fault() {
+    let world = World::bare();
+    bundle(&world, Value::Null);
+    let mut noise = vec![0; 40_000_000];
+    for (at, byte) in noise.iter_mut().enumerate() {
+        *byte = ((at as u32).wrapping_mul(2_654_435_761) >> 24) as u8;
+    }
+    pack(&world, "app.tar.gz", &image().file("noise", noise));
+    let script = format!(
+        "mkdir full && mount -t tmpfs -o size=16m tmpfs full && export TMPDIR=$PWD/full\n$STEADFAST {} && exit 1\n\
+         ls -A full | grep . && exit 2; exit 0",
+        words("app.tar.gz")
+    );
+    if let Some(outcome) = world.sandbox.mounting(&script) {
+        let said = outcome.expect(0).stderr;
+        assert!(said.contains("error: no space is left in `") && said.contains("work/full/"), "{said}");
+        assert!(said.contains("hint: $TMPDIR chooses another place"), "{said}");
+    }
+}
+
 fn processes_of(line: &str) -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

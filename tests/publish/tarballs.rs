@@ -149,14 +149,33 @@ fn what_cannot_be_made_is_said_and_leaves_nothing() {
     assert!(error("bare", 1).contains("it has no Containerfile and no Dockerfile"));
     let broken = error("broken", 1);
     assert!(broken.contains("failed to build image `localhost/broken:1`") && broken.contains("missing"), "{broken}");
-    assert!(error("other", 1).contains("the bundle has no agent `other`; it has `gone`, `nothing`"));
+    assert!(error("other", 64).contains("the bundle has no agent `other`; it has `gone`, `nothing`"));
     let words = "publish tarball --bundle bundle.json --arch riscv --out dist";
-    assert!(world.run(words).expect(64).stderr.contains("unsupported host arch: riscv"));
+    assert!(world.run(words).expect(64).stderr.contains("unsupported architecture: riscv"));
     let images = world.sandbox.path("dist/images");
     assert!(
         std::fs::read_dir(images).is_ok_and(|mut files| files.next().is_none())
             || !world.sandbox.path("dist/images").exists()
     );
+}
+
+#[test]
+fn a_full_disk_is_named_and_keeps_nothing() {
+    let world = World::bare();
+    context(&world, "app", "1");
+    let image = format!("localhost/{}/app", world.owner);
+    let bundle = json!({"agents": [{"name": "app", "image": image, "version": "1", "context": "app"}]});
+    world.sandbox.write("bundle.json", bundle.to_string());
+    let make = format!("$STEADFAST -q publish tarball --bundle bundle.json --arch {HOST} --out full");
+    let script = format!(
+        "mkdir full && mount -t tmpfs -o size=256k tmpfs full\n{make} && exit 1\nfind full -type f | grep . && exit 2; exit 0"
+    );
+    if let Some(outcome) = world.sandbox.mounting(&script) {
+        let said = outcome.expect(0).stderr;
+        let error = format!("error: cannot write `full/images/app-1-{HOST}.tar.gz`: No space left on device");
+        assert!(said.starts_with(&error), "quiet but for the error: {said}");
+        assert!(said.contains("`--out` chooses another place"), "{said}");
+    }
 }
 
 /// From two versions of a bundle, over a static host, to a cache: the layer that both have travels once.

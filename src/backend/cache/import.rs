@@ -123,7 +123,7 @@ impl Cache {
             match packed.others.get(artifact.key.as_str()) {
                 Some(span) if span.size != artifact.size_bytes => {
                     let (what, expected, got) = (artifact.key.to_string(), artifact.size_bytes, Some(span.size));
-                    return Err(StoreError::SizeMismatch { what, expected, got }.into());
+                    return Err(in_archive(path, StoreError::SizeMismatch { what, expected, got }).into());
                 }
                 Some(_) => {}
                 None => {
@@ -139,7 +139,10 @@ impl Cache {
             let progress = Progress::new(artifact.size_bytes);
             watch(artifact, &progress);
             let brought = match packed.others.get(artifact.key.as_str()) {
-                Some(span) => self.take_from(artifact, &place_of(artifact), (path, &file, *span), progress).await?,
+                Some(span) => {
+                    let brought = self.take_from(artifact, &place_of(artifact), (path, &file, *span), progress).await;
+                    brought.map_err(|err| in_archive(path, err))?
+                }
                 None => false,
             };
             if brought { imported.push(artifact.key.clone()) } else { present.push(artifact.key.clone()) }
@@ -211,6 +214,20 @@ impl Cache {
         progress.set(artifact.size_bytes);
         info!(artifact = %artifact.key, bytes = artifact.size_bytes, "artifact imported");
         Ok(true)
+    }
+}
+
+/// Names the archive that holds what is wrong.
+fn in_archive(path: &Path, err: StoreError) -> StoreError {
+    let inside = |what: String| format!("{what} in `{}`", path.display());
+    match err {
+        StoreError::DigestMismatch { what, expected, got, lengths } => {
+            StoreError::DigestMismatch { what: inside(what), expected, got, lengths }
+        }
+        StoreError::SizeMismatch { what, expected, got } => {
+            StoreError::SizeMismatch { what: inside(what), expected, got }
+        }
+        err => err,
     }
 }
 

@@ -110,6 +110,11 @@ impl Throwaway {
         Err(first.unwrap_or(ThrowawayError::NoPodman))
     }
 
+    /// Where it keeps all that is in it.
+    pub fn dir(&self) -> &Path {
+        self.place.dir()
+    }
+
     /// Its API. Starts its service again, should it have ended over long work of the command line.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::bars::Bars;
 use super::{asked_arches, desired, root, wanted};
+use crate::backend::StoreError;
 use crate::backend::cache::import::{ArchiveFault, ImportError, ImportRequest};
 use crate::backend::cache::{self, CacheOptions, SyncWanted};
 use crate::cli::render::{self, units};
@@ -101,7 +102,16 @@ fn of_arches(wanted: &SyncWanted) -> Vec<Arch> {
 fn from_import(err: &ImportError) -> CliError {
     let said = CliError::new(ExitStatus::Error, Chain(err).to_string());
     match err {
+        ImportError::Store(err @ (StoreError::DigestMismatch { .. } | StoreError::SizeMismatch { .. })) => CliError {
+            hints: vec![
+                "it was damaged or changed on its way: copy the archive again; nothing of it is used".to_owned(),
+            ],
+            ..CliError::from_store(err)
+        },
         ImportError::Store(err) => CliError::from_store(err),
+        ImportError::Archive { fault: ArchiveFault::Compressed(_), .. } => said.hint(
+            "unpack it first: `steadfast publish export` writes plain tar, of tarballs that are compressed already",
+        ),
         ImportError::Archive { fault: ArchiveFault::Lacks(_), .. } => said.hint(
             "`steadfast publish export` writes archives with all that their manifest names; the cache is as it was",
         ),

@@ -60,6 +60,7 @@ fn from_export(err: &ExportError) -> CliError {
     let status = match err {
         ExportError::Mismatch { .. }
         | ExportError::OtherSidecar { .. }
+        | ExportError::OtherSignature { .. }
         | ExportError::Dist(DistError::Mismatch { .. }) => ExitStatus::Unverified,
         ExportError::Manifest { .. } => ExitStatus::Invalid,
         _ => ExitStatus::Error,
@@ -73,6 +74,9 @@ fn from_export(err: &ExportError) -> CliError {
         ExportError::Mismatch { .. } | ExportError::OtherSidecar { .. } => {
             said.hint("the tarball was made anew after the manifest: `steadfast publish manifest` writes it again")
         }
+        ExportError::OtherSignature { .. } => said.hint(
+            "sign the manifest again: `steadfast publish sign`; or remove the signature, to export the manifest without one",
+        ),
         ExportError::OtherBundle { .. } => said.hint("`steadfast publish manifest` makes the manifest of this bundle"),
         _ => said,
     }

@@ -38,7 +38,11 @@ pub(super) fn keygen(settings: &Settings, args: &PublishKeygenArgs) -> Result<Ex
     };
     let made = key::generate(password).map_err(|why| failed(format!("cannot make keys: {why}")))?;
     write_secret(&args.out, &made.secret).map_err(|err| not_written(&args.out, &err))?;
-    place::write(&public, made.public.as_bytes()).map_err(|err| not_written(&public, &err))?;
+    place::write(&public, made.public.as_bytes()).map_err(|err| {
+        // Nobody has it yet, and it would be in the way of the next try.
+        let _ = std::fs::remove_file(&args.out);
+        not_written(&public, &err)
+    })?;
     match settings.output {
         Format::Text | Format::Markdown => render::print(&format!(
             "wrote `{}` (secret) and `{}`; whoever trusts it writes into the state file:\n\nmanifest:\n  publicKeys: [{}]\n",
@@ -57,6 +61,10 @@ pub(super) fn keygen(settings: &Settings, args: &PublishKeygenArgs) -> Result<Ex
 }
 
 pub(super) fn sign(settings: &Settings, args: &PublishSignArgs) -> Result<ExitStatus, CliError> {
+    if args.expires.is_some_and(|after| after.is_zero()) {
+        return Err(CliError::new(ExitStatus::Usage, "--expires 0s: the signature would be over at once")
+            .hint("without --expires it is good for ever"));
+    }
     let bytes = read(&args.file, MAX_MANIFEST_BYTES as u64)?;
     let manifest = Manifest::parse(&bytes)
         .map_err(|err| CliError::new(ExitStatus::Invalid, format!("cannot sign `{}`: {err}", args.file.display())))?;
@@ -86,13 +94,13 @@ fn failed(message: String) -> CliError {
     CliError::new(ExitStatus::Error, message)
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
 }
 
-fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {
+pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {
     let cannot = |err: std::io::Error| failed(format!("cannot read `{}`: {err}", path.display()));
     let file = regular::open(path).map_err(|err| cannot(err.into()))?;
     let mut bytes = Vec::new();
@@ -109,36 +117,49 @@ fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
         std::fs::create_dir_all(dir)?;
     }
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Half a key is none, and would be in the way of the next try.
+        let _ = std::fs::remove_file(path);
+    }
+    written
 }
 
 /// The secret key: from a file, from standard input (`-`), or from the environment.
 pub(super) fn secret(key: Option<&Path>) -> Result<minisign::SecretKey, CliError> {
-    key::read(&secret_key(key)?, password).map_err(|why| {
-        failed(format!("cannot use the secret key: {why}")).hint(format!(
+    let (from, text) = secret_key(key)?;
+    key::read(&text, password).map_err(|why| {
+        let said = |why: &str| failed(format!("cannot use the secret key {from}: {why}"));
+        // Nothing of it is told, in case it is a key all the same.
+        if key.is_none() && !text.trim().is_empty() && Path::new(text.trim()).exists() {
+            return said("the variable holds the key itself, not where it lies").hint("--key names its file");
+        }
+        said(&why).hint(format!(
             "`steadfast publish keygen` makes one; its password is ${PASSWORD}, or asked for on a terminal"
         ))
     })
 }
 
-/// The text of its file.
-fn secret_key(key: Option<&Path>) -> Result<String, CliError> {
-    let bytes = match key {
+/// Where it comes from, in words, and the text of its file.
+fn secret_key(key: Option<&Path>) -> Result<(String, String), CliError> {
+    let (from, bytes) = match key {
         Some(path) if path == Path::new("-") => {
             let mut bytes = Vec::new();
             let read = std::io::stdin().lock().take(MAX_KEY_BYTES).read_to_end(&mut bytes);
             read.map_err(|err| failed(format!("cannot read the secret key from standard input: {err}")))?;
-            bytes
+            ("from standard input".to_owned(), bytes)
         }
-        Some(path) => read(path, MAX_KEY_BYTES)?,
-        None => std::env::var(KEY).map(String::into_bytes).map_err(|_| {
-            failed("no secret key is named".to_owned())
-                .hint(format!("--key names its file (`-` reads standard input), or ${KEY} holds it"))
-        })?,
+        Some(path) => (format!("in `{}`", path.display()), read(path, MAX_KEY_BYTES)?),
+        None => {
+            let held = std::env::var(KEY).map(String::into_bytes).map_err(|_| {
+                CliError::new(ExitStatus::Usage, "no secret key is named")
+                    .hint(format!("--key names its file (`-` reads standard input), or ${KEY} holds it"))
+            })?;
+            (format!("in ${KEY}"), held)
+        }
     };
     // What is no text is no key, and nothing of it is told.
-    Ok(String::from_utf8(bytes).unwrap_or_default())
+    Ok((from, String::from_utf8(bytes).unwrap_or_else(|_| "?".to_owned())))
 }
 
 fn password() -> Result<String, String> {
@@ -152,15 +173,20 @@ fn password() -> Result<String, String> {
 }
 
 fn new_password() -> Result<String, CliError> {
+    let not_empty = |password: String| match password.is_empty() {
+        true => Err(failed("the password is empty, and would protect nothing".to_owned())
+            .hint("--no-password leaves the key unencrypted")),
+        false => Ok(password),
+    };
     if let Ok(password) = std::env::var(PASSWORD) {
-        return Ok(password);
+        return not_empty(password);
     }
     if !std::io::stdin().is_terminal() {
         return Err(failed("the secret key needs a password, and there is no terminal to ask on".to_owned())
             .hint(format!("${PASSWORD} holds it; --no-password leaves the key unencrypted")));
     }
     let ask = |prompt: &str| rpassword::prompt_password(prompt).map_err(|err| failed(err.to_string()));
-    let password = ask("Password for the secret key: ")?;
+    let password = not_empty(ask("Password for the secret key: ")?)?;
     match ask("The same once more: ")? == password {
         true => Ok(password),
         false => Err(failed("the two passwords differ".to_owned())),

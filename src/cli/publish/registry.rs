@@ -5,11 +5,10 @@ use std::path::Path;
 use clap::Args;
 
 use super::smoke::from_loaded;
-use super::{BundleArg, agents, arches, from_publish};
+use super::{BundleArg, agents, arches, from_publish, heard};
 use crate::backend::EngineErrorKind;
 use crate::backend::podman::is_of_plain_http;
 use crate::cli::render;
-use crate::cli::render::said::{self, Level};
 use crate::cli::signals::Signals;
 use crate::cli::{CliError, ExitStatus, Format, Settings};
 use crate::publish::bundle::Bundle;
@@ -52,7 +51,7 @@ pub(super) async fn push(
     let agents = agents(&bundle, &args.agent)?;
     let request = RegistryRequest { registry, tls_verify: args.tls_verify, agents: &agents, arches: &arches, dist_dir };
     let signals = Signals::listen("stopping; what is pushed stays");
-    let heard = |text: &str| said::say(Level::Info, text, &[], settings.color_stderr);
+    let heard = heard(settings);
     let pushed = match registry::push(&request, &settings.vars, &signals.token, &heard).await {
         Err(RegistryError::Interrupted) => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
         pushed => pushed.map_err(|err| from_registry(&err))?,

@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{BundleArg, from_publish};
+use super::{BundleArg, agents, arch, from_publish, heard, layers_hint};
 use crate::backend::podman::ThrowawayError;
 use crate::cli::render;
-use crate::cli::render::said::{self, Level};
 use crate::cli::signals::Signals;
 use crate::cli::{CliError, ExitStatus, Format, Settings};
 use crate::error::Chain;
-use crate::model::Arch;
 use crate::publish::bundle::Bundle;
 use crate::publish::dist::DistError;
 use crate::publish::loaded::LoadedError;
@@ -37,14 +35,11 @@ pub(in crate::cli) struct SmokeArgs {
 }
 
 pub(super) async fn smoke(settings: &Settings, args: &SmokeArgs) -> Result<ExitStatus, CliError> {
-    let arch = Arch::from_machine(&args.arch).map_err(|err| {
-        CliError::new(ExitStatus::Usage, err.to_string())
-            .hint("`--arch` takes arm64 (or aarch64), x64 (or amd64, x86_64)")
-    })?;
+    let arch = arch(&args.arch, "")?;
     let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
-    let agent = bundle.agent(&args.agent).map_err(|err| from_publish(&err.into()))?;
+    let agent = agents(&bundle, std::slice::from_ref(&args.agent))?[0];
     let signals = Signals::listen("stopping; the trial is taken away");
-    let heard = |text: &str| said::say(Level::Info, text, &[], settings.color_stderr);
+    let heard = heard(settings);
     let request = SmokeRequest { agent, arch, tarball: &args.tarball, timeout: args.timeout };
     let tried = match smoke::smoke(&request, &settings.vars, &signals.token, &heard).await {
         Err(SmokeError::Interrupted) => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
@@ -91,7 +86,9 @@ pub(super) fn from_loaded(err: &LoadedError) -> CliError {
         LoadedError::Dist(DistError::Sidecar { .. }) => {
             said.hint("`sha256sum FILE >FILE.sha256`, in its directory, writes one")
         }
+        LoadedError::Dist(DistError::Layers { path, .. }) => said.hint(layers_hint(path)),
         LoadedError::Dist(_) => said,
+        LoadedError::Full { .. } => said.hint("$TMPDIR chooses another place for it, with more room"),
         LoadedError::Throwaway(ThrowawayError::NotLinux(_)) => {
             said.hint("run this on Linux, in CI or in a VM (`podman machine ssh`), where `podman` is installed")
         }

@@ -1,5 +1,7 @@
 //! Errors: the sentence, then the way out. The library stops after the first line; the hints are given here.
 
+mod trust;
+
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +19,6 @@ use crate::plan::{Reason, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
 use crate::state::{Problem, StateError};
-use crate::trust::kept::KeptError;
 use crate::why::Failure;
 
 /// What the process ends with. Scripts rely on these.
@@ -294,7 +295,7 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             "something else changes it back, or Podman does not do what it says; `steadfast plan` shows the difference"
                 .into(),
         ),
-        Trouble::Untrusted { is_lost, .. } => Some(trust_hint(*is_lost).into()),
+        Trouble::Untrusted { cause, .. } => trust::hint(cause),
         Trouble::Unready { agent, container, .. } => kind_hint(trouble.kind(), agent, Some(container)),
         Trouble::Recurring { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
         Trouble::Blocked { waiting } => match &waiting.on {
@@ -426,10 +427,8 @@ fn store_hint(err: &StoreError) -> Option<String> {
             "pin what the manifest offers once you trust it, or have the pinned tarball published; nothing was changed"
         }
         StoreError::Manifest { .. } => "the publisher must mend it; nothing was changed",
-        StoreError::Untrusted { .. } => trust_hint(false),
-        StoreError::Accepted(KeptError::Exposed(err)) => return Some(err.way_out()),
-        StoreError::Accepted(err) if err.is_lost() => trust_hint(true),
-        StoreError::Accepted(_) => return None,
+        StoreError::Untrusted { err, .. } => trust::judged(err),
+        StoreError::Accepted(err) => return trust::hint(&err.into()),
         StoreError::Download { .. } if err.is_retryable() => "what has come stays and is resumed next time",
         StoreError::Download { .. } => {
             "the manifest names a tarball that cannot be had there: is its upload complete, and the manifest's URL right?"
@@ -450,20 +449,6 @@ fn store_hint(err: &StoreError) -> Option<String> {
         StoreError::Io { .. } => return None,
     };
     Some(hint.to_owned())
-}
-
-/// What may help where a manifest is not trusted. `is_lost`: what was accepted before cannot be told.
-fn trust_hint(is_lost: bool) -> &'static str {
-    match is_lost {
-        true => {
-            "put the file back if there is a copy of it; else `steadfast trust reset` forgets what was accepted: then the next \
-             manifest that is signed with a trusted key counts, however old it is"
-        }
-        false => {
-            "nothing of it is used; `steadfast trust show` tells what was accepted, and only `steadfast trust reset` lets an older \
-             one in"
-        }
-    }
 }
 
 /// What may help when limactl or the machine fails.

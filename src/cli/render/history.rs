@@ -133,7 +133,7 @@ fn note(entry: &Entry) -> String {
         "slept" => "the machine was asleep",
         "podmanLost" => "Podman cannot be reached",
         "podmanBack" => "Podman answers again",
-        "manifestRefused" => "the published manifest is refused, and nothing of it is used",
+        "manifestRefused" => "the published manifest is not trusted",
         "manifestTrusted" => "the published manifest is trusted again",
         "vmReached" if entry.fields.get("rung").is_some_and(serde_json::Value::is_null) => {
             "Podman in the VM is unreachable"

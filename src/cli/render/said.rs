@@ -32,7 +32,10 @@ pub fn name_file_globally(file: &Path) {
 /// A hint whose commands work on the state file that `-f` named: before the verb, where every verb takes it.
 fn with_file(hint: &str, file: Option<&String>) -> String {
     match file {
-        Some(file) => hint.replace("`steadfast ", &format!("`steadfast -f {file} ")),
+        // The publisher's side needs no state file, and may be elsewhere.
+        Some(file) => hint
+            .replace("`steadfast ", &format!("`steadfast -f {file} "))
+            .replace(&format!("`steadfast -f {file} publish "), "`steadfast publish "),
         None => hint.to_owned(),
     }
 }

@@ -52,6 +52,11 @@ impl Saved {
     }
 }
 
+/// An archive that is right, for x64.
+pub fn of_one_layer(layer: &[u8]) -> Vec<u8> {
+    saved(&[layer], "amd64").build()
+}
+
 fn copied(bytes: &[u8]) -> Result<(Vec<u8>, Written), ArchiveError> {
     copy(bytes, Vec::new(), &ImageRef::new("r.example/a:1").unwrap(), Arch::X64, Packing::Gzip)
 }

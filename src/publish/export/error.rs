@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::model::ids::clean;
 use crate::model::{ManifestError, Sha256Digest};
 use crate::publish::dist::DistError;
+use crate::trust::TrustError;
 
 /// Why there is no archive.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,16 @@ pub enum ExportError {
     Signature {
         /// The file.
         path: PathBuf,
+    },
+    /// The signature says that it is not the manifest's, or over.
+    #[error("`{}` does not go with `{}`: {err}", path.display(), manifest.display())]
+    OtherSignature {
+        /// The signature.
+        path: PathBuf,
+        /// The manifest.
+        manifest: PathBuf,
+        /// What it says.
+        err: TrustError,
     },
     /// The manifest is not of this bundle.
     #[error("`{}` offers agent `{agent}` as `{}`, the bundle has `{wanted}`", path.display(), clean(found, 200))]

@@ -38,7 +38,7 @@ use crate::act::Slots;
 use crate::backend::{Deaths, Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
-use crate::observe::{ManifestFault, Published, accept_published, observe};
+use crate::observe::{Distrust, ManifestFault, Published, accept_published, observe};
 use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
 use crate::readiness::{Unready, steady_after, unready};
 use crashes::Crashes;
@@ -568,11 +568,16 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     /// That a manifest is refused is told once for each reason, and once more when one is trusted again.
     fn tell_of_trust(&mut self, published: &Published) {
         let refusal = |published: &Published| match &published.fault {
-            Some(ManifestFault::Untrusted { why, .. }) => Some(why.clone()),
+            Some(ManifestFault::Untrusted { why, cause }) => {
+                let was_had = matches!(cause, Distrust::Judged(err) if err.is_of_published());
+                Some((why.clone(), was_had))
+            }
             _ => None,
         };
         match (refusal(&self.published), refusal(published)) {
-            (before, Some(why)) if before.as_ref() != Some(&why) => self.tell(News::ManifestRefused { why }),
+            (before, Some((why, was_had))) if before.as_ref().map(|(why, _)| why) != Some(&why) => {
+                self.tell(News::ManifestRefused { why, was_had });
+            }
             (Some(_), None) if published.manifest.present().is_some() => self.tell(News::ManifestTrusted),
             _ => {}
         }

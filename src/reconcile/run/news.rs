@@ -54,6 +54,8 @@ pub enum News {
     ManifestRefused {
         /// Why.
         why: String,
+        /// It was had and judged, so that something of it could have been used.
+        was_had: bool,
     },
     /// The published manifest is trusted again.
     ManifestTrusted,
@@ -85,7 +87,7 @@ impl News {
             News::Converged { agents } => json!({ "agents": agents }),
             News::Trouble { agent, why } => json!({ "agent": agent, "message": why }),
             News::Recovered { agent } => json!({ "agent": agent }),
-            News::PodmanLost { why } | News::FileRejected { why } | News::ManifestRefused { why } => {
+            News::PodmanLost { why } | News::FileRejected { why } | News::ManifestRefused { why, .. } => {
                 json!({ "message": why })
             }
             News::VmReached { now, before } => {
@@ -142,7 +144,8 @@ impl fmt::Display for News {
             News::FileRejected { why } => {
                 write!(f, "the state file cannot be used; the last good state goes on:\n{}", why.trim_end())
             }
-            News::ManifestRefused { why } => write!(f, "{why}; nothing of it is used"),
+            News::ManifestRefused { why, was_had: true } => write!(f, "{why}; nothing of it is used"),
+            News::ManifestRefused { why, was_had: false } => f.write_str(why),
             News::ManifestTrusted => f.write_str("the published manifest is trusted again"),
             News::Slept => f.write_str("the machine slept, or its clock was set: looking at everything anew"),
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tar::{Archive, EntryType};
 
 use crate::backend::cache::verify::listed;
-use crate::model::ids::found;
+use crate::model::ids::{clean, found};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{ArtifactKey, Manifest};
 
@@ -25,16 +25,26 @@ const MAX_NAME: u64 = 4096;
 const MAX_ENTRIES: usize = 100_000;
 /// The most bytes of all names together, for the same reason.
 const MAX_NAMES: usize = 16 * 1024 * 1024;
+/// How files begin that `publish export` does not write, and what they are packed with.
+const PACKED: [(&[u8], &str); 4] =
+    [(&[0x1f, 0x8b], "gzip"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"), (b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2")];
+
 /// What is wrong with an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveFault {
     /// It cannot be read as one.
     #[error("it is no tar archive ({0})")]
     NotTar(String),
+    /// There is nothing in it.
+    #[error("it is empty")]
+    Empty,
+    /// It is packed, and was not when it was written.
+    #[error("it is compressed, with {0}")]
+    Compressed(&'static str),
     /// It ends in the middle of an entry.
     #[error("it ends in the middle of {}", found(.0))]
     Truncated(String),
-    /// A link, a directory, a device, or what else is no file.
+    /// A link, a device, a directory that nothing in it lies in, or what else is no file.
     #[error("{} is no file, and only files may be in it", found(.0))]
     NotAFile(String),
     /// Two entries have one name.
@@ -70,6 +80,8 @@ pub(super) struct Packed {
     pub(super) manifest: Option<Vec<u8>>,
     pub(super) signature: Option<Vec<u8>>,
     pub(super) others: BTreeMap<String, Span>,
+    /// Directories, which tar(1) adds.
+    directories: BTreeSet<String>,
 }
 
 /// Why an archive was not read.
@@ -94,7 +106,17 @@ impl From<ArchiveFault> for Broken {
 pub(super) fn read(mut file: &File, stop: &AtomicBool) -> Result<Packed, Broken> {
     let length = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(0))?;
-    let not_tar = |err: io::Error| Broken::from(ArchiveFault::NotTar(err.to_string()));
+    if length == 0 {
+        return Err(ArchiveFault::Empty.into());
+    }
+    let mut start = Vec::new();
+    file.take(8).read_to_end(&mut start)?;
+    if let Some((_, with)) = PACKED.iter().find(|(begin, _)| start.starts_with(begin)) {
+        return Err(ArchiveFault::Compressed(with).into());
+    }
+    file.seek(SeekFrom::Start(0))?;
+    // It quotes what it could not read.
+    let not_tar = |err: io::Error| Broken::from(ArchiveFault::NotTar(clean(&err.to_string(), 200)));
     let mut packed = Packed::default();
     let mut seen = BTreeSet::new();
     let mut names = 0;
@@ -130,10 +152,11 @@ pub(super) fn read(mut file: &File, stop: &AtomicBool) -> Result<Packed, Broken>
                 long_name = Some(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned());
                 continue;
             }
-            EntryType::Regular => {}
+            EntryType::Regular | EntryType::Directory => {}
             _ => return Err(ArchiveFault::NotAFile(name).into()),
         }
         match name.as_str() {
+            _ if kind == EntryType::Directory => drop(packed.directories.insert(name.clone())),
             MANIFEST => packed.manifest = Some(held(MAX_MANIFEST_BYTES as u64)?),
             SIGNATURE => packed.signature = Some(held(MAX_SIGNATURE)?),
             _ => drop(packed.others.insert(name.clone(), span)),
@@ -159,6 +182,14 @@ pub(super) fn check_names(packed: &Packed, manifest: &Manifest) -> Result<(), Ar
         let of = [".sha256", ".layers.json"].into_iter().find_map(|ending| name.strip_suffix(ending));
         keys.contains(name) || of.is_some_and(|key| keys.contains(key))
     };
+    // What only leads to what may be in it changes nothing. None is made of it.
+    let leads = |dir: &str| {
+        let dir = format!("{}/", dir.trim_end_matches('/'));
+        keys.iter().map(String::as_str).chain([MANIFEST]).any(|name| name.starts_with(&dir))
+    };
+    if let Some(dir) = packed.directories.iter().find(|dir| !leads(dir)) {
+        return Err(ArchiveFault::NotAFile(dir.clone()));
+    }
     match packed.others.keys().find(|name| !is_named(name)) {
         Some(name) => Err(ArchiveFault::Unnamed(name.clone())),
         None => Ok(()),

@@ -93,6 +93,14 @@ async fn what_is_wanted_is_placed_and_then_the_manifest() {
 }
 
 #[tokio::test]
+async fn the_directories_that_tar_adds_are_in_nobodys_way() {
+    let scene = Scene::new();
+    let mut parts: Parts<'_> = ["vm/", "vm/images/"].map(|dir| (dir, EntryType::Directory, Vec::new())).into();
+    parts.extend(good(b"bytes"));
+    assert_eq!(scene.import(&pack(&parts)).await.unwrap().imported.len(), 1);
+}
+
+#[tokio::test]
 async fn a_long_name_stands_in_an_entry_of_its_own() {
     let scene = Scene::new();
     let key = format!("vm/images/app-{}-x64.tar.gz", "1".repeat(150));
@@ -126,7 +134,10 @@ async fn anything_else_refuses_the_whole() {
         (MANIFEST, EntryType::Regular, "is in it twice"),
         (KEY, EntryType::Symlink, "is no file"),
         (KEY, EntryType::Link, "is no file"),
-        ("vm/images", EntryType::Directory, "is no file"),
+        ("vm/other/", EntryType::Directory, "is no file"),
+        ("vm/imag", EntryType::Directory, "is no file"),
+        ("vm/../vm/", EntryType::Directory, "is no file"),
+        ("/", EntryType::Directory, "is no file"),
         ("vm/zero", EntryType::Char, "is no file"),
         ("vm/disk", EntryType::Block, "is no file"),
         ("vm/fifo", EntryType::Fifo, "is no file"),
@@ -141,8 +152,11 @@ async fn anything_else_refuses_the_whole() {
         let said = scene.fault(&with("././@LongLink", EntryType::GNULongName, &long)).await;
         assert!(said.contains("is too large") || said.contains("ends in the middle"), "{said}");
     }
-    assert!(scene.fault(b"").await.contains("has no `vm/manifest.json`"));
+    assert_eq!(scene.fault(b"").await, "it is empty");
+    assert_eq!(scene.fault(&[&b"\x1f\x8b\x08"[..], &[0; 600]].concat()).await, "it is compressed, with gzip");
     assert!(scene.fault(&[b'x'; 4096]).await.contains("no tar archive"));
+    let rubbish = scene.fault(&[0x1b; 4096]).await;
+    assert!(rubbish.contains("no tar archive") && !rubbish.chars().any(char::is_control), "{rubbish:?}");
     assert!(scene.fault(&pack(&good(b"bytes")[1..].to_vec())).await.contains("has no `vm/manifest.json`"));
     assert!(scene.fault(&pack(&good(b"bytes")[..1].to_vec())).await.contains("lacks `vm/images/app-1-x64.tar.gz`"));
     let large = vec![(MANIFEST, EntryType::Regular, vec![b' '; MAX_MANIFEST_BYTES + 1])];

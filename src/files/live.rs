@@ -1,0 +1,37 @@
+//! The temporary files that this process writes now. A process that ends does not wait for all of its threads, and what they
+//! were writing goes with it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Their names. Each is locked by us for as long as it stands here, so nobody else's file is called so.
+static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn begin(temporary: &Path) {
+    live().insert(temporary.to_owned());
+}
+
+/// Takes the name away from a temporary file, by `how`. Once the process ends, that waits for ever.
+pub(super) fn end(temporary: &Path, how: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mut live = live();
+    how()?;
+    live.remove(temporary);
+    Ok(())
+}
+
+/// Removes what this process was writing and has not put in its place, and lets nothing more be put in its place. For who ends
+/// the process now.
+pub fn abandon() {
+    let live = live();
+    for temporary in live.iter() {
+        let _ = std::fs::remove_file(temporary);
+    }
+    // Nobody puts what is gone in its place, nor begins anew.
+    std::mem::forget(live);
+}
