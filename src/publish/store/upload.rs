@@ -10,15 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use bytes::{Bytes, BytesMut};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as ObjectPath;
 use object_store::{MultipartId, PutMultipartOptions};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
 
 use super::s3::{S3, attributes};
 use super::{About, Condition, Local, ObjectKey, PART, Sent, StoreError, StoreErrorKind};
@@ -38,7 +37,7 @@ impl S3 {
         key: &ObjectKey,
         file: &Local,
         about: About<'_>,
-        parts: &Semaphore,
+        parts: &Arc<Semaphore>,
         progress: &Arc<Progress>,
     ) -> Result<Sent, StoreError> {
         if file.size_bytes <= PART {
@@ -84,7 +83,7 @@ impl S3 {
         key: &ObjectKey,
         file: &Local,
         about: About<'_>,
-        slots: &Semaphore,
+        slots: &Arc<Semaphore>,
         progress: &Arc<Progress>,
     ) -> Result<Sent, StoreError> {
         let path = self.path(key)?;
@@ -131,46 +130,74 @@ impl S3 {
         file: &Local,
         source: &mut Source,
         record: &Record,
-        slots: &Semaphore,
+        slots: &Arc<Semaphore>,
         progress: &Arc<Progress>,
     ) -> Result<(), StoreError> {
         let before = record.arrived();
         let part_bytes = record.head.part_bytes;
         let length = |at: u64| part_bytes.min(file.size_bytes - at * part_bytes);
         progress.resume(before.keys().map(|at| length(*at)).sum());
-        let mut under_way = FuturesUnordered::new();
+        let done = |sent: Result<Part, JoinError>| {
+            let what = |at: u64| self.cannot(&format!("write part {} of", at + 1), path);
+            let (at, size, part) =
+                sent.map_err(|err| StoreError::new(StoreErrorKind::Other, what(0), err.to_string()))?;
+            let part = part.map_err(|err| StoreError::from_server(what(at), &err, &self.at))?;
+            record.add(at, part.content_id);
+            progress.add(size);
+            Ok::<_, StoreError>(())
+        };
+        // Each is a task: while one part is signed, the next is read and hashed.
+        let mut under_way = JoinSet::new();
         let sent = async {
             for at in 0..file.size_bytes.div_ceil(part_bytes) {
-                // A slot is had before the part is in memory, and what is under way is looked after meanwhile.
-                let slot = loop {
-                    tokio::select! {
-                        biased;
-                        Some(done) = under_way.next(), if !under_way.is_empty() => done?,
-                        slot = slots.acquire() => break slot,
-                    }
-                };
+                // A slot is had before the part is in memory.
+                let slot = Arc::clone(slots).acquire_owned().await;
+                while let Some(sent) = under_way.try_join_next() {
+                    done(sent)?;
+                }
                 let bytes = source.next(length(at)).await?;
                 if before.contains_key(&at) {
+                    source.spare.put(bytes);
                     continue;
                 }
-                under_way.push(async move {
+                let (store, path, upload) = (self.store.clone(), path.clone(), record.head.upload.clone());
+                let spare = source.spare.clone();
+                under_way.spawn(async move {
                     let _slot = slot;
                     let (index, size) = (usize::try_from(at).unwrap_or(usize::MAX), bytes.len() as u64);
-                    let part = self.store.put_part(path, &record.head.upload, index, bytes.into()).await;
-                    let part = part.map_err(|err| self.failed(&format!("write part {} of", at + 1), path, &err))?;
-                    record.add(at, part.content_id);
-                    progress.add(size);
-                    Ok::<_, StoreError>(())
+                    let part = store.put_part(&path, &upload, index, bytes.clone().into()).await;
+                    spare.put(bytes);
+                    (at, size, part)
                 });
             }
             source.finish(file)
         };
         let mut sent = sent.await;
         // What is on its way arrives, whatever became of the rest: it is not sent again next time.
-        while let Some(done) = under_way.next().await {
-            sent = sent.and(done);
+        while let Some(one) = under_way.join_next().await {
+            sent = sent.and(done(one));
         }
         sent
+    }
+}
+
+/// What became of a part: which, its length, and what the store says.
+type Part = (u64, u64, object_store::Result<PartId>);
+
+/// The memory of parts that were sent, for those that come: what is freed by one thread and had by another piles up.
+#[derive(Clone, Default)]
+struct Spare(Arc<Mutex<Vec<BytesMut>>>);
+
+impl Spare {
+    fn put(&self, bytes: Bytes) {
+        // Whoever still holds it frees it.
+        if let Ok(bytes) = bytes.try_into_mut() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        }
+    }
+
+    fn take(&self) -> BytesMut {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 }
 
@@ -184,31 +211,40 @@ struct Source {
     path: PathBuf,
     reader: Option<(File, Sha256)>,
     hashed: Option<Sha256Digest>,
+    spare: Spare,
 }
 
 impl Source {
     fn open(file: &Local) -> Result<Self, StoreError> {
         let opened = regular::open(&file.path).map_err(|err| StoreError::io("read", &file.path, &err.into()))?;
-        Ok(Self { path: file.path.clone(), reader: Some((opened, Sha256::new())), hashed: None })
+        Ok(Self {
+            path: file.path.clone(),
+            reader: Some((opened, Sha256::new())),
+            hashed: None,
+            spare: Spare::default(),
+        })
     }
 
     async fn next(&mut self, length: u64) -> Result<Bytes, StoreError> {
         let gone = || StoreError::io("read", &self.path, &io::Error::other("it was given up"));
         let (mut file, mut hasher) = self.reader.take().ok_or_else(gone)?;
+        let mut bytes = self.spare.take();
         let reading = tokio::task::spawn_blocking(move || {
-            let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-            let read = Read::by_ref(&mut file).take(length).read_to_end(&mut bytes);
+            bytes.resize(usize::try_from(length).map_err(io::Error::other)?, 0);
+            file.read_exact(&mut bytes)?;
             hasher.update(&bytes);
-            read.map(|_| (file, hasher, bytes))
+            Ok((file, hasher, bytes))
         });
         let read = reading.await.map_err(io::Error::other).flatten();
-        let (file, hasher, bytes) = read.map_err(|err| StoreError::io("read", &self.path, &err))?;
-        if bytes.len() as u64 != length {
-            let what = format!("`{}` changed", self.path.display());
-            return Err(StoreError::new(StoreErrorKind::Changed, what, "it is shorter than it was"));
-        }
+        let (file, hasher, bytes) = read.map_err(|err: io::Error| match err.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let what = format!("`{}` changed", self.path.display());
+                StoreError::new(StoreErrorKind::Changed, what, "it is shorter than it was")
+            }
+            _ => StoreError::io("read", &self.path, &err),
+        })?;
         self.reader = Some((file, hasher));
-        Ok(bytes.into())
+        Ok(bytes.freeze())
     }
 
     /// Nothing else is what was wanted.
