@@ -6,14 +6,12 @@ use serde_json::{Value, json};
 
 use crate::lossy::Lossy;
 use crate::support::archive::{Compression, Image, docker_archive};
-use crate::world::{World, api, kinds, sha256, until};
+use crate::world::{World, api, kinds, listed, sha256, until};
 
 /// Every image name in Podman that has this in it, with its image.
 fn tags(part: &str) -> Vec<(String, String)> {
-    let (status, images) = api("GET", "/v4.0.0/libpod/images/json", b"");
-    assert_eq!(status, 200, "{images}");
     let mut found = Vec::new();
-    for image in images.as_array().into_iter().flatten() {
+    for image in listed("/v4.0.0/libpod/images/json") {
         for name in image["Names"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if name.contains(part) {
                 found.push((name.to_owned(), image["Id"].as_str().unwrap().to_owned()));

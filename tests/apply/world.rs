@@ -263,6 +263,19 @@ pub fn download(path: &str) -> Vec<u8> {
     answer.split_off(head + 4)
 }
 
+/// A list of Podman's. It fails to list images while another test removes one of them, and is asked again.
+pub fn listed(path: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    until("Podman's list", || match api("GET", path, b"") {
+        (200, Value::Array(all)) => {
+            found = all;
+            true
+        }
+        _ => false,
+    });
+    found
+}
+
 /// Waits until something is so.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {

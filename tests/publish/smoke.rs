@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::archive::{Compression, Image, docker_archive};
 use crate::support::command::skip;
-use crate::world::{World, api, sha256, until};
+use crate::world::{World, listed, sha256, until};
 
 const HOST: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
 const OTHER: &str = if cfg!(target_arch = "aarch64") { "x64" } else { "arm64" };
@@ -55,8 +55,8 @@ fn processes(world: &World) -> Vec<String> {
 /// What is in the Podman of whoever runs it.
 fn users_podman() -> (Value, Value) {
     let names = |path: &str| {
-        let list = api("GET", path, b"").1;
-        let ids = list.as_array().unwrap().iter().filter(|one| one.to_string().contains("smoke"));
+        let list = listed(path);
+        let ids = list.iter().filter(|one| one.to_string().contains("smoke"));
         json!(ids.map(|one| one["Id"].clone()).collect::<Vec<_>>())
     };
     (names("/v4.0.0/libpod/images/json?all=true"), names("/v4.0.0/libpod/containers/json?all=true"))

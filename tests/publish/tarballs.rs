@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::server::{Reply, Server};
 use crate::support;
 use crate::support::registry::Registry;
-use crate::world::{World, api, sha256};
+use crate::world::{World, api, listed, sha256};
 
 pub const HOST: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
 
@@ -28,10 +28,9 @@ pub fn context(world: &World, dir: &str, version: &str) {
 }
 
 fn names(world: &World) -> Vec<Value> {
-    let (status, images) = api("GET", "/v4.0.0/libpod/images/json", b"");
-    assert_eq!(status, 200, "{images}");
+    let images = listed("/v4.0.0/libpod/images/json");
     let ours = |image: &&Value| image["Names"].to_string().contains(&world.owner);
-    images.as_array().unwrap().iter().filter(ours).map(|image| image["Names"].clone()).collect()
+    images.iter().filter(ours).map(|image| image["Names"].clone()).collect()
 }
 
 fn has_image(id: &str) -> bool {
