@@ -38,27 +38,8 @@ impl Cache {
         progress.set_total(artifact.size_bytes);
         let _flight = self.take_off(&artifact.key).await;
         let own = artifact;
-        let (artifact, partial) = loop {
-            let placed = self.placed(artifact, from).await?;
-            if self.is_there(&placed).await? {
-                progress.set(artifact.size_bytes);
-                return Ok(false);
-            }
-            let partial = Partial::lock(&self.0.layout, &placed.key, &progress).await?;
-            // Whoever held the lock before us may have put other bytes there.
-            if self.placed(artifact, from).await? == placed {
-                break (placed, partial);
-            }
-            partial.put_down()?;
-        };
+        let Some((artifact, partial)) = self.make_room(artifact, from, &progress).await? else { return Ok(false) };
         let artifact = &artifact;
-        // Whoever held the lock before us may have brought it.
-        if self.is_there(artifact).await? {
-            progress.set(artifact.size_bytes);
-            partial.put_down()?;
-            return Ok(false);
-        }
-        self.quarantine_what_is_there(&artifact.key).await?;
         let _slot = self.0.downloads.acquire().await;
         let partial = self.download(artifact, own, from, partial, &progress).await?;
         self.land(artifact, from, partial).await?;
@@ -68,6 +49,37 @@ impl Cache {
         let Transferred { received, reused } = progress.transferred();
         info!(artifact = %artifact.key, bytes = artifact.size_bytes, received, reused, "artifact fetched");
         Ok(true)
+    }
+
+    /// The artifact under the key that its file will have, and its partial, locked, with nothing in the file's place. `None` when it
+    /// is there.
+    pub(super) async fn make_room(
+        &self,
+        artifact: &Artifact,
+        from: &Location,
+        progress: &Arc<Progress>,
+    ) -> Result<Option<(Artifact, Partial)>, StoreError> {
+        let (artifact, partial) = loop {
+            let placed = self.placed(artifact, from).await?;
+            if self.is_there(&placed).await? {
+                progress.set(artifact.size_bytes);
+                return Ok(None);
+            }
+            let partial = Partial::lock(&self.0.layout, &placed.key, progress).await?;
+            // Whoever held the lock before us may have put other bytes there.
+            if self.placed(artifact, from).await? == placed {
+                break (placed, partial);
+            }
+            partial.put_down()?;
+        };
+        // Whoever held the lock before us may have brought it.
+        if self.is_there(&artifact).await? {
+            progress.set(artifact.size_bytes);
+            partial.put_down()?;
+            return Ok(None);
+        }
+        self.quarantine_what_is_there(&artifact.key).await?;
+        Ok(Some((artifact, partial)))
     }
 
     /// One flight per artifact within this process. Between processes the partial's own lock does the same.

@@ -174,24 +174,7 @@ impl Cache {
     ) -> Result<bool, StoreError> {
         progress.set_total(artifact.size_bytes);
         let _flight = self.take_off(&artifact.key).await;
-        let (artifact, partial) = loop {
-            let placed = self.placed(artifact, from).await?;
-            if self.is_there(&placed).await? {
-                progress.set(artifact.size_bytes);
-                return Ok(false);
-            }
-            let partial = Partial::lock(&self.0.layout, &placed.key, &progress).await?;
-            // Whoever held the lock before us may have put other bytes there.
-            if self.placed(artifact, from).await? == placed {
-                break (placed, partial);
-            }
-            partial.put_down()?;
-        };
-        if self.is_there(&artifact).await? {
-            partial.put_down()?;
-            return Ok(false);
-        }
-        self.quarantine_what_is_there(&artifact.key).await?;
+        let Some((artifact, partial)) = self.make_room(artifact, from, &progress).await? else { return Ok(false) };
         let mut partial = self.take_up(&artifact, partial).await?;
         loop {
             progress.resume(partial.len);
