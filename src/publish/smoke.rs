@@ -235,8 +235,9 @@ async fn trial(
         Smoke::Healthy(_) => None,
     };
     said(&format!("running `{}`", agent.reference()));
-    let began = Instant::now();
     let container = started(podman, agent, &image, command).await?;
+    // To make a container takes its time, and that is not the agent's.
+    let began = Instant::now();
     let api = podman.api().await.map_err(LoadedError::from)?;
     let shown = match smoke {
         Smoke::Command { exit_code, .. } => ended(api, &container, request, *exit_code).await?,
@@ -327,28 +328,30 @@ async fn healthy(
                 _ => Ok(seen),
             }
         });
-        if let Ok(seen) = checked.await {
-            let seen = seen?;
-            match seen.as_ref().map(|seen| &seen.phase) {
-                Some(Phase::Exited { code }) => {
-                    let (why, log) = (format!("it ended with exit code {code}"), last_lines(podman, container).await);
-                    return Err(SmokeError::Unhealthy { image: image(), within, why, log });
-                }
-                Some(Phase::Running) => {}
-                _ => why = "it does not run".to_owned(),
+        let seen = match checked.await {
+            Ok(seen) => seen?,
+            // What became of the container is told also where no check ended in time.
+            Err(_) => podman.inspect(container).await?,
+        };
+        match seen.as_ref().map(|seen| &seen.phase) {
+            Some(Phase::Exited { code }) => {
+                let (why, log) = (format!("it ended with exit code {code}"), last_lines(podman, container).await);
+                return Err(SmokeError::Unhealthy { image: image(), within, why, log });
             }
-            if let Some(seen) = seen {
-                match seen.health {
-                    Some(Health::Healthy) => return Ok(Shown::Healthy { after: began.elapsed() }),
-                    None if seen.check.is_none() => return Err(SmokeError::NoCheck { image: image() }),
-                    _ => {}
-                }
-                if let Some(check) = seen.last_check {
-                    why = match clean(check.output.trim(), 300) {
-                        said if said.is_empty() => format!("its check ended with {}", check.code),
-                        said => format!("its check ended with {}: {said}", check.code),
-                    };
-                }
+            Some(Phase::Running) => {}
+            _ => why = "it does not run".to_owned(),
+        }
+        if let Some(seen) = seen {
+            match seen.health {
+                Some(Health::Healthy) => return Ok(Shown::Healthy { after: began.elapsed() }),
+                None if seen.check.is_none() => return Err(SmokeError::NoCheck { image: image() }),
+                _ => {}
+            }
+            if let Some(check) = seen.last_check {
+                why = match clean(check.output.trim(), 300) {
+                    said if said.is_empty() => format!("its check ended with {}", check.code),
+                    said => format!("its check ended with {}: {said}", check.code),
+                };
             }
         }
         if began.elapsed() + CHECK > within {

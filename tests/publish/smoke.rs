@@ -107,14 +107,14 @@ fn what_is_not_as_the_bundle_says_fails_with_its_last_lines() {
     fails("a.tar.gz", 1, &["ended with exit code 7, not 0; its last log lines:", "| some\\x1b[2J words"]);
     bundle(&world, json!({"command": ["nothing-of-that-name"]}));
     fails("a.tar.gz", 1, &["does not start: ", "nothing-of-that-name", "after the image's entrypoint"]);
-    bundle(&world, json!({"healthy": "3s"}));
+    bundle(&world, json!({"healthy": "6s"}));
     fails("a.tar.gz", 1, &["has no health check", "give the image a HEALTHCHECK"]);
     let check = json!({"Test": ["CMD-SHELL", "echo not yet; exit 1"], "Interval": 1_000_000_000u64, "Retries": 1});
     let sick = image().command(&["sh", "-c", "echo up; exec sleep 1000"]).config("Healthcheck", check.clone());
     pack(&world, "b.tar.gz", &sick);
-    fails("b.tar.gz", 1, &["was not healthy within 3s: its check ended with 1", "  | up"]);
+    fails("b.tar.gz", 1, &["was not healthy within 6s: its check ended with 1", "  | up"]);
     pack(&world, "c.tar.gz", &image().command(&["sh", "-c", "echo bye; exit 4"]).config("Healthcheck", check));
-    fails("c.tar.gz", 1, &["was not healthy within 3s: it ended with exit code 4", "  | bye"]);
+    fails("c.tar.gz", 1, &["was not healthy within 6s: it ended with exit code 4", "  | bye"]);
     bundle(&world, json!({"command": ["sleep", "1000"]}));
     let said = world.run(words("a.tar.gz") + " --timeout 1s").expect(1).stderr;
     assert!(said.contains("did not end within 1s") && said.contains("--timeout gives it longer"), "{said}");

@@ -186,6 +186,15 @@ impl Crashes {
         }
     }
 
+    /// The agent's container is down now, as [`Self::held`] wanted it: its rest begins.
+    pub fn rests(&mut self, agent: &AgentName, now: Instant) {
+        if let Some(record) = self.records.get_mut(agent).filter(|record| record.judged)
+            && let Some(until) = record.retry_at
+        {
+            record.retry_at = Some(until.max(now + record.last_delay));
+        }
+    }
+
     /// The agent may be started now, since somebody asks for it. That it was in a crash loop is not forgotten: it has to show
     /// that it stays up.
     pub fn try_now(&mut self, agent: &AgentName) {
@@ -346,6 +355,10 @@ mod tests {
         now += Duration::from_millis(100);
         assert!(crashes.ended(&a, 1, now), "Podman had restarted it once more before it was stopped");
         assert_eq!(crashes.held(&a, 1, now), verdict, "which is no failure of its own");
+        now += Duration::from_secs(11);
+        crashes.rests(&a, now);
+        let rest = waits(crashes.down(&a, 1, OnFailure, now), now);
+        assert!((7..=12).contains(&rest), "it rests from when it is down, however long that took: {rest}");
         crashes.started(&a, now);
         let slowly = (0..20).any(|round| crashes.ended(&a, 1, now + Duration::from_secs(4 * round)));
         assert!(!slowly, "whether that is a crash loop, an observation tells");

@@ -242,6 +242,9 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     fn succeeded(&mut self, step: &Step, started: bool, now: Instant) {
         let what = cause(step);
         self.setbacks.forget(|cause, _| *cause == what);
+        if let (Reason::KeepsEnding, Some(agent)) = (&step.reason, &step.agent) {
+            self.crashes.rests(agent, now);
+        }
         let Some(agent) = step.agent.as_ref().filter(|_| started) else { return };
         self.last_start = Some(now);
         self.crashes.started(agent, now);
