@@ -135,7 +135,7 @@ pub fn in_words(spec: &ContainerSpec, check: Option<&CheckResult>) -> String {
     let Some(check) = check else { return failed.to_owned() };
     // Podman 4.3 keeps 1 for every exit code but 0, so that may not be its own.
     let code = if check.code > 1 { format!(" with exit code {}", check.code) } else { String::new() };
-    match spec.scrub(check.output.trim()).as_ref() {
+    match spec.secrets().redact(check.output.trim()).as_ref() {
         "" => format!("{failed}{code}, and printed nothing"),
         printed => format!("{failed}{code}; it printed: {printed}"),
     }

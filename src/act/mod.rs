@@ -374,7 +374,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             }
             sure::start(&world.engine, &id, None)
                 .await
-                .map_err(|err| err.naming(&id, &create.name).hiding(&create.spec))?;
+                .map_err(|err| err.naming(&id, &create.name).hiding(&create.spec.secrets()))?;
             Ok(Done { started: Some(id), ..Done::default() })
         }
         Action::StartContainer { id, name, how: Revival::Unpause, .. } => {
@@ -438,7 +438,7 @@ async fn create_one<E: Engine>(engine: &E, create: &Create) -> Result<ContainerI
     })?;
     let mut create = create.clone();
     create.labels.insert(labels::ID.to_owned(), labels::container_id(bytes));
-    sure::create(engine, &create).await.map_err(|err| err.hiding(&create.spec))
+    sure::create(engine, &create).await.map_err(|err| err.hiding(&create.spec.secrets()))
 }
 
 /// Stops a container. Others may work meanwhile.
@@ -466,7 +466,7 @@ async fn restart<E: Engine>(
     spec: &ContainerSpec,
     patience: &Patience,
 ) -> Result<Done, ActError> {
-    let named = |err: EngineError| err.naming(id, name).hiding(spec);
+    let named = |err: EngineError| err.naming(id, name).hiding(&spec.secrets());
     engine.run_healthcheck(id).await.map_err(named)?;
     let seen = engine.inspect(id).await.map_err(named)?;
     if seen.as_ref().is_some_and(|seen| seen.health == Some(Health::Healthy)) {
@@ -481,7 +481,7 @@ async fn restart<E: Engine>(
 /// empty when they cannot be had soon.
 pub(crate) async fn last_lines<E: Engine>(engine: &E, id: &ContainerId, spec: &ContainerSpec) -> String {
     let text = tokio::time::timeout(LOG_TIME, read_log(engine, id)).await.unwrap_or_default();
-    let text = spec.scrub(&String::from_utf8_lossy(&text));
+    let text = spec.secrets().redact(&String::from_utf8_lossy(&text));
     text.trim_end().lines().collect::<Vec<_>>().join("\n")
 }
 

@@ -165,7 +165,7 @@ async fn start_or_remake<E: Engine>(
 ) -> Result<(), ActError> {
     let err = match sure::start(engine, &this.id, this.last_start).await {
         Ok(()) => return Ok(()),
-        Err(err) => err.naming(&this.id, name).hiding(spec),
+        Err(err) => err.naming(&this.id, name).hiding(&spec.secrets()),
     };
     let Some(create) = this.remake.take().filter(|_| is_hopeless(&err)) else { return Err(err.into()) };
     let had = match engine.inspect(&this.id).await {
@@ -185,7 +185,7 @@ async fn start_or_remake<E: Engine>(
         had.into_iter().filter(|had| had.is_anonymous() && create.volumes.iter().all(|new| new.target != had.target)),
     );
     let create = Create { name: name.clone(), volumes, ..create };
-    let hidden = |err: EngineError| err.hiding(spec);
+    let hidden = |err: EngineError| err.hiding(&spec.secrets());
     this.id = sure::create(engine, &create).await.map_err(hidden)?;
     this.last_start = None;
     sure::start(engine, &this.id, None).await.map_err(|err| hidden(err.naming(&this.id, name)))?;

@@ -14,8 +14,8 @@ use tokio::io::AsyncWrite;
 
 use super::{ByteStream, Progress};
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Guest, HostKey, ImageId, ImageRef, Images,
-    Ownership, Reach, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Guest, HostKey, ImageId, ImageRef, Images, Ownership, Reach,
+    Secrets, VmState,
 };
 
 /// What a look at the engine is to find.
@@ -355,11 +355,10 @@ impl EngineError {
 
     /// The same error without the values that must not be shown. Podman repeats what it was given when it refuses it.
     #[must_use]
-    pub fn hiding(mut self, spec: &ContainerSpec) -> Self {
-        self.message = spec.scrub(&self.message);
-        for kept in [&mut self.body, &mut self.stderr] {
-            *kept = kept.take().map(|kept| spec.scrub(&kept));
-        }
+    pub fn hiding(mut self, secrets: &Secrets) -> Self {
+        self.message = secrets.redact(&self.message);
+        self.stderr = self.stderr.map(|text| secrets.redact(&text));
+        self.body = self.body.map(|body| secrets.redact_body(&body));
         self
     }
 

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::ids::{ImageRef, Sha256Digest};
 use super::observed::Live;
+use super::redact::HIDDEN;
 use super::spec::{ContainerSpec, NO_CHECK, Port};
 use super::text::Text;
 
@@ -207,7 +208,7 @@ impl Leaf {
     /// Like [`Leaf::shown`], with what could be shown hidden as well.
     fn hidden(&self) -> String {
         match self {
-            Leaf::Plain(_) => "(sensitive)".to_owned(),
+            Leaf::Plain(_) => HIDDEN.to_owned(),
             Leaf::Sensitive { .. } => self.shown(),
             Leaf::List(leaves) => format!("[{}]", leaves.iter().map(Leaf::hidden).collect::<Vec<_>>().join(", ")),
         }
@@ -216,7 +217,7 @@ impl Leaf {
     fn shown(&self) -> String {
         match self {
             Leaf::Plain(text) => text.clone(),
-            Leaf::Sensitive { hmac } => format!("(sensitive) #{}", hmac.get(..4).unwrap_or(hmac)),
+            Leaf::Sensitive { hmac } => format!("{HIDDEN} #{}", hmac.get(..4).unwrap_or(hmac)),
             Leaf::List(leaves) => format!("[{}]", leaves.iter().map(Leaf::shown).collect::<Vec<_>>().join(", ")),
         }
     }

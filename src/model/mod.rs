@@ -10,6 +10,7 @@ pub mod layers;
 pub mod manifest;
 pub mod observed;
 pub mod ports;
+pub mod redact;
 pub mod spec;
 pub mod text;
 pub mod vm;
@@ -31,6 +32,7 @@ pub use observed::{
     Observed, Owner, Phase, RecentExits, Seen, Whose,
 };
 pub use ports::PortRange;
+pub use redact::Secrets;
 pub use spec::{
     ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy, Volume,
 };

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ContainerName, ImageId, ImageRef};
-use super::text::{HIDDEN, Text, hide, url_with_password};
+use super::redact::{HIDDEN, Secrets};
+use super::text::{Text, url_with_password};
 
 /// What a container is to be, resolved: defaults filled in, env files read, substitutions made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,51 +37,49 @@ pub struct ContainerSpec {
 }
 
 impl ContainerSpec {
-    /// `text` without the values of this spec that must not be shown: see [`hide`]. For whatever repeats what a
-    /// container was given: errors of the engine, log lines.
-    pub fn scrub(&self, text: &str) -> String {
-        let values = self.sensitive();
-        hide(text, values.iter().map(AsRef::as_ref))
-    }
-
     /// A published port as it may be shown.
     pub fn shown_port(&self, port: &Port) -> String {
         if self.hidden_ports.contains(port) { HIDDEN.to_owned() } else { port.to_string() }
     }
 
     /// The values in it that must never be shown, and what of them may come back by itself: the parts of a path, the numbers
-    /// of a port, the password of a URL.
-    pub fn sensitive(&self) -> Vec<Cow<'_, str>> {
-        let check = self.healthcheck.as_ref().map(|check| match &check.test {
+    /// of a port, the password of a URL, the address of a host. For whatever repeats what a container was given.
+    pub fn secrets(&self) -> Secrets {
+        let Self { name: _, command, env, mounts, ports: _, hidden_ports, restart: _, add_hosts, healthcheck, .. } =
+            self;
+        let check = healthcheck.as_ref().map(|check| match &check.test {
             HealthTest::Command(words) => words.as_slice(),
             HealthTest::Shell(line) => std::slice::from_ref(line),
         });
-        let hidden = |text: &&Text| text.is_sensitive();
-        let texts = self
-            .env
-            .values()
-            .chain(self.command.iter().flatten())
-            .chain(&self.add_hosts)
-            .chain(check.into_iter().flatten())
-            .filter(hidden);
         let mut values: Vec<Cow<'_, str>> = Vec::new();
-        for text in texts {
-            values.push(text.expose().into());
-            values.extend(url_with_password(text.expose()).map(|(_, password)| Cow::Borrowed(password)));
+        let texts = env.values().chain(command.iter().flatten()).chain(add_hosts).chain(check.into_iter().flatten());
+        for text in texts.filter(|text| text.is_sensitive()).map(Text::expose) {
+            values.push(text.into());
+            values.extend(url_with_password(text).map(|(_, password)| Cow::Borrowed(password)));
         }
-        for path in self.mounts.iter().flat_map(|mount| [&mount.source, &mount.target]).filter(hidden) {
-            values.push(path.expose().into());
-            let parts = path.expose().split('/').filter(|part| !ROOTS.contains(part));
-            values.extend(parts.map(Cow::Borrowed));
+        let lines = add_hosts.iter().filter(|line| line.is_sensitive()).filter_map(|line| split_host(line.expose()));
+        values.extend(lines.map(|(_, address)| address).filter(|address| *address != HOST_GATEWAY).map(Cow::Borrowed));
+        let paths = mounts.iter().flat_map(|Mount { source, target, read_only: _ }| [source, target]);
+        for path in paths.filter(|path| path.is_sensitive()).map(Text::expose) {
+            values.push(path.into());
+            values.extend(path.split('/').filter(|part| !ROOTS.contains(part)).map(Cow::Borrowed));
         }
-        for port in &self.hidden_ports {
-            let Port { host_ip, host_port, container_port, .. } = port;
+        for port in hidden_ports {
+            let Port { host_port, container_port, .. } = port;
             values.push(port.to_string().into());
-            values.push(format!("{host_ip}:{host_port}").into());
+            values.push(port.address().into());
             values.extend([host_port, container_port].map(|number| Cow::Owned(number.to_string())));
         }
-        values
+        Secrets::new(values)
     }
+}
+
+/// What an address in `add_hosts` says to mean the machine Podman runs on.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
+/// A line of `add_hosts`: `host:address`. An IPv6 address has colons of its own, a host has none.
+pub fn split_host(line: &str) -> Option<(&str, &str)> {
+    line.split_once(':')
 }
 
 /// Directories that everybody has, and that no secret is called.
@@ -131,14 +130,17 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
+impl Port {
+    /// Where it listens: `127.0.0.1:8080`, `[::1]:8080`.
+    pub fn address(&self) -> String {
+        let Self { host_ip, host_port, .. } = self;
+        if host_ip.contains(':') { format!("[{host_ip}]:{host_port}") } else { format!("{host_ip}:{host_port}") }
+    }
+}
+
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host_ip, host_port, container_port, protocol } = self;
-        if host_ip.contains(':') {
-            write!(f, "[{host_ip}]:{host_port}:{container_port}/{protocol}")
-        } else {
-            write!(f, "{host_ip}:{host_port}:{container_port}/{protocol}")
-        }
+        write!(f, "{}:{}/{}", self.address(), self.container_port, self.protocol)
     }
 }
 

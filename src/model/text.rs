@@ -1,7 +1,8 @@
 //! Strings from the state file that may hold a secret.
 
-use std::collections::BTreeSet;
 use std::fmt;
+
+use super::redact::HIDDEN;
 
 /// A string of the state file. It is sensitive when any part of it came from `${env:…}` or an env file, when the variable it
 /// belongs to is named like a secret, or when it holds a URL with a password; then its value is never printed, logged or
@@ -39,9 +40,6 @@ impl Text {
     }
 }
 
-/// Stands where a value stood that must not be shown.
-pub const HIDDEN: &str = "(sensitive)";
-
 /// A value that may be shown.
 impl From<&str> for Text {
     fn from(value: &str) -> Self {
@@ -57,50 +55,8 @@ impl PartialEq<str> for Text {
 
 impl fmt::Debug for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.sensitive { f.write_str("(sensitive)") } else { fmt::Debug::fmt(&self.value, f) }
+        if self.sensitive { f.write_str(HIDDEN) } else { fmt::Debug::fmt(&self.value, f) }
     }
-}
-
-/// `text` with `(sensitive)` in the place of every one of `values`, overlapping ones together. A value of several lines
-/// is hidden in each of its lines too (of 4 or more characters), and as it looks with its white space collapsed or
-/// escaped as in JSON: so it comes back in logs and error messages. Fewer than 3 characters are no secret, and would
-/// blank whole sentences.
-pub fn hide<'a>(text: &str, values: impl IntoIterator<Item = &'a str>) -> String {
-    let mut needles = BTreeSet::new();
-    for value in values {
-        needles.insert(value.to_owned());
-        needles.insert(value.split_whitespace().collect::<Vec<_>>().join(" "));
-        let quoted = serde_json::Value::from(value).to_string();
-        needles.insert(quoted[1..quoted.len() - 1].to_owned());
-        if value.lines().nth(1).is_some() {
-            needles.extend(value.lines().map(|line| line.trim().to_owned()).filter(|line| line.chars().count() > 3));
-        }
-    }
-    let mut hidden: Vec<(usize, usize)> = Vec::new();
-    for needle in needles.iter().filter(|needle| needle.chars().count() > 2) {
-        let first = needle.chars().next().map_or(1, char::len_utf8);
-        let mut from = 0;
-        // Occurrences of one value may overlap each other, so the search goes on one character further.
-        while let Some(at) = text[from..].find(needle.as_str()) {
-            hidden.push((from + at, from + at + needle.len()));
-            from += at + first;
-        }
-    }
-    hidden.sort_unstable();
-    let mut shown = String::with_capacity(text.len());
-    let mut end = None;
-    for (from, to) in hidden {
-        match end {
-            Some(known) if from < known => end = Some(known.max(to)),
-            _ => {
-                shown.push_str(&text[end.unwrap_or(0)..from]);
-                shown.push_str("(sensitive)");
-                end = Some(to);
-            }
-        }
-    }
-    shown.push_str(&text[end.unwrap_or(0)..]);
-    shown
 }
 
 /// Whether a variable of this name is taken to hold a secret: it has, as a word or at the end of one, `token`, `key`,
@@ -231,30 +187,6 @@ mod tests {
     fn a_sensitive_text_does_not_print() {
         assert_eq!(format!("{:?}", Text::sensitive("canary")), "(sensitive)");
         assert_eq!(format!("{:?}", Text::plain("shown")), "\"shown\"");
-    }
-
-    #[test]
-    fn what_is_hidden_leaves_no_rest() {
-        let hidden = |text: &str, values: &[&str]| hide(text, values.iter().copied());
-        assert_eq!(hidden("is abcdefgh", &["abcd", "abcdefgh"]), "is (sensitive)", "the longer one wins");
-        assert_eq!(hidden("abcdef", &["abc", "bcdef"]), "(sensitive)", "overlapping ones go together");
-        assert_eq!(hidden("xababay", &["aba"]), "x(sensitive)y", "so do those of one value");
-        assert_eq!(hidden("a canary, canary", &["canary", "sens"]), "a (sensitive), (sensitive)", "and not twice");
-        assert_eq!(hidden("at it", &["at", "", "it"]), "at it", "two characters are no secret");
-        assert_eq!(hidden("é äöü", &["äöü"]), "é (sensitive)");
-    }
-
-    #[test]
-    fn a_value_of_several_lines_is_hidden_in_every_shape() {
-        let value = "-----BEGIN\n  first line\nabc\nlast \"line\"\n";
-        for text in [
-            "first line",
-            "-----BEGIN first line abc last \"line\"",
-            r#"-----BEGIN\n  first line\nabc\nlast \"line\"\n"#,
-        ] {
-            assert_eq!(hide(text, [value]), "(sensitive)", "{text}");
-        }
-        assert_eq!(hide("abc", [value]), "abc", "a line of three characters hides nothing");
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Api {
             false => None,
         };
         let what = format!("create container `{}`", create.name);
-        let secrets = spec::secrets(create);
+        let secrets = create.spec.secrets();
         let call = Call::post(what, self.libpod("/containers/create").await?)
             .json(&spec::body(create, gateway.as_deref(), entrypoint.as_deref()))
             .hiding(secrets.clone())
@@ -208,7 +208,7 @@ impl Api {
         let answer = self.http.send(&call).await?.json(&call)?;
         let id = answer.get("Id").or_else(|| answer.get("ID")).and_then(Value::as_str).unwrap_or_default();
         let warnings = answer.get("Warnings").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-        for warning in warnings.map(|warning| secrets.scrub(warning)) {
+        for warning in warnings.map(|warning| secrets.redact(warning)) {
             tracing::debug!(container = %create.name, warning, "Podman warned about a container");
         }
         ContainerId::new(id).map_err(|_| call.unreadable("it names no container"))

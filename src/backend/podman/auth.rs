@@ -20,9 +20,8 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::secrets::Secrets;
 use crate::files::regular;
-use crate::model::ImageRef;
+use crate::model::{ImageRef, Secrets};
 
 /// How long a helper may take. It may have to ask a keychain, or a cloud.
 const HELPER: Duration = Duration::from_secs(30);

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
+use crate::model::Secrets;
 
 /// How much of an answer's body is kept in an error.
 pub(super) const BODY_LIMIT: usize = 4096;
@@ -24,7 +24,7 @@ pub(super) fn refused(what: &str, command: &str, status: u16, body: &[u8], secre
     let text = String::from_utf8_lossy(body);
     // By Podman's own words: a value may be one of those that are looked for.
     let kind = kind(command, status, &sentence(&text).unwrap_or_default());
-    let text = secrets.scrub_body(&text);
+    let text = secrets.redact_body(&text);
     let sentence = sentence(&text).unwrap_or_else(|| format!("HTTP status {status}"));
     EngineError {
         command: Some(command.to_owned()),

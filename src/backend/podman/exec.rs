@@ -13,10 +13,9 @@ use tokio_util::io::ReaderStream;
 use super::api::Api;
 use super::error;
 use super::http::{Call, DEADLINE, segment};
-use super::secrets::Secrets;
 use super::stream::Frames;
 use crate::backend::{Chunk, Chunks, EngineError, Exec, ExecRequest, LogRequest};
-use crate::model::ContainerId;
+use crate::model::{ContainerId, Secrets};
 
 /// How long after the end of its output a command may take to end itself.
 const EXIT: Duration = Duration::from_secs(10);

@@ -9,13 +9,12 @@ use serde_json::Value;
 use super::error::refused as refused_with;
 use super::logs::{Cut, Records, Stamped};
 use super::look::{replace, to_inspect};
-use super::secrets::Secrets;
 pub use super::shell::fuzzing as shell;
 use super::stream::{Frames, Lines};
 use super::wire::{self, ImageLabels};
 use super::{answer, image, recent};
 use crate::backend::{Chunk, EngineError, EngineEvent, LogLine, Look};
-use crate::model::{Guest, ImageId, Ownership};
+use crate::model::{Guest, ImageId, Ownership, Secrets};
 
 /// The chunks of a multiplexed stream that comes in these pieces.
 pub fn frames<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Chunk> {

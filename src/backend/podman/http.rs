@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::answer;
 use super::error::{self, ANSWER_LIMIT};
-use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
+use crate::model::Secrets;
 
 /// How long an ordinary request may take, body included.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);

@@ -23,7 +23,6 @@ mod look;
 mod place;
 mod publish;
 mod recent;
-mod secrets;
 mod shell;
 mod spec;
 mod ssh;

@@ -37,6 +37,7 @@ use super::spec;
 use super::stop::{self, Listing, Stoppable, Stops};
 use crate::backend::limactl::Limactl;
 use crate::backend::{Deaths, EngineError, EngineErrorKind};
+use crate::model::redact::HIDDEN;
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Phase};
 
 /// How long making or starting a container may take.
@@ -104,7 +105,7 @@ impl Shell {
         };
         let what = format!("create container `{}`", create.name);
         let shown = format!("podman create --name {}", create.name);
-        let secrets = spec::secrets(create);
+        let secrets = create.spec.secrets();
         let script = create::script(create, gateway.as_deref(), entrypoint.as_deref())
             .map_err(|why| EngineError::new(EngineErrorKind::CommandFailed, format!("failed to {what}: {why}")))?;
         let call = self.sent(what, About::Creation, shown, script).hiding(secrets).within(SLOW);
@@ -125,7 +126,7 @@ impl Shell {
         let told = err.stderr.as_deref().unwrap_or_default();
         // A sensitive source was hidden from these words.
         let missing = create.spec.mounts.iter().find(|mount| match mount.source.is_sensitive() {
-            true => told.contains("(sensitive)"),
+            true => told.contains(HIDDEN),
             false => told.contains(&format!("statfs {}: ", mount.source.expose())),
         });
         if let Some(mount) = missing {

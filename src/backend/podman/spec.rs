@@ -5,15 +5,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
+use crate::model::spec::{HOST_GATEWAY, split_host};
 use crate::model::{Create, HealthCheck, Mount, NO_CHECK, Port, Text, Volume};
 
 /// Seconds between the stop signal and KILL when somebody else stops the container.
 pub(super) const STOP_TIMEOUT: u64 = 10;
 
-/// What an address in `add_hosts` says to mean the machine Podman runs on.
-pub(super) const HOST_GATEWAY: &str = "host-gateway";
 /// The name Podman gives that machine by itself, in every container (4.1 and later).
 const BUILT_IN_HOST: &str = "host.containers.internal";
 
@@ -25,17 +23,6 @@ pub(super) fn needs_gateway(create: &Create) -> bool {
         .iter()
         .filter_map(|line| split_host(line.expose()))
         .any(|(host, address)| address == HOST_GATEWAY && host != BUILT_IN_HOST)
-}
-
-/// Every value in it that must not be shown.
-pub(super) fn secrets(create: &Create) -> Secrets {
-    let spec = &create.spec;
-    // Podman complains about an address without the host before it.
-    let addresses =
-        spec.add_hosts.iter().filter(|line| line.is_sensitive()).filter_map(|line| split_host(line.expose()));
-    let addresses = addresses.map(|(_, address)| address).filter(|address| *address != HOST_GATEWAY);
-    let values = spec.sensitive();
-    Secrets::new(values.iter().map(AsRef::as_ref).chain(addresses))
 }
 
 /// The body. `gateway` stands in for `host-gateway`; `entrypoint` is the image's, where it has to be given.
@@ -135,11 +122,6 @@ fn healthcheck(check: &HealthCheck) -> Value {
         "Retries": check.retries,
         "StartPeriod": nanos(check.start_period),
     })
-}
-
-/// `host:address`; an IPv6 address has colons of its own, a host has none.
-fn split_host(line: &str) -> Option<(&str, &str)> {
-    line.split_once(':')
 }
 
 /// The line for Podman; `None` where Podman writes it by itself. 4.3 would put the word `host-gateway` into `/etc/hosts`.

@@ -15,13 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::http::{Call, Http};
-use super::secrets::Secrets;
 use super::wire::ImageLabels;
 use super::{Api, Machine, wire};
 use crate::backend::{EngineErrorKind, ExecRequest, Look};
 use crate::model::{
     ContainerId, ContainerName, ContainerSpec, Create, Health, HostKey, ImageId, ImageRef, Name, Owner, Ownership,
-    Phase, Protocol, RestartPolicy, RootClaim, RootId, Text, Whose,
+    Phase, Protocol, RestartPolicy, RootClaim, RootId, Secrets, Text, Whose,
 };
 
 /// A socket that answers as `behave` says. It is given the request's head.

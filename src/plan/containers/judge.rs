@@ -1,6 +1,6 @@
 //! Whether a container is what is wanted, but for its name and whether it runs.
 
-use crate::model::text::HIDDEN;
+use crate::model::redact::HIDDEN;
 use crate::model::{
     Agent, CanonicalSpec, ContainerState, Desired, FieldChange, ImageRef, Owner, PortRange, SPEC_VERSION,
 };

@@ -123,7 +123,7 @@ async fn a_helper_is_asked_by_the_name_that_it_knows() {
 fn a_login_does_not_print() {
     let login = password("somebody:canary").unwrap();
     assert!(!format!("{login:?}").contains("canary"));
-    assert_eq!(login.secrets().scrub("wrong password canary for r"), "wrong password (sensitive) for r");
+    assert_eq!(login.secrets().redact("wrong password canary for r"), "wrong password (sensitive) for r");
     let file: serde_json::Value = serde_json::from_str(&login.file("reg.example")).unwrap();
     assert_eq!(file, json!({"auths": {"reg.example": auth("somebody:canary")}}));
 }

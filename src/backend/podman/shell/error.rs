@@ -18,7 +18,7 @@ pub(super) fn refused(call: &Call, code: Option<i32>, stderr: &[u8]) -> EngineEr
     let text = String::from_utf8_lossy(stderr);
     // By the words as they are: a value may be one of those that are looked for.
     let (kind, _) = read(call, code, &text);
-    let shown = call.secrets().scrub(&text);
+    let shown = call.secrets().redact(&text);
     let (_, sentence) = read(call, code, &shown);
     EngineError {
         command: Some(call.shown().to_owned()),

@@ -18,12 +18,11 @@ use super::run::{Call, Leashed, Running, complaint};
 use super::script::{self, Variables};
 use super::{Shell, error};
 use crate::backend::podman::error::{About, timed_out};
-use crate::backend::podman::secrets::Secrets;
 use crate::backend::podman::stream::Lines;
 use crate::backend::podman::wire;
 use crate::backend::podman::{ending, logs};
 use crate::backend::{Chunk, Chunks, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogLines, LogRequest};
-use crate::model::{ContainerId, Ownership};
+use crate::model::{ContainerId, Ownership, Secrets};
 
 /// How long after the end of its output a command may take to end itself.
 const EXIT: Duration = Duration::from_secs(10);

@@ -13,8 +13,8 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use super::{Shell, error};
 use crate::backend::podman::answer;
 use crate::backend::podman::error::{ANSWER_LIMIT, About, timed_out, too_large, unreadable};
-use crate::backend::podman::secrets::Secrets;
 use crate::backend::{EngineError, EngineErrorKind};
+use crate::model::Secrets;
 
 /// How long an ordinary call may take: an ssh session and a cold Podman in an emulated machine take several seconds.
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -12,10 +12,9 @@ use super::images::loaded;
 use super::run::Call;
 use super::script::{self, Variables, quote, receiver};
 use super::*;
-use crate::backend::podman::secrets::Secrets;
 use crate::backend::podman::wire;
 use crate::backend::{EngineEvent, ExecRequest, LogRequest, Look};
-use crate::model::{HealthCheck, HealthTest, HostKey, Mount, Name, Port, Protocol, Text};
+use crate::model::{HealthCheck, HealthTest, HostKey, Mount, Name, Port, Protocol, Secrets, Text};
 
 const ERRORS: &str = include_str!("../../../../tests/fixtures/podman/errors-cli-4.3.1.txt");
 const EVENTS: &str = include_str!("../../../../tests/fixtures/podman/events-cli-4.3.1.jsonl");

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use super::Throwaway;
 use crate::backend::command::{self, RunError};
-use crate::backend::podman::secrets::Secrets;
 use crate::backend::podman::{auth, error};
 use crate::backend::{EngineError, EngineErrorKind};
-use crate::model::{ImageId, ImageRef, Sha256Digest};
+use crate::model::{ImageId, ImageRef, Secrets, Sha256Digest};
 
 /// How long one push may take.
 const PUSH: Duration = Duration::from_secs(60 * 60);
@@ -116,7 +115,7 @@ impl Throwaway {
             Ok(output) if output.code == Some(0) => Ok(()),
             Ok(output) => {
                 let err = error::of_registry(what, &shown, output.code, &output.stderr);
-                Err(secrets.hide_in(err))
+                Err(err.hiding(&secrets))
             }
             Err(RunError::Io(err)) => Err(failed(EngineErrorKind::Unknown, format!("`podman` cannot be run ({err})"))),
             Err(RunError::TimedOut) => {
