@@ -147,15 +147,16 @@ pub struct EngineEvent {
     pub exit_code: Option<i32>,
 }
 
-/// Runs containers. Implemented by Podman over its socket.
-pub trait Engine: Send + Sync {
+/// The way to an engine in a virtual machine: where it leads, how it is kept, what is faster along it. One on this host needs
+/// none of it, and does with what stands here.
+pub trait Route: Send + Sync {
     /// Says how the virtual machine was found that the engine runs in. Every later call goes there; with `None` (there is none,
     /// or it is somebody else's) each fails.
     fn locate(&self, _vm: Option<&VmState>) {}
 
     /// Looks before it is known how the virtual machine is, whose directory on this host this is: while one is asked, the other
-    /// can be. `None` where that is not worth while or led to nothing. What it found counts once [`Engine::locate`] was called
-    /// and [`Engine::reach`] tells a way.
+    /// can be. `None` where that is not worth while or led to nothing. What it found counts once [`Route::locate`] was called
+    /// and [`Route::reach`] tells a way.
     fn look_ahead(&self, _look: &Look, _dir: &Path) -> impl Future<Output = Option<Guest>> + Send {
         async { None }
     }
@@ -169,11 +170,25 @@ pub trait Engine: Send + Sync {
         async {}
     }
 
-    /// How the engine in a virtual machine is reached. Nothing for one on this host.
+    /// How the engine is reached now.
     fn reach(&self) -> Reach {
         Reach::default()
     }
 
+    /// Where the engine's machine sees a file of this host, when it is faster for it to read that file than to be sent it.
+    fn sees(&self, _file: &Path) -> Option<PathBuf> {
+        None
+    }
+
+    /// Loads a docker-archive, compressed or not, that the engine's machine sees there. Yields what [`Engine::load`] does.
+    fn load_seen(&self, file: &Path) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send {
+        let why = format!("`{}` is not seen where the engine runs", file.display());
+        async { Err(EngineError::new(EngineErrorKind::NotFound, why)) }
+    }
+}
+
+/// Runs containers. Implemented by Podman over its socket.
+pub trait Engine: Route {
     /// Looks at the owner's containers, at strangers with a wanted name, and at the images.
     fn look(&self, look: &Look) -> impl Future<Output = Result<Guest, EngineError>> + Send;
 
@@ -203,17 +218,6 @@ pub trait Engine: Send + Sync {
 
     /// Loads a plain (decompressed) docker-archive. Yields the names it carried, or `sha256:<id>` where it carried none.
     fn load(&self, tar: ByteStream) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send;
-
-    /// Where the engine's machine sees a file of this host, when it is faster for it to read that file than to be sent it.
-    fn sees(&self, _file: &Path) -> Option<PathBuf> {
-        None
-    }
-
-    /// Loads a docker-archive, compressed or not, that the engine's machine sees there. Yields what [`Engine::load`] does.
-    fn load_seen(&self, file: &Path) -> impl Future<Output = Result<Vec<String>, EngineError>> + Send {
-        let why = format!("`{}` is not seen where the engine runs", file.display());
-        async { Err(EngineError::new(EngineErrorKind::NotFound, why)) }
-    }
 
     /// Pulls an image from its registry.
     fn pull(

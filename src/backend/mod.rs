@@ -26,7 +26,7 @@ use futures_util::Stream;
 
 pub use engine::{
     Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineEvent, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogLine, LogLines, LogRequest, Look,
+    ImageFacts, LogLine, LogLines, LogRequest, Look, Route,
 };
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};

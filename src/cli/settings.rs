@@ -12,7 +12,7 @@ use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::lima::Lima;
 use crate::backend::limactl::Limactl;
 use crate::backend::podman::{Ladder, Logins, Podman, PodmanAt};
-use crate::backend::{Engine, EngineError, Vm, World};
+use crate::backend::{EngineError, Route, Vm, World};
 use crate::files::{self, Replacement};
 use crate::model::{Arch, Desired, HostKey, Name, Runtime, VmPhase, VmSpec};
 use crate::state::{self, Context, Input, Loaded};

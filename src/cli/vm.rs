@@ -15,7 +15,7 @@ use super::{CliError, ExitStatus, Format, Settings, VmActArgs, VmShellArgs, VmSt
 use crate::act::{ActError, Done, Patience, act};
 use crate::backend::cache::CacheOptions;
 use crate::backend::lima::Lima;
-use crate::backend::{Engine, Progress, Vm};
+use crate::backend::{Engine, Progress, Route, Vm};
 use crate::model::{Boot, Desired, VmMake, VmPhase, VmState};
 use crate::plan::{Action, Reason, Step};
 use crate::reconcile::Reporter;

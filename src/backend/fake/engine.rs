@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Fake, FakeContainer, State};
 use crate::backend::{
     ByteStream, Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogLine, LogLines, LogRequest, Look, Progress,
+    ImageFacts, LogLine, LogLines, LogRequest, Look, Progress, Route,
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Images, Live,
@@ -133,7 +133,7 @@ fn find<'a>(state: &'a mut State, id: &ContainerId) -> Result<&'a mut FakeContai
     state.containers.get_mut(id).ok_or_else(|| not_found(id.as_str()))
 }
 
-impl Engine for Fake {
+impl Route for Fake {
     fn keep(&self) {
         self.state().is_kept = true;
     }
@@ -144,7 +144,9 @@ impl Engine for Fake {
         let rung = state.vm.as_ref().is_some_and(super::FakeVm::answers).then_some(Rung::Forward);
         Reach { rung, silent_for: super::vm::silent_for(state.vm.as_ref()), vain_boots, ..Reach::default() }
     }
+}
 
+impl Engine for Fake {
     async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
         self.ask("look", "", |state| {
             // Ids grow with each that is created.

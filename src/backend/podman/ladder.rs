@@ -7,7 +7,7 @@
 //!
 //! Lima makes its forward once, over its master connection, and never again: after a sleep, a reboot of the guest or the loss of
 //! that connection nothing is behind it. So a way that fails is left for the next one. For who keeps the machine
-//! ([`Engine::keep`]), Lima's connection is brought back beside it, with what it led, and then the best way is tried again.
+//! ([`crate::backend::Route::keep`]), Lima's connection is brought back beside it, with what it led, and then the best way is tried again.
 //! Restarting the machine is the plan's to decide.
 
 mod engine;
@@ -123,7 +123,7 @@ struct Link {
 }
 
 impl Ladder {
-    /// The ladder to this instance. Nothing is tried yet, and nothing can be before [`Engine::locate`].
+    /// The ladder to this instance. Nothing is tried yet, and nothing can be before [`crate::backend::Route::locate`].
     pub fn new(limactl: Limactl, instance: InstanceName, transport: Transport) -> Self {
         let logins = Logins::default();
         Self(Arc::new(Climber { limactl, instance, transport, logins, state: Mutex::default() }))

@@ -14,6 +14,7 @@ mod exec;
 mod exits;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hand_on;
 mod http;
 mod image;
 mod ladder;
@@ -38,9 +39,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::hand_on::hand_on;
 use super::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogLines,
-    LogRequest, Look, Progress,
+    LogRequest, Look, Progress, Route,
 };
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership};
 
@@ -107,129 +109,35 @@ impl Podman {
 
 /// The same call to whichever it is.
 macro_rules! through {
-    ($this:expr, $podman:ident => $call:expr) => {
-        match $this {
-            Self::Api($podman) => $call,
-            Self::Shell($podman) => $call,
+    ($self:ident, $call:ident($($arg:expr),*)) => {
+        match $self {
+            Self::Api(podman) => podman.$call($($arg),*).await,
+            Self::Shell(podman) => podman.$call($($arg),*).await,
         }
     };
 }
 
+impl Route for Podman {}
+
 impl Engine for Podman {
+    hand_on!(through);
+
     async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
-        through!(self, podman => podman.look(look).await)
-    }
-
-    async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
-        through!(self, podman => podman.inspect(id).await)
-    }
-
-    async fn images(&self) -> Result<Images, EngineError> {
-        through!(self, podman => podman.images().await)
-    }
-
-    async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
-        through!(self, podman => podman.named(name).await)
-    }
-
-    async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
-        through!(self, podman => podman.image(reference).await)
-    }
-
-    async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
-        through!(self, podman => podman.has_agents(image).await)
-    }
-
-    async fn room(&self) -> Result<Option<u64>, EngineError> {
-        through!(self, podman => podman.room().await)
-    }
-
-    async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
-        through!(self, podman => podman.image_facts(image).await)
+        through!(self, look(look))
     }
 
     async fn machine(&self) -> Result<EngineMachine, EngineError> {
-        through!(self, podman => podman.machine().await)
-    }
-
-    async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
-        through!(self, podman => podman.load(tar).await)
-    }
-
-    async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
-        through!(self, podman => podman.pull(reference, progress).await)
-    }
-
-    async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
-        through!(self, podman => podman.tag(image, reference).await)
-    }
-
-    async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
-        through!(self, podman => podman.remove_image(image).await)
-    }
-
-    async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
-        through!(self, podman => podman.create(create).await)
-    }
-
-    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, podman => podman.start(id).await)
-    }
-
-    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, podman => podman.unpause(id).await)
-    }
-
-    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        through!(self, podman => podman.stop(id, grace).await)
-    }
-
-    async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
-        through!(self, podman => podman.rename(id, name).await)
-    }
-
-    async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        through!(self, podman => podman.remove(id, grace).await)
-    }
-
-    async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, podman => podman.run_healthcheck(id).await)
-    }
-
-    async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
-        through!(self, podman => podman.exec(id, request).await)
-    }
-
-    async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
-        through!(self, podman => podman.exec_exit(exec).await)
+        through!(self, machine())
     }
 
     async fn exec_end(&self, exec: &str) -> Result<(), EngineError> {
-        through!(self, podman => podman.exec_end(exec).await)
-    }
-
-    async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
-        through!(self, podman => podman.logs(id, request).await)
-    }
-
-    async fn log_lines(
-        &self,
-        id: &ContainerId,
-        request: &LogRequest,
-        since: Option<u64>,
-    ) -> Result<LogLines, EngineError> {
-        through!(self, podman => podman.log_lines(id, request, since).await)
-    }
-
-    async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {
-        through!(self, podman => podman.events(owner).await)
-    }
-
-    async fn ping(&self) -> Result<(), EngineError> {
-        through!(self, podman => podman.ping().await)
+        through!(self, exec_end(exec))
     }
 
     fn deaths(&self, guest: &Guest) -> Option<Deaths> {
-        through!(self, podman => podman.deaths(guest))
+        match self {
+            Self::Api(podman) => podman.deaths(guest),
+            Self::Shell(podman) => podman.deaths(guest),
+        }
     }
 }

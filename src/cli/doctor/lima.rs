@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Checks, units};
 use crate::backend::lima::Lima;
 use crate::backend::podman::PodmanAt;
-use crate::backend::{Engine, Vm};
+use crate::backend::{Engine, Route, Vm};
 use crate::cli::Settings;
 use crate::cli::render::errors::CliError;
 use crate::error::Chain;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ANSWER, Ladder, Link, Place};
+use crate::backend::podman::hand_on::hand_on;
 use crate::backend::podman::{Podman, ending};
 use crate::backend::{
     ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogLines, LogRequest, Look, Progress, lima,
+    ImageFacts, LogLines, LogRequest, Look, Progress, Route, lima,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, Rung,
@@ -35,7 +36,7 @@ macro_rules! through {
     }};
 }
 
-impl Engine for Ladder {
+impl Route for Ladder {
     fn locate(&self, vm: Option<&VmState>) {
         let place = vm.filter(|vm| vm.phase == VmPhase::Running).map(|vm| Place {
             guest: vm.socket.as_ref().map_or_else(|| USUAL_SOCKET.to_owned(), |socket| socket.guest.clone()),
@@ -117,57 +118,6 @@ impl Engine for Ladder {
         }
     }
 
-    /// A way that breaks under a look is left, and the next one looks.
-    async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
-        self.0.upgrade().await;
-        let first = through!(self, look(look));
-        match first {
-            Err(err) if err.kind.is_retryable() && self.0.state().why.is_none() => through!(self, look(look)),
-            outcome => outcome,
-        }
-    }
-
-    async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
-        through!(self, inspect(id))
-    }
-
-    async fn images(&self) -> Result<Images, EngineError> {
-        through!(self, images())
-    }
-
-    async fn named(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
-        through!(self, named(name))
-    }
-
-    async fn image(&self, reference: &ImageRef) -> Result<Option<ImageId>, EngineError> {
-        through!(self, image(reference))
-    }
-
-    async fn has_agents(&self, image: &ImageId) -> Result<bool, EngineError> {
-        through!(self, has_agents(image))
-    }
-
-    async fn room(&self) -> Result<Option<u64>, EngineError> {
-        through!(self, room())
-    }
-
-    async fn image_facts(&self, image: &str) -> Result<Option<ImageFacts>, EngineError> {
-        through!(self, image_facts(image))
-    }
-
-    /// By the guest's own files, whichever way is in use: what it emulates, Podman does not tell.
-    async fn machine(&self) -> Result<EngineMachine, EngineError> {
-        let shell = self.0.state().place.as_ref().map(|place| self.0.shell(place));
-        match shell {
-            Some(shell) => shell.machine().await,
-            None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM was not looked at yet")),
-        }
-    }
-
-    async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
-        through!(self, load(tar))
-    }
-
     fn sees(&self, file: &Path) -> Option<PathBuf> {
         let state = self.0.state();
         let seen = |mount: &VmMount| Some(mount.guest.join(file.strip_prefix(&mount.host).ok()?));
@@ -182,53 +132,28 @@ impl Engine for Ladder {
             None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM was not looked at yet")),
         }
     }
+}
 
-    async fn pull(&self, reference: &ImageRef, progress: Arc<Progress>) -> Result<ImageId, EngineError> {
-        through!(self, pull(reference, progress))
+impl Engine for Ladder {
+    hand_on!(through);
+
+    /// A way that breaks under a look is left, and the next one looks.
+    async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
+        self.0.upgrade().await;
+        let first = through!(self, look(look));
+        match first {
+            Err(err) if err.kind.is_retryable() && self.0.state().why.is_none() => through!(self, look(look)),
+            outcome => outcome,
+        }
     }
 
-    async fn tag(&self, image: &ImageId, reference: &ImageRef) -> Result<(), EngineError> {
-        through!(self, tag(image, reference))
-    }
-
-    async fn remove_image(&self, image: &ImageId) -> Result<(), EngineError> {
-        through!(self, remove_image(image))
-    }
-
-    async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
-        through!(self, create(create))
-    }
-
-    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, start(id))
-    }
-
-    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, unpause(id))
-    }
-
-    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        through!(self, stop(id, grace))
-    }
-
-    async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
-        through!(self, rename(id, name))
-    }
-
-    async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        through!(self, remove(id, grace))
-    }
-
-    async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
-        through!(self, run_healthcheck(id))
-    }
-
-    async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
-        through!(self, exec(id, request))
-    }
-
-    async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
-        through!(self, exec_exit(exec))
+    /// By the guest's own files, whichever way is in use: what it emulates, Podman does not tell.
+    async fn machine(&self) -> Result<EngineMachine, EngineError> {
+        let shell = self.0.state().place.as_ref().map(|place| self.0.shell(place));
+        match shell {
+            Some(shell) => shell.machine().await,
+            None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM was not looked at yet")),
+        }
     }
 
     /// From within the machine, whichever way is in use: its processes are there.
@@ -241,27 +166,6 @@ impl Engine for Ladder {
             return through!(self, exec_end(exec));
         };
         if shell.end_marked(exec).await? || !api.exec_runs(exec).await? { Ok(()) } else { Err(ending::hidden()) }
-    }
-
-    async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
-        through!(self, logs(id, request))
-    }
-
-    async fn log_lines(
-        &self,
-        id: &ContainerId,
-        request: &LogRequest,
-        since: Option<u64>,
-    ) -> Result<LogLines, EngineError> {
-        through!(self, log_lines(id, request, since))
-    }
-
-    async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {
-        through!(self, events(owner))
-    }
-
-    async fn ping(&self) -> Result<(), EngineError> {
-        through!(self, ping())
     }
 
     /// Exit files are in the guest, where nobody here can watch them.

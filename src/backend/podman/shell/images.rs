@@ -137,7 +137,7 @@ impl Shell {
         }
     }
 
-    /// See [`crate::backend::Engine::load_seen`]. The archive may be compressed: Podman 4.3 cannot load a gzip one itself.
+    /// See [`crate::backend::Route::load_seen`]. The archive may be compressed: Podman 4.3 cannot load a gzip one itself.
     pub async fn load_seen(&self, path: &Path) -> Result<Vec<String>, EngineError> {
         // gzip(1) passes on what it did not compress only by force; a plain archive begins with a file's name. Without
         // `pipefail`, which sh has not, the decompressor's end is asked for by hand.
