@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::model::ids::TEMPORARY;
+use crate::model::labels::TEMPORARY;
 
 /// How long to wait for whoever writes the same file now. That takes milliseconds, and a sync on a slow disk seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to take a lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why what is at a path is no file of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -133,17 +135,12 @@ impl<'a> Replacement<'a> {
         let since = Instant::now();
         let file = loop {
             let file = open_or_create(&temporary)?;
-            match file.try_lock() {
-                // Else the one before us has put it in its place, or given up.
-                Ok(()) if still_names(&temporary, &file) => break file,
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::other("another process has been writing it for too long"));
-                }
-                Err(TryLockError::Error(err)) => return Err(err),
+            if !lock(&file, Lock::Alone, PATIENCE.saturating_sub(since.elapsed()))? {
+                return Err(io::Error::other("another process has been writing it for too long"));
+            }
+            // Else the one before us has put it in its place, or given up.
+            if still_names(&temporary, &file) {
+                break file;
             }
         };
         live::begin(&temporary);
@@ -163,17 +160,64 @@ impl<'a> Replacement<'a> {
     /// # Errors
     /// What the file system says.
     pub fn place(mut self, durable: bool) -> io::Result<()> {
-        if durable {
-            self.file.sync_all()?;
+        let rename = || live::end(&self.temporary, || fs::rename(&self.temporary, self.path));
+        place(&self.file, self.path, durable, || rename().inspect(|()| self.placed = true))
+    }
+}
+
+/// Gives a file that was written the place `to`, by `rename`; when `durable`, its bytes are on the disk before its name is, and
+/// that when this returns.
+///
+/// # Errors
+/// What the file system says.
+pub fn place(file: &File, to: &Path, durable: bool, rename: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    if durable {
+        file.sync_all()?;
+    }
+    rename()?;
+    if durable { sync_directory_of(to) } else { Ok(()) }
+}
+
+/// Makes what was renamed to or removed from this path last.
+///
+/// # Errors
+/// What the file system says.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        None => Ok(()),
+        // A name alone lies in the working directory.
+        Some(dir) if dir.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(dir) => File::open(dir)?.sync_all(),
+    }
+}
+
+/// Beside whom a file is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Beside others who read it.
+    Shared,
+    /// Beside nobody.
+    Alone,
+}
+
+/// Takes the lock of an open file (`flock`), which ends with it. Waits so long for whoever has it; `false` when somebody has it
+/// still.
+///
+/// # Errors
+/// What the file system says.
+pub fn lock(file: &File, how: Lock, patience: Duration) -> io::Result<bool> {
+    let since = Instant::now();
+    loop {
+        let taken = match how {
+            Lock::Shared => file.try_lock_shared(),
+            Lock::Alone => file.try_lock(),
+        };
+        match taken {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if since.elapsed() < patience => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(err)) => return Err(err),
         }
-        live::end(&self.temporary, || fs::rename(&self.temporary, self.path))?;
-        self.placed = true;
-        if durable && let Some(dir) = self.path.parent() {
-            // A name alone lies in the working directory.
-            let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-            File::open(dir)?.sync_all()?;
-        }
-        Ok(())
     }
 }
 
@@ -241,7 +285,7 @@ fn is_of_earlier_version(name: &[u8]) -> bool {
 fn remove_abandoned(path: &Path) {
     // Who holds the lock is writing; who has not got it yet sees that the name is gone, and begins anew.
     let Ok(file) = open(path, OpenOptions::new().read(true).write(true)) else { return };
-    if file.try_lock().is_ok()
+    if lock(&file, Lock::Alone, Duration::ZERO).unwrap_or(false)
         && still_names(path, &file)
         && let Err(err) = fs::remove_file(path)
     {

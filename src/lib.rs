@@ -17,6 +17,7 @@
 
 pub mod act;
 pub mod backend;
+mod backoff;
 mod brief;
 pub mod cli;
 pub mod control;
@@ -32,6 +33,7 @@ pub mod publish;
 pub mod readiness;
 pub mod reconcile;
 pub mod service;
+mod sizes;
 pub mod snapshot;
 pub mod state;
 pub mod status;

@@ -21,9 +21,6 @@ use self::about::About;
 use crate::model::ids::clean;
 use crate::model::{Name, Sha256Digest};
 
-/// How the name of a signature ends.
-pub const ENDING: &str = ".minisig";
-
 /// The largest signature that is read (16 KiB): a comment may say more than we do.
 pub const MAX_SIGNATURE_BYTES: usize = 16 * 1024;
 
@@ -319,8 +316,8 @@ pub fn admit(signed: &Signed, floor: Option<&Floor>) -> Result<Floor, TrustError
 /// # Errors
 /// When that is no time.
 pub fn serial_of(updated_at: &str) -> Result<u64, String> {
-    let updated = humantime::parse_rfc3339(updated_at)
-        .map_err(|err| format!("its updatedAt is `{}`: {err}", clean(updated_at, 40)))?;
+    let updated =
+        crate::time::parse(updated_at).map_err(|err| format!("its updatedAt is `{}`: {err}", clean(updated_at, 40)))?;
     let since = updated.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

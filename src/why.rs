@@ -10,9 +10,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{AgentName, Desired, FieldChange, ImageSource, Phase, Place};
 use crate::observe::ManifestFault;
-use crate::plan::{NEXT_SUFFIX, Note, PREV_SUFFIX, Plan, Step, Waiting, WaitingOn, wanted_image};
+use crate::plan::{Note, Plan, Step, Waiting, WaitingOn, wanted_image};
 use crate::reconcile::journal::read::Entry;
 use crate::snapshot::Snapshot;
 use crate::status::AgentStatus;
@@ -343,7 +344,7 @@ pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past
         failures: past.failures.into_iter().filter(|failure| !ready && still_stands(failure, plan)).collect(),
         last_change: past.last_change,
         backoff: past.backoff.filter(|backoff| {
-            let until = backoff.until.as_ref().and_then(|until| humantime::parse_rfc3339_weak(until).ok());
+            let until = backoff.until.as_ref().and_then(|until| crate::time::parse(until).ok());
             !ready && until.is_some_and(|until| until > now)
         }),
         manifest_refused,

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
+use crate::model::labels::PREV_SUFFIX;
 use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, PortRange, Volume};
-use crate::plan::PREV_SUFFIX;
 
 /// What is replaced.
 pub(super) struct Old<'a> {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::backend::{Engine, EngineError, EngineErrorKind};
-use crate::model::{CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Owner, Phase};
+use crate::model::{CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Owner, Phase, labels};
 
 /// How long Podman is asked again while it does not answer.
 const SILENT: Duration = Duration::from_secs(3);
@@ -162,7 +162,7 @@ impl Wanted<'_> {
 fn is_made_from(seen: &ContainerState, create: &Create) -> bool {
     let label = |name: &str| create.labels.get(name);
     let Owner::Ours { agent, spec: Some(spec), .. } = &seen.owner else { return false };
-    agent.as_ref().map(|agent| agent.as_str()) == label("steadfast.agent").map(String::as_str)
-        && label("steadfast.spec").and_then(|label| CanonicalSpec::from_label(label)).as_ref() == Some(spec)
+    agent.as_ref().map(|agent| agent.as_str()) == label(labels::AGENT).map(String::as_str)
+        && label(labels::SPEC).and_then(|label| CanonicalSpec::from_label(label)).as_ref() == Some(spec)
         && create.volumes.iter().all(|wanted| seen.live.as_ref().is_some_and(|live| live.volumes.contains(wanted)))
 }

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{EngineError, EngineErrorKind, EngineMachine, ImageFacts, StoreError, World};
-use crate::model::labels::Labels;
+use crate::model::labels::{self, Labels};
 use crate::model::{
     ArtifactKey, ContainerId, ContainerName, ContainerSpec, Create, ImageId, ImageRef, ImageState, Images, LoadedImage,
     Manifest, Phase, Port, RecentExits, Sha256Digest, Volume,
@@ -410,10 +410,10 @@ impl State {
 
     /// Notes a change that has just been made.
     fn changed(&mut self, word: &'static str, target: &str, owner: Option<Option<String>>) {
-        let agents = self.containers.values().filter_map(|one| one.labels.get("steadfast.agent").cloned()).collect();
+        let agents = self.containers.values().filter_map(|one| one.labels.get(labels::AGENT).cloned()).collect();
         let label = |one: &FakeContainer, name: &str| one.labels.get(name).cloned().unwrap_or_default();
         let up = self.containers.values().filter(|one| matches!(one.phase, Phase::Running | Phase::Paused));
-        let mut running: Vec<_> = up.map(|one| (label(one, "steadfast.name"), label(one, "steadfast.agent"))).collect();
+        let mut running: Vec<_> = up.map(|one| (label(one, labels::NAME), label(one, labels::AGENT))).collect();
         running.sort();
         let call = Call { word, target: target.to_owned(), at: Instant::now() };
         self.effects.push(Effect { call, owner, agents, running });

@@ -14,6 +14,7 @@ use reqwest::{StatusCode, redirect};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::timeout;
 
+use crate::files::regular;
 use crate::model::Location;
 
 /// How many redirects are followed.
@@ -236,15 +237,10 @@ impl Client {
     }
 
     async fn file(&self, path: &Path, from: u64) -> io::Result<Answer> {
-        let mut options = tokio::fs::OpenOptions::new();
-        // Without NONBLOCK, opening a fifo would wait for somebody to write into it.
-        options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
-        let mut file = options.open(path).await?;
-        let metadata = file.metadata().await?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        let total = metadata.len();
+        let owned = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || regular::open(&owned)).await.map_err(io::Error::other)?;
+        let mut file = tokio::fs::File::from_std(opened?);
+        let total = file.metadata().await?.len();
         let status = match from {
             0 => Status::Whole,
             from if from >= total => Status::PastTheEnd { total: Some(total) },

@@ -18,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// `--since`: a time, or how long ago.
 pub(super) fn since(text: &str) -> Result<SystemTime, String> {
-    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+    if let Some(time) = crate::time::parse_typed(text) {
         return Ok(time);
     }
     let ago = super::duration(text)

@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::render::said::{self, Level};
 use super::render::{self, units};
@@ -20,6 +19,7 @@ use super::signals::Signals;
 use super::{CliError, ExitStatus, Format, Settings};
 use crate::backend::http::{Ask, Client, Status};
 use crate::model::ids::clean;
+use crate::model::labels::{self, SIGNATURE};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Arch, Location, Manifest, Sha256Digest};
 use crate::publish::archive::ArchiveError;
@@ -29,7 +29,6 @@ use crate::publish::manifest::{self, PublishError, Slice};
 use crate::publish::packing::Packing;
 use crate::publish::place;
 use crate::publish::tarball::{self, TarballError, To};
-use crate::trust::ENDING;
 
 /// The template that machines are made from, as it lies in the repository.
 const TEMPLATE: &str = include_str!("../../template/agents-vm.yaml");
@@ -248,7 +247,7 @@ async fn manifest(settings: &Settings, args: PublishManifestArgs) -> Result<Exit
     let bytes = bytes.map_err(|err| from_publish(&err))?;
     let was_same = keys::read(&args.out, MAX_MANIFEST_BYTES as u64).is_ok_and(|before| before == bytes);
     place::write(&args.out, &bytes).map_err(|err| not_written(&args.out, &err))?;
-    let signature = keys::beside(&args.out, ENDING);
+    let signature = labels::beside(&args.out, SIGNATURE);
     if !was_same && signature.symlink_metadata().is_ok() {
         let stale =
             format!("`{}` is the signature of another manifest than the one that was written", signature.display());
@@ -258,7 +257,7 @@ async fn manifest(settings: &Settings, args: PublishManifestArgs) -> Result<Exit
         said::say(Level::Warn, &stale, &[hint], settings.color_stderr);
     }
     let read = Manifest::parse(&bytes).map_err(|err| from_publish(&err.into()))?;
-    let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
+    let sha256 = Sha256Digest::of(&bytes);
     match settings.output {
         Format::Text | Format::Markdown => render::print(&format!(
             "wrote `{}`: {}, slice {slice}, updated at {}\n",
@@ -298,7 +297,7 @@ async fn read_baseline(from: &str) -> Result<Vec<u8>, CliError> {
 
 fn template(settings: &Settings, args: PublishTemplateArgs) -> Result<ExitStatus, CliError> {
     let path = args.out.join(TEMPLATE_AT);
-    let sha256 = Sha256Digest::from_bytes(Sha256::digest(TEMPLATE).into());
+    let sha256 = Sha256Digest::of(TEMPLATE);
     let sidecar = dist::sidecar_path(&path);
     place::write(&path, TEMPLATE.as_bytes()).map_err(|err| not_written(&path, &err))?;
     place::write(&sidecar, dist::sidecar(&sha256, &path).as_bytes()).map_err(|err| not_written(&sidecar, &err))?;

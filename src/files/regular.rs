@@ -2,7 +2,7 @@
 //! by being opened, so what is there is looked at before and once more behind the open file.
 
 use std::fs::{File, FileType, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -39,6 +39,18 @@ pub(crate) fn open(path: &Path) -> Result<File, NotOpened> {
     Ok(file)
 }
 
+/// All of a regular file, opened as [`open`] does; `None` when it has more than `most` bytes.
+pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Vec<u8>>, NotOpened> {
+    Ok(bounded(open(path)?, most)?)
+}
+
+/// All that is left to read; `None` when it is more than `most` bytes, of which no more than one further is read.
+pub(crate) fn bounded(from: impl Read, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    from.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
+}
+
 fn must_be_file(found: FileType) -> Result<(), NotOpened> {
     if found.is_file() { Ok(()) } else { Err(NotOpened::Is(kind(found))) }
 }
@@ -59,6 +71,18 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn no_more_is_read_than_may_be() {
+        let read = |most: u64| bounded(io::Cursor::new(b"abc").chain(io::repeat(0)), most).unwrap();
+        assert_eq!(read(u64::from(u8::MAX)), None);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc").unwrap();
+        assert_eq!(
+            (super::read(file.path(), 3).unwrap(), super::read(file.path(), 2).unwrap()),
+            (Some(b"abc".to_vec()), None)
+        );
+    }
 
     #[test]
     fn whatever_is_no_file_is_refused_at_once_by_its_name() {

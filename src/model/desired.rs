@@ -9,11 +9,11 @@ use url::Url;
 
 use super::canonical::HostKey;
 use super::ids::{AgentName, Arch, ArtifactKey, Name, Sha256Digest};
-use super::labels::{Ownership, RootClaim};
+use super::labels::{Ownership, RootClaim, SIGNATURE, beside};
 use super::manifest::Artifact;
 use super::spec::ContainerSpec;
 use super::vm::{Forward, VmMake, VmSpec};
-use crate::trust::{ENDING, Trust};
+use crate::trust::Trust;
 
 /// The whole desired state.
 #[derive(Debug, Clone)]
@@ -337,16 +337,12 @@ impl Location {
         match self {
             Location::Http(url) => {
                 let mut url = url.clone();
-                let path = format!("{}{ENDING}", url.path());
+                let path = format!("{}{SIGNATURE}", url.path());
                 url.set_path(&path);
                 url.set_fragment(None);
                 Location::Http(url)
             }
-            Location::File(path) => {
-                let mut path = path.clone().into_os_string();
-                path.push(ENDING);
-                Location::File(path.into())
-            }
+            Location::File(path) => Location::File(beside(path, SIGNATURE)),
         }
     }
 

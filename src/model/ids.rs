@@ -5,7 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+use super::labels::{PARTIAL, PARTIAL_SIDECAR, TEMPORARY};
 use crate::visible::acts;
 
 /// Why a string is not what it should be. One sentence, lower case, naming what was found.
@@ -254,9 +256,6 @@ impl fmt::Debug for ImageId {
     }
 }
 
-/// How the names of our temporary files begin.
-pub const TEMPORARY: &str = ".steadfast-tmp-";
-
 /// The key of an artifact in the manifest, e.g. `vm/images/openclaw-2026.4.12-arm64.tar.gz`: a relative, normal path
 /// below `vm/`, safe to join to the cache directory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -305,7 +304,10 @@ impl ArtifactKey {
         if folded == "VM/IMAGES" {
             return refuse("is the directory that tarballs lie in");
         }
-        if folded.split('/').any(|part| part.ends_with(".PARTIAL") || part.ends_with(".PARTIAL.JSON")) {
+        if folded
+            .split('/')
+            .any(|part| [PARTIAL, PARTIAL_SIDECAR].iter().any(|end| part.ends_with(&end.to_uppercase())))
+        {
             return refuse("has a segment that ends like an unfinished download");
         }
         if folded.split('/').any(|part| part.starts_with(&TEMPORARY.to_uppercase())) {
@@ -401,6 +403,11 @@ impl Sha256Digest {
         Self(bytes)
     }
 
+    /// What these bytes hash to.
+    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
     /// From 64 hex digits of either case.
     ///
     /// # Errors
@@ -424,6 +431,13 @@ impl Sha256Digest {
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// What went into the hasher.
+impl From<Sha256> for Sha256Digest {
+    fn from(hasher: Sha256) -> Self {
+        Self(hasher.finalize().into())
     }
 }
 

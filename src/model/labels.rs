@@ -1,12 +1,16 @@
-//! The labels of a container of ours, and whose a container is by its labels.
+//! The labels of a container of ours, and whose a container is by its labels; and what the names of our things begin and end
+//! with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use super::canonical::{CanonicalSpec, HostKey};
 use super::ids::{AgentName, Name};
 use super::observed::{Owner, Whose};
 
+/// What the name of each of them begins with.
+pub const PREFIX: &str = "steadfast.";
 /// Whose container it is: the `name` of a state file.
 pub const NAME: &str = "steadfast.name";
 /// Which agent it is.
@@ -25,6 +29,31 @@ pub const ID: &str = "steadfast.id";
 
 /// What an older version wrote, each time.
 const FIRST: [&str; 4] = [NAME, AGENT, SPEC, SPEC_VERSION];
+
+/// What a successor is called until it takes the name.
+pub const NEXT_SUFFIX: &str = ".next";
+/// What a predecessor is called until it is dropped.
+pub const PREV_SUFFIX: &str = ".prev";
+
+/// How the names of our temporary files begin.
+pub const TEMPORARY: &str = ".steadfast-tmp-";
+/// How the name of a download ends that is not complete.
+pub const PARTIAL: &str = ".partial";
+/// How the name of what is known about it ends.
+pub const PARTIAL_SIDECAR: &str = ".partial.json";
+/// How the name of a tarball's digest ends.
+pub const DIGEST_SIDECAR: &str = ".sha256";
+/// How the name of the list of a tarball's members ends.
+pub const LAYERS_LIST: &str = ".layers.json";
+/// How the name of a signature ends.
+pub const SIGNATURE: &str = ".minisig";
+
+/// What lies beside a file, under its name and this ending.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
 
 /// Labels by name.
 pub type Labels = BTreeMap<String, String>;

@@ -49,7 +49,7 @@ impl Member {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayersError {
     /// Longer than [`MAX_LAYERS_BYTES`].
-    #[error("it is larger than {} MiB", MAX_LAYERS_BYTES / (1024 * 1024))]
+    #[error("it is larger than {}", crate::sizes::limit(MAX_LAYERS_BYTES))]
     TooLarge,
     /// Not JSON, or not the JSON of a list.
     #[error("{0}")]

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use tracing::debug;
 
-use super::ids::{Arch, ArtifactKey, IdError, Sha256Digest, clean, found};
+use super::desired::Version;
+use super::hashing::Hashing;
+use super::ids::{AgentName, Arch, ArtifactKey, IdError, Sha256Digest, clean, found};
 use super::layers::Layers;
 use super::observed::CachedArtifact;
 use crate::trust::Signed;
@@ -112,6 +113,24 @@ impl Artifact {
         own.filter(has_bytes).or_else(|| files.get_key_value(&self.key_beside()).filter(has_bytes)).or(own)
     }
 
+    /// Refuses other bytes than those that `pins` name.
+    ///
+    /// # Errors
+    /// [`ManifestError::Pinned`].
+    pub fn pinned_by(
+        self,
+        pins: &BTreeMap<Arch, Sha256Digest>,
+        agent: &AgentName,
+        arch: Arch,
+    ) -> Result<Self, ManifestError> {
+        match pins.get(&arch) {
+            Some(pin) if *pin != self.sha256 => {
+                Err(ManifestError::Pinned { agent: agent.to_string(), arch, offered: self.sha256, pinned: *pin })
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// Whether a file holds its bytes, and that is proved.
     pub fn is_in(&self, files: &BTreeMap<ArtifactKey, CachedArtifact>) -> bool {
         self.find_in(files).is_some_and(|(_, file)| file.digest == Some(self.sha256))
@@ -122,10 +141,10 @@ impl Artifact {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// Longer than [`MAX_MANIFEST_BYTES`].
-    #[error("manifest is larger than {} MiB", MAX_MANIFEST_BYTES / (1024 * 1024))]
+    #[error("manifest is larger than {}", crate::sizes::limit(MAX_MANIFEST_BYTES))]
     TooLarge,
     /// Its copy would be longer than [`MAX_COPY_BYTES`].
-    #[error("manifest is larger than {} MiB once it is indented: it nests too deeply", MAX_COPY_BYTES / (1024 * 1024))]
+    #[error("manifest is larger than {} once it is indented: it nests too deeply", crate::sizes::limit(MAX_COPY_BYTES))]
     CopyTooLarge,
     /// Not JSON, or not the JSON of a manifest.
     #[error("manifest is not valid: {0}")]
@@ -354,19 +373,6 @@ impl<W: Write> Write for Bounded<W> {
     }
 }
 
-struct Hashing(Sha256);
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Two-space-indented JSON in the published order, every field kept, with a final newline; value by value, so that what
 /// nests deeply takes no more memory than its text.
 fn indent(text: &str, to: &mut impl Write) -> io::Result<()> {
@@ -405,7 +411,7 @@ impl Manifest {
             return Err(ManifestError::CopyTooLarge);
         }
         let text = std::str::from_utf8(bytes).map_err(|err| ManifestError::Invalid(err.to_string()))?;
-        let mut copy = Hashing(Sha256::new());
+        let mut copy = Hashing::new(io::sink());
         indent(text, &mut copy).map_err(|err| match err.kind() {
             io::ErrorKind::FileTooLarge => ManifestError::CopyTooLarge,
             _ => ManifestError::Invalid(clean(&err.to_string(), 300)),
@@ -434,7 +440,7 @@ impl Manifest {
             signed: None,
             is_pending: false,
             text: text.into(),
-            copy: Sha256Digest::from_bytes(copy.0.finalize().into()),
+            copy: copy.finish().1,
         })
     }
 
@@ -489,6 +495,32 @@ impl Manifest {
         }
     }
 
+    /// As [`Manifest::artifact`], of the version that is wanted.
+    ///
+    /// # Errors
+    /// As there, and when another version is on offer.
+    pub fn select(&self, agent: &AgentName, version: &Version, arch: Arch) -> Result<Artifact, ManifestError> {
+        let offered = &self.agent(agent.as_str())?.version;
+        match version {
+            Version::Exact(wanted) if wanted != offered => Err(ManifestError::OtherVersion {
+                agent: agent.to_string(),
+                wanted: wanted.clone(),
+                offered: offered.clone(),
+            }),
+            _ => self.artifact(agent.as_str(), arch),
+        }
+    }
+
+    /// Every artifact, agent by agent, of the architectures that this build knows.
+    pub fn artifacts(&self) -> impl Iterator<Item = Result<Artifact, ManifestError>> {
+        self.agents.keys().flat_map(|agent| self.arches(agent).into_iter().map(|arch| self.artifact(agent, arch)))
+    }
+
+    /// The artifacts whose entry is good.
+    pub fn listed(&self) -> impl Iterator<Item = Artifact> {
+        self.artifacts().filter_map(Result::ok)
+    }
+
     /// The architectures `agent` is published for, of those this build knows.
     pub fn arches(&self, agent: &str) -> Vec<Arch> {
         let Ok(agent) = self.agent(agent) else { return Vec::new() };
@@ -537,7 +569,7 @@ mod tests {
     fn copy(manifest: &Manifest) -> String {
         let mut bytes = Vec::new();
         manifest.write_copy(&mut bytes).unwrap();
-        assert_eq!(manifest.copy_sha256(), Sha256Digest::from_bytes(Sha256::digest(&bytes).into()));
+        assert_eq!(manifest.copy_sha256(), Sha256Digest::of(&bytes));
         String::from_utf8(bytes).unwrap()
     }
 

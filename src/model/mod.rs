@@ -4,6 +4,7 @@
 
 pub mod canonical;
 pub mod desired;
+pub mod hashing;
 pub mod ids;
 pub mod labels;
 pub mod layers;

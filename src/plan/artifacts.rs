@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, ManifestError,
-    Observed, Owner, Seen, Sha256Digest, Version,
+    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, Observed, Owner,
+    Seen, Sha256Digest, Version,
 };
 
 /// What became of the artifact each agent runs from.
@@ -29,27 +29,13 @@ pub(super) enum Fetched {
 pub fn resolve_artifact(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, String> {
     let found = offered(name, agent, arch, observed)
         .or_else(|refusal| remembered(name, agent, arch, observed).ok_or(refusal))?;
-    match agent.pins.get(&arch) {
-        Some(pin) if *pin != found.sha256 => Err(format!(
-            "the manifest's {arch} tarball of `{name}` has sha256 {}, the state file pins {pin}",
-            found.sha256
-        )),
-        _ => Ok(found),
-    }
+    found.pinned_by(&agent.pins, name, arch).map_err(|err| err.to_string())
 }
 
 fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, String> {
     let mut refusal = None;
     for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {
-        let offer = manifest.agent(name.as_str()).and_then(|offer| match &agent.version {
-            Version::Exact(wanted) if *wanted != offer.version => Err(ManifestError::OtherVersion {
-                agent: name.to_string(),
-                wanted: wanted.clone(),
-                offered: offer.version.clone(),
-            }),
-            _ => manifest.artifact(name.as_str(), arch),
-        });
-        match offer {
+        match manifest.select(name, &agent.version, arch) {
             Ok(artifact) => return Ok(artifact),
             Err(err) => refusal = refusal.or(Some(err.to_string())),
         }

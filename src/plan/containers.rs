@@ -12,15 +12,11 @@ use std::collections::BTreeMap;
 use self::keep::{Wanted, keep, start_action};
 use super::images::ImageFor;
 use super::{Action, Note, Plan, Policy, Reason, Revival, WaitingOn};
+use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Desired, Guest, Health, Observed,
     Owner, Phase, RestartPolicy, SPEC_VERSION, Seen, labels,
 };
-
-/// What a successor is called until it takes the name.
-pub const NEXT_SUFFIX: &str = ".next";
-/// What a predecessor is called until it is dropped.
-pub const PREV_SUFFIX: &str = ".prev";
 
 /// The labels of a container of ours, but for the one of its own that it gets when it is created.
 pub fn labels(desired: &Desired, agent: &AgentName, spec: &CanonicalSpec) -> labels::Labels {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use action::{Action, Moved, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::{files_of, resolve_artifact};
-pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
+pub use containers::labels;
 pub(crate) use containers::{OBSERVE, is_in_a_crash_loop, stays_ended};
 pub(crate) use images::{misnamed, reference as wanted_image};
 pub use under_way::look_replaced;

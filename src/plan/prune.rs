@@ -22,10 +22,7 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     roots.extend(wanted.iter().filter_map(|artifact| artifact.find_in(artifacts)).map(|(key, _)| key.clone()));
     let manifests = || [&observed.published, &observed.local].into_iter().filter_map(Seen::present);
     for manifest in manifests() {
-        for agent in manifest.agents.keys() {
-            let offered = Arch::ALL.iter().filter_map(|&arch| manifest.artifact(agent, arch).ok());
-            roots.extend(offered.flat_map(|artifact| [artifact.key_beside(), artifact.key]));
-        }
+        roots.extend(manifest.listed().flat_map(|artifact| [artifact.key_beside(), artifact.key]));
     }
     let in_use = guest.artifacts_in_use();
 

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::containers::{NEXT_SUFFIX, PREV_SUFFIX};
 use super::{Plan, Reason, Waiting, WaitingOn};
+use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{AgentName, Desired, Observed, Owner};
 
 impl Plan {

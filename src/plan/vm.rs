@@ -7,6 +7,7 @@ use super::{Action, Note, Plan, Policy, Reason, WaitingOn};
 use crate::model::{
     Boot, Desired, FieldChange, Observed, Protocol, Seen, TemplateChange, VmMake, VmPhase, VmSpec, VmState,
 };
+use crate::sizes;
 
 /// How often the wait for a restart is doubled while restarts are in vain.
 const MOST_DOUBLINGS: u32 = 5;
@@ -85,7 +86,11 @@ fn template_changed(make: &VmMake, vm: &VmState) -> bool {
 fn running(desired: &Desired, observed: &Observed, make: &VmMake, vm: &VmState, plan: &mut Plan) -> Option<WaitingOn> {
     let instance = &make.spec.instance;
     if let Some(wanted) = make.spec.disk.filter(|disk| *disk < vm.disk) {
-        plan.notes.push(Note::DiskLarger { instance: instance.clone(), has: size(vm.disk), wanted: size(wanted) });
+        plan.notes.push(Note::DiskLarger {
+            instance: instance.clone(),
+            has: sizes::exact(vm.disk),
+            wanted: sizes::exact(wanted),
+        });
     }
     let changes = pending_settings(make, vm);
     if !changes.is_empty() {
@@ -129,21 +134,12 @@ fn pending_settings(make: &VmMake, vm: &VmState) -> Vec<FieldChange> {
         change("cpus", vm.cpus.to_string(), cpus.to_string());
     }
     if let Some(memory) = make.spec.memory.filter(|memory| *memory != vm.memory) {
-        change("memory", size(vm.memory), size(memory));
+        change("memory", sizes::exact(vm.memory), sizes::exact(memory));
     }
     if let Some(disk) = make.spec.disk.filter(|disk| *disk > vm.disk) {
-        change("disk", size(vm.disk), size(disk));
+        change("disk", sizes::exact(vm.disk), sizes::exact(disk));
     }
     changes
-}
-
-/// Whole units of 1024, as the state file has them.
-fn size(bytes: u64) -> String {
-    match bytes {
-        _ if bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
-        _ if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
-        _ => format!("{bytes}B"),
-    }
 }
 
 /// The machine goes, with all that is in it.

@@ -9,12 +9,11 @@ use std::io::{self, Read, Write};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType, Header};
 
 use super::members::Written;
 use super::packing::{Packer, Packing};
-use crate::model::{Arch, ImageRef, Sha256Digest};
+use crate::model::{Arch, ImageRef, Sha256Digest, hashing};
 
 /// The largest configuration or list of an archive (8 MiB).
 const MAX_HELD: u64 = 8 * 1024 * 1024;
@@ -116,7 +115,7 @@ pub fn copy<W: Write>(
     }
     check_config(config, &digests, image, arch)?;
     out.begin_member()?;
-    let config_name = format!("{}.json", Sha256Digest::from_bytes(Sha256::digest(config).into()));
+    let config_name = format!("{}.json", Sha256Digest::of(config));
     write_file(&mut out, &config_name, config)?;
     let list = json!([{ "Config": config_name, "RepoTags": [image.as_str()], "Layers": names }]);
     write_file(&mut out, "manifest.json", list.to_string().as_bytes())?;
@@ -148,21 +147,13 @@ fn write_layer(
     let size = from.size();
     out.write_all(header(&name, size)?.as_bytes())?;
     out.begin_member()?;
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0; 256 * 1024];
-    let mut left = size;
-    while left > 0 {
-        let read = from.read(&mut piece)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        hasher.update(&piece[..read]);
-        out.write_all(&piece[..read])?;
-        left = left.saturating_sub(read as u64);
+    let (sha256, copied) = hashing::copy(from, out, |_| {})?;
+    if copied < size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     pad(out, size)?;
     out.begin_member()?;
-    Ok(Layer { name, sha256: Sha256Digest::from_bytes(hasher.finalize().into()) })
+    Ok(Layer { name, sha256 })
 }
 
 fn check_config(config: &[u8], layers: &[String], image: &ImageRef, arch: Arch) -> Result<(), ArchiveError> {

@@ -1,7 +1,6 @@
 //! The bundle: which agents are published, and from what. `bundle.json` or `bundle.yaml`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -171,12 +170,9 @@ impl Bundle {
     /// When there is none, or what stands there is none; with its place.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
         let unreadable = |why: String| BundleError::Unreadable { path: path.to_owned(), why };
-        let file = regular::open(path).map_err(|err| unreadable(std::io::Error::from(err).to_string()))?;
-        let mut text = String::new();
-        file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|err| unreadable(err.to_string()))?;
-        if text.len() as u64 > MAX_BYTES {
-            return Err(unreadable("it is larger than 1 MiB".to_owned()));
-        }
+        let read = regular::read(path, MAX_BYTES).map_err(|err| unreadable(std::io::Error::from(err).to_string()))?;
+        let bytes = read.ok_or_else(|| unreadable(format!("it is larger than {}", crate::sizes::limit(MAX_BYTES))))?;
+        let text = String::from_utf8(bytes).map_err(|err| unreadable(err.to_string()))?;
         let dir = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         Self::parse(&text, &dir.unwrap_or_default()).map_err(|why| BundleError::Invalid { path: path.to_owned(), why })
     }

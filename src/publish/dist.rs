@@ -7,21 +7,18 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-
-use sha2::{Digest, Sha256};
 
 use super::bundle::BundleAgent;
 use super::packing::Packing;
 use crate::files::regular;
 use crate::model::ids::clean;
+use crate::model::labels::{DIGEST_SIDECAR, LAYERS_LIST, beside};
 use crate::model::layers::MAX_LAYERS_BYTES;
-use crate::model::{Arch, LayerIndex, Sha256Digest};
+use crate::model::{Arch, LayerIndex, Sha256Digest, hashing};
 
-/// How much is read at a time.
-const PIECE: usize = 1024 * 1024;
 /// How much of a sidecar's line is shown: a digest, and a name of some length.
 const SHOWN: usize = 160;
 
@@ -32,18 +29,12 @@ pub fn tarball_path(dist: &Path, agent: &BundleAgent, arch: Arch, packing: Packi
 
 /// Where the members of a tarball are listed.
 pub fn layers_path(tarball: &Path) -> PathBuf {
-    beside(tarball, ".layers.json")
-}
-
-fn beside(tarball: &Path, ending: &str) -> PathBuf {
-    let mut name = tarball.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
+    beside(tarball, LAYERS_LIST)
 }
 
 /// Where the digest of a tarball lies.
 pub fn sidecar_path(tarball: &Path) -> PathBuf {
-    beside(tarball, ".sha256")
+    beside(tarball, DIGEST_SIDECAR)
 }
 
 /// What stands in a sidecar.
@@ -160,7 +151,7 @@ fn read_layers(tarball: &Path, size_bytes: u64) -> Result<Option<Sha256Digest>, 
     read.map_err(|err| DistError::Unreadable { path: path.clone(), err })?;
     // Read as every fetcher will.
     match LayerIndex::parse(&bytes, size_bytes) {
-        Ok(_) => Ok(Some(Sha256Digest::from_bytes(Sha256::digest(&bytes).into()))),
+        Ok(_) => Ok(Some(Sha256Digest::of(&bytes))),
         Err(err) => Err(DistError::Layers { path, why: err.to_string() }),
     }
 }
@@ -171,27 +162,18 @@ fn open(path: &Path) -> Result<File, DistError> {
 
 fn hash(path: &Path) -> Result<Hashed, DistError> {
     let unreadable = |err| DistError::Unreadable { path: path.to_owned(), err };
-    let mut file = open(path)?;
-    let (mut hasher, mut size_bytes) = (Sha256::new(), 0);
-    let mut piece = vec![0; PIECE];
-    loop {
-        let read = match file.read(&mut piece) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-            Err(err) => return Err(unreadable(err)),
-        };
-        if size_bytes == 0 && !(is_compressed(&piece[..read]) || is_tar(&piece[..read])) {
-            let why = "it begins neither like gzip, nor like zstd, nor like tar";
-            return Err(DistError::NotATarball { path: path.to_owned(), why });
-        }
-        hasher.update(&piece[..read]);
-        size_bytes += read as u64;
+    let mut file = BufReader::new(open(path)?);
+    let begins = file.fill_buf().map_err(unreadable)?;
+    let why = match () {
+        () if begins.is_empty() => Some("it is empty"),
+        () if is_compressed(begins) || is_tar(begins) => None,
+        () => Some("it begins neither like gzip, nor like zstd, nor like tar"),
+    };
+    if let Some(why) = why {
+        return Err(DistError::NotATarball { path: path.to_owned(), why });
     }
-    if size_bytes == 0 {
-        return Err(DistError::NotATarball { path: path.to_owned(), why: "it is empty" });
-    }
-    Ok(Hashed { layers: None, sha256: Sha256Digest::from_bytes(hasher.finalize().into()), size_bytes })
+    let (sha256, size_bytes) = hashing::copy(&mut file, &mut io::sink(), |_| {}).map_err(unreadable)?;
+    Ok(Hashed { layers: None, sha256, size_bytes })
 }
 
 fn is_compressed(start: &[u8]) -> bool {
@@ -238,7 +220,7 @@ mod tests {
         assert!(matches!(error(), DistError::Unreadable { path, .. } if path.ends_with("a-1-x64.tar.gz.sha256")));
         let bytes = [b"\x1f\x8b".as_slice(), &[7; 3_000_000]].concat();
         std::fs::write(&path, &bytes).unwrap();
-        let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
+        let sha256 = Sha256Digest::of(&bytes);
         assert_eq!(sidecar(&sha256, &path), format!("{sha256}  a-1-x64.tar.gz\n"));
         for good in
             [sidecar(&sha256, &path), format!("{sha256} *a-1-x64.tar.gz"), format!("{sha256}\ta-1-x64.tar.gz\r\n")]
@@ -276,7 +258,7 @@ mod tests {
         };
         list(&written.members);
         let of = std::fs::read(layers_path(&path)).unwrap();
-        assert_eq!(verified(&path).unwrap().layers, Some(Sha256Digest::from_bytes(Sha256::digest(of).into())));
+        assert_eq!(verified(&path).unwrap().layers, Some(Sha256Digest::of(of)));
         for (bad, why) in
             [(&written.members[1..], "instead of 0"), (&written.members[..1], "make up its"), (&[], "make up its")]
         {
@@ -295,7 +277,7 @@ mod tests {
             let path = dir.path().join(format!("{n}.tar.gz"));
             let bytes = [0x1f, 0x8b, n];
             std::fs::write(&path, bytes).unwrap();
-            let sha256 = Sha256Digest::from_bytes(Sha256::digest(bytes).into());
+            let sha256 = Sha256Digest::of(bytes);
             std::fs::write(sidecar_path(&path), sidecar(&sha256, &path)).unwrap();
             (path, Hashed { layers: None, sha256, size_bytes: 3 })
         };

@@ -13,13 +13,12 @@
 mod error;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +27,9 @@ use super::bundle::Bundle;
 use super::dist;
 use super::place;
 use crate::backend::cache::import::{MANIFEST, MAX_SIGNATURE, SIGNATURE};
-use crate::files::{Replacement, regular};
+use crate::files::regular;
+use crate::model::hashing::Hashing;
+use crate::model::labels::{self, DIGEST_SIDECAR, LAYERS_LIST, beside};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Artifact, Manifest, ManifestError, Sha256Digest};
 use crate::trust;
@@ -103,7 +104,7 @@ pub fn export(request: &ExportRequest<'_>, out: &Path, cancel: &CancellationToke
     let bytes = read(path, MAX_MANIFEST_BYTES as u64)?.ok_or_else(|| unusable(ManifestError::TooLarge))?;
     let manifest = Manifest::parse(&bytes).map_err(unusable)?;
     check_bundle(bundle, &manifest, path)?;
-    let signature_path = with_ending(path, trust::ENDING);
+    let signature_path = beside(path, labels::SIGNATURE);
     let signature = match signature_path.symlink_metadata() {
         Err(err) if err.kind() == io::ErrorKind::NotFound => None,
         _ => match read(&signature_path, MAX_SIGNATURE)? {
@@ -124,11 +125,8 @@ pub fn export(request: &ExportRequest<'_>, out: &Path, cancel: &CancellationToke
     }
 
     let failed = |err| ExportError::Write { path: out.to_owned(), err };
-    if let Some(dir) = out.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        fs::create_dir_all(dir).map_err(failed)?;
-    }
-    let replacement = Replacement::begin(out, place::MODE).map_err(failed)?;
-    let hashing = Hashing { to: replacement.file(), hasher: Sha256::new(), size_bytes: 0 };
+    let replacement = place::begin(out).map_err(failed)?;
+    let hashing = Hashing::new(replacement.file());
     let mut archive = tar::Builder::new(BufWriter::with_capacity(1024 * 1024, hashing));
     let mut held = |name: &str, bytes: &[u8]| append(&mut archive, name, bytes.len() as u64, bytes).map_err(failed);
     held(MANIFEST, &bytes)?;
@@ -137,16 +135,15 @@ pub fn export(request: &ExportRequest<'_>, out: &Path, cancel: &CancellationToke
     }
     for part in &parts {
         add(&mut archive, part, cancel, &failed)?;
-        if part.name.ends_with(".layers.json") {
+        if part.name.ends_with(LAYERS_LIST) {
             continue;
         }
         let sidecar = dist::sidecar(&part.sha256, &part.path);
-        append(&mut archive, &format!("{}.sha256", part.name), sidecar.len() as u64, sidecar.as_bytes())
+        append(&mut archive, &format!("{}{DIGEST_SIDECAR}", part.name), sidecar.len() as u64, sidecar.as_bytes())
             .map_err(failed)?;
     }
     let written = archive.into_inner().and_then(|to| to.into_inner().map_err(io::IntoInnerError::into_error));
-    let Hashing { hasher, size_bytes, .. } = written.map_err(failed)?;
-    let sha256 = Sha256Digest::from_bytes(hasher.finalize().into());
+    let (_, sha256, size_bytes) = written.map_err(failed)?.finish();
     if cancel.is_cancelled() {
         return Err(ExportError::Interrupted);
     }
@@ -179,12 +176,7 @@ fn check_bundle(bundle: &Bundle, manifest: &Manifest, path: &Path) -> Result<(),
 
 /// All that a manifest names, each once, by key.
 fn artifacts(manifest: &Manifest) -> Result<Vec<Artifact>, ManifestError> {
-    let mut artifacts = Vec::new();
-    for agent in manifest.agents.keys() {
-        for arch in manifest.arches(agent) {
-            artifacts.push(manifest.artifact(agent, arch)?);
-        }
-    }
+    let mut artifacts = manifest.artifacts().collect::<Result<Vec<_>, _>>()?;
     artifacts.sort_by(|one, other| one.key.cmp(&other.key));
     artifacts.dedup_by(|one, other| one.key == other.key);
     Ok(artifacts)
@@ -222,7 +214,7 @@ fn of_artifact(
         Some(sha256) => {
             let path = dist::layers_path(&tarball.path);
             let Ok(found) = path.metadata() else { return Err(missing(path)) };
-            Some(Part { name: format!("{key}.layers.json"), path, sha256: *sha256, size_bytes: found.len() })
+            Some(Part { name: format!("{key}{LAYERS_LIST}"), path, sha256: *sha256, size_bytes: found.len() })
         }
     };
     Ok(std::iter::once(tarball).chain(list).collect())
@@ -238,8 +230,9 @@ fn add<W: Write>(
     let unreadable = |err| ExportError::Unreadable { path: part.path.clone(), err };
     let file = regular::open(&part.path).map_err(|err| unreadable(err.into()))?;
     let length = file.metadata().map_err(unreadable)?.len();
-    let mut reading = Reading { file, hasher: Sha256::new(), cancel, failed: None };
+    let mut reading = Hashing::new(Reading { file, cancel, failed: None });
     let added = append(archive, &part.name, length, &mut reading);
+    let (reading, found, _) = reading.finish();
     if cancel.is_cancelled() {
         return Err(ExportError::Interrupted);
     }
@@ -248,7 +241,6 @@ fn add<W: Write>(
         (Err(err), None) => return Err(failed(err)),
         (Ok(()), None) => {}
     }
-    let found = Sha256Digest::from_bytes(reading.hasher.finalize().into());
     match found == part.sha256 && length == part.size_bytes {
         true => Ok(()),
         false => Err(ExportError::Mismatch { path: part.path.clone(), said: part.sha256, found }),
@@ -269,23 +261,12 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, name: &str, size: u64, from: 
 }
 
 fn read(path: &Path, most: u64) -> Result<Option<Vec<u8>>, ExportError> {
-    let unreadable = |err| ExportError::Unreadable { path: path.to_owned(), err };
-    let file = regular::open(path).map_err(|err| unreadable(err.into()))?;
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok((bytes.len() as u64 <= most).then_some(bytes))
-}
-
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
+    regular::read(path, most).map_err(|err| ExportError::Unreadable { path: path.to_owned(), err: err.into() })
 }
 
 /// A file on its way into the archive.
 struct Reading<'a> {
     file: File,
-    hasher: Sha256,
     cancel: &'a CancellationToken,
     /// What it failed with: from the archive's side, reading and writing look alike.
     failed: Option<io::Error>,
@@ -296,32 +277,10 @@ impl Read for Reading<'_> {
         if self.cancel.is_cancelled() {
             return Err(io::Error::other("interrupted"));
         }
-        let read = self.file.read(into).map_err(|err| {
+        self.file.read(into).map_err(|err| {
             let kind = err.kind();
             self.failed = Some(err);
             io::Error::from(kind)
-        })?;
-        self.hasher.update(&into[..read]);
-        Ok(read)
-    }
-}
-
-/// Hashes and counts what is written.
-struct Hashing<'a> {
-    to: &'a File,
-    hasher: Sha256,
-    size_bytes: u64,
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.to.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.size_bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        })
     }
 }

@@ -13,6 +13,7 @@ use super::bundle::{Bundle, BundleAgent, BundleError};
 use super::dist::{self, DistError, Hashed};
 use super::packing::Packing;
 use crate::model::ids::clean;
+use crate::model::labels::LAYERS_LIST;
 use crate::model::{Arch, ArtifactKey, Manifest, ManifestError};
 use baseline::Baseline;
 use document::document;
@@ -125,7 +126,7 @@ pub struct Tarball {
 impl Tarball {
     /// The key of the list of its members, where there is one.
     pub fn layers_key(&self) -> Option<String> {
-        self.hashed.layers.is_some().then(|| format!("{}.layers.json", self.key))
+        self.hashed.layers.is_some().then(|| format!("{}{LAYERS_LIST}", self.key))
     }
 }
 

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use flate2::{Compression, GzBuilder};
-use sha2::{Digest, Sha256};
 
 pub use crate::model::Member;
 use crate::model::Sha256Digest;
+use crate::model::hashing::Hashing;
 
 /// The most plain bytes of one member (4 MiB).
 pub const CHUNK: usize = 4 * 1024 * 1024;
@@ -37,10 +37,8 @@ type Job = (Vec<u8>, SyncSender<io::Result<Compressed>>);
 
 /// Compresses what is written to it, and writes it on.
 pub struct Members<W: Write> {
-    to: W,
+    to: Hashing<W>,
     plain: Vec<u8>,
-    hasher: Sha256,
-    written: u64,
     members: Vec<Member>,
     /// In the order in which they are to be written.
     waiting: VecDeque<Receiver<io::Result<Compressed>>>,
@@ -59,10 +57,8 @@ impl<W: Write> Members<W> {
             std::thread::spawn(move || work(&inbox, level))
         });
         Self {
-            to,
+            to: Hashing::new(to),
             plain: Vec::with_capacity(CHUNK),
-            hasher: Sha256::new(),
-            written: 0,
             members: Vec::new(),
             waiting: VecDeque::new(),
             workers: workers.collect(),
@@ -94,10 +90,8 @@ impl<W: Write> Members<W> {
     fn write_next(&mut self) -> io::Result<()> {
         let Some(next) = self.waiting.pop_front() else { return Ok(()) };
         let (bytes, sha256) = next.recv().map_err(|_| gone())??;
+        self.members.push(Member { sha256, offset: self.to.length(), length: bytes.len() as u64 });
         self.to.write_all(&bytes)?;
-        self.hasher.update(&bytes);
-        self.members.push(Member { sha256, offset: self.written, length: bytes.len() as u64 });
-        self.written += bytes.len() as u64;
         Ok(())
     }
 
@@ -118,8 +112,8 @@ impl<W: Write> Members<W> {
             worker.join().map_err(|_| gone())?;
         }
         self.to.flush()?;
-        let sha256 = Sha256Digest::from_bytes(self.hasher.finalize().into());
-        Ok((self.to, Written { sha256, size_bytes: self.written, members: self.members }))
+        let (to, sha256, size_bytes) = self.to.finish();
+        Ok((to, Written { sha256, size_bytes, members: self.members }))
     }
 }
 
@@ -156,7 +150,7 @@ fn compress(plain: &[u8], level: u32) -> io::Result<Compressed> {
     let mut gzip = GzBuilder::new().mtime(0).operating_system(NO_SYSTEM).write(packed, Compression::new(level));
     gzip.write_all(plain)?;
     let packed = gzip.finish()?;
-    let sha256 = Sha256Digest::from_bytes(Sha256::digest(&packed).into());
+    let sha256 = Sha256Digest::of(&packed);
     Ok((packed, sha256))
 }
 
@@ -193,14 +187,14 @@ mod tests {
         let (bytes, written) = packed(&parts);
         assert_eq!(plain(&bytes), parts.concat());
         assert_eq!(written.size_bytes, bytes.len() as u64);
-        assert_eq!(written.sha256, Sha256Digest::from_bytes(Sha256::digest(&bytes).into()));
+        assert_eq!(written.sha256, Sha256Digest::of(&bytes));
         let mut end = 0;
         let mut pieces = Vec::new();
         for member in &written.members {
             assert_eq!(member.offset, end);
             end += member.length;
             let piece = &bytes[member.offset as usize..end as usize];
-            assert_eq!(member.sha256, Sha256Digest::from_bytes(Sha256::digest(piece).into()));
+            assert_eq!(member.sha256, Sha256Digest::of(piece));
             pieces.push(plain(piece).len());
         }
         assert_eq!(end, written.size_bytes);

@@ -3,10 +3,8 @@
 use std::io::{self, Write};
 use std::str::FromStr;
 
-use sha2::{Digest, Sha256};
-
 use super::members::{Members, Written};
-use crate::model::Sha256Digest;
+use crate::model::hashing::Hashing;
 
 /// zlib-rs's level. gzip(1) at its usual one takes a tenth longer on one processor, and makes it a hundredth larger; 6 and 7 take half as
 /// long and make it larger than that.
@@ -52,14 +50,14 @@ impl FromStr for Packing {
 /// Packs what is written to it.
 pub(super) enum Packer<W: Write> {
     Gzip(Members<W>),
-    Zstd(zstd::stream::write::Encoder<'static, Hashed<W>>),
+    Zstd(zstd::stream::write::Encoder<'static, Hashing<W>>),
 }
 
 impl<W: Write> Packer<W> {
     pub fn new(to: W, packing: Packing) -> io::Result<Self> {
         match packing {
             Packing::Gzip => Ok(Self::Gzip(Members::new(to, GZIP_LEVEL))),
-            Packing::Zstd => zstd::stream::write::Encoder::new(Hashed::new(to), ZSTD_LEVEL).map(Self::Zstd),
+            Packing::Zstd => zstd::stream::write::Encoder::new(Hashing::new(to), ZSTD_LEVEL).map(Self::Zstd),
         }
     }
 
@@ -75,9 +73,8 @@ impl<W: Write> Packer<W> {
         match self {
             Packer::Gzip(members) => members.finish(),
             Packer::Zstd(encoder) => {
-                let Hashed { mut to, hasher, size_bytes } = encoder.finish()?;
+                let (mut to, sha256, size_bytes) = encoder.finish()?.finish();
                 to.flush()?;
-                let sha256 = Sha256Digest::from_bytes(hasher.finalize().into());
                 Ok((to, Written { sha256, size_bytes, members: Vec::new() }))
             }
         }
@@ -94,31 +91,5 @@ impl<W: Write> Write for Packer<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Hashes and counts what goes through.
-pub(super) struct Hashed<W> {
-    to: W,
-    hasher: Sha256,
-    size_bytes: u64,
-}
-
-impl<W> Hashed<W> {
-    fn new(to: W) -> Self {
-        Self { to, hasher: Sha256::new(), size_bytes: 0 }
-    }
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.to.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.size_bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
     }
 }

@@ -7,7 +7,18 @@ use std::path::Path;
 use crate::files::Replacement;
 
 /// Who publishes lets others read it.
-pub(super) const MODE: u32 = 0o644;
+const MODE: u32 = 0o644;
+
+/// What is to take the place of a file, in a directory that is made where there is none.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn begin(path: &Path) -> io::Result<Replacement<'_>> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    Replacement::begin(path, MODE)
+}
 
 /// Puts these bytes in the place of a file, synced, in a directory that is made where there is none. A reader sees the old or
 /// the new.
@@ -15,10 +26,7 @@ pub(super) const MODE: u32 = 0o644;
 /// # Errors
 /// What the file system says.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        fs::create_dir_all(dir)?;
-    }
-    let replacement = Replacement::begin(path, MODE)?;
+    let replacement = begin(path)?;
     let mut file = replacement.file();
     file.write_all(bytes)?;
     replacement.place(true)

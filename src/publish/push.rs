@@ -25,6 +25,7 @@ use super::dist::{self, Hashed};
 use super::manifest::{Inputs, Tarball};
 use super::store::{About, Condition, Head, IMMUTABLE, Local, NO_CACHE, Object, ObjectKey, Put, Sent, Store};
 use crate::backend::Progress;
+use crate::model::labels::DIGEST_SIDECAR;
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Location, Manifest, Sha256Digest};
 use crate::trust::{KeyId, TrustedKey};
@@ -261,7 +262,7 @@ impl Push<'_> {
                 }
             }
             let text = dist::sidecar(&tarball.hashed.sha256, &tarball.path);
-            let key = ObjectKey::from(&tarball.key).with(".sha256");
+            let key = ObjectKey::from(&tarball.key).with(DIGEST_SIDECAR);
             let about = About { content_type: "text/plain; charset=utf-8", cache_control: IMMUTABLE };
             let there = self.store.get(&key, 4096).await?;
             if there.is_none_or(|there| there.bytes != text.as_bytes()) {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -16,13 +15,12 @@ use super::loaded::{self, LoadedError};
 use super::manifest::{Input, PublishError};
 use crate::backend::podman::{PushTo, Throwaway};
 use crate::backend::{EngineError, EngineErrorKind};
+use crate::backoff::Backoff;
 use crate::model::ids::IdError;
 use crate::model::{Arch, ArtifactKey, ImageId, ImageRef, Sha256Digest};
 
 /// How often a push is tried in all. Podman tries again by itself as well.
 const TRIES: u32 = 3;
-/// The wait before the second; doubled each time, and jittered.
-const BACKOFF: Duration = Duration::from_secs(1);
 
 /// What is to be pushed, and where to.
 #[derive(Debug, Clone, Copy)]
@@ -242,14 +240,12 @@ async fn again<T, F: Future<Output = Result<T, EngineError>>>(
     said: &(dyn Fn(&str) + Send + Sync),
     attempt: impl Fn() -> F,
 ) -> Result<T, EngineError> {
-    let mut backoff = BACKOFF;
-    for _ in 1..TRIES {
+    for failures in 1..TRIES {
         match attempt().await {
             Err(err) if err.kind.is_retryable() => said(&format!("{}; trying again", err.message)),
             done => return done,
         }
-        tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        backoff *= 2;
+        tokio::time::sleep(Backoff::PUSH.delay(failures)).await;
     }
     attempt().await
 }

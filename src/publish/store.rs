@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use crate::backend::Progress;
 use crate::files::regular;
 use crate::model::ids::found;
-use crate::model::{ArtifactKey, Sha256Digest};
+use crate::model::{ArtifactKey, Sha256Digest, hashing};
 use directory::Directory;
 pub use error::{StoreError, StoreErrorKind};
 use s3::S3;
@@ -135,7 +135,7 @@ impl ObjectKey {
 
     /// Its signature's.
     pub fn signature() -> Self {
-        Self(format!("{}{}", Self::manifest(), crate::trust::ENDING))
+        Self(format!("{}{}", Self::manifest(), crate::model::labels::SIGNATURE))
     }
 
     /// The key as it is.
@@ -227,7 +227,7 @@ impl Local {
     /// When it cannot be read.
     pub fn hash(path: PathBuf) -> io::Result<Self> {
         let mut file = regular::open(&path)?;
-        let (sha256, size_bytes) = directory::copy(&mut file, &mut io::sink(), None)?;
+        let (sha256, size_bytes) = hashing::copy(&mut file, &mut io::sink(), |_| {})?;
         Ok(Self { path, sha256, size_bytes })
     }
 }

@@ -23,7 +23,6 @@ use super::packing::Packing;
 use super::place;
 use crate::backend::podman::{Api, BuildImage};
 use crate::backend::{ByteStream, EngineError, Progress};
-use crate::files::Replacement;
 use crate::model::{Arch, ArtifactKey, ImageId, ImageRef, Images, Sha256Digest};
 
 /// What the file of instructions is called where nobody says.
@@ -206,7 +205,7 @@ async fn saved(
     let stream = SyncIoBridge::new(StreamReader::new(Box::pin(stream)));
     let (reference, to) = (agent.reference(), path.clone());
     let copy = tokio::task::spawn_blocking(move || -> Result<Written, TarballError> {
-        let place = Replacement::begin(&to, place::MODE).map_err(not_written(&to))?;
+        let place = place::begin(&to).map_err(not_written(&to))?;
         let written = copied(stream, place.file(), &to, &reference, arch, packing)?;
         place.place(true).map_err(not_written(&to))?;
         Ok(written)

@@ -5,7 +5,6 @@
 //! stands here is only when to look, how much to do at once, and when to stop.
 
 mod aftermath;
-pub mod backoff;
 mod flights;
 pub mod holder;
 pub mod journal;
@@ -28,12 +27,12 @@ pub use report::{Report, Taken, Trouble};
 
 use crate::act::{ActError, Disposition, Patience, Slot, Slots};
 use crate::backend::{Engine, Store, Vm, World};
+use crate::backoff::Backoff;
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner, Reach};
 use crate::observe::{ManifestFault, Published, accept_published, look_at_published, observe};
 use crate::plan::{Action, Plan, Policy, Step, WaitingOn, plan, plan_down};
 use crate::readiness::{steady_after, unready};
-use backoff::Backoff;
 use flights::{Flight, Landed, fly};
 use journal::Journal;
 use memory::{Failed, Memory};

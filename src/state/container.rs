@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decode::{At, Cx, Path};
+use super::decode::{At, Cx, List, Path, Table};
 use super::document::{ContainerDoc, HealthDoc, MountDoc, MountEntry, PortDoc, PortEntry, TestEntry};
 use super::env_file;
 use super::ports;
 use super::problem::Draft;
 use super::resolve::{checked, file_path, refuse};
-use super::scalar::Str;
+use super::scalar::{Loose, Str, Word};
 use super::substitute::references;
+use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::text::{names_a_secret, url_with_password};
 use crate::model::{ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, Text};
 
@@ -87,17 +88,19 @@ pub(super) fn resolve(
     in_vm: bool,
     env_files: &mut EnvFiles,
     usual_name: Option<ContainerName>,
-    mut doc: ContainerDoc,
+    doc: ContainerDoc,
     path: Path<'_>,
 ) -> Option<(ContainerSpec, Ports)> {
-    let name = match &doc.name {
+    // Whole: a field that the file may have and nobody reads does not compile.
+    let ContainerDoc { name, command, env, env_file, mounts, ports, restart, add_hosts, healthcheck } = doc;
+    let name = match &name {
         Some(name) => checked(cx, name, path.key("name"), check_name),
         None => usual_name,
     };
-    let env = environment(cx, dir, env_files, &mut doc, path);
-    let mounts = mounts(cx, dir, in_vm, &doc, path);
-    let ports = doc.ports.map(|ports| self::ports(cx, ports.value.0, path.key("ports"))).unwrap_or_default();
-    let add_hosts = doc.add_hosts.map(|list| list.value.0).unwrap_or_default();
+    let env = environment(cx, dir, env_files, env, env_file.as_ref(), path);
+    let mounts = self::mounts(cx, dir, in_vm, mounts, path);
+    let ports = ports.map(|ports| self::ports(cx, ports.value.0, path.key("ports"))).unwrap_or_default();
+    let add_hosts = add_hosts.map(|list| list.value.0).unwrap_or_default();
     let hosts_path = path.key("addHosts");
     let add_hosts = add_hosts
         .iter()
@@ -106,13 +109,13 @@ pub(super) fn resolve(
             Some(text(host.value.0.clone(), false))
         })
         .collect();
-    let check = doc.healthcheck.and_then(|check| health(cx, check.value, path.key("healthcheck")));
+    let check = healthcheck.and_then(|check| health(cx, check.value, path.key("healthcheck")));
     let (healthcheck, no_healthcheck) = match check {
         Some(Check::Run(check)) => (Some(check), false),
         Some(Check::Off) => (None, true),
         None => (None, false),
     };
-    let command = doc.command.map(|list| list.value.0.into_iter().map(|(_, word)| text(word.value.0, false)).collect());
+    let command = command.map(|list| list.value.0.into_iter().map(|(_, word)| text(word.value.0, false)).collect());
     let spec = ContainerSpec {
         name: name?,
         command,
@@ -124,7 +127,7 @@ pub(super) fn resolve(
             .map(|(_, port)| port.value.port.clone())
             .collect(),
         ports: ports.iter().map(|(_, port)| port.value.port.clone()).collect(),
-        restart: doc.restart.map(|restart| restart.value.0).unwrap_or_default(),
+        restart: restart.map(|restart| restart.value.0).unwrap_or_default(),
         add_hosts,
         healthcheck,
         no_healthcheck,
@@ -135,7 +138,7 @@ pub(super) fn resolve(
 /// A replacement gives a container a second name for a while, so that name must be free and must be one.
 fn check_name(name: &str) -> Result<ContainerName, String> {
     let checked = ContainerName::new(name).map_err(|err| err.to_string())?;
-    for suffix in [".next", ".prev"] {
+    for suffix in [NEXT_SUFFIX, PREV_SUFFIX] {
         if name.ends_with(suffix) {
             return Err(format!("`{name}` ends in `{suffix}`, which marks a container that is being replaced"));
         }
@@ -160,24 +163,25 @@ fn environment(
     cx: &mut Cx<'_>,
     dir: &std::path::Path,
     env_files: &mut EnvFiles,
-    doc: &mut ContainerDoc,
+    entries: Option<At<Table<Loose>>>,
+    env_file: Option<&At<Word>>,
     path: Path<'_>,
 ) -> BTreeMap<String, Text> {
     let mut env = Vec::new();
-    if let Some(file) = &doc.env_file
+    if let Some(file) = env_file
         && let path = path.key("envFile")
         && let Some(file_path) = file_path(cx, dir, file, path)
         && let Some(variables) = env_files.get(cx, file.node, file.value.0.from_env, path, file_path)
     {
         env_files.bytes += variables.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if env_files.bytes > MAX_ENV_BYTES {
-            let most = MAX_ENV_BYTES / (1024 * 1024);
-            cx.wrong(file.node, path, format!("the env files of all agents together are larger than {most} MiB"));
+            let most = crate::sizes::limit(MAX_ENV_BYTES);
+            cx.wrong(file.node, path, format!("the env files of all agents together are larger than {most}"));
         } else {
             env.extend(variables.iter().map(|(name, value)| (name.clone(), Text::sensitive(value))));
         }
     }
-    let entries = doc.env.take().map(|table| table.value.0).unwrap_or_default();
+    let entries = entries.map(|table| table.value.0).unwrap_or_default();
     env.reserve_exact(entries.len());
     let path = path.key("env");
     for entry in entries {
@@ -206,8 +210,14 @@ fn guest_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn mounts(cx: &mut Cx<'_>, dir: &std::path::Path, in_vm: bool, doc: &ContainerDoc, path: Path<'_>) -> Vec<Mount> {
-    let Some(list) = &doc.mounts else { return Vec::new() };
+fn mounts(
+    cx: &mut Cx<'_>,
+    dir: &std::path::Path,
+    in_vm: bool,
+    list: Option<At<List<MountEntry>>>,
+    path: Path<'_>,
+) -> Vec<Mount> {
+    let Some(list) = list else { return Vec::new() };
     let mut targets = BTreeSet::new();
     let list_path = path.key("mounts");
     let mut mounts = Vec::new();
@@ -316,22 +326,21 @@ enum Check {
 }
 
 fn health(cx: &mut Cx<'_>, doc: HealthDoc, path: Path<'_>) -> Option<Check> {
-    let interval = doc.interval.as_ref().map_or(Duration::from_secs(30), |time| time.value.0);
-    let timeout = doc.timeout.as_ref().map_or(Duration::from_secs(30), |time| time.value.0);
-    for (key, time) in [("interval", &doc.interval), ("timeout", &doc.timeout)] {
+    let HealthDoc { test, interval, timeout, retries, start_period } = doc;
+    for (key, time) in [("interval", &interval), ("timeout", &timeout)] {
         if let Some(time) = time
             && time.value.0 < Duration::from_millis(1)
         {
             cx.wrong(time.node, path.key(key), format!("a health check's {key} must be at least 1ms"));
         }
     }
-    let Some(test) = test(cx, doc.test?, path.key("test"))? else { return Some(Check::Off) };
+    let Some(test) = self::test(cx, test?, path.key("test"))? else { return Some(Check::Off) };
     Some(Check::Run(HealthCheck {
         test,
-        interval,
-        timeout,
-        retries: doc.retries.map_or(3, |retries| retries.value.0),
-        start_period: doc.start_period.map_or(Duration::ZERO, |time| time.value.0),
+        interval: interval.map_or(HealthCheck::INTERVAL, |time| time.value.0),
+        timeout: timeout.map_or(HealthCheck::TIMEOUT, |time| time.value.0),
+        retries: retries.map_or(3, |retries| retries.value.0),
+        start_period: start_period.map_or(Duration::ZERO, |time| time.value.0),
     }))
 }
 

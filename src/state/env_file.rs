@@ -6,7 +6,6 @@
 //! Nothing is substituted; but outside single quotes, `${` is refused, since elsewhere it begins a reference, and `$${` is
 //! a literal `${`.
 
-use std::io::Read;
 use std::path::Path;
 
 use super::substitute::unescape;
@@ -40,15 +39,12 @@ pub(super) fn read(path: &Path) -> Result<EnvFile, Vec<Wrong>> {
         std::io::ErrorKind::NotFound => whole(format!("there is no env file `{}`", path.display())),
         _ => whole(format!("failed to read the env file `{}`: {err}", path.display())),
     };
-    let file = regular::open(path).map_err(|err| match err {
+    let bytes = regular::read(path, MAX_BYTES).map_err(|err| match err {
         NotOpened::Is(what) => whole(format!("`{}` is {what}, not a file", path.display())),
         NotOpened::Io(err) => io(err),
     })?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(whole(format!("the env file `{}` is larger than {} KiB", path.display(), MAX_BYTES / 1024)));
-    }
+    let limit = crate::sizes::limit(MAX_BYTES);
+    let bytes = bytes.ok_or_else(|| whole(format!("the env file `{}` is larger than {limit}", path.display())))?;
     let text =
         String::from_utf8(bytes).map_err(|_| whole(format!("the env file `{}` is not UTF-8 text", path.display())))?;
     parse(&text)
@@ -267,6 +263,6 @@ mod tests {
         assert!(message(dir.path()).ends_with("is a directory, not a file"));
         let huge = dir.path().join("huge.env");
         std::fs::write(&huge, vec![b'#'; MAX_BYTES as usize + 1]).unwrap();
-        assert!(message(&huge).ends_with("is larger than 1024 KiB"));
+        assert!(message(&huge).ends_with("is larger than 1 MiB"));
     }
 }

@@ -37,7 +37,7 @@ pub fn identity(input: &Input, root: Option<&Path>, vars: &BTreeMap<String, Stri
 pub(super) fn meaning(tree: &Tree<'_>) -> Sha256Digest {
     let mut hasher = Sha256::new();
     add(tree, tree.root(), &mut hasher);
-    Sha256Digest::from_bytes(hasher.finalize().into())
+    Sha256Digest::from(hasher)
 }
 
 fn add(tree: &Tree<'_>, node: NodeId, hasher: &mut Sha256) {

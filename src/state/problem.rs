@@ -63,7 +63,7 @@ pub enum ReadError {
         what: &'static str,
     },
     /// It is too large.
-    #[error("`{file}` is larger than {} MiB, the most a state file may have", super::MAX_BYTES / (1024 * 1024))]
+    #[error("`{file}` is larger than {}, the most a state file may have", crate::sizes::limit(super::MAX_BYTES))]
     TooLarge {
         /// As the user named it.
         file: String,

@@ -57,11 +57,9 @@ pub fn is_handed_over(path: &Path) -> bool {
 }
 
 fn bounded(from: impl Read, file: &str) -> Result<Vec<u8>, ReadError> {
-    let mut bytes = Vec::new();
-    from.take(MAX_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|err| ReadError::Io { file: file.to_owned(), why: err.to_string() })?;
-    if bytes.len() > MAX_BYTES { Err(ReadError::TooLarge { file: file.to_owned() }) } else { Ok(bytes) }
+    regular::bounded(from, MAX_BYTES as u64)
+        .map_err(|err| ReadError::Io { file: file.to_owned(), why: err.to_string() })?
+        .ok_or_else(|| ReadError::TooLarge { file: file.to_owned() })
 }
 
 fn input(name: String, bytes: Vec<u8>, dir: PathBuf) -> Result<Input, ReadError> {

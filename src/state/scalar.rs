@@ -352,7 +352,7 @@ impl JsonSchema for Time {
     }
 }
 
-/// An amount of bytes, like `4GiB`. As Lima reads it: `k`, `m`, `g` and `t`, with or without `b` or `ib`, are powers of 1024.
+/// An amount of bytes, like `4GiB`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size(pub(super) u64);
 
@@ -368,7 +368,7 @@ impl Decode for Size {
             }
             View::Scalar { text, plain } if !plain || Plain::of(text) == Plain::Text => {
                 let word = string(cx, node, path, text)?;
-                let size = bytes(word.value.trim());
+                let size = crate::sizes::parse(word.value.trim());
                 if size.is_none() {
                     cx.wrong(node, path, format!("expected {EXPECTED}, found `{}`", cut(text)));
                 }
@@ -380,18 +380,6 @@ impl Decode for Size {
             }
         }
     }
-}
-
-fn bytes(text: &str) -> Option<u64> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|size| *size > 0)
 }
 
 impl JsonSchema for Size {

@@ -1,10 +1,9 @@
 //! The Lima template that a state file names, read into plain values. What is done with it belongs elsewhere.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde_json::{Map, Number, Value};
-use sha2::{Digest, Sha256};
 
 use super::decode::Plain;
 use super::problem::Problems;
@@ -22,16 +21,13 @@ const MAX_FILE: u64 = 256 << 10;
 pub(super) fn read(path: &Path) -> Result<Template, String> {
     let shown = path.display();
     let io = |err: io::Error| format!("failed to read the template `{shown}`: {err}");
-    let file = regular::open(path).map_err(|err| match err {
+    let bytes = regular::read(path, MAX_FILE).map_err(|err| match err {
         NotOpened::Is(what) => format!("`{shown}` is {what}, not a file"),
         NotOpened::Io(err) if err.kind() == io::ErrorKind::NotFound => format!("there is no template `{shown}`"),
         NotOpened::Io(err) => io(err),
     })?;
-    let mut text = String::new();
-    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(io)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(format!("`{shown}` is larger than {} KiB", MAX_FILE >> 10));
-    }
+    let bytes = bytes.ok_or_else(|| format!("`{shown}` is larger than {}", crate::sizes::limit(MAX_FILE)))?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("the template `{shown}` is not UTF-8 text"))?;
     let content = parse(&text, &shown.to_string())?;
     let canonical = canonical(&content).to_string();
     if canonical.len() > MAX_CONTENT {
@@ -41,7 +37,7 @@ pub(super) fn read(path: &Path) -> Result<Template, String> {
             MAX_CONTENT >> 10
         ));
     }
-    let digest = Sha256Digest::from_bytes(Sha256::digest(canonical.as_bytes()).into());
+    let digest = Sha256Digest::of(canonical.as_bytes());
     Ok(Template { path: path.to_owned(), content, digest })
 }
 

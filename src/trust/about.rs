@@ -37,9 +37,8 @@ impl About {
         }
         let serial = needed("serial")?;
         let serial = serial.parse().map_err(|_| format!("its serial is `{}`: expected a number", clean(serial, 40)))?;
-        let expires = field("expires")?.map(|text| {
-            humantime::parse_rfc3339(text).map_err(|err| format!("it expires at `{}`: {err}", clean(text, 40)))
-        });
+        let expires = field("expires")?
+            .map(|text| crate::time::parse(text).map_err(|err| format!("it expires at `{}`: {err}", clean(text, 40))));
         Ok(Self { serial, expires: expires.transpose()? })
     }
 }

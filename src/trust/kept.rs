@@ -5,14 +5,14 @@
 //! lets old manifests in.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Floor, Signed, TrustedKey};
-use crate::files;
+use crate::files::{self, regular};
 use crate::model::{Name, Sha256Digest};
 
 /// What lies beside the state files' own directories, and is none.
@@ -194,16 +194,14 @@ impl Ledger {
     /// When that cannot be told.
     pub fn read(&self) -> Result<Option<Record>, KeptError> {
         files::check_directory(self.directory())?;
-        let mut bytes = Vec::new();
-        match files::open(&self.path, File::options().read(true)) {
+        let read = match files::open(&self.path, File::options().read(true)) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(err) if files::unfit(&err).is_some() => return Err(self.damaged(format!("is not its file: {err}"))),
             Err(err) => return Err(self.failed("open")(err)),
-            Ok(file) => file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(self.failed("read"))?,
+            Ok(file) => regular::bounded(file, MAX_BYTES).map_err(self.failed("read"))?,
         };
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(self.damaged("is larger than anything that is written there".to_owned()));
-        }
+        let too_large = || self.damaged("is larger than anything that is written there".to_owned());
+        let bytes = read.ok_or_else(too_large)?;
         let broken = |err: serde_json::Error| self.damaged(format!("is damaged: {err}"));
         let Head { version } = serde_json::from_slice(&bytes).map_err(broken)?;
         if version != VERSION {
@@ -244,8 +242,7 @@ impl Ledger {
         bytes.push(b'\n');
         files::replace(&self.path, true, |mut file| file.write_all(&bytes)).map_err(self.failed("write"))?;
         // The directory itself may be new, too.
-        let state = self.directory().parent().map_or(Ok(()), |state| File::open(state)?.sync_all());
-        state.map_err(self.failed("sync"))
+        files::sync_directory_of(self.directory()).map_err(self.failed("sync"))
     }
 }
 
@@ -282,7 +279,7 @@ impl Held<'_> {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
             removed => removed.map_err(self.ledger.failed("remove"))?,
         }
-        File::open(self.ledger.directory()).and_then(|dir| dir.sync_all()).map_err(self.ledger.failed("sync"))?;
+        files::sync_directory_of(&self.ledger.path).map_err(self.ledger.failed("sync"))?;
         Ok(true)
     }
 }
@@ -313,7 +310,7 @@ mod moment {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)).transpose()
+        text.map(|text| crate::time::parse(&text).map_err(serde::de::Error::custom)).transpose()
     }
 }
 

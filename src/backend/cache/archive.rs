@@ -236,7 +236,7 @@ impl Filter {
 
     fn hold(&mut self, what: Held, size: u64) -> Result<(), Refusal> {
         if size > MAX_HELD {
-            return Err(damaged(format!("its lists are larger than {} MiB", MAX_HELD / (1024 * 1024))));
+            return Err(damaged(format!("its lists are larger than {}", crate::sizes::limit(MAX_HELD))));
         }
         self.state = State::Holding { what, bytes: BytesMut::new(), left: size, padding: padded(size) - size };
         if size == 0 {
@@ -403,7 +403,7 @@ fn first(place: &mut Option<Bytes>, bytes: Bytes) -> bool {
 }
 
 /// Without `.`, `..` and superfluous slashes, as whoever looks for a file in an archive sees it.
-fn clean_path(path: &[u8]) -> String {
+pub(super) fn clean_path(path: &[u8]) -> String {
     let path = String::from_utf8_lossy(path);
     let mut parts = Vec::new();
     for part in path.split('/') {

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
@@ -19,8 +20,8 @@ use super::partial::{HASH_CHUNK, Partial, blocking};
 use super::paths::failed;
 use super::recipe::Recipe;
 use super::{Cache, Progress, StoreError};
-use crate::files::still_names;
-use crate::model::{Artifact, ArtifactKey, LayerIndex, Layers, Location, Member, Sha256Digest};
+use crate::files::{self, Lock, still_names};
+use crate::model::{Artifact, ArtifactKey, LayerIndex, Layers, Location, Manifest, Member, Sha256Digest};
 
 /// A smaller tarball is fetched whole: what it takes to find out costs as much (1 MiB).
 const MIN_SIZE: u64 = 1024 * 1024;
@@ -110,7 +111,7 @@ impl Cache {
     fn candidates(&self, artifact: &Artifact) -> Vec<Candidate> {
         let index = self.0.index.read();
         let manifests = self.manifests();
-        let listed = manifests.iter().flat_map(super::verify::listed);
+        let listed = manifests.iter().flat_map(Manifest::listed);
         let published: BTreeMap<_, _> = listed.filter_map(|listed| Some((listed.sha256, listed.layers?))).collect();
         let mut found = Vec::new();
         for (key, file) in self.list_files().unwrap_or_default() {
@@ -210,7 +211,7 @@ impl Cache {
     fn open_source(&self, key: &ArtifactKey) -> Option<File> {
         let path = self.0.layout.artifact(key);
         let file = self.0.layout.open(&path).ok()??;
-        (file.try_lock_shared().is_ok() && still_names(&path, &file)).then_some(file)
+        (files::lock(&file, Lock::Shared, Duration::ZERO).ok()? && still_names(&path, &file)).then_some(file)
     }
 
     /// Sees that the list of a tarball that has just come is here for the next one.
@@ -247,7 +248,7 @@ impl Partial {
             self.append(&chunk[known..read])?;
             done += read as u64;
         }
-        let is_it = done == member.length && Sha256Digest::from_bytes(hasher.finalize().into()) == member.sha256;
+        let is_it = done == member.length && Sha256Digest::from(hasher) == member.sha256;
         if !is_it {
             self.back_to(begin)?;
         }

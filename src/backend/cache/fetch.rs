@@ -149,7 +149,7 @@ impl Cache {
         debug!(artifact = %key, "hashing a file that the index does not prove");
         let mut hasher = Sha256::new();
         hash_into(&mut hasher, &mut file, stop).map_err(failed("read", &path))?;
-        let digest = Sha256Digest::from_bytes(hasher.finalize().into());
+        let digest = Sha256Digest::from(hasher);
         let after = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", &path))?;
         if before == after {
             self.0.index.try_update(|index| index.put(key.clone(), after, digest, None));

@@ -10,9 +10,8 @@ use std::time::{Duration, SystemTime};
 use super::partial::{blocking, try_hold};
 use super::paths::{failed, remove_file};
 use super::quarantine::{found, remove_all};
-use super::verify::listed;
 use super::{Cache, StoreError};
-use crate::model::ids::TEMPORARY;
+use crate::model::labels::TEMPORARY;
 use crate::model::{Arch, ArtifactKey, CachedArtifact};
 
 /// The copy of a manifest that was last written so long ago may be of a place that nobody uses any more (30 days).
@@ -130,7 +129,7 @@ impl Cache {
             remove_file(path)?;
         }
         for manifest in self.manifests() {
-            roots.extend(listed(&manifest).into_iter().flat_map(|artifact| [artifact.key_beside(), artifact.key]));
+            roots.extend(manifest.listed().flat_map(|artifact| [artifact.key_beside(), artifact.key]));
             agents.extend(manifest.agents.into_keys());
         }
         let files = self.list_files()?;

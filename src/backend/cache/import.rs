@@ -25,7 +25,6 @@ use super::manifest::place;
 use super::partial::{Partial, Sidecar, blocking};
 use super::paths::failed;
 use super::sync::SyncWanted;
-use super::verify::listed;
 use super::{Cache, Progress, Store, StoreError};
 use crate::backend::http::Validators;
 use crate::files::regular;
@@ -152,7 +151,7 @@ impl Cache {
             self.remember_origin(&manifest, place(&from.at), Validators::default());
         }
         self.commit_manifest(&manifest, request.manifest.as_ref()).await?;
-        let others = listed(&manifest).into_iter().filter(|artifact| {
+        let others = manifest.listed().filter(|artifact| {
             packed.others.contains_key(artifact.key.as_str()) && wanted.iter().all(|wanted| wanted.key != artifact.key)
         });
         Ok(ImportReport {

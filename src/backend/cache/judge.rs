@@ -41,7 +41,7 @@ pub(super) async fn hash_on(
         }
         hasher.update(&piece);
     }
-    Ok(mismatch(artifact, Sha256Digest::from_bytes(hasher.finalize().into()), length))
+    Ok(mismatch(artifact, Sha256Digest::from(hasher), length))
 }
 
 /// What an answer's head says.

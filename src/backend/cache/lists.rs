@@ -2,12 +2,11 @@
 //! damaged costs a download, or a request for it.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tracing::info;
 
 use super::gc::{files_in, older_than};
@@ -16,8 +15,9 @@ use super::paths::{Layout, remove_file};
 use super::{Cache, Progress, StoreError};
 use crate::backend::http::{Ask, Failure, Status};
 use crate::error::Chain;
+use crate::files::regular;
 use crate::model::layers::MAX_LAYERS_BYTES;
-use crate::model::{LayerIndex, Layers, Location, Sha256Digest};
+use crate::model::{LayerIndex, Layers, Location, Manifest, Sha256Digest};
 
 /// Lists of tarballs that are not in the cache: so many, of so many bytes, and no more (64 MiB).
 const MOST_SPARE: usize = 256;
@@ -61,8 +61,7 @@ impl Cache {
     /// The list of a tarball of so many bytes as it is kept; `None` where it is not, or is not what was named.
     pub(super) fn kept_list(&self, sha256: &Sha256Digest, size_bytes: u64) -> Option<LayerIndex> {
         let file = self.0.layout.open(&self.0.layout.list(sha256)).ok()??;
-        let mut bytes = Vec::new();
-        file.take(MAX_LAYERS_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
+        let bytes = regular::bounded(file, MAX_LAYERS_BYTES as u64).ok()??;
         read_list(&bytes, sha256, size_bytes).ok()
     }
 
@@ -168,7 +167,7 @@ impl Cache {
     pub(super) fn stale_lists(&self) -> Result<Vec<(PathBuf, u64)>, StoreError> {
         let mut needed: BTreeSet<_> = self.0.index.read().all_layers();
         let manifests = self.manifests();
-        let listed = manifests.iter().flat_map(super::verify::listed);
+        let listed = manifests.iter().flat_map(Manifest::listed);
         needed.extend(listed.filter_map(|artifact| artifact.layers).map(|layers| layers.sha256));
         let directory = self.0.layout.lists();
         self.0.layout.guard(&directory.join("x"))?;
@@ -180,7 +179,7 @@ impl Cache {
 }
 
 fn read_list(bytes: &[u8], sha256: &Sha256Digest, size_bytes: u64) -> Result<LayerIndex, String> {
-    let found = Sha256Digest::from_bytes(Sha256::digest(bytes).into());
+    let found = Sha256Digest::of(bytes);
     if found != *sha256 {
         return Err(format!("sha256 mismatch: expected {sha256}, got {found}"));
     }

@@ -4,7 +4,6 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::index::ManifestOrigin;
@@ -198,5 +197,5 @@ pub(super) fn place(at: &Location) -> Sha256Digest {
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> Sha256Digest {
-    Sha256Digest::from_bytes(Sha256::digest(bytes).into())
+    Sha256Digest::of(bytes)
 }

@@ -3,7 +3,7 @@
 //! The `.partial` file is its own lock (flock). It vanishes by being renamed, so no lock files are left to pile up;
 //! who gets the lock checks that the path still names the file, else the one before has finished or given up.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ use tracing::{debug, info};
 use super::Cache;
 use super::index::Stamp;
 use super::manifest::place;
-use super::paths::{Layout, failed, remove_file, sync_directory};
+use super::paths::{Layout, failed, remove_file};
 use crate::backend::{Progress, StoreError};
-use crate::files::still_names;
+use crate::files::{self, Lock, still_names};
 use crate::model::{Artifact, ArtifactKey, Location, Sha256Digest};
 
 /// How much is read at a time when a file is hashed.
@@ -74,10 +74,8 @@ impl Partial {
             let mut pause = Duration::from_millis(2);
             let mut waited = Duration::ZERO;
             loop {
-                match file.try_lock() {
-                    Ok(()) => break,
-                    Err(TryLockError::WouldBlock) => {}
-                    Err(TryLockError::Error(err)) => return Err(failed("lock", &path)(err)),
+                if files::lock(&file, Lock::Alone, Duration::ZERO).map_err(failed("lock", &path))? {
+                    break;
                 }
                 if let Ok(metadata) = file.metadata() {
                     if waited.is_zero() { progress.resume(metadata.len()) } else { progress.set(metadata.len()) }
@@ -221,7 +219,7 @@ impl Partial {
 
     /// What the bytes hash to.
     pub(super) fn digest(&self) -> Sha256Digest {
-        Sha256Digest::from_bytes(self.hasher.clone().finalize().into())
+        Sha256Digest::from(self.hasher.clone())
     }
 
     /// Makes the bytes the artifact: sync, rename, sync of the directory. The lock is held until the value returned is
@@ -229,13 +227,7 @@ impl Partial {
     pub(super) fn commit(self, to: &Path, durable: bool) -> Result<(File, Option<Stamp>), StoreError> {
         let stamp = || self.file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", to));
         let before = stamp()?;
-        if durable {
-            self.file.sync_all().map_err(failed("sync", &self.path))?;
-        }
-        fs::rename(&self.path, to).map_err(failed("rename", &self.path))?;
-        if durable && let Some(directory) = to.parent() {
-            sync_directory(directory)?;
-        }
+        files::place(&self.file, to, durable, || fs::rename(&self.path, to)).map_err(failed("commit", &self.path))?;
         remove_file(&self.sidecar_path)?;
         let after = stamp()?;
         let ours = before.size() == self.len && after.has_bytes_of(&before);
@@ -260,11 +252,8 @@ impl Partial {
 /// Takes the lock of a partial if nobody holds it; `None` when somebody does.
 pub(super) fn try_hold(layout: &Layout, path: &Path) -> Result<Option<File>, StoreError> {
     let Some(file) = layout.open(path)? else { return Ok(None) };
-    match file.try_lock() {
-        Ok(()) => Ok(still_names(path, &file).then_some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(err)) => Err(failed("lock", path)(err)),
-    }
+    let is_ours = files::lock(&file, Lock::Alone, Duration::ZERO).map_err(failed("lock", path))?;
+    Ok((is_ours && still_names(path, &file)).then_some(file))
 }
 
 impl Cache {

@@ -11,15 +11,12 @@ use tracing::debug;
 use super::quarantine::found;
 use crate::backend::StoreError;
 use crate::files;
-use crate::model::ids::TEMPORARY;
+use crate::model::labels::{PARTIAL, PARTIAL_SIDECAR, TEMPORARY};
 use crate::model::{ArtifactKey, Sha256Digest};
 use crate::trust::kept::is_only_trust;
 
 /// How deep keys may nest. No manifest seen goes deeper than `vm/images/`.
 const MAX_DEPTH: usize = 16;
-
-const PARTIAL: &str = ".partial";
-const SIDECAR: &str = ".partial.json";
 
 /// The layout of one cache directory.
 #[derive(Debug, Clone)]
@@ -77,13 +74,13 @@ impl Layout {
     }
 
     pub(super) fn sidecar(&self, key: &ArtifactKey) -> PathBuf {
-        self.cache().join(format!("{key}{SIDECAR}"))
+        self.cache().join(format!("{key}{PARTIAL_SIDECAR}"))
     }
 
     /// The key of a partial's path; `None` when it is not one.
     pub(super) fn key_of_partial(&self, path: &Path) -> Option<ArtifactKey> {
         let text = path.strip_prefix(self.cache()).ok()?.to_str()?;
-        let key = text.strip_suffix(PARTIAL).or_else(|| text.strip_suffix(SIDECAR))?;
+        let key = text.strip_suffix(PARTIAL).or_else(|| text.strip_suffix(PARTIAL_SIDECAR))?;
         ArtifactKey::new(key).ok()
     }
 
@@ -200,11 +197,6 @@ fn walk(directory: &Path, depth: usize, found: &mut Vec<(PathBuf, Metadata)>) ->
 pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |err| StoreError::Io { what, path, err }
-}
-
-/// Makes a rename in this directory last.
-pub(super) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
-    File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed("sync", directory))
 }
 
 /// Removes a file; fine when it is gone already.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{CacheOptions, StoreError};
 use crate::backend::http::Failure;
+use crate::backoff::Backoff;
 
 /// The longest wait between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -11,18 +12,23 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// A server that asks for more patience than this is not waited for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
 
+/// How long is waited between two attempts.
+pub(super) fn backoff(options: &CacheOptions) -> Backoff {
+    Backoff { first: options.backoff, longest: MAX_BACKOFF }
+}
+
 /// When to try again.
 #[derive(Debug)]
 pub(super) struct Retry {
     left: u32,
     done: u32,
     limit: u32,
-    backoff: Duration,
+    backoff: Backoff,
 }
 
 impl Retry {
     pub(super) fn new(options: &CacheOptions) -> Self {
-        Self { left: options.retries, done: 0, limit: options.retries, backoff: options.backoff }
+        Self { left: options.retries, done: 0, limit: options.retries, backoff: backoff(options) }
     }
 
     /// How often was tried again.
@@ -41,11 +47,8 @@ impl Retry {
             return None;
         }
         self.left = self.left.checked_sub(1)?;
-        let full = self.backoff.saturating_mul(1 << self.done.min(16)).min(MAX_BACKOFF);
         self.done += 1;
-        // Between half and all of it, so that many clients of one broken server do not come back together.
-        let jittered = full.mul_f64(0.5 + fastrand::f64() / 2.0);
-        Some(jittered.max(failure.retry_after.unwrap_or_default()))
+        Some(self.backoff.delay(self.done).max(failure.retry_after.unwrap_or_default()))
     }
 }
 

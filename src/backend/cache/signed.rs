@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::manifest::{Said, place, refused, sha256, unusable};
 use super::partial::blocking;
-use super::{Cache, StoreError};
+use super::{Cache, StoreError, retry};
 use crate::backend::http::{Ask, Failure, Validators};
 use crate::error::Chain;
 use crate::model::manifest::MAX_MANIFEST_BYTES;
@@ -86,7 +86,7 @@ impl Cache {
                 Err(StoreError::Untrusted { err, .. }) if races > 0 && err.may_be_between() => {
                     races -= 1;
                     debug!(err = %err, at = %at, "manifest and signature do not belong together; fetching both again");
-                    tokio::time::sleep(self.0.options.backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    tokio::time::sleep(retry::backoff(&self.0.options).delay(1)).await;
                 }
                 fetched => break fetched,
             }

@@ -93,27 +93,8 @@ impl SyncWanted {
             }
             Self::Agents(agents) => {
                 for SyncAgent { agent, version, arches, pins } in agents {
-                    let offered = &manifest.agent(agent.as_str())?.version;
-                    if let Version::Exact(wanted) = version
-                        && wanted != offered
-                    {
-                        return Err(ManifestError::OtherVersion {
-                            agent: agent.to_string(),
-                            wanted: wanted.clone(),
-                            offered: offered.clone(),
-                        });
-                    }
                     for arch in arches {
-                        let artifact = manifest.artifact(agent.as_str(), *arch)?;
-                        if let Some(pinned) = pins.get(arch).filter(|pin| **pin != artifact.sha256) {
-                            return Err(ManifestError::Pinned {
-                                agent: agent.to_string(),
-                                arch: *arch,
-                                offered: artifact.sha256,
-                                pinned: *pinned,
-                            });
-                        }
-                        artifacts.push(artifact);
+                        artifacts.push(manifest.select(agent, version, *arch)?.pinned_by(pins, agent, *arch)?);
                     }
                 }
             }

@@ -4,10 +4,10 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
@@ -18,7 +18,7 @@ use super::archive::{Filter, Refusal, names_image};
 use super::partial::blocking;
 use super::paths::{failed, remove_file};
 use super::{ByteStream, Cache, Progress, StoreError};
-use crate::files::still_names;
+use crate::files::{self, Lock, still_names};
 use crate::model::{Artifact, ArtifactKey, ImageRef};
 
 /// How much is decompressed at a time.
@@ -75,18 +75,8 @@ impl Cache {
         let file = self.0.layout.open(&path)?;
         let gone = || failed("open", &path)(io::Error::from(io::ErrorKind::NotFound));
         let file = file.ok_or_else(gone)?;
-        let since = Instant::now();
-        loop {
-            match file.try_lock_shared() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(failed("read", &path)(io::Error::other("another process holds it")));
-                }
-                Err(TryLockError::Error(err)) => return Err(failed("lock", &path)(err)),
-            }
+        if !files::lock(&file, Lock::Shared, PATIENCE).map_err(failed("lock", &path))? {
+            return Err(failed("read", &path)(io::Error::other("another process holds it")));
         }
         if !still_names(&path, &file) {
             return Err(gone());
@@ -141,10 +131,8 @@ impl Cache {
     pub(super) fn remove_artifact(&self, key: &ArtifactKey) -> Result<bool, StoreError> {
         let path = self.0.layout.artifact(key);
         let Some(file) = self.0.layout.open(&path)? else { return Ok(true) };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(err)) => return Err(failed("lock", &path)(err)),
+        if !files::lock(&file, Lock::Alone, Duration::ZERO).map_err(failed("lock", &path))? {
+            return Ok(false);
         }
         if still_names(&path, &file) {
             remove_file(&path)?;

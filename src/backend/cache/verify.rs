@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::index::Stamp;
 use super::partial::blocking;
 use super::{Cache, StoreError};
-use crate::model::{Artifact, ArtifactKey, CachedArtifact, Manifest, Sha256Digest};
+use crate::model::{ArtifactKey, CachedArtifact, Manifest, Sha256Digest};
 
 /// What became of checking one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Cache {
             let manifests = cache.manifests();
             // Several publishers may have other bytes under one key.
             let mut expected = BTreeMap::<_, Vec<_>>::new();
-            for artifact in manifests.iter().flat_map(listed) {
+            for artifact in manifests.iter().flat_map(Manifest::listed) {
                 expected.entry(artifact.key_beside()).or_default().push(artifact.sha256);
                 expected.entry(artifact.key).or_default().push(artifact.sha256);
             }
@@ -99,12 +99,4 @@ impl Cache {
         }
         Ok(files)
     }
-}
-
-/// What the manifest says of every artifact whose entry is good.
-pub(super) fn listed(manifest: &Manifest) -> Vec<Artifact> {
-    let agents = manifest.agents.keys();
-    agents
-        .flat_map(|agent| manifest.arches(agent).into_iter().filter_map(|arch| manifest.artifact(agent, arch).ok()))
-        .collect()
 }

@@ -31,7 +31,7 @@ pub(super) fn values(answer: &[u8]) -> Result<impl Iterator<Item = Value> + '_, 
 
 fn check(answer: &[u8]) -> Result<(), String> {
     match estimate(answer) > MOST {
-        true => Err(format!("its values would take more than {} MiB of memory, the most", MOST >> 20)),
+        true => Err(format!("its values would take more than {} of memory, the most", crate::sizes::limit(MOST))),
         false => Ok(()),
     }
 }

@@ -193,25 +193,23 @@ impl Logins {
 
 /// `None` also for what cannot be read, after a warning.
 fn read(path: &Path) -> Option<File> {
-    use std::io::Read;
-
-    let text = regular::open(path).map_err(std::io::Error::from).and_then(|file| {
-        let mut text = String::new();
-        file.take(MAX_BYTES).read_to_string(&mut text).map(|_| text)
-    });
-    let text = match text {
-        Ok(text) => text,
+    let text = match regular::read(path, MAX_BYTES).map_err(std::io::Error::from) {
+        Ok(Some(text)) => text,
+        Ok(None) => {
+            tracing::warn!(file = %path.display(), "logins are larger than any are; pulling without them");
+            return None;
+        }
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return None,
         Err(err) => {
             tracing::warn!(file = %path.display(), error = %err, "cannot read logins; pulling without them");
             return None;
         }
     };
-    if text.trim().is_empty() {
+    if text.trim_ascii().is_empty() {
         return None;
     }
     // What the parser says may repeat a secret.
-    serde_json::from_str(&text)
+    serde_json::from_slice(&text)
         .inspect_err(|err| {
             let (line, column) = (err.line(), err.column());
             tracing::warn!(file = %path.display(), line, column, "logins are not JSON as expected; pulling without them");

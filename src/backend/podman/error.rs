@@ -103,10 +103,7 @@ pub(super) const ANSWER_LIMIT: usize = 32 << 20;
 
 /// An answer that is larger.
 pub(super) fn too_large(what: &str, command: &str, limit: usize) -> EngineError {
-    let most = match limit >> 20 {
-        0 => format!("{} KiB", limit >> 10),
-        most => format!("{most} MiB"),
-    };
+    let most = crate::sizes::limit(limit);
     unreadable(what, command, &format!("`{command}` yields more than {most}, the most that is read"))
 }
 

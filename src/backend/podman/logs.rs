@@ -9,7 +9,6 @@ use futures_util::{Stream, StreamExt, stream};
 use super::api::Api;
 use super::http::{Call, DEADLINE};
 use super::stream::Lines;
-use super::wire;
 use crate::backend::{Chunk, EngineError, LogLine, LogLines, LogRequest};
 use crate::model::ContainerId;
 
@@ -185,7 +184,7 @@ fn piece_of(is_stderr: bool, cut: bool, bytes: Bytes) -> LogLine {
 fn stamped(is_stderr: bool, mut bytes: Bytes) -> LogLine {
     let space = bytes.iter().position(|byte| *byte == b' ');
     let told = space.and_then(|space| std::str::from_utf8(bytes.get(..space)?).ok());
-    let time = told.and_then(wire::rfc3339);
+    let time = told.and_then(crate::time::parse_with_offset);
     if let (Some(_), Some(space)) = (time, space) {
         bytes.advance(space + 1);
     }

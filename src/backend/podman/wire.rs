@@ -27,7 +27,7 @@ impl ImageLabels {
     pub fn of(answer: &Value) -> Self {
         let labelled = answer.as_array().into_iter().flatten().filter_map(|image| {
             let labels = image.get("Labels").and_then(Value::as_object).into_iter().flatten();
-            let ours = labels.filter(|(name, _)| name.starts_with(LABELS));
+            let ours = labels.filter(|(name, _)| name.starts_with(labels::PREFIX));
             let ours = ours.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
             Some((ImageId::from(text(image, "Id")?), ours.collect()))
         });
@@ -45,7 +45,6 @@ impl ImageLabels {
 }
 
 /// How all our labels begin.
-const LABELS: &str = "steadfast.";
 
 /// The containers of `GET /libpod/containers/json`, or of `podman ps --format json`, each with its owner.
 pub(super) fn containers(answer: &Value, look: &Look, images: &ImageLabels) -> BTreeMap<ContainerName, ContainerState> {
@@ -492,30 +491,10 @@ fn time(value: Option<&Value>) -> Option<SystemTime> {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => match text.trim().parse::<f64>() {
             Ok(seconds) => seconds,
-            Err(_) => return rfc3339(text.trim()),
+            Err(_) => return crate::time::parse_with_offset(text.trim()),
         },
         _ => return None,
     };
     let since = Duration::try_from_secs_f64(since).ok().filter(|since| !since.is_zero())?;
     SystemTime::UNIX_EPOCH.checked_add(since)
-}
-
-pub(super) fn rfc3339(text: &str) -> Option<SystemTime> {
-    if let Some(time) = text.strip_suffix(['Z', 'z']) {
-        return utc(time);
-    }
-    // `…+02:00`: Podman 4 writes inspected times in the time zone of its machine.
-    let (time, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
-    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
-    let offset_seconds = hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60;
-    let moved = Duration::from_secs(offset_seconds);
-    match offset.as_bytes().first()? {
-        b'+' => utc(time)?.checked_sub(moved),
-        b'-' => utc(time)?.checked_add(moved),
-        _ => None,
-    }
-}
-
-fn utc(time: &str) -> Option<SystemTime> {
-    humantime::parse_rfc3339(&format!("{time}Z")).ok()
 }

@@ -1,8 +1,8 @@
 //! `publish keygen|sign`: keys and signatures in minisign's format.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde_json::json;
@@ -12,9 +12,10 @@ use crate::cli::render;
 use crate::cli::{CliError, ExitStatus, Format, Settings};
 use crate::files::regular;
 use crate::model::Manifest;
+use crate::model::labels::{SIGNATURE, beside};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::publish::{key, place};
-use crate::trust::{self, ENDING};
+use crate::trust;
 
 /// Holds the secret key, for where there is no file.
 pub(super) const KEY: &str = "STEADFAST_SIGNING_KEY";
@@ -75,7 +76,7 @@ pub(super) fn sign(settings: &Settings, args: &PublishSignArgs) -> Result<ExitSt
     let expires = args.expires.map(|after| SystemTime::now() + after);
     let signature =
         trust::sign(&bytes, &manifest.updated_at, serial, expires, &secret).map_err(|why| failed(cannot(why)))?;
-    let path = beside(&args.file, ENDING);
+    let path = beside(&args.file, SIGNATURE);
     place::write(&path, signature.as_bytes()).map_err(|err| not_written(&path, &err))?;
     let until = expires.map(crate::time::rfc3339);
     match settings.output {
@@ -94,21 +95,10 @@ fn failed(message: String) -> CliError {
     CliError::new(ExitStatus::Error, message)
 }
 
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
 pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {
     let cannot = |err: std::io::Error| failed(format!("cannot read `{}`: {err}", path.display()));
-    let file = regular::open(path).map_err(|err| cannot(err.into()))?;
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    match bytes.len() as u64 > most {
-        true => Err(failed(format!("`{}` is larger than {most} bytes", path.display()))),
-        false => Ok(bytes),
-    }
+    let read = regular::read(path, most).map_err(|err| cannot(err.into()))?;
+    read.ok_or_else(|| failed(format!("`{}` is larger than {}", path.display(), crate::sizes::limit(most))))
 }
 
 /// Nobody but its owner may read it, from the first byte on.
@@ -144,10 +134,11 @@ pub(super) fn secret(key: Option<&Path>) -> Result<minisign::SecretKey, CliError
 fn secret_key(key: Option<&Path>) -> Result<(String, String), CliError> {
     let (from, bytes) = match key {
         Some(path) if path == Path::new("-") => {
-            let mut bytes = Vec::new();
-            let read = std::io::stdin().lock().take(MAX_KEY_BYTES).read_to_end(&mut bytes);
-            read.map_err(|err| failed(format!("cannot read the secret key from standard input: {err}")))?;
-            ("from standard input".to_owned(), bytes)
+            let cannot = |why: String| failed(format!("cannot read the secret key from standard input: {why}"));
+            let read =
+                regular::bounded(std::io::stdin().lock(), MAX_KEY_BYTES).map_err(|err| cannot(err.to_string()))?;
+            let too_large = || cannot(format!("it is larger than {}", crate::sizes::limit(MAX_KEY_BYTES)));
+            ("from standard input".to_owned(), read.ok_or_else(too_large)?)
         }
         Some(path) => (format!("in `{}`", path.display()), read(path, MAX_KEY_BYTES)?),
         None => {

@@ -236,7 +236,9 @@ pub(super) async fn upload(settings: &Settings, args: PublishUploadArgs) -> Resu
         if args.sidecar_sha {
             let text = dist::sidecar(&local.sha256, &local.path);
             let about = About { content_type: "text/plain; charset=utf-8", ..about };
-            store.put(&key.with(".sha256"), text.as_bytes(), about, Condition::Always).await?;
+            store
+                .put(&key.with(crate::model::labels::DIGEST_SIDECAR), text.as_bytes(), about, Condition::Always)
+                .await?;
         }
         Ok::<_, StoreError>(sent)
     };

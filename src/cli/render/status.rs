@@ -198,7 +198,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// How old the view of `run` is.
 fn age(status: &Page) -> Option<Duration> {
-    let seen = humantime::parse_rfc3339_weak(&status.observed_at).ok()?;
+    let seen = crate::time::parse(&status.observed_at).ok()?;
     SystemTime::now().duration_since(seen).ok()
 }
 

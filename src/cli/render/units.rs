@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use crate::plan::Moved;
-
-/// Bytes with a binary unit: `16 B`, `1.5 KiB`, `2.0 GiB`.
-pub fn bytes(count: u64) -> String {
-    indicatif::BinaryBytes(count).to_string()
-}
+pub(crate) use crate::sizes::about as bytes;
 
 /// `60.00 MiB`, or `12.00 MiB of 60.00 MiB` where less than all of it travels.
 pub fn moved(moved: Moved) -> String {

@@ -6,7 +6,8 @@
 
 use super::judge::{Judgement, judge};
 use super::names::Holder;
-use super::{Found, Mine, NEXT_SUFFIX, PREV_SUFFIX, labels, remove, settle, stays_ended};
+use super::{Found, Mine, labels, remove, settle, stays_ended};
+use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Create, Desired, FieldChange, Guest,
     Health, Owner, Phase,

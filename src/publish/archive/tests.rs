@@ -7,7 +7,7 @@ use flate2::bufread::MultiGzDecoder;
 use super::*;
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256Digest::from_bytes(Sha256::digest(bytes).into()).to_string()
+    Sha256Digest::of(bytes).to_string()
 }
 
 struct Saved {

@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::model::Sha256Digest;
@@ -33,7 +32,7 @@ impl Dist {
         let path = dist::tarball_path(self.0.path(), agent, arch, Packing::Gzip);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let bytes = [&[0x1f, 0x8b][..], agent.key(arch, Packing::Gzip).as_str().as_bytes()].concat();
-        let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
+        let sha256 = Sha256Digest::of(&bytes);
         std::fs::write(&path, bytes).unwrap();
         std::fs::write(dist::sidecar_path(&path), dist::sidecar(&sha256, &path)).unwrap();
         sha256

@@ -75,5 +75,5 @@ async fn read(client: &Client, at: &Location, most: usize) -> Result<Vec<u8>, St
         return Err("the server did not send all of it".to_owned());
     }
     let bytes = answer.body.at_most(most).await.map_err(|failure| failure.cause)?;
-    bytes.ok_or_else(|| format!("it is larger than {} KiB", most / 1024))
+    bytes.ok_or_else(|| format!("it is larger than {}", crate::sizes::limit(most)))
 }

@@ -1,20 +1,15 @@
 //! A directory that something else serves.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::{Condition, Head, Local, Object, ObjectKey, Put, Sent, StoreError, StoreErrorKind};
 use crate::backend::Progress;
-use crate::files::{Replacement, regular};
-use crate::model::Sha256Digest;
+use crate::files::regular;
+use crate::model::{Sha256Digest, hashing};
 use crate::publish::place;
-
-/// How much is copied at a time.
-const PIECE: usize = 1024 * 1024;
 
 /// A directory, whose files' paths are their keys.
 #[derive(Debug)]
@@ -33,7 +28,7 @@ impl Directory {
         let path = self.path(key);
         blocking(move || {
             let Some(mut file) = open(&path)? else { return Ok(None) };
-            let read = copy(&mut file, &mut io::sink(), None);
+            let read = hashing::copy(&mut file, &mut io::sink(), |_| {});
             let (sha256, size_bytes) = read.map_err(|err| StoreError::io("read", &path, &err))?;
             Ok(Some(Head { size_bytes, sha256: Some(sha256) }))
         })
@@ -83,11 +78,9 @@ impl Directory {
             let mut file =
                 open(&from)?.ok_or_else(|| StoreError::io("read", &from, &io::Error::from(io::ErrorKind::NotFound)))?;
             let cannot = |err: io::Error| StoreError::io("write", &to, &err);
-            if let Some(dir) = to.parent() {
-                std::fs::create_dir_all(dir).map_err(cannot)?;
-            }
-            let replacement = Replacement::begin(&to, place::MODE).map_err(cannot)?;
-            let (sha256, _) = copy(&mut file, &mut replacement.file(), Some(&progress)).map_err(cannot)?;
+            let replacement = place::begin(&to).map_err(cannot)?;
+            let (sha256, _) =
+                hashing::copy(&mut file, &mut replacement.file(), |length| progress.set(length)).map_err(cannot)?;
             if sha256 != wanted {
                 let why = format!("its bytes hash to {sha256} now, and did to {wanted} before");
                 return Err(StoreError::new(StoreErrorKind::Changed, format!("`{}` changed", from.display()), why));
@@ -111,12 +104,10 @@ impl Directory {
                 StoreError::new(StoreErrorKind::NotFound, what, "there is no such file")
             })?;
             let cannot = |err: io::Error| StoreError::io("write", &to, &err);
-            if let Some(dir) = to.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-                std::fs::create_dir_all(dir).map_err(cannot)?;
-            }
-            let replacement = Replacement::begin(&to, place::MODE).map_err(cannot)?;
+            let replacement = place::begin(&to).map_err(cannot)?;
             progress.set_total(file.metadata().map_err(cannot)?.len());
-            let copied = copy(&mut file, &mut replacement.file(), Some(&progress)).map_err(cannot)?;
+            let copied =
+                hashing::copy(&mut file, &mut replacement.file(), |length| progress.set(length)).map_err(cannot)?;
             replacement.place(true).map_err(cannot)?;
             Ok(copied)
         })
@@ -143,40 +134,16 @@ fn open(path: &Path) -> Result<Option<File>, StoreError> {
 
 fn read(path: &Path, limit: usize) -> Result<Option<Object>, StoreError> {
     let Some(file) = open(path)? else { return Ok(None) };
-    let mut bytes = Vec::new();
-    let cannot = |err: io::Error| StoreError::io("read", path, &err);
-    file.take((limit as u64).saturating_add(1)).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() > limit {
+    let read = regular::bounded(file, limit as u64).map_err(|err| StoreError::io("read", path, &err))?;
+    let Some(bytes) = read else {
         let what = format!("cannot read `{}`", path.display());
-        return Err(StoreError::new(StoreErrorKind::Other, what, format!("it is larger than {limit} bytes")));
-    }
+        let why = format!("it is larger than {}", crate::sizes::limit(limit));
+        return Err(StoreError::new(StoreErrorKind::Other, what, why));
+    };
     let etag = etag(&bytes);
     Ok(Some(Object { bytes, etag }))
 }
 
 fn etag(bytes: &[u8]) -> String {
-    format!("\"{}\"", Sha256Digest::from_bytes(Sha256::digest(bytes).into()))
-}
-
-/// Copies and hashes in one pass.
-pub(super) fn copy(
-    from: &mut impl Read,
-    to: &mut impl Write,
-    progress: Option<&Progress>,
-) -> io::Result<(Sha256Digest, u64)> {
-    let (mut piece, mut hasher, mut length) = (vec![0; PIECE], Sha256::new(), 0);
-    loop {
-        let read = match from.read(&mut piece) {
-            Ok(0) => return Ok((Sha256Digest::from_bytes(hasher.finalize().into()), length)),
-            Ok(read) => read,
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-            Err(err) => return Err(err),
-        };
-        hasher.update(&piece[..read]);
-        to.write_all(&piece[..read])?;
-        length += read as u64;
-        if let Some(progress) = progress {
-            progress.set(length);
-        }
-    }
+    format!("\"{}\"", Sha256Digest::of(bytes))
 }

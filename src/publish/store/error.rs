@@ -161,7 +161,7 @@ impl Said {
     }
 
     fn clock(&self, now: SystemTime) -> String {
-        let theirs = self.server_time.as_deref().and_then(|text| humantime::parse_rfc3339(text.trim()).ok());
+        let theirs = self.server_time.as_deref().and_then(|text| crate::time::parse(text.trim()).ok());
         let off = theirs.map(|theirs| match now.duration_since(theirs) {
             Ok(ahead) => format!(", which is {} ahead", Whole(ahead)),
             Err(behind) => format!(", which is {} behind", Whole(behind.duration())),

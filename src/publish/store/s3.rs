@@ -13,14 +13,13 @@ use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, Error, GetOptions, GetRange, GetResult, ObjectMeta,
     ObjectStore, PutMode, PutOptions, RetryConfig, UpdateVersion,
 };
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::credentials::Account;
 use super::{About, Condition, Head, Object, ObjectKey, PART, PARTS, Put, StoreError, StoreErrorKind};
 use crate::backend::Progress;
-use crate::files::Replacement;
 use crate::model::Sha256Digest;
+use crate::model::hashing::Hashing;
 use crate::publish::place;
 
 /// The metadata that says what an object hashes to.
@@ -183,7 +182,7 @@ impl S3 {
                 PutMode::Update(UpdateVersion { e_tag: Some(etag.to_owned()), version: None })
             }
         };
-        let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
+        let sha256 = Sha256Digest::of(&bytes);
         let options = PutOptions { mode, attributes: attributes(about, &sha256), ..PutOptions::default() };
         match self.store.put_opts(&path, bytes.into(), options).await {
             Ok(put) => Ok(Put::Done(put.e_tag.unwrap_or_default())),
@@ -251,23 +250,19 @@ pub(super) async fn write_pieces(
     let writing = tokio::task::spawn_blocking(move || {
         use std::io::Write as _;
         let mut write = || {
-            if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-                std::fs::create_dir_all(dir)?;
-            }
-            let replacement = Replacement::begin(&path, place::MODE)?;
-            let (mut file, mut hasher, mut length) = (replacement.file(), Sha256::new(), 0);
+            let replacement = place::begin(&path)?;
+            let mut file = Hashing::new(replacement.file());
             let mut is_whole = false;
             while let Some(piece) = inbox.blocking_recv() {
                 // The empty one says that all others came.
                 is_whole = piece.is_empty();
                 file.write_all(&piece)?;
-                hasher.update(&piece);
-                length += piece.len() as u64;
             }
+            let (_, sha256, length) = file.finish();
             if is_whole {
                 replacement.place(true)?;
             }
-            Ok((Sha256Digest::from_bytes(hasher.finalize().into()), length))
+            Ok((sha256, length))
         };
         write().map_err(|err: std::io::Error| StoreError::io("write", &path, &err))
     });

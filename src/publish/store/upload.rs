@@ -4,11 +4,12 @@
 //! as it is read, and the object comes to be only when the bytes are those that were wanted.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use object_store::multipart::{MultipartStore, PartId};
@@ -22,7 +23,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::s3::{S3, attributes};
 use super::{About, Condition, Local, ObjectKey, PART, Sent, StoreError, StoreErrorKind};
 use crate::backend::Progress;
-use crate::files::{self, regular};
+use crate::files::{self, Lock, regular};
 use crate::model::Sha256Digest;
 
 /// S3 knows no more parts of one object.
@@ -249,7 +250,7 @@ impl Source {
 
     /// Nothing else is what was wanted.
     fn finish(&mut self, file: &Local) -> Result<(), StoreError> {
-        let hashed = self.reader.take().map(|(_, hasher)| Sha256Digest::from_bytes(hasher.finalize().into()));
+        let hashed = self.reader.take().map(|(_, hasher)| Sha256Digest::from(hasher));
         self.hashed = hashed.or(self.hashed);
         match self.hashed {
             Some(found) if found != file.sha256 => {
@@ -307,7 +308,7 @@ struct Record {
 impl Record {
     /// Each place that a file is sent to has a record of its own.
     fn path_of(file: &Path, to: &str) -> PathBuf {
-        let of = Sha256Digest::from_bytes(Sha256::digest(to).into()).to_string();
+        let of = Sha256Digest::of(to).to_string();
         let mut name = file.as_os_str().to_owned();
         name.push(format!(".{}.upload", &of[..8]));
         name.into()
@@ -317,7 +318,7 @@ impl Record {
     fn open(of: &Path, wanted: &RecordHead) -> Option<Self> {
         let path = Self::path_of(of, &wanted.to);
         let mut file = files::open(&path, OpenOptions::new().read(true).append(true)).ok()?;
-        file.try_lock().ok()?;
+        files::lock(&file, Lock::Alone, Duration::ZERO).ok().filter(|taken| *taken)?;
         let mut lines = BufReader::new(Read::by_ref(&mut file)).lines().map_while(Result::ok);
         let head: RecordHead = serde_json::from_str(&lines.next()?).ok()?;
         if (RecordHead { upload: String::new(), ..head.clone() }) != *wanted || head.upload.is_empty() {
@@ -334,7 +335,7 @@ impl Record {
     /// The upload to the same place that was begun of other bytes, and that nobody is at.
     fn stale(of: &Path, wanted: &RecordHead) -> Option<MultipartId> {
         let mut file = files::open(&Self::path_of(of, &wanted.to), OpenOptions::new().read(true)).ok()?;
-        file.try_lock().ok()?;
+        files::lock(&file, Lock::Alone, Duration::ZERO).ok().filter(|taken| *taken)?;
         let mut lines = BufReader::new(Read::by_ref(&mut file)).lines().map_while(Result::ok);
         let head: RecordHead = serde_json::from_str(&lines.next()?).ok()?;
         (head.to == wanted.to && !head.upload.is_empty()).then_some(head.upload)
@@ -345,10 +346,9 @@ impl Record {
         let path = Self::path_of(of, &head.to);
         let make = || {
             let mut file = files::open_or_create(&path)?;
-            file.try_lock().map_err(|err| match err {
-                TryLockError::WouldBlock => io::Error::from(io::ErrorKind::WouldBlock),
-                TryLockError::Error(err) => err,
-            })?;
+            if !files::lock(&file, Lock::Alone, Duration::ZERO)? {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             file.set_len(0)?;
             writeln!(file, "{}", serde_json::to_string(&head)?)?;
             Ok(file)

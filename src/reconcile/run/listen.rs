@@ -7,9 +7,9 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use crate::backend::{Engine, EngineError, EngineErrorKind, EngineEvent, Events};
+use crate::backoff::Backoff;
 use crate::error::Chain;
 use crate::model::Ownership;
-use crate::reconcile::backoff::Backoff;
 
 /// Subscribing again: soon, since whatever happens meanwhile is not seen.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(800) };

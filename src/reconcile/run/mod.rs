@@ -30,12 +30,12 @@ pub use news::News;
 pub use trigger::Trigger;
 pub use view::{BackingOff, View};
 
-use super::backoff::Backoff;
 use super::flights::Flight;
 use super::journal::Journal;
 use super::{Options, Refusal, Report, Reporter, Taken, reached_otherwise};
 use crate::act::Slots;
 use crate::backend::{Deaths, Engine, Store, Vm, World};
+use crate::backoff::Backoff;
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
 use crate::observe::{Distrust, ManifestFault, Published, accept_published, observe};

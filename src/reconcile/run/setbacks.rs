@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::crashes::is_kill;
 use crate::act::{ActError, Disposition, Ending};
 use crate::backend::EngineErrorKind;
+use crate::backoff::Backoff;
 use crate::model::{AgentName, RestartPolicy};
 use crate::plan::stays_ended;
-use crate::reconcile::backoff::Backoff;
 
 /// For a step that may succeed by itself, e.g. when Podman answers again.
 const PASSING: Backoff = Backoff { first: Duration::from_millis(500), longest: LONGEST };

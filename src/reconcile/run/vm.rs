@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backend::{Vm, VmEvents};
-use crate::reconcile::backoff::Backoff;
+use crate::backoff::Backoff;
 
 /// Following again: what is told is only a hint, and a machine that is not there tells nothing.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };

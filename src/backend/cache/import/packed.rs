@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tar::{Archive, EntryType};
 
-use crate::backend::cache::verify::listed;
 use crate::model::ids::{clean, found};
+use crate::model::labels::{DIGEST_SIDECAR, LAYERS_LIST};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{ArtifactKey, Manifest};
 
@@ -177,9 +177,9 @@ pub(super) fn read(mut file: &File, stop: &AtomicBool) -> Result<Packed, Broken>
 
 /// Refuses what the manifest does not name. So no name can lead anywhere.
 pub(super) fn check_names(packed: &Packed, manifest: &Manifest) -> Result<(), ArchiveFault> {
-    let keys: BTreeSet<_> = listed(manifest).into_iter().map(|artifact| artifact.key.to_string()).collect();
+    let keys: BTreeSet<_> = manifest.listed().map(|artifact| artifact.key.to_string()).collect();
     let is_named = |name: &str| {
-        let of = [".sha256", ".layers.json"].into_iter().find_map(|ending| name.strip_suffix(ending));
+        let of = [DIGEST_SIDECAR, LAYERS_LIST].into_iter().find_map(|ending| name.strip_suffix(ending));
         keys.contains(name) || of.is_some_and(|key| keys.contains(key))
     };
     // What only leads to what may be in it changes nothing. None is made of it.

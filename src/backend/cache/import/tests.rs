@@ -1,7 +1,6 @@
 use std::io::Write;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::*;
@@ -12,7 +11,7 @@ use crate::model::{Arch, Sha256Digest};
 const KEY: &str = "vm/images/app-1-x64.tar.gz";
 
 fn manifest(bytes: &[u8]) -> Value {
-    let sha256 = Sha256Digest::from_bytes(Sha256::digest(bytes).into()).to_string();
+    let sha256 = Sha256Digest::of(bytes).to_string();
     let tarballs = json!({"x64": {"key": KEY, "sha256": sha256, "sizeBytes": bytes.len()}});
     json!({"schemaVersion": 2, "updatedAt": "2026-04-24T00:00:00.000Z",
         "agents": {"app": {"image": "localhost/app", "version": "1", "tarballs": tarballs}}})
@@ -195,7 +194,7 @@ async fn other_bytes_than_the_manifest_says_are_not_placed_and_its_length_is_loo
 #[tokio::test]
 async fn what_an_earlier_run_left_is_taken_up_and_is_not_believed() {
     let bytes: Vec<u8> = (0..3 * PIECE + 5).map(|at| (at % 251) as u8).collect();
-    let sha256 = Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
+    let sha256 = Sha256Digest::of(&bytes);
     for left in [bytes[..PIECE + 3].to_vec(), vec![0; PIECE], bytes.clone()] {
         let scene = Scene::new();
         let images = scene.dir.path().join("root/cache/vm/images");

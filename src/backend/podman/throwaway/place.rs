@@ -2,7 +2,7 @@
 //! next one takes it away.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use super::Ways;
+use crate::files::{self, Lock};
 use crate::model::ids::clean;
 
 /// What its name begins with.
@@ -103,9 +104,8 @@ impl Place {
                     Err(_) => continue,
                 },
             };
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => continue,
+            if !files::lock(&lock, Lock::Alone, Duration::ZERO).unwrap_or(false) {
+                continue;
             }
             tracing::info!(path = %dir.display(), "taking away what a kill left of a Podman of our own");
             drop(Self { dir, program: program.to_owned(), vars: vars.clone(), _lock: lock });
@@ -255,7 +255,7 @@ impl Drop for Place {
 fn lock_in(dir: &Path) -> io::Result<File> {
     let fresh = dir.join("lock.new");
     let lock = File::create(&fresh)?;
-    lock.try_lock()?;
+    files::lock(&lock, Lock::Alone, Duration::ZERO)?;
     fs::rename(&fresh, dir.join("lock"))?;
     Ok(lock)
 }
