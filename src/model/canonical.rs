@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::ids::{ImageRef, Sha256Digest};
 use super::observed::Live;
 use super::redact::HIDDEN;
-use super::spec::{ContainerSpec, NO_CHECK, Port};
+use super::spec::{ContainerSpec, HealthCheck, Mount, NO_CHECK, Port};
 use super::text::Text;
 
 /// The version of [`CanonicalSpec`] that this build writes into `steadfast.spec-version`.
@@ -309,55 +310,63 @@ fn shown_name(field: &str) -> String {
     }
 }
 
+/// What is wanted, field by field. Each name also stands in [`known_field`].
 fn wanted_fields(spec: &ContainerSpec, image: &ImageRef, key: &HostKey) -> BTreeMap<String, Wanted> {
-    let mut wanted: BTreeMap<_, _> =
-        values(spec, image).into_iter().map(|(field, value)| (field, Wanted { value, other_name: None })).collect();
-    for mount in &spec.mounts {
-        let access = if mount.read_only { ":ro" } else { "" };
-        let source = format!("{}{access}", mount.source.expose());
-        let source = if mount.source.is_sensitive() { Text::sensitive(source) } else { Text::plain(source) };
-        let target = mount.target.expose();
-        let (plain, hashed) = (format!("{MOUNT}{target}]"), hidden_mount(target, key));
-        let (field, other) = if mount.target.is_sensitive() { (hashed, plain) } else { (plain, hashed) };
-        wanted.insert(field, Wanted { value: Value::One(source), other_name: Some(other) });
-    }
-    wanted
-}
-
-fn values(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Value> {
+    let ContainerSpec {
+        // A replacement changes it, and so does a step of its own.
+        name: _,
+        command,
+        env,
+        mounts,
+        ports,
+        hidden_ports,
+        restart,
+        add_hosts,
+        healthcheck,
+        no_healthcheck,
+    } = spec;
     let mut fields = BTreeMap::new();
-    fields.insert("image".to_owned(), Value::plain(image.as_str()));
-    fields.insert("container.restart".to_owned(), Value::plain(spec.restart.as_str()));
-    if let Some(command) = &spec.command {
-        fields.insert("container.command".to_owned(), Value::Many(command.clone()));
+    let mut put = |field: String, value| fields.insert(field, Wanted { value, other_name: None });
+    put("image".to_owned(), Value::plain(image.as_str()));
+    put("container.restart".to_owned(), Value::plain(restart.as_str()));
+    if let Some(command) = command {
+        put("container.command".to_owned(), Value::Many(command.clone()));
     }
-    for (variable, value) in &spec.env {
-        fields.insert(format!("container.env.{variable}"), Value::One(value.clone()));
+    for (variable, value) in env {
+        put(format!("container.env.{variable}"), Value::One(value.clone()));
     }
-    if !spec.ports.is_empty() {
-        let shown = |port: &Port| match spec.hidden_ports.contains(port) {
+    if !ports.is_empty() {
+        let shown = |port: &Port| match hidden_ports.contains(port) {
             true => Text::sensitive(port.to_string()),
             false => Text::plain(port.to_string()),
         };
-        let mut ports: Vec<_> = spec.ports.iter().map(shown).collect();
+        let mut ports: Vec<_> = ports.iter().map(shown).collect();
         ports.sort();
-        fields.insert("container.ports".to_owned(), Value::Many(ports));
+        put("container.ports".to_owned(), Value::Many(ports));
     }
-    if !spec.add_hosts.is_empty() {
-        let mut hosts = spec.add_hosts.clone();
+    if !add_hosts.is_empty() {
+        let mut hosts = add_hosts.clone();
         hosts.sort();
-        fields.insert("container.addHosts".to_owned(), Value::Many(hosts));
+        put("container.addHosts".to_owned(), Value::Many(hosts));
     }
-    if spec.no_healthcheck {
-        fields.insert("container.healthcheck.test".to_owned(), Value::Many(vec![Text::plain(NO_CHECK)]));
+    if *no_healthcheck {
+        put("container.healthcheck.test".to_owned(), Value::Many(vec![Text::plain(NO_CHECK)]));
     }
-    if let Some(check) = &spec.healthcheck {
-        let mut put = |name: &str, value: Value| fields.insert(format!("container.healthcheck.{name}"), value);
-        put("test", Value::Many(check.test.words()));
-        put("interval", Value::plain(humantime::format_duration(check.interval).to_string()));
-        put("timeout", Value::plain(humantime::format_duration(check.timeout).to_string()));
-        put("retries", Value::plain(check.retries.to_string()));
-        put("startPeriod", Value::plain(humantime::format_duration(check.start_period).to_string()));
+    if let Some(HealthCheck { test, interval, timeout, retries, start_period }) = healthcheck {
+        let time = |time: &Duration| Value::plain(humantime::format_duration(*time).to_string());
+        put("container.healthcheck.test".to_owned(), Value::Many(test.words()));
+        put("container.healthcheck.interval".to_owned(), time(interval));
+        put("container.healthcheck.timeout".to_owned(), time(timeout));
+        put("container.healthcheck.retries".to_owned(), Value::plain(retries.to_string()));
+        put("container.healthcheck.startPeriod".to_owned(), time(start_period));
+    }
+    for Mount { source, target, read_only } in mounts {
+        let access = if *read_only { ":ro" } else { "" };
+        let kept = format!("{}{access}", source.expose());
+        let value = Value::One(if source.is_sensitive() { Text::sensitive(kept) } else { Text::plain(kept) });
+        let (plain, hashed) = (format!("{MOUNT}{}]", target.expose()), hidden_mount(target.expose(), key));
+        let (field, other) = if target.is_sensitive() { (hashed, plain) } else { (plain, hashed) };
+        fields.insert(field, Wanted { value, other_name: Some(other) });
     }
     fields
 }
@@ -365,7 +374,7 @@ fn values(spec: &ContainerSpec, image: &ImageRef) -> BTreeMap<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContainerName, Mount, Protocol, RestartPolicy};
+    use crate::model::{ContainerName, HealthTest, Protocol, RestartPolicy};
 
     fn spec() -> ContainerSpec {
         ContainerSpec {
@@ -387,6 +396,23 @@ mod tests {
             add_hosts: vec![],
             healthcheck: None,
             no_healthcheck: false,
+        }
+    }
+
+    #[test]
+    fn every_field_that_is_recorded_is_known_when_it_goes() {
+        let check = HealthCheck {
+            test: HealthTest::Shell("true".into()),
+            interval: HealthCheck::INTERVAL,
+            timeout: HealthCheck::TIMEOUT,
+            retries: 3,
+            start_period: Duration::ZERO,
+        };
+        let full = ContainerSpec { add_hosts: vec!["a:::1".into()], healthcheck: Some(check), ..spec() };
+        for spec in [full, hidden(), ContainerSpec { no_healthcheck: true, ..spec() }] {
+            let fields = wanted_fields(&spec, &image(), &key(1));
+            let unknown: Vec<_> = fields.keys().filter(|field| !known_field(field)).collect();
+            assert!(fields.len() > 4 && unknown.is_empty(), "{unknown:?}");
         }
     }
 

@@ -12,6 +12,10 @@ use super::redact::{HIDDEN, Secrets};
 use super::text::{Text, url_with_password};
 
 /// What a container is to be, resolved: defaults filled in, env files read, substitutions made.
+///
+/// Whoever makes something of each field takes it apart without `..`: where secrets are found in it, where it is recorded
+/// ([`super::canonical`]), where Podman is asked for it (API and command line), where plans show it. So a new field does not
+/// compile until each has decided about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerSpec {
     /// Its name in Podman.
@@ -45,8 +49,18 @@ impl ContainerSpec {
     /// The values in it that must never be shown, and what of them may come back by itself: the parts of a path, the numbers
     /// of a port, the password of a URL, the address of a host. For whatever repeats what a container was given.
     pub fn secrets(&self) -> Secrets {
-        let Self { name: _, command, env, mounts, ports: _, hidden_ports, restart: _, add_hosts, healthcheck, .. } =
-            self;
+        let Self {
+            name: _,
+            command,
+            env,
+            mounts,
+            ports: _,
+            hidden_ports,
+            restart: _,
+            add_hosts,
+            healthcheck,
+            no_healthcheck: _,
+        } = self;
         let check = healthcheck.as_ref().map(|check| match &check.test {
             HealthTest::Command(words) => words.as_slice(),
             HealthTest::Shell(line) => std::slice::from_ref(line),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::backend::{EngineError, EngineErrorKind};
 use crate::model::spec::{HOST_GATEWAY, split_host};
-use crate::model::{Create, HealthCheck, Mount, NO_CHECK, Port, Text, Volume};
+use crate::model::{ContainerSpec, Create, HealthCheck, Mount, NO_CHECK, Port, Text, Volume};
 
 /// Seconds between the stop signal and KILL when somebody else stops the container.
 pub(super) const STOP_TIMEOUT: u64 = 10;
@@ -27,31 +27,44 @@ pub(super) fn needs_gateway(create: &Create) -> bool {
 
 /// The body. `gateway` stands in for `host-gateway`; `entrypoint` is the image's, where it has to be given.
 pub(super) fn body(create: &Create, gateway: Option<&str>, entrypoint: Option<&[String]>) -> Value {
-    let spec = &create.spec;
-    let env: Map<String, Value> = spec.env.iter().map(|(name, value)| (name.clone(), json!(value.expose()))).collect();
+    let Create { name, image: _, image_id: _, spec, labels, volumes } = create;
+    let ContainerSpec {
+        // Not during a replacement: then it is another.
+        name: _,
+        command,
+        env,
+        mounts,
+        ports,
+        hidden_ports: _,
+        restart,
+        add_hosts,
+        healthcheck,
+        no_healthcheck,
+    } = spec;
+    let env: Map<String, Value> = env.iter().map(|(name, value)| (name.clone(), json!(value.expose()))).collect();
     let mut body = json!({
-        "name": create.name.as_str(),
+        "name": name.as_str(),
         "image": create.image_word(),
-        "labels": create.labels,
+        "labels": labels,
         "env": env,
-        "mounts": spec.mounts.iter().map(mount).collect::<Vec<_>>(),
-        "volumes": create.volumes.iter().map(volume).collect::<Vec<_>>(),
-        "portmappings": spec.ports.iter().map(port).collect::<Vec<_>>(),
-        "restart_policy": spec.restart.as_str(),
-        "hostadd": spec.add_hosts.iter().filter_map(|line| host_line(line.expose(), gateway)).collect::<Vec<_>>(),
+        "mounts": mounts.iter().map(mount).collect::<Vec<_>>(),
+        "volumes": volumes.iter().map(volume).collect::<Vec<_>>(),
+        "portmappings": ports.iter().map(port).collect::<Vec<_>>(),
+        "restart_policy": restart.as_str(),
+        "hostadd": add_hosts.iter().filter_map(|line| host_line(line.expose(), gateway)).collect::<Vec<_>>(),
         "stop_timeout": STOP_TIMEOUT,
     });
-    if let Some(command) = &spec.command {
+    if let Some(command) = command {
         body["command"] = command.iter().map(|word| json!(word.expose())).collect();
     }
     if let Some(entrypoint) = entrypoint {
         body["entrypoint"] = json!(entrypoint);
     }
-    if spec.no_healthcheck {
+    if *no_healthcheck {
         body["healthconfig"] = json!({"Test": [NO_CHECK]});
     }
-    if let Some(check) = &spec.healthcheck {
-        body["healthconfig"] = healthcheck(check);
+    if let Some(check) = healthcheck {
+        body["healthconfig"] = health_config(check);
     }
     body
 }
@@ -86,12 +99,12 @@ pub(super) fn entrypoint(create: &Create, image: Option<&Value>) -> Result<Vec<S
     Ok(words)
 }
 
-fn mount(mount: &Mount) -> Value {
-    let access = if mount.read_only { "ro" } else { "rw" };
+fn mount(Mount { source, target, read_only }: &Mount) -> Value {
+    let access = if *read_only { "ro" } else { "rw" };
     json!({
         "type": "bind",
-        "source": mount.source.expose(),
-        "destination": mount.target.expose(),
+        "source": source.expose(),
+        "destination": target.expose(),
         "options": ["rbind", access],
     })
 }
@@ -102,25 +115,25 @@ fn volume(volume: &Volume) -> Value {
     json!({ "Name": volume.name, "Dest": volume.target, "Options": [access] })
 }
 
-fn port(port: &Port) -> Value {
+fn port(Port { host_ip, host_port, container_port, protocol }: &Port) -> Value {
     json!({
         // Podman understands an empty address as every address, IPv6 included where the network has it.
-        "host_ip": if port.host_ip == "0.0.0.0" { "" } else { &port.host_ip },
-        "host_port": port.host_port,
-        "container_port": port.container_port,
-        "protocol": port.protocol.to_string(),
+        "host_ip": if host_ip == "0.0.0.0" { "" } else { host_ip },
+        "host_port": host_port,
+        "container_port": container_port,
+        "protocol": protocol.to_string(),
     })
 }
 
 /// Durations in nanoseconds, under the names of Docker's image format.
-fn healthcheck(check: &HealthCheck) -> Value {
-    let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+fn health_config(HealthCheck { test, interval, timeout, retries, start_period }: &HealthCheck) -> Value {
+    let nanos = |duration: &std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     json!({
-        "Test": check.test.words().iter().map(Text::expose).collect::<Vec<_>>(),
-        "Interval": nanos(check.interval),
-        "Timeout": nanos(check.timeout),
-        "Retries": check.retries,
-        "StartPeriod": nanos(check.start_period),
+        "Test": test.words().iter().map(Text::expose).collect::<Vec<_>>(),
+        "Interval": nanos(interval),
+        "Timeout": nanos(timeout),
+        "Retries": retries,
+        "StartPeriod": nanos(start_period),
     })
 }
 
@@ -136,7 +149,7 @@ pub(super) fn host_line(line: &str, gateway: Option<&str>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContainerName, ContainerSpec, ImageRef, RestartPolicy};
+    use crate::model::{ContainerName, ImageRef, RestartPolicy};
 
     fn create(command: Option<Vec<Text>>) -> Create {
         let spec = ContainerSpec {

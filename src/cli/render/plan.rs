@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::markdown::{code, prose, value};
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, terminal, units};
-use crate::model::{AgentName, Boot, Desired, FieldChange, Guest, ImageRef, Mount, Name};
+use crate::model::{AgentName, Boot, ContainerSpec, Desired, FieldChange, Guest, ImageRef, Mount, Name};
 use crate::plan::action::verb;
 use crate::plan::{Action, Moved, OBSERVE, Plan, Reason, Summary, Waiting, WaitingOn};
 use crate::snapshot::Snapshot;
@@ -198,19 +198,32 @@ fn made(desired: &Desired, kind: &str, agent: Option<&AgentName>) -> Vec<(&'stat
         return Vec::new();
     };
     let spec = &agent.container;
+    // What it runs and how it is kept running is no surprise to who wrote it, and may be long.
+    let ContainerSpec {
+        name: _,
+        command: _,
+        env,
+        mounts,
+        ports,
+        hidden_ports: _,
+        restart: _,
+        add_hosts: _,
+        healthcheck: _,
+        no_healthcheck: _,
+    } = spec;
     let image = agent.image.as_ref().map(|image| match ImageRef::join(image, &agent.version.to_string()) {
         Ok(reference) => reference.to_string(),
         Err(_) => image.clone(),
     });
-    let mount = |mount: &Mount| {
-        let access = if mount.read_only { " (read-only)" } else { "" };
-        format!("{} → {}{access}", mount.source.shown(), mount.target.shown())
+    let mount = |Mount { source, target, read_only }: &Mount| {
+        let access = if *read_only { " (read-only)" } else { "" };
+        format!("{} → {}{access}", source.shown(), target.shown())
     };
     let fields = [
         ("image", image.into_iter().collect::<Vec<_>>()),
-        ("ports", spec.ports.iter().map(|port| spec.shown_port(port)).collect()),
-        ("mounts", spec.mounts.iter().map(mount).collect()),
-        ("env", spec.env.keys().cloned().collect()),
+        ("ports", ports.iter().map(|port| spec.shown_port(port)).collect()),
+        ("mounts", mounts.iter().map(mount).collect()),
+        ("env", env.keys().cloned().collect()),
     ];
     fields.into_iter().filter(|(_, values)| !values.is_empty()).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::script::{self, Variables};
 use crate::backend::podman::spec;
-use crate::model::{Create, HealthCheck, HealthTest, Mount, Port, Text, Volume};
+use crate::model::{ContainerSpec, Create, HealthCheck, HealthTest, Mount, Port, Text, Volume};
 
 /// The script that makes it. `gateway` stands in for `host-gateway`; `entrypoint` is the image's, where it has to be given.
 pub(super) fn script(create: &Create, gateway: Option<&str>, entrypoint: Option<&[String]>) -> Result<String, String> {
@@ -12,39 +12,53 @@ pub(super) fn script(create: &Create, gateway: Option<&str>, entrypoint: Option<
 
 /// All but the variables.
 pub(super) fn words(create: &Create, gateway: Option<&str>, entrypoint: Option<&[String]>) -> Vec<String> {
-    let spec = &create.spec;
+    let Create { name, image: _, image_id: _, spec, labels, volumes } = create;
+    let ContainerSpec {
+        // Not during a replacement: then it is another.
+        name: _,
+        command,
+        // In `script`: values never become arguments.
+        env: _,
+        mounts,
+        ports,
+        hidden_ports: _,
+        restart,
+        add_hosts,
+        healthcheck,
+        no_healthcheck,
+    } = spec;
     let mut words = Words::default();
     // The command line's own habits that the API does not have: pulling, and the proxies of Podman's environment.
     words.add(["--pull=never", "--http-proxy=false"]);
-    words.pair("--name", create.name.as_str());
-    for (name, value) in &create.labels {
+    words.pair("--name", name.as_str());
+    for (name, value) in labels {
         words.pair("--label", format!("{name}={value}"));
     }
-    for mount in &spec.mounts {
+    for mount in mounts {
         words.pair("--mount", mount_words(mount));
     }
-    for volume in &create.volumes {
+    for volume in volumes {
         words.pair("--mount", volume_words(volume));
     }
-    for port in &spec.ports {
+    for port in ports {
         words.pair("--publish", port_words(port));
     }
-    words.pair("--restart", spec.restart.as_str());
-    for line in spec.add_hosts.iter().filter_map(|line| spec::host_line(line.expose(), gateway)) {
+    words.pair("--restart", restart.as_str());
+    for line in add_hosts.iter().filter_map(|line| spec::host_line(line.expose(), gateway)) {
         words.pair("--add-host", line);
     }
     words.pair("--stop-timeout", spec::STOP_TIMEOUT.to_string());
     if let Some(entrypoint) = entrypoint {
         words.pair("--entrypoint", serde_json::json!(entrypoint).to_string());
     }
-    if spec.no_healthcheck {
+    if *no_healthcheck {
         words.add(["--no-healthcheck"]);
     }
-    if let Some(check) = &spec.healthcheck {
+    if let Some(check) = healthcheck {
         health_words(check, &mut words);
     }
     words.add(["--", create.image_word()]);
-    words.add(spec.command.iter().flatten().map(Text::expose));
+    words.add(command.iter().flatten().map(Text::expose));
     words.0
 }
 
@@ -62,12 +76,12 @@ impl Words {
 }
 
 /// Podman reads it as a line of CSV.
-fn mount_words(mount: &Mount) -> String {
-    let access = if mount.read_only { "ro=true" } else { "ro=false" };
+fn mount_words(Mount { source, target, read_only }: &Mount) -> String {
+    let access = if *read_only { "ro=true" } else { "ro=false" };
     let fields = [
         "type=bind".to_owned(),
-        format!("source={}", mount.source.expose()),
-        format!("destination={}", mount.target.expose()),
+        format!("source={}", source.expose()),
+        format!("destination={}", target.expose()),
         access.to_owned(),
     ];
     fields.map(|field| csv(&field)).join(",")
@@ -93,9 +107,9 @@ fn csv(field: &str) -> String {
 }
 
 /// Podman understands no address as every address, IPv6 included where the network has it.
-fn port_words(port: &Port) -> String {
-    let rest = format!("{}:{}/{}", port.host_port, port.container_port, port.protocol);
-    match port.host_ip.as_str() {
+fn port_words(Port { host_ip, host_port, container_port, protocol }: &Port) -> String {
+    let rest = format!("{host_port}:{container_port}/{protocol}");
+    match host_ip.as_str() {
         "" | "0.0.0.0" => rest,
         address if address.contains(':') => format!("[{address}]:{rest}"),
         address => format!("{address}:{rest}"),
@@ -103,12 +117,13 @@ fn port_words(port: &Port) -> String {
 }
 
 fn health_words(check: &HealthCheck, words: &mut Words) {
-    let nanos = |duration: std::time::Duration| format!("{}ns", duration.as_nanos().min(i64::MAX as u128));
-    words.pair("--health-cmd", health_test(&check.test));
-    words.pair("--health-interval", nanos(check.interval));
-    words.pair("--health-timeout", nanos(check.timeout));
-    words.pair("--health-retries", check.retries.to_string());
-    words.pair("--health-start-period", nanos(check.start_period));
+    let HealthCheck { test, interval, timeout, retries, start_period } = check;
+    let nanos = |duration: &std::time::Duration| format!("{}ns", duration.as_nanos().min(i64::MAX as u128));
+    words.pair("--health-cmd", health_test(test));
+    words.pair("--health-interval", nanos(interval));
+    words.pair("--health-timeout", nanos(timeout));
+    words.pair("--health-retries", retries.to_string());
+    words.pair("--health-start-period", nanos(start_period));
 }
 
 /// In the form that Podman keeps as it is: a JSON array, to which it adds `CMD` by itself unless the first word is
