@@ -115,8 +115,8 @@ impl Lima {
         let dir = &state.dir;
         for file in ["ha.pid".to_owned(), format!("{}.pid", listed.state.vm_type)] {
             let path = dir.join(file);
-            let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            let named = text.trim().parse().ok().and_then(process::of);
+            let Some(text) = limactl::small(&path) else { continue };
+            let named = String::from_utf8_lossy(&text).trim().parse().ok().and_then(process::of);
             // `limactl stop --force` kills what a pid file names, whoever that is now.
             if named.is_none_or(|named| !self.is_limas(&named, dir)) {
                 tracing::warn!(path = %path.display(), "removing a stale pid file of Lima's");
@@ -223,8 +223,7 @@ pub(super) fn whose(dir: &Path) -> Option<(String, Option<String>)> {
 }
 
 fn adopted_by(dir: &Path) -> Option<(String, Option<String>)> {
-    let text = std::fs::read_to_string(dir.join(OWNER_FILE)).ok()?;
-    let value: Value = serde_json::from_str(&text).ok()?;
+    let value: Value = serde_json::from_slice(&limactl::small(&dir.join(OWNER_FILE))?).ok()?;
     let word = |field: &str| Some(value.get(field)?.as_str()?.to_owned());
     Some((word("name")?, word("root")))
 }

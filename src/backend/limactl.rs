@@ -11,12 +11,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use super::command::{self, Output, RunError};
 use super::vm::VmError;
+use crate::files::regular;
 use crate::model::{InstanceName, VmPhase};
 use list::parse_list;
 
@@ -36,8 +38,10 @@ const CREATE: Duration = Duration::from_secs(60 * 60);
 const START: Duration = Duration::from_secs(30 * 60);
 /// `limactl stop` waits for the guest for 3 min 10 s.
 const STOP: Duration = Duration::from_secs(200);
-/// The newest events of a host agent are within so many bytes.
-const EVENTS_TAIL: u64 = 64 << 10;
+/// The newest events of a host agent, and the last lines of a log, are within so many bytes.
+const TAIL: u64 = 64 << 10;
+/// The largest of the small files of an instance. `limactl list --json` tells of none whose line is longer than 64 KiB.
+const MAX_SMALL: u64 = 256 << 10;
 /// Lima: which of its forwarders leads ports into an instance, for as long as that runs.
 const SSH_PORT_FORWARDER: &str = "LIMA_SSH_PORT_FORWARDER";
 /// What is told of a log.
@@ -194,7 +198,7 @@ impl Limactl {
     /// The end of the log of what a guest did when it booted; empty when it cannot be had. Our own template has Lima copy it to
     /// the instance's directory.
     pub async fn boot_log(&self, instance: &InstanceName) -> String {
-        if let Ok(log) = std::fs::read(self.boot_log_file(instance)) {
+        if let Some(log) = tail(&self.boot_log_file(instance)) {
             return last_lines(&log);
         }
         let mut command = self.shell(instance.as_str());
@@ -324,19 +328,36 @@ fn last_words(stderr: &str) -> String {
 
 /// A parameter of the instance in this directory, as Lima keeps it there.
 pub(super) fn param(dir: &Path, name: &str) -> Option<String> {
-    let kept: Value = serde_yaml::from_str(&std::fs::read_to_string(dir.join("lima.yaml")).ok()?).ok()?;
-    Some(kept.get("param")?.get(name)?.as_str()?.to_owned())
+    let kept: Kept = serde_yaml::from_slice(&small(&dir.join("lima.yaml"))?).ok()?;
+    Some(kept.param.get(name)?.as_str()?.to_owned())
+}
+
+/// What we read of an instance's `lima.yaml`.
+#[derive(Deserialize)]
+struct Kept {
+    param: serde_json::Map<String, Value>,
+}
+
+/// A small file of an instance's directory. Whose the instance is may not be known yet, and then the file is anybody's: so
+/// nothing that is no file is waited for, and nothing big is read. `None` for these, and where there is none.
+pub(super) fn small(path: &Path) -> Option<Vec<u8>> {
+    regular::read(path, MAX_SMALL).ok()?
 }
 
 /// Why the host agent calls a machine that runs degraded: a probe, or a step of its provisioning, failed. `None` when it does
 /// not. `list` does not tell; the host agent's own events do, each with the whole of its status.
 pub(super) fn degraded(dir: &Path) -> Option<String> {
-    let mut file = std::fs::File::open(dir.join("ha.stdout.log")).ok()?;
+    degraded_by(&String::from_utf8_lossy(&tail(&dir.join("ha.stdout.log"))?))
+}
+
+/// The end of a log.
+fn tail(path: &Path) -> Option<Vec<u8>> {
+    let mut file = regular::open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(EVENTS_TAIL))).ok()?;
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
     let mut tail = Vec::new();
-    file.take(EVENTS_TAIL).read_to_end(&mut tail).ok()?;
-    degraded_by(&String::from_utf8_lossy(&tail))
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    Some(tail)
 }
 
 fn degraded_by(events: &str) -> Option<String> {
@@ -377,6 +398,22 @@ fn is_older(version: &str, than: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_instance_of_anybodys_nothing_big_is_read_and_nothing_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lima.yaml");
+        let owner = || param(dir.path(), "steadfastName");
+        assert_eq!(owner(), None);
+        let ours = "images: []\nparam:\n  steadfastName: demo\n";
+        std::fs::write(&file, ours).unwrap();
+        assert_eq!(owner().as_deref(), Some("demo"));
+        std::fs::write(&file, format!("{ours}#{}", "x".repeat(MAX_SMALL as usize))).unwrap();
+        assert_eq!(owner(), None);
+        std::fs::remove_file(&file).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, 0o600.into()).unwrap();
+        assert_eq!(owner(), None);
+    }
 
     #[test]
     fn a_machine_is_degraded_by_its_newest_event() {
