@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use serde_json::Value;
-use steadfast::fuzzing::cache::{filter, holds_only};
+use steadfast::fuzzing::cache::{clean_path, filter, holds_only};
 use steadfast::model::ImageRef;
 use steadfast_fuzz::{bounded, check_message, expand, mutate_tar, pieces};
 
@@ -58,8 +58,7 @@ fn lists(bytes: &[u8]) -> std::io::Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for entry in tar::Archive::new(bytes).entries()? {
         let mut entry = entry?;
-        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let path = clean(&path);
+        let path = clean_path(&entry.path_bytes());
         if matches!(path.as_str(), "manifest.json" | "index.json" | "repositories") {
             let mut content = Vec::new();
             entry.read_to_end(&mut content)?;
@@ -67,18 +66,6 @@ fn lists(bytes: &[u8]) -> std::io::Result<Vec<(String, Vec<u8>)>> {
         }
     }
     Ok(found)
-}
-
-fn clean(path: &str) -> String {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| { mutate_tar(data, size, max_size, seed) });

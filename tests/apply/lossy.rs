@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::support;
 use crate::world::World;
@@ -100,24 +101,13 @@ fn serve(mut client: UnixStream, loss: &Mutex<Option<Loss>>, said: &Mutex<Option
     let close = if text.to_ascii_lowercase().contains("upgrade:") { "" } else { "\r\nConnection: close" };
     let sent = podman.write_all(format!("{text}{close}").as_bytes()).and_then(|()| podman.write_all(&read[head..]));
     let (Ok(()), Ok(from), Ok(to)) = (sent, client.try_clone(), podman.try_clone()) else { return };
-    std::thread::spawn(move || pass_on(from, to));
+    std::thread::spawn(move || support::pass_on(from, to, Duration::ZERO));
     if is_lost {
         // Podman has done it once it says so.
         let _ = podman.read(&mut piece);
         let _ = client.shutdown(Shutdown::Both);
         let _ = podman.shutdown(Shutdown::Both);
     } else {
-        pass_on(podman, client);
+        support::pass_on(podman, client, Duration::ZERO);
     }
-}
-
-fn pass_on(mut from: UnixStream, mut to: UnixStream) {
-    let mut piece = [0; 16 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut piece) {
-        if to.write_all(&piece[..read]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
 }

@@ -158,9 +158,9 @@ fn serve(mut client: UnixStream, manner: Manner) {
         Manner::Faithful | Manner::Slow => {
             let Ok(podman) = UnixStream::connect(support::podman_socket()) else { return };
             let (Ok(from), Ok(to)) = (client.try_clone(), podman.try_clone()) else { return };
-            std::thread::spawn(move || pass_on(from, to, Duration::ZERO));
+            std::thread::spawn(move || support::pass_on(from, to, Duration::ZERO));
             let pause = if manner == Manner::Slow { Duration::from_millis(150) } else { Duration::ZERO };
-            pass_on(podman, client, pause);
+            support::pass_on(podman, client, pause);
         }
         Manner::Failing | Manner::Half => {
             let mut request = [0; 4096];
@@ -183,16 +183,4 @@ fn serve(mut client: UnixStream, manner: Manner) {
             let _ = client.read_to_end(&mut Vec::new());
         }
     }
-}
-
-fn pass_on(mut from: UnixStream, mut to: UnixStream, pause: Duration) {
-    let mut piece = [0; 16 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut piece) {
-        std::thread::sleep(pause);
-        if to.write_all(&piece[..read]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
 }

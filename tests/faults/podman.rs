@@ -161,9 +161,9 @@ fn serve(mut client: UnixStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
         podman.write_all(format!("{text}{close}").as_bytes())?;
         podman.write_all(&read[head..])?;
         let (from, to) = (client.try_clone()?, podman.try_clone()?);
-        std::thread::spawn(move || pass_on(from, to));
+        std::thread::spawn(move || support::pass_on(from, to, Duration::ZERO));
         if fault.is_none() {
-            pass_on(podman, client);
+            support::pass_on(podman, client, Duration::ZERO);
             return Ok(());
         }
         let mut answer = Vec::new();
@@ -238,17 +238,6 @@ fn spoil(client: &mut UnixStream, manner: Manner, answer: &[u8]) -> std::io::Res
             (0..100_000).try_for_each(|_| client.write_all(line.as_bytes()))
         }
     }
-}
-
-fn pass_on(mut from: UnixStream, mut to: UnixStream) {
-    let mut piece = [0; 16 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut piece) {
-        if to.write_all(&piece[..read]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
 }
 
 #[test]

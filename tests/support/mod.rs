@@ -5,8 +5,12 @@ pub mod archive;
 pub mod command;
 pub mod registry;
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// A name no other test of this run or of one beside it uses. Fit for containers, owners and image tags.
 pub fn unique(what: &str) -> String {
@@ -32,4 +36,17 @@ pub fn busybox() -> PathBuf {
     candidates.iter().map(PathBuf::from).find(|path| path.exists()).unwrap_or_else(|| {
         panic!("no busybox found (tried {candidates:?}); install one that is statically linked, such as Debian's `busybox-static`")
     })
+}
+
+/// What comes from one end of a proxy goes to its other, until either is shut; then both are.
+pub fn pass_on(mut from: UnixStream, mut to: UnixStream, pause: Duration) {
+    let mut piece = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut piece) {
+        std::thread::sleep(pause);
+        if to.write_all(&piece[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
 }

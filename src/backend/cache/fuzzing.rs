@@ -4,9 +4,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::archive::{Filter, Refusal};
+use super::archive::{self, Filter, Refusal};
 use super::recipe::Recipe;
 use crate::model::{ImageRef, LayerIndex, Member};
+
+/// A path as whoever looks for a file in an archive sees it.
+pub fn clean_path(path: &[u8]) -> String {
+    archive::clean_path(path)
+}
 
 /// What the filter passes on of an archive that comes in these pieces.
 ///
