@@ -68,7 +68,7 @@ mod tests {
             (2 << 50, "2048.00 TiB", "2048TiB"),
         ] {
             assert_eq!((about(count).as_str(), exact(count).as_str()), (shown, written));
-            assert!(parse(&written.to_owned()).is_none_or(|read| read == count), "{written}");
+            assert!(parse(written).is_none_or(|read| read == count), "{written}");
         }
         assert_eq!(limit(16 << 20), "16 MiB");
         assert_eq!(

@@ -44,8 +44,6 @@ impl ImageLabels {
     }
 }
 
-/// How all our labels begin.
-
 /// The containers of `GET /libpod/containers/json`, or of `podman ps --format json`, each with its owner.
 pub(super) fn containers(answer: &Value, look: &Look, images: &ImageLabels) -> BTreeMap<ContainerName, ContainerState> {
     let entries = || answer.as_array().into_iter().flatten();
