@@ -127,7 +127,7 @@ pub async fn secrets_stay_out_of_errors<E: Engine>(bench: &Bench<E>) {
     create.name = bench.name("target");
     let untargeted = match bench.engine.create(&create).await {
         Err(err) => Some(err),
-        Ok(id) => bench.engine.start(&id).await.err().map(|err| err.hiding(&create.spec)),
+        Ok(id) => bench.engine.start(&id).await.err().map(|err| err.hiding(&create.spec.secrets())),
     };
     assert!(untargeted.is_some(), "nothing can be mounted there");
     for err in std::iter::once(unmounted).chain(unmade).chain(untargeted) {
