@@ -11,7 +11,7 @@ use crate::model::{
     Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, Guest, ImageSource, Name, Observed, Owner,
     Phase, Rung, Seen, VmPhase,
 };
-use crate::plan::{Note, Plan, Reason, WaitingOn, effective_manifest, resolve_artifact};
+use crate::plan::{ActionKind, Note, Plan, Reason, WaitingOn, effective_manifest, resolve_artifact};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, health_of};
 use crate::time::rfc3339;
 use crate::trust::Signed;
@@ -498,8 +498,8 @@ fn conditions(
         (reason, format!("{message}; to do: {}", step.action))
     } else if let Some(step) = steps.first() {
         let reason = match step.action.kind() {
-            "fetchArtifact" => "Downloading",
-            "loadImage" | "pullImage" => "LoadingImage",
+            ActionKind::FetchArtifact => "Downloading",
+            ActionKind::LoadImage | ActionKind::PullImage => "LoadingImage",
             _ => "Pending",
         };
         (reason, format!("to do: {} ({})", step.action, step.reason))

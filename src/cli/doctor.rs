@@ -24,7 +24,6 @@ use crate::control::{BackingOff, Run};
 use crate::error::Chain;
 use crate::model::{AgentName, AgentState, Desired, ImageSource};
 use crate::plan::Policy;
-use crate::plan::action::verb;
 use crate::reconcile::lock::{self, LockError};
 use crate::reconcile::refused_when_empty;
 use crate::snapshot::Snapshot;
@@ -344,7 +343,7 @@ fn whole(desired: &Desired, snapshot: &Snapshot, view: Option<&(Value, Run)>, ch
     let steps = plan.ready.iter().filter(|step| !is_told(&step.agent));
     let steps = steps.map(|step| format!("{} ({})", step.action, step.reason));
     let waits = plan.waiting.iter().filter(|waiting| !is_told(&waiting.agent) && waiting.on.is_blocked());
-    let waits = waits.map(|waiting| format!("{} `{}`: {}", verb(waiting.kind), waiting.target, waiting.on));
+    let waits = waits.map(|waiting| format!("{} `{}`: {}", waiting.kind.verb(), waiting.target, waiting.on));
     let left: Vec<_> = steps.chain(waits).collect();
     let fix = if refused_when_empty(desired, observed, &Policy::default()).is_some() {
         "`steadfast apply` refuses that for a state file without agents: put them back, or give --allow-empty"

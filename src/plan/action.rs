@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use super::ActionKind;
 use crate::model::{
     AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward,
     ImageId, ImageRef, InstanceName, Location, Manifest, ManifestSource, Ownership, Phase, PortRange, VmMake, VmPhase,
@@ -190,28 +191,28 @@ pub enum Revival {
 }
 
 impl Action {
-    /// The fixed word for it in JSON.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of step it is.
+    pub fn kind(&self) -> ActionKind {
         match self {
-            Action::SyncManifest { .. } => "syncManifest",
-            Action::FetchArtifact { .. } => "fetchArtifact",
-            Action::CreateVm { .. } => "createVm",
-            Action::StartVm { .. } => "startVm",
-            Action::RecreateVm { .. } => "recreateVm",
-            Action::AdoptVm { .. } => "adoptVm",
-            Action::StopVm { .. } => "stopVm",
-            Action::DeleteVm { .. } => "deleteVm",
-            Action::ForwardPorts { .. } => "forwardPorts",
-            Action::LoadImage { .. } => "loadImage",
-            Action::PullImage { .. } => "pullImage",
-            Action::CreateContainer { .. } => "createContainer",
-            Action::StartContainer { .. } => "startContainer",
-            Action::StopContainer { .. } => "stopContainer",
-            Action::ReplaceContainer { .. } => "replaceContainer",
-            Action::RenameContainer { .. } => "renameContainer",
-            Action::RemoveContainer { .. } => "removeContainer",
-            Action::PruneArtifact { .. } => "pruneArtifact",
-            Action::PruneImage { .. } => "pruneImage",
+            Action::SyncManifest { .. } => ActionKind::SyncManifest,
+            Action::FetchArtifact { .. } => ActionKind::FetchArtifact,
+            Action::CreateVm { .. } => ActionKind::CreateVm,
+            Action::StartVm { .. } => ActionKind::StartVm,
+            Action::RecreateVm { .. } => ActionKind::RecreateVm,
+            Action::AdoptVm { .. } => ActionKind::AdoptVm,
+            Action::StopVm { .. } => ActionKind::StopVm,
+            Action::DeleteVm { .. } => ActionKind::DeleteVm,
+            Action::ForwardPorts { .. } => ActionKind::ForwardPorts,
+            Action::LoadImage { .. } => ActionKind::LoadImage,
+            Action::PullImage { .. } => ActionKind::PullImage,
+            Action::CreateContainer { .. } => ActionKind::CreateContainer,
+            Action::StartContainer { .. } => ActionKind::StartContainer,
+            Action::StopContainer { .. } => ActionKind::StopContainer,
+            Action::ReplaceContainer { .. } => ActionKind::ReplaceContainer,
+            Action::RenameContainer { .. } => ActionKind::RenameContainer,
+            Action::RemoveContainer { .. } => ActionKind::RemoveContainer,
+            Action::PruneArtifact { .. } => ActionKind::PruneArtifact,
+            Action::PruneImage { .. } => ActionKind::PruneImage,
         }
     }
 
@@ -280,36 +281,9 @@ impl fmt::Display for Action {
             Action::StartVm { how: Boot::Restart, .. } => "restart VM",
             Action::StartContainer { how: Revival::Unpause, .. } => "unpause container",
             Action::StartContainer { how: Revival::Restart, .. } => "restart container",
-            _ => verb(self.kind()),
+            _ => self.kind().verb(),
         };
         write!(f, "{verb} `{}`", self.target())
-    }
-}
-
-/// A step's kind (see [`Action::kind`]) in words.
-pub fn verb(kind: &str) -> &'static str {
-    match kind {
-        "syncManifest" => "write manifest",
-        "fetchArtifact" => "fetch",
-        "createVm" => "create VM",
-        "startVm" => "start VM",
-        "recreateVm" => "recreate VM",
-        "adoptVm" => "take over VM",
-        "stopVm" => "stop VM",
-        "deleteVm" => "delete VM",
-        "forwardPorts" => "forward",
-        "loadImage" => "load image",
-        "pullImage" => "pull image",
-        "observeContainer" => "observe container",
-        "createContainer" => "create container",
-        "startContainer" => "start container",
-        "stopContainer" => "stop container",
-        "replaceContainer" => "replace container",
-        "renameContainer" => "rename container to",
-        "removeContainer" => "remove container",
-        "pruneArtifact" => "prune artifact",
-        "pruneImage" => "prune image",
-        _ => "do",
     }
 }
 
@@ -478,7 +452,7 @@ pub struct Waiting {
     /// For which agent.
     pub agent: Option<AgentName>,
     /// Kind of the step, as [`Action::kind`].
-    pub kind: &'static str,
+    pub kind: ActionKind,
     /// Its target, as [`Action::target`].
     pub target: String,
     /// Why it is wanted.
@@ -492,7 +466,7 @@ impl Waiting {
     pub fn hides(&self) -> bool {
         match self.on {
             WaitingOn::Sight { .. } => true,
-            WaitingOn::Vm { .. } => self.kind.ends_with("Container"),
+            WaitingOn::Vm { .. } => self.kind.is_container(),
             _ => false,
         }
     }

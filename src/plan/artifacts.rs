@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
+use super::{Action, ActionKind, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
 use crate::model::{
     Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, ManifestError,
     Observed, Owner, Seen, Sha256Digest, Version,
@@ -179,7 +179,7 @@ pub(super) fn plan(
 fn blocked(name: &AgentName, on: WaitingOn, outcomes: &mut BTreeMap<AgentName, Fetched>, plan: &mut Plan) {
     plan.waiting.push(Waiting {
         agent: Some(name.clone()),
-        kind: "fetchArtifact",
+        kind: ActionKind::FetchArtifact,
         target: name.to_string(),
         reason: Reason::NotCached,
         on: on.clone(),

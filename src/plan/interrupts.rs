@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Plan, Revival};
+use super::{Action, ActionKind, Plan, Revival};
 use crate::model::{AgentName, Boot, ContainerId, Guest, Phase};
 
 impl Plan {
@@ -29,9 +29,9 @@ impl Plan {
                 guest.containers.values().any(|seen| seen.owner.is_of(agent) && seen.phase == Phase::Running)
             })
         };
-        let stops = |kind: &str| {
-            matches!(kind, "replaceContainer" | "stopContainer" | "removeContainer")
-                || goes_down && kind.ends_with("Container")
+        let stops = |kind: ActionKind| {
+            matches!(kind, ActionKind::ReplaceContainer | ActionKind::StopContainer | ActionKind::RemoveContainer)
+                || goes_down && kind.is_container()
         };
         let waiting = self.waiting.iter().filter(|waiting| stops(waiting.kind) && !waiting.on.is_blocked());
         let waiting = waiting.filter_map(|waiting| waiting.agent.as_ref()).filter(|agent| is_up(agent));
@@ -72,7 +72,7 @@ mod tests {
         });
         let waits = |agent: &str, on: WaitingOn| Waiting {
             agent: Some(agent.parse().unwrap()),
-            kind: "replaceContainer",
+            kind: ActionKind::ReplaceContainer,
             target: name(agent).to_string(),
             reason: Reason::SpecUnreadable,
             on,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use steadfast::backend::fake::{Fault, Strike};
 use steadfast::model::*;
+use steadfast::plan::ActionKind;
 use steadfast::reconcile::{Refusal, Trouble};
 use tokio::time::Instant;
 
@@ -151,7 +152,10 @@ async fn a_container_that_dies_at_once_is_an_error_with_its_last_words() {
         assert!(!report.converged);
         let said = troubles(&report).join("\n");
         assert!(said.contains("ending with 7"), "{restart}: {said}");
-        assert_eq!(report.taken.iter().filter(|taken| taken.step.action.kind() == "createContainer").count(), 1);
+        assert_eq!(
+            report.taken.iter().filter(|taken| taken.step.action.kind() == ActionKind::CreateContainer).count(),
+            1
+        );
     }
 }
 

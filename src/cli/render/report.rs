@@ -16,8 +16,8 @@ use crate::act::ActError;
 use crate::control::{Ended, Outcome, Problem, path_text};
 use crate::error::Chain;
 use crate::model::{AgentName, FieldChange};
+use crate::plan::ActionKind;
 use crate::plan::WaitingOn;
-use crate::plan::action::verb;
 use crate::reconcile::{Report, Taken, Trouble};
 
 /// What `apply -o json` prints of an outcome.
@@ -34,7 +34,7 @@ struct OutcomeJson<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct TakenJson {
-    kind: &'static str,
+    kind: ActionKind,
     agent: Option<AgentName>,
     target: String,
     reason: String,
@@ -70,7 +70,7 @@ pub fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -
 
 fn in_words(report: &Report) -> Outcome {
     let steps = report.residual.ready.iter().map(|step| step.action.to_string());
-    let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", verb(waiting.kind), waiting.target));
+    let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", waiting.kind.verb(), waiting.target));
     let problem = |trouble: &Trouble, agent: Option<&AgentName>| Problem {
         agent: agent.cloned(),
         kind: trouble.kind().to_owned(),

@@ -9,7 +9,6 @@ use super::errors::{AGAIN, failure_hint, kind_hint, trouble_hint};
 use super::status::health_in_words;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled};
 use crate::act::in_one_line;
-use crate::plan::action::verb;
 use crate::reconcile::Trouble;
 use crate::status::Condition;
 use crate::why::{Known, Why};
@@ -83,7 +82,7 @@ pub fn text(why: &Why, color: bool) -> String {
         page.row("to do", &format!("{}: {}", step.action, step.reason));
     }
     for waiting in &why.waiting {
-        let step = format!("{} `{}`", verb(waiting.kind), waiting.target);
+        let step = format!("{} `{}`", waiting.kind.verb(), waiting.target);
         page.row("waits", &format!("{step} ({}): {}", waiting.reason, waiting.on));
     }
     if let Some(known) = why.known.as_ref().filter(|known| !known.status.ready && why.podman_unseen.is_none()) {

@@ -39,7 +39,7 @@ use crate::backend::{Deaths, Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
 use crate::observe::{Distrust, ManifestFault, Published, accept_published, observe};
-use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
+use crate::plan::{Lane, Plan, Policy, Step, StepKey, WaitingOn, plan};
 use crate::readiness::{Unready, steady_after, unready};
 use crashes::Crashes;
 use health::Checks;
@@ -192,14 +192,14 @@ struct Running<'a, V, E, S> {
     /// What steps work in.
     slots: Slots,
     /// Lanes in flight.
-    flying: BTreeMap<String, Flown>,
+    flying: BTreeMap<Lane, Flown>,
     /// What woke us for the newest look, as the journal says it.
     trigger: String,
     setbacks: Setbacks,
     crashes: Crashes,
     /// Steps that ended well since the last look, and how often that did not help.
-    done: BTreeSet<(String, String)>,
-    repeats: BTreeMap<(String, String), u32>,
+    done: BTreeSet<(StepKey, String)>,
+    repeats: BTreeMap<(StepKey, String), u32>,
     last_start: Option<Instant>,
     asks: Vec<Ask>,
     /// Who asks how things are.
@@ -655,7 +655,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             }
             self.crashes.forgive(name);
             // A successor that is waited for is not wanted any more.
-            if let Some(flown) = self.flying.get(&super::lane_of(name)) {
+            if let Some(flown) = self.flying.get(&Lane::Agent(name.clone())) {
                 flown.cancel.cancel();
                 // Of one that is suspended, or not in the file any more, nobody might go on with what was begun.
                 if self.desired.agents.get(name).is_some_and(|now| !now.suspend) {

@@ -10,7 +10,7 @@ use super::crashes::is_kill;
 use crate::act::{ActError, Disposition, Ending};
 use crate::backend::EngineErrorKind;
 use crate::model::{AgentName, RestartPolicy};
-use crate::plan::stays_ended;
+use crate::plan::{StepKey, stays_ended};
 use crate::reconcile::backoff::Backoff;
 
 /// For a step that may succeed by itself, e.g. when Podman answers again.
@@ -23,10 +23,17 @@ const LONGEST: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cause {
     pub agent: Option<AgentName>,
-    /// As `reconcile::key` tells steps apart.
-    pub what: String,
+    pub what: What,
     /// Whether it is one of starting a container that is there: that it succeeds says nothing about replacing it.
     pub is_start: bool,
+}
+
+/// What of an agent keeps failing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum What {
+    Step(StepKey),
+    /// Its health: it was restarted for want of it.
+    Health,
 }
 
 /// Something that failed and has not succeeded since.
@@ -215,9 +222,10 @@ impl Setbacks {
 mod tests {
     use super::*;
     use crate::backend::EngineError;
+    use crate::plan::ActionKind;
 
     fn cause(what: &str) -> Cause {
-        Cause { agent: None, what: what.to_owned(), is_start: false }
+        Cause { agent: None, what: What::Step(StepKey::new(ActionKind::StartContainer, what)), is_start: false }
     }
 
     fn fail(setbacks: &mut Setbacks, what: &str, tried: &str, schedule: Schedule, now: Instant) -> Option<Duration> {

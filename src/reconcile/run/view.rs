@@ -7,15 +7,14 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::crashes::Waiting;
-use super::setbacks::{Cause, Setback};
+use super::setbacks::{Cause, Setback, What};
 use super::work::cause;
 use super::{Flown, News, Runner, Running};
 use crate::act::in_one_line;
 use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, ContainerId, ContainerName, Observed};
-use crate::plan::Plan;
+use crate::plan::{Lane, Plan};
 use crate::readiness::AgentHealth;
-use crate::reconcile::lane_of;
 use crate::status::{AgentStatus, Condition, Status, carry_over, in_words, status};
 use crate::why::Failure;
 
@@ -56,7 +55,7 @@ pub struct BackingOff {
     /// It is a step that failed, rather than one that did not help.
     pub is_a_step: bool,
     /// What fails, as the loop tells steps apart.
-    what: String,
+    what: Option<What>,
 }
 
 impl BackingOff {
@@ -114,7 +113,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         let now = SystemTime::now();
         let backing_off = self.backing_off();
         let mut shown = plan.clone();
-        let in_flight = |name: &&AgentName| self.flying.contains_key(&lane_of(name));
+        let in_flight = |name: &&AgentName| self.flying.contains_key(&Lane::Agent((*name).clone()));
         let agents = self.desired.agents.keys().filter(in_flight).cloned().collect();
         shown.mark_under_way(&agents, &self.desired, "`steadfast run`");
         let mut status = status(&self.desired, observed, &shown, now, self.steady());
@@ -158,7 +157,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             failures: setback.failures,
             retry_at: setback.retry_at.map(wall),
             is_a_step: setback.error.is_some(),
-            what: cause.what.clone(),
+            what: Some(cause.what.clone()),
         };
         let setbacks = self.setbacks.iter().map(of_setback);
         let crashes = self.crashes.waiting(now).map(|waiting| BackingOff {
@@ -168,7 +167,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             failures: waiting.failures,
             retry_at: Some(wall(waiting.until)),
             is_a_step: false,
-            what: String::new(),
+            what: None,
         });
         setbacks.chain(crashes).collect()
     }
@@ -194,7 +193,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     fn is_tried_now(&self, off: &BackingOff) -> bool {
         let same = |flown: &Flown| {
             let cause = cause(&flown.step);
-            (&cause.agent, &cause.what) == (&off.agent, &off.what)
+            cause.agent == off.agent && Some(&cause.what) == off.what.as_ref()
         };
         self.flying.values().any(same)
     }
@@ -395,7 +394,7 @@ mod tests {
             failures: 1,
             retry_at: None,
             is_a_step: true,
-            what: String::new(),
+            what: None,
         };
         assert_eq!(off("it failed").to_string(), "it failed; not tried again before what is wanted changes");
         assert_eq!(
