@@ -16,7 +16,7 @@
 //! network.
 
 #[macro_use]
-mod words;
+pub mod words;
 
 pub mod act;
 pub mod backend;

@@ -257,12 +257,12 @@ fn orphans(desired: &Desired, guest: &Guest, policy: &Policy, plan: &mut Plan) {
     }
 }
 
-pub(super) fn plan_down(observed: &Observed, stranger: Option<WaitingOn>, plan: &mut Plan) {
+pub(super) fn plan_down(observed: &Observed, hidden: Option<WaitingOn>, plan: &mut Plan) {
     let guest = match &observed.guest {
         Seen::Present(guest) => guest,
         Seen::Absent => return,
         Seen::Unknown { why } => {
-            let on = stranger.unwrap_or_else(|| WaitingOn::Sight { why: why.clone() });
+            let on = hidden.unwrap_or_else(|| WaitingOn::Sight { why: why.clone() });
             return unseen(Reason::TakenDown, on, plan);
         }
     };

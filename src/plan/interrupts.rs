@@ -42,7 +42,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContainerName, ContainerState, Owner, SPEC_VERSION};
+    use crate::model::{ContainerName, ContainerState, FailureKind, Owner, SPEC_VERSION};
     use crate::plan::{Reason, Step, Waiting, WaitingOn};
 
     fn guest(phases: &[(&str, Phase)]) -> Guest {
@@ -78,7 +78,7 @@ mod tests {
             on,
         };
         let later = || WaitingOn::Removal { name: name("x") };
-        let blocked = WaitingOn::Precondition { kind: "conflict", why: "host port 1 is taken".into() };
+        let blocked = WaitingOn::Precondition { kind: FailureKind::Conflict, why: "host port 1 is taken".into() };
         let waiting = vec![waits("run-later", later()), waits("down-later", later()), waits("run-blocked", blocked)];
         let plan = Plan { ready: ready.collect(), waiting, ..Plan::default() };
         let exited = || Phase::Exited { code: 0 };

@@ -16,7 +16,7 @@ mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use action::{Action, Moved, Reason, Revival, Step, Waiting, WaitingOn};
+pub use action::{Action, ManifestCause, Moved, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::{files_of, resolve_artifact};
 pub use containers::{NEXT_SUFFIX, PREV_SUFFIX, labels};
 pub(crate) use containers::{is_in_a_crash_loop, stays_ended};
@@ -312,8 +312,9 @@ pub fn plan_down(desired: &Desired, observed: &Observed, vm: bool) -> Plan {
     if vm {
         vm::plan_down(desired, observed, &mut plan);
     } else {
-        let stranger = desired.vm().zip(observed.vm.present()).and_then(|(spec, vm)| vm::stranger(desired, spec, vm));
-        containers::plan_down(observed, stranger, &mut plan);
+        let vm = desired.vm().zip(observed.vm.present());
+        let hidden = vm.and_then(|(spec, vm)| vm::stranger(desired, spec, vm).or_else(|| vm::down(spec, vm)));
+        containers::plan_down(observed, hidden, &mut plan);
     }
     plan
 }

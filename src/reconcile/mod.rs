@@ -374,7 +374,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             target = %step.action.target(),
             agent = step.agent.as_ref().map(|agent| agent.as_str()),
             reason = %step.reason,
-            error = outcome.as_ref().err().map(|err| err.kind()),
+            error = outcome.as_ref().err().map(|err| err.kind().as_str()),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "took a step"
         );

@@ -410,7 +410,7 @@ async fn nobody_touches_a_replacement_under_way() {
     }
     let report = story.converge().await;
     let rolled_back =
-        |trouble: &Trouble| matches!(trouble, Trouble::Failed { error, .. } if error.kind() == "rolledBack");
+        |trouble: &Trouble| matches!(trouble, Trouble::Failed { error, .. } if error.kind() == FailureKind::RolledBack);
     assert!(report.troubles.iter().any(rolled_back), "{:?}", report.troubles);
     assert_eq!(story.names(), ["demo-a", "demo-b"]);
     assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before, Phase::Running));

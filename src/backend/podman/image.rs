@@ -145,7 +145,7 @@ impl Api {
                 Some(Err(bollard::errors::Error::JsonDataError { .. })) => continue,
                 Some(Err(err)) => {
                     let err = error::from_bollard(&what, &command, self.socket(), &err);
-                    return Err(secrets.hide_in(err));
+                    return Err(error::of_pull(secrets.hide_in(err), &what, reference));
                 }
             };
             if let (Some(layer), Some(detail)) = (info.id, info.progress_detail) {

@@ -141,7 +141,7 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
         let _ = writeln!(out, "No changes. `{name}` is as the state file says.");
     }
     for (agent, condition) in unready {
-        let reason = styled(condition.reason, REMOVE, color);
+        let reason = styled(condition.reason.as_str(), REMOVE, color);
         let _ = writeln!(out, "  agent `{agent}` is not ready: {reason}: {}", condition.message);
     }
     if plan.is_empty() {
@@ -197,7 +197,8 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
     for (on, steps) in &hidden {
         let _ = writeln!(out, "    {}", hidden_steps(steps));
         // What is an error is said as one, beside this.
-        let is_error = steps.iter().any(|waiting| matches!(waiting.on, WaitingOn::Sight { .. }));
+        let is_error =
+            steps.iter().any(|waiting| matches!(waiting.on, WaitingOn::Sight { .. } | WaitingOn::Down { .. }));
         let on = if is_error { "unknown until it can be seen: the error says why it cannot" } else { on };
         let _ = writeln!(out, "        {}", styled(on, ASIDE, color));
     }
@@ -417,7 +418,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Arch, Artifact, ArtifactKey, HostKey, Location, Observed, Seen, Sha256Digest};
-    use crate::plan::{Step, WaitingOn};
+    use crate::plan::{ManifestCause, Step, WaitingOn};
     use crate::state::{Context, Input, load};
 
     fn desired() -> Desired {
@@ -530,8 +531,8 @@ mod tests {
 
     #[test]
     fn what_is_blocked_is_called_so_and_is_nothing_to_create() {
-        let why = "no manifest is <b>*here*</b>".to_owned();
-        let plan = waiting(WaitingOn::Manifest { why }, Reason::ContainerMissing);
+        let cause = ManifestCause::NotOffered { why: "no manifest is <b>*here*</b>".to_owned() };
+        let plan = waiting(WaitingOn::Manifest { cause }, Reason::ContainerMissing);
         let text = text(&desired(), &shown(&plan), false);
         assert!(
             text.contains("Blocked:\n    + create container `demo-a`") && text.contains("\nPlan: 1 blocked.\n"),

@@ -35,9 +35,9 @@ use super::flights::Flight;
 use super::journal::Journal;
 use super::{Options, Refusal, Report, Reporter, Taken, reached_otherwise};
 use crate::act::Slots;
-use crate::backend::{Deaths, Engine, Store, Vm, World};
+use crate::backend::{Deaths, Engine, EventKind, Store, Vm, World};
 use crate::handles::Scratch;
-use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
+use crate::model::{AgentName, Desired, FailureKind, ImageSource, Observed, Owner, Reach, Seen, Version};
 use crate::observe::{Distrust, ManifestFault, Published, accept_published, observe};
 use crate::plan::{Lane, Plan, Policy, Step, StepKey, WaitingOn, plan};
 use crate::readiness::{Unready, steady_after, unready};
@@ -486,7 +486,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         match heard {
             Heard::Event(event) => {
                 self.count_end(&event);
-                let is_known = |name: &String| event.action.starts_with("die") && self.moving.contains_key(name);
+                let is_known = |name: &String| event.kind == EventKind::Died && self.moving.contains_key(name);
                 // Of an end that was seen already, the look that is due will tell what comes of it.
                 if !event.container.as_ref().is_some_and(is_known) {
                     self.wake_soon(Trigger::Podman);
@@ -497,7 +497,9 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
                 // Another Podman may keep its exit files elsewhere.
                 self.deaths = None;
                 self.deaths_tried = false;
-                self.setbacks.forget(|_, setback| matches!(setback.kind, "transportUnavailable" | "timeout"));
+                self.setbacks.forget(|_, setback| {
+                    matches!(setback.kind, FailureKind::TransportUnavailable | FailureKind::Timeout)
+                });
                 self.wake_at(Trigger::Podman, Instant::now());
             }
             Heard::Lost(why) => {

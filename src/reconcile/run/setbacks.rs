@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::crashes::is_kill;
 use crate::act::{ActError, Disposition, Ending};
 use crate::backend::EngineErrorKind;
-use crate::model::{AgentName, RestartPolicy};
+use crate::model::{AgentName, FailureKind, RestartPolicy};
 use crate::plan::{StepKey, stays_ended};
 use crate::reconcile::backoff::Backoff;
 
@@ -43,8 +43,7 @@ pub(super) struct Setback {
     pub failures: u32,
     /// `None`: not before what is wanted changes.
     pub retry_at: Option<Instant>,
-    /// The fixed word for the failure.
-    pub kind: &'static str,
+    pub kind: FailureKind,
     /// The failure in a sentence.
     pub message: String,
     /// The failure itself, where it is one of a step.
@@ -63,7 +62,7 @@ pub(super) struct Setback {
 
 /// What failed, in the words of a [`Setback`].
 pub(super) struct Failure {
-    pub kind: &'static str,
+    pub kind: FailureKind,
     pub message: String,
     pub error: Option<Arc<ActError>>,
     pub step: Option<String>,
@@ -72,7 +71,7 @@ pub(super) struct Failure {
 
 impl Failure {
     /// Something that an observation found.
-    pub fn found(kind: &'static str, message: String) -> Self {
+    pub fn found(kind: FailureKind, message: String) -> Self {
         Self { kind, message, error: None, step: None, trigger: String::new() }
     }
 }
@@ -229,7 +228,7 @@ mod tests {
     }
 
     fn fail(setbacks: &mut Setbacks, what: &str, tried: &str, schedule: Schedule, now: Instant) -> Option<Duration> {
-        let words = Failure::found("apiError", "no".to_owned());
+        let words = Failure::found(FailureKind::ApiError, "no".to_owned());
         setbacks.failed(cause(what), tried.to_owned(), words, schedule, now).map(|at| at - now)
     }
 

@@ -12,11 +12,14 @@ use super::work::cause;
 use super::{Flown, News, Runner, Running};
 use crate::act::in_one_line;
 use crate::backend::{Engine, Store, Vm};
-use crate::model::{AgentName, ContainerId, ContainerName, Observed};
+use crate::model::{AgentName, ContainerId, ContainerName, FailureKind, Observed};
 use crate::plan::{Lane, Plan};
 use crate::readiness::AgentHealth;
-use crate::status::{AgentStatus, Condition, Status, carry_over, in_words, status};
+use crate::status::{
+    AgentStatus, ConditionReason, HealthStatus, Status, SyncStatus, carry_over, in_words, not_ready, status,
+};
 use crate::why::Failure;
+use crate::words::Word;
 
 /// What `run` sees and does.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,8 +47,8 @@ pub struct View {
 pub struct BackingOff {
     /// Which agent.
     pub agent: Option<AgentName>,
-    /// The fixed word for the failure.
-    pub kind: &'static str,
+    /// What kind of failure it is.
+    pub kind: FailureKind,
     /// The failure in a sentence.
     pub cause: String,
     /// How often in a row.
@@ -60,12 +63,12 @@ pub struct BackingOff {
 
 impl BackingOff {
     /// The reason of the conditions of its agent.
-    fn reason(&self) -> &'static str {
+    fn reason(&self) -> ConditionReason {
         match self.kind {
-            "rolledBack" => "RolledBack",
-            "crashLoop" => "CrashLoop",
-            "nonConvergent" => "NonConvergent",
-            _ => "BackingOff",
+            FailureKind::RolledBack => ConditionReason::RolledBack,
+            FailureKind::CrashLoop => ConditionReason::CrashLoop,
+            FailureKind::NonConvergent => ConditionReason::NonConvergent,
+            _ => ConditionReason::BackingOff,
         }
     }
 }
@@ -88,10 +91,26 @@ impl std::fmt::Display for BackingOff {
 #[derive(Debug, Default)]
 pub(super) struct Told {
     status: Option<Status>,
-    troubles: BTreeMap<(Option<AgentName>, &'static str), String>,
+    troubles: BTreeMap<(Option<AgentName>, Subject), Problem>,
     podman_lost: bool,
     converged: bool,
     ids: BTreeSet<ContainerId>,
+}
+
+/// What of an agent is told once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Off(FailureKind),
+    Unready,
+    Blocked,
+}
+
+/// What was told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Problem {
+    why: String,
+    /// The failure alone.
+    cause: String,
 }
 
 impl Told {
@@ -162,7 +181,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         let setbacks = self.setbacks.iter().map(of_setback);
         let crashes = self.crashes.waiting(now).map(|waiting| BackingOff {
             agent: Some(waiting.agent.clone()),
-            kind: "crashLoop",
+            kind: FailureKind::CrashLoop,
             cause: self.how_it_ends(&waiting),
             failures: waiting.failures,
             retry_at: Some(wall(waiting.until)),
@@ -183,7 +202,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             let steady = steady.as_secs();
             let message =
                 format!("it was in a crash loop and was started again; ready once it has stayed up for {steady} s");
-            agent.doubt("Progressing", "Restarted", message, false);
+            agent.doubt(HealthStatus::Progressing, ConditionReason::Restarted, &message, false);
             status.converged = false;
             self.wake_at(super::Trigger::Retry, Instant::now() + left);
         }
@@ -201,10 +220,10 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     /// A step in flight is not still to be done.
     fn tell_what_is_under_way(&self, status: &mut Status) {
         for Flown { step, .. } in self.flying.values() {
-            let to_do = format!("{} ({})", step.action, step.reason);
+            let key = Some(step.key());
             let conditions = status.agents.values_mut().flat_map(|agent| &mut agent.conditions);
-            for condition in conditions.filter(|one| one.message.strip_prefix("to do: ") == Some(&to_do)) {
-                condition.message = format!("under way: {to_do}");
+            for condition in conditions.filter(|one| one.to_do == key) {
+                condition.message = format!("under way: {} ({})", step.action, step.reason);
             }
         }
     }
@@ -219,7 +238,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             if let Some(container) = container.filter(|seen| has_last_words(agent) && seen.owner.is_of(name)) {
                 silent.push((name, &container.id, &wanted.container));
             }
-            if agent.sync != "Synced" && !agent.desired.suspend {
+            if agent.sync != SyncStatus::Synced && !agent.desired.suspend {
                 agent.last_failure = self.setbacks.newest_of(name).map(in_the_journal);
             }
         }
@@ -276,9 +295,10 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         let backing_off = self.backing_off();
         let mut troubles = BTreeMap::new();
         // What went away just when it was to be touched is seen by the next look; it is no news unless that goes on.
-        let passing = |off: &&BackingOff| off.kind == "notFound" && off.failures == 1;
+        let passing = |off: &&BackingOff| off.kind == FailureKind::NotFound && off.failures == 1;
         for one in backing_off.iter().filter(|off| !passing(off)) {
-            troubles.insert((one.agent.clone(), one.kind), BackingOff { failures: 1, ..one.clone() }.to_string());
+            let why = BackingOff { failures: 1, ..one.clone() }.to_string();
+            troubles.insert((one.agent.clone(), Subject::Off(one.kind)), Problem { why, cause: one.cause.clone() });
         }
         for unready in self.unready.iter().filter(|unready| !unready.health.is_progressing()) {
             let Some(agent) = self.desired.agents.get(&unready.agent) else { continue };
@@ -287,17 +307,19 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
                 AgentHealth::CrashLoop(_) => format!("container `{}` is in a crash loop", agent.container.name),
                 health => in_words(agent, health).1,
             };
-            troubles.entry((Some(unready.agent.clone()), "unready")).or_insert(why);
+            let key = (Some(unready.agent.clone()), Subject::Unready);
+            troubles.entry(key).or_insert(Problem { cause: why.clone(), why });
         }
         for trouble in super::super::report::blocked(plan) {
             let hidden = self.told.podman_lost && trouble.is_unseen();
             if !hidden {
-                troubles.insert((trouble.agent().cloned(), "blocked"), trouble.to_string());
+                let (why, cause) = (trouble.to_string(), trouble.cause());
+                troubles.insert((trouble.agent().cloned(), Subject::Blocked), Problem { why, cause });
             }
         }
         // What cannot be seen now has not gone away, nor has what is being tried once more.
         let now = Instant::now();
-        for (key, why) in &self.told.troubles {
+        for (key, problem) in &self.told.troubles {
             let over = match &key.0 {
                 _ if self.told.podman_lost => false,
                 Some(agent) => status.agents.get(agent).is_none_or(|seen| {
@@ -306,13 +328,14 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
                 None => true,
             };
             if !over && !troubles.keys().any(|(agent, _)| *agent == key.0) {
-                troubles.insert(key.clone(), why.clone());
+                troubles.insert(key.clone(), problem.clone());
             }
         }
         let mut news = Vec::new();
-        for (key, why) in &troubles {
-            if self.told.troubles.get(key) != Some(why) {
-                news.push(News::Trouble { agent: key.0.clone(), why: why.clone() });
+        for (key, problem) in &troubles {
+            if self.told.troubles.get(key) != Some(problem) {
+                let Problem { why, cause } = problem.clone();
+                news.push(News::Trouble { agent: key.0.clone(), why, cause });
             }
         }
         let had: BTreeSet<_> = self.told.troubles.keys().map(|(agent, _)| agent.clone()).collect();
@@ -334,7 +357,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
 
 /// Whether an agent's container ended or fails its check, and so may have said why.
 fn has_last_words(agent: &AgentStatus) -> bool {
-    matches!(agent.health, "Degraded" | "Failed") && agent.container.is_some()
+    matches!(agent.health, HealthStatus::Degraded | HealthStatus::Failed) && agent.container.is_some()
 }
 
 /// A failure as the journal tells it.
@@ -345,7 +368,9 @@ fn in_the_journal(setback: &Setback) -> Failure {
         times: setback.failures,
         trigger: setback.trigger.clone(),
         step: setback.step.clone(),
-        kind: setback.kind.to_owned(),
+        done: None,
+        pull: setback.error.as_ref().and_then(|err| err.pull().cloned()),
+        kind: Word::Known(setback.kind),
         message: setback.message.clone(),
     }
 }
@@ -356,17 +381,8 @@ fn annotate(status: &mut Status, off: &BackingOff) {
     if agent.ready {
         return;
     }
-    let stalled = off.retry_at.is_none() || off.kind == "nonConvergent";
-    let holds = |condition: &Condition| match condition.kind {
-        "Reconciling" => !stalled,
-        "Stalled" => stalled,
-        _ => false,
-    };
-    for condition in &mut agent.conditions {
-        condition.status = if holds(condition) { "True" } else { "False" };
-        condition.reason = off.reason();
-        condition.message = off.to_string();
-    }
+    let stalled = off.retry_at.is_none() || off.kind == FailureKind::NonConvergent;
+    not_ready(&mut agent.conditions, stalled, off.reason(), &off.to_string());
 }
 
 /// The time on the wall at a moment of ours.
@@ -389,7 +405,7 @@ mod tests {
     fn the_log_of_what_is_backed_off_stays_at_the_end() {
         let off = |cause: &str| BackingOff {
             agent: None,
-            kind: "rolledBack",
+            kind: FailureKind::RolledBack,
             cause: cause.to_owned(),
             failures: 1,
             retry_at: None,

@@ -13,9 +13,10 @@ use super::setbacks::{Cause, Failure, LASTING, Schedule, What, schedule};
 use super::view::agent_of;
 use super::{BLIND, Flown, NEVER, Running, STILL_CRASH_LOOPING, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Patience, Slot, obstacle};
-use crate::backend::{Engine, EngineEvent, Store, Vm};
+use crate::backend::{Engine, EngineEvent, EventKind, Store, Vm};
 use crate::model::{
-    AgentName, AgentState, ContainerName, ContainerState, Desired, Health, Observed, Phase, Rung, Transport,
+    AgentName, AgentState, ContainerName, ContainerState, Desired, FailureKind, Health, Observed, Phase, Rung,
+    Transport,
 };
 use crate::plan::{Action, Lane, Plan, Reason, Revival, Step, Waiting, WaitingOn};
 use crate::readiness::{AgentHealth, CheckedBy, Unready, checked_by};
@@ -70,7 +71,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             *times += 1;
             if *times >= REPEATS {
                 let message = format!("{} succeeded, but still: {}", step.action, step.reason);
-                let what = Failure::found("nonConvergent", message);
+                let what = Failure::found(FailureKind::NonConvergent, message);
                 self.setbacks.failed(cause(step), tried(step), what, Schedule::Lasting, now);
             }
         }
@@ -183,7 +184,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             target = %step.action.target(),
             agent = step.agent.as_ref().map(AgentName::as_str),
             reason = %step.reason,
-            error = outcome.as_ref().err().map(|err| err.kind()),
+            error = outcome.as_ref().err().map(|err| err.kind().as_str()),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "took a step"
         );
@@ -247,7 +248,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         if matches!(step.action, Action::StartContainer { how: Revival::Restart, .. }) {
             let health = Cause { agent: Some(agent.clone()), what: What::Health, is_start: false };
             let message = format!("container `{}` was restarted since it is unhealthy", step.action.target());
-            let failure = Failure::found("unhealthy", message);
+            let failure = Failure::found(FailureKind::Unhealthy, message);
             self.setbacks.failed(health, String::new(), failure, Schedule::Lasting, now);
         }
     }
@@ -258,7 +259,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     pub(super) fn count_end(&mut self, event: &EngineEvent) {
         let (Some(code), Some(name)) = (event.exit_code, &event.container) else { return };
         let Ok(name) = ContainerName::new(name.as_str()) else { return };
-        if !event.action.starts_with("die") {
+        if event.kind != EventKind::Died {
             return;
         }
         let Some(agent) = agent_of(&self.desired, &name).cloned() else { return };
@@ -452,8 +453,10 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             Some(Trouble::Failed { agent: cause.agent.clone(), error: setback.error.clone()? })
         });
         let off = self.backing_off().into_iter().filter(|off| !off.is_a_step);
-        let recurring =
-            off.map(|off| Trouble::Recurring { agent: off.agent.clone(), kind: off.kind, message: off.to_string() });
+        let recurring = off.map(|off| {
+            let message = off.to_string();
+            Trouble::Recurring { agent: off.agent, kind: off.kind, cause: off.cause, message }
+        });
         let known: Vec<_> = failed.chain(recurring).chain(report::blocked(plan)).collect();
         let is_new = |trouble: &Trouble| !known.iter().any(|other| other.agent() == trouble.agent());
         let not_ready: Vec<_> = not_ready.into_iter().filter(is_new).collect();
