@@ -620,11 +620,11 @@ mod tests {
 
     #[test]
     fn what_fails_on_the_way_into_a_vm_does_not_send_people_to_this_hosts_podman() {
-        let unreachable = |whose: &str| {
-            EngineError::new(EngineErrorKind::TransportUnavailable, format!("failed to reach Podman{whose}"))
+        let unreachable = |way_out| {
+            let kind = EngineErrorKind::TransportUnavailable;
+            act_hint(&ActError::Engine(EngineError { way_out, ..EngineError::new(kind, "it does not answer") }))
         };
-        let hint = |err: EngineError| act_hint(&ActError::Engine(err)).unwrap_or_default();
-        assert!(hint(unreachable("")).contains("podman.socket"));
-        assert_eq!(hint(unreachable(" in VM `agents` by ssh: no answer")), "`steadfast doctor` checks every layer");
+        assert!(unreachable(WayOut::ByKind).unwrap().contains("podman.socket"));
+        assert_eq!(unreachable(WayOut::InLayers).unwrap(), "`steadfast doctor` checks every layer");
     }
 }
