@@ -15,6 +15,9 @@
 //! is nothing left to do. [`cli`] is the command line over it. `plan` and `model` know neither clock nor disk nor
 //! network.
 
+#[macro_use]
+pub mod words;
+
 pub mod act;
 pub mod backend;
 mod backoff;

@@ -164,7 +164,7 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
             return (Seen::Absent, Seen::Absent);
         }
         Err(err) => {
-            tracing::info!(kind = err.kind(), error = %Chain(&err), "cannot look at the VM");
+            tracing::info!(kind = err.kind().as_str(), error = %Chain(&err), "cannot look at the VM");
             let why = Chain(&err).to_string();
             let guest = Seen::Unknown { why: format!("VM `{}` cannot be seen", spec.instance) };
             return (Seen::Unknown { why }, guest);

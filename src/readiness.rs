@@ -12,6 +12,7 @@ use crate::model::{
     Phase, RecentExits,
 };
 use crate::plan::{Plan, Policy, is_in_a_crash_loop, stays_ended};
+use crate::status::HealthStatus;
 
 /// How long a container that ended must stay up before it counts as ready again, at the least.
 const STEADY: Duration = Duration::from_secs(10);
@@ -86,16 +87,16 @@ impl fmt::Display for CrashLoop {
 }
 
 impl AgentHealth {
-    /// The word for it in JSON.
-    pub fn word(&self) -> &'static str {
+    /// It as a status tells it.
+    pub fn status(&self) -> HealthStatus {
         match self {
-            Self::Running => "Healthy",
-            Self::Completed => "Completed",
-            Self::Stopped => "Stopped",
-            Self::Starting | Self::Restarted { .. } | Self::Moving(_) => "Progressing",
-            Self::CrashLoop(_) | Self::Unhealthy(_) | Self::Down(_) => "Degraded",
-            Self::Failed { .. } => "Failed",
-            Self::Unknown(_) => "Unknown",
+            Self::Running => HealthStatus::Healthy,
+            Self::Completed => HealthStatus::Completed,
+            Self::Stopped => HealthStatus::Stopped,
+            Self::Starting | Self::Restarted { .. } | Self::Moving(_) => HealthStatus::Progressing,
+            Self::CrashLoop(_) | Self::Unhealthy(_) | Self::Down(_) => HealthStatus::Degraded,
+            Self::Failed { .. } => HealthStatus::Failed,
+            Self::Unknown(_) => HealthStatus::Unknown,
         }
     }
 
@@ -219,16 +220,16 @@ pub fn unready(desired: &Desired, observed: &Observed, plan: &Plan, policy: &Pol
         .collect()
 }
 
-/// Where an agent's health check comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum CheckedBy {
-    /// The state file says it.
-    StateFile,
-    /// Its image brings one along.
-    Image,
-    /// It has none: it counts as healthy while it runs.
-    None,
+words! {
+    /// Where an agent's health check comes from.
+    pub enum CheckedBy {
+        /// The state file says it.
+        StateFile = "stateFile",
+        /// Its image brings one along.
+        Image = "image",
+        /// It has none: it counts as healthy while it runs.
+        None = "none",
+    }
 }
 
 /// Where the health check of a container comes from.

@@ -13,7 +13,7 @@ use crate::backend::{Engine, Store, Vm, World};
 use crate::model::{Desired, Observed, Owner, Seen};
 use crate::observe::{ManifestFault, look_at_published, observe};
 use crate::plan::{Plan, Policy, WaitingOn, look_replaced, plan};
-use crate::status::{Status, status};
+use crate::status::{HealthStatus, Status, status};
 
 /// An observation, the plan made from it, and the status that both show.
 #[derive(Debug)]
@@ -64,7 +64,9 @@ impl Snapshot {
     async fn read_logs<E: Engine>(&mut self, engine: &E, desired: &Desired) {
         let Some(guest) = self.observed.guest.present() else { return };
         let silent = self.status.agents.iter_mut().filter(|(_, agent)| {
-            !agent.ready && matches!(agent.health, "Degraded" | "Failed") && agent.container.is_some()
+            !agent.ready
+                && matches!(agent.health, HealthStatus::Degraded | HealthStatus::Failed)
+                && agent.container.is_some()
         });
         let reads = silent.filter_map(|(name, agent)| {
             let wanted = desired.agents.get(name)?;

@@ -1,17 +1,22 @@
 //! Desired beside observed: the status of each agent and of what it stands on. A pure function of one look.
 
+mod condition;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+pub(crate) use condition::not_ready;
+pub use condition::{Condition, ConditionKind, ConditionReason, ConditionStatus, HealthStatus, SyncStatus};
+
 use crate::act::failed_check_in_words;
 use crate::handles::word;
 use crate::model::{
-    Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, Guest, ImageSource, Name, Observed, Owner,
-    Phase, Rung, Seen, VmPhase,
+    Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, FailureKind, Guest, ImageSource, Name,
+    Observed, Owner, Phase, Rung, Seen, VmPhase,
 };
-use crate::plan::{Note, Plan, Reason, WaitingOn, effective_manifest, resolve_artifact};
+use crate::plan::{ActionKind, Note, Plan, Reason, WaitingOn, effective_manifest, resolve_artifact};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, health_of};
 use crate::time::rfc3339;
 use crate::trust::Signed;
@@ -119,10 +124,10 @@ pub struct PodmanStatus {
 pub struct AgentStatus {
     /// What is wanted.
     pub desired: DesiredStatus,
-    /// `Synced`, `OutOfSync` or `Unknown`.
-    pub sync: &'static str,
-    /// `Healthy`, `Progressing`, `Degraded`, `Completed`, `Failed`, `Stopped` or `Unknown`.
-    pub health: &'static str,
+    /// Whether it is as the state file says.
+    pub sync: SyncStatus,
+    /// How its container is.
+    pub health: HealthStatus,
     /// Where its health check comes from. Without one it counts as healthy while it runs.
     pub health_check: CheckedBy,
     /// It is as wanted, healthy where it has a check, and was not restarted lately.
@@ -143,42 +148,12 @@ pub struct AgentStatus {
     pub last_failure: Option<Failure>,
 }
 
-/// The reasons of conditions.
-const REASONS: [&str; 16] = [
-    "Converged",
-    "CrashLoop",
-    "Failed",
-    "Downloading",
-    "LoadingImage",
-    "VmStarting",
-    "SocketUnreachable",
-    "BackingOff",
-    "NonConvergent",
-    "RolledBack",
-    "Pending",
-    "Blocked",
-    "Restarted",
-    "Starting",
-    "Unhealthy",
-    "Replacing",
-];
-
 impl AgentStatus {
     /// Takes the word of somebody who knows more of its past that it is not ready.
-    pub fn doubt(&mut self, health: &str, reason: &str, message: String, stalled: bool) {
-        let known = |word: &str, among: &[&'static str]| among.iter().find(|known| **known == word).copied();
+    pub fn doubt(&mut self, health: HealthStatus, reason: ConditionReason, message: &str, stalled: bool) {
         self.ready = false;
-        self.health = known(health, &["Progressing", "Degraded", "Failed", "Unknown"]).unwrap_or("Progressing");
-        for condition in &mut self.conditions {
-            let holds = match condition.kind {
-                "Reconciling" => !stalled,
-                "Stalled" => stalled,
-                _ => false,
-            };
-            condition.status = if holds { "True" } else { "False" };
-            condition.reason = known(reason, &REASONS).unwrap_or("Pending");
-            condition.message.clone_from(&message);
-        }
+        self.health = health;
+        condition::not_ready(&mut self.conditions, stalled, reason, message);
     }
 }
 
@@ -235,23 +210,6 @@ pub struct ArtifactStatus {
     pub bytes: u64,
 }
 
-/// A condition, as Kubernetes has them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Condition {
-    /// Which.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// `True`, `False` or `Unknown`.
-    pub status: &'static str,
-    /// One fixed word.
-    pub reason: &'static str,
-    /// A sentence.
-    pub message: String,
-    /// Since when, as far as one look can tell.
-    pub last_transition_time: String,
-}
-
 /// The status that one look shows. `plan` is the plan made from it; `now` is when it was taken; `steady` says how long what
 /// ended must stay up ([`crate::readiness::steady_after`]).
 pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTime, steady: Duration) -> Status {
@@ -300,10 +258,14 @@ impl Status {
         self.converged = false;
         self.podman = PodmanStatus { reachable: false, version: None, error: Some(why.to_owned()) };
         for agent in self.agents.values_mut() {
-            (agent.sync, agent.health, agent.ready) = ("Unknown", "Unknown", false);
+            (agent.sync, agent.health, agent.ready) = (SyncStatus::Unknown, HealthStatus::Unknown, false);
             for condition in &mut agent.conditions {
-                condition.status = if condition.kind == "Ready" { "Unknown" } else { "False" };
-                condition.reason = "SocketUnreachable";
+                condition.status = match condition.kind {
+                    ConditionKind::Ready => ConditionStatus::Unknown,
+                    ConditionKind::Reconciling | ConditionKind::Stalled => ConditionStatus::False,
+                };
+                condition.reason = ConditionReason::SocketUnreachable;
+                condition.to_do = None;
                 why.clone_into(&mut condition.message);
             }
         }
@@ -364,25 +326,25 @@ fn agent_status(
 ) -> AgentStatus {
     let found = observed.guest.present().and_then(|guest| serving(guest, name, agent));
     let sync = if observed.guest.unknown().is_some() {
-        "Unknown"
+        SyncStatus::Unknown
     } else if in_sync(name, plan) {
-        "Synced"
+        SyncStatus::Synced
     } else {
-        "OutOfSync"
+        SyncStatus::OutOfSync
     };
     let looked_at = observed.guest.present().and_then(|guest| guest.looked_at);
     let judged = found.map(|(_, container)| health_of(agent, container, looked_at, steady));
     let health = match (&observed.guest, &judged) {
-        (Seen::Unknown { .. }, _) => "Unknown",
-        (_, Some(judged)) => judged.word(),
-        (_, None) if agent.state == AgentState::Absent => "Stopped",
-        (_, None) => "Degraded",
+        (Seen::Unknown { .. }, _) => HealthStatus::Unknown,
+        (_, Some(judged)) => judged.status(),
+        (_, None) if agent.state == AgentState::Absent => HealthStatus::Stopped,
+        (_, None) => HealthStatus::Degraded,
     };
     let right_health = match &judged {
         Some(judged) => judged.is_as_desired(agent.state),
         None => agent.state == AgentState::Absent,
     };
-    let ready = sync == "Synced" && right_health;
+    let ready = sync == SyncStatus::Synced && right_health;
     let since =
         found.filter(|_| ready).and_then(|(_, container)| container.started_at).map_or_else(|| now.to_owned(), rfc3339);
     AgentStatus {
@@ -475,83 +437,95 @@ fn conditions(
     let waits: Vec<_> = plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(name)).collect();
     let blocked = waits.iter().find(|waiting| waiting.on.is_blocked());
     let (reason, message) = if ready {
-        ("Converged", "as the state file says".to_owned())
+        (ConditionReason::Converged, "as the state file says".to_owned())
     } else if let Some(waiting) = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::Vm { .. })) {
-        let reason = if plan.waiting.iter().any(|waiting| waiting.on.word() == "vm" && waiting.on.is_blocked()) {
-            "Blocked"
-        } else {
-            "VmStarting"
-        };
+        let reason =
+            if plan.waiting.iter().any(|waiting| waiting.on.failure() == FailureKind::Vm && waiting.on.is_blocked()) {
+                ConditionReason::Blocked
+            } else {
+                ConditionReason::VmStarting
+            };
         (reason, waiting.on.to_string())
     } else if let Some(why) = observed.guest.unknown() {
-        ("SocketUnreachable", why.to_owned())
+        (ConditionReason::SocketUnreachable, why.to_owned())
     } else if agent.suspend {
-        ("Suspended", "the agent is suspended: nothing is changed".to_owned())
+        (ConditionReason::Suspended, "the agent is suspended: nothing is changed".to_owned())
     } else if let Some(waiting) = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::UnderWay { .. })) {
         let why = &waiting.reason;
         let what = if matches!(why, Reason::BeingReplaced) { String::new() } else { format!(" ({why})") };
-        ("Replacing", format!("its container is being replaced{what}: {}", waiting.on))
+        (ConditionReason::Replacing, format!("its container is being replaced{what}: {}", waiting.on))
     } else if let Some(waiting) = blocked {
-        ("Blocked", waiting.on.to_string())
+        (ConditionReason::Blocked, waiting.on.to_string())
     } else if let (Some(health), Some(step)) = (health, steps.iter().find(|step| step.reason == Reason::Unhealthy)) {
         let (reason, message) = in_words(agent, health);
         (reason, format!("{message}; to do: {}", step.action))
     } else if let Some(step) = steps.first() {
         let reason = match step.action.kind() {
-            "fetchArtifact" => "Downloading",
-            "loadImage" | "pullImage" => "LoadingImage",
-            _ => "Pending",
+            ActionKind::FetchArtifact => ConditionReason::Downloading,
+            ActionKind::LoadImage | ActionKind::PullImage => ConditionReason::LoadingImage,
+            _ => ConditionReason::Pending,
         };
         (reason, format!("to do: {} ({})", step.action, step.reason))
     } else if let Some(waiting) = waits.first() {
-        ("Pending", waiting.on.to_string())
+        (ConditionReason::Pending, waiting.on.to_string())
     } else {
         match health {
             Some(health) => in_words(agent, health),
-            None => ("Pending", "it has no container".to_owned()),
+            None => (ConditionReason::Pending, "it has no container".to_owned()),
         }
     };
+    let is_to_do =
+        matches!(reason, ConditionReason::Pending | ConditionReason::Downloading | ConditionReason::LoadingImage);
+    let to_do = steps.first().filter(|_| is_to_do).map(|step| step.key());
     let condition = |kind, status| Condition {
         kind,
         status,
         reason,
         message: message.clone(),
         last_transition_time: since.to_owned(),
+        to_do: to_do.clone(),
     };
-    let word = |holds| if holds { "True" } else { "False" };
     let seen = observed.guest.unknown().is_none();
     vec![
-        condition("Ready", if seen { word(ready) } else { "Unknown" }),
-        condition("Reconciling", word(!ready && blocked.is_none() && !(steps.is_empty() && waits.is_empty()))),
-        condition("Stalled", word(!ready && blocked.is_some())),
+        condition(ConditionKind::Ready, if seen { ready.into() } else { ConditionStatus::Unknown }),
+        condition(
+            ConditionKind::Reconciling,
+            (!ready && blocked.is_none() && !(steps.is_empty() && waits.is_empty())).into(),
+        ),
+        condition(ConditionKind::Stalled, (!ready && blocked.is_some()).into()),
     ]
 }
 
 /// Why a container that is as wanted is not ready: a fixed word and a sentence. It tells no age, so that it stays the same
 /// until something happens.
-pub(crate) fn in_words(agent: &Agent, health: &AgentHealth) -> (&'static str, String) {
+pub(crate) fn in_words(agent: &Agent, health: &AgentHealth) -> (ConditionReason, String) {
     match health {
         AgentHealth::Running | AgentHealth::Completed | AgentHealth::Stopped => {
-            ("Pending", format!("its container is {}", health.word().to_lowercase()))
+            (ConditionReason::Pending, format!("its container is {}", health.status().as_str().to_lowercase()))
         }
-        AgentHealth::Starting => ("Starting", "its health check has not passed yet".to_owned()),
+        AgentHealth::Starting => (ConditionReason::Starting, "its health check has not passed yet".to_owned()),
         AgentHealth::Restarted { code, until, steady } => {
             let how = code.map_or_else(|| "ended".to_owned(), |code| format!("exited with code {code}"));
             let (until, steady) = (rfc3339(*until), steady.as_secs());
             (
-                "Restarted",
+                ConditionReason::Restarted,
                 format!("it {how} and was started again; ready at {until}, once it has stayed up for {steady} s"),
             )
         }
-        AgentHealth::Moving(phase) => ("Pending", format!("its container {phase}")),
-        AgentHealth::CrashLoop(crash_loop) => ("CrashLoop", format!("its container {crash_loop}")),
-        AgentHealth::Unhealthy(check) => ("Unhealthy", failed_check_in_words(&agent.container, check.as_ref())),
+        AgentHealth::Moving(phase) => (ConditionReason::Pending, format!("its container {phase}")),
+        AgentHealth::CrashLoop(crash_loop) => (ConditionReason::CrashLoop, format!("its container {crash_loop}")),
+        AgentHealth::Unhealthy(check) => {
+            (ConditionReason::Unhealthy, failed_check_in_words(&agent.container, check.as_ref()))
+        }
         AgentHealth::Failed { code } => {
             let policy = agent.container.restart;
-            ("Failed", format!("its container exited with code {code}, and with `restart: {policy}` it stays so"))
+            (
+                ConditionReason::Failed,
+                format!("its container exited with code {code}, and with `restart: {policy}` it stays so"),
+            )
         }
-        AgentHealth::Down(phase) => ("Pending", format!("its container {phase}")),
-        AgentHealth::Unknown(word) => ("Unknown", format!("Podman says of it `{word}`")),
+        AgentHealth::Down(phase) => (ConditionReason::Pending, format!("its container {phase}")),
+        AgentHealth::Unknown(word) => (ConditionReason::Unknown, format!("Podman says of it `{word}`")),
     }
 }
 
@@ -559,13 +533,19 @@ pub(crate) fn in_words(agent: &Agent, health: &AgentHealth) -> (&'static str, St
 mod tests {
     use super::*;
 
-    fn with(status: &'static str, reason: &'static str, time: &str) -> Status {
-        let condition =
-            Condition { kind: "Ready", status, reason, message: String::new(), last_transition_time: time.to_owned() };
+    fn with(status: ConditionStatus, reason: ConditionReason, time: &str) -> Status {
+        let condition = Condition {
+            kind: ConditionKind::Ready,
+            status,
+            reason,
+            message: String::new(),
+            last_transition_time: time.to_owned(),
+            to_do: None,
+        };
         let agent = AgentStatus {
             desired: DesiredStatus { state: "running".into(), version: "1".into(), suspend: false },
-            sync: "OutOfSync",
-            health: "Degraded",
+            sync: SyncStatus::OutOfSync,
+            health: HealthStatus::Degraded,
             health_check: CheckedBy::None,
             ready: false,
             container: None,
@@ -589,8 +569,10 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_time_until_its_status_or_reason_changes() {
-        let before = with("False", "Pending", "t1");
-        let cases = [(("False", "Pending"), "t1"), (("False", "Unhealthy"), "t2"), (("True", "Pending"), "t2")];
+        use ConditionReason::{Pending, Unhealthy};
+        use ConditionStatus::{False, True};
+        let before = with(False, Pending, "t1");
+        let cases = [((False, Pending), "t1"), ((False, Unhealthy), "t2"), ((True, Pending), "t2")];
         for ((status, reason), wanted) in cases {
             let mut now = with(status, reason, "t2");
             carry_over(&mut now, &before);

@@ -10,14 +10,16 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::backend::PullFault;
 use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
-use crate::model::{AgentName, Desired, FieldChange, ImageSource, Phase, Place};
+use crate::model::{AgentName, Desired, FailureKind, FieldChange, ImageSource, Phase, Place};
 use crate::observe::ManifestFault;
-use crate::plan::{Note, Plan, Step, Waiting, WaitingOn, wanted_image};
-use crate::reconcile::journal::read::Entry;
+use crate::plan::{ActionKind, Note, Plan, Step, Waiting, WaitingOn, wanted_image};
+use crate::reconcile::journal::read::{Entry, Told};
 use crate::snapshot::Snapshot;
 use crate::status::AgentStatus;
 use crate::time::rfc3339;
+use crate::words::Word;
 
 /// How many of the last failures are told.
 const MOST_FAILURES: usize = 3;
@@ -82,10 +84,25 @@ pub struct Failure {
     pub trigger: String,
     /// The step, in words; `None` when it was found at the end of a pass.
     pub step: Option<String>,
-    /// One fixed word for the error.
-    pub kind: String,
+    /// What was done then, where it is a step that failed.
+    #[serde(skip)]
+    pub done: Option<ToldStep>,
+    /// What a registry is to blame for, where that is why.
+    #[serde(skip)]
+    pub pull: Option<PullFault>,
+    /// What kind of failure it is; empty where that is not told.
+    pub kind: Word<FailureKind>,
     /// The error.
     pub message: String,
+}
+
+/// A step that the journal tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldStep {
+    /// What kind of step it is.
+    pub kind: Word<ActionKind>,
+    /// What it was done to.
+    pub target: String,
 }
 
 /// Something that was done.
@@ -97,7 +114,7 @@ pub struct Change {
     /// What had woken us.
     pub trigger: String,
     /// Kind of the step.
-    pub kind: String,
+    pub kind: Word<ActionKind>,
     /// What it was done to.
     pub target: String,
     /// The step, in words.
@@ -158,15 +175,15 @@ impl Past {
         self.mentioned |= ours;
         match entry.event() {
             "step" if entry.failed() && (ours || self.shared.contains(entry.text("target"))) => {
-                let (kind, message) = entry.error().unwrap_or_default();
-                self.fail(entry, Some(words(entry)), kind, message);
+                let told = entry.error().unwrap_or_else(|| entry.trouble());
+                self.fail(entry, true, told);
             }
             "step" if ours => {
                 self.backoff = None;
                 self.last_change = Some(Change {
                     time: time(entry),
                     trigger: entry.text("trigger").to_owned(),
-                    kind: entry.text("kind").to_owned(),
+                    kind: entry.kind(),
                     target: entry.text("target").to_owned(),
                     action: words(entry),
                     reason: entry.text("reason").to_owned(),
@@ -178,12 +195,12 @@ impl Past {
                     self.forget();
                 }
                 let agent = self.agent.to_string();
-                for (_, kind, message) in entry.troubles().filter(|(whose, ..)| *whose == Some(&agent)) {
-                    self.fail(entry, None, kind, message);
+                for told in entry.troubles().filter(|told| told.agent == Some(&agent)) {
+                    self.fail(entry, false, told);
                 }
             }
             // `run` says each trouble once, and when it is over.
-            "trouble" if ours => self.fail(entry, None, "", entry.text("message")),
+            "trouble" if ours => self.fail(entry, false, entry.trouble()),
             "recovered" if ours => self.forget(),
             "converged" => self.forget(),
             "backingOff" if ours => {
@@ -206,25 +223,25 @@ impl Past {
 
     /// A step was done: what failed at this point of its way to be ready, or before it, did not fail last.
     fn get_over(&mut self, done: &Entry) {
-        let Some(reached) = stage(&words(done)) else { return };
-        let is_over = |failure: &Failure| failure.step.as_deref().and_then(stage).is_none_or(|stage| stage <= reached);
+        let Some(reached) = ToldStep::of(done).stage() else { return };
+        let is_over =
+            |failure: &Failure| failure.done.as_ref().and_then(ToldStep::stage).is_none_or(|stage| stage <= reached);
         let (over, failures) = std::mem::take(&mut self.failures).into_iter().partition(is_over);
         self.failures = failures;
         self.over = over;
     }
 
-    fn fail(&mut self, entry: &Entry, step: Option<String>, kind: &str, message: &str) {
+    /// Takes in a failure. The end of a pass tells again what its steps said, and `run` adds what it will do about it: that is the
+    /// same failure still.
+    fn fail(&mut self, entry: &Entry, by_step: bool, told: Told<'_>) {
         let now = time(entry);
-        // The end of a pass tells again what its steps said; `run` adds what it will do about it.
-        let says = |failure: &Failure| {
-            message.strip_prefix(&failure.message).is_some_and(|rest| rest.is_empty() || rest.starts_with("; "))
-        };
-        let before = self.over.iter().position(says).map(|at| self.over.remove(at));
-        let known = self.failures.iter().position(says).map(|at| self.failures.remove(at)).or(before);
+        let is_it = |failure: &Failure| failure.message == told.cause;
+        let before = self.over.iter().position(is_it).map(|at| self.over.remove(at));
+        let known = self.failures.iter().position(is_it).map(|at| self.failures.remove(at)).or(before);
         let failure = match known {
             Some(mut failure) => {
                 // One that fails again without having been told by a step is the same pass, or another pass.
-                failure.times += u32::from(step.is_some() || failure.step.is_none());
+                failure.times += u32::from(by_step || failure.step.is_none());
                 failure.last = now;
                 entry.text("trigger").clone_into(&mut failure.trigger);
                 failure
@@ -234,9 +251,11 @@ impl Past {
                 last: now,
                 times: 1,
                 trigger: entry.text("trigger").to_owned(),
-                step,
-                kind: kind.to_owned(),
-                message: message.to_owned(),
+                step: by_step.then(|| words(entry)),
+                done: by_step.then(|| ToldStep::of(entry)),
+                pull: told.pull,
+                kind: told.kind,
+                message: told.cause.to_owned(),
             },
         };
         self.failures.push(failure);
@@ -246,17 +265,22 @@ impl Past {
     }
 }
 
-/// How far on its way to be ready an agent is with a step, given in words: fetched, loaded, in a container. `None` for what is
-/// none of these, such as clearing away what a replacement left.
-fn stage(step: &str) -> Option<u8> {
-    let (verb, target) = step.split_once(' ')?;
-    let is_leftover = || [NEXT_SUFFIX, PREV_SUFFIX].iter().any(|end| target.trim_end_matches('`').ends_with(end));
-    match verb {
-        "fetch" | "fetchArtifact" => Some(0),
-        "load" | "tag" | "pull" | "loadImage" | "pullImage" => Some(1),
-        "remove" | "removeContainer" if is_leftover() => None,
-        "prune" | "pruneArtifact" | "pruneImage" => None,
-        _ => Some(2),
+impl ToldStep {
+    fn of(entry: &Entry) -> Self {
+        Self { kind: entry.kind(), target: entry.text("target").to_owned() }
+    }
+
+    /// How far on its way to be ready an agent is with it: fetched, loaded, in a container. `None` for what is none of these, such
+    /// as clearing away what a replacement left.
+    fn stage(&self) -> Option<u8> {
+        let is_leftover = || [NEXT_SUFFIX, PREV_SUFFIX].iter().any(|end| self.target.ends_with(end));
+        match self.kind.known() {
+            Some(ActionKind::FetchArtifact) => Some(0),
+            Some(ActionKind::LoadImage | ActionKind::PullImage) => Some(1),
+            Some(ActionKind::RemoveContainer) if is_leftover() => None,
+            Some(ActionKind::PruneArtifact | ActionKind::PruneImage) => None,
+            _ => Some(2),
+        }
     }
 }
 
@@ -273,12 +297,11 @@ pub fn awaited(agent: &AgentName, plan: &Plan) -> BTreeSet<String> {
 
 /// Whether what a failure tells of may still stand in the way: what is not to be fetched, loaded or pulled any more does not.
 pub fn still_stands(failure: &Failure, plan: &Plan) -> bool {
-    let Some(step) = failure.step.as_deref().filter(|step| stage(step).is_some_and(|stage| stage < 2)) else {
+    let Some(done) = failure.done.as_ref().filter(|done| done.stage().is_some_and(|stage| stage < 2)) else {
         return true;
     };
-    let failed = step.split('`').nth(1).unwrap_or_default();
     let ready = plan.ready.iter().map(|step| step.action.target());
-    ready.chain(plan.waiting.iter().map(|waiting| waiting.target.clone())).any(|target| target == failed)
+    ready.chain(plan.waiting.iter().map(|waiting| waiting.target.clone())).any(|target| target == done.target)
 }
 
 fn words(entry: &Entry) -> String {

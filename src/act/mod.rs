@@ -20,11 +20,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{
-    Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, StoreError, Vm, VmError, World,
+    Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, PullFault, Store, StoreError, Vm, VmError, World,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, ImageId, ImageRef, Phase, RestartPolicy,
-    labels,
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, FailureKind, Health, ImageId, ImageRef, Phase,
+    RestartPolicy, labels,
 };
 use crate::plan::{Action, Revival, stays_ended};
 
@@ -287,21 +287,29 @@ impl ActError {
         if retry { Disposition::Retry } else { Disposition::NeedsUser }
     }
 
-    /// The word for it in JSON.
-    pub fn kind(&self) -> &'static str {
+    /// What a registry is to blame for, where that is why.
+    pub fn pull(&self) -> Option<&PullFault> {
+        match self {
+            ActError::Engine(err) => err.pull.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> FailureKind {
         match self {
             ActError::Store(err) => err.kind(),
             ActError::Vm(err) => err.kind(),
-            ActError::Engine(err) => err.kind.as_str(),
-            ActError::MountSource { .. } => "mountSource",
-            ActError::PortTaken { .. } | ActError::ImageNameTaken { .. } => "conflict",
-            ActError::NoRoom { .. } => "noSpace",
-            ActError::Architecture { .. } => "architecture",
-            ActError::EndedAtOnce { .. } => "endedAtOnce",
-            ActError::Unhealthy { .. } => "unhealthy",
-            ActError::RolledBack { .. } => "rolledBack",
-            ActError::RollBackFailed { .. } => "rollBackFailed",
-            ActError::Interrupted => "interrupted",
+            ActError::Engine(err) => err.kind.into(),
+            ActError::MountSource { .. } => FailureKind::MountSource,
+            ActError::PortTaken { .. } | ActError::ImageNameTaken { .. } => FailureKind::Conflict,
+            ActError::NoRoom { .. } => FailureKind::NoSpace,
+            ActError::Architecture { .. } => FailureKind::Architecture,
+            ActError::EndedAtOnce { .. } => FailureKind::EndedAtOnce,
+            ActError::Unhealthy { .. } => FailureKind::Unhealthy,
+            ActError::RolledBack { .. } => FailureKind::RolledBack,
+            ActError::RollBackFailed { .. } => FailureKind::RollBackFailed,
+            ActError::Interrupted => FailureKind::Interrupted,
         }
     }
 }

@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use serde::Serialize;
 use tokio::io::AsyncWrite;
 
 use super::{ByteStream, Progress};
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, HostKey, ImageId, ImageRef, Images, Ownership, Reach,
-    Secrets, VmState,
+    ContainerId, ContainerName, ContainerState, Create, FailureKind, Guest, HostKey, ImageId, ImageRef, Images,
+    Ownership, Reach, Secrets, VmState,
 };
 
 /// What a look at the engine is to find.
@@ -136,11 +137,24 @@ pub struct LogRequest {
     pub tail: Option<u64>,
 }
 
+/// What happened in the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventKind {
+    /// A container was started.
+    Started,
+    /// The process of a container ended.
+    Died,
+    /// What changes nothing of what is observed: a command in a container, a health check, a volume that is mounted.
+    Quiet,
+    /// Anything else, by the engine's word.
+    Other(String),
+}
+
 /// Something happened in the engine. Only a hint to look again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineEvent {
-    /// What happened, in the engine's word (`die`, `start`, `remove`, …).
-    pub action: String,
+    /// What happened.
+    pub kind: EventKind,
     /// The container's name, when it is about one.
     pub container: Option<String>,
     /// The code its process exited with, when that is what happened.
@@ -287,42 +301,44 @@ pub trait Engine: Route {
     fn deaths(&self, guest: &Guest) -> Option<Deaths>;
 }
 
-/// What kind of failure an engine reported. Fixed words, for scripts and metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EngineErrorKind {
-    /// No such container, image or exec session.
-    NotFound,
-    /// The name, port or object is taken or in use.
-    Conflict,
-    /// No answer within the deadline.
-    Timeout,
-    /// Not allowed.
-    PermissionDenied,
-    /// The engine cannot be reached, or went away in the middle.
-    TransportUnavailable,
-    /// The engine refused (API).
-    ApiError,
-    /// The engine refused (command line).
-    CommandFailed,
-    /// An answer that makes no sense to this build.
-    Unknown,
+words! {
+    /// What kind of failure an engine reported.
+    pub enum EngineErrorKind {
+        /// No such container, image or exec session.
+        NotFound = "notFound",
+        /// The name, port or object is taken or in use.
+        Conflict = "conflict",
+        /// No answer within the deadline.
+        Timeout = "timeout",
+        /// Not allowed.
+        PermissionDenied = "permissionDenied",
+        /// The engine cannot be reached, or went away in the middle.
+        TransportUnavailable = "transportUnavailable",
+        /// The engine refused (API).
+        ApiError = "apiError",
+        /// The engine refused (command line).
+        CommandFailed = "commandFailed",
+        /// An answer that makes no sense to this build.
+        Unknown = "unknown",
+    }
+}
+
+impl From<EngineErrorKind> for FailureKind {
+    fn from(kind: EngineErrorKind) -> Self {
+        match kind {
+            EngineErrorKind::NotFound => Self::NotFound,
+            EngineErrorKind::Conflict => Self::Conflict,
+            EngineErrorKind::Timeout => Self::Timeout,
+            EngineErrorKind::PermissionDenied => Self::PermissionDenied,
+            EngineErrorKind::TransportUnavailable => Self::TransportUnavailable,
+            EngineErrorKind::ApiError => Self::ApiError,
+            EngineErrorKind::CommandFailed => Self::CommandFailed,
+            EngineErrorKind::Unknown => Self::Unknown,
+        }
+    }
 }
 
 impl EngineErrorKind {
-    /// The word for it in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotFound => "notFound",
-            Self::Conflict => "conflict",
-            Self::Timeout => "timeout",
-            Self::PermissionDenied => "permissionDenied",
-            Self::TransportUnavailable => "transportUnavailable",
-            Self::ApiError => "apiError",
-            Self::CommandFailed => "commandFailed",
-            Self::Unknown => "unknown",
-        }
-    }
-
     /// Whether trying again later may help by itself.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::Timeout | Self::TransportUnavailable)
@@ -347,6 +363,43 @@ pub struct EngineError {
     pub body: Option<String>,
     /// What the command printed on standard error, cut to 4 KiB.
     pub stderr: Option<String>,
+    /// Where the way out stands.
+    pub way_out: WayOut,
+    /// What the registry is to blame for, where an image could not be pulled.
+    pub pull: Option<PullFault>,
+}
+
+/// Where the way out of a failure stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WayOut {
+    /// It follows from the kind.
+    #[default]
+    ByKind,
+    /// In the sentence.
+    InSentence,
+    /// In what `doctor` finds: the way to an engine in a virtual machine has more layers than one.
+    InLayers,
+}
+
+words! {
+    /// Why a registry did not give an image.
+    pub enum PullRefusal {
+        /// It wants a login, or another one.
+        LoginWanted = "loginWanted",
+        /// It has no such image.
+        NoSuchImage = "noSuchImage",
+        /// It does not answer.
+        Unreachable = "unreachable",
+    }
+}
+
+/// What went wrong with a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PullFault {
+    /// Which registry.
+    pub registry: String,
+    /// What.
+    pub why: PullRefusal,
 }
 
 impl EngineError {
@@ -368,7 +421,17 @@ impl EngineError {
 
     /// An error with no details beyond its sentence.
     pub fn new(kind: EngineErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), command: None, status: None, exit_code: None, body: None, stderr: None }
+        Self {
+            kind,
+            message: message.into(),
+            command: None,
+            status: None,
+            exit_code: None,
+            body: None,
+            stderr: None,
+            way_out: WayOut::ByKind,
+            pull: None,
+        }
     }
 }
 

@@ -424,9 +424,10 @@ impl State {
         }
     }
 
-    /// Tells those who follow events of something.
+    /// Tells those who follow events of something, in Podman's word.
     pub fn tell(&mut self, action: &str, container: &str, exit_code: Option<i32>) {
-        let event = super::EngineEvent { action: action.to_owned(), container: Some(container.to_owned()), exit_code };
+        let kind = super::podman::event_kind(action);
+        let event = super::EngineEvent { kind, container: Some(container.to_owned()), exit_code };
         self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
     }
 

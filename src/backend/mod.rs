@@ -25,8 +25,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub use engine::{
-    Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineEvent, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogLine, LogLines, LogRequest, Look, Route,
+    Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineEvent, EngineMachine, EventKind, Events, Exec,
+    ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, PullFault, PullRefusal, Route, WayOut,
 };
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};

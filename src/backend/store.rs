@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::{ByteStream, Progress};
 use crate::model::ids::clean;
 use crate::model::{
-    Artifact, ArtifactKey, CachedArtifact, ImageId, ImageRef, LoadedImage, Location, Manifest, ManifestError,
-    ManifestSource, Sha256Digest,
+    Artifact, ArtifactKey, CachedArtifact, FailureKind, ImageId, ImageRef, LoadedImage, Location, Manifest,
+    ManifestError, ManifestSource, Sha256Digest,
 };
 use crate::trust::TrustError;
 use crate::trust::kept::KeptError;
@@ -261,22 +261,22 @@ impl StoreError {
         }
     }
 
-    /// The word for it in JSON.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::ManifestFetch { .. } => "manifestFetch",
-            Self::Manifest { err: ManifestError::Pinned { .. }, .. } => "digestMismatch",
-            Self::Manifest { .. } => "manifestInvalid",
-            Self::Untrusted { .. } => "untrusted",
-            Self::Accepted(_) => "trustRecord",
-            Self::Download { .. } => "download",
-            Self::DigestMismatch { .. } => "digestMismatch",
-            Self::SizeMismatch { .. } => "sizeMismatch",
-            Self::NoSpace { .. } => "noSpace",
-            Self::Damaged { .. } => "damaged",
-            Self::OtherImage { .. } => "otherImage",
-            Self::Escapes { .. } => "escapes",
-            Self::Io { .. } => "io",
+            Self::ManifestFetch { .. } => FailureKind::ManifestFetch,
+            Self::Manifest { err: ManifestError::Pinned { .. }, .. } => FailureKind::DigestMismatch,
+            Self::Manifest { .. } => FailureKind::ManifestInvalid,
+            Self::Untrusted { .. } => FailureKind::Untrusted,
+            Self::Accepted(_) => FailureKind::TrustRecord,
+            Self::Download { .. } => FailureKind::Download,
+            Self::DigestMismatch { .. } => FailureKind::DigestMismatch,
+            Self::SizeMismatch { .. } => FailureKind::SizeMismatch,
+            Self::NoSpace { .. } => FailureKind::NoSpace,
+            Self::Damaged { .. } => FailureKind::Damaged,
+            Self::OtherImage { .. } => FailureKind::OtherImage,
+            Self::Escapes { .. } => FailureKind::Escapes,
+            Self::Io { .. } => FailureKind::Io,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use futures_util::Stream;
 
-use crate::model::{Boot, Forward, Ownership, VmMake, VmState};
+use crate::model::{Boot, FailureKind, Forward, Ownership, VmMake, VmState};
 
 /// Something happened to the machine. Only ever a hint to look again.
 pub type VmEvents = Pin<Box<dyn Stream<Item = ()> + Send>>;
@@ -128,19 +128,19 @@ pub enum VmError {
 }
 
 impl VmError {
-    /// The word for it in JSON.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Missing { .. } => "limactlMissing",
-            Self::Root => "limactlRoot",
-            Self::TooOld { .. } => "limactlTooOld",
-            Self::TimedOut { .. } => "timeout",
-            Self::Failed { .. } => "commandFailed",
-            Self::Unreadable { .. } => "unknown",
-            Self::NoInstance { .. } => "noInstance",
-            Self::NotReady { .. } => "vmNotReady",
-            Self::Busy { .. } => "vmBusy",
-            Self::Unseen { .. } | Self::Io { .. } => "io",
+            Self::Missing { .. } => FailureKind::LimactlMissing,
+            Self::Root => FailureKind::LimactlRoot,
+            Self::TooOld { .. } => FailureKind::LimactlTooOld,
+            Self::TimedOut { .. } => FailureKind::Timeout,
+            Self::Failed { .. } => FailureKind::CommandFailed,
+            Self::Unreadable { .. } => FailureKind::Unknown,
+            Self::NoInstance { .. } => FailureKind::NoInstance,
+            Self::NotReady { .. } => FailureKind::VmNotReady,
+            Self::Busy { .. } => FailureKind::VmBusy,
+            Self::Unseen { .. } | Self::Io { .. } => FailureKind::Io,
         }
     }
 

@@ -12,7 +12,7 @@ use super::history::unknown_agent;
 use super::render::said::{Level, say};
 use super::settings::state_dir;
 use super::{CliError, ExecArgs, ExitStatus, Settings, ownership};
-use crate::backend::podman::PodmanAt;
+use crate::backend::podman::{ExecRefusal, PodmanAt};
 use crate::backend::{Chunk, Engine, EngineError, EngineErrorKind, Exec, ExecRequest, Look};
 use crate::model::{Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, Guest, Phase};
 use crate::plan::stays_ended;
@@ -299,24 +299,19 @@ struct Refused {
 impl Refused {
     /// What Podman's words mean, where that is known.
     fn read(words: &str, request: &ExecRequest, container: &ContainerName) -> Option<Self> {
-        let directory = request.workdir.as_ref().filter(|_| words.contains("chdir to "));
-        if let Some(directory) = directory {
-            let why = if words.to_ascii_lowercase().contains("not a directory") {
-                "is no directory"
-            } else {
-                "does not exist"
-            };
-            let message =
-                format!("directory `{directory}` (-w) {why} in container `{container}`; the command was not run");
-            return Some(Self { code: 125, error: CliError::new(ExitStatus::ExecFailed, message) });
+        let refused = |code, message| Some(Self { code, error: CliError::new(ExitStatus::ExecFailed, message) });
+        match (ExecRefusal::of_words(words)?, &request.workdir) {
+            (ExecRefusal::NoProgram, _) => {
+                let program = request.command.first()?;
+                refused(127, format!("command `{program}` was not found in container `{container}`"))
+            }
+            (why, Some(directory)) => {
+                let is = if why == ExecRefusal::NotADirectory { "is no directory" } else { "does not exist" };
+                let what = format!("directory `{directory}` (-w) {is} in container `{container}`");
+                refused(125, format!("{what}; the command was not run"))
+            }
+            (_, None) => None,
         }
-        let is_missing = ["executable file not found", "executable file `", "no such file or directory"];
-        let program = request.command.first()?;
-        if words.contains("OCI runtime") && is_missing.iter().any(|phrase| words.contains(phrase)) {
-            let message = format!("command `{program}` was not found in container `{container}`");
-            return Some(Self { code: 127, error: CliError::new(ExitStatus::ExecFailed, message) });
-        }
-        None
     }
 }
 

@@ -22,13 +22,12 @@ use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::{Engine, EngineErrorKind, Look, Store};
 use crate::control::{BackingOff, Run};
 use crate::error::Chain;
-use crate::model::{AgentName, AgentState, Desired, ImageSource};
+use crate::model::{AgentName, AgentState, Desired, FailureKind, ImageSource};
 use crate::plan::Policy;
-use crate::plan::action::verb;
 use crate::reconcile::lock::{self, LockError};
 use crate::reconcile::refused_when_empty;
 use crate::snapshot::Snapshot;
-use crate::status::{AgentStatus, Condition};
+use crate::status::{AgentStatus, Condition, ConditionReason, SyncStatus};
 
 /// One checked layer.
 #[derive(Debug, Serialize)]
@@ -284,7 +283,7 @@ fn agents(snapshot: &Snapshot, view: Option<&(Value, Run)>, has_root: bool, chec
         let of_run = view.and_then(|(view, run)| Some((not_ready_in(view, name)?, run)));
         if let Some((said, run)) = of_run {
             let found = format!("{name}: {}, {}: {}: {}", agent.sync, said.health, said.reason, said.message);
-            checks.bad("agent", found, fix_under_run(name, &said.reason, run));
+            checks.bad("agent", found, fix_under_run(name, said.reason.known(), run));
             continue;
         }
         let state =
@@ -312,7 +311,7 @@ fn agents(snapshot: &Snapshot, view: Option<&(Value, Run)>, has_root: bool, chec
 }
 
 /// What may help an agent that `run` keeps and that is not ready.
-fn fix_under_run(name: &AgentName, reason: &str, run: &Run) -> String {
+fn fix_under_run(name: &AgentName, reason: Option<ConditionReason>, run: &Run) -> String {
     let why = format!("`steadfast why {name}` tells what stopped it");
     match run.backing_off.iter().find(|off| off.agent.as_ref() == Some(name)) {
         Some(BackingOff { retry_at: Some(at), .. }) => format!("{why}; `steadfast run` tries again at {at}"),
@@ -320,10 +319,18 @@ fn fix_under_run(name: &AgentName, reason: &str, run: &Run) -> String {
             format!("{why}; `steadfast run` tries again once the state file changes, or at `steadfast apply`")
         }
         None => match reason {
-            "Pending" | "Downloading" | "LoadingImage" | "VmStarting" | "Replacing" => {
+            Some(
+                ConditionReason::Pending
+                | ConditionReason::Downloading
+                | ConditionReason::LoadingImage
+                | ConditionReason::VmStarting
+                | ConditionReason::Replacing,
+            ) => {
                 format!("{why}; `steadfast run` is at work on it")
             }
-            "Starting" | "Restarted" => "wait a moment: `steadfast status --watch` shows when it is ready".to_owned(),
+            Some(ConditionReason::Starting | ConditionReason::Restarted) => {
+                "wait a moment: `steadfast status --watch` shows when it is ready".to_owned()
+            }
             _ => why,
         },
     }
@@ -344,7 +351,7 @@ fn whole(desired: &Desired, snapshot: &Snapshot, view: Option<&(Value, Run)>, ch
     let steps = plan.ready.iter().filter(|step| !is_told(&step.agent));
     let steps = steps.map(|step| format!("{} ({})", step.action, step.reason));
     let waits = plan.waiting.iter().filter(|waiting| !is_told(&waiting.agent) && waiting.on.is_blocked());
-    let waits = waits.map(|waiting| format!("{} `{}`: {}", verb(waiting.kind), waiting.target, waiting.on));
+    let waits = waits.map(|waiting| format!("{} `{}`: {}", waiting.kind.verb(), waiting.target, waiting.on));
     let left: Vec<_> = steps.chain(waits).collect();
     let fix = if refused_when_empty(desired, observed, &Policy::default()).is_some() {
         "`steadfast apply` refuses that for a state file without agents: put them back, or give --allow-empty"
@@ -385,19 +392,21 @@ fn fix(name: &AgentName, agent: &AgentStatus, condition: &Condition) -> String {
     let container = agent.container.as_ref().map(|container| container.name.as_str());
     let apply = || "`steadfast apply` does it; `steadfast plan` shows it first".to_owned();
     match (condition.reason, &agent.last_failure) {
-        ("Blocked", _) => format!("`steadfast why {name}` says what would help"),
-        ("CrashLoop", _) => format!("`steadfast logs {name}` shows all it said"),
-        ("Failed", _) => kind_hint("failed", name, container).unwrap_or_else(apply),
-        ("Unhealthy", _) if agent.sync == "OutOfSync" => {
+        (ConditionReason::Blocked, _) => format!("`steadfast why {name}` says what would help"),
+        (ConditionReason::CrashLoop, _) => format!("`steadfast logs {name}` shows all it said"),
+        (ConditionReason::Failed, _) => kind_hint(FailureKind::Failed, name, container).unwrap_or_else(apply),
+        (ConditionReason::Unhealthy, _) if agent.sync == SyncStatus::OutOfSync => {
             format!("`steadfast logs {name}` shows all it said; `steadfast apply` restarts it")
         }
-        ("Unhealthy", _) => format!("`steadfast logs {name}` shows all it said"),
-        ("Starting" | "Restarted", _) => "wait a moment: `steadfast status --watch` shows when it is ready".to_owned(),
-        (_, Some(failure)) if agent.sync == "OutOfSync" => {
+        (ConditionReason::Unhealthy, _) => format!("`steadfast logs {name}` shows all it said"),
+        (ConditionReason::Starting | ConditionReason::Restarted, _) => {
+            "wait a moment: `steadfast status --watch` shows when it is ready".to_owned()
+        }
+        (_, Some(failure)) if agent.sync == SyncStatus::OutOfSync => {
             let mend = || format!("mend what the last try failed at: {AGAIN}");
             failure_hint(failure, name, container).unwrap_or_else(mend)
         }
-        _ if agent.sync == "OutOfSync" => apply(),
+        _ if agent.sync == SyncStatus::OutOfSync => apply(),
         _ => format!("`steadfast why {name}` tells more"),
     }
 }

@@ -25,8 +25,11 @@ use crate::plan::Policy;
 use crate::readiness::steady_after;
 use crate::reconcile::lock::{self, LockError};
 use crate::snapshot::Snapshot;
-use crate::status::{AgentStatus, Status, carry_over};
+use crate::status::{
+    AgentStatus, ConditionKind, ConditionReason, ConditionStatus, HealthStatus, Status, SyncStatus, carry_over,
+};
 use crate::why::{Past, awaited, still_stands};
+use crate::words::Word;
 
 /// How long `--watch` waits for an event before it looks again by itself.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -79,10 +82,10 @@ pub(super) async fn view_of_run(settings: &Settings, desired: Option<&Desired>) 
 
 /// What the view of `run` says of an agent that is not ready.
 pub(super) struct NotReady {
-    /// `Progressing`, `Degraded`, …
-    pub health: String,
-    /// One fixed word.
-    pub reason: String,
+    /// How its container is.
+    pub health: Word<HealthStatus>,
+    /// Why.
+    pub reason: Word<ConditionReason>,
     /// A sentence.
     pub message: String,
     /// `run` does nothing about it by itself.
@@ -97,14 +100,18 @@ pub(super) fn not_ready_in(view: &Value, agent: &AgentName) -> Option<NotReady> 
         return None;
     }
     let condition = agent.get("conditions")?.get(0)?;
-    let text = |of: &Value, field: &str| of.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    fn text<'v>(of: &'v Value, field: &str) -> &'v str {
+        of.get(field).and_then(Value::as_str).unwrap_or_default()
+    }
+    let is_stalled = |one: &Value| {
+        ConditionKind::parse(text(one, "type")) == Some(ConditionKind::Stalled)
+            && ConditionStatus::parse(text(one, "status")) == Some(ConditionStatus::True)
+    };
     Some(NotReady {
-        health: text(agent, "health"),
-        reason: text(condition, "reason"),
-        message: text(condition, "message"),
-        stalled: agent["conditions"]
-            .as_array()
-            .is_some_and(|all| all.iter().any(|one| one["type"] == "Stalled" && one["status"] == "True")),
+        health: text(agent, "health").into(),
+        reason: text(condition, "reason").into(),
+        message: text(condition, "message").to_owned(),
+        stalled: agent["conditions"].as_array().is_some_and(|all| all.iter().any(is_stalled)),
     })
 }
 
@@ -176,7 +183,7 @@ pub(super) fn at_work(desired: &Desired) -> Option<String> {
 fn tell_failures(snapshot: &mut Snapshot, desired: &Desired) {
     let Snapshot { status, plan, .. } = snapshot;
     // Of one whose container is as wanted, that container tells more.
-    let out_of_sync = |agent: &AgentStatus| agent.sync != "Synced" && !agent.ready && !agent.desired.suspend;
+    let out_of_sync = |agent: &AgentStatus| agent.sync != SyncStatus::Synced && !agent.ready && !agent.desired.suspend;
     let unready = status.agents.iter_mut().filter(|(_, agent)| out_of_sync(agent));
     let mut pasts: Vec<_> = unready.map(|(name, agent)| (Past::sharing(name, awaited(name, plan)), agent)).collect();
     if pasts.is_empty() {

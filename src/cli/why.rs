@@ -13,6 +13,7 @@ use crate::observe::{Published, look_at_published};
 use crate::plan::Policy;
 use crate::readiness::steady_after;
 use crate::snapshot::Snapshot;
+use crate::status::{ConditionReason, HealthStatus};
 use crate::why::{BackingOff, Past, awaited, why as explain};
 
 pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus, CliError> {
@@ -41,7 +42,9 @@ pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus
     if let Some((view, run)) = view_of_run(settings, Some(&desired)).await {
         // What `run` knows of an agent's past, one observation cannot tell; and both are to say one thing.
         if let (Some(said), Some(known)) = (not_ready_in(&view, agent), &mut why.known) {
-            known.status.doubt(&said.health, &said.reason, said.message, said.stalled);
+            let health = said.health.known().unwrap_or(HealthStatus::Progressing);
+            let reason = said.reason.known().unwrap_or(ConditionReason::Pending);
+            known.status.doubt(health, reason, &said.message, said.stalled);
         }
         if why.known.as_ref().is_some_and(|known| !known.status.ready) && why.backoff.is_none() {
             let off = run.backing_off.into_iter().find(|off| off.agent.as_ref() == Some(agent));

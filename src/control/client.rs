@@ -130,7 +130,8 @@ pub(crate) fn answer(line: &[u8]) -> Result<Value, AskError> {
     match value.get_mut("error").map(Value::take) {
         // An event or a status has no `error` at its top.
         Some(error) if value.get("event").is_none() => Err(AskError::Refused(
-            serde_json::from_value(error.clone()).unwrap_or_else(|_| Refused::new("unknown", error.to_string())),
+            serde_json::from_value(error.clone())
+                .unwrap_or_else(|_| Refused { kind: "unknown".into(), message: error.to_string() }),
         )),
         Some(error) => {
             value["error"] = error;

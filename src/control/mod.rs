@@ -27,9 +27,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
-use crate::model::AgentName;
 use crate::model::ids::clean;
+use crate::model::{AgentName, FailureKind};
 use crate::status::Status;
+use crate::words::Word;
 
 pub use paths::{MAX_PATH, SOCKET};
 
@@ -93,19 +94,44 @@ impl Request {
     /// `badRequest` when it is no JSON object with an `op`, `unknownOp` when the `op` is none of ours.
     pub fn parse(line: &[u8]) -> Result<Self, Refused> {
         let value: Value = serde_json::from_slice(line)
-            .map_err(|err| Refused::new("badRequest", format!("the request is not JSON: {err}")))?;
+            .map_err(|err| Refused::new(RefusedKind::BadRequest, format!("the request is not JSON: {err}")))?;
         let ops = Self::OPS.map(|op| format!("`{op}`")).join(", ");
         match value.get("op") {
             Some(Value::String(op)) if !Self::OPS.contains(&op.as_str()) => {
                 let op: String = op.chars().take(60).flat_map(char::escape_debug).collect();
-                return Err(Refused::new("unknownOp", format!("there is no op `{op}`: it is one of {ops}")));
+                return Err(Refused::new(RefusedKind::UnknownOp, format!("there is no op `{op}`: it is one of {ops}")));
             }
             Some(Value::String(_)) => {}
-            _ => return Err(Refused::new("badRequest", format!("the request has no `op`: it is one of {ops}"))),
+            _ => {
+                return Err(Refused::new(
+                    RefusedKind::BadRequest,
+                    format!("the request has no `op`: it is one of {ops}"),
+                ));
+            }
         }
         // What the parser says repeats what it found.
         let wrong = |err: serde_json::Error| format!("the request is wrong: {}", clean(&err.to_string(), 300));
-        serde_json::from_value(value).map_err(|err| Refused::new("badRequest", wrong(err)))
+        serde_json::from_value(value).map_err(|err| Refused::new(RefusedKind::BadRequest, wrong(err)))
+    }
+}
+
+words! {
+    /// What kind of reason a request is not answered for.
+    pub enum RefusedKind {
+        /// It is no request, or lacks something.
+        BadRequest = "badRequest",
+        /// There is no such operation.
+        UnknownOp = "unknownOp",
+        /// It is too long.
+        TooLarge = "tooLarge",
+        /// It did not come in time.
+        TooSlow = "tooSlow",
+        /// Too many others are there.
+        Busy = "busy",
+        /// Whoever asks may not.
+        Forbidden = "forbidden",
+        /// `run` is stopping.
+        Stopping = "stopping",
     }
 }
 
@@ -113,20 +139,20 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// One fixed word: `badRequest`, `unknownOp`, `tooLarge`, `tooSlow`, `busy`, `forbidden`, `stopping`.
-    pub kind: String,
+    /// What kind of reason that is.
+    pub kind: Word<RefusedKind>,
     /// A sentence.
     pub message: String,
 }
 
 impl Refused {
     /// A refusal.
-    pub fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.to_owned(), message: message.into() }
+    pub fn new(kind: RefusedKind, message: impl Into<String>) -> Self {
+        Self { kind: Word::Known(kind), message: message.into() }
     }
 
     fn stopping() -> Self {
-        Self::new("stopping", "`steadfast run` is stopping")
+        Self::new(RefusedKind::Stopping, "`steadfast run` is stopping")
     }
 }
 
@@ -246,8 +272,8 @@ pub struct Problem {
     /// Whose.
     #[serde(default)]
     pub agent: Option<AgentName>,
-    /// One fixed word.
-    pub kind: String,
+    /// What kind of failure it is.
+    pub kind: Word<FailureKind>,
     /// A sentence.
     pub message: String,
     /// What may help.
@@ -286,11 +312,11 @@ mod tests {
 
     #[test]
     fn a_request_line_is_read_or_refused_in_words() {
-        let kind = |line: &str| Request::parse(line.as_bytes()).unwrap_err().kind;
+        let kind = |line: &str| Request::parse(line.as_bytes()).unwrap_err().kind.known().unwrap();
         for line in ["", "status", "[]", "{}", "{\"op\":7}", "{\"op\":\"reconcile\",\"timeoutMs\":\"soon\"}", "\u{0}"] {
-            assert_eq!(kind(line), "badRequest", "{line}");
+            assert_eq!(kind(line), RefusedKind::BadRequest, "{line}");
         }
-        assert_eq!(kind("{\"op\":\"reboot\"}"), "unknownOp");
+        assert_eq!(kind("{\"op\":\"reboot\"}"), RefusedKind::UnknownOp);
         let read = |line: &str| Request::parse(line.as_bytes()).unwrap();
         assert_eq!(read("{\"op\":\"status\",\"more\":1}\n"), Request::Status);
         assert_eq!(read("{\"op\":\"reconcile\"}"), Request::Reconcile { timeout_ms: None });

@@ -21,7 +21,8 @@ use tokio_util::task::TaskTracker;
 
 use super::paths::{Address, MAX_PATH, SOCKET};
 use super::{
-    Controlled, DEFAULT_TIMEOUT, MAX_CLIENTS, MAX_REQUEST, MAX_TIMEOUT, REQUEST_TIME, Refused, Request, WRITE_TIME,
+    Controlled, DEFAULT_TIMEOUT, MAX_CLIENTS, MAX_REQUEST, MAX_TIMEOUT, REQUEST_TIME, Refused, RefusedKind, Request,
+    WRITE_TIME,
 };
 
 /// How long clients have to hear that it is over.
@@ -195,7 +196,8 @@ async fn accept<C: Controlled>(
             () = cancel.cancelled() => return,
         };
         let Some(seat) = seats.take() else {
-            let busy = Refused::new("busy", format!("{MAX_CLIENTS} clients are connected, the most there may be"));
+            let busy =
+                Refused::new(RefusedKind::Busy, format!("{MAX_CLIENTS} clients are connected, the most there may be"));
             // A new connection takes a line without waiting.
             let _ = stream.try_write(&line(&refusal(&busy)));
             continue;
@@ -207,7 +209,7 @@ async fn accept<C: Controlled>(
             match client.serve(&*controlled).await {
                 Ok(()) => {}
                 Err(Over::Refused(refused)) => {
-                    tracing::debug!(kind = refused.kind, "refused a request on the control socket");
+                    tracing::debug!(kind = refused.kind.as_str(), "refused a request on the control socket");
                     let last = line(&refusal(&refused));
                     let _ = tokio::time::timeout(FAREWELL_TIME, client.write.write_all(&last)).await;
                 }
@@ -310,7 +312,7 @@ async fn told_to_leave(cancel: &CancellationToken, seat: &Seat) -> Refused {
     tokio::select! {
         () = cancel.cancelled() => Refused::stopping(),
         () = seat.leave.cancelled() => Refused::new(
-            "busy",
+            RefusedKind::Busy,
             format!("{MAX_CLIENTS} clients are connected, the most there may be, and this one made room for another"),
         ),
     }
@@ -329,7 +331,10 @@ impl Client {
     async fn serve(&mut self, controlled: &impl Controlled) -> Result<(), Over> {
         let peer = self.stream().peer_cred()?.uid();
         if !may_ask(peer, rustix::process::geteuid().as_raw()) {
-            return Err(Over::Refused(Refused::new("forbidden", "the control socket is for its owner and for root")));
+            return Err(Over::Refused(Refused::new(
+                RefusedKind::Forbidden,
+                "the control socket is for its owner and for root",
+            )));
         }
         let Some(request) = self.request().await? else { return Ok(()) };
         match request {
@@ -352,14 +357,15 @@ impl Client {
                 Ok(read) => read?,
                 Err(_) => {
                     let seconds = REQUEST_TIME.as_secs();
-                    return Err(Over::Refused(Refused::new("tooSlow", format!("no request came within {seconds} s"))));
+                    let message = format!("no request came within {seconds} s");
+                    return Err(Over::Refused(Refused::new(RefusedKind::TooSlow, message)));
                 }
             },
             refused = told_to_leave(&self.cancel, &self.seat) => return Err(Over::Refused(refused)),
         };
         if line.len() > MAX_REQUEST {
             let message = format!("the request is larger than {MAX_REQUEST} bytes");
-            return Err(Over::Refused(Refused::new("tooLarge", message)));
+            return Err(Over::Refused(Refused::new(RefusedKind::TooLarge, message)));
         }
         if line.is_empty() {
             return Ok(None);

@@ -168,9 +168,9 @@ impl Agent {
             && (pins, state, suspend, container) == (&other.pins, &other.state, &other.suspend, &other.container)
     }
 
-    /// Why it has no image where its `source` is the manifest and none is configured, and what to write instead.
-    pub fn no_manifest(&self) -> (String, String) {
-        let help = match &self.image {
+    /// What to write where its `source` is the manifest and none is configured: [`NO_MANIFEST`].
+    pub fn no_manifest(&self) -> String {
+        match &self.image {
             Some(image) => {
                 let tag = if self.version.to_string().starts_with("sha256:") { '@' } else { ':' };
                 format!(
@@ -182,8 +182,7 @@ impl Agent {
             None => "write `image:` with `source: registry` to pull it, or `source: local` for an image that is there \
                      already; `manifest.url` or $STEADFAST_MANIFEST_URL names a manifest of tarballs"
                 .to_owned(),
-        };
-        (NO_MANIFEST.to_owned(), help)
+        }
     }
 
     /// The architecture its container runs at: the host's where it is listed, else the first listed.

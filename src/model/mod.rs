@@ -4,6 +4,7 @@
 
 pub mod canonical;
 pub mod desired;
+pub mod failure;
 pub mod hashing;
 pub mod ids;
 pub mod labels;
@@ -21,6 +22,7 @@ pub use desired::{
     Agent, AgentState, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Place, Runtime,
     TemplateChange, Transport, Version, Wanted,
 };
+pub use failure::FailureKind;
 pub use ids::{
     AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, InstanceName, Name,
     Sha256Digest,

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use super::ActionKind;
 use crate::model::{
-    AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FieldChange, Forward,
-    ImageId, ImageRef, InstanceName, Location, Manifest, ManifestSource, Ownership, Phase, PortRange, VmMake, VmPhase,
-    Whose,
+    Agent, AgentName, Arch, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create,
+    FailureKind, FieldChange, Forward, ImageId, ImageRef, InstanceName, Location, Manifest, ManifestSource,
+    NO_MANIFEST, Observed, Ownership, Phase, PortRange, Sha256Digest, VmMake, VmPhase, Whose,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -190,28 +191,28 @@ pub enum Revival {
 }
 
 impl Action {
-    /// The fixed word for it in JSON.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of step it is.
+    pub fn kind(&self) -> ActionKind {
         match self {
-            Action::SyncManifest { .. } => "syncManifest",
-            Action::FetchArtifact { .. } => "fetchArtifact",
-            Action::CreateVm { .. } => "createVm",
-            Action::StartVm { .. } => "startVm",
-            Action::RecreateVm { .. } => "recreateVm",
-            Action::AdoptVm { .. } => "adoptVm",
-            Action::StopVm { .. } => "stopVm",
-            Action::DeleteVm { .. } => "deleteVm",
-            Action::ForwardPorts { .. } => "forwardPorts",
-            Action::LoadImage { .. } => "loadImage",
-            Action::PullImage { .. } => "pullImage",
-            Action::CreateContainer { .. } => "createContainer",
-            Action::StartContainer { .. } => "startContainer",
-            Action::StopContainer { .. } => "stopContainer",
-            Action::ReplaceContainer { .. } => "replaceContainer",
-            Action::RenameContainer { .. } => "renameContainer",
-            Action::RemoveContainer { .. } => "removeContainer",
-            Action::PruneArtifact { .. } => "pruneArtifact",
-            Action::PruneImage { .. } => "pruneImage",
+            Action::SyncManifest { .. } => ActionKind::SyncManifest,
+            Action::FetchArtifact { .. } => ActionKind::FetchArtifact,
+            Action::CreateVm { .. } => ActionKind::CreateVm,
+            Action::StartVm { .. } => ActionKind::StartVm,
+            Action::RecreateVm { .. } => ActionKind::RecreateVm,
+            Action::AdoptVm { .. } => ActionKind::AdoptVm,
+            Action::StopVm { .. } => ActionKind::StopVm,
+            Action::DeleteVm { .. } => ActionKind::DeleteVm,
+            Action::ForwardPorts { .. } => ActionKind::ForwardPorts,
+            Action::LoadImage { .. } => ActionKind::LoadImage,
+            Action::PullImage { .. } => ActionKind::PullImage,
+            Action::CreateContainer { .. } => ActionKind::CreateContainer,
+            Action::StartContainer { .. } => ActionKind::StartContainer,
+            Action::StopContainer { .. } => ActionKind::StopContainer,
+            Action::ReplaceContainer { .. } => ActionKind::ReplaceContainer,
+            Action::RenameContainer { .. } => ActionKind::RenameContainer,
+            Action::RemoveContainer { .. } => ActionKind::RemoveContainer,
+            Action::PruneArtifact { .. } => ActionKind::PruneArtifact,
+            Action::PruneImage { .. } => ActionKind::PruneImage,
         }
     }
 
@@ -280,36 +281,9 @@ impl fmt::Display for Action {
             Action::StartVm { how: Boot::Restart, .. } => "restart VM",
             Action::StartContainer { how: Revival::Unpause, .. } => "unpause container",
             Action::StartContainer { how: Revival::Restart, .. } => "restart container",
-            _ => verb(self.kind()),
+            _ => self.kind().verb(),
         };
         write!(f, "{verb} `{}`", self.target())
-    }
-}
-
-/// A step's kind (see [`Action::kind`]) in words.
-pub fn verb(kind: &str) -> &'static str {
-    match kind {
-        "syncManifest" => "write manifest",
-        "fetchArtifact" => "fetch",
-        "createVm" => "create VM",
-        "startVm" => "start VM",
-        "recreateVm" => "recreate VM",
-        "adoptVm" => "take over VM",
-        "stopVm" => "stop VM",
-        "deleteVm" => "delete VM",
-        "forwardPorts" => "forward",
-        "loadImage" => "load image",
-        "pullImage" => "pull image",
-        "observeContainer" => "observe container",
-        "createContainer" => "create container",
-        "startContainer" => "start container",
-        "stopContainer" => "stop container",
-        "replaceContainer" => "replace container",
-        "renameContainer" => "rename container to",
-        "removeContainer" => "remove container",
-        "pruneArtifact" => "prune artifact",
-        "pruneImage" => "prune image",
-        _ => "do",
     }
 }
 
@@ -478,7 +452,7 @@ pub struct Waiting {
     /// For which agent.
     pub agent: Option<AgentName>,
     /// Kind of the step, as [`Action::kind`].
-    pub kind: &'static str,
+    pub kind: ActionKind,
     /// Its target, as [`Action::target`].
     pub target: String,
     /// Why it is wanted.
@@ -491,9 +465,70 @@ impl Waiting {
     /// Whether it stands for something that cannot be seen, rather than for a step that is known.
     pub fn hides(&self) -> bool {
         match self.on {
-            WaitingOn::Sight { .. } => true,
-            WaitingOn::Vm { .. } => self.kind.ends_with("Container"),
+            WaitingOn::Sight { .. } | WaitingOn::Down { .. } => true,
+            WaitingOn::Vm { .. } => self.kind.is_container(),
             _ => false,
+        }
+    }
+}
+
+/// Why no manifest offers what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestCause {
+    /// None is configured.
+    NotConfigured {
+        /// What to write.
+        help: String,
+    },
+    /// It could not be had or used, and there is no earlier one.
+    Unseen {
+        /// Why.
+        why: String,
+    },
+    /// It offers something else.
+    NotOffered {
+        /// What is missing.
+        why: String,
+    },
+    /// What it offers is not what the state file pins.
+    Pinned {
+        /// Whose tarball.
+        agent: AgentName,
+        /// For which architecture.
+        arch: Arch,
+        /// What it offers.
+        offered: Sha256Digest,
+        /// What is pinned.
+        pinned: Sha256Digest,
+    },
+    /// What it offers is no image that could be asked for.
+    NoReference {
+        /// Why.
+        why: String,
+    },
+}
+
+impl ManifestCause {
+    /// That no manifest was seen, for an agent that needs one.
+    pub(super) fn none(agent: &Agent, observed: &Observed) -> Self {
+        match observed.published.unknown() {
+            Some(why) => Self::Unseen { why: why.to_owned() },
+            None => Self::NotConfigured { help: agent.no_manifest() },
+        }
+    }
+}
+
+impl fmt::Display for ManifestCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotConfigured { help } => write!(f, "{NO_MANIFEST}: {help}"),
+            Self::Unseen { why } | Self::NotOffered { why } | Self::NoReference { why } => f.write_str(why),
+            Self::Pinned { agent, arch, offered, pinned } => {
+                write!(
+                    f,
+                    "the manifest's {arch} tarball of `{agent}` has sha256 {offered}, the state file pins {pinned}"
+                )
+            }
         }
     }
 }
@@ -504,7 +539,7 @@ pub enum WaitingOn {
     /// A manifest that offers what is wanted.
     Manifest {
         /// Why there is none.
-        why: String,
+        cause: ManifestCause,
     },
     /// An artifact that another step fetches.
     Artifact {
@@ -585,10 +620,17 @@ pub enum WaitingOn {
     },
     /// Something on this host that somebody has to change: a free port, a mount source.
     Precondition {
-        /// The fixed word for the error that the step would end in.
-        kind: &'static str,
+        /// What kind of error the step would end in.
+        kind: FailureKind,
         /// That error.
         why: String,
+    },
+    /// The virtual machine, which does not run, and which nobody starts for the sake of this.
+    Down {
+        /// Which.
+        instance: InstanceName,
+        /// How it is.
+        phase: VmPhase,
     },
     /// A look that was not possible.
     Sight {
@@ -612,7 +654,28 @@ impl WaitingOn {
                 "vm"
             }
             WaitingOn::Precondition { .. } => "precondition",
-            WaitingOn::Transition { .. } | WaitingOn::Sight { .. } => "sight",
+            WaitingOn::Transition { .. } | WaitingOn::Down { .. } | WaitingOn::Sight { .. } => "sight",
+        }
+    }
+
+    /// What kind of failure it is that nothing ends the wait.
+    pub fn failure(&self) -> FailureKind {
+        match self {
+            WaitingOn::Manifest { .. } => FailureKind::Manifest,
+            WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } => FailureKind::ImageMissing,
+            WaitingOn::ImageName { .. }
+            | WaitingOn::Removal { .. }
+            | WaitingOn::Stranger { .. }
+            | WaitingOn::OtherAgent { .. }
+            | WaitingOn::UnderWay { .. } => FailureKind::Conflict,
+            WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::VmStranger { .. } => {
+                FailureKind::Vm
+            }
+            WaitingOn::Precondition { kind, .. } => *kind,
+            WaitingOn::Artifact { .. }
+            | WaitingOn::Transition { .. }
+            | WaitingOn::Down { .. }
+            | WaitingOn::Sight { .. } => FailureKind::Unknown,
         }
     }
 
@@ -626,6 +689,7 @@ impl WaitingOn {
             | WaitingOn::OtherAgent { .. }
             | WaitingOn::VmStranger { .. }
             | WaitingOn::Precondition { .. }
+            | WaitingOn::Down { .. }
             | WaitingOn::Sight { .. } => true,
             WaitingOn::Artifact { .. }
             | WaitingOn::Image { .. }
@@ -648,7 +712,7 @@ pub(crate) fn name_taken(reference: &ImageRef, held_by: &ImageId) -> String {
 impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WaitingOn::Manifest { why } => write!(f, "once a manifest offers it: {why}"),
+            WaitingOn::Manifest { cause } => write!(f, "once a manifest offers it: {cause}"),
             WaitingOn::Artifact { key } => write!(f, "once `{key}` is fetched"),
             WaitingOn::Image { reference } => write!(f, "once image `{reference}` is there"),
             WaitingOn::LocalImage { reference } => {
@@ -680,6 +744,9 @@ impl fmt::Display for WaitingOn {
             WaitingOn::VmStranger { instance, whose } => write!(f, "VM `{instance}` exists and {whose}"),
             WaitingOn::UnderWay { by } => write!(f, "under way: {by} does it"),
             WaitingOn::Precondition { why, .. } => f.write_str(why),
+            WaitingOn::Down { instance, phase } => {
+                write!(f, "unknown until it can be seen: VM `{instance}` {phase}")
+            }
             WaitingOn::Sight { why } => write!(f, "unknown until it can be seen: {why}"),
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
+use super::{Action, ActionKind, ManifestCause, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, Observed, Owner,
-    Seen, Sha256Digest, Version,
+    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, ManifestError, Observed,
+    Owner, Seen, Sha256Digest, Version,
 };
 
 /// What became of the artifact each agent runs from.
@@ -25,33 +25,35 @@ pub(super) enum Fetched {
 /// container that runs from it, or by the cache's index.
 ///
 /// # Errors
-/// A sentence that says why nothing offers it.
-pub fn resolve_artifact(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, String> {
+/// Why nothing offers it.
+pub fn resolve_artifact(
+    name: &AgentName,
+    agent: &Agent,
+    arch: Arch,
+    observed: &Observed,
+) -> Result<Artifact, ManifestCause> {
     let found = offered(name, agent, arch, observed)
         .or_else(|refusal| remembered(name, agent, arch, observed).ok_or(refusal))?;
-    found.pinned_by(&agent.pins, name, arch).map_err(|err| err.to_string())
+    found.pinned_by(&agent.pins, name, arch).map_err(|err| match err {
+        ManifestError::Pinned { offered, pinned, .. } => {
+            ManifestCause::Pinned { agent: name.clone(), arch, offered, pinned }
+        }
+        err => ManifestCause::NotOffered { why: err.to_string() },
+    })
 }
 
-fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, String> {
+fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, ManifestCause> {
     let mut refusal = None;
     for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {
         match manifest.select(name, &agent.version, arch) {
             Ok(artifact) => return Ok(artifact),
-            Err(err) => refusal = refusal.or(Some(err.to_string())),
+            Err(err) => refusal = refusal.or(Some(ManifestCause::NotOffered { why: err.to_string() })),
         }
         if agent.version == Version::Latest {
             break;
         }
     }
-    Err(refusal.unwrap_or_else(|| match observed.published.unknown() {
-        Some(why) => why.to_owned(),
-        None => no_manifest(agent),
-    }))
-}
-
-fn no_manifest(agent: &Agent) -> String {
-    let (why, help) = agent.no_manifest();
-    format!("{why}: {help}")
+    Err(refusal.unwrap_or_else(|| ManifestCause::none(agent, observed)))
 }
 
 /// A version that nothing offers any more can be kept as long as its file is there; it could not be fetched again.
@@ -111,12 +113,12 @@ pub(super) fn plan(
             let runs = arch == run_arch;
             let artifact = match resolve_artifact(name, agent, arch, observed) {
                 Ok(artifact) => artifact,
-                Err(why) if runs => {
-                    blocked(name, WaitingOn::Manifest { why }, &mut outcomes, plan);
+                Err(cause) if runs => {
+                    blocked(name, WaitingOn::Manifest { cause }, &mut outcomes, plan);
                     continue;
                 }
-                Err(why) => {
-                    plan.notes.push(Note::ArchMissing { agent: name.clone(), why });
+                Err(cause) => {
+                    plan.notes.push(Note::ArchMissing { agent: name.clone(), why: cause.to_string() });
                     continue;
                 }
             };
@@ -140,11 +142,11 @@ pub(super) fn plan(
                 None => Reason::NotCached,
             };
             let Some(from) = desired.manifest.as_ref().map(|manifest| manifest.artifact(&artifact.key)) else {
-                let why = no_manifest(agent);
+                let cause = ManifestCause::NotConfigured { help: agent.no_manifest() };
                 if runs {
-                    blocked(name, WaitingOn::Manifest { why }, &mut outcomes, plan);
+                    blocked(name, WaitingOn::Manifest { cause }, &mut outcomes, plan);
                 } else {
-                    plan.notes.push(Note::ArchMissing { agent: name.clone(), why });
+                    plan.notes.push(Note::ArchMissing { agent: name.clone(), why: cause.to_string() });
                 }
                 continue;
             };
@@ -165,7 +167,7 @@ pub(super) fn plan(
 fn blocked(name: &AgentName, on: WaitingOn, outcomes: &mut BTreeMap<AgentName, Fetched>, plan: &mut Plan) {
     plan.waiting.push(Waiting {
         agent: Some(name.clone()),
-        kind: "fetchArtifact",
+        kind: ActionKind::FetchArtifact,
         target: name.to_string(),
         reason: Reason::NotCached,
         on: on.clone(),
@@ -213,17 +215,20 @@ fn plan_manifest(desired: &Desired, observed: &Observed, active: &[(&AgentName, 
     }
 }
 
+fn not_offered(err: &ManifestError) -> WaitingOn {
+    WaitingOn::Manifest { cause: ManifestCause::NotOffered { why: err.to_string() } }
+}
+
 /// The image repository an agent runs from: its own, else the manifest's.
 pub(super) fn repository(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<String, WaitingOn> {
     if let Some(image) = &agent.image {
         return Ok(image.clone());
     }
-    let manifest = effective_manifest(observed).ok_or_else(|| WaitingOn::Manifest {
-        why: observed.published.unknown().map_or_else(|| no_manifest(agent), str::to_owned),
-    })?;
+    let manifest = effective_manifest(observed)
+        .ok_or_else(|| WaitingOn::Manifest { cause: ManifestCause::none(agent, observed) })?;
     match manifest.agent(name.as_str()) {
         Ok(offer) => Ok(offer.image.clone()),
-        Err(err) => Err(WaitingOn::Manifest { why: err.to_string() }),
+        Err(err) => Err(not_offered(&err)),
     }
 }
 
@@ -233,12 +238,11 @@ pub(super) fn version(name: &AgentName, agent: &Agent, observed: &Observed) -> R
         (Version::Exact(version), _) => Ok(version.clone()),
         (Version::Latest, ImageSource::Registry | ImageSource::Local) => Ok("latest".to_owned()),
         (Version::Latest, ImageSource::Manifest) => {
-            let manifest = effective_manifest(observed).ok_or_else(|| WaitingOn::Manifest {
-                why: observed.published.unknown().map_or_else(|| no_manifest(agent), str::to_owned),
-            })?;
+            let manifest = effective_manifest(observed)
+                .ok_or_else(|| WaitingOn::Manifest { cause: ManifestCause::none(agent, observed) })?;
             match manifest.agent(name.as_str()) {
                 Ok(offer) => Ok(offer.version.clone()),
-                Err(err) => Err(WaitingOn::Manifest { why: err.to_string() }),
+                Err(err) => Err(not_offered(&err)),
             }
         }
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use self::keep::{Wanted, keep, start_action};
 use super::images::ImageFor;
-use super::{Action, Note, Plan, Policy, Reason, Revival, WaitingOn};
+use super::{Action, ActionKind, Note, Plan, Policy, Reason, Revival, WaitingOn};
 use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Desired, Guest, Health, Observed,
@@ -93,15 +93,12 @@ pub(super) fn plan(
     names::break_rings(desired, guest, plan);
 }
 
-/// The kind of what stands for steps that nobody knows, since Podman cannot be observed.
-pub(crate) const OBSERVE: &str = "observeContainer";
-
 /// While Podman cannot be seen, its containers are unknown; nothing is guessed.
 fn blind(active: &[(&AgentName, &Agent)], on: &WaitingOn, plan: &mut Plan) {
     for &(name, agent) in active {
         plan.waiting.push(super::Waiting {
             agent: Some(name.clone()),
-            kind: OBSERVE,
+            kind: ActionKind::ObserveContainer,
             target: agent.container.name.to_string(),
             reason: Reason::NotSeen,
             on: on.clone(),
@@ -112,7 +109,7 @@ fn blind(active: &[(&AgentName, &Agent)], on: &WaitingOn, plan: &mut Plan) {
 /// Whether anything is there to remove is not known.
 fn unseen(reason: Reason, on: WaitingOn, plan: &mut Plan) {
     let target = "containers".to_owned();
-    plan.waiting.push(super::Waiting { agent: None, kind: "removeContainer", target, reason, on });
+    plan.waiting.push(super::Waiting { agent: None, kind: ActionKind::RemoveContainer, target, reason, on });
 }
 
 fn by_agent(guest: &Guest) -> BTreeMap<&AgentName, Mine<'_>> {
@@ -256,12 +253,12 @@ fn orphans(desired: &Desired, guest: &Guest, policy: &Policy, plan: &mut Plan) {
     }
 }
 
-pub(super) fn plan_down(observed: &Observed, stranger: Option<WaitingOn>, plan: &mut Plan) {
+pub(super) fn plan_down(observed: &Observed, hidden: Option<WaitingOn>, plan: &mut Plan) {
     let guest = match &observed.guest {
         Seen::Present(guest) => guest,
         Seen::Absent => return,
         Seen::Unknown { why } => {
-            let on = stranger.unwrap_or_else(|| WaitingOn::Sight { why: why.clone() });
+            let on = hidden.unwrap_or_else(|| WaitingOn::Sight { why: why.clone() });
             return unseen(Reason::TakenDown, on, plan);
         }
     };

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::artifacts::{self, Fetched};
-use super::{Action, Plan, Policy, Reason, WaitingOn};
+use super::{Action, ManifestCause, Plan, Policy, Reason, WaitingOn};
 use crate::model::{
     Agent, AgentName, AgentState, Artifact, Desired, Guest, ImageId, ImageRef, ImageSource, Observed, Owner, Seen,
     Sha256Digest,
@@ -218,5 +218,5 @@ pub(crate) fn reference(name: &AgentName, agent: &Agent, observed: &Observed) ->
     let version = artifacts::version(name, agent, observed)?;
     ImageRef::join(&repository, &version)
         .map(|reference| reference.qualified())
-        .map_err(|err| WaitingOn::Manifest { why: err.to_string() })
+        .map_err(|err| WaitingOn::Manifest { cause: ManifestCause::NoReference { why: err.to_string() } })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Plan, Revival};
+use super::{Action, ActionKind, Plan, Revival};
 use crate::model::{AgentName, Boot, ContainerId, Guest, Phase};
 
 impl Plan {
@@ -29,9 +29,9 @@ impl Plan {
                 guest.containers.values().any(|seen| seen.owner.is_of(agent) && seen.phase == Phase::Running)
             })
         };
-        let stops = |kind: &str| {
-            matches!(kind, "replaceContainer" | "stopContainer" | "removeContainer")
-                || goes_down && kind.ends_with("Container")
+        let stops = |kind: ActionKind| {
+            matches!(kind, ActionKind::ReplaceContainer | ActionKind::StopContainer | ActionKind::RemoveContainer)
+                || goes_down && kind.is_container()
         };
         let waiting = self.waiting.iter().filter(|waiting| stops(waiting.kind) && !waiting.on.is_blocked());
         let waiting = waiting.filter_map(|waiting| waiting.agent.as_ref()).filter(|agent| is_up(agent));
@@ -42,7 +42,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContainerName, ContainerState, Owner, SPEC_VERSION};
+    use crate::model::{ContainerName, ContainerState, FailureKind, Owner, SPEC_VERSION};
     use crate::plan::{Reason, Step, Waiting, WaitingOn};
 
     fn guest(phases: &[(&str, Phase)]) -> Guest {
@@ -72,13 +72,13 @@ mod tests {
         });
         let waits = |agent: &str, on: WaitingOn| Waiting {
             agent: Some(agent.parse().unwrap()),
-            kind: "replaceContainer",
+            kind: ActionKind::ReplaceContainer,
             target: name(agent).to_string(),
             reason: Reason::SpecUnreadable,
             on,
         };
         let later = || WaitingOn::Removal { name: name("x") };
-        let blocked = WaitingOn::Precondition { kind: "conflict", why: "host port 1 is taken".into() };
+        let blocked = WaitingOn::Precondition { kind: FailureKind::Conflict, why: "host port 1 is taken".into() };
         let waiting = vec![waits("run-later", later()), waits("down-later", later()), waits("run-blocked", blocked)];
         let plan = Plan { ready: ready.collect(), waiting, ..Plan::default() };
         let exited = || Phase::Exited { code: 0 };

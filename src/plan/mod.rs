@@ -8,6 +8,7 @@ mod artifacts;
 mod containers;
 mod images;
 mod interrupts;
+mod key;
 mod ports;
 mod prune;
 mod under_way;
@@ -15,11 +16,12 @@ mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use action::{Action, Moved, Reason, Revival, Step, Waiting, WaitingOn};
+pub use action::{Action, ManifestCause, Moved, Reason, Revival, Step, Waiting, WaitingOn};
 pub use artifacts::{files_of, resolve_artifact};
 pub use containers::labels;
-pub(crate) use containers::{OBSERVE, is_in_a_crash_loop, stays_ended};
+pub(crate) use containers::{is_in_a_crash_loop, stays_ended};
 pub(crate) use images::{misnamed, reference as wanted_image};
+pub use key::{ActionKind, Lane, StepKey};
 pub use under_way::look_replaced;
 
 use crate::model::{
@@ -225,13 +227,13 @@ impl Plan {
         let (blocked, waiting): (Vec<_>, Vec<_>) = known.into_iter().partition(|waiting| waiting.on.is_blocked());
         for kind in ready.chain(waiting.iter().map(|waiting| waiting.kind)) {
             match kind {
-                "createContainer" => summary.create += 1,
-                "replaceContainer" => summary.replace += 1,
-                "renameContainer" => summary.rename += 1,
-                "startContainer" => summary.start += 1,
-                "stopContainer" => summary.stop += 1,
-                "removeContainer" => summary.remove += 1,
-                "fetchArtifact" => summary.fetch += 1,
+                ActionKind::CreateContainer => summary.create += 1,
+                ActionKind::ReplaceContainer => summary.replace += 1,
+                ActionKind::RenameContainer => summary.rename += 1,
+                ActionKind::StartContainer => summary.start += 1,
+                ActionKind::StopContainer => summary.stop += 1,
+                ActionKind::RemoveContainer => summary.remove += 1,
+                ActionKind::FetchArtifact => summary.fetch += 1,
                 _ => {}
             }
         }
@@ -279,10 +281,7 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
         let waiting = would.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(name));
         let pending = ready
             .map(|step| format!("{} ({})", step.action, step.reason))
-            .chain(
-                waiting
-                    .map(|waiting| format!("{} `{}` ({})", action::verb(waiting.kind), waiting.target, waiting.reason)),
-            )
+            .chain(waiting.map(|waiting| format!("{} `{}` ({})", waiting.kind.verb(), waiting.target, waiting.reason)))
             .collect();
         plan.notes.push(Note::Suspended { agent: name.clone(), pending });
     }
@@ -313,8 +312,9 @@ pub fn plan_down(desired: &Desired, observed: &Observed, vm: bool) -> Plan {
     if vm {
         vm::plan_down(desired, observed, &mut plan);
     } else {
-        let stranger = desired.vm().zip(observed.vm.present()).and_then(|(spec, vm)| vm::stranger(desired, spec, vm));
-        containers::plan_down(observed, stranger, &mut plan);
+        let vm = desired.vm().zip(observed.vm.present());
+        let hidden = vm.and_then(|(spec, vm)| vm::stranger(desired, spec, vm).or_else(|| vm::down(spec, vm)));
+        containers::plan_down(observed, hidden, &mut plan);
     }
     plan
 }

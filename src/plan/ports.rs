@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Plan, Reason, Step, WaitingOn};
+use super::{Action, ActionKind, Plan, Reason, Step, WaitingOn};
 use crate::model::{ContainerName, Desired, Guest, Owner, Phase, Protocol};
 
 /// A host port can only be taken once its holder has let go of it. Steps that start a container whose port another of
@@ -16,7 +16,8 @@ pub(super) fn order_by_ports(desired: &Desired, guest: &Guest, steps: Vec<Step>,
     // A holder may itself still wait for what it is replaced with.
     let leaves_later = |holder: &ContainerName| match guest.containers.get(holder).map(|container| &container.owner) {
         Some(Owner::Ours { agent: Some(agent), .. }) => plan.waiting.iter().any(|waiting| {
-            waiting.agent.as_ref() == Some(agent) && matches!(waiting.kind, "replaceContainer" | "removeContainer")
+            waiting.agent.as_ref() == Some(agent)
+                && matches!(waiting.kind, ActionKind::ReplaceContainer | ActionKind::RemoveContainer)
         }),
         _ => false,
     };

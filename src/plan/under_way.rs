@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Plan, Reason, Waiting, WaitingOn};
+use super::{ActionKind, Plan, Reason, Waiting, WaitingOn};
 use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{AgentName, Desired, Observed, Owner};
 
@@ -28,7 +28,7 @@ impl Plan {
             let changed = reasons.into_iter().find(|reason| matches!(reason, Reason::Changed(_))).cloned();
             self.waiting.push(Waiting {
                 agent: Some(agent.clone()),
-                kind: "replaceContainer",
+                kind: ActionKind::ReplaceContainer,
                 target: container.unwrap_or_else(|| agent.to_string()),
                 reason: changed.unwrap_or(Reason::BeingReplaced),
                 on: WaitingOn::UnderWay { by: by.to_owned() },

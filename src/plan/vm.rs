@@ -78,6 +78,12 @@ pub(super) fn stranger(desired: &Desired, spec: &VmSpec, vm: &VmState) -> Option
     Some(WaitingOn::VmStranger { instance: spec.instance.clone(), whose })
 }
 
+/// What stands before Podman in it while it does not run.
+pub(super) fn down(spec: &VmSpec, vm: &VmState) -> Option<WaitingOn> {
+    let phase = vm.phase.clone();
+    (phase != VmPhase::Running).then(|| WaitingOn::Down { instance: spec.instance.clone(), phase })
+}
+
 /// One that was taken over was made from nobody knows what.
 fn template_changed(make: &VmMake, vm: &VmState) -> bool {
     vm.template.as_ref().is_some_and(|made_from| *made_from != make.spec.template.digest.to_string())

@@ -135,7 +135,7 @@ fn a_health_check_has_the_last_word_unless_it_is_a_crash_loop() {
     assert_eq!(said(&with(Health::Healthy)), AgentHealth::Running);
     assert_eq!(said(&with(Health::Starting)), AgentHealth::Starting);
     assert_eq!(said(&with(Health::Unhealthy)), AgentHealth::Unhealthy(None));
-    assert_eq!(said(&with(Health::Other("odd".into()))).word(), "Unknown");
+    assert_eq!(said(&with(Health::Other("odd".into()))).status(), HealthStatus::Unknown);
     let both = ContainerState { health: Some(Health::Healthy), ..restarted(1.0, 5, 2.0) };
     assert!(matches!(said(&both), AgentHealth::CrashLoop(_)), "healthy between two crashes");
 }
@@ -151,7 +151,7 @@ fn who_is_to_end_may_end_and_only_success_is_well() {
     assert_eq!(of(on_failure, AgentState::Running, ended(3)), AgentHealth::Down(ended(3)));
     assert_eq!(of(always, AgentState::Running, ended(0)), AgentHealth::Down(ended(0)));
     assert_eq!(of(always, AgentState::Stopped, ended(137)), AgentHealth::Stopped);
-    assert_eq!(of(always, AgentState::Running, Phase::Paused).word(), "Degraded");
+    assert_eq!(of(always, AgentState::Running, Phase::Paused).status(), HealthStatus::Degraded);
     let ready = |health: AgentHealth| health.is_as_desired(AgentState::Running);
     assert!(ready(AgentHealth::Completed) && ready(AgentHealth::Running));
     assert!(!ready(AgentHealth::Failed { code: 1 }) && !ready(AgentHealth::Starting) && !ready(AgentHealth::Stopped));

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::memory::Memory;
-use super::{Awaited, Reconciler, Trouble, is_container_step};
+use super::{Awaited, Reconciler, Trouble};
 use crate::act::{ActError, Ending, become_healthy, ended, inspect_settled, last_lines};
 use crate::backend::{Engine, Store, Vm};
 use crate::model::{AgentName, AgentState, ContainerId, ContainerState, Health, Observed, Phase};
@@ -185,11 +185,8 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
 
 /// Whether the container of an agent is yet another than what is wanted, and so may not have its check.
 fn is_pending(plan: &Plan, name: &AgentName) -> bool {
-    plan.ready.iter().any(|step| step.agent.as_ref() == Some(name) && is_container_step(&step.action))
-        || plan
-            .waiting
-            .iter()
-            .any(|waiting| waiting.agent.as_ref() == Some(name) && waiting.kind.ends_with("Container"))
+    plan.ready.iter().any(|step| step.agent.as_ref() == Some(name) && step.action.kind().is_container())
+        || plan.waiting.iter().any(|waiting| waiting.agent.as_ref() == Some(name) && waiting.kind.is_container())
 }
 
 fn container_of<'a>(observed: &'a Observed, id: &ContainerId) -> Option<(String, &'a ContainerState)> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Reporter, is_vm_step};
+use super::Reporter;
 use crate::act::{ActError, Done, Patience, act};
 use crate::backend::{Engine, Progress, Store, Vm, World};
 use crate::plan::{Action, Step};
@@ -55,5 +55,5 @@ pub(super) fn fly<'a, V: Vm, E: Engine, S: Store>(
 fn is_transfer(action: &Action) -> bool {
     let moves_bytes =
         matches!(action, Action::FetchArtifact { .. } | Action::LoadImage { .. } | Action::PullImage { .. });
-    moves_bytes || is_vm_step(action)
+    moves_bytes || action.kind().is_vm()
 }

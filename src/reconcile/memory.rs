@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Awaited, Taken, Trouble, key, key_of};
+use super::{Awaited, Taken, Trouble};
 use crate::act::{ActError, Disposition};
 use crate::model::{AgentName, ContainerId, Observed, Phase, Reach};
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Plan, Step, StepKey, Waiting};
 use crate::readiness::Unready;
 
 /// What a convergence remembers between its looks.
 #[derive(Default)]
 pub(super) struct Memory {
     pub taken: Vec<Taken>,
-    pub failed: BTreeMap<String, Failed>,
-    pub done: BTreeMap<(String, String), u32>,
+    pub failed: BTreeMap<StepKey, Failed>,
+    pub done: BTreeMap<(StepKey, String), u32>,
     pub started: BTreeMap<AgentName, ContainerId>,
     /// Steps that start a container, and whose answer was lost: they may have been carried out.
     pub unsure: BTreeMap<AgentName, Action>,
@@ -39,8 +39,8 @@ impl Memory {
         if observed.guest.unknown().is_some() || observed.artifacts.unknown().is_some() {
             return;
         }
-        let ready = plan.ready.iter().map(|step| key(&step.action));
-        let waiting = plan.waiting.iter().map(|waiting| key_of(waiting.kind, &waiting.target));
+        let ready = plan.ready.iter().map(Step::key);
+        let waiting = plan.waiting.iter().map(Waiting::key);
         let wanted: BTreeSet<_> = ready.chain(waiting).collect();
         self.failed.retain(|key, failed| wanted.contains(key) || failed.error.disposition() == Disposition::NeedsUser);
     }

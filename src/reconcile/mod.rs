@@ -31,7 +31,7 @@ use crate::backoff::Backoff;
 use crate::handles::Scratch;
 use crate::model::{AgentName, Desired, Observed, Owner, Reach};
 use crate::observe::{ManifestFault, Published, accept_published, look_at_published, observe};
-use crate::plan::{Action, Plan, Policy, Step, WaitingOn, plan, plan_down};
+use crate::plan::{Action, Lane, Plan, Policy, Step, WaitingOn, plan, plan_down};
 use crate::readiness::{steady_after, unready};
 use flights::{Flight, Landed, fly};
 use journal::Journal;
@@ -138,7 +138,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         let deadline = began + self.options.timeout;
         let mut run = Memory::default();
         let mut flights = FuturesUnordered::new();
-        let mut flying: BTreeSet<String> = BTreeSet::new();
+        let mut flying: BTreeSet<Lane> = BTreeSet::new();
         let slots = Slots::new(self.options.parallel);
         let mut blind = 0;
         let mut residual = Plan::default();
@@ -178,7 +178,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             let mut queue: VecDeque<Step> = plan
                 .ready
                 .iter()
-                .filter(|step| !flying.contains(&lane(step)) && self.may_take(&mut run, step))
+                .filter(|step| !flying.contains(&step.lane()) && self.may_take(&mut run, step))
                 .cloned()
                 .collect();
             let others_wait = !plan.waiting.is_empty();
@@ -195,7 +195,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                     () = slots.freed(), if !queue.is_empty() => continue,
                 };
                 let Some(landed) = landed else { break };
-                flying.remove(&lane(&landed.step));
+                flying.remove(&landed.step.lane());
                 let opens = others_wait && opens_ways(&landed);
                 self.land(&mut run, landed);
                 if opens || flights.is_empty() && queue.is_empty() {
@@ -250,7 +250,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         look: &impl AsyncFn() -> (Observed, Plan),
         run: &mut Memory,
         flights: &mut FuturesUnordered<Flight<'s>>,
-        flying: &mut BTreeSet<String>,
+        flying: &mut BTreeSet<Lane>,
         deadline: Instant,
     ) -> Option<(Observed, Plan)> {
         let looking = look();
@@ -261,7 +261,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                 biased;
                 looked = &mut looking => return fresh.then_some(looked),
                 Some(landed) = flights.next(), if !flights.is_empty() => {
-                    flying.remove(&lane(&landed.step));
+                    flying.remove(&landed.step.lane());
                     self.land(run, landed);
                     fresh = false;
                 }
@@ -289,10 +289,10 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     /// Whether a step may be taken: not one that failed for good or must wait, not one that keeps coming back, and none
     /// of an agent that was given up.
     fn may_take(&self, run: &mut Memory, step: &Step) -> bool {
-        if step.agent.as_ref().is_some_and(|agent| run.given_up.contains(agent)) && is_container_step(&step.action) {
+        if step.agent.as_ref().is_some_and(|agent| run.given_up.contains(agent)) && step.action.kind().is_container() {
             return false;
         }
-        let key = key(&step.action);
+        let key = step.key();
         if let Some(failed) = run.failed.get(&key)
             && failed.retry_at.is_none_or(|at| at > Instant::now())
         {
@@ -318,21 +318,20 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         &'s self,
         queue: &mut VecDeque<Step>,
         flights: &mut FuturesUnordered<Flight<'s>>,
-        flying: &mut BTreeSet<String>,
+        flying: &mut BTreeSet<Lane>,
         slots: &Slots,
         deadline: Instant,
     ) {
         if self.cancel.is_cancelled() {
             return;
         }
-        let is_download = |lane: &String| lane.starts_with("fetchArtifact ");
         let mut held = VecDeque::new();
         while let Some(step) = queue.pop_front() {
-            let lane = lane(&step);
+            let lane = step.lane();
             let slot = match step.action {
                 _ if flying.contains(&lane) => None,
                 Action::FetchArtifact { .. } => {
-                    let downloads = flying.iter().filter(|lane| is_download(lane)).count();
+                    let downloads = flying.iter().filter(|lane| lane.is_fetch()).count();
                     (downloads < self.options.downloads.max(1)).then(Slot::default)
                 }
                 _ => slots.take(),
@@ -368,13 +367,13 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
 
     fn land(&self, run: &mut Memory, landed: Landed) {
         let Landed { step, outcome, took } = landed;
-        let key = key(&step.action);
+        let key = step.key();
         tracing::info!(
-            kind = step.action.kind(),
+            kind = step.action.kind().as_str(),
             target = %step.action.target(),
             agent = step.agent.as_ref().map(|agent| agent.as_str()),
             reason = %step.reason,
-            error = outcome.as_ref().err().map(|err| err.kind()),
+            error = outcome.as_ref().err().map(|err| err.kind().as_str()),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "took a step"
         );
@@ -511,55 +510,6 @@ enum End {
 enum Next {
     Look,
     Stop,
-}
-
-/// Steps in one lane are never in flight together. All that is done about the containers of one agent is one lane: a
-/// replacement has three names under way, and nobody else may touch any of them meanwhile.
-fn lane(step: &Step) -> String {
-    match &step.agent {
-        Some(agent) if is_container_step(&step.action) => lane_of(agent),
-        _ if is_vm_step(&step.action) => "vm".to_owned(),
-        _ => key(&step.action),
-    }
-}
-
-/// The lane of all that is done about the containers of one agent.
-fn lane_of(agent: &AgentName) -> String {
-    format!("agent {agent}")
-}
-
-/// What a step is remembered by.
-fn key(action: &Action) -> String {
-    key_of(action.kind(), &action.target())
-}
-
-fn key_of(kind: &str, target: &str) -> String {
-    if kind.ends_with("Container") { format!("container {target}") } else { format!("{kind} {target}") }
-}
-
-fn is_container_step(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::CreateContainer { .. }
-            | Action::StartContainer { .. }
-            | Action::StopContainer { .. }
-            | Action::ReplaceContainer { .. }
-            | Action::RenameContainer { .. }
-            | Action::RemoveContainer { .. }
-    )
-}
-
-fn is_vm_step(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::CreateVm { .. }
-            | Action::StartVm { .. }
-            | Action::RecreateVm { .. }
-            | Action::AdoptVm { .. }
-            | Action::StopVm { .. }
-            | Action::DeleteVm { .. }
-            | Action::ForwardPorts { .. }
-    )
 }
 
 /// What is new about how the virtual machine is reached, since the look `before`. That the best way answers at once is none.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::act::{ActError, Done, last_lines};
 use crate::backend::Engine;
-use crate::model::{AgentName, Desired, Name};
+use crate::model::{AgentName, Desired, FailureKind, Name};
 use crate::observe::{Distrust, ManifestFault};
 use crate::plan::{Plan, Step, Waiting};
 use crate::readiness::{AgentHealth, Unready};
@@ -116,8 +116,10 @@ pub enum Trouble {
     Recurring {
         /// Which agent.
         agent: Option<AgentName>,
-        /// The fixed word for the failure.
-        kind: &'static str,
+        /// What kind of failure it is.
+        kind: FailureKind,
+        /// What failed.
+        cause: String,
         /// What failed, and what becomes of it.
         message: String,
     },
@@ -157,30 +159,28 @@ impl Trouble {
         }
     }
 
-    /// One fixed word for it.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> FailureKind {
         match self {
             Trouble::Failed { error, .. } => error.kind(),
-            Trouble::NonConvergent { .. } => "nonConvergent",
-            Trouble::Untrusted { .. } => "untrusted",
-            Trouble::Recurring { kind, .. } => kind,
+            Trouble::NonConvergent { .. } => FailureKind::NonConvergent,
+            Trouble::Untrusted { .. } => FailureKind::Untrusted,
+            Trouble::Recurring { kind, .. } => *kind,
             Trouble::Unready { health, .. } => match health {
-                AgentHealth::CrashLoop(_) => "crashLoop",
-                AgentHealth::Unhealthy(_) => "unhealthy",
-                AgentHealth::Failed { .. } => "failed",
-                _ => "notReady",
+                AgentHealth::CrashLoop(_) => FailureKind::CrashLoop,
+                AgentHealth::Unhealthy(_) => FailureKind::Unhealthy,
+                AgentHealth::Failed { .. } => FailureKind::Failed,
+                _ => FailureKind::NotReady,
             },
-            Trouble::Blocked { waiting } => match waiting.on.word() {
-                "removal" => "conflict",
-                "vm" => "vm",
-                "image" if matches!(waiting.on, crate::plan::WaitingOn::ImageName { .. }) => "conflict",
-                "image" => "imageMissing",
-                "manifest" => "manifest",
-                _ => match &waiting.on {
-                    crate::plan::WaitingOn::Precondition { kind, .. } => kind,
-                    _ => "unknown",
-                },
-            },
+            Trouble::Blocked { waiting } => waiting.on.failure(),
+        }
+    }
+
+    /// The failure alone, without what becomes of it: the same whoever tells of it.
+    pub fn cause(&self) -> String {
+        match self {
+            Trouble::Recurring { cause, .. } => cause.clone(),
+            _ => self.to_string(),
         }
     }
 }
@@ -188,7 +188,8 @@ impl Trouble {
 impl Trouble {
     /// Whether it is only that nothing can be seen.
     pub fn is_unseen(&self) -> bool {
-        matches!(self, Trouble::Blocked { waiting } if matches!(waiting.on, crate::plan::WaitingOn::Sight { .. }))
+        use crate::plan::WaitingOn::{Down, Sight};
+        matches!(self, Trouble::Blocked { waiting } if matches!(waiting.on, Sight { .. } | Down { .. }))
     }
 }
 
@@ -218,7 +219,9 @@ impl std::fmt::Display for Trouble {
                 write!(f, "stalled (NonConvergent): {action} succeeded, but still: {reason}")
             }
             Trouble::Blocked { waiting } => match &waiting.on {
-                crate::plan::WaitingOn::Manifest { why } | crate::plan::WaitingOn::Sight { why } => f.write_str(why),
+                crate::plan::WaitingOn::Manifest { cause } => write!(f, "{cause}"),
+                crate::plan::WaitingOn::Sight { why } => f.write_str(why),
+                crate::plan::WaitingOn::Down { instance, phase } => write!(f, "VM `{instance}` {phase}"),
                 crate::plan::WaitingOn::LocalImage { reference } => {
                     write!(f, "image `{reference}` is not there, and with `source: local` nobody fetches it")
                 }

@@ -15,7 +15,7 @@ use super::{Context, Input, Loaded, template};
 use crate::model::text::url_with_password;
 use crate::model::{
     Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, InstanceName, Location, ManifestSource,
-    Name, RootClaim, Runtime, VmSpec,
+    NO_MANIFEST, Name, RootClaim, Runtime, VmSpec,
 };
 use crate::trust::{LONGEST_SHOWN, Trust, TrustedKey};
 
@@ -244,9 +244,8 @@ fn warn_of_no_manifest(cx: &mut Cx<'_>, agents: &BTreeMap<AgentName, Agent>) {
         let name = cx.tree.text(pair[0]);
         let Some(agent) = AgentName::new(name).ok().and_then(|name| agents.get(&name)) else { continue };
         if agent.source == ImageSource::Manifest && agent.state != AgentState::Absent {
-            let (why, help) = agent.no_manifest();
-            let draft = Draft::at(cx.tree.span(pair[0]), Path::ROOT.key("agents").key(name).to_string(), why);
-            cx.problems.warn(draft.help(help).planned());
+            let (span, path) = (cx.tree.span(pair[0]), Path::ROOT.key("agents").key(name).to_string());
+            cx.problems.warn(Draft::at(span, path, NO_MANIFEST.to_owned()).help(agent.no_manifest()).planned());
         }
     }
 }

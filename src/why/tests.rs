@@ -147,8 +147,12 @@ fn what_is_over_is_not_told() {
     assert_eq!(told(&desired, down(), &many).failures[0].message, "error 6", "three are enough, the last ones");
     let said = |event: &str, message: &str| at(3, "", event, json!({"agent": "hello", "message": message}));
     assert_eq!(failures(&[said("trouble", "m"), said("recovered", "")]), 0);
-    let told_twice = [step(1, "failed"), said("trouble", "host port 1 is taken; tried again later")];
-    assert_eq!(failures(&told_twice), 1, "`run` tells what its step said");
+    // In whatever words `run` goes on about it.
+    let mut again = said("trouble", "once more: host port 1 is taken, and later we try again");
+    again["cause"] = "host port 1 is taken".into();
+    assert_eq!(failures(&[step(1, "failed"), again]), 1, "`run` tells what its step said");
+    let other = said("trouble", "host port 1 is taken; and the disk is full");
+    assert_eq!(failures(&[step(1, "failed"), other]), 2, "another failure, although it begins alike");
     let other = |minute: u32, kind: &str, action: &str, result: &str| {
         let fields = json!({"kind": kind, "agent": "hello", "target": "x", "action": action, "reason": "r", "result": result,
             "error": {"kind": "conflict", "message": "host port 1 is taken"}});
@@ -160,10 +164,22 @@ fn what_is_over_is_not_told() {
         0,
         "an edit that was reverted, and a step that was done since"
     );
-    let loaded = other(2, "loadImage", "load image `r.example/hello:1`", "done");
-    assert_eq!(failures(&[replaced("failed"), loaded]), 1, "it did not come as far again");
-    let cleared = other(2, "removeContainer", "remove container `demo-hello.prev`", "done");
-    assert_eq!(failures(&[replaced("failed"), cleared]), 1, "to clear away is no success");
+    // Whatever the sentence is.
+    for action in ["load image `r.example/hello:1`", "replace what was there"] {
+        let loaded = other(2, "loadImage", action, "done");
+        assert_eq!(failures(&[replaced("failed"), loaded]), 1, "it did not come as far again");
+    }
+    for action in ["remove container `demo-hello.prev`", "replace what was there"] {
+        let mut cleared = other(2, "removeContainer", action, "done");
+        cleared["target"] = "demo-hello.prev".into();
+        assert_eq!(failures(&[replaced("failed"), cleared]), 1, "to clear away is no success");
+    }
+    let mut of_tomorrow = other(2, "polishContainer", "polish container `demo-hello`", "done");
+    assert_eq!(failures(&[replaced("failed"), of_tomorrow.clone()]), 0, "a step of a later version");
+    of_tomorrow["error"]["kind"] = "wornOut".into();
+    of_tomorrow["result"] = "failed".into();
+    let why = told(&desired, down(), &[of_tomorrow]);
+    assert_eq!(serde_json::to_value(&why.failures[0]).unwrap()["kind"], "wornOut", "its words are kept");
     let again = told(
         &desired,
         down(),
@@ -202,21 +218,21 @@ fn an_unhealthy_one_that_is_to_be_restarted_is_unhealthy_in_words_and_checked_by
 #[test]
 fn after_a_failure_the_hint_is_not_only_to_apply_again() {
     let desired = desired(&FILE.replace("source: local", "source: registry"));
-    let pull = |message: &str| {
+    let pull = |message: &str, why: &str| {
         let fields = json!({"kind": "pullImage", "agent": "hello", "target": "r.example/hello:1", "result": "failed",
             "action": "pull image `r.example/hello:1`", "reason": "the image is not there",
-            "error": {"kind": "apiError", "message": message}});
+            "error": {"kind": "apiError", "message": message, "pull": {"registry": "r.example", "why": why}}});
         at(1, "apply", "step", fields)
     };
     let hints = |journal: &[Value]| {
         let why = told(&desired, Seen::Present(Guest { version: "4.3.1".into(), ..Guest::default() }), journal);
         render::text(&why, false).lines().filter(|line| line.contains("hint")).collect::<String>()
     };
-    let unknown = hints(&[pull("failed to pull image `r.example/hello:1`: reading manifest 1: manifest unknown")]);
+    let unknown = hints(&[pull("reworded", "noSuchImage")]);
     assert!(unknown.contains("its registry has no such image") && !unknown.contains("does it now"), "{unknown}");
-    let odd = hints(&[pull("failed to pull image `r.example/hello:1`: odd")]);
+    let odd = hints(&[pull("failed to pull image `r.example/hello:1`: manifest unknown", "odd")]);
     assert!(odd.contains("mend what stopped it") && !odd.contains("does it now"), "{odd}");
-    let mut other = pull("failed to pull image `r.example/hello:9`: manifest unknown");
+    let mut other = pull("reworded", "noSuchImage");
     other["target"] = "r.example/hello:9".into();
     other["action"] = "pull image `r.example/hello:9`".into();
     assert!(hints(&[other]).contains("`steadfast apply` does it now"), "an image that is not wanted any more");

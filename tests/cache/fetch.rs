@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use steadfast::backend::cache::CacheOptions;
 use steadfast::backend::{Progress, Store, StoreError};
-use steadfast::model::{Artifact, Location};
+use steadfast::model::{Artifact, FailureKind, Location};
 
 use crate::server::{End, Reply, Request, Server};
 use crate::world::{KEY, TARBALL, World, artifact, at, impatient, key, noise, options, publish, sha256};
@@ -205,7 +205,7 @@ async fn a_body_of_the_wrong_length_is_hashed_to_its_end() {
             let wanted =
                 format!("sha256 mismatch for {KEY}: expected {expected}, got {got} ({length} bytes instead of 16)");
             assert_eq!(err.to_string(), wanted);
-            assert_eq!((err.kind(), err.is_retryable()), ("digestMismatch", false));
+            assert_eq!((err.kind(), err.is_retryable()), (FailureKind::DigestMismatch, false));
             assert_eq!(server.requests(KEY).len(), 1, "{length}");
             assert!(!world.has(&format!("{KEY}.partial")) && !world.has(KEY));
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use steadfast::backend::cache::{CacheOptions, GcRequest, SyncAgent, SyncRequest, SyncWanted};
 use steadfast::backend::{Store, StoreError};
-use steadfast::model::{AgentName, Arch, Location, ManifestSource, Version};
+use steadfast::model::{AgentName, Arch, FailureKind, Location, ManifestSource, Version};
 
 use crate::server::{End, Reply, Server};
 use crate::world::{KEY, TARBALL, World, at, key, manifest, manifest_of, options, publish, published, sha256, sync};
@@ -224,7 +224,7 @@ async fn only_the_agents_asked_for_are_fetched() {
     let err = world.cache.sync(&ask(pinned), |_, _| {}).await.unwrap_err();
     let told = format!("tarball of `b` has sha256 {}, the state file pins {}", sha256(b"bbb"), sha256(b"pinned"));
     assert!(err.to_string().ends_with(&told), "{err}");
-    assert_eq!((err.kind(), server.requests("gz").len()), ("digestMismatch", before));
+    assert_eq!((err.kind(), server.requests("gz").len()), (FailureKind::DigestMismatch, before));
     assert!(world.has("vm/images/b-1-x64.tar.gz") && !world.has("quarantine"), "the good file stays where it is");
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use minisign::{KeyPair, SecretKey};
 use steadfast::backend::cache::{Cache, GcRequest};
 use steadfast::backend::{Store, StoreError};
-use steadfast::model::{Location, ManifestSource};
+use steadfast::model::{FailureKind, Location, ManifestSource};
 use steadfast::trust::kept::{KeptError, Record};
 use steadfast::trust::{MAX_SIGNATURE_BYTES, Trust, TrustError, TrustedKey, sign};
 
@@ -209,7 +209,7 @@ async fn what_is_not_right_is_refused_and_the_last_good_one_goes_on() {
     // What is signed is still checked for what it is.
     let broken = "{}";
     shelf.put(Goods { manifest: broken.into(), signature: Some(signer.sign(broken, 9)), is_there: true });
-    assert_eq!(world.sync(&from).await.unwrap_err().kind(), "manifestInvalid");
+    assert_eq!(world.sync(&from).await.unwrap_err().kind(), FailureKind::ManifestInvalid);
     shelf.put(Goods { manifest: broken.into(), signature: None, is_there: true });
     assert_eq!(refusal(&world.cache, &from).await, TrustError::Unsigned, "before anything of it is read");
 }
@@ -253,7 +253,11 @@ async fn a_publisher_changes_keys() {
     shelf.change(|goods| goods.is_there = false);
     let offline = refusal(&impatient(&world), &only_new).await;
     assert!(matches!(&offline, TrustError::Unproved(why) if why.contains("503")), "{offline}");
-    assert_eq!(sync(&impatient(&world), &both).await.unwrap_err().kind(), "manifestFetch", "out of reach, and no more");
+    assert_eq!(
+        sync(&impatient(&world), &both).await.unwrap_err().kind(),
+        FailureKind::ManifestFetch,
+        "out of reach, and no more"
+    );
     assert_eq!(version(&world.cache, &both).await.as_deref(), Some("3"));
     // The very same bytes, signed with the new one.
     shelf.change(|goods| {

@@ -9,6 +9,7 @@ use steadfast::model::*;
 use steadfast::reconcile::journal::Journal;
 use steadfast::reconcile::run::{Edition, Ended, News, Request, Runner, View};
 use steadfast::reconcile::{Awaited, Options, Report, Reporter};
+use steadfast::status::{ConditionReason, HealthStatus, SyncStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -105,7 +106,7 @@ impl Background {
         let passes = self.passes();
         self.until(|view| {
             let mut agents = view.status.agents.values();
-            view.passes > passes && agents.all(|agent| agent.sync == "Synced") && view.backing_off.is_empty()
+            view.passes > passes && agents.all(|agent| agent.sync == SyncStatus::Synced) && view.backing_off.is_empty()
         })
         .await
     }
@@ -268,7 +269,7 @@ async fn a_crash_loop_backs_off_and_costs_the_others_nothing() {
     run.until(|view| !view.backing_off.is_empty() && view.status.agents["b"].ready).await;
     let view = run.view.borrow().clone().unwrap();
     assert_eq!(view.backing_off[0].cause, "container `demo-a` is in a crash loop (exit code 3)");
-    assert_eq!(view.status.agents["a"].conditions[0].reason, "CrashLoop");
+    assert_eq!(view.status.agents["a"].conditions[0].reason, ConditionReason::CrashLoop);
     run.fake.restart();
     quiet(3600).await;
     let starts = run.count("start");
@@ -368,7 +369,7 @@ async fn the_verdict_of_a_health_check_is_followed() {
     assert!(run.count("run_healthcheck") >= 10, "nobody else runs the checks");
     // It hangs, and a restart would help; but it recovers by itself for the first time.
     run.fake.state().named_mut("demo-a").unwrap().spec.env.insert("SICK".into(), Text::plain("1000000"));
-    run.until(|view| view.status.agents["a"].health != "Healthy").await;
+    run.until(|view| view.status.agents["a"].health != HealthStatus::Healthy).await;
     run.fake.state().calls.clear();
     quiet(120).await;
     let (stops, starts) = (run.count("stop"), run.count("start"));
@@ -395,7 +396,10 @@ async fn a_rolled_back_edit_is_not_tried_again_and_again() {
     quiet(3600).await;
     assert_eq!(run.count("create"), 1, "each try would interrupt what runs");
     assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
-    assert_eq!(run.view.borrow().as_ref().unwrap().status.agents["a"].conditions[0].reason, "RolledBack");
+    assert_eq!(
+        run.view.borrow().as_ref().unwrap().status.agents["a"].conditions[0].reason,
+        ConditionReason::RolledBack
+    );
     let report = run.ask(LONG).await;
     assert!(!report.converged);
     assert_eq!(run.count("create"), 2, "somebody asked for it");
@@ -519,7 +523,7 @@ async fn what_is_judged_a_crash_loop_is_stopped_in_between_whatever_its_period()
         let report = tokio::select! { report = asking => report, () = dying => unreachable!() };
         if millis < 10_000 {
             assert!(!report.converged && !report.timed_out, "{millis} ms: {report:#?}");
-            assert_eq!(report.troubles[0].kind(), "crashLoop", "{millis} ms: {:?}", troubles(&report));
+            assert_eq!(report.troubles[0].kind(), FailureKind::CrashLoop, "{millis} ms: {:?}", troubles(&report));
             let failures = run.view.borrow().as_ref().unwrap().backing_off[0].failures;
             assert!(failures <= before.max(1) + 1, "{millis} ms: asking puts nothing off");
         }
@@ -558,7 +562,7 @@ async fn a_podman_that_stops_answering_is_not_called_reachable_for_long() {
     let took = run.until(|view| !view.status.podman.reachable && !view.status.converged).await;
     assert!(took < Duration::from_secs(15), "{took:?}");
     let view = run.view.borrow().clone().unwrap();
-    assert_eq!((view.status.agents["a"].health, view.status.agents["a"].ready), ("Unknown", false));
+    assert_eq!((view.status.agents["a"].health, view.status.agents["a"].ready), (HealthStatus::Unknown, false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -622,7 +626,7 @@ async fn what_is_known_to_work_comes_back_however_many_successors_fail() {
         container.healthcheck = None;
         container.env = [("CRASH".into(), Text::plain("9"))].into();
     });
-    run.until(|view| view.backing_off.iter().any(|off| off.kind == "rolledBack")).await;
+    run.until(|view| view.backing_off.iter().any(|off| off.kind == FailureKind::RolledBack)).await;
     quiet(3600).await;
     assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
     assert_eq!(run.fake.state().containers.len(), 1);
@@ -638,7 +642,7 @@ async fn what_is_known_to_work_comes_back_when_its_next_successor_cannot_even_be
     run.edit(|desired| {
         desired.agents.get_mut("a").unwrap().container.env.insert("SICK".into(), Text::plain("1"));
     });
-    run.until(|view| view.backing_off.iter().any(|off| off.kind == "rolledBack")).await;
+    run.until(|view| view.backing_off.iter().any(|off| off.kind == FailureKind::RolledBack)).await;
     assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
 }
 

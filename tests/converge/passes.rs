@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use steadfast::backend::fake::{Fault, Strike};
 use steadfast::model::*;
+use steadfast::plan::ActionKind;
 use steadfast::reconcile::{Refusal, Trouble};
 use tokio::time::Instant;
 
@@ -151,7 +152,10 @@ async fn a_container_that_dies_at_once_is_an_error_with_its_last_words() {
         assert!(!report.converged);
         let said = troubles(&report).join("\n");
         assert!(said.contains("ending with 7"), "{restart}: {said}");
-        assert_eq!(report.taken.iter().filter(|taken| taken.step.action.kind() == "createContainer").count(), 1);
+        assert_eq!(
+            report.taken.iter().filter(|taken| taken.step.action.kind() == ActionKind::CreateContainer).count(),
+            1
+        );
     }
 }
 
@@ -406,7 +410,7 @@ async fn nobody_touches_a_replacement_under_way() {
     }
     let report = story.converge().await;
     let rolled_back =
-        |trouble: &Trouble| matches!(trouble, Trouble::Failed { error, .. } if error.kind() == "rolledBack");
+        |trouble: &Trouble| matches!(trouble, Trouble::Failed { error, .. } if error.kind() == FailureKind::RolledBack);
     assert!(report.troubles.iter().any(rolled_back), "{:?}", report.troubles);
     assert_eq!(story.names(), ["demo-a", "demo-b"]);
     assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before, Phase::Running));

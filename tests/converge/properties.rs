@@ -493,7 +493,7 @@ proptest! {
             prop_assume!(hidden != 2 || observed.published.unknown().is_some());
             for step in &plan.ready {
                 let kind = step.action.kind();
-                prop_assert!(!forbidden.iter().any(|word| kind.contains(word)), "{} with {:?} unseen", step.action, forbidden);
+                prop_assert!(!forbidden.iter().any(|word| kind.as_str().contains(word)), "{} with {:?} unseen", step.action, forbidden);
             }
             if hidden == 0 {
                 prop_assert!(!plan.is_empty());

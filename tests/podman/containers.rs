@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use steadfast::backend::{Engine, ExecRequest, LogRequest, Look};
+use steadfast::backend::{Engine, EventKind, ExecRequest, LogRequest, Look};
 use steadfast::model::{
     ContainerId, Health, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Owner, Ownership, Phase, Port, PortRange,
     Protocol, RestartPolicy, RootClaim, RootId, Text, Volume, Whose, labels,
@@ -465,19 +465,19 @@ pub async fn events_are_the_owners<E: Engine>(bench: &Bench<E>) {
     let id = bench.started(&bench.shell("ours", "exit 5")).await;
     let mut seen = Vec::new();
     within(async {
-        while !seen.contains(&"die".to_owned()) && !seen.contains(&"died".to_owned()) {
+        while !seen.contains(&EventKind::Died) {
             let event = events.next().await.expect("the stream goes on").unwrap();
             let Some(container) = event.container else { continue };
             assert_eq!(container, ours.as_str(), "somebody else's event");
-            seen.push(event.action);
+            seen.push(event.kind);
         }
     })
     .await;
-    assert!(seen.contains(&"create".to_owned()) && seen.contains(&"start".to_owned()), "{seen:?}");
+    assert!(seen.contains(&EventKind::Other("create".to_owned())) && seen.contains(&EventKind::Started), "{seen:?}");
     bench.engine.remove(&id, NOW).await.unwrap();
     within(async {
-        while !seen.contains(&"remove".to_owned()) {
-            seen.push(events.next().await.expect("the stream goes on").unwrap().action);
+        while !seen.contains(&EventKind::Other("remove".to_owned())) {
+            seen.push(events.next().await.expect("the stream goes on").unwrap().kind);
         }
     })
     .await;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::backend::{EngineError, EngineErrorKind};
+use crate::backend::{EngineError, EngineErrorKind, WayOut};
 
 /// Which machine's paths and pids Podman speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +138,7 @@ fn how_to_start(at: Option<&PathBuf>) -> String {
 }
 
 fn unavailable(message: String) -> EngineError {
-    EngineError::new(EngineErrorKind::TransportUnavailable, message)
+    EngineError { way_out: WayOut::InSentence, ..EngineError::new(EngineErrorKind::TransportUnavailable, message) }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::backend::{EngineError, EngineErrorKind};
-use crate::model::Secrets;
+use crate::backend::{EngineError, EngineErrorKind, PullFault, PullRefusal, WayOut};
+use crate::model::{ImageRef, Secrets};
 
 /// How much of an answer's body is kept in an error.
 pub(super) const BODY_LIMIT: usize = 4096;
@@ -59,13 +59,15 @@ pub(super) fn timed_out(what: &str, command: &str, after: Duration) -> EngineErr
 /// The connection could not be made, or broke.
 pub(super) fn broken(what: &str, command: &str, socket: &Path, error: &(dyn Error + 'static)) -> EngineError {
     let socket = socket.display();
-    let (kind, cause) = match io_kind(error) {
+    let (kind, way_out, cause) = match io_kind(error) {
         Some(io::ErrorKind::PermissionDenied) => (
             EngineErrorKind::PermissionDenied,
+            WayOut::ByKind,
             format!("no permission to use the Podman socket `{socket}`; run as its owner, or use a rootless socket"),
         ),
         Some(io::ErrorKind::NotFound) => (
             EngineErrorKind::TransportUnavailable,
+            WayOut::InSentence,
             format!(
                 "the Podman socket `{socket}` is gone; start Podman's service again, for example with `podman system \
                  service --time=0 unix://{socket}`"
@@ -73,6 +75,7 @@ pub(super) fn broken(what: &str, command: &str, socket: &Path, error: &(dyn Erro
         ),
         Some(io::ErrorKind::ConnectionRefused) => (
             EngineErrorKind::TransportUnavailable,
+            WayOut::InSentence,
             format!(
                 "nobody listens on the Podman socket `{socket}`; start Podman's service again, for example with `podman \
                  system service --time=0 unix://{socket}`"
@@ -80,10 +83,53 @@ pub(super) fn broken(what: &str, command: &str, socket: &Path, error: &(dyn Erro
         ),
         _ => (
             EngineErrorKind::TransportUnavailable,
+            WayOut::ByKind,
             format!("the connection to Podman on `{socket}` broke ({})", deepest(error)),
         ),
     };
-    EngineError { command: Some(command.to_owned()), ..EngineError::new(kind, format!("failed to {what}: {cause}")) }
+    let command = Some(command.to_owned());
+    EngineError { command, way_out, ..EngineError::new(kind, format!("failed to {what}: {cause}")) }
+}
+
+/// An image could not be pulled: what its registry is to blame for, by the words that Podman repeats.
+pub(super) fn of_pull(err: EngineError, what: &str, reference: &ImageRef) -> EngineError {
+    const LOGIN: [&str; 3] = ["unauthorized", "authentication required", "requested access to the resource is denied"];
+    const MISSING: [&str; 3] = ["manifest unknown", "name unknown", "not found"];
+    const SILENT: [&str; 5] =
+        ["no such host", "connection refused", "dial tcp", "timeout", "pinging container registry"];
+    // Not by the name, which may be made of those words.
+    let said = err.message.strip_prefix(&format!("failed to {what}")).unwrap_or(&err.message);
+    let why = match said {
+        said if says(said, &LOGIN) => Some(PullRefusal::LoginWanted),
+        said if says(said, &MISSING) => Some(PullRefusal::NoSuchImage),
+        said if says(said, &SILENT) => Some(PullRefusal::Unreachable),
+        _ => None,
+    };
+    let pull = why.map(|why| PullFault { registry: super::auth::registry(reference), why });
+    EngineError { pull, ..err }
+}
+
+/// Why a command in a container was not started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecRefusal {
+    /// The directory that it was to work in does not exist.
+    NoDirectory,
+    /// What it was to work in is no directory.
+    NotADirectory,
+    /// There is no such program.
+    NoProgram,
+}
+
+impl ExecRefusal {
+    /// What the words of Podman, crun or runc mean, where that is known.
+    pub fn of_words(words: &str) -> Option<Self> {
+        if words.contains("chdir to ") {
+            return Some(if says(words, &["not a directory"]) { Self::NotADirectory } else { Self::NoDirectory });
+        }
+        let is_missing = ["executable file not found", "executable file `", "no such file or directory"];
+        let is_of_runtime = words.contains("OCI runtime") && is_missing.iter().any(|phrase| words.contains(phrase));
+        is_of_runtime.then_some(Self::NoProgram)
+    }
 }
 
 /// An answer that cannot be read.

@@ -145,7 +145,7 @@ impl Api {
                 Some(Err(bollard::errors::Error::JsonDataError { .. })) => continue,
                 Some(Err(err)) => {
                     let err = error::from_bollard(&what, &command, self.socket(), &err);
-                    return Err(err.hiding(&secrets));
+                    return Err(error::of_pull(err.hiding(&secrets), &what, reference));
                 }
             };
             if let (Some(layer), Some(detail)) = (info.id, info.progress_detail) {

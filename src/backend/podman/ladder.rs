@@ -27,7 +27,7 @@ use super::address::Machine;
 use super::ssh::SshForward;
 use super::{Api, Logins, Podman, Shell};
 use crate::backend::limactl::Limactl;
-use crate::backend::{Engine, EngineError, EngineErrorKind};
+use crate::backend::{Engine, EngineError, EngineErrorKind, WayOut};
 use crate::model::vm::Process;
 use crate::model::{Forward, InstanceName, Rung, Transport, VmMount};
 
@@ -166,6 +166,11 @@ fn begin(climber: Arc<Climber>) -> Climb {
     ended.boxed().shared()
 }
 
+/// A failure of the way to Podman in the machine.
+fn in_layers(kind: EngineErrorKind, why: String) -> EngineError {
+    EngineError { way_out: WayOut::InLayers, ..EngineError::new(kind, why) }
+}
+
 impl Climber {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,7 +180,7 @@ impl Climber {
     async fn climb(self: &Arc<Self>) -> Result<Arc<Link>, EngineError> {
         let Some(place) = self.state().place.clone() else {
             let why = format!("it is not known how VM `{}` is reached", self.instance);
-            return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
+            return Err(in_layers(EngineErrorKind::TransportUnavailable, why));
         };
         let mut why = None;
         for rung in Rung::ALL.into_iter().filter(|rung| self.allows(*rung)) {
@@ -237,7 +242,7 @@ impl Climber {
             Ok(pinged) => pinged?,
             Err(_) => {
                 let why = format!("Podman in VM `{}` does not answer within {} s", self.instance, ANSWER.as_secs());
-                return Err(EngineError::new(EngineErrorKind::Timeout, why));
+                return Err(in_layers(EngineErrorKind::Timeout, why));
             }
         }
         Ok(Link { podman, rung, _ssh: ssh })
@@ -248,7 +253,7 @@ impl Climber {
         let mut state = self.state();
         if state.place.as_ref() != Some(place) {
             let why = format!("VM `{}` changed while a way to its Podman was looked for", self.instance);
-            return Err(EngineError::new(EngineErrorKind::TransportUnavailable, why));
+            return Err(in_layers(EngineErrorKind::TransportUnavailable, why));
         }
         let link = state.stand_on(link);
         self.mend(&mut state);

@@ -50,12 +50,13 @@ pub use address::Machine;
 pub use api::Api;
 pub use auth::Logins;
 pub use emulation::here as emulated_here;
-pub use error::is_of_plain_http;
+pub use error::{ExecRefusal, is_of_plain_http};
 pub use ladder::Ladder;
 pub use place::PodmanAt;
 pub use publish::BuildImage;
 pub use shell::Shell;
 pub use throwaway::{PushTo, Throwaway, ThrowawayError};
+pub(crate) use wire::event_kind;
 
 /// Podman, by whichever way it is reached.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin};
 
-use crate::backend::{EngineError, EngineErrorKind, process, ssh};
+use crate::backend::{EngineError, EngineErrorKind, WayOut, process, ssh};
 use crate::model::InstanceName;
 
 /// How long a connection may take, to the first line from the guest.
@@ -77,6 +77,7 @@ impl Drop for SshForward {
 fn unavailable(instance: &InstanceName, why: &str) -> EngineError {
     EngineError {
         command: Some(format!("ssh lima-{instance}")),
+        way_out: WayOut::InLayers,
         ..EngineError::new(
             EngineErrorKind::TransportUnavailable,
             format!("failed to reach Podman in VM `{instance}` by ssh: {why}"),

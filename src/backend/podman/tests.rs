@@ -17,7 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::http::{Call, Http};
 use super::wire::ImageLabels;
 use super::{Api, Machine, wire};
-use crate::backend::{EngineErrorKind, ExecRequest, Look};
+use crate::backend::{EngineError, EngineErrorKind, EventKind, ExecRequest, Look, PullRefusal};
 use crate::model::{
     ContainerId, ContainerName, ContainerSpec, Create, Health, HostKey, ImageId, ImageRef, Name, Owner, Ownership,
     Phase, Protocol, RestartPolicy, RootClaim, RootId, Secrets, Text, Whose,
@@ -472,8 +472,44 @@ async fn events_come_although_their_headers_are_late_and_lines_are_malformed() {
         }
     });
     let events = fake.api().events(&owner()).await.unwrap();
-    let seen: Vec<_> = events.map(|event| event.map(|event| (event.action, event.container)).unwrap()).collect().await;
-    assert_eq!(seen, [("die".to_owned(), Some("a".to_owned())), ("pull".to_owned(), None)]);
+    let seen: Vec<_> = events.map(|event| event.map(|event| (event.kind, event.container)).unwrap()).collect().await;
+    assert_eq!(seen, [(EventKind::Died, Some("a".to_owned())), (EventKind::Other("pull".to_owned()), None)]);
+}
+
+#[test]
+fn a_registry_that_is_to_blame_is_told_by_podmans_words_and_not_by_the_images_name() {
+    let of = |image: &str, why: &str| {
+        let what = format!("pull image `{image}`");
+        let err = EngineError::new(EngineErrorKind::ApiError, format!("failed to {what}: {why}"));
+        super::error::of_pull(err, &what, &ImageRef::new(image).unwrap()).pull.map(|pull| (pull.registry, pull.why))
+    };
+    let fault = |registry: &str, why| Some((registry.to_owned(), why));
+    let (login, missing, silent) = (PullRefusal::LoginWanted, PullRefusal::NoSuchImage, PullRefusal::Unreachable);
+    let said = "initializing source: unauthorized: authentication required";
+    assert_eq!(of("reg.example:5000/a/b:1", said), fault("reg.example:5000", login));
+    let denied = "denied: requested access to the resource is denied";
+    assert_eq!(of("docker.io/me/private:1", denied), fault("docker.io", login));
+    assert_eq!(of("me/private:1", denied), fault("docker.io", login));
+    for unknown in ["reg.example/a:1", "reg.example/unauthorized:1"] {
+        assert_eq!(of(unknown, "manifest unknown"), fault("reg.example", missing));
+    }
+    let lost = "pinging container registry reg.example: dial tcp: lookup reg.example: no such host";
+    assert_eq!(of("reg.example/a:1", lost), fault("reg.example", silent));
+    assert_eq!(of("reg.example/unauthorized:1", "the disk is odd"), None);
+}
+
+#[test]
+fn an_event_is_what_it_means_and_commands_and_checks_wake_nobody() {
+    for word in ["die", "died"] {
+        assert_eq!(wire::event_kind(word), EventKind::Died);
+    }
+    assert_eq!(wire::event_kind("start"), EventKind::Started);
+    for word in ["exec", "exec_died", "health_status", "health_status: healthy", "attach", "mount", "unmount"] {
+        assert_eq!(wire::event_kind(word), EventKind::Quiet, "{word}");
+    }
+    for word in ["kill", "stop", "pause", "remove", "rename", "untag", "diet", "restart", "a word of tomorrow", ""] {
+        assert_eq!(wire::event_kind(word), EventKind::Other(word.to_owned()));
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::stop::{Listing, Stoppable};
-use crate::backend::{EngineEvent, ImageFacts, Look};
+use crate::backend::{EngineEvent, EventKind, ImageFacts, Look};
 use crate::model::ids::clean;
 use crate::model::labels::{self, Labels};
 use crate::model::{
@@ -206,7 +206,7 @@ pub(super) fn images(answer: &Value) -> Images {
 /// is malformed or not the owner's business.
 pub(super) fn event(line: &[u8], owner: &Ownership) -> Option<EngineEvent> {
     let event: Value = serde_json::from_slice(line).ok()?;
-    let action = ["Action", "status", "Status"].iter().find_map(|name| text(&event, name))?.to_owned();
+    let kind = event_kind(event_word(&event)?);
     let attributes = event.get("Actor").unwrap_or(&event).get("Attributes");
     match text(&event, "Type")? {
         "container" => {
@@ -219,10 +219,27 @@ pub(super) fn event(line: &[u8], owner: &Ownership) -> Option<EngineEvent> {
             let code = code.or_else(|| int(&event, "ContainerExitCode"));
             let exit_code = code.and_then(|code| i32::try_from(code).ok());
             let name = text(attributes, "name").or_else(|| text(&event, "Name"));
-            Some(EngineEvent { action, container: name.map(str::to_owned), exit_code })
+            Some(EngineEvent { kind, container: name.map(str::to_owned), exit_code })
         }
-        "image" => Some(EngineEvent { action, container: None, exit_code: None }),
+        "image" => Some(EngineEvent { kind, container: None, exit_code: None }),
         _ => None,
+    }
+}
+
+/// What happened, in Podman's word: the API and the command line have other names for the field.
+fn event_word(event: &Value) -> Option<&str> {
+    ["Action", "status", "Status"].iter().find_map(|name| text(event, name))
+}
+
+/// What Podman's word for an event means. An end is `died` to some versions and `die` to others; `exec_died` is one of a command,
+/// and `health_status: healthy` one of a check.
+pub(crate) fn event_kind(word: &str) -> EventKind {
+    const QUIET: [&str; 8] = ["exec", "health_status", "attach", "detach", "mount", "unmount", "export", "save"];
+    match word {
+        "start" => EventKind::Started,
+        "die" | "died" => EventKind::Died,
+        word if QUIET.iter().any(|quiet| word.starts_with(quiet)) => EventKind::Quiet,
+        word => EventKind::Other(clean(word, WORD)),
     }
 }
 
@@ -239,15 +256,15 @@ pub(super) struct Past {
 /// a container. `None` for all else.
 pub(super) fn past(line: &[u8]) -> Option<Past> {
     let event: Value = serde_json::from_slice(line).ok()?;
-    let ended = match ["Action", "status", "Status"].iter().find_map(|name| text(&event, name))? {
-        "start" => None,
-        "die" | "died" => {
+    let ended = match event_kind(event_word(&event)?) {
+        EventKind::Started => None,
+        EventKind::Died => {
             let attributes = event.get("Actor").unwrap_or(&event).get("Attributes");
             let told = attributes.and_then(|told| int(told, "containerExitCode").or_else(|| int(told, "exitCode")));
             let code = told.or_else(|| int(&event, "ContainerExitCode"));
             Some(code.and_then(|code| i32::try_from(code).ok()))
         }
-        _ => return None,
+        EventKind::Quiet | EventKind::Other(_) => return None,
     };
     let id = event.get("Actor").and_then(|actor| text(actor, "ID")).or_else(|| text(&event, "ID"))?;
     let exact = int(&event, "timeNano").and_then(|nanoseconds| u64::try_from(nanoseconds).ok());

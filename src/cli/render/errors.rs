@@ -8,14 +8,14 @@ use std::process::ExitCode;
 
 use super::said::{self, Level};
 use crate::act::ActError;
-use crate::backend::{EngineError, EngineErrorKind, StoreError, VmError};
+use crate::backend::{EngineError, EngineErrorKind, PullFault, PullRefusal, StoreError, VmError, WayOut};
 use crate::control::client::AskError;
-use crate::control::is_same_file;
+use crate::control::{RefusedKind, is_same_file};
 use crate::error::Chain;
 use crate::files;
-use crate::model::{AgentName, ImageId, ImageRef, InstanceName, ManifestError, NO_MANIFEST, Whose};
+use crate::model::{AgentName, FailureKind, ImageId, ImageRef, InstanceName, ManifestError, Whose};
 use crate::observe::ManifestFault;
-use crate::plan::{Reason, WaitingOn};
+use crate::plan::{ManifestCause, WaitingOn};
 use crate::reconcile::lock::{Holder, LockError};
 use crate::reconcile::{Refusal, Trouble};
 use crate::state::{Problem, StateError};
@@ -200,7 +200,7 @@ impl CliError {
                 format!("{holder} keeps this state file and cannot be asked: {}", Chain(err)),
             )
             .hint(goes_on),
-            AskError::Refused(refused) if refused.kind == "stopping" => {
+            AskError::Refused(refused) if refused.kind.known() == Some(RefusedKind::Stopping) => {
                 Self::new(ExitStatus::Error, format!("{holder} is stopping; whether all was done is not known"))
                     .hint("`steadfast apply` does the rest once it is gone")
             }
@@ -254,13 +254,14 @@ pub fn trouble_status(trouble: &Trouble, manifest_fault: Option<&ManifestFault>)
         },
         Trouble::NonConvergent { .. } | Trouble::Unready { .. } => ExitStatus::NotConverged,
         Trouble::Untrusted { .. } => ExitStatus::Unverified,
-        Trouble::Recurring { kind, .. } if matches!(*kind, "nonConvergent" | "unhealthy" | "crashLoop") => {
-            ExitStatus::NotConverged
-        }
+        Trouble::Recurring {
+            kind: FailureKind::NonConvergent | FailureKind::Unhealthy | FailureKind::CrashLoop,
+            ..
+        } => ExitStatus::NotConverged,
         Trouble::Recurring { .. } => ExitStatus::Error,
         Trouble::Blocked { waiting } => match &waiting.on {
             WaitingOn::Manifest { .. } if manifest_fault == Some(&ManifestFault::Invalid) => ExitStatus::Invalid,
-            WaitingOn::Manifest { why } if why.contains(" pins ") => ExitStatus::Unverified,
+            WaitingOn::Manifest { cause: ManifestCause::Pinned { .. } } => ExitStatus::Unverified,
             _ => ExitStatus::Error,
         },
     }
@@ -291,7 +292,7 @@ pub fn trouble_hint(trouble: &Trouble) -> Option<String> {
 fn general_hint(trouble: &Trouble) -> Option<String> {
     match trouble {
         Trouble::Failed { error, .. } => act_hint(error),
-        Trouble::Recurring { kind: "nonConvergent", .. } | Trouble::NonConvergent { .. } => Some(
+        Trouble::Recurring { kind: FailureKind::NonConvergent, .. } | Trouble::NonConvergent { .. } => Some(
             "something else changes it back, or Podman does not do what it says; `steadfast plan` shows the difference"
                 .into(),
         ),
@@ -321,14 +322,14 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
                 Some("build or load it (`podman load`, `podman build`), or choose `source: registry`".into())
             }
             // It says by itself what to write.
-            WaitingOn::Manifest { why } if why.starts_with(NO_MANIFEST) => None,
+            WaitingOn::Manifest { cause: ManifestCause::NotConfigured { .. } } => None,
             WaitingOn::Manifest { .. } => Some(
                 "`steadfast doctor` checks the manifest; $STEADFAST_MANIFEST_URL and `manifest.url` name it".into(),
             ),
-            WaitingOn::Sight { why } if waiting.reason == Reason::TakenDown && why.starts_with("VM `") => {
+            WaitingOn::Down { .. } => {
                 Some("`steadfast vm start` starts it; `steadfast down --vm` deletes it with all that is in it".into())
             }
-            WaitingOn::Precondition { kind, .. } => kind_hint(kind, waiting.agent.as_ref()?, None),
+            WaitingOn::Precondition { kind, .. } => kind_hint(*kind, waiting.agent.as_ref()?, None),
             WaitingOn::Sight { .. } => Some("`steadfast doctor` checks every layer".into()),
             _ => None,
         },
@@ -348,35 +349,50 @@ pub const AGAIN: &str = "`steadfast apply` tries again, and fails again otherwis
 
 /// What may help against a failure that the journal tells of.
 pub fn failure_hint(failure: &Failure, agent: &AgentName, container: Option<&str>) -> Option<String> {
-    kind_hint(&failure.kind, agent, container).or_else(|| pull_hint(&failure.message))
+    failure
+        .kind
+        .known()
+        .and_then(|kind| kind_hint(kind, agent, container))
+        .or_else(|| failure.pull.as_ref().map(pull_hint))
 }
 
-/// What may help against an error of which only the fixed word is known, and the name of the agent's container, where it has one.
-pub fn kind_hint(kind: &str, agent: &AgentName, container: Option<&str>) -> Option<String> {
+/// What may help against an error of which only the kind is known, and the name of the agent's container, where it has one.
+pub fn kind_hint(kind: FailureKind, agent: &AgentName, container: Option<&str>) -> Option<String> {
     Some(match kind {
         // With `restart: no` it stays so, whatever is applied.
-        "failed" => {
+        FailureKind::Failed => {
             let remove = container.map_or("remove its container".to_owned(), |name| format!("`podman rm {name}`"));
             format!("`steadfast logs {agent}` shows all it said; to run it again: {remove}, then `steadfast apply`")
         }
-        "endedAtOnce" | "crashLoop" => format!("`steadfast logs {agent}` shows all it said"),
-        "notReady" => "it may just need longer: `steadfast status --watch` shows when it is ready".into(),
-        "unhealthy" => format!("`steadfast logs {agent}` and `steadfast exec {agent} -- CMD` help to find out why"),
-        "rolledBack" | "rollBackFailed" => {
+        FailureKind::EndedAtOnce | FailureKind::CrashLoop => format!("`steadfast logs {agent}` shows all it said"),
+        FailureKind::NotReady => "it may just need longer: `steadfast status --watch` shows when it is ready".into(),
+        FailureKind::Unhealthy => {
+            format!("`steadfast logs {agent}` and `steadfast exec {agent} -- CMD` help to find out why")
+        }
+        FailureKind::RolledBack | FailureKind::RollBackFailed => {
             "the new one failed: mend what the error names, or go back to what ran before in the state file".into()
         }
-        "mountSource" => "create it first: Podman would make an empty directory owned by root in its place".into(),
-        "conflict" => {
+        FailureKind::MountSource => {
+            "create it first: Podman would make an empty directory owned by root in its place".into()
+        }
+        FailureKind::Conflict => {
             "somebody else holds what it needs: `ss -ltnp` shows who listens on a port, `podman ps -a` who has a name"
                 .into()
         }
-        "architecture" => "take an image that is built for Podman's machine, or install emulation on it".into(),
-        "nonConvergent" => "something else changes it back, or Podman does not do what it says".into(),
-        "noSpace" => "`steadfast cache gc` frees what nothing needs".into(),
-        "manifestFetch" | "manifestInvalid" | "manifest" | "download" | "digestMismatch" | "sizeMismatch" => {
-            "`steadfast doctor` checks the manifest and the cache".into()
+        FailureKind::Architecture => {
+            "take an image that is built for Podman's machine, or install emulation on it".into()
         }
-        "transportUnavailable" | "timeout" | "permissionDenied" => "`steadfast doctor` checks every layer".into(),
+        FailureKind::NonConvergent => "something else changes it back, or Podman does not do what it says".into(),
+        FailureKind::NoSpace => "`steadfast cache gc` frees what nothing needs".into(),
+        FailureKind::ManifestFetch
+        | FailureKind::ManifestInvalid
+        | FailureKind::Manifest
+        | FailureKind::Download
+        | FailureKind::DigestMismatch
+        | FailureKind::SizeMismatch => "`steadfast doctor` checks the manifest and the cache".into(),
+        FailureKind::TransportUnavailable | FailureKind::Timeout | FailureKind::PermissionDenied => {
+            "`steadfast doctor` checks every layer".into()
+        }
         _ => return None,
     })
 }
@@ -477,42 +493,29 @@ fn vm_hint(err: &VmError) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// The registry of an image that could not be pulled without a login, or with the one there is.
-fn wants_login(message: &str) -> Option<&str> {
-    let (image, why) = message.split_once("pull image `")?.1.split_once('`')?;
-    let refused = ["unauthorized", "authentication required", "requested access to the resource is denied"];
-    let why = why.to_ascii_lowercase();
-    let is_host = |part: &&str| *part == "localhost" || part.contains(['.', ':']);
-    let registry = image.split('/').next().filter(|_| image.contains('/')).filter(is_host).unwrap_or("docker.io");
-    refused.iter().any(|refused| why.contains(refused)).then_some(registry)
-}
-
 /// What may help when an image could not be pulled.
-fn pull_hint(message: &str) -> Option<String> {
-    if let Some(registry) = wants_login(message) {
-        return Some(format!(
-            "`podman login {registry}` here, where steadfast runs; the next try finds the login, and passes it on"
-        ));
+fn pull_hint(fault: &PullFault) -> String {
+    match fault.why {
+        PullRefusal::LoginWanted => format!(
+            "`podman login {}` here, where steadfast runs; the next try finds the login, and passes it on",
+            fault.registry
+        ),
+        PullRefusal::NoSuchImage => {
+            "its registry has no such image: are `image` and `version` right, and is it pushed?".to_owned()
+        }
+        PullRefusal::Unreachable => {
+            "its registry does not answer Podman: is the name in `image` right, and the network up?".to_owned()
+        }
     }
-    let image = message.split_once("pull image `")?.1.split_once('`')?;
-    let why = image.1.to_ascii_lowercase();
-    let says = |phrases: &[&str]| phrases.iter().any(|phrase| why.contains(phrase));
-    if says(&["manifest unknown", "name unknown", "not found"]) {
-        return Some("its registry has no such image: are `image` and `version` right, and is it pushed?".to_owned());
-    }
-    says(&["no such host", "connection refused", "dial tcp", "timeout", "pinging container registry"])
-        .then(|| "its registry does not answer Podman: is the name in `image` right, and the network up?".to_owned())
 }
 
 fn engine_hint(err: &EngineError) -> Option<String> {
-    if let Some(hint) = pull_hint(&err.message) {
-        return Some(hint);
+    if let Some(fault) = &err.pull {
+        return Some(pull_hint(fault));
     }
     let hint = match err.kind {
-        // Podman's service is the guest's there, and the way to it has more layers than one.
-        _ if err.message.contains("VM `") => "`steadfast doctor` checks every layer",
-        // Some of Podman's errors bring their own way out.
-        _ if err.message.contains("podman system service") => return None,
+        _ if err.way_out == WayOut::InLayers => "`steadfast doctor` checks every layer",
+        _ if err.way_out == WayOut::InSentence => return None,
         EngineErrorKind::TransportUnavailable => {
             "is Podman's service running? `systemctl --user start podman.socket`, or `podman system service --time=0`"
         }
@@ -526,25 +529,71 @@ fn engine_hint(err: &EngineError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Arch, Sha256Digest, VmPhase};
+    use crate::plan::{ActionKind, Reason, Waiting};
 
     #[test]
-    fn a_registry_that_wants_a_login_is_named() {
-        let hint =
-            |message: &str| engine_hint(&EngineError::new(EngineErrorKind::ApiError, message)).unwrap_or_default();
-        let said =
-            "failed to pull image `reg.example:5000/a/b:1`: initializing source: unauthorized: authentication required";
-        assert!(hint(said).starts_with("`podman login reg.example:5000` here"), "{}", hint(said));
-        let denied =
-            "failed to pull image `docker.io/me/private:1`: denied: requested access to the resource is denied";
-        assert!(hint(denied).starts_with("`podman login docker.io` here"));
-        for unknown in ["reg.example/a:1", "reg.example/unauthorized:1"] {
-            let hint = hint(&format!("failed to pull image `{unknown}`: manifest unknown"));
-            assert!(hint.starts_with("its registry has no such image"), "{hint}");
-        }
-        let unreachable = "failed to pull image `reg.example/a:1`: pinging container registry reg.example: dial tcp: lookup reg.example: \
-                           no such host";
-        assert!(hint(unreachable).starts_with("its registry does not answer"), "{}", hint(unreachable));
-        assert_eq!(hint("failed to pull image `reg.example/a:1`: the disk is odd"), "");
+    fn the_way_out_follows_from_what_failed_and_not_from_its_sentence() {
+        let failed = |why| EngineError {
+            pull: Some(PullFault { registry: "reg.example:5000".to_owned(), why }),
+            ..EngineError::new(EngineErrorKind::ApiError, "reworded")
+        };
+        let hint = |err: &EngineError| engine_hint(err).unwrap_or_default();
+        let login = hint(&failed(PullRefusal::LoginWanted));
+        assert!(login.starts_with("`podman login reg.example:5000` here"), "{login}");
+        assert!(hint(&failed(PullRefusal::NoSuchImage)).starts_with("its registry has no such image"));
+        assert!(hint(&failed(PullRefusal::Unreachable)).starts_with("its registry does not answer"));
+        let lost = |way_out, message: &str| {
+            let kind = EngineErrorKind::TransportUnavailable;
+            hint(&EngineError { way_out, ..EngineError::new(kind, message) })
+        };
+        assert_eq!(lost(WayOut::InLayers, "reworded"), "`steadfast doctor` checks every layer");
+        assert_eq!(lost(WayOut::InSentence, "reworded"), "");
+        let by_kind = lost(WayOut::ByKind, "a log of VM `dev` speaks of podman system service");
+        assert!(by_kind.starts_with("is Podman's service running?"), "{by_kind}");
+    }
+
+    #[test]
+    fn the_exit_code_and_the_hint_of_a_manifest_follow_from_why_there_is_none() {
+        let of = |cause| {
+            let agent: AgentName = "a".parse().unwrap();
+            let waiting = Waiting {
+                agent: Some(agent),
+                kind: ActionKind::FetchArtifact,
+                target: "a".to_owned(),
+                reason: Reason::NotCached,
+                on: WaitingOn::Manifest { cause },
+            };
+            let trouble = Trouble::Blocked { waiting };
+            (trouble_status(&trouble, None), trouble_hint(&trouble).is_some())
+        };
+        let (agent, arch) = ("a".parse::<AgentName>().unwrap(), Arch::X64);
+        let digest = |digit: &str| Sha256Digest::parse(&digit.repeat(64)).unwrap();
+        let pinned = ManifestCause::Pinned { agent, arch, offered: digest("0"), pinned: digest("1") };
+        assert_eq!(of(pinned), (ExitStatus::Unverified, true));
+        let why = || "somebody pins a note here: no manifest is configured, which its image is to come from".to_owned();
+        assert_eq!(of(ManifestCause::NotOffered { why: why() }), (ExitStatus::Error, true));
+        assert_eq!(of(ManifestCause::Unseen { why: why() }), (ExitStatus::Error, true));
+        assert_eq!(of(ManifestCause::NotConfigured { help: "reworded".to_owned() }), (ExitStatus::Error, false));
+    }
+
+    #[test]
+    fn what_a_machine_that_is_down_keeps_is_taken_down_once_it_runs_or_with_it() {
+        let waiting = Waiting {
+            agent: None,
+            kind: ActionKind::RemoveContainer,
+            target: "containers".to_owned(),
+            reason: Reason::TakenDown,
+            on: WaitingOn::Down { instance: InstanceName::new("dev").unwrap(), phase: VmPhase::Stopped },
+        };
+        let on = waiting.on.clone();
+        assert_eq!((on.word(), on.is_blocked(), waiting.hides()), ("sight", true, true));
+        let trouble = Trouble::Blocked { waiting: waiting.clone() };
+        assert!(trouble_hint(&trouble).unwrap().contains("`steadfast down --vm`"));
+        assert!(trouble.is_unseen() && trouble.to_string().starts_with("VM `dev` "));
+        let on = WaitingOn::Sight { why: "VM `dev` is mentioned".to_owned() };
+        let trouble = Trouble::Blocked { waiting: Waiting { on, ..waiting } };
+        assert_eq!(trouble_hint(&trouble).unwrap(), "`steadfast doctor` checks every layer");
     }
 
     #[test]
@@ -571,11 +620,11 @@ mod tests {
 
     #[test]
     fn what_fails_on_the_way_into_a_vm_does_not_send_people_to_this_hosts_podman() {
-        let unreachable = |whose: &str| {
-            EngineError::new(EngineErrorKind::TransportUnavailable, format!("failed to reach Podman{whose}"))
+        let unreachable = |way_out| {
+            let kind = EngineErrorKind::TransportUnavailable;
+            act_hint(&ActError::Engine(EngineError { way_out, ..EngineError::new(kind, "it does not answer") }))
         };
-        let hint = |err: EngineError| act_hint(&ActError::Engine(err)).unwrap_or_default();
-        assert!(hint(unreachable("")).contains("podman.socket"));
-        assert_eq!(hint(unreachable(" in VM `agents` by ssh: no answer")), "`steadfast doctor` checks every layer");
+        assert!(unreachable(WayOut::ByKind).unwrap().contains("podman.socket"));
+        assert_eq!(unreachable(WayOut::InLayers).unwrap(), "`steadfast doctor` checks every layer");
     }
 }

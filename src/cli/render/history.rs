@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled, units};
 use crate::act::in_one_line;
 use crate::model::{AgentName, Name};
-use crate::reconcile::journal::read::Entry;
+use crate::reconcile::journal::read::{Entry, Told};
 use crate::time::rfc3339;
 
 /// Entries as lines of a table whose columns stay where they are while new ones come.
@@ -73,15 +73,15 @@ impl Page {
     fn errors(&mut self, entry: &Entry) -> Vec<String> {
         let mut errors = Vec::new();
         if entry.failed()
-            && let Some((_, message)) = entry.error()
+            && let Some(told) = entry.error()
         {
-            self.told.insert(message.to_owned());
-            errors.push(message.to_owned());
+            self.told.insert(told.cause.to_owned());
+            errors.push(told.message.to_owned());
         }
         if entry.event() == "pass" {
-            for (agent, _, message) in entry.troubles() {
+            for Told { agent, message, cause, .. } in entry.troubles() {
                 let others = self.agent.as_deref().is_some_and(|wanted| agent.is_some_and(|agent| agent != wanted));
-                if others || !self.told.insert(message.to_owned()) {
+                if others || !self.told.insert(cause.to_owned()) {
                     continue;
                 }
                 errors.push(agent.map_or_else(|| message.to_owned(), |agent| format!("{agent}: {message}")));

@@ -9,8 +9,7 @@ use serde::Serialize;
 use super::markdown::{code, prose, value};
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, terminal, units};
 use crate::model::{AgentName, Boot, ContainerSpec, Desired, FieldChange, Guest, ImageRef, Mount, Name};
-use crate::plan::action::verb;
-use crate::plan::{Action, Moved, OBSERVE, Plan, Reason, Summary, Waiting, WaitingOn};
+use crate::plan::{Action, ActionKind, Moved, Plan, Reason, Summary, Waiting, WaitingOn};
 use crate::snapshot::Snapshot;
 use crate::status::{Condition, Status};
 
@@ -28,7 +27,7 @@ struct PlanJson<'a> {
 
 #[derive(Debug, Serialize)]
 struct StepJson {
-    kind: &'static str,
+    kind: ActionKind,
     agent: Option<AgentName>,
     target: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +73,10 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, guest: Option<&Guest>, converged
             .iter()
             .map(|waiting| StepJson {
                 // In JSON the kinds are a closed list; that nothing is known is said by what it waits on.
-                kind: if waiting.kind == OBSERVE { "createContainer" } else { waiting.kind },
+                kind: match waiting.kind {
+                    ActionKind::ObserveContainer => ActionKind::CreateContainer,
+                    known => known,
+                },
                 agent: waiting.agent.clone(),
                 target: waiting.target.clone(),
                 on: Some(waiting.on.word()),
@@ -91,13 +93,26 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, guest: Option<&Guest>, converged
     }
 }
 
-fn mark(kind: &str) -> (&'static str, Style) {
+fn mark(kind: ActionKind) -> (&'static str, Style) {
     match kind {
-        "replaceContainer" | "recreateVm" => ("-/+", CHANGE),
-        "startContainer" | "stopContainer" | "renameContainer" | "startVm" | "adoptVm" => ("  ~", CHANGE),
-        "removeContainer" | "pruneArtifact" | "pruneImage" | "deleteVm" => ("  -", REMOVE),
-        "observeContainer" => ("  ?", CHANGE),
-        _ => ("  +", ADD),
+        ActionKind::ReplaceContainer | ActionKind::RecreateVm => ("-/+", CHANGE),
+        ActionKind::StartContainer
+        | ActionKind::StopContainer
+        | ActionKind::RenameContainer
+        | ActionKind::StartVm
+        | ActionKind::StopVm
+        | ActionKind::AdoptVm => ("  ~", CHANGE),
+        ActionKind::RemoveContainer | ActionKind::PruneArtifact | ActionKind::PruneImage | ActionKind::DeleteVm => {
+            ("  -", REMOVE)
+        }
+        ActionKind::ObserveContainer => ("  ?", CHANGE),
+        ActionKind::SyncManifest
+        | ActionKind::FetchArtifact
+        | ActionKind::CreateVm
+        | ActionKind::ForwardPorts
+        | ActionKind::LoadImage
+        | ActionKind::PullImage
+        | ActionKind::CreateContainer => ("  +", ADD),
     }
 }
 
@@ -126,7 +141,7 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
         let _ = writeln!(out, "No changes. `{name}` is as the state file says.");
     }
     for (agent, condition) in unready {
-        let reason = styled(condition.reason, REMOVE, color);
+        let reason = styled(condition.reason.as_str(), REMOVE, color);
         let _ = writeln!(out, "  agent `{agent}` is not ready: {reason}: {}", condition.message);
     }
     if plan.is_empty() {
@@ -165,7 +180,7 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
         }
         for waiting in steps {
             let (mark, style) = mark(waiting.kind);
-            let (verb, target) = (verb(waiting.kind), &waiting.target);
+            let (verb, target) = (waiting.kind.verb(), &waiting.target);
             let whose = whose(waiting.agent.as_ref(), color);
             let _ = writeln!(out, "  {} {verb} `{target}`{whose}", styled(mark, style, color));
             why(&mut out, &waiting.reason, color);
@@ -182,7 +197,8 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
     for (on, steps) in &hidden {
         let _ = writeln!(out, "    {}", hidden_steps(steps));
         // What is an error is said as one, beside this.
-        let is_error = steps.iter().any(|waiting| matches!(waiting.on, WaitingOn::Sight { .. }));
+        let is_error =
+            steps.iter().any(|waiting| matches!(waiting.on, WaitingOn::Sight { .. } | WaitingOn::Down { .. }));
         let on = if is_error { "unknown until it can be seen: the error says why it cannot" } else { on };
         let _ = writeln!(out, "        {}", styled(on, ASIDE, color));
     }
@@ -193,8 +209,9 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
 }
 
 /// What a container that is created will be, field by field, of variables the names alone: it is new to whoever reads it.
-fn made(desired: &Desired, kind: &str, agent: Option<&AgentName>) -> Vec<(&'static str, Vec<String>)> {
-    let Some(agent) = agent.filter(|_| kind == "createContainer").and_then(|agent| desired.agents.get(agent)) else {
+fn made(desired: &Desired, kind: ActionKind, agent: Option<&AgentName>) -> Vec<(&'static str, Vec<String>)> {
+    let Some(agent) = agent.filter(|_| kind == ActionKind::CreateContainer).and_then(|agent| desired.agents.get(agent))
+    else {
         return Vec::new();
     };
     let spec = &agent.container;
@@ -362,7 +379,7 @@ pub fn markdown(desired: &Desired, snapshot: &Snapshot) -> String {
         }
         let (hidden, known) = hidden(plan);
         for waiting in known {
-            let what = format!("{} `{}`", verb(waiting.kind), waiting.target);
+            let what = format!("{} `{}`", waiting.kind.verb(), waiting.target);
             let blocked = if is_blocked(waiting) { "**blocked**: " } else { "" };
             let on = format!("{blocked}*{}*", prose(&waiting.on.to_string()));
             row(&mut out, desired, waiting.kind, &what, waiting.agent.as_ref(), &waiting.reason, Some(on));
@@ -384,7 +401,7 @@ pub fn markdown(desired: &Desired, snapshot: &Snapshot) -> String {
 fn row(
     out: &mut String,
     desired: &Desired,
-    kind: &str,
+    kind: ActionKind,
     what: &str,
     agent: Option<&AgentName>,
     reason: &Reason,
@@ -414,7 +431,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Arch, Artifact, ArtifactKey, HostKey, Location, Observed, Seen, Sha256Digest};
-    use crate::plan::{Step, WaitingOn};
+    use crate::plan::{ManifestCause, Step, WaitingOn};
     use crate::state::{Context, Input, load};
 
     fn desired() -> Desired {
@@ -460,7 +477,7 @@ mod tests {
 
     fn waiting(on: WaitingOn, reason: Reason) -> Plan {
         let agent = Some("a".parse().unwrap());
-        let waiting = Waiting { agent, kind: "createContainer", target: "demo-a".into(), reason, on };
+        let waiting = Waiting { agent, kind: ActionKind::CreateContainer, target: "demo-a".into(), reason, on };
         Plan { waiting: vec![waiting], ..Plan::default() }
     }
 
@@ -527,8 +544,8 @@ mod tests {
 
     #[test]
     fn what_is_blocked_is_called_so_and_is_nothing_to_create() {
-        let why = "no manifest is <b>*here*</b>".to_owned();
-        let plan = waiting(WaitingOn::Manifest { why }, Reason::ContainerMissing);
+        let cause = ManifestCause::NotOffered { why: "no manifest is <b>*here*</b>".to_owned() };
+        let plan = waiting(WaitingOn::Manifest { cause }, Reason::ContainerMissing);
         let text = text(&desired(), &shown(&plan), false);
         assert!(
             text.contains("Blocked:\n    + create container `demo-a`") && text.contains("\nPlan: 1 blocked.\n"),
@@ -554,7 +571,7 @@ mod tests {
         };
         let image = WaitingOn::Image { reference: ImageRef::new("ghcr.io/acme/app:1.4").unwrap() };
         let mut plan = waiting(image, Reason::Changed(vec![change]));
-        plan.waiting[0].kind = "replaceContainer";
+        plan.waiting[0].kind = ActionKind::ReplaceContainer;
         let text = text(&desired(), &shown(&plan), false);
         assert!(text.contains("container.env.MODE: one → two\\nPlan: \\x1b[2J | <img> @me\n"), "{text}");
         let markdown = markdown(&desired(), &shown(&plan));

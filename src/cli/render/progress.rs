@@ -13,6 +13,7 @@ use super::said::{self, Level};
 use super::{ADD, ASIDE, REMOVE, past, styled, terminal, units};
 use crate::act::{ActError, Done};
 use crate::backend::Progress;
+use crate::model::FailureKind;
 use crate::plan::{Action, Step};
 use crate::reconcile::run::News;
 use crate::reconcile::{Awaited, Reporter};
@@ -106,9 +107,9 @@ impl Printer {
         }
         let (action, reason) = (word("action"), word("reason"));
         let took = Duration::from_millis(event["durationMs"].as_u64().unwrap_or_default());
-        match (word("result"), event["error"]["kind"].as_str()) {
+        match (word("result"), event["error"]["kind"].as_str().and_then(FailureKind::parse)) {
             ("done", _) => self.done(action, reason, took),
-            (_, Some("interrupted")) => self.stopped(action),
+            (_, Some(FailureKind::Interrupted)) => self.stopped(action),
             _ => self.failed(action, took),
         }
     }

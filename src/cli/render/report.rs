@@ -15,10 +15,10 @@ use super::units;
 use crate::act::ActError;
 use crate::control::{Ended, Outcome, Problem, path_text};
 use crate::error::Chain;
-use crate::model::{AgentName, FieldChange};
-use crate::plan::WaitingOn;
-use crate::plan::action::verb;
+use crate::model::{AgentName, FailureKind, FieldChange};
+use crate::plan::{ActionKind, WaitingOn};
 use crate::reconcile::{Report, Taken, Trouble};
+use crate::words::Word;
 
 /// What `apply -o json` prints of an outcome.
 #[derive(Debug, Serialize)]
@@ -34,7 +34,7 @@ struct OutcomeJson<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct TakenJson {
-    kind: &'static str,
+    kind: ActionKind,
     agent: Option<AgentName>,
     target: String,
     reason: String,
@@ -50,14 +50,14 @@ struct TakenJson {
 
 #[derive(Debug, Serialize)]
 struct ErrorJson {
-    kind: &'static str,
+    kind: FailureKind,
     message: String,
 }
 
 #[derive(Debug, Serialize)]
 struct ProblemJson<'a> {
     agent: Option<&'a AgentName>,
-    kind: &'a str,
+    kind: &'a Word<FailureKind>,
     message: &'a str,
 }
 
@@ -70,10 +70,10 @@ pub fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -
 
 fn in_words(report: &Report) -> Outcome {
     let steps = report.residual.ready.iter().map(|step| step.action.to_string());
-    let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", verb(waiting.kind), waiting.target));
+    let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", waiting.kind.verb(), waiting.target));
     let problem = |trouble: &Trouble, agent: Option<&AgentName>| Problem {
         agent: agent.cloned(),
-        kind: trouble.kind().to_owned(),
+        kind: Word::Known(trouble.kind()),
         message: trouble.to_string(),
         hint: trouble_hint(trouble),
     };
@@ -201,7 +201,7 @@ fn once(problems: &[Problem]) -> Vec<(BTreeSet<&AgentName>, &Problem)> {
         });
         once[at].0.extend(&problem.agent);
     }
-    once.sort_by_key(|(_, problem)| problem.kind != LEFT_BROKEN);
+    once.sort_by_key(|(_, problem)| problem.kind.known() != Some(LEFT_BROKEN));
     once
 }
 
@@ -255,7 +255,7 @@ pub fn print_troubles_of(outcome: &Outcome, color: bool) {
 }
 
 /// The kind of a replacement that failed, and whose predecessor did not come back.
-const LEFT_BROKEN: &str = "rollBackFailed";
+const LEFT_BROKEN: FailureKind = FailureKind::RollBackFailed;
 
 /// A replacement that failed, and whose predecessor did not come back.
 fn is_left_broken(trouble: &Trouble) -> bool {

@@ -10,7 +10,10 @@ use serde_json::Value;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
 use crate::act::in_one_line;
 use crate::control::Run;
+use crate::model::Rung;
 use crate::readiness::CheckedBy;
+use crate::status::{ConditionReason, HealthStatus};
+use crate::words::Word;
 
 /// What a person is shown of a status. It is read from the JSON that programs get, since another process may have
 /// written that, of an older or newer version.
@@ -66,9 +69,9 @@ struct Signed {
 struct Agent {
     desired: Desired,
     sync: String,
-    health: String,
+    health: Word<HealthStatus>,
     #[serde(default)]
-    health_check: Option<String>,
+    health_check: Option<Word<CheckedBy>>,
     ready: bool,
     #[serde(default)]
     last_log: Option<String>,
@@ -101,27 +104,28 @@ struct LastFailure {
 }
 
 /// The health of an agent for people. One that nobody checks runs; whether it is healthy nobody knows.
-pub fn health_in_words(health: &str, check: CheckedBy) -> &str {
-    if health == "Healthy" && check == CheckedBy::None { "running" } else { health }
+pub fn health_in_words(health: HealthStatus, check: CheckedBy) -> &'static str {
+    if health == HealthStatus::Healthy && check == CheckedBy::None { "running" } else { health.as_str() }
 }
 
 #[derive(Debug, Deserialize)]
 struct Condition {
-    reason: String,
+    reason: Word<ConditionReason>,
     message: String,
 }
 
 /// The virtual machine in one line. `kept`: by a `run`, which brings back by itself what can be.
 fn machine(vm: &Vm, kept: bool, color: bool) -> String {
     let name = format!("VM `{}`", vm.instance);
-    let way = match vm.rung.as_deref() {
-        Some("forward" | "reconnect") => ", reached through the socket Lima forwards",
-        Some("ssh") if kept => ", reached through an ssh of our own, not by Lima's forward",
-        Some("ssh") => {
+    let rung = vm.rung.as_deref().and_then(|word| Rung::ALL.into_iter().find(|rung| rung.word() == word));
+    let way = match rung {
+        Some(Rung::Forward | Rung::Reconnect) => ", reached through the socket Lima forwards",
+        Some(Rung::Ssh) if kept => ", reached through an ssh of our own, not by Lima's forward",
+        Some(Rung::Ssh) => {
             ", reached through an ssh of our own, not by Lima's forward: `steadfast apply` brings back a lost one"
         }
-        Some("shell") => ", reached through `limactl shell`",
-        Some(_) | None => "",
+        Some(Rung::Shell) => ", reached through `limactl shell`",
+        None => "",
     };
     match (vm.status.as_str(), &vm.error) {
         (status, Some(why)) => styled(&format!("{name} is {}: {why}", status.to_lowercase()), REMOVE, color),
@@ -246,9 +250,12 @@ fn table(out: &mut String, status: &Page, color: bool) {
             let wanted = &agent.desired;
             let suspended = if wanted.suspend { ", suspended" } else { "" };
             let state = format!("{}{suspended}", wanted.state);
-            let unchecked = agent.health_check.as_deref() == Some("none") && agent.health == "Healthy";
-            let health = if unchecked { "running".to_owned() } else { agent.health.clone() };
-            [name.to_string(), state, wanted.version.clone(), agent.sync.clone(), health, container]
+            let check = agent.health_check.as_ref().and_then(Word::known);
+            let health = match (agent.health.known(), check) {
+                (Some(health), Some(check)) => health_in_words(health, check),
+                _ => agent.health.as_str(),
+            };
+            [name.to_string(), state, wanted.version.clone(), agent.sync.clone(), health.to_owned(), container]
         })
         .collect();
     let mut widths = HEAD.map(str::len);
@@ -264,20 +271,23 @@ fn table(out: &mut String, status: &Page, color: bool) {
     let _ = writeln!(out, "  {}", styled(&line(&HEAD.map(str::to_owned)), STRONG, color));
     // What is wrong with several alike is told once, below; that Podman does not answer was told above.
     let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for (name, agent) in &status.agents {
+    let is_unreachable = |agent: &Agent| {
+        agent.conditions.first().and_then(|first| first.reason.known()) == Some(ConditionReason::SocketUnreachable)
+    };
+    let seen_above = |agent: &Agent| status.podman.error.is_some() && is_unreachable(agent);
+    for (name, agent) in status.agents.iter().filter(|(_, agent)| !seen_above(agent)) {
         alike.entry(trouble(agent).unwrap_or_default()).or_default().push(name);
     }
-    let seen_above = |trouble: &str| status.podman.error.as_ref().is_some_and(|why| trouble.ends_with(why.as_str()));
     alike.retain(|trouble, agents| !trouble.is_empty() && agents.len() > 1);
     for (row, agent) in rows.iter().zip(status.agents.values()) {
-        let style = match agent.health.as_str() {
+        let style = match agent.health.known() {
             _ if agent.ready => ADD,
-            "Failed" | "Degraded" => REMOVE,
+            Some(HealthStatus::Failed | HealthStatus::Degraded) => REMOVE,
             _ => CHANGE,
         };
         let _ = writeln!(out, "  {}", styled(&line(row), style, color));
         if let Some(trouble) = trouble(agent) {
-            let seen_above = seen_above(&trouble);
+            let seen_above = seen_above(agent);
             if !seen_above && !alike.contains_key(&trouble) {
                 let _ = writeln!(out, "      {}", styled(&trouble.replace('\n', "\n      "), ASIDE, color));
             }
@@ -294,7 +304,7 @@ fn table(out: &mut String, status: &Page, color: bool) {
             }
         }
     }
-    for (trouble, agents) in alike.iter().filter(|(trouble, _)| !seen_above(trouble)) {
+    for (trouble, agents) in &alike {
         let _ = writeln!(out, "  {}: {}", agents.join(", "), styled(trouble, ASIDE, color));
     }
 }

@@ -9,9 +9,9 @@ use super::errors::{AGAIN, failure_hint, kind_hint, trouble_hint};
 use super::status::health_in_words;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled};
 use crate::act::in_one_line;
-use crate::plan::action::verb;
+use crate::model::FailureKind;
 use crate::reconcile::Trouble;
-use crate::status::Condition;
+use crate::status::{Condition, ConditionReason, SyncStatus};
 use crate::why::{Known, Why};
 
 /// The JSON of it.
@@ -83,14 +83,20 @@ pub fn text(why: &Why, color: bool) -> String {
         page.row("to do", &format!("{}: {}", step.action, step.reason));
     }
     for waiting in &why.waiting {
-        let step = format!("{} `{}`", verb(waiting.kind), waiting.target);
+        let step = format!("{} `{}`", waiting.kind.verb(), waiting.target);
         page.row("waits", &format!("{step} ({}): {}", waiting.reason, waiting.on));
     }
     if let Some(known) = why.known.as_ref().filter(|known| !known.status.ready && why.podman_unseen.is_none()) {
         // Of one with steps the rows above have said it, but for what only `run` knows.
         let is_said = !why.steps.is_empty() || !why.waiting.is_empty();
         let is_of_run = |condition: &Condition| {
-            matches!(condition.reason, "BackingOff" | "CrashLoop" | "NonConvergent" | "RolledBack")
+            matches!(
+                condition.reason,
+                ConditionReason::BackingOff
+                    | ConditionReason::CrashLoop
+                    | ConditionReason::NonConvergent
+                    | ConditionReason::RolledBack
+            )
         };
         if let Some(condition) = known.status.conditions.first().filter(|one| !is_said || is_of_run(one)) {
             match known.status.desired.suspend {
@@ -115,7 +121,8 @@ pub fn text(why: &Why, color: bool) -> String {
         };
         page.row("stopped by", &format!("{} ({}){step}{often}", failure.last, failure.trigger));
         // Once is enough; and that of a container which is gone stands nowhere else.
-        let is_new = (!has_log || failure.kind == "rolledBack") && logs.insert(&failure.message);
+        let is_new =
+            (!has_log || failure.kind.known() == Some(FailureKind::RolledBack)) && logs.insert(&failure.message);
         let told = if is_new { failure.message.as_str() } else { in_one_line(&failure.message) };
         for line in told.lines() {
             page.row("", &format!("  {line}"));
@@ -213,14 +220,19 @@ fn hints(why: &Why) -> Vec<String> {
         hints.extend(trouble_hint(&Trouble::Blocked { waiting: waiting.clone() }));
     }
     // It has ended for good, whatever the step that started it said.
-    let has_failed = known.status.conditions.first().is_some_and(|condition| condition.reason == "Failed");
+    let has_failed =
+        known.status.conditions.first().is_some_and(|condition| condition.reason == ConditionReason::Failed);
     if has_failed {
-        hints.extend(kind_hint("failed", agent, container));
+        hints.extend(kind_hint(FailureKind::Failed, agent, container));
     }
     for failure in why.failures.iter().rev().filter(|_| !has_failed) {
         hints.extend(failure_hint(failure, agent, container));
     }
-    if hints.is_empty() && !why.failures.is_empty() && known.status.sync == "OutOfSync" && why.backoff.is_none() {
+    if hints.is_empty()
+        && !why.failures.is_empty()
+        && known.status.sync == SyncStatus::OutOfSync
+        && why.backoff.is_none()
+    {
         hints.push(format!("mend what stopped it: {AGAIN}"));
     }
     if hints.is_empty() && why.backoff.is_some() {
@@ -231,9 +243,9 @@ fn hints(why: &Why) -> Vec<String> {
     }
     if hints.is_empty() {
         let kind = match known.status.conditions.first().map(|condition| condition.reason) {
-            Some("CrashLoop") => "crashLoop",
-            Some("Unhealthy") => "unhealthy",
-            _ => "notReady",
+            Some(ConditionReason::CrashLoop) => FailureKind::CrashLoop,
+            Some(ConditionReason::Unhealthy) => FailureKind::Unhealthy,
+            _ => FailureKind::NotReady,
         };
         hints.extend(kind_hint(kind, agent, container));
     }

@@ -13,7 +13,7 @@ use crate::model::{
     Health, Owner, Phase,
 };
 use crate::plan::images::ImageFor;
-use crate::plan::{Action, Plan, Policy, Reason, Revival, Waiting, WaitingOn};
+use crate::plan::{Action, ActionKind, Plan, Policy, Reason, Revival, Waiting, WaitingOn};
 
 /// One agent, and what is known of what it is to be.
 pub(super) struct Wanted<'a> {
@@ -241,14 +241,14 @@ fn wait_for_name(wanted: &Wanted<'_>, mine: &Mine<'_>, taken: &ContainerName, on
     let (kind, reason) = match own.or(mine.others.first().copied()).or(mine.prev) {
         Some((held, container)) => {
             keep_alive(wanted, held, container, plan);
-            let kind = if own.is_some() { "renameContainer" } else { "replaceContainer" };
+            let kind = if own.is_some() { ActionKind::RenameContainer } else { ActionKind::ReplaceContainer };
             (kind, Reason::Misnamed { from: held.clone() })
         }
-        None => ("createContainer", Reason::ContainerMissing),
+        None => (ActionKind::CreateContainer, Reason::ContainerMissing),
     };
     // Should the image be missing as well, that is what somebody has to bring.
     let on = match &wanted.image.image {
-        Err(image) if kind != "renameContainer" && !on.is_blocked() => image.clone(),
+        Err(image) if kind != ActionKind::RenameContainer && !on.is_blocked() => image.clone(),
         _ => on,
     };
     let target = taken.to_string();
@@ -368,7 +368,8 @@ fn waits(wanted: &Wanted<'_>, reason: Reason, plan: &mut Plan) {
         (Err(on), _) | (Ok(_), Err(on)) => on.clone(),
         (Ok(_), Ok(_)) => return,
     };
-    let kind = if reason == Reason::ContainerMissing { "createContainer" } else { "replaceContainer" };
+    let kind =
+        if reason == Reason::ContainerMissing { ActionKind::CreateContainer } else { ActionKind::ReplaceContainer };
     let target = wanted.agent.container.name.to_string();
     plan.waiting.push(Waiting { agent: Some(wanted.name.clone()), kind, target, reason, on });
 }

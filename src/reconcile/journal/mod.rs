@@ -109,6 +109,9 @@ impl Journal {
             Err(err) => {
                 what["result"] = json!("failed");
                 what["error"] = json!({"kind": err.kind(), "message": Chain(err).to_string()});
+                if let Some(pull) = err.pull() {
+                    what["error"]["pull"] = json!(pull);
+                }
             }
         }
         self.note("step", what);
@@ -120,7 +123,14 @@ impl Journal {
         let troubles: Vec<_> = report
             .troubles
             .iter()
-            .map(|trouble| json!({"agent": trouble.agent(), "kind": trouble.kind(), "message": trouble.to_string()}))
+            .map(|trouble| {
+                let (message, cause) = (trouble.to_string(), trouble.cause());
+                let mut told = json!({"agent": trouble.agent(), "kind": trouble.kind(), "message": message});
+                if cause != message {
+                    told["cause"] = json!(cause);
+                }
+                told
+            })
             .collect();
         let end = json!({"converged": report.converged, "troubles": troubles});
         let before = held(&self.last_pass).replace(end.clone());

@@ -11,7 +11,11 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use super::write::older;
+use crate::backend::{PullFault, PullRefusal};
 use crate::files;
+use crate::model::FailureKind;
+use crate::plan::ActionKind;
+use crate::words::Word;
 
 /// A longer line is no entry of ours (1 MiB).
 const MAX_LINE: usize = 1024 * 1024;
@@ -58,22 +62,27 @@ impl Entry {
         self.event() == "step" && self.text("result") == "failed"
     }
 
-    /// Kind and message of what made a step fail.
-    pub fn error(&self) -> Option<(&str, &str)> {
-        let error = self.fields.get("error")?;
-        let word = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-        Some((word("kind"), word("message")))
+    /// What kind of step it tells of.
+    pub fn kind(&self) -> Word<ActionKind> {
+        self.text("kind").into()
     }
 
-    /// What stood in the way at the end of a pass: agent, kind, message. Empty for anything but a pass.
-    pub fn troubles(&self) -> impl Iterator<Item = (Option<&str>, &str, &str)> {
+    /// What made a step fail.
+    pub fn error(&self) -> Option<Told<'_>> {
+        self.fields.get("error").map(Told::of)
+    }
+
+    /// What stood in the way at the end of a pass, or what `run` said does. Empty for anything else.
+    pub fn troubles(&self) -> impl Iterator<Item = Told<'_>> {
         let troubles = self.fields.get("troubles").and_then(Value::as_array).into_iter().flatten();
-        troubles.map(|trouble| {
-            let word = |name: &str| trouble.get(name).and_then(Value::as_str);
-            // Version 0.1.0 wrote the message alone.
-            let message = word("message").or(trouble.as_str()).unwrap_or_default();
-            (word("agent"), word("kind").unwrap_or_default(), message)
-        })
+        troubles.map(Told::of)
+    }
+
+    /// What stands in the way of somebody, where that is what it tells of.
+    pub fn trouble(&self) -> Told<'_> {
+        let (message, cause) = (self.text("message"), self.text("cause"));
+        let cause = if cause.is_empty() { message } else { cause };
+        Told { agent: self.agent(), kind: "".into(), message, cause, pull: None }
     }
 
     /// A pass that ended as it was asked to, without waiting for agents that are not ready yet, and found nothing wrong.
@@ -85,8 +94,39 @@ impl Entry {
 
     /// Whether it is about this agent, or says of it that something stands in its way.
     pub fn concerns(&self, agent: &str) -> bool {
-        self.agent() == Some(agent) || self.troubles().any(|(whose, ..)| whose == Some(agent))
+        self.agent() == Some(agent) || self.troubles().any(|told| told.agent == Some(agent))
     }
+}
+
+/// A failure as an entry tells it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told<'e> {
+    /// Whose.
+    pub agent: Option<&'e str>,
+    /// What kind of failure it is; empty where that is not told.
+    pub kind: Word<FailureKind>,
+    /// It in a sentence.
+    pub message: &'e str,
+    /// The failure alone, without what becomes of it.
+    pub cause: &'e str,
+    /// What a registry is to blame for, where that is why.
+    pub pull: Option<PullFault>,
+}
+
+impl<'e> Told<'e> {
+    fn of(value: &'e Value) -> Self {
+        let word = |name: &str| value.get(name).and_then(Value::as_str);
+        // Version 0.1.0 wrote the message alone.
+        let message = word("message").or(value.as_str()).unwrap_or_default();
+        let cause = word("cause").unwrap_or(message);
+        let kind = word("kind").unwrap_or_default().into();
+        Self { agent: word("agent"), kind, message, cause, pull: value.get("pull").and_then(pull) }
+    }
+}
+
+fn pull(told: &Value) -> Option<PullFault> {
+    let why = PullRefusal::parse(told.get("why")?.as_str()?)?;
+    Some(PullFault { registry: told.get("registry")?.as_str()?.to_owned(), why })
 }
 
 /// Which entries are wanted.

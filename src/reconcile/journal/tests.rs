@@ -3,10 +3,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::read::{Entry, Filter, Reader};
+use super::read::{Entry, Filter, Reader, Told};
 use super::write::older;
 use super::*;
+use crate::model::FailureKind;
 use crate::plan::Plan;
+use crate::words::Word;
 
 fn place() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -252,10 +254,13 @@ fn an_entry_is_bounded_and_pushes_nothing_out() {
     journal.note("step", json!({"n": 3, "changes": changes}));
     let (entries, skipped) = all(&path);
     assert_eq!((numbers(&entries), skipped), (vec![0, 1, 2, 3], 0));
-    let (kind, message) = entries[1].error().unwrap();
-    assert!(kind == "apiError" && message.starts_with("failed: éé") && message.ends_with("é!"), "{kind}");
+    let Told { kind, message, .. } = entries[1].error().unwrap();
+    assert!(
+        kind == Word::Known(FailureKind::ApiError) && message.starts_with("failed: éé") && message.ends_with("é!"),
+        "{kind}"
+    );
     assert!(message.len() < 5_000 && message.contains("bytes left out"), "{} bytes", message.len());
-    assert_eq!(entries[2].troubles().last().unwrap().2, "… and 19936 more");
+    assert_eq!(entries[2].troubles().last().unwrap().message, "… and 19936 more");
     assert!(std::fs::metadata(&path).unwrap().len() < 400 << 10);
     while let Ok(entry) = heard.try_recv() {
         assert!(entry.to_string().len() < 300 << 10);

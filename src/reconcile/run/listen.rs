@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use crate::backend::{Engine, EngineError, EngineErrorKind, EngineEvent, Events};
+use crate::backend::{Engine, EngineError, EngineErrorKind, EngineEvent, EventKind, Events};
 use crate::backoff::Backoff;
 use crate::error::Chain;
 use crate::model::Ownership;
@@ -121,7 +121,7 @@ impl<'a, E: Engine> Listener<'a, E> {
                             if slept {
                                 return Heard::Slept;
                             }
-                            if is_worth_a_look(&event.action) {
+                            if event.kind != EventKind::Quiet {
                                 return Heard::Event(event);
                             }
                         }
@@ -205,12 +205,6 @@ fn drift(elapsed: Duration, wall: SystemTime, now: SystemTime) -> Duration {
     }
 }
 
-/// Commands and health checks change nothing that a look shows; and those that we run ourselves must not wake us.
-fn is_worth_a_look(action: &str) -> bool {
-    const QUIET: [&str; 8] = ["exec", "health_status", "attach", "detach", "mount", "unmount", "export", "save"];
-    !QUIET.iter().any(|quiet| action.starts_with(quiet))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,17 +218,5 @@ mod tests {
         assert!(!slept(wall + elapsed + Duration::from_secs(2)), "a clock that is adjusted a little");
         assert!(slept(wall + elapsed + day), "set forward, or slept");
         assert!(slept(wall - day), "set back");
-    }
-
-    #[test]
-    fn commands_and_checks_wake_nobody() {
-        for action in ["exec", "exec_died", "health_status", "health_status: healthy", "attach", "mount"] {
-            assert!(!is_worth_a_look(action), "{action}");
-        }
-        for action in
-            ["die", "died", "kill", "stop", "pause", "remove", "rename", "start", "untag", "a word of tomorrow"]
-        {
-            assert!(is_worth_a_look(action), "{action}");
-        }
     }
 }

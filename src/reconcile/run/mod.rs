@@ -34,12 +34,12 @@ use super::flights::Flight;
 use super::journal::Journal;
 use super::{Options, Refusal, Report, Reporter, Taken, reached_otherwise};
 use crate::act::Slots;
-use crate::backend::{Deaths, Engine, Store, Vm, World};
+use crate::backend::{Deaths, Engine, EventKind, Store, Vm, World};
 use crate::backoff::Backoff;
 use crate::handles::Scratch;
-use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
+use crate::model::{AgentName, Desired, FailureKind, ImageSource, Observed, Owner, Reach, Seen, Version};
 use crate::observe::{Distrust, ManifestFault, Published, accept_published, observe};
-use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
+use crate::plan::{Lane, Plan, Policy, Step, StepKey, WaitingOn, plan};
 use crate::readiness::{Unready, steady_after, unready};
 use crashes::Crashes;
 use health::Checks;
@@ -192,14 +192,14 @@ struct Running<'a, V, E, S> {
     /// What steps work in.
     slots: Slots,
     /// Lanes in flight.
-    flying: BTreeMap<String, Flown>,
+    flying: BTreeMap<Lane, Flown>,
     /// What woke us for the newest look, as the journal says it.
     trigger: String,
     setbacks: Setbacks,
     crashes: Crashes,
     /// Steps that ended well since the last look, and how often that did not help.
-    done: BTreeSet<(String, String)>,
-    repeats: BTreeMap<(String, String), u32>,
+    done: BTreeSet<(StepKey, String)>,
+    repeats: BTreeMap<(StepKey, String), u32>,
     last_start: Option<Instant>,
     asks: Vec<Ask>,
     /// Who asks how things are.
@@ -486,7 +486,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         match heard {
             Heard::Event(event) => {
                 self.count_end(&event);
-                let is_known = |name: &String| event.action.starts_with("die") && self.moving.contains_key(name);
+                let is_known = |name: &String| event.kind == EventKind::Died && self.moving.contains_key(name);
                 // Of an end that was seen already, the look that is due will tell what comes of it.
                 if !event.container.as_ref().is_some_and(is_known) {
                     self.wake_soon(Trigger::Podman);
@@ -497,7 +497,9 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
                 // Another Podman may keep its exit files elsewhere.
                 self.deaths = None;
                 self.deaths_tried = false;
-                self.setbacks.forget(|_, setback| matches!(setback.kind, "transportUnavailable" | "timeout"));
+                self.setbacks.forget(|_, setback| {
+                    matches!(setback.kind, FailureKind::TransportUnavailable | FailureKind::Timeout)
+                });
                 self.wake_at(Trigger::Podman, Instant::now());
             }
             Heard::Lost(why) => {
@@ -655,7 +657,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             }
             self.crashes.forgive(name);
             // A successor that is waited for is not wanted any more.
-            if let Some(flown) = self.flying.get(&super::lane_of(name)) {
+            if let Some(flown) = self.flying.get(&Lane::Agent(name.clone())) {
                 flown.cancel.cancel();
                 // Of one that is suspended, or not in the file any more, nobody might go on with what was begun.
                 if self.desired.agents.get(name).is_some_and(|now| !now.suspend) {

@@ -19,8 +19,10 @@ pub enum News {
     Trouble {
         /// Which; `None` when it is none in particular.
         agent: Option<AgentName>,
-        /// Why.
+        /// Why, and what becomes of it.
         why: String,
+        /// Why, alone: as the step that failed told it.
+        cause: String,
     },
     /// What was in an agent's way is gone.
     Recovered {
@@ -85,7 +87,8 @@ impl News {
     pub(in crate::reconcile) fn write(&self, journal: &Journal) {
         let fields = match self {
             News::Converged { agents } => json!({ "agents": agents }),
-            News::Trouble { agent, why } => json!({ "agent": agent, "message": why }),
+            News::Trouble { agent, why, cause } if cause == why => json!({ "agent": agent, "message": why }),
+            News::Trouble { agent, why, cause } => json!({ "agent": agent, "message": why, "cause": cause }),
             News::Recovered { agent } => json!({ "agent": agent }),
             News::PodmanLost { why } | News::FileRejected { why } | News::ManifestRefused { why, .. } => {
                 json!({ "message": why })
@@ -123,8 +126,8 @@ impl fmt::Display for News {
         match self {
             News::Converged { agents: 1 } => f.write_str("converged: 1 agent is as the state file says"),
             News::Converged { agents } => write!(f, "converged: {agents} agents are as the state file says"),
-            News::Trouble { agent: Some(agent), why } => write!(f, "agent `{agent}`: {why}"),
-            News::Trouble { agent: None, why } => f.write_str(why),
+            News::Trouble { agent: Some(agent), why, .. } => write!(f, "agent `{agent}`: {why}"),
+            News::Trouble { agent: None, why, .. } => f.write_str(why),
             News::Recovered { agent: Some(agent) } => write!(f, "agent `{agent}`: recovered"),
             News::Recovered { agent: None } => f.write_str("recovered"),
             News::PodmanLost { why } => write!(f, "Podman cannot be reached: {why}"),

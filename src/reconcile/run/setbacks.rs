@@ -10,8 +10,8 @@ use super::crashes::is_kill;
 use crate::act::{ActError, Disposition, Ending};
 use crate::backend::EngineErrorKind;
 use crate::backoff::Backoff;
-use crate::model::{AgentName, RestartPolicy};
-use crate::plan::stays_ended;
+use crate::model::{AgentName, FailureKind, RestartPolicy};
+use crate::plan::{StepKey, stays_ended};
 
 /// For a step that may succeed by itself, e.g. when Podman answers again.
 const PASSING: Backoff = Backoff { first: Duration::from_millis(500), longest: LONGEST };
@@ -23,10 +23,17 @@ const LONGEST: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cause {
     pub agent: Option<AgentName>,
-    /// As `reconcile::key` tells steps apart.
-    pub what: String,
+    pub what: What,
     /// Whether it is one of starting a container that is there: that it succeeds says nothing about replacing it.
     pub is_start: bool,
+}
+
+/// What of an agent keeps failing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum What {
+    Step(StepKey),
+    /// Its health: it was restarted for want of it.
+    Health,
 }
 
 /// Something that failed and has not succeeded since.
@@ -36,8 +43,7 @@ pub(super) struct Setback {
     pub failures: u32,
     /// `None`: not before what is wanted changes.
     pub retry_at: Option<Instant>,
-    /// The fixed word for the failure.
-    pub kind: &'static str,
+    pub kind: FailureKind,
     /// The failure in a sentence.
     pub message: String,
     /// The failure itself, where it is one of a step.
@@ -56,7 +62,7 @@ pub(super) struct Setback {
 
 /// What failed, in the words of a [`Setback`].
 pub(super) struct Failure {
-    pub kind: &'static str,
+    pub kind: FailureKind,
     pub message: String,
     pub error: Option<Arc<ActError>>,
     pub step: Option<String>,
@@ -65,7 +71,7 @@ pub(super) struct Failure {
 
 impl Failure {
     /// Something that an observation found.
-    pub fn found(kind: &'static str, message: String) -> Self {
+    pub fn found(kind: FailureKind, message: String) -> Self {
         Self { kind, message, error: None, step: None, trigger: String::new() }
     }
 }
@@ -215,13 +221,14 @@ impl Setbacks {
 mod tests {
     use super::*;
     use crate::backend::EngineError;
+    use crate::plan::ActionKind;
 
     fn cause(what: &str) -> Cause {
-        Cause { agent: None, what: what.to_owned(), is_start: false }
+        Cause { agent: None, what: What::Step(StepKey::new(ActionKind::StartContainer, what)), is_start: false }
     }
 
     fn fail(setbacks: &mut Setbacks, what: &str, tried: &str, schedule: Schedule, now: Instant) -> Option<Duration> {
-        let words = Failure::found("apiError", "no".to_owned());
+        let words = Failure::found(FailureKind::ApiError, "no".to_owned());
         setbacks.failed(cause(what), tried.to_owned(), words, schedule, now).map(|at| at - now)
     }
 

@@ -7,17 +7,19 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::crashes::Waiting;
-use super::setbacks::{Cause, Setback};
+use super::setbacks::{Cause, Setback, What};
 use super::work::cause;
 use super::{Flown, News, Runner, Running};
 use crate::act::in_one_line;
 use crate::backend::{Engine, Store, Vm};
-use crate::model::{AgentName, ContainerId, ContainerName, Observed};
-use crate::plan::Plan;
+use crate::model::{AgentName, ContainerId, ContainerName, FailureKind, Observed};
+use crate::plan::{Lane, Plan};
 use crate::readiness::AgentHealth;
-use crate::reconcile::lane_of;
-use crate::status::{AgentStatus, Condition, Status, carry_over, in_words, status};
+use crate::status::{
+    AgentStatus, ConditionReason, HealthStatus, Status, SyncStatus, carry_over, in_words, not_ready, status,
+};
 use crate::why::Failure;
+use crate::words::Word;
 
 /// What `run` sees and does.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,8 +47,8 @@ pub struct View {
 pub struct BackingOff {
     /// Which agent.
     pub agent: Option<AgentName>,
-    /// The fixed word for the failure.
-    pub kind: &'static str,
+    /// What kind of failure it is.
+    pub kind: FailureKind,
     /// The failure in a sentence.
     pub cause: String,
     /// How often in a row.
@@ -56,17 +58,17 @@ pub struct BackingOff {
     /// It is a step that failed, rather than one that did not help.
     pub is_a_step: bool,
     /// What fails, as the loop tells steps apart.
-    what: String,
+    what: Option<What>,
 }
 
 impl BackingOff {
     /// The reason of the conditions of its agent.
-    fn reason(&self) -> &'static str {
+    fn reason(&self) -> ConditionReason {
         match self.kind {
-            "rolledBack" => "RolledBack",
-            "crashLoop" => "CrashLoop",
-            "nonConvergent" => "NonConvergent",
-            _ => "BackingOff",
+            FailureKind::RolledBack => ConditionReason::RolledBack,
+            FailureKind::CrashLoop => ConditionReason::CrashLoop,
+            FailureKind::NonConvergent => ConditionReason::NonConvergent,
+            _ => ConditionReason::BackingOff,
         }
     }
 }
@@ -89,10 +91,26 @@ impl std::fmt::Display for BackingOff {
 #[derive(Debug, Default)]
 pub(super) struct Told {
     status: Option<Status>,
-    troubles: BTreeMap<(Option<AgentName>, &'static str), String>,
+    troubles: BTreeMap<(Option<AgentName>, Subject), Problem>,
     podman_lost: bool,
     converged: bool,
     ids: BTreeSet<ContainerId>,
+}
+
+/// What of an agent is told once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Off(FailureKind),
+    Unready,
+    Blocked,
+}
+
+/// What was told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Problem {
+    why: String,
+    /// The failure alone.
+    cause: String,
 }
 
 impl Told {
@@ -114,7 +132,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         let now = SystemTime::now();
         let backing_off = self.backing_off();
         let mut shown = plan.clone();
-        let in_flight = |name: &&AgentName| self.flying.contains_key(&lane_of(name));
+        let in_flight = |name: &&AgentName| self.flying.contains_key(&Lane::Agent((*name).clone()));
         let agents = self.desired.agents.keys().filter(in_flight).cloned().collect();
         shown.mark_under_way(&agents, &self.desired, "`steadfast run`");
         let mut status = status(&self.desired, observed, &shown, now, self.steady());
@@ -158,17 +176,17 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             failures: setback.failures,
             retry_at: setback.retry_at.map(wall),
             is_a_step: setback.error.is_some(),
-            what: cause.what.clone(),
+            what: Some(cause.what.clone()),
         };
         let setbacks = self.setbacks.iter().map(of_setback);
         let crashes = self.crashes.waiting(now).map(|waiting| BackingOff {
             agent: Some(waiting.agent.clone()),
-            kind: "crashLoop",
+            kind: FailureKind::CrashLoop,
             cause: self.how_it_ends(&waiting),
             failures: waiting.failures,
             retry_at: Some(wall(waiting.until)),
             is_a_step: false,
-            what: String::new(),
+            what: None,
         });
         setbacks.chain(crashes).collect()
     }
@@ -184,7 +202,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             let steady = steady.as_secs();
             let message =
                 format!("it was in a crash loop and was started again; ready once it has stayed up for {steady} s");
-            agent.doubt("Progressing", "Restarted", message, false);
+            agent.doubt(HealthStatus::Progressing, ConditionReason::Restarted, &message, false);
             status.converged = false;
             self.wake_at(super::Trigger::Retry, Instant::now() + left);
         }
@@ -194,7 +212,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     fn is_tried_now(&self, off: &BackingOff) -> bool {
         let same = |flown: &Flown| {
             let cause = cause(&flown.step);
-            (&cause.agent, &cause.what) == (&off.agent, &off.what)
+            cause.agent == off.agent && Some(&cause.what) == off.what.as_ref()
         };
         self.flying.values().any(same)
     }
@@ -202,10 +220,10 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     /// A step in flight is not still to be done.
     fn tell_what_is_under_way(&self, status: &mut Status) {
         for Flown { step, .. } in self.flying.values() {
-            let to_do = format!("{} ({})", step.action, step.reason);
+            let key = Some(step.key());
             let conditions = status.agents.values_mut().flat_map(|agent| &mut agent.conditions);
-            for condition in conditions.filter(|one| one.message.strip_prefix("to do: ") == Some(&to_do)) {
-                condition.message = format!("under way: {to_do}");
+            for condition in conditions.filter(|one| one.to_do == key) {
+                condition.message = format!("under way: {} ({})", step.action, step.reason);
             }
         }
     }
@@ -220,7 +238,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             if let Some(container) = container.filter(|seen| has_last_words(agent) && seen.owner.is_of(name)) {
                 silent.push((name, &container.id, &wanted.container));
             }
-            if agent.sync != "Synced" && !agent.desired.suspend {
+            if agent.sync != SyncStatus::Synced && !agent.desired.suspend {
                 agent.last_failure = self.setbacks.newest_of(name).map(in_the_journal);
             }
         }
@@ -277,9 +295,10 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         let backing_off = self.backing_off();
         let mut troubles = BTreeMap::new();
         // What went away just when it was to be touched is seen by the next look; it is no news unless that goes on.
-        let passing = |off: &&BackingOff| off.kind == "notFound" && off.failures == 1;
+        let passing = |off: &&BackingOff| off.kind == FailureKind::NotFound && off.failures == 1;
         for one in backing_off.iter().filter(|off| !passing(off)) {
-            troubles.insert((one.agent.clone(), one.kind), BackingOff { failures: 1, ..one.clone() }.to_string());
+            let why = BackingOff { failures: 1, ..one.clone() }.to_string();
+            troubles.insert((one.agent.clone(), Subject::Off(one.kind)), Problem { why, cause: one.cause.clone() });
         }
         for unready in self.unready.iter().filter(|unready| !unready.health.is_progressing()) {
             let Some(agent) = self.desired.agents.get(&unready.agent) else { continue };
@@ -288,17 +307,19 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
                 AgentHealth::CrashLoop(_) => format!("container `{}` is in a crash loop", agent.container.name),
                 health => in_words(agent, health).1,
             };
-            troubles.entry((Some(unready.agent.clone()), "unready")).or_insert(why);
+            let key = (Some(unready.agent.clone()), Subject::Unready);
+            troubles.entry(key).or_insert(Problem { cause: why.clone(), why });
         }
         for trouble in super::super::report::blocked(plan) {
             let hidden = self.told.podman_lost && trouble.is_unseen();
             if !hidden {
-                troubles.insert((trouble.agent().cloned(), "blocked"), trouble.to_string());
+                let (why, cause) = (trouble.to_string(), trouble.cause());
+                troubles.insert((trouble.agent().cloned(), Subject::Blocked), Problem { why, cause });
             }
         }
         // What cannot be seen now has not gone away, nor has what is being tried once more.
         let now = Instant::now();
-        for (key, why) in &self.told.troubles {
+        for (key, problem) in &self.told.troubles {
             let over = match &key.0 {
                 _ if self.told.podman_lost => false,
                 Some(agent) => status.agents.get(agent).is_none_or(|seen| {
@@ -307,13 +328,14 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
                 None => true,
             };
             if !over && !troubles.keys().any(|(agent, _)| *agent == key.0) {
-                troubles.insert(key.clone(), why.clone());
+                troubles.insert(key.clone(), problem.clone());
             }
         }
         let mut news = Vec::new();
-        for (key, why) in &troubles {
-            if self.told.troubles.get(key) != Some(why) {
-                news.push(News::Trouble { agent: key.0.clone(), why: why.clone() });
+        for (key, problem) in &troubles {
+            if self.told.troubles.get(key) != Some(problem) {
+                let Problem { why, cause } = problem.clone();
+                news.push(News::Trouble { agent: key.0.clone(), why, cause });
             }
         }
         let had: BTreeSet<_> = self.told.troubles.keys().map(|(agent, _)| agent.clone()).collect();
@@ -335,7 +357,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
 
 /// Whether an agent's container ended or fails its check, and so may have said why.
 fn has_last_words(agent: &AgentStatus) -> bool {
-    matches!(agent.health, "Degraded" | "Failed") && agent.container.is_some()
+    matches!(agent.health, HealthStatus::Degraded | HealthStatus::Failed) && agent.container.is_some()
 }
 
 /// A failure as the journal tells it.
@@ -346,7 +368,9 @@ fn in_the_journal(setback: &Setback) -> Failure {
         times: setback.failures,
         trigger: setback.trigger.clone(),
         step: setback.step.clone(),
-        kind: setback.kind.to_owned(),
+        done: None,
+        pull: setback.error.as_ref().and_then(|err| err.pull().cloned()),
+        kind: Word::Known(setback.kind),
         message: setback.message.clone(),
     }
 }
@@ -357,17 +381,8 @@ fn annotate(status: &mut Status, off: &BackingOff) {
     if agent.ready {
         return;
     }
-    let stalled = off.retry_at.is_none() || off.kind == "nonConvergent";
-    let holds = |condition: &Condition| match condition.kind {
-        "Reconciling" => !stalled,
-        "Stalled" => stalled,
-        _ => false,
-    };
-    for condition in &mut agent.conditions {
-        condition.status = if holds(condition) { "True" } else { "False" };
-        condition.reason = off.reason();
-        condition.message = off.to_string();
-    }
+    let stalled = off.retry_at.is_none() || off.kind == FailureKind::NonConvergent;
+    not_ready(&mut agent.conditions, stalled, off.reason(), &off.to_string());
 }
 
 /// The time on the wall at a moment of ours.
@@ -390,12 +405,12 @@ mod tests {
     fn the_log_of_what_is_backed_off_stays_at_the_end() {
         let off = |cause: &str| BackingOff {
             agent: None,
-            kind: "rolledBack",
+            kind: FailureKind::RolledBack,
             cause: cause.to_owned(),
             failures: 1,
             retry_at: None,
             is_a_step: true,
-            what: String::new(),
+            what: None,
         };
         assert_eq!(off("it failed").to_string(), "it failed; not tried again before what is wanted changes");
         assert_eq!(

@@ -9,25 +9,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::crashes::Verdict;
 use super::health::Patient;
-use super::setbacks::{Cause, Failure, LASTING, Schedule, schedule};
+use super::setbacks::{Cause, Failure, LASTING, Schedule, What, schedule};
 use super::view::agent_of;
 use super::{BLIND, Flown, NEVER, Running, STILL_CRASH_LOOPING, TIDYING, TRANSITION, Trigger, jittered};
 use crate::act::{ActError, Patience, Slot, obstacle};
-use crate::backend::{Engine, EngineEvent, Store, Vm};
+use crate::backend::{Engine, EngineEvent, EventKind, Store, Vm};
 use crate::model::{
-    AgentName, AgentState, ContainerName, ContainerState, Desired, Health, Observed, Phase, Rung, Transport,
+    AgentName, AgentState, ContainerName, ContainerState, Desired, FailureKind, Health, Observed, Phase, Rung,
+    Transport,
 };
-use crate::plan::{Action, Plan, Reason, Revival, Step, WaitingOn};
+use crate::plan::{Action, Lane, Plan, Reason, Revival, Step, Waiting, WaitingOn};
 use crate::readiness::{AgentHealth, CheckedBy, Unready, checked_by};
 use crate::reconcile::flights::{Landed, fly};
-use crate::reconcile::{
-    ANSWER_POLL, Report, Taken, Trouble, is_container_step, is_vm_step, key, key_of, lane, lane_of, opens_ways, report,
-};
+use crate::reconcile::{ANSWER_POLL, Report, Taken, Trouble, opens_ways, report};
 
 /// How long Podman is reached in a lower way before a look tries the best one.
 const BETTER_WAY: Duration = Duration::from_secs(61);
-/// What an agent's restarts for want of health are remembered by.
-const HEALTH: &str = "health";
 /// A step that ended well so often, and is still wanted, does not help.
 const REPEATS: u32 = 2;
 
@@ -38,15 +35,15 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             return;
         }
         self.connected_deaths(observed);
-        let ready = plan.ready.iter().map(|step| key(&step.action));
-        let waiting = plan.waiting.iter().map(|waiting| key_of(waiting.kind, &waiting.target));
-        let wanted: BTreeSet<_> = ready.chain(waiting).collect();
+        let ready = plan.ready.iter().map(Step::key);
+        let waiting = plan.waiting.iter().map(Waiting::key);
+        let wanted: BTreeSet<_> = ready.chain(waiting).map(What::Step).collect();
         let desired = self.desired.clone();
         self.setbacks.forget(|cause, _| match &cause.agent {
-            Some(agent) if cause.what == HEALTH => is_healthy(observed, &desired, agent),
+            Some(agent) if cause.what == What::Health => is_healthy(observed, &desired, agent),
             _ => !wanted.contains(&cause.what),
         });
-        self.repeats.retain(|(key, _), _| wanted.contains(key));
+        self.repeats.retain(|(key, _), _| wanted.contains(&What::Step(key.clone())));
         self.notice_what_does_not_help(plan);
     }
 
@@ -63,7 +60,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     fn notice_what_does_not_help(&mut self, plan: &Plan) {
         let now = Instant::now();
         for done in std::mem::take(&mut self.done) {
-            let again = plan.ready.iter().find(|step| key(&step.action) == done.0 && step.reason.to_string() == done.1);
+            let again = plan.ready.iter().find(|step| step.key() == done.0 && step.reason.to_string() == done.1);
             // What ends as soon as it is started is the subject of `crashes`.
             let ends = |step: &&Step| matches!(step.action, Action::StartContainer { how: Revival::Start, .. });
             let Some(step) = again.filter(|step| !ends(step)) else {
@@ -74,7 +71,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             *times += 1;
             if *times >= REPEATS {
                 let message = format!("{} succeeded, but still: {}", step.action, step.reason);
-                let what = Failure::found("nonConvergent", message);
+                let what = Failure::found(FailureKind::NonConvergent, message);
                 self.setbacks.failed(cause(step), tried(step), what, Schedule::Lasting, now);
             }
         }
@@ -85,7 +82,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         let now = Instant::now();
         self.judged_at = now;
         self.others_wait = !plan.waiting.is_empty();
-        let ready: Vec<_> = plan.ready.iter().filter(|step| !self.flying.contains_key(&lane(step))).collect();
+        let ready: Vec<_> = plan.ready.iter().filter(|step| !self.flying.contains_key(&step.lane())).collect();
         let queue = ready.into_iter().filter(|step| self.may_take(step, now)).cloned().collect();
         self.queue = queue;
         self.launch_queue()
@@ -98,11 +95,11 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         }
         let mut launched = false;
         for step in std::mem::take(&mut self.queue) {
-            let lane = lane(&step);
+            let lane = step.lane();
             let slot = match step.action {
                 _ if self.flying.contains_key(&lane) => None,
                 Action::FetchArtifact { .. } => {
-                    let downloads = self.flying.keys().filter(|lane| lane.starts_with("fetchArtifact ")).count();
+                    let downloads = self.flying.keys().filter(|lane| lane.is_fetch()).count();
                     (downloads < self.with.options.downloads.max(1)).then(Slot::default)
                 }
                 _ => self.slots.take(),
@@ -131,7 +128,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         if let Some(agent) = &step.agent {
             self.first_ends.remove(agent);
         }
-        self.flying.insert(lane(&step), flown);
+        self.flying.insert(step.lane(), flown);
         let patience = Patience { cancel, outdated, ..patience };
         self.flights.push(fly(self.with.world, step, patience, self.with.reporter, self.stop));
     }
@@ -165,7 +162,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         let (Action::StartContainer { how, .. }, Some(agent)) = (&step.action, &step.agent) else { return true };
         match (how, &step.reason) {
             (Revival::Restart, _) => {
-                let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned(), is_start: false };
+                let health = Cause { agent: Some(agent.clone()), what: What::Health, is_start: false };
                 self.setbacks.may_try(&health, "", now)
             }
             (Revival::Start, Reason::NotRunning(Phase::Exited { code })) => {
@@ -181,13 +178,13 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     pub(super) fn land(&mut self, landed: Landed) {
         let opens = self.others_wait && opens_ways(&landed);
         let Landed { step, outcome, took } = landed;
-        let flown = self.flying.remove(&lane(&step));
+        let flown = self.flying.remove(&step.lane());
         tracing::info!(
-            kind = step.action.kind(),
+            kind = step.action.kind().as_str(),
             target = %step.action.target(),
             agent = step.agent.as_ref().map(AgentName::as_str),
             reason = %step.reason,
-            error = outcome.as_ref().err().map(|err| err.kind()),
+            error = outcome.as_ref().err().map(|err| err.kind().as_str()),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "took a step"
         );
@@ -195,12 +192,12 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         self.with.journal.step(&step, outcome.as_ref().map_err(|err| &**err), took);
         self.with.journal.woken_by(&self.trigger);
         let now = Instant::now();
-        if is_vm_step(&step.action) {
+        if step.action.kind().is_vm() {
             self.vm_watch.renew();
         }
         match &outcome {
             Ok(done) => {
-                self.done.insert((key(&step.action), step.reason.to_string()));
+                self.done.insert((step.key(), step.reason.to_string()));
                 self.succeeded(&step, done.started.is_some(), now);
             }
             Err(error) if matches!(**error, ActError::Interrupted) => {}
@@ -249,9 +246,9 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         self.last_start = Some(now);
         self.crashes.started(agent, now);
         if matches!(step.action, Action::StartContainer { how: Revival::Restart, .. }) {
-            let health = Cause { agent: Some(agent.clone()), what: HEALTH.to_owned(), is_start: false };
+            let health = Cause { agent: Some(agent.clone()), what: What::Health, is_start: false };
             let message = format!("container `{}` was restarted since it is unhealthy", step.action.target());
-            let failure = Failure::found("unhealthy", message);
+            let failure = Failure::found(FailureKind::Unhealthy, message);
             self.setbacks.failed(health, String::new(), failure, Schedule::Lasting, now);
         }
     }
@@ -262,12 +259,12 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     pub(super) fn count_end(&mut self, event: &EngineEvent) {
         let (Some(code), Some(name)) = (event.exit_code, &event.container) else { return };
         let Ok(name) = ContainerName::new(name.as_str()) else { return };
-        if !event.action.starts_with("die") {
+        if event.kind != EventKind::Died {
             return;
         }
         let Some(agent) = agent_of(&self.desired, &name).cloned() else { return };
         // Our own doing, or a successor's end.
-        if self.flying.contains_key(&lane_of(&agent)) {
+        if self.flying.contains_key(&Lane::Agent(agent.clone())) {
             self.first_ends.entry(agent).or_insert(code);
             return;
         }
@@ -301,7 +298,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             let seen = observed.guest.present().and_then(|guest| guest.containers.get(container));
             let Some(seen) = seen.filter(|seen| seen.owner.is_of(&name)) else { continue };
             let ours_to_stop = agent.state == AgentState::Running && !agent.suspend;
-            if !ours_to_stop || self.flying.contains_key(&lane_of(&name)) {
+            if !ours_to_stop || self.flying.contains_key(&Lane::Agent(name.clone())) {
                 continue;
             }
             self.crashes.held(&name, code, Instant::now());
@@ -335,7 +332,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             let check = agent.container.healthcheck.as_ref().or(seen.check.as_ref());
             let checked = seen.owner.is_of(name) && seen.phase == Phase::Running && agent.state == AgentState::Running;
             // A step that is under way does its own.
-            let busy = self.flying.contains_key(&lane_of(name));
+            let busy = self.flying.contains_key(&Lane::Agent(name.clone()));
             (checked && !busy).then_some(Patient {
                 id: &seen.id,
                 started_at: seen.started_at,
@@ -456,8 +453,10 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
             Some(Trouble::Failed { agent: cause.agent.clone(), error: setback.error.clone()? })
         });
         let off = self.backing_off().into_iter().filter(|off| !off.is_a_step);
-        let recurring =
-            off.map(|off| Trouble::Recurring { agent: off.agent.clone(), kind: off.kind, message: off.to_string() });
+        let recurring = off.map(|off| {
+            let message = off.to_string();
+            Trouble::Recurring { agent: off.agent, kind: off.kind, cause: off.cause, message }
+        });
         let known: Vec<_> = failed.chain(recurring).chain(report::blocked(plan)).collect();
         let is_new = |trouble: &Trouble| !known.iter().any(|other| other.agent() == trouble.agent());
         let not_ready: Vec<_> = not_ready.into_iter().filter(is_new).collect();
@@ -492,7 +491,7 @@ fn is_healthy(observed: &Observed, desired: &Desired, agent: &AgentName) -> bool
 
 pub(super) fn cause(step: &Step) -> Cause {
     let is_start = matches!(step.action, Action::StartContainer { .. });
-    Cause { agent: step.agent.clone(), what: key(&step.action), is_start }
+    Cause { agent: step.agent.clone(), what: What::Step(step.key()), is_start }
 }
 
 /// What tells a step from another one with the same cause.
@@ -519,7 +518,7 @@ fn tried(step: &Step) -> String {
             let spec = &make.spec;
             format!("{kind} {} {:?} {:?} {:?}", spec.template.digest, spec.cpus, spec.memory, spec.disk)
         }
-        _ if is_container_step(&step.action) => kind.to_owned(),
+        _ if step.action.kind().is_container() => kind.to_string(),
         _ => String::new(),
     }
 }

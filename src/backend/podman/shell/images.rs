@@ -12,7 +12,7 @@ use super::run::{Ended, Running, answer, complaint};
 use super::{Shell, script};
 use crate::backend::podman::auth;
 use crate::backend::podman::emulation;
-use crate::backend::podman::error::{About, timed_out};
+use crate::backend::podman::error::{About, of_pull, timed_out};
 use crate::backend::podman::image::{refuse_if_used, tag_name};
 use crate::backend::podman::life::unless_gone;
 use crate::backend::podman::upload::Upload;
@@ -179,7 +179,8 @@ impl Shell {
         let (stdout, stderr) = tokio::try_join!(answer(&call, &mut stdout), news)?;
         let ended = tokio::time::timeout(PULL_STALL, child.ended()).await;
         let code = ended.map_err(|_| timed_out(&what, call.shown(), PULL_STALL))?.map_err(|err| call.broken(&err))?;
-        let answer = self.success(&call, Ended { code, stdout, stderr })?;
+        let ended = self.success(&call, Ended { code, stdout, stderr });
+        let answer = ended.map_err(|err| of_pull(err, &what, reference))?;
         // The id is all that it prints on standard output, and the last of it.
         let answer = String::from_utf8_lossy(&answer).into_owned();
         match answer.split_whitespace().next_back() {

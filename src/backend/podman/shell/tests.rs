@@ -256,8 +256,8 @@ fn loaded_names_are_read() {
 fn events_of_the_command_line_are_read() {
     let owner = Name::new("demo").unwrap().into();
     let seen: Vec<_> = EVENTS.lines().filter_map(|line| wire::event(line.as_bytes(), &owner)).collect();
-    let event = |action: &str, container: Option<&str>, exit_code| EngineEvent {
-        action: action.into(),
+    let event = |word: &str, container: Option<&str>, exit_code| EngineEvent {
+        kind: wire::event_kind(word),
         container: container.map(str::to_owned),
         exit_code,
     };
