@@ -97,6 +97,12 @@ require_rust() {
   if ! have cargo && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"; fi
   have cargo || die "Rust is not installed: there is no \`cargo\` in PATH" "install it from https://rustup.rs, then run this again"
   have cc || have gcc || have clang || install_packages gcc libc6-dev || die "Rust needs a C linker, and there is no \`cc\` in PATH"
+  # rust-toolchain.toml asks rustup for the stable channel. Where another toolchain is there and that one is not, it serves as well:
+  # downloading one may take long, and offline it fails. How old it may be is for `rust-version` in Cargo.toml to say.
+  if have rustup && [ -z "${RUSTUP_TOOLCHAIN:-}" ] && ! rustup toolchain list 2>/dev/null | grep -q '^stable-'; then
+    RUSTUP_TOOLCHAIN=$(rustup default 2>/dev/null | cut -d ' ' -f 1)
+    if [ -n "$RUSTUP_TOOLCHAIN" ]; then export RUSTUP_TOOLCHAIN; else unset RUSTUP_TOOLCHAIN; fi
+  fi
 }
 
 # build_steadfast REPOSITORY: sets STEADFAST to a release build of the tree, or, where it is set already, only looks at it.

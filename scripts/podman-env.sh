@@ -9,6 +9,7 @@
 #   podman_env_start DIR                       DIR must not exist or be empty; exports CONTAINER_HOST and CONTAINERS_CONF
 #   in_podman_ns CMD…                          runs CMD where published ports answer on 127.0.0.1
 #   podman_env_cli ARG…                        podman with the private configuration, without the socket
+#   podman_env_test_variables                  exports what the suites in tests/ find it by
 #   podman_env_attach DIR                      in another process, to use or stop what podman_env_start left running
 #   podman_env_stop                            stops exactly what was started, and removes DIR
 #
@@ -82,6 +83,15 @@ in_podman_ns() {
 }
 
 podman_env_cli() { if is_macos; then podman "$@"; else in_podman_ns env "${pe_environment[@]}" podman "$@"; fi; }
+
+# What the suites go by (see tests/podman.rs and tests/apply.rs).
+podman_env_test_variables() {
+  export STEADFAST_TEST_PODMAN_SOCKET=$pe_socket
+  # The registry ports which this Podman reaches over plain HTTP.
+  export STEADFAST_TEST_REGISTRY=$PODMAN_ENV_REGISTRY STEADFAST_TEST_LOGIN_REGISTRY=$PODMAN_ENV_LOGIN_REGISTRY
+  # Where `podman` without the socket is the same Podman.
+  if [ -r "$pe_dir/local.env" ]; then export STEADFAST_TEST_PODMAN_ENV=$pe_dir/local.env; fi
+}
 
 podman_env_attach() {
   [ -r "$1/state.sh" ] || return 1

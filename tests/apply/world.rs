@@ -289,9 +289,14 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// A host port that is free now, outside the range the kernel hands out by itself.
 pub fn port() -> u16 {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    const EACH: u16 = 500;
+    // Processes beside this one, as nextest's, look elsewhere.
+    let slot = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").ok().and_then(|slot| slot.parse().ok());
+    let pid = u16::try_from(std::process::id() % 10_000).expect("small");
+    let slot: u16 = slot.unwrap_or(pid / EACH);
     loop {
         let step = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let port = 20_000 + (u16::try_from(std::process::id() % 6_000).expect("small") + step) % 10_000;
+        let port = 20_000 + (slot % 20) * EACH + (pid % EACH + step) % EACH;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use steadfast::backend::{Engine, EngineErrorKind, Progress};
 use steadfast::model::ImageRef;
-use tokio::sync::{Mutex, MutexGuard};
 
 use crate::bench::{Bench, within};
 use crate::support::registry;
@@ -15,16 +14,15 @@ use crate::support::registry;
 /// The registry, when this test started it.
 struct Registry {
     /// One test at a time: the one that started it also ends it.
-    _turn: MutexGuard<'static, ()>,
+    _turn: std::fs::File,
     address: String,
     child: Option<(Child, tempfile::TempDir)>,
 }
 
 impl Registry {
     async fn reachable() -> Self {
-        static TURN: Mutex<()> = Mutex::const_new(());
-        let turn = TURN.lock().await;
         let address = std::env::var("STEADFAST_TEST_REGISTRY").unwrap_or_else(|_| "127.0.0.1:5097".to_owned());
+        let turn = crate::support::turn(&address);
         if TcpStream::connect(&address).is_ok() {
             return Self { _turn: turn, address, child: None };
         }

@@ -213,7 +213,9 @@ impl Sandbox {
 
 /// Tells the test runner that this test cannot run here; see `tests/run.sh`.
 pub fn skip(why: &str) {
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    // A process that runs one test alone may do so in its main thread.
+    let thread = std::thread::current().name().filter(|name| *name != "main").map(str::to_owned);
+    let name = thread.or_else(|| std::env::var("NEXTEST_TEST_NAME").ok()).unwrap_or_else(|| "a test".to_owned());
     match std::env::var_os("STEADFAST_TEST_SKIPS").map(|path| std::fs::File::options().append(true).open(path)) {
         Some(Ok(mut file)) => writeln!(file, "{name}: {why}").expect("the list of skips"),
         _ => eprintln!("skipped: {name}: {why}"),

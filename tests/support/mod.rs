@@ -5,6 +5,7 @@ pub mod archive;
 pub mod command;
 pub mod registry;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -17,6 +18,15 @@ pub fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("sf-{what}-{}-{count}", std::process::id())
+}
+
+/// Waits for a thing that there is one of, such as a fixed port. Held by one test at a time, also of several processes, until it is
+/// dropped.
+pub fn turn(what: &str) -> File {
+    let path = std::env::temp_dir().join(format!("sft-turn-{what}"));
+    let file = File::options().create(true).truncate(false).write(true).open(path).expect("a file");
+    file.lock().expect("a lock");
+    file
 }
 
 /// The socket of the Podman that tests may fill with containers.

@@ -3,7 +3,6 @@
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where it listens. The test's Podman must call this registry insecure.
@@ -29,16 +28,14 @@ pub struct Registry {
     directory: tempfile::TempDir,
     child: Child,
     /// One at a time: there is one address.
-    _turn: MutexGuard<'static, ()>,
+    _turn: std::fs::File,
 }
-
-static TURN: Mutex<()> = Mutex::new(());
 
 impl Registry {
     /// Starts one that takes anything from anybody.
     pub fn open() -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (address, directory) = (address(), tempfile::tempdir().expect("a directory"));
+        let turn = super::turn(&address);
         let child = start(&address, directory.path(), "");
         Self { address, directory, child, _turn: turn }
     }

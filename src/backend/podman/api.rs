@@ -1,8 +1,7 @@
 //! Podman's API: the life of containers and the events about them. Images stand in [`super::image`], looking in
 //! [`super::look`], commands and logs in [`super::exec`].
 //!
-//! Libpod paths go through [`Http`]; bollard does what Docker's paths do as well, under a pinned version: asking Podman for
-//! its version the way bollard negotiates takes a quarter of a second.
+//! Libpod paths go through [`Http`], what Docker's do as well through bollard ([`super::typed`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -10,16 +9,18 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bollard::query_parameters::{RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder};
-use bollard::{ClientVersion, Docker};
+use bollard::Docker;
+use bollard::query_parameters::{
+    InspectNetworkOptions, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
+    StopContainerOptionsBuilder,
+};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::Value;
 
 use super::address::Machine;
 use super::auth::Logins;
-use super::error;
-use super::http::{Call, DEADLINE, Http, query, segment};
+use super::http::{Call, Http, query, segment};
 use super::life::{self, Life, Started};
 use super::spec;
 use super::stop::{self, Listing, Stoppable, Stops};
@@ -59,7 +60,6 @@ pub struct Api {
     machine: Machine,
     logins: Logins,
     server: Mutex<Option<Arc<Server>>>,
-    docker: OnceLock<Docker>,
     runs: OnceLock<EngineMachine>,
     stops: Stops,
 }
@@ -76,8 +76,8 @@ impl Api {
             _ => STOPS_ELSEWHERE,
         };
         let (logins, server) = (Logins::default(), Mutex::new(None));
-        let (docker, runs, stops) = (OnceLock::new(), OnceLock::new(), Stops::new(stops));
-        Ok(Self { http: Http::new(socket)?, machine, logins, server, docker, runs, stops })
+        let (runs, stops) = (OnceLock::new(), Stops::new(stops));
+        Ok(Self { http: Http::new(socket)?, machine, logins, server, runs, stops })
     }
 
     /// The same, pulling with these logins.
@@ -159,35 +159,6 @@ impl Api {
         self.libpod(&format!("/containers/{}{rest}", segment(id.as_str()))).await
     }
 
-    /// bollard's client, made when first needed: a look does without it.
-    pub(super) fn docker(&self, deadline: Duration) -> Result<Docker, EngineError> {
-        let docker = match self.docker.get() {
-            Some(docker) => docker,
-            None => {
-                let path = self.socket().to_string_lossy();
-                let version = ClientVersion { major_version: 1, minor_version: 41 };
-                let made = Docker::connect_with_unix(&path, DEADLINE.as_secs(), &version)
-                    .map_err(|err| error::from_bollard("reach Podman", "connect", self.socket(), &err))?;
-                self.docker.get_or_init(|| made)
-            }
-        };
-        Ok(docker.clone().with_timeout(deadline))
-    }
-
-    /// Waits for a call of bollard's within `deadline`.
-    pub(super) async fn through_bollard<T>(
-        &self,
-        what: &str,
-        command: &str,
-        deadline: Duration,
-        call: impl Future<Output = Result<T, bollard::errors::Error>>,
-    ) -> Result<T, EngineError> {
-        match tokio::time::timeout(deadline, call).await {
-            Ok(done) => done.map_err(|err| error::from_bollard(what, command, self.socket(), &err)),
-            Err(_) => Err(error::timed_out(what, command, deadline)),
-        }
-    }
-
     /// See [`crate::backend::Engine::create`].
     pub async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
         self.check_sources(create)?;
@@ -241,19 +212,15 @@ impl Api {
     /// The address under which containers on the default network reach Podman's machine. Docker's path, since it calls that
     /// network `bridge` whatever its real name is.
     async fn gateway(&self, create: &Create) -> Result<String, EngineError> {
-        let call =
-            Call::get(format!("find the host's address for container `{}`", create.name), "/v1.41/networks/bridge");
-        let network = self.http.send(&call).await?.json(&call)?;
-        let configs = network.pointer("/IPAM/Config").and_then(Value::as_array);
-        let gateways = configs.into_iter().flatten().filter_map(|config| config.get("Gateway")?.as_str());
-        let mut gateways: Vec<_> = gateways.filter(|address| !address.is_empty()).collect();
+        let call = Call::get(format!("find the host's address for container `{}`", create.name), "/networks/bridge");
+        let ask = |docker: Docker| async move { docker.inspect_network("bridge", None::<InspectNetworkOptions>).await };
+        let configs = self.typed(&call, ask).await?.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+        let mut gateways: Vec<_> = configs.into_iter().filter_map(|config| config.gateway).collect();
+        gateways.retain(|address| !address.is_empty());
         gateways.sort_by_key(|address| address.contains(':'));
-        match gateways.first() {
-            Some(address) => Ok((*address).to_owned()),
-            None => {
-                Err(call.unreadable("the default network has no gateway; name an address instead of `host-gateway`"))
-            }
-        }
+        gateways.into_iter().next().ok_or_else(|| {
+            call.unreadable("the default network has no gateway; name an address instead of `host-gateway`")
+        })
     }
 
     /// See [`crate::backend::Engine::start`].
@@ -263,11 +230,8 @@ impl Api {
 
     /// See [`crate::backend::Engine::unpause`].
     pub async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let command = format!("POST /containers/{id}/unpause");
-        let docker = self.docker(DEADLINE)?;
-        let unpause = docker.unpause_container(id.as_str());
-        let done = self.through_bollard(&format!("unpause container `{id}`"), &command, DEADLINE, unpause).await;
-        match done {
+        let call = Call::post(format!("unpause container `{id}`"), format!("/containers/{id}/unpause"));
+        match self.typed(&call, |docker: Docker| async move { docker.unpause_container(id.as_str()).await }).await {
             Err(err) if err.message.contains("is not paused") => Ok(()),
             done => done,
         }
@@ -280,11 +244,10 @@ impl Api {
 
     /// See [`crate::backend::Engine::rename`].
     pub async fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
-        let options = RenameContainerOptionsBuilder::new().name(name.as_str()).build();
-        let docker = self.docker(DEADLINE)?;
-        let rename = docker.rename_container(id.as_str(), options);
-        let command = format!("POST /containers/{id}/rename?name={name}");
-        self.through_bollard(&format!("rename container `{id}` to `{name}`"), &command, DEADLINE, rename).await
+        let what = format!("rename container `{id}` to `{name}`");
+        let call = Call::post(what, format!("/containers/{id}/rename?name={name}"));
+        let options = || RenameContainerOptionsBuilder::new().name(name.as_str()).build();
+        self.typed(&call, |docker: Docker| async move { docker.rename_container(id.as_str(), options()).await }).await
     }
 
     /// See [`crate::backend::Engine::remove`]. Anonymous volumes stay with their data, as with `podman rm`; `podman volume
@@ -359,9 +322,10 @@ impl Life for Api {
     }
 
     async fn signal(&self, id: &ContainerId, signal: &str) -> Result<(), EngineError> {
-        let path = self.container_path(id, &format!("/kill?signal={}", query(signal))).await?;
+        let path = format!("/containers/{id}/kill?signal={}", query(signal));
         let call = Call::post(format!("signal container `{id}`"), path).within(SIGNAL);
-        self.http.send(&call).await.map(|_| ())
+        let options = || Some(KillContainerOptionsBuilder::new().signal(signal).build());
+        self.typed(&call, |docker: Docker| async move { docker.kill_container(id.as_str(), options()).await }).await
     }
 
     async fn process(&self, pid: u32) -> Option<String> {
@@ -378,10 +342,11 @@ impl Life for Api {
     }
 
     async fn stop_once(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        let seconds = grace.as_millis().div_ceil(1000);
-        let path = self.container_path(id, &format!("/stop?timeout={seconds}")).await?;
-        let call = Call::post(format!("stop container `{id}`"), path).within(grace.saturating_add(AFTER_GRACE));
-        self.http.send(&call).await.map(|_| ())
+        let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
+        let call = Call::post(format!("stop container `{id}`"), format!("/containers/{id}/stop?t={seconds}"))
+            .within(grace.saturating_add(AFTER_GRACE));
+        let options = || Some(StopContainerOptionsBuilder::new().t(seconds).build());
+        self.typed(&call, |docker: Docker| async move { docker.stop_container(id.as_str(), options()).await }).await
     }
 
     async fn init(&self, id: &ContainerId) -> Result<(), EngineError> {
@@ -395,11 +360,10 @@ impl Life for Api {
     }
 
     async fn remove_by_force(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(false).build();
-        let docker = self.docker(AFTER_GRACE)?;
-        let remove = docker.remove_container(id.as_str(), Some(options));
-        let command = format!("DELETE /containers/{id}?force=true&v=false");
-        self.through_bollard(&format!("remove container `{id}`"), &command, AFTER_GRACE, remove).await
+        let path = format!("/containers/{id}?force=true&v=false");
+        let call = Call::delete(format!("remove container `{id}`"), path).within(AFTER_GRACE);
+        let options = || Some(RemoveContainerOptionsBuilder::new().force(true).v(false).build());
+        self.typed(&call, |docker: Docker| async move { docker.remove_container(id.as_str(), options()).await }).await
     }
 
     /// Its pid is there, no zombie, and in this container's control group. On another machine, or without control groups,

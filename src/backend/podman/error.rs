@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::http::Call;
+use super::typed::TooLarge;
 use crate::backend::{EngineError, EngineErrorKind, PullFault, PullRefusal, WayOut};
 use crate::model::{ImageRef, Secrets};
 
@@ -154,22 +156,20 @@ pub(super) fn too_large(what: &str, command: &str, limit: usize) -> EngineError 
 }
 
 /// A failure that bollard reports.
-pub(super) fn from_bollard(what: &str, command: &str, socket: &Path, error: &bollard::errors::Error) -> EngineError {
+pub(super) fn from_bollard(call: &Call, socket: &Path, error: &bollard::errors::Error) -> EngineError {
     use bollard::errors::Error as Bollard;
-    match error {
-        Bollard::DockerResponseServerError { status_code, message } => {
-            refused(what, command, *status_code, message.as_bytes(), &Secrets::default())
-        }
+    let (what, command) = (&call.what, &call.command());
+    call.hide_in(match error {
+        Bollard::DockerResponseServerError { status_code, message } => call.refused(*status_code, message.as_bytes()),
         Bollard::DockerStreamError { error } => refused_midway(what, command, error),
-        Bollard::RequestTimeoutError => EngineError {
-            command: Some(command.to_owned()),
-            ..EngineError::new(EngineErrorKind::Timeout, format!("failed to {what}: Podman did not answer in time"))
+        Bollard::RequestTimeoutError => call.timed_out(),
+        Bollard::JsonDataError { message, .. } => call.unreadable(message),
+        Bollard::JsonSerdeError { err } => call.unreadable(&err.to_string()),
+        other => match io_error(other).and_then(|io| io.get_ref()?.downcast_ref()) {
+            Some(TooLarge(limit)) => too_large(what, command, *limit),
+            None => broken(what, command, socket, other),
         },
-        Bollard::JsonDataError { message, .. } => unreadable(what, command, message),
-        Bollard::JsonSerdeError { err } => unreadable(what, command, &err.to_string()),
-        Bollard::SocketNotFoundError(_) => broken(what, command, socket, &io::Error::from(io::ErrorKind::NotFound)),
-        other => broken(what, command, socket, other),
-    }
+    })
 }
 
 /// The kind by status and Podman's sentence (4.3.1 as measured; newer ones as their sources say).
@@ -368,10 +368,14 @@ pub(super) fn cut(text: &str, limit: usize) -> &str {
 }
 
 fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    io_error(error).map(io::Error::kind)
+}
+
+fn io_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(io.kind());
+            return Some(io);
         }
         next = error.source();
     }

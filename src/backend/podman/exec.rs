@@ -5,9 +5,11 @@ use std::io;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use bollard::Docker;
+use bollard::exec::CreateExecOptions;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::io::ReaderStream;
 
 use super::api::Api;
@@ -28,27 +30,23 @@ impl Api {
     /// See [`crate::backend::Engine::exec`].
     pub async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
         let what = format!("run a command in container `{id}`");
-        let mut body = json!({
-            "AttachStdin": request.stdin,
-            "AttachStdout": true,
-            "AttachStderr": true,
-            "Tty": false,
-            "Cmd": request.command,
-            "Env": request.env,
-        });
-        if let Some(directory) = &request.workdir {
-            body["WorkingDir"] = json!(directory);
-        }
         // A word of the command that is such a value is hidden with it.
         let secrets = Secrets::new(request.env.iter().filter_map(|line| Some(line.split_once('=')?.1)));
-        let path = self.container_path(id, "/exec").await?;
-        let create = Call::post(&what, path).json(&body).hiding(secrets.clone());
-        let answer = self.http().send(&create).await?.json(&create)?;
-        let Some(exec) = answer.get("Id").and_then(Value::as_str) else {
-            return Err(create.unreadable("it names no exec session"));
+        let create = Call::post(&what, format!("/containers/{id}/exec")).hiding(secrets.clone());
+        let options = || CreateExecOptions {
+            attach_stdin: Some(request.stdin),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(false),
+            cmd: Some(request.command.clone()),
+            env: Some(request.env.clone()),
+            working_dir: request.workdir.clone(),
+            ..CreateExecOptions::default()
         };
+        let ask = |docker: Docker| async move { docker.create_exec(id.as_str(), options()).await };
+        let exec = self.typed(&create, ask).await?.id;
 
-        let start = Call::post(what, self.libpod(&format!("/exec/{}/start", segment(exec))).await?)
+        let start = Call::post(what, self.libpod(&format!("/exec/{}/start", segment(&exec))).await?)
             .json(&json!({ "Detach": false, "Tty": false }))
             .hiding(secrets)
             .upgrading();
@@ -58,7 +56,7 @@ impl Api {
         let (command, socket) = (start.command(), self.socket().to_owned());
         let broken = move |err: io::Error| error::broken(&start.what, &command, &socket, &err);
         Ok(Exec {
-            id: exec.to_owned(),
+            id: exec,
             output: decode(ReaderStream::new(reader).map(move |item| item.map_err(&broken))),
             stdin: request.stdin.then(|| Box::pin(writer) as _),
         })
@@ -66,13 +64,12 @@ impl Api {
 
     /// See [`crate::backend::Engine::exec_exit`].
     pub async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
-        let path = self.libpod(&format!("/exec/{}/json", segment(exec))).await?;
-        let call = Call::get("ask for a command's exit code", path).within(EXIT);
+        let call = Call::get("ask for a command's exit code", exec_path(exec)).within(EXIT);
         let began = Instant::now();
         loop {
-            let answer = self.http().send(&call).await?.json(&call)?;
-            if answer.get("Running").and_then(Value::as_bool) != Some(true) {
-                let code = answer.get("ExitCode").and_then(Value::as_i64).and_then(|code| i32::try_from(code).ok());
+            let seen = self.typed(&call, |docker: Docker| async move { docker.inspect_exec(exec).await }).await?;
+            if seen.running != Some(true) {
+                let code = seen.exit_code.and_then(|code| i32::try_from(code).ok());
                 return code.ok_or_else(|| call.unreadable("it has no exit code"));
             }
             // Its output ends a moment before Podman has noticed its end; one that closed its output may go on for ever.
@@ -85,9 +82,9 @@ impl Api {
 
     /// Whether Podman says that a command has not ended.
     pub(super) async fn exec_runs(&self, exec: &str) -> Result<bool, EngineError> {
-        let path = self.libpod(&format!("/exec/{}/json", segment(exec))).await?;
-        let call = Call::get("ask for a command", path);
-        Ok(self.http().send(&call).await?.json(&call)?.get("Running").and_then(Value::as_bool) == Some(true))
+        let call = Call::get("ask for a command", exec_path(exec));
+        let seen = self.typed(&call, |docker: Docker| async move { docker.inspect_exec(exec).await }).await?;
+        Ok(seen.running == Some(true))
     }
 
     /// See [`crate::backend::Engine::logs`].
@@ -101,6 +98,10 @@ impl Api {
         let http = self.http().clone();
         Ok(decode(response.bytes_stream().map(move |item| item.map_err(|err| http.broken(&call, &err)))))
     }
+}
+
+fn exec_path(exec: &str) -> String {
+    format!("/exec/{}/json", segment(exec))
 }
 
 /// Frames into chunks. Ends after the first error.

@@ -95,6 +95,16 @@ impl Call {
     pub fn timed_out(&self) -> EngineError {
         error::timed_out(&self.what, &self.command(), self.deadline)
     }
+
+    /// An error without what must not be shown of the request.
+    pub fn hide_in(&self, err: EngineError) -> EngineError {
+        self.secrets.hide_in(err)
+    }
+
+    /// An answer with a failing status.
+    pub fn refused(&self, status: u16, body: &[u8]) -> EngineError {
+        error::refused(&self.what, &self.command(), status, body, &self.secrets)
+    }
 }
 
 /// A successful answer, read whole.
@@ -211,7 +221,7 @@ impl Http {
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
             let body = self.read(call, response, REFUSAL_LIMIT).await.unwrap_or_default();
-            return Err(error::refused(&call.what, &call.command(), status.as_u16(), &body, &call.secrets));
+            return Err(call.refused(status.as_u16(), &body));
         }
         Ok(response)
     }

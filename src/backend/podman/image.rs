@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::Docker;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use super::answer;
 use super::api::Api;
 use super::auth;
 use super::emulation;
-use super::error;
+use super::error::{self, ANSWER_LIMIT};
 use super::http::{Call, query, segment};
 use super::life::unless_gone;
 use super::upload::Upload;
@@ -58,10 +59,9 @@ impl Api {
         if let Some(known) = self.known_machine() {
             return Ok(known);
         }
-        let call = Call::get("ask Podman for its architecture", self.libpod("/version").await?);
-        let answer = self.http().send(&call).await?.json(&call)?;
-        let told = |field: &str| answer.get(field).and_then(Value::as_str).map(str::to_owned);
-        let (Some(os), Some(arch)) = (told("Os"), told("Arch")) else {
+        let call = Call::get("ask Podman for its architecture", "/version");
+        let told = self.typed(&call, |docker: Docker| async move { docker.version().await }).await?;
+        let (Some(os), Some(arch)) = (told.os, told.arch) else {
             return Err(call.unreadable("it tells no architecture"));
         };
         let emulates = self.is_here().then(emulation::here);
@@ -125,18 +125,19 @@ impl Api {
             Some(platform) => format!("pull image `{reference}` for {platform}"),
             None => format!("pull image `{reference}`"),
         };
-        let command = format!("POST /images/create?fromImage={reference}");
-        let options = CreateImageOptionsBuilder::new().from_image(reference.as_str());
-        let options = platform.into_iter().fold(options, |options, platform| options.platform(platform)).build();
         let registry = auth::registry(reference);
         let login = self.logins().find(reference).await;
-        let secrets = login.as_ref().map(auth::Login::secrets).unwrap_or_default();
+        let call = Call::post(what, format!("/images/create?fromImage={reference}"))
+            .within(PULL_STALL)
+            .hiding(login.as_ref().map(auth::Login::secrets).unwrap_or_default());
+        let options = CreateImageOptionsBuilder::new().from_image(reference.as_str());
+        let options = platform.into_iter().fold(options, |options, platform| options.platform(platform)).build();
         let login = login.map(|login| login.for_docker(registry));
-        let mut news = Box::pin(self.docker(PULL_STALL)?.create_image(Some(options), None, login));
+        let mut news = Box::pin(self.docker(PULL_STALL, ANSWER_LIMIT)?.create_image(Some(options), None, login));
         let mut layers: HashMap<String, (u64, u64)> = HashMap::new();
         loop {
             let Ok(next) = tokio::time::timeout(PULL_STALL, news.next()).await else {
-                return Err(error::timed_out(&what, &command, PULL_STALL));
+                return Err(call.timed_out());
             };
             let info = match next {
                 None => break,
@@ -144,8 +145,8 @@ impl Api {
                 // A line that bollard cannot read is no news.
                 Some(Err(bollard::errors::Error::JsonDataError { .. })) => continue,
                 Some(Err(err)) => {
-                    let err = error::from_bollard(&what, &command, self.socket(), &err);
-                    return Err(error::of_pull(err.hiding(&secrets), &what, reference));
+                    let err = error::from_bollard(&call, self.socket(), &err);
+                    return Err(error::of_pull(err, &what, reference));
                 }
             };
             if let (Some(layer), Some(detail)) = (info.id, info.progress_detail) {
@@ -160,7 +161,7 @@ impl Api {
         }
         match self.image(reference).await? {
             Some(id) => Ok(id),
-            None => Err(error::unreadable(&what, &command, "the pull ended and the image is not there")),
+            None => Err(call.unreadable("the pull ended and the image is not there")),
         }
     }
 

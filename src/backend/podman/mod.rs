@@ -32,6 +32,7 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 mod throwaway;
+mod typed;
 mod upload;
 mod wire;
 
