@@ -12,13 +12,6 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// For a step that failed and may succeed by itself.
-    pub const STEP: Self = Self { first: Duration::from_millis(500), longest: Duration::from_secs(10) };
-    /// For a push to a registry. Podman tries again by itself as well.
-    pub(crate) const PUSH: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
-    /// For a look that failed in the middle of work.
-    pub const LOOK: Self = Self { first: Duration::from_millis(200), longest: Duration::from_secs(2) };
-
     /// The delay after this many failures (counted from 1): doubled each time, then spread over 75 % to 125 %.
     pub fn delay(&self, failures: u32) -> Duration {
         self.at(failures, fastrand::f64())

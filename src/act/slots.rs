@@ -1,32 +1,26 @@
 //! How many steps work at once. Waiting is not working: a step that waits for an end, for a moment to pass or for health
 //! gives its slot to another, and is served before those that have not begun when it comes back.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// So many steps work at once.
 #[derive(Debug, Clone)]
 pub struct Slots {
     free: Arc<Semaphore>,
-    freed: Arc<Notify>,
 }
 
 impl Slots {
     /// `count` of them, and at least one.
     pub fn new(count: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(count.max(1))), freed: Arc::default() }
+        Self { free: Arc::new(Semaphore::new(count.max(1))) }
     }
 
-    /// One for a step that begins. `None` when all are in use, or awaited by steps that have begun.
-    pub fn take(&self) -> Option<Slot> {
-        let permit = self.free.clone().try_acquire_owned().ok()?;
-        Some(Slot(Some(Arc::new(Held { slots: self.clone(), permit: Mutex::new(Some(permit)) }))))
-    }
-
-    /// Comes back once a step has begun to wait since the last time.
-    pub async fn freed(&self) {
-        self.freed.notified().await;
+    /// One for a step. `tell` hears when the step begins to wait (`false`), and when it is to work again (`true`).
+    pub fn take(&self, tell: impl Fn(bool) + Send + Sync + 'static) -> Slot {
+        Slot(Some(Arc::new(Held { free: self.free.clone(), permit: Mutex::default(), tell: Box::new(tell) })))
     }
 }
 
@@ -34,26 +28,47 @@ impl Slots {
 #[derive(Debug, Clone, Default)]
 pub struct Slot(Option<Arc<Held>>);
 
-#[derive(Debug)]
 struct Held {
-    slots: Slots,
+    free: Arc<Semaphore>,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
+    tell: Box<dyn Fn(bool) + Send + Sync>,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("permit", &self.permit).finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    fn put(&self, permit: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+        std::mem::replace(&mut *self.permit.lock().unwrap_or_else(PoisonError::into_inner), permit)
+    }
+
+    async fn acquire(&self) {
+        // Nobody closes it; should anybody, a step that has begun is finished all the same.
+        let permit = self.free.clone().acquire_owned().await.ok();
+        self.put(permit);
+    }
 }
 
 impl Slot {
+    /// Waits until there is room to work. It is given back with the last of the slot.
+    pub async fn begin(&self) {
+        if let Some(held) = &self.0 {
+            held.acquire().await;
+        }
+    }
+
     /// Waits without the slot, and comes back with one.
     pub async fn without<T>(&self, waiting: impl Future<Output = T>) -> T {
         let Some(held) = &self.0 else { return waiting.await };
-        let permit = held.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if permit.is_none() {
-            return waiting.await;
-        }
+        let Some(permit) = held.put(None) else { return waiting.await };
         drop(permit);
-        held.slots.freed.notify_one();
+        (held.tell)(false);
         let outcome = waiting.await;
-        // Nobody closes it; should anybody, a step that has begun is finished all the same.
-        let again = held.slots.free.clone().acquire_owned().await.ok();
-        *held.permit.lock().unwrap_or_else(PoisonError::into_inner) = again;
+        (held.tell)(true);
+        held.acquire().await;
         outcome
     }
 }
@@ -67,19 +82,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_lends_its_slot_and_is_served_first() {
         let slots = Slots::new(1);
-        let first = slots.take().unwrap();
-        assert!(slots.take().is_none(), "one at a time");
-        let (waiting, woken) = (first.clone(), slots.clone());
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let first = slots.take({
+            let told = told.clone();
+            move |works| told.lock().unwrap().push(works)
+        });
+        first.begin().await;
+        let second = slots.take(|_| {});
+        let moment = Duration::from_millis(1);
+        assert!(tokio::time::timeout(moment, second.begin()).await.is_err(), "one at a time");
+        let waiting = first.clone();
         let waits = tokio::spawn(async move { waiting.without(tokio::time::sleep(Duration::from_secs(10))).await });
-        woken.freed().await;
-        let second = slots.take().expect("the slot of one that waits");
+        tokio::time::timeout(moment, second.begin()).await.expect("the slot of one that waits");
         tokio::time::sleep(Duration::from_secs(11)).await;
         assert!(!waits.is_finished(), "it comes back when there is a slot again");
+        let third = slots.take(|_| {});
         drop(second);
-        assert!(slots.take().is_none(), "which is its, not a newcomer's");
+        assert!(tokio::time::timeout(moment, third.begin()).await.is_err(), "which is its, not a newcomer's");
         waits.await.unwrap();
+        assert_eq!(*told.lock().unwrap(), [false, true]);
         drop(first);
-        assert!(slots.take().is_some());
+        tokio::time::timeout(moment, third.begin()).await.expect("the last of the slot is gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -276,6 +276,11 @@ pub struct Create {
 }
 
 impl Create {
+    /// The record of what it is created from, sensitive values as their keyed hash.
+    pub fn spec_label(&self) -> &str {
+        self.labels.get(super::labels::SPEC).map_or("", String::as_str)
+    }
+
     /// What to ask the engine for: the image itself, else its name.
     pub fn image_word(&self) -> &str {
         self.image_id.as_ref().map_or(self.image.as_str(), ImageId::as_str)

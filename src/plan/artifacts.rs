@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, ActionKind, ManifestCause, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, ManifestError, Observed,
-    Owner, Seen, Sha256Digest, Version,
+    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, ManifestError,
+    Observed, Owner, Seen, Sha256Digest, Version,
 };
 
 /// What became of the artifact each agent runs from.

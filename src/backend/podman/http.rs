@@ -98,7 +98,7 @@ impl Call {
 
     /// An error without what must not be shown of the request.
     pub fn hide_in(&self, err: EngineError) -> EngineError {
-        self.secrets.hide_in(err)
+        err.hiding(&self.secrets)
     }
 
     /// An answer with a failing status.

@@ -127,7 +127,7 @@ impl Api {
         };
         let registry = auth::registry(reference);
         let login = self.logins().find(reference).await;
-        let call = Call::post(what, format!("/images/create?fromImage={reference}"))
+        let call = Call::post(what.clone(), format!("/images/create?fromImage={reference}"))
             .within(PULL_STALL)
             .hiding(login.as_ref().map(auth::Login::secrets).unwrap_or_default());
         let options = CreateImageOptionsBuilder::new().from_image(reference.as_str());

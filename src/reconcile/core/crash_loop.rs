@@ -1,14 +1,12 @@
-//! Containers that keep ending: when one may be started again. Pure: the clock is the caller's.
+//! Containers in a crash loop: when one may be started again.
 //!
 //! A container that ends by itself soon after it was started counts as a crash, and is started ever more rarely. One that
 //! was stopped or killed (by somebody, or for want of memory) comes back at once, unless that happens all the time.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
-
-use super::setbacks::LASTING;
+use super::backoff::LASTING;
 use crate::model::{AgentName, RestartPolicy};
 
 /// A container that stays up for so long has not crashed.
@@ -45,7 +43,7 @@ struct Record {
 
 /// What is known of everybody's ends.
 #[derive(Debug, Default)]
-pub(super) struct Crashes {
+pub(super) struct CrashLoops {
     records: BTreeMap<AgentName, Record>,
 }
 
@@ -104,7 +102,7 @@ impl Record {
     }
 }
 
-impl Crashes {
+impl CrashLoops {
     /// We started the agent's container.
     pub fn started(&mut self, agent: &AgentName, now: Instant) {
         let record = self.records.entry(agent.clone()).or_default();
@@ -259,9 +257,9 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_crash_loop_backs_off_and_a_long_life_makes_up_for_it() {
-        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+    #[test]
+    fn a_crash_loop_backs_off_and_a_long_life_makes_up_for_it() {
+        let (mut crashes, a, mut now) = (CrashLoops::default(), name(), Instant::now());
         assert_eq!(crashes.down(&a, 1, OnFailure, now), Verdict::Start, "it may have been up for months");
         let mut delays = Vec::new();
         for _ in 0..8 {
@@ -283,9 +281,9 @@ mod tests {
         assert!(waits(crashes.down(&a, 1, OnFailure, now), now) <= 12, "counted from the beginning");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_was_killed_comes_back_at_once_unless_it_is_killed_all_the_time() {
-        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+    #[test]
+    fn what_was_killed_comes_back_at_once_unless_it_is_killed_all_the_time() {
+        let (mut crashes, a, mut now) = (CrashLoops::default(), name(), Instant::now());
         for round in 0..60 {
             crashes.started(&a, now);
             now += Duration::from_secs(3);
@@ -300,9 +298,9 @@ mod tests {
         assert!(backed_off);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_somebody_stopped_is_no_crash() {
-        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+    #[test]
+    fn what_somebody_stopped_is_no_crash() {
+        let (mut crashes, a, mut now) = (CrashLoops::default(), name(), Instant::now());
         for _ in 0..20 {
             crashes.started(&a, now);
             now += Duration::from_secs(4);
@@ -310,9 +308,9 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_crash_loop_is_stopped_for_ever_longer_and_a_kill_is_none() {
-        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+    #[test]
+    fn a_slow_crash_loop_is_stopped_for_ever_longer_and_a_kill_is_none() {
+        let (mut crashes, a, mut now) = (CrashLoops::default(), name(), Instant::now());
         assert!(!crashes.ended(&a, 137, now));
         assert_eq!(crashes.last_end(&a), None, "killed");
         let mut delays = Vec::new();
@@ -340,9 +338,9 @@ mod tests {
         assert!(waits(crashes.held(&a, 3, now), now) <= 12, "counted from the beginning after a long life");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_podman_restarts_all_the_time_is_noticed() {
-        let (mut crashes, a, mut now) = (Crashes::default(), name(), Instant::now());
+    #[test]
+    fn what_podman_restarts_all_the_time_is_noticed() {
+        let (mut crashes, a, mut now) = (CrashLoops::default(), name(), Instant::now());
         let mut noticed = 0;
         for _ in 0..STORM {
             now += Duration::from_millis(150);

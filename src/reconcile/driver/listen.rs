@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use crate::backend::{Engine, EngineError, EngineErrorKind, EngineEvent, EventKind, Events};
+use crate::backend::{Engine, EngineError, EngineErrorKind, EventKind, Events};
 use crate::backoff::Backoff;
 use crate::error::Chain;
 use crate::model::Ownership;
+use crate::reconcile::core::EngineSaid;
 
 /// Subscribing again: soon, since whatever happens meanwhile is not seen.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(800) };
@@ -28,21 +29,6 @@ const SLEPT: Duration = Duration::from_secs(5);
 
 /// The clock on the wall, which may be set and goes on while the machine sleeps.
 pub type Wall = dyn Fn() -> SystemTime + Send + Sync;
-
-/// What was heard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// Something happened.
-    Event(EngineEvent),
-    /// The connection is there (again): whatever happened before was not heard.
-    Connected,
-    /// The connection is gone.
-    Lost(String),
-    /// The connection is there, and Podman does not answer.
-    Silent(String),
-    /// The machine slept, or its clock was set.
-    Slept,
-}
 
 type Opening<'a> = Pin<Box<dyn Future<Output = Result<Events, EngineError>> + Send + 'a>>;
 type Asking<'a> = Pin<Box<dyn Future<Output = Result<(), EngineError>> + Send + 'a>>;
@@ -75,7 +61,7 @@ impl<'a, E: Engine> Listener<'a, E> {
     }
 
     /// Waits for the next thing worth a look. Dropping the wait loses nothing.
-    pub async fn next(&mut self) -> Heard {
+    pub async fn next(&mut self) -> EngineSaid {
         loop {
             match &mut self.line {
                 Line::Closed { until } => {
@@ -90,7 +76,7 @@ impl<'a, E: Engine> Listener<'a, E> {
                         self.failures = 0;
                         self.opened = Some(Instant::now());
                         self.told = false;
-                        return Heard::Connected;
+                        return EngineSaid::Connected;
                     }
                     Err(err) => {
                         if let Some(lost) = self.lost(&err) {
@@ -106,7 +92,7 @@ impl<'a, E: Engine> Listener<'a, E> {
                             let slept = drift(heard.elapsed(), *wall, (self.wall)()) > SLEPT;
                             self.ask();
                             if slept {
-                                return Heard::Slept;
+                                return EngineSaid::Slept;
                             }
                             continue;
                         }
@@ -119,10 +105,10 @@ impl<'a, E: Engine> Listener<'a, E> {
                             *wall = now;
                             // What is heard after a sleep may be the first of much that was not.
                             if slept {
-                                return Heard::Slept;
+                                return EngineSaid::Slept;
                             }
                             if event.kind != EventKind::Quiet {
-                                return Heard::Event(event);
+                                return EngineSaid::Event(event);
                             }
                         }
                         Some(Err(err)) => {
@@ -149,7 +135,9 @@ impl<'a, E: Engine> Listener<'a, E> {
                         }
                     }
                     Err(err) => match self.lost(&err) {
-                        Some(Heard::Lost(why)) if err.kind == EngineErrorKind::Timeout => return Heard::Silent(why),
+                        Some(EngineSaid::Lost { why }) if err.kind == EngineErrorKind::Timeout => {
+                            return EngineSaid::Silent { why };
+                        }
                         Some(lost) => return lost,
                         None => {}
                     },
@@ -168,7 +156,7 @@ impl<'a, E: Engine> Listener<'a, E> {
     }
 
     /// Tells a loss once; the tries after it are nobody's business.
-    fn lost(&mut self, err: &EngineError) -> Option<Heard> {
+    fn lost(&mut self, err: &EngineError) -> Option<EngineSaid> {
         self.failures = self.failures.saturating_add(1);
         if let Some(opened) = self.opened.take() {
             self.broken = if opened.elapsed() < HOLDS { self.broken.saturating_add(1) } else { 0 };
@@ -179,7 +167,7 @@ impl<'a, E: Engine> Listener<'a, E> {
         tracing::debug!(error = %Chain(err), failures = self.failures, "cannot follow Podman's events");
         let first = !self.told;
         self.told = true;
-        first.then(|| Heard::Lost(Chain(err).to_string()))
+        first.then(|| EngineSaid::Lost { why: Chain(err).to_string() })
     }
 }
 

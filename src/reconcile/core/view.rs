@@ -1,25 +1,27 @@
-//! What `run` shows: the status of the newest look with what only `run` knows, and the news in it.
+//! What is shown: the status of the newest observation with what only the one who keeps it up knows, and the news in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::time::Instant;
-
-use super::crashes::Waiting;
-use super::setbacks::{Cause, Setback, What};
-use super::work::cause;
-use super::{Flown, News, Runner, Running};
+use super::backoff::{Cause, Failed, Failure};
+use super::crash_loop::Waiting;
+use super::in_flight::Running;
+use super::{Core, Effect, Now};
 use crate::act::in_one_line;
-use crate::backend::{Engine, Store, Vm};
-use crate::model::{AgentName, ContainerId, ContainerName, FailureKind, Observed};
+use crate::model::{AgentName, ContainerId, ContainerSpec, FailureKind, Observed};
 use crate::plan::{Lane, Plan};
 use crate::readiness::AgentHealth;
+use crate::reconcile::run::{News, Trigger};
+use crate::reconcile::{Awaited, Trouble, report};
 use crate::status::{
     AgentStatus, ConditionReason, HealthStatus, Status, SyncStatus, carry_over, in_words, not_ready, status,
 };
-use crate::why::Failure;
+use crate::why::Failure as PastFailure;
 use crate::words::Word;
+
+/// A log that was read so recently is not read again.
+const FRESH_LOG: Duration = Duration::from_secs(2);
 
 /// What `run` sees and does.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,8 +59,8 @@ pub struct BackingOff {
     pub retry_at: Option<SystemTime>,
     /// It is a step that failed, rather than one that did not help.
     pub is_a_step: bool,
-    /// What fails, as the loop tells steps apart.
-    what: Option<What>,
+    /// What it is that failed, where that is a step.
+    step: Option<Cause>,
 }
 
 impl BackingOff {
@@ -87,17 +89,20 @@ impl std::fmt::Display for BackingOff {
     }
 }
 
-/// What has been told, so that each thing is told once.
+/// What has been reported, so that each thing is told once.
 #[derive(Debug, Default)]
-pub(super) struct Told {
-    status: Option<Status>,
+pub(super) struct Reported {
+    view: Option<Arc<View>>,
     troubles: BTreeMap<(Option<AgentName>, Subject), Problem>,
     podman_lost: bool,
     converged: bool,
     ids: BTreeSet<ContainerId>,
+    logs: BTreeMap<AgentName, Log>,
+    /// Whom a single convergence was last said to wait for.
+    pub awaited: Awaited,
 }
 
-/// What of an agent is told once.
+/// What of an agent is reported once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Off(FailureKind),
@@ -105,7 +110,7 @@ enum Subject {
     Blocked,
 }
 
-/// What was told of it.
+/// What was reported of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Problem {
     why: String,
@@ -113,90 +118,116 @@ struct Problem {
     cause: String,
 }
 
-impl Told {
-    /// Whether the container was there at the last look.
+/// The last lines of the log of an agent's container.
+#[derive(Debug)]
+struct Log {
+    id: ContainerId,
+    /// When they were last asked for.
+    asked: Instant,
+    is_reading: bool,
+    lines: Option<String>,
+}
+
+impl Reported {
+    /// Whether the container was there at the newest observation.
     pub fn knows(&self, id: &ContainerId) -> bool {
         self.ids.contains(id)
     }
+
+    /// Whether logs are still being read.
+    pub fn is_reading(&self) -> bool {
+        self.logs.values().any(|log| log.is_reading)
+    }
+
+    fn log_of(&self, agent: &AgentName) -> Option<&str> {
+        self.logs.get(agent)?.lines.as_deref()
+    }
 }
 
-/// Tells whoever listens, and the journal.
-pub(super) fn tell<V, E, S>(with: &Runner<'_, V, E, S>, news: &News) {
-    with.reporter.news(news);
-    news.write(with.journal);
-}
-
-impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
+impl Core {
     /// Shows what a look came to, and tells what is new in it.
-    pub(super) fn show(&mut self, observed: &Observed, plan: &Plan, woken_by: &[&'static str]) {
-        let now = SystemTime::now();
-        let backing_off = self.backing_off();
+    pub(super) fn show(&mut self, observed: &Observed, plan: &Plan, asked_by: Vec<&'static str>, now: Now) {
+        let backing_off = self.backing_off(now);
         let mut shown = plan.clone();
-        let in_flight = |name: &&AgentName| self.flying.contains_key(&Lane::Agent((*name).clone()));
+        let in_flight = |name: &&AgentName| self.in_flight.get(&Lane::Agent((*name).clone())).is_some();
         let agents = self.desired.agents.keys().filter(in_flight).cloned().collect();
         shown.mark_under_way(&agents, &self.desired, "`steadfast run`");
-        let mut status = status(&self.desired, observed, &shown, now, self.steady());
-        self.doubt_those_on_probation(&mut status);
+        let mut status = status(&self.desired, observed, &shown, now.wall, self.steady());
+        self.doubt_those_on_probation(&mut status, now);
         // Whatever it looks like: what is under way has not proved itself.
-        status.converged &= self.flying.is_empty();
+        status.converged &= self.in_flight.is_empty();
         for agent in backing_off.iter().filter(|off| !self.is_tried_now(off)) {
             annotate(&mut status, agent);
         }
         self.tell_what_is_under_way(&mut status);
-        self.tell_of_the_past(&mut status, observed);
-        if let Some(before) = &self.told.status {
-            carry_over(&mut status, before);
+        self.tell_of_the_past(&mut status, observed, now);
+        if let Some(before) = &self.reported.view {
+            carry_over(&mut status, &before.status);
         }
-        self.told.status = Some(status.clone());
         self.tell_podman(observed);
-        self.tell_troubles(plan, &status);
+        self.tell_troubles(plan, &status, now);
         self.tell_converged(&status);
         if let Some(guest) = observed.guest.present() {
-            self.told.ids = guest.containers.values().map(|container| container.id.clone()).collect();
+            self.reported.ids = guest.containers.values().map(|container| container.id.clone()).collect();
         }
-        self.with.view.send_replace(Some(Arc::new(View {
+        self.publish(View {
             status,
-            woken_by: woken_by.to_vec(),
-            looked_at: now,
-            passes: self.passes,
+            woken_by: asked_by,
+            looked_at: now.wall,
+            passes: self.observing.count,
             file_error: self.file_error.clone(),
             backing_off: backing_off.into_iter().filter(|off| !self.is_tried_now(off)).collect(),
             hears_podman: self.connected,
-            not_recorded: self.with.scratch.trouble(),
-        })));
+            not_recorded: None,
+        });
+    }
+
+    fn publish(&mut self, view: View) {
+        let view = Arc::new(view);
+        self.reported.view = Some(view.clone());
+        self.effects.push(Effect::Publish(view));
+    }
+
+    /// Changes what is shown, where anything is.
+    fn amend(&mut self, change: impl FnOnce(&mut View)) {
+        let Some(before) = &self.reported.view else { return };
+        let mut view = View::clone(before);
+        change(&mut view);
+        if view != **before {
+            self.publish(view);
+        }
     }
 
     /// What failed and is left alone for now.
-    pub(super) fn backing_off(&self) -> Vec<BackingOff> {
-        let now = Instant::now();
-        let of_setback = |(cause, setback): (&Cause, &Setback)| BackingOff {
-            agent: cause.agent.clone(),
-            kind: setback.kind,
-            cause: setback.message.clone(),
-            failures: setback.failures,
-            retry_at: setback.retry_at.map(wall),
-            is_a_step: setback.error.is_some(),
-            what: Some(cause.what.clone()),
-        };
-        let setbacks = self.setbacks.iter().map(of_setback);
-        let crashes = self.crashes.waiting(now).map(|waiting| BackingOff {
+    fn backing_off(&self, now: Now) -> Vec<BackingOff> {
+        let failed = self.backoff.iter().map(|(cause, failed)| backing_off(cause, failed, now));
+        failed.chain(self.crash_looping(now)).collect()
+    }
+
+    /// Those in a crash loop that may be started again later.
+    pub(super) fn crash_looping(&self, now: Now) -> impl Iterator<Item = BackingOff> {
+        self.crash_loops.waiting(now.at).map(move |waiting| BackingOff {
             agent: Some(waiting.agent.clone()),
             kind: FailureKind::CrashLoop,
             cause: self.how_it_ends(&waiting),
             failures: waiting.failures,
-            retry_at: Some(wall(waiting.until)),
+            retry_at: Some(now.wall_at(waiting.until)),
             is_a_step: false,
-            what: None,
-        });
-        setbacks.chain(crashes).collect()
+            step: None,
+        })
+    }
+
+    /// What fails again and again, as a trouble.
+    pub(super) fn recurring(&self, cause: &Cause, failed: &Failed, now: Now) -> Trouble {
+        backing_off(cause, failed, now).as_trouble()
     }
 
     /// One that was in a crash loop and that we started again is ready only once it has stayed up for as long as any that was
     /// restarted. Podman does not tell: a start by hand is a beginning to it.
-    fn doubt_those_on_probation(&mut self, status: &mut Status) {
+    fn doubt_those_on_probation(&mut self, status: &mut Status, now: Now) {
         let steady = self.steady();
         for (name, agent) in &mut status.agents {
-            let Some(left) = self.crashes.must_stay_up_for(name, steady, Instant::now()).filter(|_| agent.ready) else {
+            let Some(left) = self.crash_loops.must_stay_up_for(name, steady, now.at).filter(|_| agent.ready) else {
                 continue;
             };
             let steady = steady.as_secs();
@@ -204,22 +235,20 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
                 format!("it was in a crash loop and was started again; ready once it has stayed up for {steady} s");
             agent.doubt(HealthStatus::Progressing, ConditionReason::Restarted, &message, false);
             status.converged = false;
-            self.wake_at(super::Trigger::Retry, Instant::now() + left);
+            self.observing.ask(Trigger::Retry, now.at + left);
         }
     }
 
     /// Whether it is being tried once more: then it has not failed yet.
     fn is_tried_now(&self, off: &BackingOff) -> bool {
-        let same = |flown: &Flown| {
-            let cause = cause(&flown.step);
-            cause.agent == off.agent && Some(&cause.what) == off.what.as_ref()
-        };
-        self.flying.values().any(same)
+        let Some(cause) = &off.step else { return false };
+        let same = |running: &Running| running.step.agent == cause.agent && Some(&running.step.key()) == cause.key();
+        self.in_flight.iter().any(|(_, running)| same(running))
     }
 
     /// A step in flight is not still to be done.
     fn tell_what_is_under_way(&self, status: &mut Status) {
-        for Flown { step, .. } in self.flying.values() {
+        for (_, Running { step, .. }) in self.in_flight.iter() {
             let key = Some(step.key());
             let conditions = status.agents.values_mut().flat_map(|agent| &mut agent.conditions);
             for condition in conditions.filter(|one| one.to_do == key) {
@@ -229,7 +258,7 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
     }
 
     /// What the newest try came to, and the last log lines of those that do not run as they should.
-    fn tell_of_the_past(&mut self, status: &mut Status, observed: &Observed) {
+    fn tell_of_the_past(&mut self, status: &mut Status, observed: &Observed, now: Now) {
         let desired = self.desired.clone();
         let mut silent = Vec::new();
         for (name, agent) in &mut status.agents {
@@ -239,37 +268,57 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
                 silent.push((name, &container.id, &wanted.container));
             }
             if agent.sync != SyncStatus::Synced && !agent.desired.suspend {
-                agent.last_failure = self.setbacks.newest_of(name).map(in_the_journal);
+                agent.last_failure = self.backoff.newest_of(name).map(in_the_journal);
             }
         }
-        self.logs.keep(silent);
+        self.keep_logs(silent, now);
         self.put_logs(status);
     }
 
     fn put_logs(&self, status: &mut Status) {
         for (name, agent) in status.agents.iter_mut().filter(|(_, agent)| !agent.ready && has_last_words(agent)) {
-            agent.last_log = self.logs.of(name).map(str::to_owned);
+            agent.last_log = self.reported.log_of(name).map(str::to_owned);
         }
     }
 
-    /// Shows log lines that came after the look.
-    pub(super) fn show_logs(&mut self) {
-        self.with.view.send_if_modified(|view| {
-            let Some(view) = view else { return false };
-            let before = view.status.clone();
-            let status = &mut Arc::make_mut(view).status;
-            self.put_logs(status);
-            *status != before
-        });
+    /// Of these, and of no others, the last log lines are shown. They are read beside: an engine that is slow to tell them holds
+    /// nothing up.
+    fn keep_logs(&mut self, wanted: Vec<(&AgentName, &ContainerId, &ContainerSpec)>, now: Now) {
+        let logs = &mut self.reported.logs;
+        logs.retain(|agent, log| wanted.iter().any(|(name, id, _)| (*name, *id) == (agent, &log.id)));
+        for (agent, id, spec) in wanted {
+            let read = logs.get(agent);
+            if read.is_some_and(|log| log.is_reading || now.at.duration_since(log.asked) < FRESH_LOG) {
+                continue;
+            }
+            let lines = logs.remove(agent).and_then(|log| log.lines);
+            logs.insert(agent.clone(), Log { id: id.clone(), asked: now.at, is_reading: true, lines });
+            let (agent, id, spec) = (agent.clone(), id.clone(), Box::new(spec.clone()));
+            self.effects.push(Effect::ReadLog { agent, id, spec });
+        }
+    }
+
+    /// Log lines came after the observation.
+    pub(super) fn log_read(&mut self, agent: &AgentName, id: &ContainerId, lines: String) {
+        if let Some(log) = self.reported.logs.get_mut(agent).filter(|log| log.id == *id) {
+            log.lines = Some(lines);
+            log.is_reading = false;
+        }
+        if let Some(mut view) = self.reported.view.as_deref().cloned() {
+            self.put_logs(&mut view.status);
+            self.amend(|shown| *shown = view);
+        }
+        self.answer_viewers();
     }
 
     /// Shows that Podman does not answer.
-    pub(super) fn show_silence(&self, why: &str) {
-        self.with.view.send_if_modified(|view| {
-            let Some(view) = view else { return false };
-            Arc::make_mut(view).status.unsee(why);
-            true
-        });
+    pub(super) fn show_silence(&mut self, why: &str) {
+        self.amend(|view| view.status.unsee(why));
+    }
+
+    /// Shows what is wrong with the state file: whoever reads the news finds it in the status.
+    pub(super) fn show_file_error(&mut self, error: Option<&String>) {
+        self.amend(|view| view.file_error = error.cloned());
     }
 
     fn how_it_ends(&self, waiting: &Waiting<'_>) -> String {
@@ -282,17 +331,17 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
 
     fn tell_podman(&mut self, observed: &Observed) {
         let why = observed.guest.unknown();
-        match (why, self.told.podman_lost) {
-            (Some(why), false) => self.tell(News::PodmanLost { why: why.to_owned() }),
-            (None, true) => self.tell(News::PodmanBack),
+        match (why, self.reported.podman_lost) {
+            (Some(why), false) => self.effects.push(Effect::Report(News::PodmanLost { why: why.to_owned() })),
+            (None, true) => self.effects.push(Effect::Report(News::PodmanBack)),
             (Some(_), true) | (None, false) => {}
         }
-        self.told.podman_lost = why.is_some();
+        self.reported.podman_lost = why.is_some();
     }
 
     /// Each trouble when it comes or is another (not each time that it comes again), and its agent once it has none any more.
-    fn tell_troubles(&mut self, plan: &Plan, status: &Status) {
-        let backing_off = self.backing_off();
+    fn tell_troubles(&mut self, plan: &Plan, status: &Status, now: Now) {
+        let backing_off = self.backing_off(now);
         let mut troubles = BTreeMap::new();
         // What went away just when it was to be touched is seen by the next look; it is no news unless that goes on.
         let passing = |off: &&BackingOff| off.kind == FailureKind::NotFound && off.failures == 1;
@@ -310,20 +359,19 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
             let key = (Some(unready.agent.clone()), Subject::Unready);
             troubles.entry(key).or_insert(Problem { cause: why.clone(), why });
         }
-        for trouble in super::super::report::blocked(plan) {
-            let hidden = self.told.podman_lost && trouble.is_unseen();
+        for trouble in report::blocked(plan) {
+            let hidden = self.reported.podman_lost && trouble.is_unseen();
             if !hidden {
                 let (why, cause) = (trouble.to_string(), trouble.cause());
                 troubles.insert((trouble.agent().cloned(), Subject::Blocked), Problem { why, cause });
             }
         }
         // What cannot be seen now has not gone away, nor has what is being tried once more.
-        let now = Instant::now();
-        for (key, problem) in &self.told.troubles {
+        for (key, problem) in &self.reported.troubles {
             let over = match &key.0 {
-                _ if self.told.podman_lost => false,
+                _ if self.reported.podman_lost => false,
                 Some(agent) => status.agents.get(agent).is_none_or(|seen| {
-                    (seen.ready || seen.desired.suspend) && !self.crashes.is_on_probation(agent, now)
+                    (seen.ready || seen.desired.suspend) && !self.crash_loops.is_on_probation(agent, now.at)
                 }),
                 None => true,
             };
@@ -333,25 +381,23 @@ impl<V: Vm, E: Engine, S: Store> Running<'_, V, E, S> {
         }
         let mut news = Vec::new();
         for (key, problem) in &troubles {
-            if self.told.troubles.get(key) != Some(problem) {
+            if self.reported.troubles.get(key) != Some(problem) {
                 let Problem { why, cause } = problem.clone();
                 news.push(News::Trouble { agent: key.0.clone(), why, cause });
             }
         }
-        let had: BTreeSet<_> = self.told.troubles.keys().map(|(agent, _)| agent.clone()).collect();
+        let had: BTreeSet<_> = self.reported.troubles.keys().map(|(agent, _)| agent.clone()).collect();
         let has: BTreeSet<_> = troubles.keys().map(|(agent, _)| agent.clone()).collect();
         news.extend(had.difference(&has).map(|agent| News::Recovered { agent: agent.clone() }));
-        self.told.troubles = troubles;
-        for one in news {
-            self.tell(one);
-        }
+        self.reported.troubles = troubles;
+        self.effects.extend(news.into_iter().map(Effect::Report));
     }
 
     fn tell_converged(&mut self, status: &Status) {
-        if status.converged && !self.told.converged {
-            self.tell(News::Converged { agents: status.agents.len() });
+        if status.converged && !self.reported.converged {
+            self.effects.push(Effect::Report(News::Converged { agents: status.agents.len() }));
         }
-        self.told.converged = status.converged;
+        self.reported.converged = status.converged;
     }
 }
 
@@ -361,17 +407,21 @@ fn has_last_words(agent: &AgentStatus) -> bool {
 }
 
 /// A failure as the journal tells it.
-fn in_the_journal(setback: &Setback) -> Failure {
-    Failure {
-        first: crate::time::rfc3339(setback.first),
-        last: crate::time::rfc3339(setback.last),
-        times: setback.failures,
-        trigger: setback.trigger.clone(),
-        step: setback.step.clone(),
+fn in_the_journal(failed: &Failed) -> PastFailure {
+    let (step, trigger) = match &failed.failure {
+        Failure::Step { step, trigger, .. } => (Some(step.action.to_string()), trigger.clone()),
+        Failure::NonConvergent { .. } | Failure::Unhealthy { .. } => (None, String::new()),
+    };
+    PastFailure {
+        first: crate::time::rfc3339(failed.first),
+        last: crate::time::rfc3339(failed.last),
+        times: failed.failures,
+        trigger,
+        step,
         done: None,
-        pull: setback.error.as_ref().and_then(|err| err.pull().cloned()),
-        kind: Word::Known(setback.kind),
-        message: setback.message.clone(),
+        pull: failed.failure.error().and_then(|err| err.pull().cloned()),
+        kind: Word::Known(failed.failure.kind()),
+        message: failed.failure.to_string(),
     }
 }
 
@@ -385,16 +435,24 @@ fn annotate(status: &mut Status, off: &BackingOff) {
     not_ready(&mut agent.conditions, stalled, off.reason(), &off.to_string());
 }
 
-/// The time on the wall at a moment of ours.
-fn wall(at: Instant) -> SystemTime {
-    let now = SystemTime::now();
-    let left = at.saturating_duration_since(Instant::now());
-    now.checked_add(left).unwrap_or(now)
+impl BackingOff {
+    /// It as something that keeps an agent from what is wanted.
+    pub(super) fn as_trouble(&self) -> Trouble {
+        let (cause, message) = (self.cause.clone(), self.to_string());
+        Trouble::Recurring { agent: self.agent.clone(), kind: self.kind, cause, message }
+    }
 }
 
-/// The agent whose container has this name.
-pub(super) fn agent_of<'d>(desired: &'d crate::model::Desired, name: &ContainerName) -> Option<&'d AgentName> {
-    desired.agents.iter().find(|(_, agent)| agent.container.name == *name).map(|(agent, _)| agent)
+fn backing_off(cause: &Cause, failed: &Failed, now: Now) -> BackingOff {
+    BackingOff {
+        agent: cause.agent.clone(),
+        kind: failed.failure.kind(),
+        cause: failed.failure.to_string(),
+        failures: failed.failures,
+        retry_at: failed.retry_at.map(|at| now.wall_at(at)),
+        is_a_step: failed.failure.error().is_some(),
+        step: Some(cause.clone()),
+    }
 }
 
 #[cfg(test)]
@@ -410,7 +468,7 @@ mod tests {
             failures: 1,
             retry_at: None,
             is_a_step: true,
-            what: None,
+            step: None,
         };
         assert_eq!(off("it failed").to_string(), "it failed; not tried again before what is wanted changes");
         assert_eq!(

@@ -14,17 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::act::wait_until_healthy;
 use crate::backend::Engine;
 use crate::model::{ContainerId, Health, HealthCheck};
-
-/// A container that is to be checked.
-pub(super) struct Patient<'p> {
-    pub id: &'p ContainerId,
-    /// Of this start: a new one begins anew.
-    pub started_at: Option<SystemTime>,
-    /// The check of the state file, or of the image where it is known already.
-    pub check: Option<&'p HealthCheck>,
-    /// The verdict that is known.
-    pub health: Option<&'p Health>,
-}
+use crate::reconcile::core::Checked;
 
 struct Watch {
     started_at: Option<SystemTime>,
@@ -52,27 +42,27 @@ impl<'a, E: Engine> Checks<'a, E> {
     }
 
     /// These are to be checked, and no others.
-    pub fn keep(&mut self, patients: &[Patient<'_>]) {
+    pub fn keep(&mut self, checked: &[Checked]) {
         self.watches.retain(|id, watch| {
-            let same = |patient: &Patient<'_>| {
-                let same_check = patient.check.is_none() || patient.check == watch.check.as_ref();
-                patient.id == id && patient.started_at == watch.started_at && same_check
+            let same = |one: &Checked| {
+                let same_check = one.check.is_none() || one.check == watch.check;
+                one.id == *id && one.started_at == watch.started_at && same_check
             };
-            let kept = patients.iter().any(same);
+            let kept = checked.iter().any(same);
             if !kept {
                 watch.cancel.cancel();
             }
             kept
         });
-        for patient in patients {
-            if self.watches.contains_key(patient.id) {
+        for one in checked {
+            if self.watches.contains_key(&one.id) {
                 continue;
             }
             let cancel = CancellationToken::new();
-            let watch = Watch { started_at: patient.started_at, check: patient.check.cloned(), cancel: cancel.clone() };
-            self.watches.insert(patient.id.clone(), watch);
-            let (engine, id, check) = (self.engine, patient.id.clone(), patient.check.cloned());
-            let known = patient.health.cloned();
+            let watch = Watch { started_at: one.started_at, check: one.check.clone(), cancel: cancel.clone() };
+            self.watches.insert(one.id.clone(), watch);
+            let (engine, id, check) = (self.engine, one.id.clone(), one.check.clone());
+            let known = one.health.clone();
             self.futures.push(Box::pin(async move {
                 tokio::select! {
                     // First, so that one that was replaced never speaks for its successor.

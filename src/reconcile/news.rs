@@ -102,6 +102,11 @@ impl News {
         journal.note(self.word(), fields);
     }
 
+    /// Whether it goes to the journal alone: that the virtual machine is unreachable is told as what it means for Podman.
+    pub(super) fn is_for_the_journal_alone(&self) -> bool {
+        matches!(self, News::VmReached { now: Reach { rung: None, .. }, .. })
+    }
+
     /// Whether it is bad.
     pub fn is_bad(&self) -> bool {
         match self {

@@ -1,0 +1,73 @@
+//! Differences that come back although the step that removes them succeeded.
+//!
+//! A difference is told by its values, wanted and found; a wish that changed meanwhile is another difference.
+
+use std::collections::BTreeMap;
+
+use super::backoff::Attempt;
+use crate::plan::{Action, Plan, Reason, Revival, Step, StepKey};
+
+/// A step that succeeded so often in a row, and is still wanted for the same difference, does not help.
+const REPEATS: u32 = 2;
+
+/// What a step was to bring about, and the difference it was to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Difference {
+    attempt: Attempt,
+    reason: Reason,
+}
+
+#[derive(Debug)]
+struct Removed {
+    difference: Difference,
+    times: u32,
+    /// It succeeded since the last observation that counted it.
+    is_new: bool,
+}
+
+/// The differences that steps removed.
+#[derive(Debug, Default)]
+pub(super) struct DriftAgain {
+    removed: BTreeMap<StepKey, Removed>,
+}
+
+impl DriftAgain {
+    /// A step succeeded.
+    pub fn succeeded(&mut self, step: &Step) {
+        // What ends as soon as it is started is the subject of `crash_loop`.
+        if matches!(step.action, Action::StartContainer { how: Revival::Start, .. }) {
+            return;
+        }
+        let difference = Difference { attempt: Attempt::of(step), reason: step.reason.clone() };
+        match self.removed.get_mut(&step.key()) {
+            Some(removed) if removed.difference == difference => removed.is_new = true,
+            _ => {
+                self.removed.insert(step.key(), Removed { difference, times: 0, is_new: true });
+            }
+        }
+    }
+
+    /// What an observation that began after those successes finds wanted. Yields the steps that succeeded and do not help.
+    /// What cannot be seen has not gone away.
+    pub fn observed<'p>(&mut self, plan: &'p Plan, is_all_seen: bool) -> Vec<&'p Step> {
+        let mut again = Vec::new();
+        self.removed.retain(|key, removed| {
+            let same = |step: &&Step| {
+                step.key() == *key
+                    && step.reason == removed.difference.reason
+                    && Attempt::of(step) == removed.difference.attempt
+            };
+            let Some(step) = plan.ready.iter().find(same) else {
+                return !is_all_seen || plan.waiting.iter().any(|waiting| waiting.key() == *key);
+            };
+            if std::mem::take(&mut removed.is_new) {
+                removed.times += 1;
+                if removed.times >= REPEATS {
+                    again.push(step);
+                }
+            }
+            true
+        });
+        again
+    }
+}

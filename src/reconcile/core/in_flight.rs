@@ -1,0 +1,103 @@
+//! The steps in flight, by lane, and those that are ready and have to wait for a free slot.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::plan::{Action, Lane, Step};
+
+/// A step in flight.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    /// The step.
+    pub step: Step,
+    /// What woke the reconciler when it began.
+    pub trigger: String,
+    /// Whether it makes Podman or the disk work. While it waits it holds up nobody.
+    works: bool,
+}
+
+/// The steps in flight. Steps of one lane are never in flight together: a replacement has three names under way, and nobody
+/// else may touch any of them meanwhile.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    running: BTreeMap<Lane, Running>,
+    queue: VecDeque<Step>,
+    /// So many work at once.
+    parallel: usize,
+    /// So many downloads at once. They hold no other slot.
+    downloads: usize,
+}
+
+fn is_download(step: &Step) -> bool {
+    matches!(step.action, Action::FetchArtifact { .. })
+}
+
+impl InFlight {
+    pub fn new(parallel: usize, downloads: usize) -> Self {
+        let (parallel, downloads) = (parallel.max(1), downloads.max(1));
+        Self { running: BTreeMap::new(), queue: VecDeque::new(), parallel, downloads }
+    }
+
+    /// Whether nothing is in flight, and nothing waits for a slot.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.queue.is_empty()
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// The step in flight in a lane.
+    pub fn get(&self, lane: &Lane) -> Option<&Running> {
+        self.running.get(lane)
+    }
+
+    /// All that are in flight.
+    pub fn iter(&self) -> impl Iterator<Item = (&Lane, &Running)> {
+        self.running.iter()
+    }
+
+    /// These are ready and may be taken: what was ready before is of an older plan.
+    pub fn line_up(&mut self, ready: impl IntoIterator<Item = Step>) {
+        self.queue = ready.into_iter().filter(|step| !self.running.contains_key(&step.lane())).collect();
+    }
+
+    /// Nothing more is to be started of the plan that is there.
+    pub fn clear_queue(&mut self) {
+        self.queue.clear();
+    }
+
+    /// The next one that may start now.
+    pub fn next(&mut self) -> Option<Step> {
+        let may_start = |step: &Step| {
+            if self.running.contains_key(&step.lane()) {
+                return false;
+            }
+            let same = self.running.values().filter(|running| is_download(&running.step) == is_download(step));
+            if is_download(step) {
+                same.count() < self.downloads
+            } else {
+                same.filter(|one| one.works).count() < self.parallel
+            }
+        };
+        let at = self.queue.iter().position(may_start)?;
+        self.queue.remove(at)
+    }
+
+    /// It starts.
+    pub fn start(&mut self, step: Step, trigger: String) {
+        self.running.insert(step.lane(), Running { step, trigger, works: true });
+    }
+
+    /// A step waits from now on for an end, for a moment to pass or for health; or it works again.
+    pub fn set_working(&mut self, lane: &Lane, works: bool) {
+        if let Some(running) = self.running.get_mut(lane) {
+            running.works = works;
+        }
+    }
+
+    /// It ended.
+    pub fn end(&mut self, lane: &Lane) -> Option<Running> {
+        self.running.remove(lane)
+    }
+}

@@ -1,0 +1,441 @@
+//! Performs what the core decides, and tells it what happened.
+//!
+//! Nothing is decided here. Every future lives in the driver, so that dropping a wait for the next thing loses nothing.
+
+mod health;
+mod listen;
+mod steps;
+mod vm;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use listen::Wall;
+
+use super::core::{
+    Core, Draft, Effect, EngineSaid, Finding, How, Input, Mode, Now, Observation, RequestId, Terms, Verdict,
+};
+use super::journal::Journal;
+use super::run::{Edition, Request, View};
+use super::{Awaited, Options, Report, Reporter, Trouble, report};
+use crate::act::{ActError, Slots, last_lines, obstacle};
+use crate::backend::{Deaths, Engine, Store, Vm, World};
+use crate::handles::Scratch;
+use crate::model::{AgentName, ContainerId, Desired, Observed};
+use crate::observe::{Published, accept_published, observe};
+use crate::plan::Lane;
+use health::Checks;
+use listen::Listener;
+use steps::{Ended, InHand, Working};
+use vm::VmWatch;
+
+/// As long as makes no difference.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// What it works on.
+pub(super) struct Outside<'a, V, E, S> {
+    pub world: &'a World<V, E, S>,
+    pub options: &'a Options,
+    pub reporter: &'a dyn Reporter,
+    pub journal: &'a Journal,
+    pub scratch: &'a Scratch,
+    pub is_alone: &'a (dyn Fn(&Desired) -> bool + Send + Sync),
+    pub wall: &'a Wall,
+}
+
+/// What one that is kept up hears of beside.
+pub(super) struct Kept<'a> {
+    pub editions: watch::Receiver<Edition>,
+    pub requests: &'a mut mpsc::Receiver<Request>,
+    pub view: &'a watch::Sender<Option<Arc<View>>>,
+    pub heartbeat: Option<(Duration, &'a (dyn Fn() + Send + Sync))>,
+    /// The exit files of containers that run.
+    pub exits: Option<Deaths>,
+    pub tried_exits: bool,
+}
+
+type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who is to be answered.
+enum Reply {
+    Outcome(oneshot::Sender<Report>),
+    View(oneshot::Sender<()>),
+}
+
+/// Drives the core on a world.
+pub(super) struct Driver<'a, V, E, S> {
+    outside: Outside<'a, V, E, S>,
+    core: Core,
+    is_once: bool,
+    kept: Option<Kept<'a>>,
+    desired: Arc<Desired>,
+    cancel: &'a CancellationToken,
+    /// Breaks off what is in flight. A child of `cancel`.
+    stop: CancellationToken,
+    is_stopping: bool,
+    observing: Option<Work<'a, Observation>>,
+    fetching: Option<Work<'a, Published>>,
+    steps: FuturesUnordered<Work<'a, Ended>>,
+    in_hand: BTreeMap<Lane, InHand>,
+    slots: Slots,
+    working: (mpsc::UnboundedSender<Working>, mpsc::UnboundedReceiver<Working>),
+    logs: FuturesUnordered<Work<'a, (AgentName, ContainerId, String)>>,
+    answers: FuturesUnordered<Work<'a, ()>>,
+    replies: BTreeMap<RequestId, Reply>,
+    next_request: u64,
+    checks: Checks<'a, E>,
+    listener: Option<Listener<'a, E>>,
+    vm_watch: VmWatch<'a, V>,
+    awaited: Awaited,
+    /// What asked for the newest observation.
+    trigger: String,
+    wake_at: Instant,
+    beat_at: Instant,
+}
+
+impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
+    pub fn new(
+        outside: Outside<'a, V, E, S>,
+        mode: Mode,
+        edition: Edition,
+        kept: Option<Kept<'a>>,
+        cancel: &'a CancellationToken,
+    ) -> Self {
+        let Outside { world, options, wall, .. } = outside;
+        let desired = edition.desired.clone();
+        let is_once = matches!(mode, Mode::Once { .. });
+        let terms = Terms {
+            mode,
+            parallel: options.parallel,
+            downloads: options.downloads,
+            settle: options.patience.settle,
+            grace: options.patience.grace,
+            policy: options.policy.clone(),
+            allow_empty: options.allow_empty,
+        };
+        let now = Instant::now();
+        Self {
+            core: Core::new(terms, edition, Now { at: now.into_std(), wall: wall() }),
+            listener: (!is_once).then(|| Listener::new(&world.engine, desired.ownership(), wall)),
+            vm_watch: VmWatch::new(&world.vm, !is_once && desired.vm().is_some()),
+            checks: Checks::new(&world.engine),
+            slots: Slots::new(options.parallel),
+            outside,
+            is_once,
+            kept,
+            desired,
+            stop: cancel.child_token(),
+            cancel,
+            is_stopping: false,
+            observing: None,
+            fetching: None,
+            steps: FuturesUnordered::new(),
+            in_hand: BTreeMap::new(),
+            working: mpsc::unbounded_channel(),
+            logs: FuturesUnordered::new(),
+            answers: FuturesUnordered::new(),
+            replies: BTreeMap::new(),
+            next_request: 1,
+            awaited: Awaited::default(),
+            trigger: String::new(),
+            wake_at: now,
+            beat_at: now,
+        }
+    }
+
+    /// Goes on until the core says that it is over.
+    pub async fn drive(mut self) -> Verdict {
+        if !self.is_once {
+            self.outside.world.engine.keep();
+        }
+        let mut input = Input::Begin;
+        loop {
+            if let Some(verdict) = self.on(input) {
+                self.close().await;
+                return verdict;
+            }
+            input = self.next().await;
+        }
+    }
+
+    fn on(&mut self, input: Input) -> Option<Verdict> {
+        let is_observation = matches!(input, Input::Observed(_));
+        let now = Now { at: Instant::now().into_std(), wall: (self.outside.wall)() };
+        let mut verdict = None;
+        for effect in self.core.on(input, now) {
+            match effect {
+                Effect::Finish(how) => verdict = Some(how),
+                effect => self.perform(effect),
+            }
+        }
+        if is_observation && self.is_once && !matches!(verdict, Some(Verdict::Refused(_))) {
+            self.outside.world.engine.keep();
+        }
+        verdict
+    }
+
+    /// Waits for the next thing to happen.
+    async fn next(&mut self) -> Input {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled(), if !self.is_stopping => {
+                    self.is_stopping = true;
+                    return Input::Stop;
+                }
+                Some(ended) = self.steps.next(), if !self.steps.is_empty() => return self.step_ended(ended),
+                Some(working) = self.working.1.recv() => {
+                    let Working { lane, works } = working;
+                    return Input::StepWorks { lane, works };
+                }
+                observation = arrival(&mut self.observing) => {
+                    self.follow_exits(&observation.observed);
+                    self.forget_who_went();
+                    return Input::Observed(Box::new(observation));
+                }
+                Some(input) = from_kept(&mut self.kept, &mut self.replies, &mut self.next_request) => {
+                    if let Input::Edited(edition) = &input {
+                        self.desired = edition.desired.clone();
+                    }
+                    return input;
+                }
+                said = from_listener(&mut self.listener) => {
+                    if let (EngineSaid::Connected, Some(kept)) = (&said, &mut self.kept) {
+                        // Another Podman may keep its exit files elsewhere.
+                        kept.exits = None;
+                        kept.tried_exits = false;
+                    }
+                    return Input::Engine(said);
+                }
+                () = self.vm_watch.next() => return Input::VmEvent,
+                published = arrival(&mut self.fetching) => return Input::ManifestArrived(Box::new(published)),
+                () = self.checks.next() => return Input::HealthChanged,
+                Some((agent, id, lines)) = self.logs.next(), if !self.logs.is_empty() => {
+                    return Input::LogRead { agent, id, lines };
+                }
+                Some(()) = self.answers.next(), if !self.answers.is_empty() => {}
+                () = tokio::time::sleep_until(self.wake_at) => return Input::Timer,
+                () = tokio::time::sleep_until(self.beat_at), if self.kept.is_some() => self.beat(),
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let Outside { world, reporter, journal, scratch, is_alone, .. } = self.outside;
+        match effect {
+            Effect::Observe { desired, published, recheck } => {
+                let is_local = self.outside.options.patience.local;
+                self.observing = Some(Box::pin(async move {
+                    let is_alone = is_alone(&desired);
+                    let observed = observe(world, &desired, &published).await;
+                    scratch.record(&observed).await;
+                    let is_over = |action: &_| is_local && obstacle(action).is_none();
+                    let cleared = recheck.into_iter().filter(|(_, action)| is_over(action)).map(|(cause, _)| cause);
+                    Observation { observed, is_alone, cleared: cleared.collect() }
+                }));
+            }
+            Effect::Planned { asked_by, ready, waiting, took } => {
+                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(asked_by, ready, waiting, took_ms, "observed and planned");
+                if !self.is_once {
+                    journal.woken_by(&asked_by);
+                }
+                self.trigger = asked_by;
+            }
+            Effect::Start { step, grace, deadline } => self.start(*step, grace, deadline),
+            Effect::Cancel { lane, outdated } => {
+                if let Some(in_hand) = self.in_hand.get(&lane) {
+                    in_hand.cancel.cancel();
+                    if outdated {
+                        in_hand.outdated.cancel();
+                    }
+                }
+            }
+            Effect::CancelAll => self.stop.cancel(),
+            Effect::FetchManifest => {
+                let desired = self.desired.clone();
+                self.fetching = Some(Box::pin(async move { accept_published(&world.store, &desired).await }));
+            }
+            Effect::CheckHealth(checked) => self.checks.keep(&checked),
+            Effect::ReadLog { agent, id, spec } => self.logs.push(Box::pin(async move {
+                let lines = last_lines(&world.engine, &id, &spec).await;
+                (agent, id, lines)
+            })),
+            Effect::Report(news) => {
+                // That it is reached in no way is told as what it means for Podman.
+                if !self.is_once && !news.is_for_the_journal_alone() {
+                    reporter.news(&news);
+                }
+                news.write(journal);
+            }
+            Effect::ReportInFlight => self.in_hand.values().for_each(|in_hand| in_hand.tell(journal)),
+            Effect::Await(awaited) => {
+                reporter.awaiting(&awaited);
+                self.awaited = awaited;
+            }
+            Effect::Publish(mut view) => {
+                let Some(kept) = &self.kept else { return };
+                if let Some(why) = scratch.trouble() {
+                    Arc::make_mut(&mut view).not_recorded = Some(why);
+                }
+                kept.view.send_replace(Some(view));
+            }
+            Effect::AnswerView { id } => {
+                if let Some(Reply::View(reply)) = self.replies.remove(&id) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(());
+                }
+            }
+            Effect::Answer { id, draft } => {
+                let Some(Reply::Outcome(reply)) = self.replies.remove(&id) else { return };
+                self.answers.push(Box::pin(async move {
+                    let _ = reply.send(complete(&world.engine, *draft).await);
+                }));
+            }
+            Effect::LeaveUnfinished => tracing::warn!("left steps unfinished; the next run takes them up"),
+            Effect::WakeAt(at) => {
+                self.wake_at = at.map_or_else(|| Instant::now() + NEVER, Instant::from_std);
+            }
+            Effect::Finish(_) => unreachable!("it is over"),
+        }
+    }
+
+    /// Nobody waits any more, and who was promised an answer has it.
+    async fn close(&mut self) {
+        if !self.awaited.is_empty() {
+            self.outside.reporter.awaiting(&Awaited::default());
+        }
+        while self.answers.next().await.is_some() {}
+    }
+
+    fn follow_exits(&mut self, observed: &Observed) {
+        let (Some(guest), Some(kept)) = (observed.guest.present(), &mut self.kept) else { return };
+        if kept.exits.is_none() && !kept.tried_exits {
+            kept.tried_exits =
+                guest.containers.values().any(|container| container.phase == crate::model::Phase::Running);
+            kept.exits = self.outside.world.engine.deaths(guest);
+        }
+    }
+
+    /// Who asked and does not wait any more needs no answer.
+    fn forget_who_went(&mut self) {
+        let gone = |(id, reply): (&RequestId, &Reply)| match reply {
+            Reply::Outcome(reply) => reply.is_closed().then_some(*id),
+            Reply::View(reply) => reply.is_closed().then_some(*id),
+        };
+        let gone: Vec<_> = self.replies.iter().filter_map(gone).collect();
+        for id in gone {
+            self.replies.remove(&id);
+            // It has nothing to say to that.
+            let _ = self.on(Input::Gone { id });
+        }
+    }
+
+    /// Tells that the loop is alive.
+    fn beat(&mut self) {
+        let every = match self.kept.as_ref().and_then(|kept| kept.heartbeat) {
+            Some((every, beat)) => {
+                beat();
+                every
+            }
+            None => NEVER,
+        };
+        self.beat_at = Instant::now() + every;
+    }
+}
+
+/// Reads the last lines of those that are not ready into an outcome.
+pub(super) async fn complete<E: Engine>(engine: &E, draft: Draft) -> Report {
+    let Draft { desired, taken, findings, not_waited_for, residual, manifest_fault, how, took } = draft;
+    let troubles = findings.into_iter().map(async |finding| match finding {
+        Finding::Told(trouble) => trouble,
+        Finding::Unready(unready) => Trouble::of_unready(engine, &desired, unready).await,
+        Finding::Ended { agent, id, how } => {
+            let wanted = desired.agents.get(&agent);
+            let container = wanted.map_or_else(|| agent.to_string(), |agent| agent.container.name.to_string());
+            let log = match wanted {
+                Some(wanted) => last_lines(engine, &id, &wanted.container).await,
+                None => String::new(),
+            };
+            Trouble::Failed { agent: Some(agent), error: Arc::new(ActError::EndedAtOnce { container, how, log }) }
+        }
+    });
+    let mut troubles = futures_util::future::join_all(troubles).await;
+    // An empty plan is no proof while health or a last look is still awaited.
+    let converged = residual.is_empty() && troubles.is_empty() && not_waited_for.is_empty() && how == How::Proved;
+    troubles.splice(0..0, report::refused(manifest_fault.as_ref()));
+    Report {
+        name: desired.name.clone(),
+        converged,
+        taken,
+        troubles,
+        not_waited_for,
+        residual,
+        manifest_fault,
+        timed_out: how == How::TimedOut,
+        interrupted: how == How::Interrupted,
+        took,
+    }
+}
+
+async fn arrival<T>(work: &mut Option<Work<'_, T>>) -> T {
+    let Some(working) = work else { return std::future::pending().await };
+    let done = working.await;
+    *work = None;
+    done
+}
+
+async fn from_listener<E: Engine>(listener: &mut Option<Listener<'_, E>>) -> EngineSaid {
+    match listener {
+        Some(listener) => listener.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What only one that is kept up hears of. `None` when what it heard is nothing to it.
+async fn from_kept(
+    kept: &mut Option<Kept<'_>>,
+    replies: &mut BTreeMap<RequestId, Reply>,
+    next_request: &mut u64,
+) -> Option<Input> {
+    let Some(kept) = kept else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        Ok(()) = kept.editions.changed() => Some(Input::Edited(kept.editions.borrow_and_update().clone())),
+        Some(request) = kept.requests.recv() => {
+            let id = RequestId(*next_request);
+            *next_request += 1;
+            Some(match request {
+                Request::Reconcile { timeout, reply } => {
+                    replies.insert(id, Reply::Outcome(reply));
+                    Input::Asked { id, timeout }
+                }
+                Request::Look { reply } => {
+                    replies.insert(id, Reply::View(reply));
+                    Input::AskedForView { id }
+                }
+            })
+        }
+        id = next_exit(&mut kept.exits) => Some(Input::ContainerExited(id)),
+        else => std::future::pending().await,
+    }
+}
+
+async fn next_exit(exits: &mut Option<Deaths>) -> ContainerId {
+    if let Some(stream) = exits {
+        match stream.next().await {
+            Some(id) => return id,
+            None => *exits = None,
+        }
+    }
+    std::future::pending().await
+}
