@@ -71,3 +71,51 @@ impl DriftAgain {
         again
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ContainerId, ContainerName, FieldChange};
+
+    fn step(to: &str) -> Step {
+        let (id, name) = (ContainerId::new("1").unwrap(), ContainerName::new("demo-a").unwrap());
+        let change = FieldChange { field: "container.env.G".to_owned(), from: None, to: Some(to.to_owned()) };
+        Step { agent: None, action: Action::StopContainer { id, name }, reason: Reason::Changed(vec![change]) }
+    }
+
+    fn plan(ready: &[Step]) -> Plan {
+        Plan { ready: ready.to_vec(), ..Plan::default() }
+    }
+
+    #[test]
+    fn what_comes_back_twice_is_not_fought_over_and_another_wish_is_another_difference() {
+        let mut drift = DriftAgain::default();
+        drift.succeeded(&step("two"));
+        let again = plan(&[step("two")]);
+        assert!(drift.observed(&again, true).is_empty(), "once may be somebody else's doing");
+        assert!(drift.observed(&again, true).is_empty(), "nothing was done about it since");
+        drift.succeeded(&step("two"));
+        assert_eq!(drift.observed(&again, true), [&step("two")]);
+
+        let mut drift = DriftAgain::default();
+        for wish in ["two", "three", "four", "five"] {
+            drift.succeeded(&step(wish));
+            assert!(drift.observed(&plan(&[step("six")]), true).is_empty(), "{wish}");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_for_good_counts_from_the_beginning_and_what_is_not_seen_has_not_gone() {
+        let mut drift = DriftAgain::default();
+        let again = plan(&[step("two")]);
+        drift.succeeded(&step("two"));
+        drift.observed(&again, true);
+        drift.succeeded(&step("two"));
+        assert!(drift.observed(&plan(&[]), true).is_empty());
+        drift.succeeded(&step("two"));
+        assert!(drift.observed(&again, true).is_empty(), "it had gone");
+        drift.observed(&plan(&[]), false);
+        drift.succeeded(&step("two"));
+        assert_eq!(drift.observed(&again, true).len(), 1, "it was not seen, and had not gone");
+    }
+}

@@ -101,3 +101,53 @@ impl InFlight {
         self.running.remove(lane)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AgentName, ContainerId, ContainerName};
+    use crate::plan::Reason;
+
+    fn stop(agent: &str) -> Step {
+        let (id, name) = (ContainerId::new("1").unwrap(), ContainerName::new(agent).unwrap());
+        let agent = Some(AgentName::new(agent).unwrap());
+        Step { agent, action: Action::StopContainer { id, name }, reason: Reason::WantedStopped }
+    }
+
+    fn started(in_flight: &mut InFlight) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Some(step) = in_flight.next() {
+            names.push(step.agent.as_ref().unwrap().to_string());
+            in_flight.start(step, String::new());
+        }
+        names
+    }
+
+    #[test]
+    fn one_step_of_a_lane_and_as_many_lanes_as_work_at_once() {
+        let mut in_flight = InFlight::new(2, 1);
+        in_flight.line_up(["a", "a", "b", "c"].map(stop));
+        assert_eq!(started(&mut in_flight), ["a", "b"]);
+        in_flight.end(&stop("b").lane());
+        assert_eq!(started(&mut in_flight), ["c"], "its lane is taken");
+        in_flight.end(&stop("c").lane());
+        in_flight.end(&stop("a").lane());
+        assert_eq!(started(&mut in_flight), ["a"]);
+        in_flight.line_up(["a"].map(stop));
+        assert!(started(&mut in_flight).is_empty() && !in_flight.is_empty(), "it is in flight already");
+    }
+
+    #[test]
+    fn what_waits_holds_up_nobody() {
+        let mut in_flight = InFlight::new(1, 1);
+        in_flight.line_up(["a", "b", "c"].map(stop));
+        assert_eq!(started(&mut in_flight), ["a"]);
+        in_flight.set_working(&stop("a").lane(), false);
+        assert_eq!(started(&mut in_flight), ["b"]);
+        in_flight.set_working(&stop("a").lane(), true);
+        in_flight.end(&stop("b").lane());
+        assert!(started(&mut in_flight).is_empty(), "it works again, and comes first");
+        in_flight.end(&stop("a").lane());
+        assert_eq!(started(&mut in_flight), ["c"]);
+    }
+}
