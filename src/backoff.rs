@@ -12,6 +12,9 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// For a push to a registry. Podman tries again by itself as well.
+    pub(crate) const PUSH: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
+
     /// The delay after this many failures (counted from 1): doubled each time, then spread over 75 % to 125 %.
     pub fn delay(&self, failures: u32) -> Duration {
         self.at(failures, fastrand::f64())

@@ -211,6 +211,9 @@ impl std::fmt::Display for Trouble {
                     AgentHealth::CrashLoop(crash_loop) => {
                         write!(f, "container `{container}` is in a crash loop: it {crash_loop}")?
                     }
+                    AgentHealth::Unhealthy(_) | AgentHealth::Starting => {
+                        write!(f, "container `{container}` is not healthy: {message}")?
+                    }
                     _ => write!(f, "container `{container}` is not ready: {message}")?,
                 }
                 f.write_str(&crate::act::tail(log))

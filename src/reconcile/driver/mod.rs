@@ -33,6 +33,7 @@ use crate::handles::Scratch;
 use crate::model::{AgentName, ContainerId, Desired, Observed};
 use crate::observe::{Published, accept_published, observe};
 use crate::plan::Lane;
+use crate::readiness::AgentHealth;
 use health::Checks;
 use listen::Listener;
 use steps::{Ended, InHand, Working};
@@ -358,7 +359,15 @@ pub(super) async fn complete<E: Engine>(engine: &E, draft: Draft) -> Report {
     let Draft { desired, taken, findings, not_waited_for, residual, manifest_fault, how, took } = draft;
     let troubles = findings.into_iter().map(async |finding| match finding {
         Finding::Told(trouble) => trouble,
-        Finding::Unready(unready) => Trouble::of_unready(engine, &desired, unready).await,
+        Finding::Unready(unready) => {
+            let mut trouble = Trouble::of_unready(engine, &desired, unready).await;
+            if let (How::TimedOut, Trouble::Unready { health: AgentHealth::Starting, message, .. }) =
+                (how, &mut trouble)
+            {
+                *message = "it did not become healthy in time".to_owned();
+            }
+            trouble
+        }
         Finding::Ended { agent, id, how } => {
             let wanted = desired.agents.get(&agent);
             let container = wanted.map_or_else(|| agent.to_string(), |agent| agent.container.name.to_string());
