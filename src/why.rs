@@ -10,9 +10,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::model::wanted::wanted_image;
 use crate::model::{AgentName, Desired, FieldChange, ImageSource, Phase, Place};
 use crate::observe::ManifestFault;
-use crate::plan::{NEXT_SUFFIX, Note, PREV_SUFFIX, Plan, Step, Waiting, WaitingOn, wanted_image};
+use crate::plan::{NEXT_SUFFIX, Note, PREV_SUFFIX, Plan, Step, Waiting, WaitingOn};
 use crate::reconcile::journal::read::Entry;
 use crate::snapshot::Snapshot;
 use crate::status::AgentStatus;
@@ -276,7 +277,7 @@ pub fn still_stands(failure: &Failure, plan: &Plan) -> bool {
         return true;
     };
     let failed = step.split('`').nth(1).unwrap_or_default();
-    let ready = plan.ready.iter().map(|step| step.action.target());
+    let ready = plan.steps().map(|step| step.action.target());
     ready.chain(plan.waiting.iter().map(|waiting| waiting.target.clone())).any(|target| target == failed)
 }
 
@@ -295,14 +296,14 @@ fn time(entry: &Entry) -> String {
 /// knows of its backoff, the caller puts into [`Why::backoff`].
 pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past, now: SystemTime) -> Why {
     let Snapshot { observed, plan, status, .. } = snapshot;
-    let steps: Vec<_> = plan.ready.iter().filter(|step| step.agent.as_ref() == Some(agent)).cloned().collect();
+    let steps: Vec<_> = plan.steps().filter(|step| step.agent.as_ref() == Some(agent)).cloned().collect();
     let waiting: Vec<_> =
         plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(agent)).cloned().collect();
     let known = desired.agents.get(agent).map(|wanted| {
         let changes = steps.iter().map(|step| &step.reason).chain(waiting.iter().map(|waiting| &waiting.reason));
         let (image, image_unknown) = match wanted_image(agent, wanted, observed) {
             Ok(image) => (Some(image.to_string()), None),
-            Err(on) => (None, Some(on.to_string())),
+            Err(why) => (None, Some(WaitingOn::Manifest { why }.to_string())),
         };
         let ours = observed.guest.present().and_then(|guest| crate::status::serving(guest, agent, wanted));
         Known {

@@ -13,6 +13,7 @@ pub mod ports;
 pub mod spec;
 pub mod text;
 pub mod vm;
+pub mod wanted;
 
 pub use canonical::{CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{

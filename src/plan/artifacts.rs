@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
-use crate::model::{
-    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, ManifestError,
-    Observed, Owner, Seen, Sha256Digest, Version,
-};
+use super::{Action, Note, Plan, Reason, Waiting, WaitingOn};
+use crate::model::wanted::{no_manifest, resolve_artifact};
+use crate::model::{Agent, AgentName, AgentState, Artifact, Desired, ImageSource, Observed, Seen, Version};
 
 /// What became of the artifact each agent runs from.
 pub(super) enum Fetched {
@@ -16,90 +14,6 @@ pub(super) enum Fetched {
     Coming(Artifact),
     /// It cannot be told or had.
     Blocked(WaitingOn),
-}
-
-/// The artifact that is meant by an agent's version for one architecture.
-///
-/// Looked for in the published manifest, then in the last good one, so that a pinned version survives the publisher
-/// moving on. An older version that neither offers is still known by the agent's own `sha256` pin, by the label of the
-/// container that runs from it, or by the cache's index.
-///
-/// # Errors
-/// A sentence that says why nothing offers it.
-pub fn resolve_artifact(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, String> {
-    let found = offered(name, agent, arch, observed)
-        .or_else(|refusal| remembered(name, agent, arch, observed).ok_or(refusal))?;
-    match agent.pins.get(&arch) {
-        Some(pin) if *pin != found.sha256 => Err(format!(
-            "the manifest's {arch} tarball of `{name}` has sha256 {}, the state file pins {pin}",
-            found.sha256
-        )),
-        _ => Ok(found),
-    }
-}
-
-fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, String> {
-    let mut refusal = None;
-    for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {
-        let offer = manifest.agent(name.as_str()).and_then(|offer| match &agent.version {
-            Version::Exact(wanted) if *wanted != offer.version => Err(ManifestError::OtherVersion {
-                agent: name.to_string(),
-                wanted: wanted.clone(),
-                offered: offer.version.clone(),
-            }),
-            _ => manifest.artifact(name.as_str(), arch),
-        });
-        match offer {
-            Ok(artifact) => return Ok(artifact),
-            Err(err) => refusal = refusal.or(Some(err.to_string())),
-        }
-        if agent.version == Version::Latest {
-            break;
-        }
-    }
-    Err(refusal.unwrap_or_else(|| match observed.published.unknown() {
-        Some(why) => why.to_owned(),
-        None => no_manifest(agent),
-    }))
-}
-
-fn no_manifest(agent: &Agent) -> String {
-    let (why, help) = agent.no_manifest();
-    format!("{why}: {help}")
-}
-
-/// A version that nothing offers any more can be kept as long as its file is there; it could not be fetched again.
-fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Option<Artifact> {
-    let Version::Exact(version) = &agent.version else { return None };
-    let files = observed.artifacts.present()?;
-    let known = agent.pins.get(&arch).copied().or_else(|| labelled(name, version, observed));
-    // A file that is proved to hold what is meant, else the first of that name, which is then fetched again or refused.
-    let files: Vec<_> = files_of(name.as_str(), version, arch, files).collect();
-    let proved = files.iter().find(|(_, file)| known.is_some() && file.digest == known);
-    let (key, file) = proved.or(files.first())?;
-    // The label before the file's own bytes: these prove only that they are what they are.
-    Some(Artifact { key: (*key).clone(), sha256: known.or(file.digest)?, size_bytes: file.size, layers: None })
-}
-
-/// The files of this version, whatever their names end in.
-pub fn files_of<'a>(
-    agent: &str,
-    version: &str,
-    arch: Arch,
-    files: &'a BTreeMap<ArtifactKey, CachedArtifact>,
-) -> impl Iterator<Item = (&'a ArtifactKey, &'a CachedArtifact)> + use<'a> {
-    let stem = format!("{agent}-{version}");
-    files.iter().filter(move |(key, _)| key.version_and_arch() == Some((stem.as_str(), arch)))
-}
-
-fn labelled(name: &AgentName, version: &str, observed: &Observed) -> Option<Sha256Digest> {
-    observed.guest.present()?.containers.values().find_map(|container| match &container.owner {
-        Owner::Ours { agent: Some(agent), spec: Some(spec), .. } if agent == name => {
-            let image = spec.image()?;
-            image.ends_with(&format!(":{version}")).then_some(spec.artifact).flatten()
-        }
-        _ => None,
-    })
 }
 
 pub(super) fn plan(
@@ -224,36 +138,5 @@ fn plan_manifest(desired: &Desired, observed: &Observed, active: &[(&AgentName, 
         Some(key) => plan.wait(None, &action, reason, WaitingOn::Artifact { key }),
         None if wants_any => plan.step(None, action, reason),
         None => {}
-    }
-}
-
-/// The image repository an agent runs from: its own, else the manifest's.
-pub(super) fn repository(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<String, WaitingOn> {
-    if let Some(image) = &agent.image {
-        return Ok(image.clone());
-    }
-    let manifest = effective_manifest(observed).ok_or_else(|| WaitingOn::Manifest {
-        why: observed.published.unknown().map_or_else(|| no_manifest(agent), str::to_owned),
-    })?;
-    match manifest.agent(name.as_str()) {
-        Ok(offer) => Ok(offer.image.clone()),
-        Err(err) => Err(WaitingOn::Manifest { why: err.to_string() }),
-    }
-}
-
-/// The version an agent runs at, with `latest` resolved.
-pub(super) fn version(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<String, WaitingOn> {
-    match (&agent.version, agent.source) {
-        (Version::Exact(version), _) => Ok(version.clone()),
-        (Version::Latest, ImageSource::Registry | ImageSource::Local) => Ok("latest".to_owned()),
-        (Version::Latest, ImageSource::Manifest) => {
-            let manifest = effective_manifest(observed).ok_or_else(|| WaitingOn::Manifest {
-                why: observed.published.unknown().map_or_else(|| no_manifest(agent), str::to_owned),
-            })?;
-            match manifest.agent(name.as_str()) {
-                Ok(offer) => Ok(offer.version.clone()),
-                Err(err) => Err(WaitingOn::Manifest { why: err.to_string() }),
-            }
-        }
     }
 }

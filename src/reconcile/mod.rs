@@ -29,9 +29,9 @@ pub use report::{Report, Taken, Trouble};
 use crate::act::{ActError, Disposition, Patience, Slot, Slots};
 use crate::backend::{Engine, Store, Vm, World};
 use crate::handles::Scratch;
-use crate::model::{AgentName, Desired, Observed, Owner, Reach};
+use crate::model::{AgentName, Desired, Observed, Reach};
 use crate::observe::{ManifestFault, Published, accept_published, look_at_published, observe};
-use crate::plan::{Action, Plan, Policy, Step, WaitingOn, plan, plan_down};
+use crate::plan::{Action, Plan, Step, WaitingOn, plan, plan_down};
 use crate::readiness::{steady_after, unready};
 use backoff::Backoff;
 use flights::{Flight, Landed, fly};
@@ -55,16 +55,6 @@ pub struct Reconciler<'a, V, E, S> {
     pub scratch: &'a Scratch,
     /// Cancelled when it is to stop: downloads and loads are dropped, container steps are finished.
     pub cancel: CancellationToken,
-}
-
-/// How many containers an `apply` without --allow-empty refuses to remove: all there are, when the state file has no agents.
-pub fn refused_when_empty(desired: &Desired, observed: &Observed, policy: &Policy) -> Option<usize> {
-    if !desired.agents.is_empty() || !policy.prune {
-        return None;
-    }
-    let containers = observed.guest.present()?.containers.values();
-    let count = containers.filter(|container| matches!(container.owner, Owner::Ours { .. })).count();
-    (count > 0).then_some(count)
 }
 
 impl<V, E, S> std::fmt::Debug for Reconciler<'_, V, E, S> {
@@ -152,8 +142,8 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
                     None => continue,
                 }
             };
-            if guarded {
-                self.refuse_if_empty(&observed)?;
+            if let Some(refused) = &plan.refused {
+                return Err(Refusal::Empty { name: self.desired.name.clone(), count: refused.count });
             }
             self.world.engine.keep();
             residual = plan.clone();
@@ -279,12 +269,6 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
         } else {
             (Instant::now() >= deadline).then_some(End::TimedOut)
         }
-    }
-
-    fn refuse_if_empty(&self, observed: &Observed) -> Result<(), Refusal> {
-        let count =
-            refused_when_empty(self.desired, observed, &self.options.policy).filter(|_| !self.options.allow_empty);
-        count.map_or(Ok(()), |count| Err(Refusal::Empty { name: self.desired.name.clone(), count }))
     }
 
     /// Whether a step may be taken: not one that failed for good or must wait, not one that keeps coming back, and none

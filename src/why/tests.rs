@@ -64,7 +64,7 @@ fn told(desired: &Desired, guest: Seen<Guest>, journal: &[Value]) -> Why {
         others: Default::default(),
         transfers: Default::default(),
     };
-    let snapshot = Snapshot::of(desired, observed, &Policy::default(), Duration::from_secs(10), None);
+    let snapshot = Snapshot::of(desired, observed, &Policy::default(), None);
     let mut past = Past::of(&agent());
     for entry in journal {
         past.add(&Entry::parse(entry.to_string().as_bytes()).unwrap());

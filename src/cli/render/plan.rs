@@ -54,8 +54,7 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, guest: Option<&Guest>, converged
         converged,
         summary: plan.summary(),
         actions: plan
-            .ready
-            .iter()
+            .steps()
             .map(|step| StepJson {
                 kind: step.action.kind(),
                 agent: step.agent.clone(),
@@ -133,10 +132,10 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
         notes(&mut out, plan, color);
         return out;
     }
-    if !plan.ready.is_empty() {
+    if plan.steps().next().is_some() {
         let _ = writeln!(out, "{}", styled("Now:", STRONG, color));
     }
-    for step in &plan.ready {
+    for step in plan.steps() {
         let (mark, style) = mark(step.action.kind());
         let bytes = step.action.moved().map(|moved| format!(" ({})", units::moved(moved))).unwrap_or_default();
         let _ = writeln!(
@@ -297,7 +296,7 @@ fn summary(plan: &Plan, guest: Option<&Guest>) -> String {
     if blocked > 0 {
         parts.push(format!("{blocked} blocked"));
     }
-    let others = plan.ready.len() + plan.waiting.len();
+    let others = plan.steps().count() + plan.waiting.len();
     if parts.is_empty() {
         parts.push(units::count(others, "step"));
     }
@@ -341,7 +340,7 @@ pub fn markdown(desired: &Desired, snapshot: &Snapshot) -> String {
     } else {
         let _ = writeln!(out, "{}\n", summary(plan, observed.guest.present()));
         out.push_str("| | step | agent | why |\n|---|---|---|---|\n");
-        for step in &plan.ready {
+        for step in plan.steps() {
             let bytes = step.action.moved().map(|moved| format!(" ({})", units::moved(moved))).unwrap_or_default();
             let what = format!("{}{bytes}", step.action);
             let lost = lost(&step.action).map(|lost| format!("*{}*", prose(lost)));

@@ -37,7 +37,7 @@ use super::{Options, Refusal, Report, Reporter, Taken, reached_otherwise};
 use crate::act::Slots;
 use crate::backend::{Deaths, Engine, Store, Vm, World};
 use crate::handles::Scratch;
-use crate::model::{AgentName, Desired, ImageSource, Observed, Owner, Reach, Seen, Version};
+use crate::model::{AgentName, Desired, ImageSource, Observed, Reach, Seen, Version};
 use crate::observe::{Distrust, ManifestFault, Published, accept_published, observe};
 use crate::plan::{Plan, Policy, Step, WaitingOn, plan};
 use crate::readiness::{Unready, steady_after, unready};
@@ -347,7 +347,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
                 _ => self.tell(news),
             }
         }
-        self.refuse_if_empty(&observed);
+        self.tell_of_refusal(&plan);
         self.unready = unready(&self.desired, &observed, &plan, &self.policy, self.steady());
         self.notice_crash_loops();
         self.learn(&observed, &plan);
@@ -371,7 +371,6 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
     async fn look(&mut self) -> Option<(Observed, Plan)> {
         let began = Instant::now();
         self.policy.prune_cache = (self.with.is_alone)(&self.desired);
-        self.policy.prune = self.with.options.policy.prune && !self.is_guarded();
         let (desired, published) = (self.desired.clone(), self.published.clone());
         let looking = observe(self.with.world, &desired, &published);
         tokio::pin!(looking);
@@ -624,20 +623,12 @@ impl<'a, V: Vm, E: Engine, S: Store> Running<'a, V, E, S> {
         Woken::Here
     }
 
-    /// A state file without agents removes those that are there only where that is allowed. An edit that empties it is
-    /// refused before it comes here; this is the file that was empty when we began.
-    fn is_guarded(&self) -> bool {
-        self.desired.agents.is_empty() && !self.with.options.allow_empty && self.with.options.policy.prune
-    }
-
-    /// Says once that the containers of a state file without agents stay.
-    fn refuse_if_empty(&mut self, observed: &Observed) {
-        let Some(guest) = observed.guest.present().filter(|_| self.is_guarded()) else { return };
-        let count = guest.containers.values().filter(|seen| matches!(seen.owner, Owner::Ours { .. })).count();
-        if count == 0 || self.file_error.is_some() {
-            return;
-        }
-        let why = format!("{}: --allow-empty lets it", Refusal::Empty { name: self.desired.name.clone(), count });
+    /// Says once that the containers of a state file without agents stay. An edit that empties it is refused before it comes
+    /// here; this is the file that was empty when we began.
+    fn tell_of_refusal(&mut self, plan: &Plan) {
+        let Some(refused) = plan.refused.as_ref().filter(|_| self.file_error.is_none()) else { return };
+        let refusal = Refusal::Empty { name: self.desired.name.clone(), count: refused.count };
+        let why = format!("{refusal}: --allow-empty lets it");
         self.tell(News::FileRejected { why: why.clone() });
         self.file_error = Some(why);
     }
