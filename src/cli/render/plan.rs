@@ -399,7 +399,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::{Arch, Artifact, ArtifactKey, HostKey, Location, Observed, Seen, Sha256Digest};
+    use crate::model::{Arch, Artifact, ArtifactKey, HostKey, Location, Observed, Sha256Digest};
     use crate::plan::{Step, WaitingOn};
     use crate::state::{Context, Input, load};
 
@@ -430,18 +430,7 @@ mod tests {
     }
 
     fn shown(plan: &Plan) -> Snapshot {
-        let observed = Observed {
-            published: Seen::Absent,
-            local: Seen::Absent,
-            artifacts: Seen::Absent,
-            vm: Seen::Absent,
-            reach: Default::default(),
-            guest: Seen::Absent,
-            loaded: Default::default(),
-            others: Default::default(),
-            transfers: Default::default(),
-        };
-        Snapshot { observed, plan: plan.clone(), status: status(), manifest_fault: None }
+        Snapshot { observed: Observed::nothing(), plan: plan.clone(), status: status(), manifest_fault: None }
     }
 
     fn waiting(on: WaitingOn, reason: Reason) -> Plan {
