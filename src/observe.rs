@@ -2,18 +2,18 @@
 //!
 //! It cannot fail as a whole. What could not be looked at is `Unknown` with its reason, and blinds one branch only.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 
 use crate::backend::{Engine, Look, Store, StoreError, Vm, World};
 use crate::error::Chain;
+use crate::model::wanted::{misnamed, wanted_artifacts};
 use crate::model::{
-    AgentState, Desired, Forward, Guest, ImageSource, Manifest, Observed, Protocol, Seen, VmPhase, VmState,
+    AgentState, ArtifactKey, CachedArtifact, Desired, Forward, Guest, ImageSource, Manifest, Observed, Protocol, Seen,
+    VmPhase, VmState,
 };
-use crate::plan::{misnamed, wanted_artifacts};
 use crate::trust::TrustError;
 use crate::trust::kept::KeptError;
 
@@ -124,26 +124,43 @@ pub async fn observe<V: Vm, E: Engine, S: Store>(
     desired: &Desired,
     published: &Published,
 ) -> Observed {
-    let (local, artifacts, (vm, guest)) =
-        tokio::join!(world.store.local(desired.manifest.as_ref()), world.store.list(), look_at_engine(world, desired));
+    let ((local, artifacts), (vm, guest)) =
+        tokio::join!(look_at_cache(&world.store, desired), look_at_engine(world, desired));
+    let reach = world.engine.reach();
+    // What cannot be told is not taken for ours to remove.
+    let loaded = world.store.loaded_images().await.unwrap_or_default();
+    let published = published.manifest.clone();
+    let mut observed = Observed { published, local, artifacts, vm, reach, guest, loaded, ..Observed::nothing() };
+    prove_wanted(world, desired, &mut observed).await;
+    look_at_transfers(world, desired, &mut observed).await;
+    look_at_others(world, desired, &mut observed).await;
+    observed
+}
+
+/// Looks at the cache alone, where Podman is out of reach for this reason.
+pub async fn observe_without_engine<S: Store>(
+    store: &S,
+    desired: &Desired,
+    published: &Published,
+    why: String,
+) -> Observed {
+    let (local, artifacts) = look_at_cache(store, desired).await;
+    let (published, guest) = (published.manifest.clone(), Seen::Unknown { why });
+    Observed { published, local, artifacts, guest, ..Observed::nothing() }
+}
+
+/// The last good manifest, and every artifact.
+async fn look_at_cache<S: Store>(
+    store: &S,
+    desired: &Desired,
+) -> (Seen<Manifest>, Seen<BTreeMap<ArtifactKey, CachedArtifact>>) {
+    let (local, artifacts) = tokio::join!(store.local(desired.manifest.as_ref()), store.list());
     let local = match local {
         Ok(Some(manifest)) => Seen::Present(manifest),
         Ok(None) => Seen::Absent,
         Err(err) => unknown(&err),
     };
-    let artifacts = match artifacts {
-        Ok(artifacts) => Seen::Present(artifacts),
-        Err(err) => unknown(&err),
-    };
-    let reach = world.engine.reach();
-    // What cannot be told is not taken for ours to remove.
-    let loaded = world.store.loaded_images().await.unwrap_or_default();
-    let (published, others, transfers) = (published.manifest.clone(), BTreeSet::new(), BTreeMap::new());
-    let mut observed = Observed { published, local, artifacts, vm, reach, guest, loaded, others, transfers };
-    prove_wanted(world, desired, &mut observed).await;
-    look_at_transfers(world, desired, &mut observed).await;
-    look_at_others(world, desired, &mut observed).await;
-    observed
+    (local, artifacts.map_or_else(|err| unknown(&err), Seen::Present))
 }
 
 /// The machine, where one is wanted, and then Podman in it: what was found of the one says how to reach the other.
@@ -185,34 +202,20 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
         Some(guest) => Seen::Present(guest),
         None => look_at_guest(world, desired).await,
     };
-    vm.forwards.extend(forwarded_otherwise(desired, &vm).await);
+    vm.forwards.extend(forwarded_otherwise(world, desired, &vm).await);
     (Seen::Present(vm), guest)
 }
 
 /// Wanted ports that lead into the machine though its configuration does not say so: somebody takes connections there.
-async fn forwarded_otherwise(desired: &Desired, vm: &VmState) -> Vec<Forward> {
+async fn forwarded_otherwise<V: Vm, E, S>(world: &World<V, E, S>, desired: &Desired, vm: &VmState) -> Vec<Forward> {
     let mut found = Vec::new();
     for port in desired.forwards() {
-        if port.protocol == Protocol::Tcp && !vm.forwards.contains(&port) && takes_connections(&port).await {
+        if port.protocol == Protocol::Tcp && !vm.forwards.contains(&port) && world.vm.is_connectable(&port).await {
             found.push(port);
         }
     }
     found
 }
-
-async fn takes_connections(port: &Forward) -> bool {
-    let ip = match port.host_ip.parse::<IpAddr>() {
-        Ok(IpAddr::V4(ip)) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        Ok(IpAddr::V6(ip)) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        Ok(ip) => ip,
-        Err(_) => return false,
-    };
-    let connecting = tokio::net::TcpStream::connect((ip, port.port));
-    tokio::time::timeout(CONNECT, connecting).await.is_ok_and(|connected| connected.is_ok())
-}
-
-/// A connection within this machine is there at once or not at all.
-const CONNECT: Duration = Duration::from_millis(200);
 
 pub(crate) fn what_to_look_for(desired: &Desired) -> Look {
     let wanted = || desired.agents.values().filter(|agent| agent.state != AgentState::Absent);

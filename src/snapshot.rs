@@ -3,16 +3,17 @@
 //! They all take it here, so that none says of the same world what another denies. What would be tried and is known to fail
 //! beforehand (a taken host port, a missing mount source) stands in its plan as blocked, with the error that `apply` ends in.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
-use crate::act::{last_lines, obstacle};
+use crate::act::{Patience, last_lines, obstacle};
 use crate::backend::{Engine, Store, Vm, World};
 use crate::model::{Desired, Observed, Owner, Seen};
-use crate::observe::{ManifestFault, look_at_published, observe};
+use crate::observe::{ManifestFault, look_at_published, observe, observe_without_engine};
 use crate::plan::{Plan, Policy, WaitingOn, look_replaced, plan};
+use crate::readiness::steady_after;
 use crate::status::{HealthStatus, Status, status};
 
 /// An observation, the plan made from it, and the status that both show.
@@ -29,26 +30,32 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Observes the world and judges it. `steady` is what [`crate::readiness::steady_after`] yields; `at_work` is who holds the
-    /// lock: what looks like an interrupted replacement is theirs, and goes on.
+    /// Observes the world and judges it. `at_work` is who holds the lock: what looks like an interrupted replacement is theirs,
+    /// and goes on.
     pub async fn take<V: Vm, E: Engine, S: Store>(
         world: &World<V, E, S>,
         desired: &Desired,
         policy: &Policy,
-        steady: Duration,
         at_work: Option<&str>,
     ) -> Self {
         let published = look_at_published(&world.store, desired).await;
         let mut observed = observe(world, desired, &published).await;
         count_restarts(&world.engine, &mut observed).await;
-        let mut snapshot = Self::of(desired, observed, policy, steady, at_work);
+        let mut snapshot = Self::of(desired, observed, policy, at_work);
         snapshot.manifest_fault = published.fault;
         snapshot.read_logs(&world.engine, desired).await;
         snapshot
     }
 
+    /// What can be observed where Podman is out of reach for this reason: the cache and the manifest.
+    pub async fn without_engine<S: Store>(store: &S, desired: &Desired, policy: &Policy, why: String) -> Self {
+        let published = look_at_published(store, desired).await;
+        let observed = observe_without_engine(store, desired, &published, why).await;
+        Self { manifest_fault: published.fault, ..Self::of(desired, observed, policy, None) }
+    }
+
     /// The same of an observation that was taken already, without log lines.
-    pub fn of(desired: &Desired, observed: Observed, policy: &Policy, steady: Duration, at_work: Option<&str>) -> Self {
+    pub fn of(desired: &Desired, observed: Observed, policy: &Policy, at_work: Option<&str>) -> Self {
         let mut plan = plan(desired, &observed, policy);
         if let Some(by) = at_work {
             plan.mark_under_way(&look_replaced(&observed), desired, by);
@@ -56,6 +63,7 @@ impl Snapshot {
         if desired.vm().is_none() {
             block_what_must_fail(&mut plan);
         }
+        let steady = steady_after(Patience::default().settle);
         let status = status(desired, &observed, &plan, SystemTime::now(), steady);
         Self { observed, plan, status, manifest_fault: None }
     }

@@ -12,11 +12,12 @@ pub use condition::{Condition, ConditionKind, ConditionReason, ConditionStatus, 
 
 use crate::act::failed_check_in_words;
 use crate::handles::word;
+use crate::model::wanted::{effective_manifest, resolve_artifact};
 use crate::model::{
     Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, FailureKind, Guest, ImageSource, Name,
     Observed, Owner, Phase, Rung, Seen, VmPhase,
 };
-use crate::plan::{ActionKind, Note, Plan, Reason, WaitingOn, effective_manifest, resolve_artifact};
+use crate::plan::{ActionKind, Note, Plan, Reason, WaitingOn};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, health_of};
 use crate::time::rfc3339;
 use crate::trust::Signed;

@@ -12,9 +12,10 @@ use serde::Serialize;
 
 use crate::backend::PullFault;
 use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
+use crate::model::wanted::wanted_image;
 use crate::model::{AgentName, Desired, FailureKind, FieldChange, ImageSource, Phase, Place};
 use crate::observe::ManifestFault;
-use crate::plan::{ActionKind, Note, Plan, Step, Waiting, WaitingOn, wanted_image};
+use crate::plan::{ActionKind, Note, Plan, Step, Waiting, WaitingOn};
 use crate::reconcile::journal::read::{Entry, Told};
 use crate::snapshot::Snapshot;
 use crate::status::AgentStatus;
@@ -300,7 +301,7 @@ pub fn still_stands(failure: &Failure, plan: &Plan) -> bool {
     let Some(done) = failure.done.as_ref().filter(|done| done.stage().is_some_and(|stage| stage < 2)) else {
         return true;
     };
-    let ready = plan.ready.iter().map(|step| step.action.target());
+    let ready = plan.steps().map(|step| step.action.target());
     ready.chain(plan.waiting.iter().map(|waiting| waiting.target.clone())).any(|target| target == done.target)
 }
 
@@ -319,14 +320,14 @@ fn time(entry: &Entry) -> String {
 /// knows of its backoff, the caller puts into [`Why::backoff`].
 pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past, now: SystemTime) -> Why {
     let Snapshot { observed, plan, status, .. } = snapshot;
-    let steps: Vec<_> = plan.ready.iter().filter(|step| step.agent.as_ref() == Some(agent)).cloned().collect();
+    let steps: Vec<_> = plan.steps().filter(|step| step.agent.as_ref() == Some(agent)).cloned().collect();
     let waiting: Vec<_> =
         plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(agent)).cloned().collect();
     let known = desired.agents.get(agent).map(|wanted| {
         let changes = steps.iter().map(|step| &step.reason).chain(waiting.iter().map(|waiting| &waiting.reason));
         let (image, image_unknown) = match wanted_image(agent, wanted, observed) {
             Ok(image) => (Some(image.to_string()), None),
-            Err(on) => (None, Some(on.to_string())),
+            Err(cause) => (None, Some(WaitingOn::Manifest { cause }.to_string())),
         };
         let ours = observed.guest.present().and_then(|guest| crate::status::serving(guest, agent, wanted));
         Known {

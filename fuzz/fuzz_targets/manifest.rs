@@ -5,7 +5,6 @@
 
 use std::path::{Component, Path};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use steadfast::model::{Arch, Artifact, ArtifactKey, Desired, Manifest, ManifestError, Seen};
@@ -32,7 +31,7 @@ fn check(bytes: &[u8]) {
     let desired = DESIRED.get_or_init(desired);
     let mut observed = nothing();
     observed.published = Seen::Present(manifest);
-    let snapshot = Snapshot::of(desired, observed, &Policy::default(), Duration::from_secs(10), None);
+    let snapshot = Snapshot::of(desired, observed, &Policy::default(), None);
     let said = steadfast::fuzzing::render::snapshot(desired, &snapshot);
     said.pages.iter().chain(&said.data).for_each(|page| check_page(page));
     snapshot.plan.waiting.iter().for_each(|waiting| check_message(&waiting.on.to_string()));

@@ -61,7 +61,7 @@ fn check_look(containers: &Value, images: &Value, inspection: &Value, events: &[
     let (policy, steady) = (Policy::default(), Duration::from_secs(10));
     let mut observed = nothing();
     observed.guest = Seen::Present(guest(&Answers { containers, images, inspection, events }, &look(desired)));
-    let snapshot = Snapshot::of(desired, observed, &policy, steady, None);
+    let snapshot = Snapshot::of(desired, observed, &policy, None);
     let _ = unready(desired, &snapshot.observed, &snapshot.plan, &policy, steady);
     let said = render::snapshot(desired, &snapshot);
     said.pages.iter().chain(&said.data).for_each(|page| check_page(page));

@@ -46,8 +46,7 @@ fn check(text: &str) {
     if loaded.desired.agents.len() > 50 {
         return;
     }
-    let steady = std::time::Duration::from_secs(10);
-    let snapshot = Snapshot::of(&loaded.desired, nothing(), &Policy::default(), steady, None);
+    let snapshot = Snapshot::of(&loaded.desired, nothing(), &Policy::default(), None);
     let said = steadfast::fuzzing::render::snapshot(&loaded.desired, &snapshot);
     for page in said.pages.iter().chain(&said.data) {
         check_page(page);

@@ -106,15 +106,5 @@ pub fn desired() -> Desired {
 
 /// A world in which there is nothing.
 pub fn nothing() -> Observed {
-    Observed {
-        published: Seen::Absent,
-        local: Seen::Absent,
-        artifacts: Seen::Present(Default::default()),
-        vm: Seen::Absent,
-        reach: Default::default(),
-        guest: Seen::Present(Default::default()),
-        loaded: Default::default(),
-        others: Default::default(),
-        transfers: Default::default(),
-    }
+    Observed { guest: Seen::Present(Default::default()), ..Observed::nothing() }
 }

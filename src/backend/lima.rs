@@ -3,6 +3,7 @@
 mod render;
 
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -228,6 +229,9 @@ fn adopted_by(dir: &Path) -> Option<(String, Option<String>)> {
     Some((word("name")?, word("root")))
 }
 
+/// A connection within this machine is there at once or not at all.
+const CONNECT: Duration = Duration::from_millis(200);
+
 impl Vm for Lima {
     async fn look(&self) -> Result<Option<VmState>, VmError> {
         Ok(self.listed().await?.map(|listed| listed.state))
@@ -300,6 +304,17 @@ impl Vm for Lima {
             }
         }
         Ok(())
+    }
+
+    async fn is_connectable(&self, port: &Forward) -> bool {
+        let ip = match port.host_ip.parse::<IpAddr>() {
+            Ok(IpAddr::V4(ip)) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Ok(IpAddr::V6(ip)) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            Ok(ip) => ip,
+            Err(_) => return false,
+        };
+        let connecting = tokio::net::TcpStream::connect((ip, port.port));
+        tokio::time::timeout(CONNECT, connecting).await.is_ok_and(|connected| connected.is_ok())
     }
 
     async fn events(&self) -> Result<Option<VmEvents>, VmError> {

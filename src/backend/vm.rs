@@ -37,6 +37,9 @@ pub trait Vm: Send + Sync {
     /// Leads these ports of this host into it until it is next stopped.
     fn forward(&self, ports: &[Forward]) -> impl Future<Output = Result<(), VmError>> + Send;
 
+    /// Whether somebody takes connections at this TCP port of this host, whatever the machine's configuration says.
+    fn is_connectable(&self, port: &Forward) -> impl Future<Output = bool> + Send;
+
     /// What happens to it from now on, where that can be followed.
     fn events(&self) -> impl Future<Output = Result<Option<VmEvents>, VmError>> + Send;
 }
@@ -215,6 +218,13 @@ impl<V: Vm> Vm for Option<V> {
         match self {
             Some(vm) => vm.forward(ports).await,
             None => Ok(()),
+        }
+    }
+
+    async fn is_connectable(&self, port: &Forward) -> bool {
+        match self {
+            Some(vm) => vm.is_connectable(port).await,
+            None => false,
         }
     }
 

@@ -297,7 +297,7 @@ async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) -> Result<Exi
         let files = cache.list().await.map_err(|err| CliError::from_store(&err))?;
         for (name, agent) in &desired.agents {
             let crate::model::Version::Exact(version) = &agent.version else { continue };
-            let of_arch = |arch| crate::plan::files_of(name.as_str(), version, arch, &files);
+            let of_arch = |arch| crate::model::wanted::files_of(name.as_str(), version, arch, &files);
             request.roots.extend(agent.arches.iter().flat_map(|arch| of_arch(*arch)).map(|(key, _)| key.clone()));
         }
     }

@@ -23,9 +23,7 @@ use crate::backend::{Engine, EngineErrorKind, Look, Store};
 use crate::control::{BackingOff, Run};
 use crate::error::Chain;
 use crate::model::{AgentName, AgentState, Desired, FailureKind, ImageSource};
-use crate::plan::Policy;
 use crate::reconcile::lock::{self, LockError};
-use crate::reconcile::refused_when_empty;
 use crate::snapshot::Snapshot;
 use crate::status::{AgentStatus, Condition, ConditionReason, SyncStatus};
 
@@ -343,17 +341,17 @@ fn whole(desired: &Desired, snapshot: &Snapshot, view: Option<&(Value, Run)>, ch
         let fix = "mend that in the state file; its last good state is kept meanwhile";
         return checks.bad("run", format!("`steadfast run` (pid {pid}) cannot use the state file: {first}"), fix);
     }
-    let Snapshot { plan, status, observed, .. } = snapshot;
+    let Snapshot { plan, status, .. } = snapshot;
     if view.map_or(status.converged, |(view, _)| view["converged"] == true) {
         return;
     }
     let is_told = |agent: &Option<AgentName>| agent.as_ref().is_some_and(|agent| desired.agents.contains_key(agent));
-    let steps = plan.ready.iter().filter(|step| !is_told(&step.agent));
+    let steps = plan.steps().filter(|step| !is_told(&step.agent));
     let steps = steps.map(|step| format!("{} ({})", step.action, step.reason));
     let waits = plan.waiting.iter().filter(|waiting| !is_told(&waiting.agent) && waiting.on.is_blocked());
     let waits = waits.map(|waiting| format!("{} `{}`: {}", waiting.kind.verb(), waiting.target, waiting.on));
     let left: Vec<_> = steps.chain(waits).collect();
-    let fix = if refused_when_empty(desired, observed, &Policy::default()).is_some() {
+    let fix = if plan.refused.is_some() {
         "`steadfast apply` refuses that for a state file without agents: put them back, or give --allow-empty"
             .to_owned()
     } else if view.is_some() {

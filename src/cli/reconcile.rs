@@ -22,11 +22,10 @@ use crate::control::{Ended, Outcome, Request};
 use crate::files;
 use crate::handles::Scratch;
 use crate::model::Desired;
-use crate::plan::{Note, Plan, Policy};
-use crate::readiness::steady_after;
+use crate::plan::{Plan, Policy};
 use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
-use crate::reconcile::{Options, Reconciler, Report, refused_when_empty};
+use crate::reconcile::{Options, Reconciler, Report};
 use crate::snapshot::Snapshot;
 use crate::trust::kept::is_only_trust;
 
@@ -39,11 +38,15 @@ fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
     }
     Ok(Policy {
         prune: !args.no_prune,
-        prune_cache: is_alone(desired),
         adopt: args.adopt,
         only: args.only.iter().cloned().collect::<BTreeSet<_>>(),
-        ..Policy::default()
+        ..plain_policy(desired)
     })
+}
+
+/// The policy of a verb without flags.
+pub(super) fn plain_policy(desired: &Desired) -> Policy {
+    Policy { prune_cache: is_alone(desired), ..Policy::default() }
 }
 
 /// Whether no other state file keeps its state below the same root, and so shares the cache. What cannot be read is taken
@@ -78,11 +81,7 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
     }
     let policy = policy(&args.policy, &desired)?;
     let world = settings.world(&desired, CacheOptions::default())?;
-    let steady = steady_after(Patience::default().settle);
-    let mut snapshot = Snapshot::take(&world, &desired, &policy, steady, at_work(&desired).as_deref()).await;
-    if let Some(count) = refused_when_empty(&desired, &snapshot.observed, &policy) {
-        snapshot.plan.notes.push(Note::Empty { count });
-    }
+    let snapshot = Snapshot::take(&world, &desired, &policy, at_work(&desired).as_deref()).await;
     match settings.output {
         Format::Json | Format::Yaml => {
             let Snapshot { observed, plan, status, .. } = &snapshot;
@@ -149,8 +148,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
             local: first.vm().is_none(),
             ..Patience::default()
         },
-        policy: policy(&args.policy, &first)?,
-        allow_empty: args.allow_empty,
+        policy: Policy { allow_empty: args.allow_empty, ..policy(&args.policy, &first)? },
     };
     let cache = CacheOptions { parallel: options.downloads, ..CacheOptions::default() };
     let mut world = settings.world(&first, cache)?;
@@ -161,7 +159,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         taken => taken.map_err(|err| CliError::from_lock(&err, &settings.file))?,
     };
     let mut desired = load_again(settings, first, &mut world)?;
-    options.policy = policy(&args.policy, &desired)?;
+    options.policy = Policy { allow_empty: args.allow_empty, ..policy(&args.policy, &desired)? };
     options.patience.local = desired.vm().is_none();
     if !args.policy.take_over {
         // Somebody else may have had the lock meanwhile.
@@ -196,7 +194,7 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
     if !args.take_over {
         ownership::check(settings, &desired)?;
     }
-    let options = Options { timeout: args.timeout, wait: false, allow_empty: true, ..Options::default() };
+    let options = Options { timeout: args.timeout, wait: false, ..Options::default() };
     if args.vm && desired.vm().is_none() {
         return Err(CliError::new(
             ExitStatus::Usage,

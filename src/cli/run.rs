@@ -184,8 +184,7 @@ fn options(args: &RunArgs) -> Options {
         parallel: args.parallel.into(),
         downloads: args.parallel_downloads.into(),
         patience: Patience { settle: args.settle, ..Patience::default() },
-        policy: Policy { prune: !args.no_prune, adopt: args.adopt, ..Policy::default() },
-        allow_empty: args.allow_empty,
+        policy: Policy { prune: !args.no_prune, allow_empty: args.allow_empty, adopt: args.adopt, ..Policy::default() },
         ..Options::default()
     }
 }

@@ -10,19 +10,16 @@ use serde_json::Value;
 
 use super::history::{each, journal_path};
 use super::kept::{self, Kept};
-use super::reconcile::is_alone;
+use super::reconcile::plain_policy;
 use super::render::said::{Level, say};
 use super::render::{self, status as render_status};
 use super::settings::{HostWorld, state_dir};
 use super::{CliError, ExitStatus, Format, Settings, StatusArgs, ownership};
-use crate::act::Patience;
 use crate::backend::Engine;
 use crate::backend::cache::CacheOptions;
 use crate::control::client::{self, AskError, Asked};
 use crate::control::{Request, Run, is_same_file};
 use crate::model::{AgentName, Desired};
-use crate::plan::Policy;
-use crate::readiness::steady_after;
 use crate::reconcile::lock::{self, LockError};
 use crate::snapshot::Snapshot;
 use crate::status::{
@@ -160,10 +157,7 @@ async fn look(world: &HostWorld, desired: &Desired) -> Status {
 
 /// What `status`, `why` and `doctor` go by: the policy of an `apply` without flags, and the failures that the journal tells of.
 pub(super) async fn snapshot(world: &HostWorld, desired: &Desired) -> Snapshot {
-    let policy = Policy { prune_cache: is_alone(desired), ..Policy::default() };
-    let mut snapshot =
-        Snapshot::take(world, desired, &policy, steady_after(Patience::default().settle), at_work(desired).as_deref())
-            .await;
+    let mut snapshot = Snapshot::take(world, desired, &plain_policy(desired), at_work(desired).as_deref()).await;
     tell_failures(&mut snapshot, desired);
     snapshot
 }

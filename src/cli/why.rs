@@ -3,15 +3,11 @@
 use std::time::SystemTime;
 
 use super::history::{each, journal_path, unknown_agent};
+use super::reconcile::plain_policy;
 use super::render::{self, why as render_why};
 use super::status::{not_ready_in, snapshot, view_of_run};
 use super::{CliError, ExitStatus, Format, Settings, WhyArgs, ownership};
-use crate::act::Patience;
 use crate::backend::cache::CacheOptions;
-use crate::model::{Desired, Seen};
-use crate::observe::{Published, look_at_published};
-use crate::plan::Policy;
-use crate::readiness::steady_after;
 use crate::snapshot::Snapshot;
 use crate::status::{ConditionReason, HealthStatus};
 use crate::why::{BackingOff, Past, awaited, why as explain};
@@ -32,8 +28,8 @@ pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus
         Ok(world) => snapshot(&world, &desired).await,
         // Without a socket the rest of the chain is still worth telling.
         Err(err) => {
-            let observed = unseen(settings, &desired, err).await?;
-            Snapshot::of(&desired, observed, &Policy::default(), steady_after(Patience::default().settle), None)
+            let store = settings.cache(&desired.root, CacheOptions { retries: 0, ..CacheOptions::default() })?;
+            Snapshot::without_engine(&store, &desired, &plain_policy(&desired), err.message).await
         }
     };
     let mut past = Past::sharing(agent, awaited(agent, &snapshot.plan));
@@ -56,33 +52,4 @@ pub(super) async fn why(settings: &Settings, args: WhyArgs) -> Result<ExitStatus
         Format::Text | Format::Markdown => render::print(&render_why::text(&why, settings.color_stdout))?,
     }
     Ok(if why.podman_unseen.is_some() { ExitStatus::Error } else { ExitStatus::Done })
-}
-
-/// What can be seen where Podman has no socket: the cache and the manifest.
-async fn unseen(settings: &Settings, desired: &Desired, err: CliError) -> Result<crate::model::Observed, CliError> {
-    use crate::backend::Store;
-
-    let store = settings.cache(&desired.root, CacheOptions { retries: 0, ..CacheOptions::default() })?;
-    let Published { manifest: published, .. } = look_at_published(&store, desired).await;
-    let local = store
-        .local(desired.manifest.as_ref())
-        .await
-        .map_or_else(unknown, |local| local.map_or(Seen::Absent, Seen::Present));
-    let artifacts = store.list().await.map_or_else(unknown, Seen::Present);
-    let (vm, reach) = (Seen::Absent, crate::model::Reach::default());
-    Ok(crate::model::Observed {
-        published,
-        local,
-        artifacts,
-        vm,
-        reach,
-        guest: Seen::Unknown { why: err.message },
-        loaded: Default::default(),
-        others: Default::default(),
-        transfers: Default::default(),
-    })
-}
-
-fn unknown<T>(err: crate::backend::StoreError) -> Seen<T> {
-    Seen::Unknown { why: crate::error::Chain(&err).to_string() }
 }

@@ -16,6 +16,7 @@ pub mod redact;
 pub mod spec;
 pub mod text;
 pub mod vm;
+pub mod wanted;
 
 pub use canonical::{CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{

@@ -66,6 +66,23 @@ pub struct Observed {
     pub transfers: BTreeMap<ArtifactKey, u64>,
 }
 
+impl Observed {
+    /// A look at a machine with nothing on it, and at no Podman.
+    pub fn nothing() -> Self {
+        Self {
+            published: Seen::Absent,
+            local: Seen::Absent,
+            artifacts: Seen::Present(BTreeMap::new()),
+            vm: Seen::Absent,
+            reach: Reach::default(),
+            guest: Seen::Absent,
+            loaded: BTreeMap::new(),
+            others: BTreeSet::new(),
+            transfers: BTreeMap::new(),
+        }
+    }
+}
+
 /// An image that was loaded from a tarball and was not there before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedImage {

@@ -4,10 +4,11 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::ActionKind;
+use crate::model::wanted::ManifestCause;
 use crate::model::{
-    Agent, AgentName, Arch, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create,
-    FailureKind, FieldChange, Forward, ImageId, ImageRef, InstanceName, Location, Manifest, ManifestSource,
-    NO_MANIFEST, Observed, Ownership, Phase, PortRange, Sha256Digest, VmMake, VmPhase, Whose,
+    AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, FailureKind,
+    FieldChange, Forward, ImageId, ImageRef, InstanceName, Location, Manifest, ManifestSource, Ownership, Phase,
+    PortRange, VmMake, VmPhase, Whose,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -468,67 +469,6 @@ impl Waiting {
             WaitingOn::Sight { .. } | WaitingOn::Down { .. } => true,
             WaitingOn::Vm { .. } => self.kind.is_container(),
             _ => false,
-        }
-    }
-}
-
-/// Why no manifest offers what is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ManifestCause {
-    /// None is configured.
-    NotConfigured {
-        /// What to write.
-        help: String,
-    },
-    /// It could not be had or used, and there is no earlier one.
-    Unseen {
-        /// Why.
-        why: String,
-    },
-    /// It offers something else.
-    NotOffered {
-        /// What is missing.
-        why: String,
-    },
-    /// What it offers is not what the state file pins.
-    Pinned {
-        /// Whose tarball.
-        agent: AgentName,
-        /// For which architecture.
-        arch: Arch,
-        /// What it offers.
-        offered: Sha256Digest,
-        /// What is pinned.
-        pinned: Sha256Digest,
-    },
-    /// What it offers is no image that could be asked for.
-    NoReference {
-        /// Why.
-        why: String,
-    },
-}
-
-impl ManifestCause {
-    /// That no manifest was seen, for an agent that needs one.
-    pub(super) fn none(agent: &Agent, observed: &Observed) -> Self {
-        match observed.published.unknown() {
-            Some(why) => Self::Unseen { why: why.to_owned() },
-            None => Self::NotConfigured { help: agent.no_manifest() },
-        }
-    }
-}
-
-impl fmt::Display for ManifestCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotConfigured { help } => write!(f, "{NO_MANIFEST}: {help}"),
-            Self::Unseen { why } | Self::NotOffered { why } | Self::NoReference { why } => f.write_str(why),
-            Self::Pinned { agent, arch, offered, pinned } => {
-                write!(
-                    f,
-                    "the manifest's {arch} tarball of `{agent}` has sha256 {offered}, the state file pins {pinned}"
-                )
-            }
         }
     }
 }

@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, ActionKind, ManifestCause, Note, Plan, Reason, Waiting, WaitingOn, effective_manifest};
-use crate::model::{
-    Agent, AgentName, AgentState, Arch, Artifact, ArtifactKey, CachedArtifact, Desired, ImageSource, ManifestError,
-    Observed, Owner, Seen, Sha256Digest, Version,
-};
+use super::{Action, ActionKind, Note, Plan, Reason, Waiting, WaitingOn};
+use crate::model::wanted::{ManifestCause, resolve_artifact};
+use crate::model::{Agent, AgentName, AgentState, Artifact, Desired, ImageSource, Observed, Seen, Version};
 
 /// What became of the artifact each agent runs from.
 pub(super) enum Fetched {
@@ -16,78 +14,6 @@ pub(super) enum Fetched {
     Coming(Artifact),
     /// It cannot be told or had.
     Blocked(WaitingOn),
-}
-
-/// The artifact that is meant by an agent's version for one architecture.
-///
-/// Looked for in the published manifest, then in the last good one, so that a pinned version survives the publisher
-/// moving on. An older version that neither offers is still known by the agent's own `sha256` pin, by the label of the
-/// container that runs from it, or by the cache's index.
-///
-/// # Errors
-/// Why nothing offers it.
-pub fn resolve_artifact(
-    name: &AgentName,
-    agent: &Agent,
-    arch: Arch,
-    observed: &Observed,
-) -> Result<Artifact, ManifestCause> {
-    let found = offered(name, agent, arch, observed)
-        .or_else(|refusal| remembered(name, agent, arch, observed).ok_or(refusal))?;
-    found.pinned_by(&agent.pins, name, arch).map_err(|err| match err {
-        ManifestError::Pinned { offered, pinned, .. } => {
-            ManifestCause::Pinned { agent: name.clone(), arch, offered, pinned }
-        }
-        err => ManifestCause::NotOffered { why: err.to_string() },
-    })
-}
-
-fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, ManifestCause> {
-    let mut refusal = None;
-    for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {
-        match manifest.select(name, &agent.version, arch) {
-            Ok(artifact) => return Ok(artifact),
-            Err(err) => refusal = refusal.or(Some(ManifestCause::NotOffered { why: err.to_string() })),
-        }
-        if agent.version == Version::Latest {
-            break;
-        }
-    }
-    Err(refusal.unwrap_or_else(|| ManifestCause::none(agent, observed)))
-}
-
-/// A version that nothing offers any more can be kept as long as its file is there; it could not be fetched again.
-fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Option<Artifact> {
-    let Version::Exact(version) = &agent.version else { return None };
-    let files = observed.artifacts.present()?;
-    let known = agent.pins.get(&arch).copied().or_else(|| labelled(name, version, observed));
-    // A file that is proved to hold what is meant, else the first of that name, which is then fetched again or refused.
-    let files: Vec<_> = files_of(name.as_str(), version, arch, files).collect();
-    let proved = files.iter().find(|(_, file)| known.is_some() && file.digest == known);
-    let (key, file) = proved.or(files.first())?;
-    // The label before the file's own bytes: these prove only that they are what they are.
-    Some(Artifact { key: (*key).clone(), sha256: known.or(file.digest)?, size_bytes: file.size, layers: None })
-}
-
-/// The files of this version, whatever their names end in.
-pub fn files_of<'a>(
-    agent: &str,
-    version: &str,
-    arch: Arch,
-    files: &'a BTreeMap<ArtifactKey, CachedArtifact>,
-) -> impl Iterator<Item = (&'a ArtifactKey, &'a CachedArtifact)> + use<'a> {
-    let stem = format!("{agent}-{version}");
-    files.iter().filter(move |(key, _)| key.version_and_arch() == Some((stem.as_str(), arch)))
-}
-
-fn labelled(name: &AgentName, version: &str, observed: &Observed) -> Option<Sha256Digest> {
-    observed.guest.present()?.containers.values().find_map(|container| match &container.owner {
-        Owner::Ours { agent: Some(agent), spec: Some(spec), .. } if agent == name => {
-            let image = spec.image()?;
-            image.ends_with(&format!(":{version}")).then_some(spec.artifact).flatten()
-        }
-        _ => None,
-    })
 }
 
 pub(super) fn plan(
@@ -212,38 +138,5 @@ fn plan_manifest(desired: &Desired, observed: &Observed, active: &[(&AgentName, 
         Some(key) => plan.wait(None, &action, reason, WaitingOn::Artifact { key }),
         None if wants_any => plan.step(None, action, reason),
         None => {}
-    }
-}
-
-fn not_offered(err: &ManifestError) -> WaitingOn {
-    WaitingOn::Manifest { cause: ManifestCause::NotOffered { why: err.to_string() } }
-}
-
-/// The image repository an agent runs from: its own, else the manifest's.
-pub(super) fn repository(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<String, WaitingOn> {
-    if let Some(image) = &agent.image {
-        return Ok(image.clone());
-    }
-    let manifest = effective_manifest(observed)
-        .ok_or_else(|| WaitingOn::Manifest { cause: ManifestCause::none(agent, observed) })?;
-    match manifest.agent(name.as_str()) {
-        Ok(offer) => Ok(offer.image.clone()),
-        Err(err) => Err(not_offered(&err)),
-    }
-}
-
-/// The version an agent runs at, with `latest` resolved.
-pub(super) fn version(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<String, WaitingOn> {
-    match (&agent.version, agent.source) {
-        (Version::Exact(version), _) => Ok(version.clone()),
-        (Version::Latest, ImageSource::Registry | ImageSource::Local) => Ok("latest".to_owned()),
-        (Version::Latest, ImageSource::Manifest) => {
-            let manifest = effective_manifest(observed)
-                .ok_or_else(|| WaitingOn::Manifest { cause: ManifestCause::none(agent, observed) })?;
-            match manifest.agent(name.as_str()) {
-                Ok(offer) => Ok(offer.version.clone()),
-                Err(err) => Err(not_offered(&err)),
-            }
-        }
     }
 }

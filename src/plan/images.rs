@@ -8,11 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::artifacts::{self, Fetched};
-use super::{Action, ManifestCause, Plan, Policy, Reason, WaitingOn};
+use super::artifacts::Fetched;
+use super::{Action, Plan, Policy, Reason, WaitingOn};
+use crate::model::wanted::{NamedBy, made_under, named_by, wanted_image};
 use crate::model::{
-    Agent, AgentName, AgentState, Artifact, Desired, Guest, ImageId, ImageRef, ImageSource, Observed, Owner, Seen,
-    Sha256Digest,
+    Agent, AgentName, AgentState, Artifact, Guest, ImageId, ImageRef, ImageSource, Observed, Owner, Seen, Sha256Digest,
 };
 
 /// The image of one agent.
@@ -44,7 +44,8 @@ pub(super) fn plan(
             continue;
         }
         let image = Err(hidden.cloned().unwrap_or_else(|| unseen(observed)));
-        let mut image = ImageFor { reference: reference(name, agent, observed), artifact: None, image };
+        let reference = wanted_image(name, agent, observed).map_err(|cause| WaitingOn::Manifest { cause });
+        let mut image = ImageFor { reference, artifact: None, image };
         if let (Ok(reference), Seen::Present(guest)) = (&image.reference, &observed.guest) {
             let has = guest.images.get(reference);
             match agent.source {
@@ -139,53 +140,6 @@ fn load(
     Err(wait)
 }
 
-/// Who gave a name to the image that has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NamedBy {
-    /// It was loaded for it, or a container of ours was made from it under that name.
-    Us,
-    /// An agent of another state file is made from it.
-    AnotherFile,
-    Somebody,
-}
-
-fn named_by(image: &ImageId, reference: &ImageRef, guest: &Guest, observed: &Observed) -> NamedBy {
-    let was_loaded = observed.loaded.get(image).is_some_and(|loaded| loaded.reference == *reference);
-    if was_loaded || made_under(image, reference, guest) {
-        NamedBy::Us
-    } else if observed.others.contains(image) {
-        NamedBy::AnotherFile
-    } else {
-        NamedBy::Somebody
-    }
-}
-
-/// Images that have the name of a tarball's image, and were not given it here: whose they are is to be found out.
-pub(crate) fn misnamed(desired: &Desired, observed: &Observed) -> BTreeSet<ImageId> {
-    let Seen::Present(guest) = &observed.guest else { return BTreeSet::new() };
-    let wanted = desired
-        .agents
-        .iter()
-        .filter(|(_, agent)| agent.source == ImageSource::Manifest && agent.state != AgentState::Absent);
-    let found = wanted.filter_map(|(name, agent)| {
-        let reference = reference(name, agent, observed).ok().filter(|reference| !reference.is_digest())?;
-        let image = guest.images.get(&reference)?;
-        let is_used = guest.image_store.get(image).is_none_or(|state| state.containers != Some(0));
-        (is_used && named_by(image, &reference, guest, observed) == NamedBy::Somebody).then(|| image.clone())
-    });
-    found.collect()
-}
-
-/// Whether a container of ours was made from a tarball's image under this name.
-fn made_under(image: &ImageId, reference: &ImageRef, guest: &Guest) -> bool {
-    guest.containers.values().any(|container| match &container.owner {
-        Owner::Ours { spec: Some(spec), .. } => {
-            spec.artifact.is_some() && container.image == *image && spec.image() == Some(reference.as_str())
-        }
-        Owner::Ours { .. } | Owner::Foreign(_) => false,
-    })
-}
-
 /// The image a tarball yields: remembered by the cache, else told by a container that was made from it.
 fn known_image(
     artifact: &Artifact,
@@ -211,12 +165,4 @@ fn images_by_artifact(guest: &Guest) -> BTreeMap<Sha256Digest, ImageId> {
 
 fn unseen(observed: &Observed) -> WaitingOn {
     WaitingOn::Sight { why: observed.guest.unknown().unwrap_or("Podman was not looked at").to_owned() }
-}
-
-pub(crate) fn reference(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<ImageRef, WaitingOn> {
-    let repository = artifacts::repository(name, agent, observed)?;
-    let version = artifacts::version(name, agent, observed)?;
-    ImageRef::join(&repository, &version)
-        .map(|reference| reference.qualified())
-        .map_err(|err| WaitingOn::Manifest { cause: ManifestCause::NoReference { why: err.to_string() } })
 }

@@ -13,7 +13,7 @@ impl Plan {
             let found = guest.and_then(|guest| guest.containers.values().find(|seen| seen.id == *id));
             found.is_none_or(|seen| seen.phase == Phase::Running)
         };
-        let ready = self.ready.iter().filter(|step| match &step.action {
+        let ready = self.steps().filter(|step| match &step.action {
             Action::ReplaceContainer { old, .. } => runs(old),
             Action::StopContainer { id, .. }
             | Action::RemoveContainer { id, .. }

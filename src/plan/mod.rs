@@ -14,26 +14,23 @@ mod prune;
 mod under_way;
 mod vm;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-pub use action::{Action, ManifestCause, Moved, Reason, Revival, Step, Waiting, WaitingOn};
-pub use artifacts::{files_of, resolve_artifact};
+pub use action::{Action, Moved, Reason, Revival, Step, Waiting, WaitingOn};
 pub use containers::labels;
 pub(crate) use containers::{is_in_a_crash_loop, stays_ended};
-pub(crate) use images::{misnamed, reference as wanted_image};
 pub use key::{ActionKind, Lane, StepKey};
 pub use under_way::look_replaced;
 
-use crate::model::{
-    Agent, AgentName, AgentState, ArtifactKey, Desired, FieldChange, ImageSource, InstanceName, Manifest, Observed,
-    Seen, Wanted,
-};
+use crate::model::{Agent, AgentName, Desired, FieldChange, InstanceName, Observed, Owner, Seen};
 
 /// What the user allows a plan to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Remove containers of agents that are gone from the state file, and what nothing needs any more.
     pub prune: bool,
+    /// Remove them also where the state file has no agents at all, which is more likely a mistake than a wish.
+    pub allow_empty: bool,
     /// Remove old artifacts too. Only where no other state file shares the cache: what that one needs is not seen.
     pub prune_cache: bool,
     /// Take over strangers' containers that hold a wanted name.
@@ -46,7 +43,14 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { prune: true, prune_cache: true, adopt: false, only: BTreeSet::new(), held: BTreeSet::new() }
+        Self {
+            prune: true,
+            allow_empty: false,
+            prune_cache: true,
+            adopt: false,
+            only: BTreeSet::new(),
+            held: BTreeSet::new(),
+        }
     }
 }
 
@@ -64,8 +68,19 @@ pub struct Plan {
     pub ready: Vec<Step>,
     /// Steps that are wanted and wait.
     pub waiting: Vec<Waiting>,
+    /// Steps that are refused, since nobody can have meant them. Nothing is done meanwhile but what is ready.
+    pub refused: Option<Refused>,
     /// What a person should know beside.
     pub notes: Vec<Note>,
+}
+
+/// What a state file without agents would remove, and may not unless that is allowed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refused {
+    /// How many containers there are.
+    pub count: usize,
+    /// The steps that remove them, and what is left without them.
+    pub steps: Vec<Step>,
 }
 
 /// Something a plan leaves as it is, and says so.
@@ -201,13 +216,18 @@ pub struct Summary {
 impl Plan {
     /// Whether there is nothing to do and nothing to wait for.
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.waiting.is_empty()
+        self.ready.is_empty() && self.waiting.is_empty() && self.refused.is_none()
+    }
+
+    /// The steps that nothing but leave stands in the way of: those that are ready, and those that are refused.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.ready.iter().chain(self.refused.iter().flat_map(|refused| &refused.steps))
     }
 
     /// Whether a step of it, now or later, is one for this agent.
     pub fn concerns(&self, agent: &AgentName) -> bool {
-        let ready = self.ready.iter().map(|step| &step.agent);
-        ready.chain(self.waiting.iter().map(|waiting| &waiting.agent)).flatten().any(|whose| whose == agent)
+        let steps = self.steps().map(|step| &step.agent);
+        steps.chain(self.waiting.iter().map(|waiting| &waiting.agent)).flatten().any(|whose| whose == agent)
     }
 
     /// What would be done about an agent that is suspended, a phrase each.
@@ -222,10 +242,10 @@ impl Plan {
     /// Counts by kind.
     pub fn summary(&self) -> Summary {
         let mut summary = Summary::default();
-        let ready = self.ready.iter().map(|step| step.action.kind());
+        let steps = self.steps().map(|step| step.action.kind());
         let (hidden, known): (Vec<_>, Vec<_>) = self.waiting.iter().partition(|waiting| waiting.hides());
         let (blocked, waiting): (Vec<_>, Vec<_>) = known.into_iter().partition(|waiting| waiting.on.is_blocked());
-        for kind in ready.chain(waiting.iter().map(|waiting| waiting.kind)) {
+        for kind in steps.chain(waiting.iter().map(|waiting| waiting.kind)) {
             match kind {
                 ActionKind::CreateContainer => summary.create += 1,
                 ActionKind::ReplaceContainer => summary.replace += 1,
@@ -288,7 +308,26 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
     if policy.prune && policy.prune_cache && policy.only.is_empty() {
         prune::plan(desired, observed, &mut plan);
     }
+    if desired.agents.is_empty() && policy.prune && !policy.allow_empty {
+        refuse_removals(observed, &mut plan);
+    }
     plan
+}
+
+/// A state file without agents removes nothing where there is something: more likely its agents got lost on the way.
+fn refuse_removals(observed: &Observed, plan: &mut Plan) {
+    let containers = observed.guest.present().into_iter().flat_map(|guest| guest.containers.values());
+    let count = containers.filter(|container| matches!(container.owner, Owner::Ours { .. })).count();
+    if count == 0 {
+        return;
+    }
+    let removes = |step: &Step| {
+        matches!(step.action, Action::RemoveContainer { .. } | Action::PruneArtifact { .. } | Action::PruneImage { .. })
+    };
+    let (steps, ready) = std::mem::take(&mut plan.ready).into_iter().partition(removes);
+    plan.ready = ready;
+    plan.refused = Some(Refused { count, steps });
+    plan.notes.push(Note::Empty { count });
 }
 
 /// `hidden` is what stands before Podman, when its containers are known to be out of sight.
@@ -317,27 +356,4 @@ pub fn plan_down(desired: &Desired, observed: &Observed, vm: bool) -> Plan {
         containers::plan_down(observed, hidden, &mut plan);
     }
     plan
-}
-
-/// The manifest that counts: the published one, else the last good one.
-pub fn effective_manifest(observed: &Observed) -> Option<&Manifest> {
-    observed.published.present().or(observed.local.present())
-}
-
-/// The artifacts that are wanted in the cache, as far as they can be told.
-pub fn wanted_artifacts(desired: &Desired, observed: &Observed) -> Vec<Wanted> {
-    let mut seen = BTreeMap::<ArtifactKey, ()>::new();
-    let mut wanted = Vec::new();
-    for (name, agent) in &desired.agents {
-        if agent.source != ImageSource::Manifest || agent.state == AgentState::Absent {
-            continue;
-        }
-        for &arch in &agent.arches {
-            let Ok(artifact) = resolve_artifact(name, agent, arch, observed) else { continue };
-            if seen.insert(artifact.key.clone(), ()).is_none() {
-                wanted.push(Wanted { agent: name.clone(), arch, artifact });
-            }
-        }
-    }
-    wanted
 }

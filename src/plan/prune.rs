@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Plan, Reason, wanted_artifacts, wanted_image};
+use super::{Action, Plan, Reason};
+use crate::model::wanted::{wanted_artifacts, wanted_image};
 use crate::model::{
     AgentName, Arch, ArtifactKey, CachedArtifact, Desired, Guest, ImageId, Observed, Seen, Sha256Digest,
 };

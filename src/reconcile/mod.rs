@@ -27,9 +27,9 @@ pub use report::{Report, Taken, Trouble};
 use self::core::{Goal, How, Mode, Verdict};
 use crate::backend::{Engine, Store, Vm, World};
 use crate::handles::Scratch;
-use crate::model::{Desired, Observed, Owner};
+use crate::model::{Desired, Observed};
 use crate::observe::{ManifestFault, look_at_published, observe};
-use crate::plan::{Plan, Policy, plan};
+use crate::plan::{Plan, plan};
 use driver::{Driver, Outside, complete};
 use journal::Journal;
 use run::Edition;
@@ -50,16 +50,6 @@ pub struct Reconciler<'a, V, E, S> {
     pub scratch: &'a Scratch,
     /// Cancelled when it is to stop: downloads and loads are dropped, container steps are finished.
     pub cancel: CancellationToken,
-}
-
-/// How many containers an `apply` without --allow-empty refuses to remove: all there are, when the state file has no agents.
-pub fn refused_when_empty(desired: &Desired, observed: &Observed, policy: &Policy) -> Option<usize> {
-    if !desired.agents.is_empty() || !policy.prune {
-        return None;
-    }
-    let containers = observed.guest.present()?.containers.values();
-    let count = containers.filter(|container| matches!(container.owner, Owner::Ours { .. })).count();
-    (count > 0).then_some(count)
 }
 
 impl<V, E, S> std::fmt::Debug for Reconciler<'_, V, E, S> {

@@ -24,8 +24,6 @@ pub struct Options {
     pub patience: Patience,
     /// What is allowed.
     pub policy: Policy,
-    /// A state file without agents may remove those that are there.
-    pub allow_empty: bool,
 }
 
 impl Default for Options {
@@ -37,7 +35,6 @@ impl Default for Options {
             wait: true,
             patience: Patience::default(),
             policy: Policy::default(),
-            allow_empty: false,
         }
     }
 }

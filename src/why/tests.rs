@@ -53,18 +53,8 @@ fn guest(desired: &Desired, phase: Phase) -> Guest {
 }
 
 fn told(desired: &Desired, guest: Seen<Guest>, journal: &[Value]) -> Why {
-    let observed = Observed {
-        published: Seen::Absent,
-        local: Seen::Absent,
-        artifacts: Seen::Present(BTreeMap::new()),
-        vm: Seen::Absent,
-        reach: crate::model::Reach::default(),
-        guest,
-        loaded: BTreeMap::new(),
-        others: Default::default(),
-        transfers: Default::default(),
-    };
-    let snapshot = Snapshot::of(desired, observed, &Policy::default(), Duration::from_secs(10), None);
+    let observed = Observed { guest, ..Observed::nothing() };
+    let snapshot = Snapshot::of(desired, observed, &Policy::default(), None);
     let mut past = Past::of(&agent());
     for entry in journal {
         past.add(&Entry::parse(entry.to_string().as_bytes()).unwrap());

@@ -1,4 +1,4 @@
-//! The planner and the loop on a fake world: stories with one ending each, and properties over generated worlds.
+//! The loop on a fake world (the planner alone is tested in `tests/plan`): stories with one ending each, and properties over generated worlds.
 //!
 //! Time is tokio's paused clock, so that waiting costs nothing.
 
@@ -9,4 +9,6 @@ mod plans;
 mod properties;
 mod schedules;
 mod vm;
+#[path = "../support/wishes.rs"]
+mod wishes;
 mod worlds;

@@ -300,7 +300,7 @@ async fn an_empty_file_removes_nothing_unasked() {
     story.desired.agents.clear();
     assert!(matches!(story.try_converge().await, Err(Refusal::Empty { count: 1, .. })));
     assert_eq!(story.names(), ["demo-a"]);
-    story.options.allow_empty = true;
+    story.options.policy.allow_empty = true;
     assert!(story.converge().await.converged);
     assert!(story.names().is_empty());
 }

@@ -1,4 +1,5 @@
-//! Stories of the planner: a world, a wish, and the whole plan.
+//! Stories of what a plan goes by beyond values: labels as they are written and read, other state files, and what comes of it.
+//! The planner itself is tested in `tests/plan`.
 
 use steadfast::backend::fake::{FakeContainer, State};
 use steadfast::model::*;
@@ -7,164 +8,6 @@ use crate::worlds::*;
 
 async fn plans(story: &Story, wanted: &[&str]) {
     assert_eq!(story.plan().await, wanted);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_empty_machine_fetches_first() {
-    plans(
-        &Story::new(&["a"]),
-        &[
-            "fetch `vm/images/a-1-x64.tar.gz`: not in the cache",
-            "later syncManifest `vm/manifest.json`: the cache has no manifest, once `vm/images/a-1-x64.tar.gz` is fetched",
-            "later loadImage `r.example/a:1`: the image is not there, once `vm/images/a-1-x64.tar.gz` is fetched",
-            "later createContainer `demo-a`: it does not exist, once image `r.example/a:1` is there",
-        ],
-    )
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_as_wanted_is_left_alone() {
-    plans(&Story::running(&["a", "b"]).await, &[]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_container_that_is_gone_is_created() {
-    let story = Story::running(&["a", "b"]).await;
-    let id = story.id("demo-a");
-    story.fake.state().containers.remove(&id);
-    plans(&story, &["create container `demo-a`: it does not exist"]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn every_phase_has_its_answer() {
-    let story = Story::running(&["a"]).await;
-    let rows: [(Phase, &[&str]); 7] = [
-        (Phase::Running, &[]),
-        (Phase::Created, &["start container `demo-a`: it was never started"]),
-        (Phase::Exited { code: 0 }, &["start container `demo-a`: it exited with code 0"]),
-        (Phase::Paused, &["unpause container `demo-a`: it is paused"]),
-        (Phase::Stopping, &["later startContainer `demo-a`: it is stopping, once Podman is done: it is stopping"]),
-        (
-            Phase::Removing,
-            &["later startContainer `demo-a`: it is being removed, once Podman is done: it is being removed"],
-        ),
-        (
-            Phase::Other("odd".into()),
-            &["later startContainer `demo-a`: it is `odd`, unknown until it can be seen: Podman says it is `odd`"],
-        ),
-    ];
-    for (phase, wanted) in rows {
-        story.fake.state().named_mut("demo-a").unwrap().phase = phase;
-        plans(&story, wanted).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_unhealthy_is_restarted_unless_it_is_a_one_shot() {
-    for (restart, wanted) in [
-        (RestartPolicy::UnlessStopped, &["restart container `demo-a`: it is unhealthy"][..]),
-        (RestartPolicy::OnFailure, &["restart container `demo-a`: it is unhealthy"]),
-        (RestartPolicy::No, &[]),
-    ] {
-        let mut story = Story::new(&["a"]);
-        story.agent("a").container.healthcheck = Some(health_check());
-        story.agent("a").container.restart = restart;
-        let story = story.settled().await;
-        story.fake.state().named_mut("demo-a").unwrap().checks = (2, false);
-        plans(&story, &[]).await;
-        story.fake.state().named_mut("demo-a").unwrap().checks = (3, false);
-        plans(&story, wanted).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_ended_stays_as_its_restart_policy_says() {
-    for (restart, code, stays) in [
-        (RestartPolicy::No, 0, true),
-        (RestartPolicy::No, 3, true),
-        (RestartPolicy::OnFailure, 0, true),
-        (RestartPolicy::OnFailure, 3, false),
-        (RestartPolicy::Always, 0, false),
-        (RestartPolicy::UnlessStopped, 0, false),
-    ] {
-        let mut story = Story::new(&["a"]);
-        story.agent("a").container.restart = restart;
-        let story = story.settled().await;
-        story.fake.state().named_mut("demo-a").unwrap().phase = Phase::Exited { code };
-        assert_eq!(story.plan().await.is_empty(), stays, "{restart} after {code}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn stopped_means_stopped_and_absent_means_absent() {
-    let mut story = Story::running(&["a"]).await;
-    story.agent("a").state = AgentState::Stopped;
-    plans(&story, &["stop container `demo-a`: its desired state is stopped"]).await;
-    story.agent("a").state = AgentState::Absent;
-    plans(&story, &["remove container `demo-a`: its desired state is absent"]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_suspended_agent_is_only_reported() {
-    let mut story = Story::running(&["a"]).await;
-    story.fake.state().kill("demo-a");
-    story.set_env("a", "MODE", "two");
-    story.agent("a").suspend = true;
-    plans(
-        &story,
-        &["note: agent `a` is suspended; otherwise: replace container `demo-a` (container.env.MODE changed)"],
-    )
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_orphan_goes_when_pruning_is_on() {
-    let mut story = Story::running(&["a", "b"]).await;
-    story.desired.agents.remove("b");
-    plans(&story, &["remove container `demo-b`: its agent is not in the state file any more"]).await;
-    story.options.policy.prune = false;
-    plans(&story, &["note: container `demo-b` belongs to no agent of the state file and is kept (--no-prune)"]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn only_these_agents_are_touched() {
-    let mut story = Story::running(&["a", "b", "gone"]).await;
-    story.desired.agents.remove("gone");
-    story.fake.state().kill("demo-a");
-    story.fake.state().kill("demo-b");
-    story.options.policy.only = [agent_name("a")].into();
-    plans(&story, &["start container `demo-a`: it exited with code 137"]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stranger_with_a_wanted_name_is_a_conflict_until_it_is_given_to_us() {
-    let mut story = Story::running(&["a"]).await;
-    let id = story.id("demo-a");
-    story.fake.state().containers.remove(&id);
-    story.fake.state().put(foreign("demo-a"));
-    plans(
-        &story,
-        &[
-            "later createContainer `demo-a`: it does not exist, container `demo-a` exists and does not belong to this state file",
-        ],
-    )
-    .await;
-    story.options.policy.adopt = true;
-    plans(&story, &["replace container `demo-a`: it is taken over from its owner"]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_image_that_lost_its_name_gets_it_back() {
-    let story = Story::running(&["a"]).await;
-    story.fake.state().images.clear();
-    plans(&story, &["tag image `r.example/a:1`: the image has lost its tag"]).await;
-    let other = ImageRef::new("r.example/other:1").unwrap();
-    story.fake.state().images.insert(other, image_of("a", "1"));
-    plans(&story, &["tag image `r.example/a:1`: the image has lost its tag"]).await;
-    story.fake.state().images.clear();
-    story.fake.state().image_store.clear();
-    plans(&story, &["load image `r.example/a:1`: the image is not there"]).await;
 }
 
 /// Whoever moved the tag keeps it: the agent's image is known by its id.
@@ -286,104 +129,6 @@ async fn two_state_files_with_other_content_under_one_name_leave_each_other_alon
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_or_wrong_artifact_is_fetched_while_the_container_runs_on() {
-    let story = Story::running(&["a"]).await;
-    let file = story.fake.state().files.remove(&key_of("a", "1")).unwrap();
-    plans(&story, &["fetch `vm/images/a-1-x64.tar.gz`: not in the cache"]).await;
-    let wrong = steadfast::backend::fake::FakeFile { digest: digest("rot"), proved: false, ..file };
-    story.fake.state().files.insert(key_of("a", "1"), wrong);
-    plans(&story, &["fetch `vm/images/a-1-x64.tar.gz`: the cached file has other bytes than the manifest promises"])
-        .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_edit_replaces_one_container_and_names_the_field() {
-    let mut story = Story::running(&["a", "b"]).await;
-    story.set_env("a", "MODE", "two");
-    plans(&story, &["replace container `demo-a`: container.env.MODE changed"]).await;
-    story.agent("a").container.restart = RestartPolicy::Always;
-    story.agent("a").container.ports.push(port(8001));
-    plans(&story, &["replace container `demo-a`: container.env.MODE, container.ports, container.restart changed"])
-        .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_new_version_is_brought_before_anything_is_replaced() {
-    let mut story = Story::running(&["a"]).await;
-    publish(&mut story.fake.state(), &[("a", "2")]);
-    // Nobody wants anything of it yet, and the one that is there still offers what is wanted.
-    plans(&story, &[]).await;
-    story.agent("a").version = Version::Latest;
-    plans(
-        &story,
-        &[
-            "fetch `vm/images/a-2-x64.tar.gz`: not in the cache",
-            "later syncManifest `vm/manifest.json`: the published manifest changed, once `vm/images/a-2-x64.tar.gz` is fetched",
-            "later loadImage `r.example/a:2`: the image is not there, once `vm/images/a-2-x64.tar.gz` is fetched",
-            "later replaceContainer `demo-a`: image changed, once image `r.example/a:2` is there",
-        ],
-    )
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_pinned_version_survives_the_publisher_moving_on() {
-    let mut story = Story::running(&["a", "b"]).await;
-    publish(&mut story.fake.state(), &[("a", "2"), ("b", "2")]);
-    plans(&story, &[]).await;
-    story.agent("b").version = Version::Latest;
-    let report = story.converge().await;
-    assert!(report.converged, "{:?}", report.troubles);
-    // Now neither manifest offers it; the index, and then the container's label, still know it.
-    plans(&story, &[]).await;
-    story.fake.state().files.get_mut(&key_of("a", "1")).unwrap().proved = false;
-    plans(&story, &[]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn rotten_bytes_are_not_believed_because_nobody_offers_better_ones() {
-    let story = Story::running(&["a"]).await;
-    publish(&mut story.fake.state(), &[("a", "2")]);
-    {
-        let mut state = story.fake.state();
-        state.local = None;
-        let file = state.files.get_mut(&key_of("a", "1")).unwrap();
-        (file.digest, file.proved) = (digest("rot"), false);
-    }
-    plans(&story, &["fetch `vm/images/a-1-x64.tar.gz`: the cached file has other bytes than the manifest promises"])
-        .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_pin_that_does_not_match_is_refused() {
-    let mut story = Story::new(&["a"]);
-    story.agent("a").pins.insert(Arch::X64, digest("else"));
-    let plan = story.plan().await;
-    assert_eq!(plan.len(), 2, "{plan:?}");
-    assert!(plan[0].starts_with("later fetchArtifact `a`") && plan[0].contains("the state file pins"), "{plan:?}");
-    assert!(plan[1].starts_with("later createContainer `demo-a`"), "{plan:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn offline_the_last_good_manifest_serves() {
-    let mut story = Story::running(&["a"]).await;
-    story.agent("a").version = Version::Latest;
-    story.fake.state().published = None;
-    let gone = "manifest fetch failed: https://cdn.example/vm/manifest.json (404 Not Found)";
-    plans(&story, &[&format!("note: going on with the last good manifest: {gone}")]).await;
-    let story = Story::new(&["a"]);
-    story.fake.state().published = None;
-    plans(
-        &story,
-        &[
-            &format!("later fetchArtifact `a`: not in the cache, once a manifest offers it: {gone}"),
-            &format!("later createContainer `demo-a`: it does not exist, once a manifest offers it: {gone}"),
-        ],
-    )
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn another_container_name_takes_the_old_one_along() {
     let mut story = Story::running(&["a"]).await;
     story.agent("a").container.name = container_name("web");
@@ -391,24 +136,6 @@ async fn another_container_name_takes_the_old_one_along() {
     plans(&story, &["replace container `web`: container.name, container.env.MODE changed"]).await;
     assert!(story.converge().await.converged);
     assert_eq!(story.names(), ["web"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_label_of_a_newer_build_is_waited_on_and_an_unreadable_one_replaced() {
-    let story = Story::running(&["a"]).await;
-    let label = |name: &str, value: &str| {
-        story.fake.state().named_mut("demo-a").unwrap().labels.insert(name.into(), value.into());
-    };
-    label("steadfast.spec", "rubbish");
-    plans(&story, &["replace container `demo-a`: its spec label cannot be read"]).await;
-    label("steadfast.spec-version", "9");
-    plans(
-        &story,
-        &[
-            "later replaceContainer `demo-a`: its spec label cannot be read, unknown until it can be seen: a newer steadfast made it (spec version 9, this build knows 1)",
-        ],
-    )
-    .await;
 }
 
 /// The agent's container, put there a second time under another name.
@@ -529,34 +256,6 @@ async fn a_port_passes_from_a_removed_agent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_local_image_is_waited_for_and_a_registry_one_pulled() {
-    let mut story = Story::new(&["a", "b"]);
-    story.agent("a").source = ImageSource::Local;
-    story.agent("b").source = ImageSource::Registry;
-    plans(
-        &story,
-        &[
-            "pull image `r.example/b:1`: the image is not there",
-            "later createContainer `demo-a`: it does not exist, once somebody brings image `r.example/a:1` (source: local)",
-            "later createContainer `demo-b`: it does not exist, once image `r.example/b:1` is there",
-        ],
-    )
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_cannot_be_seen_is_said() {
-    let mut story = Story::running(&["a"]).await;
-    story.fake.order(steadfast::backend::fake::Fault::lasting("look"));
-    let blind = "unknown until it can be seen: ordered failure of look ";
-    plans(&story, &[&format!("later observeContainer `demo-a`: it cannot be seen, {blind}")]).await;
-    // With no agent left it is still not known that nothing is there.
-    story.desired.agents.clear();
-    assert_ne!(story.plan().await, Vec::<String>::new());
-    assert!(!story.down().await.converged);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_second_leftover_is_nobodys_predecessor() {
     let mut story = Story::running(&["a"]).await;
     let like = |name: &str, phase: Phase| {
@@ -584,87 +283,9 @@ async fn a_second_leftover_is_nobodys_predecessor() {
     assert_eq!(story.names(), ["demo-a"]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_tag_that_came_to_mean_another_image_replaces_the_container() {
-    let mut story = Story::new(&["a"]);
-    story.agent("a").source = ImageSource::Local;
-    story.fake.state().images.insert(reference_of("a", "1"), image_of("a", "1"));
-    let story = story.settled().await;
-    story.fake.state().images.insert(reference_of("a", "1"), image_of("a", "rebuilt"));
-    plans(&story, &["replace container `demo-a`: image.id changed"]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn superseded_artifacts_go_unless_the_manifest_cannot_be_seen() {
-    let mut story = Story::running(&["a"]).await;
-    story.desired.cache.keep = 0;
-    story.agent("a").version = Version::Latest;
-    for version in ["2", "3"] {
-        publish(&mut story.fake.state(), &[("a", version)]);
-        story.options.policy.prune = false;
-        assert!(story.converge().await.converged);
-    }
-    story.options.policy.prune = true;
-    let mut plan = story.plan().await;
-    plan.sort();
-    let wanted = [
-        "artifact `vm/images/a-1-x64.tar.gz`",
-        "artifact `vm/images/a-2-x64.tar.gz`",
-        "image `r.example/a:1`",
-        "image `r.example/a:2`",
-    ];
-    assert_eq!(plan, wanted.map(|what| format!("prune {what}: newer versions are in use")));
-    // What is to be fetched may lie in the newest of them in large part: that one stays for so long, whatever is kept.
-    let newer = story.fake.fork();
-    publish(&mut newer.state(), &[("a", "4")]);
-    newer.state().files.retain(|key, _| !key.as_str().contains("a-3-"));
-    let newer = Story {
-        desired: story.desired.clone(),
-        fake: newer,
-        options: story.options.clone(),
-        cancel: story.cancel.clone(),
-    };
-    let pruned: Vec<_> = newer.plan().await.into_iter().filter(|line| line.starts_with("prune artifact")).collect();
-    assert_eq!(pruned, ["prune artifact `vm/images/a-1-x64.tar.gz`: newer versions are in use"]);
-    // What somebody else named, or made a container from, is theirs.
-    let kept = story.fake.fork();
-    kept.state().images.insert(ImageRef::new("r.example/mine:1").unwrap(), image_of("a", "1"));
-    kept.state().put(FakeContainer { image: image_of("a", "2"), ..foreign("theirs") });
-    let beside = Story {
-        desired: story.desired.clone(),
-        fake: kept,
-        options: story.options.clone(),
-        cancel: story.cancel.clone(),
-    };
-    let mut plan = beside.plan().await;
-    plan.sort();
-    assert_eq!(
-        plan,
-        wanted[..2].iter().map(|what| format!("prune {what}: newer versions are in use")).collect::<Vec<_>>()
-    );
-    // And what was there before us.
-    story.fake.state().loaded.remove(&image_of("a", "2"));
-    assert!(!story.plan().await.iter().any(|line| line.contains("image `r.example/a:2`")));
-    story.fake.state().published = None;
-    let plan = story.plan().await;
-    assert!(plan.len() == 1 && plan[0].starts_with("note: going on with the last good manifest"), "{plan:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_cannot_be_replaced_yet_is_kept_alive() {
-    let mut story = Story::running(&["a"]).await;
-    story.fake.state().kill("demo-a");
-    story.agent("a").version = Version::Exact("9".into());
-    let plan = story.plan().await;
-    assert!(plan.iter().any(|line| line.starts_with("start container `demo-a`")), "{plan:?}");
-    assert!(plan.iter().any(|line| line.starts_with("later replaceContainer `demo-a`")), "{plan:?}");
-}
-
 /// `demo-a` is a successor that has proved nothing yet, beside its predecessor `demo-a.prev`.
-async fn unproved(checked: bool) -> Story {
-    let mut story = Story::new(&["a"]);
-    story.agent("a").container.healthcheck = checked.then(health_check);
-    let mut story = story.settled().await;
+async fn unproved() -> Story {
+    let mut story = Story::running(&["a"]).await;
     story.set_env("a", "MODE", "two");
     // create, rename, stop, rename, start.
     story.fake.kill_after(5);
@@ -676,7 +297,7 @@ async fn unproved(checked: bool) -> Story {
 
 #[tokio::test(start_paused = true)]
 async fn a_predecessor_stays_the_fallback_when_the_wish_changes_again() {
-    let mut story = unproved(false).await;
+    let mut story = unproved().await;
     let before = story.id("demo-a.prev");
     plans(&story, &["start container `demo-a`: an interrupted replacement has not proved it yet"]).await;
     story.set_env("a", "MODE", "three");
@@ -697,7 +318,7 @@ async fn a_predecessor_stays_the_fallback_when_the_wish_changes_again() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unproved_successor_serves_until_the_next_ones_image_is_there() {
-    let mut story = unproved(false).await;
+    let mut story = unproved().await;
     story.agent("a").version = Version::Exact("2".into());
     publish(&mut story.fake.state(), &[("a", "2")]);
     let plan = story.plan().await;
@@ -709,19 +330,4 @@ async fn an_unproved_successor_serves_until_the_next_ones_image_is_there() {
     let report = story.converge().await;
     assert!(report.converged, "{:?}", troubles(&report));
     assert_eq!(story.names(), ["demo-a"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_healthy_successor_has_proved_itself() {
-    let mut story = unproved(true).await;
-    story.fake.state().named_mut("demo-a").unwrap().checks = (0, true);
-    story.set_env("a", "MODE", "three");
-    plans(
-        &story,
-        &[
-            "remove container `demo-a.prev`: an interrupted replacement left it",
-            "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a.prev` is removed, or releases its name or port",
-        ],
-    )
-    .await;
 }

@@ -267,7 +267,7 @@ fn is_ours(one: &steadfast::backend::fake::FakeContainer) -> bool {
 /// A world with a past, and the last wish.
 async fn story(past: &Past, last: &Wishes) -> Story {
     let mut story = Story::new(&AGENTS);
-    story.options.allow_empty = true;
+    story.options.policy.allow_empty = true;
     {
         let mut state = story.fake.state();
         for agent in AGENTS {

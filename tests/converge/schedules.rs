@@ -208,7 +208,7 @@ struct Play {
 
 fn options() -> Options {
     let mut options = Story::new(&[]).options;
-    options.allow_empty = true;
+    options.policy.allow_empty = true;
     options
 }
 

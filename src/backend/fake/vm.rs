@@ -192,6 +192,10 @@ impl Vm for Fake {
         .await
     }
 
+    async fn is_connectable(&self, port: &Forward) -> bool {
+        self.state().busy_ports.contains(&port.port)
+    }
+
     async fn events(&self) -> Result<Option<VmEvents>, VmError> {
         Ok(Some(Box::pin(stream::pending())))
     }

@@ -189,7 +189,7 @@ async fn say_everything(
 ) {
     let policy = Policy::default();
     let steady = Duration::from_secs(10);
-    let snapshot = Snapshot::take(world, desired, &policy, steady, None).await;
+    let snapshot = Snapshot::take(world, desired, &policy, None).await;
     let Snapshot { observed, plan, status, .. } = &snapshot;
     let _ = unready(desired, observed, plan, &policy, steady);
     Scratch::new(&handles.join("handles.json"), Default::default()).record(observed).await;

@@ -53,8 +53,7 @@ pub fn json<'a>(name: &'a Name, plan: &'a Plan, guest: Option<&Guest>, converged
         converged,
         summary: plan.summary(),
         actions: plan
-            .ready
-            .iter()
+            .steps()
             .map(|step| StepJson {
                 kind: step.action.kind(),
                 agent: step.agent.clone(),
@@ -148,10 +147,10 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
         notes(&mut out, plan, color);
         return out;
     }
-    if !plan.ready.is_empty() {
+    if plan.steps().next().is_some() {
         let _ = writeln!(out, "{}", styled("Now:", STRONG, color));
     }
-    for step in &plan.ready {
+    for step in plan.steps() {
         let (mark, style) = mark(step.action.kind());
         let bytes = step.action.moved().map(|moved| format!(" ({})", units::moved(moved))).unwrap_or_default();
         let _ = writeln!(
@@ -327,7 +326,7 @@ fn summary(plan: &Plan, guest: Option<&Guest>) -> String {
     if blocked > 0 {
         parts.push(format!("{blocked} blocked"));
     }
-    let others = plan.ready.len() + plan.waiting.len();
+    let others = plan.steps().count() + plan.waiting.len();
     if parts.is_empty() {
         parts.push(units::count(others, "step"));
     }
@@ -371,7 +370,7 @@ pub fn markdown(desired: &Desired, snapshot: &Snapshot) -> String {
     } else {
         let _ = writeln!(out, "{}\n", summary(plan, observed.guest.present()));
         out.push_str("| | step | agent | why |\n|---|---|---|---|\n");
-        for step in &plan.ready {
+        for step in plan.steps() {
             let bytes = step.action.moved().map(|moved| format!(" ({})", units::moved(moved))).unwrap_or_default();
             let what = format!("{}{bytes}", step.action);
             let lost = lost(&step.action).map(|lost| format!("*{}*", prose(lost)));
@@ -430,8 +429,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::{Arch, Artifact, ArtifactKey, HostKey, Location, Observed, Seen, Sha256Digest};
-    use crate::plan::{ManifestCause, Step, WaitingOn};
+    use crate::model::wanted::ManifestCause;
+    use crate::model::{Arch, Artifact, ArtifactKey, HostKey, Location, Observed, Sha256Digest};
+    use crate::plan::{Step, WaitingOn};
     use crate::state::{Context, Input, load};
 
     fn desired() -> Desired {
@@ -461,18 +461,7 @@ mod tests {
     }
 
     fn shown(plan: &Plan) -> Snapshot {
-        let observed = Observed {
-            published: Seen::Absent,
-            local: Seen::Absent,
-            artifacts: Seen::Absent,
-            vm: Seen::Absent,
-            reach: Default::default(),
-            guest: Seen::Absent,
-            loaded: Default::default(),
-            others: Default::default(),
-            transfers: Default::default(),
-        };
-        Snapshot { observed, plan: plan.clone(), status: status(), manifest_fault: None }
+        Snapshot { observed: Observed::nothing(), plan: plan.clone(), status: status(), manifest_fault: None }
     }
 
     fn waiting(on: WaitingOn, reason: Reason) -> Plan {

@@ -10,8 +10,8 @@ use crate::backend::{EngineEvent, EventKind};
 use crate::model::{AgentName, AgentState, ContainerName, Health, Observed, Phase, Reach, Rung, Transport};
 use crate::plan::{Action, Lane, Plan, Policy, Reason, Step, StepKey, WaitingOn, plan, plan_down};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, steady_after, unready};
+use crate::reconcile::Refusal;
 use crate::reconcile::run::{News, Trigger};
-use crate::reconcile::{Refusal, refused_when_empty};
 
 /// How long Podman is reached by a lower route before an observation tries the best one.
 const BETTER_ROUTE: Duration = Duration::from_secs(61);
@@ -82,10 +82,10 @@ impl Core {
             self.backoff.try_now(&cause, now.at);
         }
         self.policy.prune_cache = is_alone && self.terms.policy.prune_cache;
-        if self.refuses_when_empty(&observed) {
+        let (full, acted) = self.planned(&observed, now);
+        if self.is_refused(&full) {
             return;
         }
-        let (full, acted) = self.planned(&observed, now);
         let plan = acted.unwrap_or_else(|| full.clone());
         if !worth.stale.is_empty() {
             // It may be older than what those steps did. For the others it is as good as any.
@@ -129,16 +129,11 @@ impl Core {
         steady_after(self.terms.settle)
     }
 
-    /// A state file without agents removes those that are there only where that is allowed. An edit that empties it is refused
-    /// before it comes here; this is the file that was empty at the beginning. Yields whether it is over.
-    fn refuses_when_empty(&mut self, observed: &Observed) -> bool {
-        let is_guarded = self.desired.agents.is_empty() && !self.terms.allow_empty && self.terms.policy.prune;
-        self.policy.prune = self.terms.policy.prune && !is_guarded;
-        if !is_guarded || self.goal() != Goal::Wanted {
-            return false;
-        }
-        let Some(count) = refused_when_empty(&self.desired, observed, &self.terms.policy) else { return false };
-        let refusal = Refusal::Empty { name: self.desired.name.clone(), count };
+    /// An edit that empties the state file is refused before it comes here; this is the file that was empty at the beginning. What
+    /// it had stays. Yields whether it is over.
+    fn is_refused(&mut self, plan: &Plan) -> bool {
+        let Some(refused) = &plan.refused else { return false };
+        let refusal = Refusal::Empty { name: self.desired.name.clone(), count: refused.count };
         if self.is_once() {
             self.effects.push(Effect::Finish(super::Verdict::Refused(refusal)));
             self.ending = Some(super::Ending::over());

@@ -100,8 +100,6 @@ pub(super) struct Terms {
     pub grace: Duration,
     /// What is allowed. `prune_cache` is asked anew for each observation.
     pub policy: Policy,
-    /// A state file without agents may remove those that are there.
-    pub allow_empty: bool,
 }
 
 /// An observation that ended.

@@ -121,7 +121,6 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
             settle: options.patience.settle,
             grace: options.patience.grace,
             policy: options.policy.clone(),
-            allow_empty: options.allow_empty,
         };
         let now = Instant::now();
         Self {
