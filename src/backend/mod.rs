@@ -7,6 +7,7 @@ pub mod cache;
 mod command;
 mod engine;
 #[doc(hidden)]
+#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod http;
 pub mod lima;

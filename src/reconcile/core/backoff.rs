@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Now;
+use super::broken::Broken;
 use super::crash_loop::is_kill;
 use crate::act::{ActError, Disposition, Ending};
 use crate::backend::EngineErrorKind;
@@ -253,6 +254,7 @@ impl FailureBackoff {
         let asked = before.is_some_and(|failed| failed.asked);
         let failures = before.map_or(0, |failed| failed.failures).saturating_add(u32::from(!asked));
         let retry_at = match schedule {
+            Schedule::Passing if Broken::RetryDropped.is_in() => None,
             Schedule::Passing => Some(now.at + PASSING.delay(failures)),
             Schedule::Lasting => Some(now.at + LASTING.delay(failures)),
             Schedule::UntilChanged => None,

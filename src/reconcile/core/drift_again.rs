@@ -5,16 +5,30 @@
 use std::collections::BTreeMap;
 
 use super::backoff::Attempt;
+use super::broken::Broken;
 use crate::plan::{Action, Plan, Reason, Revival, Step, StepKey};
 
 /// A step that succeeded so often in a row, and is still wanted for the same difference, does not help.
 const REPEATS: u32 = 2;
 
 /// What a step was to bring about, and the difference it was to remove.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 struct Difference {
     attempt: Attempt,
     reason: Reason,
+}
+
+impl Difference {
+    fn of(step: &Step) -> Self {
+        Self { attempt: Attempt::of(step), reason: step.reason.clone() }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        if Broken::DifferenceByWords.is_in() {
+            return self.reason.to_string() == other.reason.to_string();
+        }
+        self.reason == other.reason && self.attempt == other.attempt
+    }
 }
 
 #[derive(Debug)]
@@ -38,9 +52,9 @@ impl DriftAgain {
         if matches!(step.action, Action::StartContainer { how: Revival::Start, .. }) {
             return;
         }
-        let difference = Difference { attempt: Attempt::of(step), reason: step.reason.clone() };
+        let difference = Difference::of(step);
         match self.removed.get_mut(&step.key()) {
-            Some(removed) if removed.difference == difference => removed.is_new = true,
+            Some(removed) if removed.difference.is(&difference) => removed.is_new = true,
             _ => {
                 self.removed.insert(step.key(), Removed { difference, times: 0, is_new: true });
             }
@@ -52,17 +66,13 @@ impl DriftAgain {
     pub fn observed<'p>(&mut self, plan: &'p Plan, is_all_seen: bool) -> Vec<&'p Step> {
         let mut again = Vec::new();
         self.removed.retain(|key, removed| {
-            let same = |step: &&Step| {
-                step.key() == *key
-                    && step.reason == removed.difference.reason
-                    && Attempt::of(step) == removed.difference.attempt
-            };
+            let same = |step: &&Step| step.key() == *key && removed.difference.is(&Difference::of(step));
             let Some(step) = plan.ready.iter().find(same) else {
                 return !is_all_seen || plan.waiting.iter().any(|waiting| waiting.key() == *key);
             };
             if std::mem::take(&mut removed.is_new) {
                 removed.times += 1;
-                if removed.times >= REPEATS {
+                if removed.times >= REPEATS && !Broken::DriftFought.is_in() {
                     again.push(step);
                 }
             }

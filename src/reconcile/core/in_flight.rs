@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::broken::Broken;
 use crate::plan::{Action, Lane, Step};
 
 /// A step in flight.
@@ -59,7 +60,11 @@ impl InFlight {
 
     /// These are ready and may be taken: what was ready before is of an older plan.
     pub fn line_up(&mut self, ready: impl IntoIterator<Item = Step>) {
-        self.queue = ready.into_iter().filter(|step| !self.running.contains_key(&step.lane())).collect();
+        self.queue = ready.into_iter().filter(|step| !self.is_taken(step)).collect();
+    }
+
+    fn is_taken(&self, step: &Step) -> bool {
+        !Broken::LaneForgotten.is_in() && self.running.contains_key(&step.lane())
     }
 
     /// Nothing more is to be started of the plan that is there.
@@ -70,7 +75,7 @@ impl InFlight {
     /// The next one that may start now.
     pub fn next(&mut self) -> Option<Step> {
         let may_start = |step: &Step| {
-            if self.running.contains_key(&step.lane()) {
+            if self.is_taken(step) {
                 return false;
             }
             let same = self.running.values().filter(|running| is_download(&running.step) == is_download(step));
@@ -92,7 +97,7 @@ impl InFlight {
     /// A step waits from now on for an end, for a moment to pass or for health; or it works again.
     pub fn set_working(&mut self, lane: &Lane, works: bool) {
         if let Some(running) = self.running.get_mut(lane) {
-            running.works = works;
+            running.works = works || Broken::WaitingHoldsSlot.is_in();
         }
     }
 

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::backoff::{Attempt, Cause, Failure, Schedule, What};
+use super::broken::Broken;
 use super::{Checked, Core, Effect, Finding, Goal, Now, Observation};
 use crate::act::ended;
 use crate::backend::{EngineEvent, EventKind};
-use crate::model::{AgentName, AgentState, ContainerName, Health, Observed, Phase, Reach, Rung, Transport};
+use crate::model::{
+    AgentName, AgentState, ContainerName, Guest, Health, Observed, Phase, Reach, Rung, Seen, Transport,
+};
 use crate::plan::{Action, Lane, Plan, Policy, Reason, Step, StepKey, WaitingOn, plan, plan_down};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, steady_after, unready};
 use crate::reconcile::Refusal;
@@ -55,6 +58,10 @@ impl Core {
         if let Goal::Gone { vm } = self.goal() {
             return (plan_down(&self.desired, observed, vm), None);
         }
+        if Broken::UnknownIsAbsent.is_in() && observed.guest.unknown().is_some() {
+            let blind = Observed { guest: Seen::Present(Guest::default()), ..observed.clone() };
+            return (plan(&self.desired, &blind, &self.policy), None);
+        }
         let full = plan(&self.desired, observed, &self.policy);
         let held = self.held(&full, now);
         if held.is_empty() {
@@ -87,7 +94,7 @@ impl Core {
             return;
         }
         let plan = acted.unwrap_or_else(|| full.clone());
-        if !worth.stale.is_empty() {
+        if !worth.stale.is_empty() && !Broken::StaleIsFresh.is_in() {
             // It may be older than what those steps did. For the others it is as good as any.
             self.launch(&plan, &observed, &worth.stale, now);
             return self.answer_overdue(now);
@@ -350,6 +357,9 @@ impl Core {
         let is_seen = observed.guest.present().is_some();
         let is_blind = if self.is_once() { self.is_hiccup(observed) } else { self.connected != is_seen };
         self.observing.is_blind(is_blind, now.at);
+        if Broken::HotLoop.is_in() {
+            self.observing.ask(Trigger::Retry, now.at + Duration::from_millis(50));
+        }
         if let Some(settled) = self.settles_at() {
             self.observing.ask(Trigger::Retry, settled);
         }

@@ -7,6 +7,7 @@
 //! What it remembers explains and limits; what is to be done is always read off the newest observation.
 
 mod backoff;
+pub mod broken;
 mod crash_loop;
 mod drift_again;
 mod ending;
@@ -36,6 +37,7 @@ use crate::observe::Published;
 use crate::plan::{Action, Lane, Plan, Policy, Step};
 use crate::readiness::Unready;
 use backoff::FailureBackoff;
+use broken::Broken;
 use crash_loop::CrashLoops;
 use drift_again::DriftAgain;
 use ending::Ending;
@@ -483,7 +485,9 @@ impl Core {
             self.effects.push(Effect::Report(if had_error { News::FileMended } else { News::FileAccepted }));
             self.take_over(desired);
         }
-        self.observing.ask(Trigger::File, now.at);
+        if !(Broken::EditWaits.is_in() && !self.in_flight.is_empty()) {
+            self.observing.ask(Trigger::File, now.at);
+        }
     }
 
     /// What is wanted is another from now on.

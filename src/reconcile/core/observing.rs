@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::broken::Broken;
 use super::jittered;
 use crate::backoff::Backoff;
 use crate::plan::Lane;
@@ -130,7 +131,7 @@ impl Observing {
         } else {
             self.count += 1;
         }
-        self.resync_at = self.resync.map(|resync| now + jittered(resync));
+        self.resync_at = self.resync.filter(|_| !Broken::ResyncForgotten.is_in()).map(|resync| now + jittered(resync));
         worth
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::{Attempt, Cause, Failure, Schedule, schedule};
+use super::broken::Broken;
 use super::crash_loop;
 use super::{Core, Effect, Finding, Now};
 use crate::act::{ActError, Disposition, Ending};
@@ -66,7 +67,8 @@ impl Core {
     }
 
     fn may_try(&self, step: &Step, now: Instant) -> bool {
-        self.backoff.may_try(&Cause::of(step), &Attempt::of(step), now)
+        let all = self.backoff.iter().all(|(_, failed)| failed.retry_at.is_none_or(|at| at <= now));
+        (all || !Broken::OneHoldsAll.is_in()) && self.backoff.may_try(&Cause::of(step), &Attempt::of(step), now)
     }
 
     fn may_take(&mut self, step: &Step, observed: &Observed, now: Now) -> bool {
@@ -99,6 +101,7 @@ impl Core {
                 let restart = self.desired.agents.get(agent);
                 let restart = restart.map_or_else(RestartPolicy::default, |agent| agent.container.restart);
                 self.crash_loops.down(agent, *code, restart, now.at) == crash_loop::Verdict::Start
+                    || Broken::CrashLoopStarted.is_in()
             }
             (Revival::Start | Revival::Unpause, _) => true,
         }

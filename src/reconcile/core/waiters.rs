@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::RequestId;
+use super::broken::Broken;
 use crate::reconcile::Taken;
 
 /// Somebody who waits for an outcome.
@@ -65,9 +66,10 @@ impl Waiters {
 
     /// Those whose time is up; with `all`, everybody.
     pub fn answered(&mut self, all: bool, now: Instant) -> Vec<Waiter> {
-        let (over, rest) = std::mem::take(&mut self.outcomes).into_iter().partition(|one| all || one.deadline() <= now);
+        let (over, rest): (Vec<_>, _) =
+            std::mem::take(&mut self.outcomes).into_iter().partition(|one| all || one.deadline() <= now);
         self.outcomes = rest;
-        over
+        if Broken::AnswerDropped.is_in() { Vec::new() } else { over }
     }
 
     /// Those who wait for a view.

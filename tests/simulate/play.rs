@@ -1,0 +1,681 @@
+//! A schedule, played on the fake world: `run` is driven by the same core and driver as ever, under a clock of its own.
+//!
+//! What must hold is checked after each change that is made, and at the end: whatever happened, once nothing misbehaves any
+//! more the world comes to what the last good edit says, within a bounded time, and then is quiet.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use steadfast::backend::fake::{Effect, Fake, FakeContainer, Fault, State};
+use steadfast::model::*;
+use steadfast::reconcile::run::{Edition, Request};
+use steadfast::reconcile::{Options, Report};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::background::Background;
+use crate::schedule::{AGENTS, CALLS, Edit, Event, How, Outside, Schedule, Told};
+use crate::worlds::*;
+
+/// Whatever failed is tried again within less, and has shown by then that it stays up.
+const SETTLED: Duration = Duration::from_secs(1500);
+/// In which nothing happens. Longer than two resyncs.
+const QUIET: Duration = Duration::from_secs(900);
+
+/// An edit is begun so soon, whatever else is under way.
+const PROMPT: Duration = Duration::from_secs(3);
+
+/// Fails with what is wrong.
+macro_rules! ensure {
+    ($holds:expr, $($why:tt)+) => {
+        if !$holds {
+            return Err(format!($($why)+));
+        }
+    };
+}
+
+/// A schedule under way.
+struct Play {
+    fake: Fake,
+    desired: Desired,
+    run: Option<Background>,
+    back_in: usize,
+    answers: Vec<JoinHandle<Option<Report>>>,
+    /// Agents whose container may have to be made anew.
+    touched: BTreeSet<usize>,
+    strangers: Vec<ContainerId>,
+    served: &'static str,
+    parallel: usize,
+    /// Nothing has been ordered to fail, hang or take long.
+    is_sound: bool,
+    /// Edits that are to be begun soon, and when they were made.
+    prompt: Vec<(usize, Instant)>,
+}
+
+fn options(parallel: usize) -> Options {
+    let mut options = Story::new(&[]).options;
+    options.policy.allow_empty = true;
+    options.parallel = parallel;
+    options
+}
+
+fn is_ours(one: &FakeContainer) -> bool {
+    one.labels.get("steadfast.name").is_some_and(|name| name == "demo")
+}
+
+fn is_of(one: &FakeContainer, agent: &str) -> bool {
+    is_ours(one) && one.labels.get("steadfast.agent").is_some_and(|label| label == agent)
+}
+
+fn offer(state: &mut State, version: &str) {
+    publish(state, &AGENTS.map(|agent| (agent, version)));
+}
+
+fn is_offered(state: &State, agent: &str, version: &str) -> bool {
+    let manifests = [&state.published, &state.local];
+    manifests.into_iter().flatten().any(|one| one.agent(agent).is_ok_and(|offer| offer.version == version))
+}
+
+impl Play {
+    async fn begin(parallel: usize) -> Self {
+        let mut story = Story::new(&AGENTS);
+        story.options = options(parallel);
+        // Whatever is published is heard of within less than what is waited for.
+        story.desired.manifest_refresh = Duration::from_secs(600);
+        for (at, name) in AGENTS.into_iter().enumerate() {
+            story.agent(name).container.ports = vec![port(8001 + u16::try_from(at).unwrap())];
+        }
+        {
+            let mut state = story.fake.state();
+            offer(&mut state, "2");
+            offer(&mut state, "1");
+            state.answer_within = Some(Duration::from_secs(30));
+            for agent in AGENTS {
+                for version in ["1", "2"] {
+                    state.registry.insert(reference_of(agent, version), image_of(agent, version));
+                }
+            }
+            state.put(foreign("bystander"));
+            let mut other = foreign("elses.next");
+            other.labels = [("steadfast.name".into(), "elses".into()), ("steadfast.agent".into(), "a".into())].into();
+            state.put(other);
+        }
+        let (fake, desired) = (story.fake.clone(), story.desired.clone());
+        let mut run = Background::start(story);
+        run.converged().await;
+        {
+            let mut state = fake.state();
+            state.calls.clear();
+            state.effects.clear();
+        }
+        let (answers, touched, strangers) = (Vec::new(), BTreeSet::new(), Vec::new());
+        Self {
+            fake,
+            desired,
+            run: Some(run),
+            back_in: 0,
+            answers,
+            touched,
+            strangers,
+            served: "1",
+            parallel,
+            is_sound: true,
+            prompt: Vec::new(),
+        }
+    }
+
+    /// The name of an agent's container.
+    fn container(&self, who: usize) -> String {
+        let agent = self.desired.agents.get(&agent_name(AGENTS[who]));
+        agent.map_or_else(|| format!("demo-{}", AGENTS[who]), |agent| agent.container.name.to_string())
+    }
+
+    fn ports(&self) -> Vec<Option<Port>> {
+        let of = |name: &str| self.desired.agents.get(&agent_name(name))?.container.ports.first().cloned();
+        AGENTS.into_iter().map(of).collect()
+    }
+
+    fn publish_edition(&mut self) {
+        if let Some(run) = &mut self.run {
+            run.desired = self.desired.clone();
+            run.editions.send_replace(Edition { desired: self.desired.clone().into(), error: None });
+        }
+    }
+
+    fn up(&mut self) {
+        if self.run.is_none() {
+            self.fake.revive();
+            let run = Background::with(
+                self.desired.clone(),
+                self.fake.clone(),
+                options(self.parallel),
+                CancellationToken::new(),
+            );
+            self.run = Some(run);
+        }
+    }
+
+    async fn down(&mut self, how: How) {
+        let Some(run) = self.run.take() else { return };
+        match how {
+            How::Stopped => {
+                assert!(run.stop().await < Duration::from_secs(10));
+            }
+            How::Killed(after) => {
+                self.fake.kill_after(after);
+                let _ = tokio::time::timeout(Duration::from_secs(20), self.fake.killed()).await;
+                run.task.abort();
+                let _ = run.task.await;
+            }
+        }
+    }
+
+    async fn happen(&mut self, event: &Event) {
+        self.is_sound &=
+            matches!(event, Event::Edit(..) | Event::Ask | Event::BadEdit | Event::MadeUp(..) | Event::Outside(..));
+        match event {
+            Event::Edit(who, edit) => self.edit(*who, edit),
+            Event::SwapPorts(one, other) => {
+                let ports = self.ports();
+                for (who, from) in [(*one, *other), (*other, *one)] {
+                    if let Some(agent) = self.desired.agents.get_mut(&agent_name(AGENTS[who])) {
+                        agent.container.ports = ports[from].clone().into_iter().collect();
+                    }
+                }
+                // Where one of them is not there, its port is nobody's.
+                self.touched.extend([*one, *other]);
+                self.publish_edition();
+            }
+            Event::SwapNames(one, other) => {
+                let names = (self.container(*one), self.container(*other));
+                let is_there = |who: &usize| self.desired.agents.contains_key(&agent_name(AGENTS[*who]));
+                // Where one of them is not there, its name is nobody's.
+                if is_there(one) && is_there(other) {
+                    for (who, name) in [(one, &names.1), (other, &names.0)] {
+                        let agent = self.desired.agents.get_mut(&agent_name(AGENTS[*who]));
+                        agent.unwrap().container.name = container_name(name);
+                    }
+                    self.publish_edition();
+                }
+            }
+            Event::BadEdit => {
+                if let Some(run) = &mut self.run {
+                    run.spoil("steadfast.yaml:1:1: not a state file");
+                }
+            }
+            Event::Outside(who, what, told) => self.outside(*who, what, *told),
+            Event::Stranger(who) => {
+                let name = self.container(*who);
+                let mut state = self.fake.state();
+                let free = state.named(&name).is_none();
+                if free {
+                    let mut stranger = foreign(&name);
+                    stranger.spec.ports.clear();
+                    let id = state.put(stranger);
+                    drop(state);
+                    self.strangers.push(id);
+                }
+            }
+            Event::EventsCut => self.fake.state().cut_events(),
+            Event::MadeUp(who, word, code) => self.fake.state().tell(word, &self.container(*who), *code),
+            Event::PodmanGivesUp(does) => self.fake.state().podman_gives_up = *does,
+            Event::Untagged(who) => {
+                let prefix = format!("r.example/{}:", AGENTS[*who]);
+                let mut state = self.fake.state();
+                state.images.retain(|name, _| !name.as_str().starts_with(&prefix));
+                state.tell("untag", &prefix, None);
+            }
+            Event::FileLost(who) => {
+                self.fake
+                    .state()
+                    .files
+                    .retain(|key, _| !key.as_str().starts_with(&format!("vm/images/{}-", AGENTS[*who])));
+            }
+            Event::FileRotten(who) => {
+                if let Some(file) = self.fake.state().files.get_mut(&key_of(AGENTS[*who], "1")) {
+                    (file.digest, file.proved) = (digest("rot"), false);
+                }
+            }
+            Event::IndexLost => {
+                let mut state = self.fake.state();
+                state.files.values_mut().for_each(|file| file.proved = false);
+                state.remembered.clear();
+            }
+            Event::LocalManifestLost => self.fake.state().local = None,
+            Event::Published(version) => {
+                offer(&mut self.fake.state(), version);
+                self.served = version;
+                self.touched.extend(0..AGENTS.len());
+            }
+            Event::ManifestGone => self.fake.state().published = None,
+            Event::Fault(word, strike, transient, times) => {
+                let fault = Fault::transient(word, *strike, *times);
+                self.fake.order(Fault { transient: *transient, ..fault });
+            }
+            Event::PodmanAway(strike) => {
+                for word in CALLS {
+                    self.fake.order(Fault::transient(word, *strike, usize::MAX));
+                }
+                self.fake.state().cut_events();
+            }
+            Event::Lifted => self.fake.lift(),
+            Event::Slow(word, millis) => {
+                self.fake.state().latency.insert(word, Duration::from_millis(*millis));
+            }
+            Event::Down(how, back_in) => {
+                self.down(*how).await;
+                self.back_in = *back_in;
+            }
+            Event::Ask => self.ask(),
+        }
+    }
+
+    /// An edit of one whose turn it is at once, in a world where nothing misbehaves and nothing else happens for a while.
+    fn expect_promptness(&mut self, event: &Event, next: u64) {
+        let Event::Edit(who, Edit::Mode(mode)) = event else { return };
+        let name = agent_name(AGENTS[*who]);
+        let Some(run) = self.run.as_ref().filter(|_| next >= 4_000 && self.is_sound) else { return };
+        let Some(view) = run.view.borrow().clone() else { return };
+        let Some(agent) = self.desired.agents.get(&name) else { return };
+        let is_other = agent.container.env.get("MODE").is_none_or(|now| now.expose() != mode.to_string());
+        let is_steady = view.status.agents.get(&name).is_some_and(|agent| agent.ready);
+        let is_tried = view.backing_off.iter().any(|off| off.agent.as_ref() == Some(&name));
+        if is_other && is_steady && !is_tried && !agent.suspend && agent.state == AgentState::Running {
+            self.prompt.push((*who, Instant::now()));
+        }
+    }
+
+    /// They were begun.
+    fn check_promptness(&self) -> Result<(), String> {
+        let state = self.fake.state();
+        for (who, at) in &self.prompt {
+            let name = format!("demo-{}", AGENTS[*who]);
+            let begun = state.calls.iter().any(|call| {
+                call.word == "create" && call.target.starts_with(&name) && (*at..*at + PROMPT).contains(&call.at)
+            });
+            ensure!(begun, "the edit of {name} was not begun within {PROMPT:?}");
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self) {
+        let Some(run) = &self.run else { return };
+        let requests = run.requests.clone();
+        self.answers.push(tokio::spawn(async move {
+            let (reply, answer) = oneshot::channel();
+            requests.send(Request::Reconcile { timeout: Duration::from_secs(60), reply }).await.ok()?;
+            answer.await.ok()
+        }));
+    }
+
+    fn edit(&mut self, who: usize, edit: &Edit) {
+        self.touched.insert(who);
+        let name = agent_name(AGENTS[who]);
+        match edit {
+            Edit::Removed => {
+                self.desired.agents.remove(&name);
+            }
+            Edit::Added => {
+                let taken = |name: &ContainerName| self.desired.agents.values().any(|one| one.container.name == *name);
+                let mut added = agent(AGENTS[who]);
+                let names = AGENTS.iter().map(|agent| container_name(&format!("demo-{agent}")));
+                let free = std::iter::once(added.container.name.clone()).chain(names).find(|name| !taken(name));
+                if let (false, Some(free)) = (self.desired.agents.contains_key(&name), free) {
+                    added.container.name = free;
+                    self.desired.agents.insert(name, added);
+                }
+            }
+            _ => {}
+        }
+        let free = {
+            let taken: BTreeSet<_> = self.ports().into_iter().flatten().map(|port| port.host_port).collect();
+            (8001..8005).find(|number| !taken.contains(number))
+        };
+        if let Some(agent) = self.desired.agents.get_mut(&agent_name(AGENTS[who])) {
+            let env = &mut agent.container.env;
+            match edit {
+                Edit::Mode(mode) => {
+                    env.insert("MODE".into(), Text::plain(mode.to_string()));
+                }
+                Edit::Token(token) => {
+                    env.insert("TOKEN".into(), Text::sensitive(token.to_string()));
+                }
+                Edit::Crash(Some(code)) => {
+                    env.insert("CRASH".into(), Text::plain(code.to_string()));
+                }
+                Edit::Crash(None) => {
+                    env.remove("CRASH");
+                }
+                Edit::Sick(Some(seconds)) => {
+                    env.insert("SICK".into(), Text::plain(seconds.to_string()));
+                }
+                Edit::Sick(None) => {
+                    env.remove("SICK");
+                }
+                Edit::Version("latest") => agent.version = Version::Latest,
+                Edit::Version(version) => agent.version = Version::Exact((*version).to_owned()),
+                Edit::Source(source) => agent.source = *source,
+                Edit::Restart(restart) => agent.container.restart = *restart,
+                Edit::State(state) => agent.state = *state,
+                Edit::Suspend(suspend) => agent.suspend = *suspend,
+                Edit::Checked(checked) => agent.container.healthcheck = checked.then(health_check),
+                Edit::Port(false) => agent.container.ports.clear(),
+                Edit::Port(true) if agent.container.ports.is_empty() => {
+                    agent.container.ports = free.map(port).into_iter().collect();
+                }
+                Edit::Port(true) | Edit::Removed | Edit::Added => {}
+            }
+            if agent.source == ImageSource::Registry && agent.version == Version::Latest {
+                agent.version = Version::Exact("1".to_owned());
+            }
+        }
+        self.publish_edition();
+    }
+
+    fn outside(&mut self, who: usize, what: &Outside, told: Told) {
+        let name = self.container(who);
+        let mut state = self.fake.state();
+        if !state.named(&name).is_some_and(|(_, one)| is_ours(one)) {
+            return;
+        }
+        // A name may be another one's by now.
+        let owner = state.named(&name).and_then(|(_, one)| AGENTS.iter().position(|agent| is_of(one, agent)));
+        let who = owner.unwrap_or(who);
+        let runs = |one: &FakeContainer| matches!(one.phase, Phase::Running);
+        let Some(one) = state.named_mut(&name) else { return };
+        let (word, code) = match what {
+            Outside::Killed | Outside::Stopped | Outside::Died(_) | Outside::Paused if !runs(one) => return,
+            Outside::Killed => {
+                one.phase = Phase::Exited { code: 137 };
+                ("died", Some(137))
+            }
+            Outside::Stopped => {
+                one.phase = Phase::Exited { code: 143 };
+                ("died", Some(143))
+            }
+            Outside::Died(code) => {
+                state.die(&name, *code);
+                ("died", Some(*code))
+            }
+            Outside::Paused => {
+                one.phase = Phase::Paused;
+                ("pause", None)
+            }
+            Outside::Removed => {
+                state.containers.retain(|_, one| one.name.as_str() != name);
+                self.touched.insert(who);
+                ("remove", None)
+            }
+            Outside::Renamed(suffix) => {
+                let other = format!("{name}{suffix}");
+                if state.named(&other).is_some() {
+                    return;
+                }
+                state.named_mut(&name).unwrap().name = container_name(&other);
+                ("rename", None)
+            }
+        };
+        // `die` tells of itself.
+        let times = match (told, what) {
+            (Told::Not, _) | (Told::Once, Outside::Died(_)) => 0,
+            (Told::Once, _) | (Told::Twice, Outside::Died(_)) => 1,
+            (Told::Twice, _) => 2,
+        };
+        for _ in 0..times {
+            state.tell(word, &name, code);
+        }
+    }
+
+    /// Everything that fails is mended, and everything that is wanted is offered.
+    fn mend(&mut self) {
+        self.fake.lift();
+        {
+            let mut state = self.fake.state();
+            state.latency.clear();
+            let version = |name: &str| match self.desired.agents.get(&agent_name(name)).map(|agent| &agent.version) {
+                Some(Version::Exact(version)) => version.clone(),
+                _ => self.served.to_owned(),
+            };
+            let offers: Vec<_> = AGENTS.iter().map(|name| (*name, version(name))).collect();
+            let offers: Vec<_> = offers.iter().map(|(name, version)| (*name, version.as_str())).collect();
+            // Bytes that nobody can tell are wrong would be taken for right.
+            let rotten: Vec<_> = offers.iter().filter(|(name, version)| !is_offered(&state, name, version)).collect();
+            for (name, version) in rotten {
+                let key = key_of(name, version);
+                if state.files.get(&key).is_some_and(|file| file.digest == digest("rot")) {
+                    state.files.remove(&key);
+                }
+            }
+            publish(&mut state, &offers);
+        }
+        self.up();
+    }
+
+    /// Whether an agent can never be as wanted.
+    fn is_doomed(agent: &Agent) -> bool {
+        let has = |name: &str| agent.container.env.contains_key(name);
+        let sick = agent.container.env.get("SICK").is_some_and(|seconds| seconds.expose().len() > 1);
+        agent.suspend
+            || agent.state == AgentState::Running && (has("CRASH") || sick && agent.container.healthcheck.is_some())
+    }
+
+    /// Waits, and asks where something is not tried again by itself.
+    async fn settle(&mut self) {
+        for _ in 0..4 {
+            tokio::time::sleep(SETTLED).await;
+            let run = self.run.as_ref().unwrap();
+            assert!(!run.task.is_finished(), "it ended by itself");
+            let view = run.view.borrow().clone();
+            let Some(view) = view else { continue };
+            let is_doomed = |agent: &AgentName| self.desired.agents.get(agent).is_some_and(Self::is_doomed);
+            let waits = view.backing_off.iter().filter(|off| off.retry_at.is_none());
+            if waits.filter(|off| !off.agent.as_ref().is_some_and(is_doomed)).count() == 0 {
+                return;
+            }
+            self.ask();
+        }
+        tokio::time::sleep(SETTLED).await;
+    }
+
+    fn matches(&self, name: &AgentName, agent: &Agent) -> Result<(), String> {
+        let state = self.fake.state();
+        let there: Vec<_> = state.containers.values().filter(|one| is_of(one, name.as_str())).collect();
+        if agent.state == AgentState::Absent {
+            return if there.is_empty() { Ok(()) } else { Err(format!("{name} is there")) };
+        }
+        let [one] = there[..] else { return Err(format!("{name} has {} containers: {there:#?}", there.len())) };
+        let version = match &agent.version {
+            Version::Exact(version) => version,
+            Version::Latest => self.served,
+        };
+        let right = match (agent.state, &one.phase) {
+            (AgentState::Running, Phase::Running) => true,
+            (AgentState::Running, Phase::Exited { code }) => match agent.container.restart {
+                RestartPolicy::No => true,
+                RestartPolicy::OnFailure => *code == 0,
+                RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
+            },
+            (_, phase) => matches!(phase, Phase::Created | Phase::Exited { .. }),
+        };
+        let named = ContainerSpec { name: agent.container.name.clone(), ..one.spec.clone() };
+        let same = named == agent.container && one.image == image_of(name.as_str(), version);
+        if right && same && one.name == agent.container.name {
+            Ok(())
+        } else {
+            Err(format!("{name} at {version} is {one:#?}, wanted {agent:#?}"))
+        }
+    }
+
+    fn describe(&self) -> String {
+        let run = self.run.as_ref().unwrap();
+        let view = run.view.borrow().clone();
+        let off = view.as_ref().map(|view| format!("{:#?}", view.backing_off));
+        let effects: Vec<_> = self.fake.state().effects.iter().rev().take(25).map(brief).collect();
+        let containers: Vec<_> =
+            self.fake.state().containers.values().map(|one| format!("{} {:?}", one.name, one.phase)).collect();
+        format!(
+            "told {:#?}\nbacking off {}\nnewest changes {effects:#?}\nthere {containers:#?}",
+            run.told(),
+            off.unwrap_or_default()
+        )
+    }
+
+    /// All but those whose port another one may still hold.
+    fn check(&self, strict: bool) -> Result<(), String> {
+        for (name, agent) in &self.desired.agents {
+            // One that is suspended keeps its name from whoever is to have it.
+            let is_held = self
+                .fake
+                .state()
+                .named(agent.container.name.as_str())
+                .is_some_and(|(_, one)| !is_of(one, name.as_str()));
+            if strict || !Self::is_doomed(agent) && agent.container.ports.is_empty() && !is_held {
+                let fits = self.matches(name, agent);
+                if let Err(why) = fits {
+                    return Err(format!(
+                        "{why}
+{}",
+                        self.describe()
+                    ));
+                }
+            }
+        }
+        let state = self.fake.state();
+        for one in state.containers.values().filter(|one| is_ours(one)) {
+            let known = self.desired.agents.keys().any(|name| is_of(one, name.as_str()));
+            ensure!(known, "an orphan is left: {}", one.name);
+        }
+        Ok(())
+    }
+
+    /// Some time in which nothing happens.
+    async fn quiet(&self, doomed: usize) -> Result<(), String> {
+        {
+            let mut state = self.fake.state();
+            state.calls.clear();
+            state.effects.clear();
+        }
+        tokio::time::sleep(QUIET).await;
+        let state = self.fake.state();
+        let looks = state.count("look");
+        ensure!(looks <= 20 + 200 * doomed, "{} observations in a quiet time", looks);
+        ensure!(
+            state.count("ping") <= 400 && state.count("published") <= 4 && state.count("events") == 0,
+            "requests in a quiet time: {} pings",
+            state.count("ping")
+        );
+        if doomed == 0 {
+            let effects: Vec<_> = state.effects.iter().map(brief).collect();
+            ensure!(effects.is_empty(), "changes in a quiet time: {effects:?}");
+            const LOOKS: [&str; 9] =
+                ["look", "list", "local", "logs", "ping", "published", "inspect", "run_healthcheck", "exec"];
+            let other = state.calls.iter().find(|call| !LOOKS.contains(&call.word));
+            ensure!(other.is_none(), "{other:?} in a quiet time");
+        }
+        let started = state.count("start") + state.count("create");
+        ensure!(started <= 60 * doomed, "{} starts in a quiet time", started);
+        Ok(())
+    }
+}
+
+fn brief(effect: &Effect) -> String {
+    format!("{} {}", effect.call.word, effect.call.target)
+}
+
+/// Plays it. `Err` with what does not hold.
+pub async fn play(schedule: &Schedule) -> Result<(), String> {
+    let events = &schedule.events;
+    let mut play = Play::begin(schedule.parallel).await;
+    let before = play.fake.state().containers.clone();
+    let began = tokio::time::Instant::now();
+    for (at, (pause, event)) in events.iter().enumerate() {
+        tokio::time::sleep(Duration::from_millis(*pause)).await;
+        let next = events.get(at + 1).map_or(u64::MAX, |(pause, _)| *pause);
+        play.expect_promptness(event, next);
+        play.happen(event).await;
+        if play.run.is_none() && !matches!(event, Event::Down(..)) {
+            play.back_in = play.back_in.saturating_sub(1);
+        }
+        if play.back_in == 0 {
+            play.up();
+        }
+    }
+    let took = began.elapsed();
+    if !play.prompt.is_empty() {
+        tokio::time::sleep(PROMPT).await;
+    }
+    play.check_promptness()?;
+    play.mend();
+    {
+        let mut state = play.fake.state();
+        for id in std::mem::take(&mut play.strangers) {
+            let untouched =
+                state.containers.remove(&id).is_some_and(|one| !is_ours(&one) && one.phase == Phase::Running);
+            ensure!(untouched, "a stranger was touched");
+        }
+    }
+    play.settle().await;
+
+    {
+        let state = play.fake.state();
+        for effect in &state.effects {
+            ensure!(effect.owner.as_ref().is_none_or(|owner| owner.as_deref() == Some("demo")), "{:?}", effect);
+            let twice = effect.running.windows(2).find(|two| two[0] == two[1] && two[0].0 == "demo");
+            ensure!(twice.is_none(), "two containers of one agent run after {:?}", effect);
+        }
+        for (who, agent) in AGENTS.iter().enumerate() {
+            if play.touched.contains(&who) {
+                continue;
+            }
+            let ids = |containers: &std::collections::BTreeMap<ContainerId, FakeContainer>| -> Vec<_> {
+                containers.iter().filter(|(_, one)| is_of(one, agent)).map(|(id, _)| id.clone()).collect()
+            };
+            ensure!(ids(&before) == ids(&state.containers), "{agent} was made anew without need");
+        }
+        for name in ["bystander", "elses.next"] {
+            let (then, now) = (before.values().find(|one| one.name.as_str() == name), state.named(name));
+            ensure!(then.map(|one| format!("{one:?}")) == now.map(|(_, one)| format!("{one:?}")), "{name} was touched");
+        }
+        let most = 40 * (events.len() + 1) + 60 * AGENTS.len() * (took.as_secs() as usize / 3600 + 10);
+        let started = state.count("start") + state.count("create");
+        ensure!(started <= most, "{} starts in all", started);
+    }
+    for answer in std::mem::take(&mut play.answers) {
+        ensure!(answer.is_finished(), "somebody was never answered");
+    }
+
+    let doomed = play.desired.agents.values().filter(|agent| Play::is_doomed(agent)).count();
+    if doomed > 0 {
+        play.check(false)?;
+        play.quiet(doomed).await?;
+        for agent in play.desired.agents.values_mut() {
+            agent.suspend = false;
+            for name in ["CRASH", "SICK"] {
+                agent.container.env.remove(name);
+            }
+        }
+        play.publish_edition();
+        play.settle().await;
+    }
+    play.check(true)?;
+    let view = play.run.as_ref().unwrap().view.borrow().clone().unwrap();
+    let failed = |phase: &Phase| matches!(phase, Phase::Exited { code } if *code != 0);
+    // A one-shot that failed stays so, and is not what was wanted either.
+    let failed =
+        play.fake.state().containers.values().any(|one| one.spec.restart == RestartPolicy::No && failed(&one.phase));
+    ensure!((view.status.converged || failed) && view.backing_off.is_empty(), "{}", play.describe());
+    play.quiet(0).await?;
+
+    // What nobody tells of is found all the same.
+    {
+        let mut state = play.fake.state();
+        let lost = state.containers.iter().find(|(_, one)| is_ours(one)).map(|(id, _)| id.clone());
+        lost.map(|id| state.containers.remove(&id));
+        state.files.clear();
+    }
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    play.check(true)?;
+    play.quiet(0).await
+}

@@ -1,0 +1,258 @@
+//! What may happen to a `run`, in any order, drawn from a seed.
+
+use std::fmt;
+use std::time::Duration;
+
+use fastrand::Rng;
+use steadfast::backend::fake::Strike;
+use steadfast::model::*;
+
+/// The agents there are.
+pub const AGENTS: [&str; 4] = ["a", "a-b", "c", "d"];
+
+/// One thing that happens. Numbers are agents, by their place in [`AGENTS`].
+#[derive(Debug, Clone)]
+pub enum Event {
+    Edit(usize, Edit),
+    SwapPorts(usize, usize),
+    SwapNames(usize, usize),
+    /// The file cannot be used.
+    BadEdit,
+    Outside(usize, Outside, Told),
+    /// Somebody else takes the name of the agent's container, where it is free.
+    Stranger(usize),
+    EventsCut,
+    /// An event that nothing stands behind.
+    MadeUp(usize, &'static str, Option<i32>),
+    PodmanGivesUp(bool),
+    Untagged(usize),
+    FileLost(usize),
+    FileRotten(usize),
+    IndexLost,
+    LocalManifestLost,
+    Published(&'static str),
+    ManifestGone,
+    Fault(&'static str, Strike, bool, usize),
+    /// Nothing of Podman answers until the next [`Event::Lifted`].
+    PodmanAway(Strike),
+    Lifted,
+    Slow(&'static str, u64),
+    /// `run` goes, and comes back after so many more events.
+    Down(How, usize),
+    Ask,
+}
+
+#[derive(Debug, Clone)]
+pub enum Edit {
+    Mode(u8),
+    Token(u8),
+    Version(&'static str),
+    Source(ImageSource),
+    Restart(RestartPolicy),
+    State(AgentState),
+    Suspend(bool),
+    Checked(bool),
+    Port(bool),
+    /// It ends at once with this code, or not any more.
+    Crash(Option<u8>),
+    /// It is unhealthy so many seconds after each start.
+    Sick(Option<u32>),
+    Removed,
+    Added,
+}
+
+#[derive(Debug, Clone)]
+pub enum Outside {
+    Killed,
+    Died(i32),
+    Paused,
+    Stopped,
+    Removed,
+    Renamed(&'static str),
+}
+
+/// Whether an event tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Not,
+    Once,
+    Twice,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum How {
+    /// After so many more changes, in the middle of whatever it does.
+    Killed(usize),
+    Stopped,
+}
+
+/// What happens, each after a pause of so many milliseconds.
+#[derive(Clone)]
+pub struct Schedule {
+    pub events: Vec<(u64, Event)>,
+    /// So many steps work at once.
+    pub parallel: usize,
+}
+
+impl fmt::Debug for Schedule {
+    /// A line for each event, so that a schedule that fails can be read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut at = 0;
+        write!(f, "{} at once", self.parallel)?;
+        for (pause, event) in &self.events {
+            at += pause;
+            write!(f, "\n{:>9.3} s  {event:?}", Duration::from_millis(at).as_secs_f64())?;
+        }
+        Ok(())
+    }
+}
+
+fn of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
+    all[rng.usize(..all.len())]
+}
+
+/// One of these, as often as its weight says.
+fn one_of<T>(rng: &mut Rng, all: &[(u32, fn(&mut Rng) -> T)]) -> T {
+    let all_weights: u32 = all.iter().map(|(weight, _)| weight).sum();
+    let mut left = rng.u32(..all_weights);
+    for (weight, draw) in all {
+        match left.checked_sub(*weight) {
+            Some(rest) => left = rest,
+            None => return draw(rng),
+        }
+    }
+    unreachable!("the weights add up")
+}
+
+fn who(rng: &mut Rng) -> usize {
+    rng.usize(..AGENTS.len())
+}
+
+fn strike(rng: &mut Rng) -> Strike {
+    of(rng, &[Strike::Before, Strike::After, Strike::Hang])
+}
+
+/// Engine calls.
+pub const CALLS: [&str; 12] =
+    ["look", "inspect", "events", "ping", "load", "pull", "tag", "create", "start", "stop", "rename", "remove"];
+const STORE_CALLS: [&str; 5] = ["published", "list", "local", "fetch", "open"];
+
+fn any_edit(rng: &mut Rng) -> Edit {
+    use RestartPolicy::{Always, No, OnFailure, UnlessStopped};
+
+    one_of(
+        rng,
+        &[
+            (4, |rng| Edit::Mode(rng.u8(..4))),
+            (1, |rng| Edit::Token(rng.u8(..3))),
+            (2, |rng| Edit::Version(of(rng, &["1", "2", "latest"]))),
+            (1, |rng| Edit::Source(of(rng, &[ImageSource::Manifest, ImageSource::Registry]))),
+            (2, |rng| Edit::Restart(of(rng, &[No, OnFailure, UnlessStopped, Always]))),
+            (3, |rng| {
+                Edit::State(of(
+                    rng,
+                    &[AgentState::Running, AgentState::Running, AgentState::Stopped, AgentState::Absent],
+                ))
+            }),
+            (1, |rng| Edit::Suspend(rng.bool())),
+            (2, |rng| Edit::Checked(rng.bool())),
+            (2, |rng| Edit::Port(rng.bool())),
+            (2, |rng| Edit::Crash(of(rng, &[None, None, Some(0), Some(3)]))),
+            (2, |rng| Edit::Sick(of(rng, &[None, Some(3), Some(100_000)]))),
+            (1, |_| Edit::Removed),
+            (2, |_| Edit::Added),
+        ],
+    )
+}
+
+fn any_outside(rng: &mut Rng) -> Outside {
+    one_of(
+        rng,
+        &[
+            (2, |_| Outside::Killed),
+            (2, |rng| Outside::Died(of(rng, &[0, 1, 3, 137, 143]))),
+            (1, |_| Outside::Paused),
+            (1, |_| Outside::Stopped),
+            (2, |_| Outside::Removed),
+            (1, |rng| Outside::Renamed(of(rng, &["-moved", ".prev", ".next"]))),
+        ],
+    )
+}
+
+fn any_event(rng: &mut Rng) -> Event {
+    one_of(
+        rng,
+        &[
+            (12, |rng| Event::Edit(who(rng), any_edit(rng))),
+            (1, |rng| Event::SwapPorts(who(rng), who(rng))),
+            (2, |rng| Event::SwapNames(who(rng), who(rng))),
+            (1, |_| Event::BadEdit),
+            (8, |rng| {
+                Event::Outside(who(rng), any_outside(rng), of(rng, &[Told::Once, Told::Once, Told::Twice, Told::Not]))
+            }),
+            (1, |rng| Event::Stranger(who(rng))),
+            (1, |_| Event::EventsCut),
+            (1, |rng| {
+                let word = of(rng, &["died", "die", "start", "remove", "exec_died", "", "häh"]);
+                Event::MadeUp(who(rng), word, of(rng, &[None, Some(1), Some(137)]))
+            }),
+            (1, |rng| Event::PodmanGivesUp(rng.bool())),
+            (1, |rng| Event::Untagged(who(rng))),
+            (1, |rng| Event::FileLost(who(rng))),
+            (1, |rng| Event::FileRotten(who(rng))),
+            (1, |_| Event::IndexLost),
+            (1, |_| Event::LocalManifestLost),
+            (1, |rng| Event::Published(of(rng, &["1", "2"]))),
+            (1, |_| Event::ManifestGone),
+            (4, |rng| {
+                let word = of(rng, &[&CALLS[..], &STORE_CALLS[..], &[""]].concat());
+                Event::Fault(word, strike(rng), rng.u8(..10) < 7, of(rng, &[1, 1, 2, 5, usize::MAX]))
+            }),
+            (1, |rng| Event::PodmanAway(strike(rng))),
+            (2, |_| Event::Lifted),
+            (1, |rng| {
+                const SLOW: [&str; 8] = ["look", "start", "stop", "create", "fetch", "load", "published", "inspect"];
+                Event::Slow(of(rng, &SLOW), of(rng, &[0, 200, 3000]))
+            }),
+            (2, |rng| Event::Down(How::Killed(rng.usize(..8)), rng.usize(..3))),
+            (1, |rng| Event::Down(How::Stopped, rng.usize(..3))),
+            (1, |_| Event::Ask),
+        ],
+    )
+}
+
+fn any_pause(rng: &mut Rng) -> u64 {
+    one_of(
+        rng,
+        &[
+            (3, |_| 0),
+            (3, |rng| rng.u64(1..100)),
+            (4, |rng| rng.u64(100..5_000)),
+            (2, |rng| rng.u64(5_000..60_000)),
+            (1, |rng| rng.u64(60_000..600_000)),
+        ],
+    )
+}
+
+impl Schedule {
+    /// The schedule of a seed.
+    pub fn of(seed: u64) -> Self {
+        let rng = &mut Rng::with_seed(seed);
+        // Most faults need few events, and few take less time.
+        let most = of(rng, &[4, 8, 12, 30]);
+        let events = (0..rng.usize(1..=most)).map(|_| (any_pause(rng), any_event(rng))).collect();
+        Self { events, parallel: of(rng, &[1, 2, 4]) }
+    }
+
+    /// It without one of its events, for each.
+    pub fn shorter(&self) -> impl Iterator<Item = Self> + '_ {
+        (0..self.events.len()).map(|at| {
+            let mut shorter = self.clone();
+            let (pause, _) = shorter.events.remove(at);
+            if let Some((next, _)) = shorter.events.get_mut(at) {
+                *next += pause;
+            }
+            shorter
+        })
+    }
+}
