@@ -186,10 +186,8 @@ impl CrashLoops {
 
     /// The agent's container is down now, as [`Self::held`] wanted it: its rest begins.
     pub fn rests(&mut self, agent: &AgentName, now: Instant) {
-        if let Some(record) = self.records.get_mut(agent).filter(|record| record.judged)
-            && let Some(until) = record.retry_at
-        {
-            record.retry_at = Some(until.max(now + record.last_delay));
+        if let Some(record) = self.records.get_mut(agent).filter(|record| record.retry_at.is_some()) {
+            record.retry_at = Some(now + record.last_delay);
         }
     }
 
