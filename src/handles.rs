@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::files;
 use crate::model::vm::Process;
-use crate::model::{Observed, Owner, Phase, Reach, Rung, VmState};
+use crate::model::{Observed, Owner, Phase, Reach, Route, VmState};
 use crate::time::rfc3339;
 
 /// Where handles are kept.
@@ -21,7 +21,7 @@ pub struct Scratch {
     path: Option<PathBuf>,
     engine: BTreeMap<&'static str, String>,
     last: Mutex<Option<String>>,
-    trouble: Mutex<Option<String>>,
+    problem: Mutex<Option<String>>,
 }
 
 #[derive(Serialize, PartialEq)]
@@ -47,7 +47,8 @@ struct VmHandle<'a> {
     ssh_config: &'a Path,
     socket: Option<&'a Path>,
     transport: Option<&'static str>,
-    rung: Option<&'static str>,
+    #[serde(rename = "route")]
+    route: Option<&'static str>,
 }
 
 /// Pids are used again: without its start time one says nothing.
@@ -75,8 +76,8 @@ impl<'a> VmHandle<'a> {
             ssh_port: vm.ssh_port,
             ssh_config: &vm.ssh_config,
             socket: vm.socket.as_ref().map(|socket| socket.host.as_path()),
-            transport: reach.rung.map(Rung::transport),
-            rung: reach.rung.map(Rung::word),
+            transport: reach.route.map(Route::transport),
+            route: reach.route.map(Route::word),
         }
     }
 }
@@ -104,12 +105,12 @@ impl Scratch {
     }
 
     fn kept_nowhere(engine: BTreeMap<&'static str, String>) -> Self {
-        Self { path: None, engine, last: Mutex::new(None), trouble: Mutex::new(None) }
+        Self { path: None, engine, last: Mutex::new(None), problem: Mutex::new(None) }
     }
 
     /// Why the handles could not be written the last time, if so. `None` again as soon as they could be.
-    pub fn trouble(&self) -> Option<String> {
-        held(&self.trouble).clone()
+    pub fn problem(&self) -> Option<String> {
+        guard(&self.problem).clone()
     }
 
     /// Writes what was seen, unless it is what stands there. A failure is not fatal, and logged when it is the first in a
@@ -145,24 +146,24 @@ impl Scratch {
         };
         let Ok(mut text) = serde_json::to_string_pretty(&handles) else { return };
         text.push('\n');
-        if held(&self.last).as_ref() == Some(&text) {
+        if guard(&self.last).as_ref() == Some(&text) {
             return;
         }
         if files::read(path).is_ok_and(|there| there == text.as_bytes()) {
             files::sweep(path);
-            *held(&self.trouble) = None;
+            *guard(&self.problem) = None;
             return;
         }
         match files::replace(path, false, |mut file| file.write_all(text.as_bytes())) {
             Ok(()) => {
-                *held(&self.last) = Some(text);
-                *held(&self.trouble) = None;
+                *guard(&self.last) = Some(text);
+                *guard(&self.problem) = None;
             }
             Err(err) => {
                 // What was written before does not say any more what is there.
-                *held(&self.last) = None;
-                let trouble = format!("cannot write `{}`: {err}", path.display());
-                if held(&self.trouble).replace(trouble).is_none() {
+                *guard(&self.last) = None;
+                let problem = format!("cannot write `{}`: {err}", path.display());
+                if guard(&self.problem).replace(problem).is_none() {
                     tracing::warn!(path = %path.display(), error = %err, "cannot write the handles; going on without them");
                 }
             }
@@ -171,7 +172,7 @@ impl Scratch {
 }
 
 /// The value, also after a panic elsewhere: nothing here is ever left half changed.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -188,7 +188,7 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
         }
     };
     // Another's is not reached into: the way there may change it.
-    if let Some(whose) = vm.stranger_to(&desired.ownership()) {
+    if let Some(whose) = vm.foreign_to(&desired.ownership()) {
         world.engine.locate(None);
         let why = format!("VM `{}` {whose}", spec.instance);
         return (Seen::Present(vm), Seen::Unknown { why });
@@ -198,7 +198,7 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
         let why = format!("VM `{}` {}", spec.instance, vm.phase);
         return (Seen::Present(vm), Seen::Unknown { why });
     }
-    let guest = match early.filter(|_| world.engine.reach().rung.is_some()) {
+    let guest = match early.filter(|_| world.engine.reach().route.is_some()) {
         Some(guest) => Seen::Present(guest),
         None => look_at_guest(world, desired).await,
     };

@@ -15,7 +15,7 @@ use crate::handles::word;
 use crate::model::wanted::{effective_manifest, resolve_artifact};
 use crate::model::{
     Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, FailureKind, Guest, ImageSource, Name,
-    Observed, Owner, Phase, Rung, Seen, VmPhase,
+    Observed, Owner, Phase, Route, Seen, VmPhase,
 };
 use crate::plan::{ActionKind, Note, Plan, Reason, WaitingOn};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, health_of};
@@ -90,7 +90,8 @@ pub struct VmStatus {
     /// `api` or `shell`; null while Podman in it is not reached.
     pub transport: Option<&'static str>,
     /// `forward`, `reconnect`, `ssh` or `shell`: the way in use.
-    pub rung: Option<&'static str>,
+    #[serde(rename = "route")]
+    pub route: Option<&'static str>,
     /// How often each way was tried since whoever looks began.
     pub tries: BTreeMap<&'static str, u32>,
     /// Processors, where it is there.
@@ -298,7 +299,7 @@ fn vm_status(desired: &Desired, observed: &Observed) -> Option<VmStatus> {
                 _ => None,
             };
             // That it is not ours is the first thing to be known about it.
-            (vm.phase.word(), vm.stranger_to(&desired.ownership()).map(|whose| format!("it {whose}")).or(broken))
+            (vm.phase.word(), vm.foreign_to(&desired.ownership()).map(|whose| format!("it {whose}")).or(broken))
         }
         Seen::Absent => ("Absent", None),
         Seen::Unknown { why } => ("Unknown", Some(why.clone())),
@@ -306,8 +307,8 @@ fn vm_status(desired: &Desired, observed: &Observed) -> Option<VmStatus> {
     Some(VmStatus {
         instance: spec.instance.to_string(),
         status: status.to_owned(),
-        transport: reach.rung.map(Rung::transport),
-        rung: reach.rung.map(Rung::word),
+        transport: reach.route.map(Route::transport),
+        route: reach.route.map(Route::word),
         tries: reach.tries(),
         cpus: vm.map(|vm| vm.cpus),
         memory: vm.map(|vm| vm.memory),

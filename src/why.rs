@@ -16,7 +16,7 @@ use crate::model::wanted::wanted_image;
 use crate::model::{AgentName, Desired, FailureKind, FieldChange, ImageSource, Phase, Place};
 use crate::observe::ManifestFault;
 use crate::plan::{ActionKind, Note, Plan, Step, Waiting, WaitingOn};
-use crate::reconcile::journal::read::{Entry, Told};
+use crate::reconcile::journal::read::{Entry, ReportedError};
 use crate::snapshot::Snapshot;
 use crate::status::AgentStatus;
 use crate::time::rfc3339;
@@ -43,7 +43,7 @@ pub struct Why {
     /// Steps that wait.
     pub waiting: Vec<Waiting>,
     /// What would be done if it were not suspended.
-    pub held: Vec<String>,
+    pub suspended: Vec<String>,
     /// What stopped it, oldest first, since it was last fine. At most three.
     pub failures: Vec<Failure>,
     /// The last step that changed something about it.
@@ -87,7 +87,7 @@ pub struct Failure {
     pub step: Option<String>,
     /// What was done then, where it is a step that failed.
     #[serde(skip)]
-    pub done: Option<ToldStep>,
+    pub done: Option<ReportedStep>,
     /// What a registry is to blame for, where that is why.
     #[serde(skip)]
     pub pull: Option<PullFault>,
@@ -99,7 +99,7 @@ pub struct Failure {
 
 /// A step that the journal tells of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToldStep {
+pub struct ReportedStep {
     /// What kind of step it is.
     pub kind: Word<ActionKind>,
     /// What it was done to.
@@ -176,7 +176,7 @@ impl Past {
         self.mentioned |= ours;
         match entry.event() {
             "step" if entry.failed() && (ours || self.shared.contains(entry.text("target"))) => {
-                let told = entry.error().unwrap_or_else(|| entry.trouble());
+                let told = entry.error().unwrap_or_else(|| entry.problem());
                 self.fail(entry, true, told);
             }
             "step" if ours => {
@@ -196,12 +196,12 @@ impl Past {
                     self.forget();
                 }
                 let agent = self.agent.to_string();
-                for told in entry.troubles().filter(|told| told.agent == Some(&agent)) {
+                for told in entry.problems().filter(|told| told.agent == Some(&agent)) {
                     self.fail(entry, false, told);
                 }
             }
             // `run` says each trouble once, and when it is over.
-            "trouble" if ours => self.fail(entry, false, entry.trouble()),
+            "trouble" if ours => self.fail(entry, false, entry.problem()),
             "recovered" if ours => self.forget(),
             "converged" => self.forget(),
             "backingOff" if ours => {
@@ -224,9 +224,10 @@ impl Past {
 
     /// A step was done: what failed at this point of its way to be ready, or before it, did not fail last.
     fn get_over(&mut self, done: &Entry) {
-        let Some(reached) = ToldStep::of(done).stage() else { return };
-        let is_over =
-            |failure: &Failure| failure.done.as_ref().and_then(ToldStep::stage).is_none_or(|stage| stage <= reached);
+        let Some(reached) = ReportedStep::of(done).stage() else { return };
+        let is_over = |failure: &Failure| {
+            failure.done.as_ref().and_then(ReportedStep::stage).is_none_or(|stage| stage <= reached)
+        };
         let (over, failures) = std::mem::take(&mut self.failures).into_iter().partition(is_over);
         self.failures = failures;
         self.over = over;
@@ -234,7 +235,7 @@ impl Past {
 
     /// Takes in a failure. The end of a pass tells again what its steps said, and `run` adds what it will do about it: that is the
     /// same failure still.
-    fn fail(&mut self, entry: &Entry, by_step: bool, told: Told<'_>) {
+    fn fail(&mut self, entry: &Entry, by_step: bool, told: ReportedError<'_>) {
         let now = time(entry);
         let is_it = |failure: &Failure| failure.message == told.cause;
         let before = self.over.iter().position(is_it).map(|at| self.over.remove(at));
@@ -253,7 +254,7 @@ impl Past {
                 times: 1,
                 trigger: entry.text("trigger").to_owned(),
                 step: by_step.then(|| words(entry)),
-                done: by_step.then(|| ToldStep::of(entry)),
+                done: by_step.then(|| ReportedStep::of(entry)),
                 pull: told.pull,
                 kind: told.kind,
                 message: told.cause.to_owned(),
@@ -266,7 +267,7 @@ impl Past {
     }
 }
 
-impl ToldStep {
+impl ReportedStep {
     fn of(entry: &Entry) -> Self {
         Self { kind: entry.kind(), target: entry.text("target").to_owned() }
     }
@@ -346,7 +347,7 @@ pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past
         }
         _ => Vec::new(),
     };
-    let held = plan.notes.iter().filter_map(|note| match note {
+    let suspended = plan.notes.iter().filter_map(|note| match note {
         Note::Suspended { agent: whose, pending } if whose == agent => Some(pending.clone()),
         _ => None,
     });
@@ -363,7 +364,7 @@ pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past
         podman: observed.guest.present().map(|guest| guest.version.clone()),
         steps,
         waiting,
-        held: held.flatten().collect(),
+        suspended: suspended.flatten().collect(),
         // What is fine was not stopped by anything.
         failures: past.failures.into_iter().filter(|failure| !ready && still_stands(failure, plan)).collect(),
         last_change: past.last_change,

@@ -27,25 +27,25 @@ pub(super) async fn before_replace<E: Engine>(
     engine: &E,
     create: &Create,
     start: bool,
-    (held, old): (&[PortRange], Option<&ContainerState>),
+    (own_ports, old): (&[PortRange], Option<&ContainerState>),
     patience: &Patience,
 ) -> Result<ImageFacts, ActError> {
-    on_this_machine(create, start, held, patience)?;
+    on_this_machine(create, start, own_ports, patience)?;
     image(engine, create, old).await
 }
 
-/// Checks what can be told without the engine: bind sources, and host ports but those `held`.
+/// Checks what can be told without the engine: bind sources, and host ports but those `own_ports`.
 pub(super) fn on_this_machine(
     create: &Create,
     start: bool,
-    held: &[PortRange],
+    own_ports: &[PortRange],
     patience: &Patience,
 ) -> Result<(), ActError> {
     if !patience.local {
         return Ok(());
     }
     mount_sources(create)?;
-    if start { ports_are_free(create, held) } else { Ok(()) }
+    if start { ports_are_free(create, own_ports) } else { Ok(()) }
 }
 
 /// Checks that the image is for a machine like the engine's. One that is not there is the creation's to report.
@@ -131,10 +131,10 @@ fn is_missing(looked: &io::Result<()>) -> bool {
     looked.as_ref().is_err_and(|err| matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
 
-/// Checks that every host port but those `held` can be taken. A port that cannot be tried (no such address, not allowed) is left to
+/// Checks that every host port but those `own_ports` can be taken. A port that cannot be tried (no such address, not allowed) is left to
 /// Podman to judge.
-pub(super) fn ports_are_free(create: &Create, held: &[PortRange]) -> Result<(), ActError> {
-    let holds = |port: &Port| held.iter().any(|held| held.holds(port.host_port, port.protocol));
+pub(super) fn ports_are_free(create: &Create, own_ports: &[PortRange]) -> Result<(), ActError> {
+    let holds = |port: &Port| own_ports.iter().any(|own| own.holds(port.host_port, port.protocol));
     for port in create.spec.ports.iter().filter(|port| !holds(port)) {
         if is_taken(port) {
             return Err(ActError::PortTaken {

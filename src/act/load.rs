@@ -53,13 +53,13 @@ pub(super) async fn load<V: Vm, E: Engine, S: Store>(
     }
     match named.filter(|named| Some(*named) != supersedes) {
         None => Ok(world.engine.tag(&image, reference).await?),
-        Some(named) if was_brought(world, named, reference).await => Ok(()),
+        Some(named) if was_fetched(world, named, reference).await => Ok(()),
         Some(named) => Err(ActError::ImageNameTaken { reference: reference.clone(), held_by: named.clone() }),
     }
 }
 
 /// Whether another state file of this root brought an image under this name meanwhile.
-async fn was_brought<V, E, S: Store>(world: &World<V, E, S>, image: &ImageId, reference: &ImageRef) -> bool {
+async fn was_fetched<V, E, S: Store>(world: &World<V, E, S>, image: &ImageId, reference: &ImageRef) -> bool {
     let loaded = world.store.loaded_images().await.unwrap_or_default();
     loaded.get(image).is_some_and(|loaded| loaded.reference == *reference)
 }

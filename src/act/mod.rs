@@ -26,7 +26,7 @@ use crate::model::{
     ContainerId, ContainerName, ContainerSpec, ContainerState, Create, FailureKind, Health, ImageId, ImageRef, Phase,
     RestartPolicy, labels,
 };
-use crate::plan::{Action, Revival, stays_ended};
+use crate::plan::{Action, StartMode, stays_ended};
 
 /// How patient actions are.
 #[derive(Debug, Clone)]
@@ -385,14 +385,14 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
                 .map_err(|err| err.naming(&id, &create.name).hiding(&create.spec.secrets()))?;
             Ok(Done { started: Some(id), ..Done::default() })
         }
-        Action::StartContainer { id, name, how: Revival::Unpause, .. } => {
+        Action::StartContainer { id, name, how: StartMode::Unpause, .. } => {
             sure::unpause(&world.engine, id).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
-        Action::StartContainer { id, name, how: Revival::Restart, spec, .. } => {
+        Action::StartContainer { id, name, how: StartMode::Restart, spec, .. } => {
             restart(&world.engine, id, name, spec, patience).await
         }
-        Action::StartContainer { id, name, how: Revival::Start, previous, spec, last_start, remake } => {
+        Action::StartContainer { id, name, how: StartMode::Start, previous, spec, last_start, remake } => {
             let remake = remake.as_deref().cloned();
             let this = replace::Startable { id: id.clone(), last_start: *last_start, remake };
             replace::start(world, this, name, spec, previous.as_ref(), patience).await

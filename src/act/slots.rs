@@ -20,27 +20,27 @@ impl Slots {
 
     /// One for a step. `tell` hears when the step begins to wait (`false`), and when it is to work again (`true`).
     pub fn take(&self, tell: impl Fn(bool) + Send + Sync + 'static) -> Slot {
-        Slot(Some(Arc::new(Held { free: self.free.clone(), permit: Mutex::default(), tell: Box::new(tell) })))
+        Slot(Some(Arc::new(SlotGuard { free: self.free.clone(), permit: Mutex::default(), tell: Box::new(tell) })))
     }
 }
 
 /// A step's slot. The default is no slot at all: then nobody else waits for it.
 #[derive(Debug, Clone, Default)]
-pub struct Slot(Option<Arc<Held>>);
+pub struct Slot(Option<Arc<SlotGuard>>);
 
-struct Held {
+struct SlotGuard {
     free: Arc<Semaphore>,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
     tell: Box<dyn Fn(bool) + Send + Sync>,
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for SlotGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Held").field("permit", &self.permit).finish_non_exhaustive()
     }
 }
 
-impl Held {
+impl SlotGuard {
     fn put(&self, permit: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
         std::mem::replace(&mut *self.permit.lock().unwrap_or_else(PoisonError::into_inner), permit)
     }
@@ -55,20 +55,20 @@ impl Held {
 impl Slot {
     /// Waits until there is room to work. It is given back with the last of the slot.
     pub async fn begin(&self) {
-        if let Some(held) = &self.0 {
-            held.acquire().await;
+        if let Some(guard) = &self.0 {
+            guard.acquire().await;
         }
     }
 
     /// Waits without the slot, and comes back with one.
     pub async fn without<T>(&self, waiting: impl Future<Output = T>) -> T {
-        let Some(held) = &self.0 else { return waiting.await };
-        let Some(permit) = held.put(None) else { return waiting.await };
+        let Some(guard) = &self.0 else { return waiting.await };
+        let Some(permit) = guard.put(None) else { return waiting.await };
         drop(permit);
-        (held.tell)(false);
+        (guard.tell)(false);
         let outcome = waiting.await;
-        (held.tell)(true);
-        held.acquire().await;
+        (guard.tell)(true);
+        guard.acquire().await;
         outcome
     }
 }

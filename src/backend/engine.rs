@@ -126,7 +126,7 @@ pub type LogLines = Pin<Box<dyn Stream<Item = Result<LogLine, EngineError>> + Se
 pub type Events = Pin<Box<dyn Stream<Item = Result<EngineEvent, EngineError>> + Send>>;
 
 /// Ids of containers whose process ended, as it happens. Hints, like events, and never complete.
-pub type Deaths = Pin<Box<dyn Stream<Item = ContainerId> + Send>>;
+pub type ContainerExits = Pin<Box<dyn Stream<Item = ContainerId> + Send>>;
 
 /// Which log lines.
 #[derive(Debug, Clone, Default)]
@@ -163,14 +163,14 @@ pub struct EngineEvent {
 
 /// The way to an engine in a virtual machine: where it leads, how it is kept, what is faster along it. One on this host needs
 /// none of it, and does with what stands here.
-pub trait Route: Send + Sync {
+pub trait Routing: Send + Sync {
     /// Says how the virtual machine was found that the engine runs in. Every later call goes there; with `None` (there is none,
     /// or it is somebody else's) each fails.
     fn locate(&self, _vm: Option<&VmState>) {}
 
     /// Looks before it is known how the virtual machine is, whose directory on this host this is: while one is asked, the other
-    /// can be. `None` where that is not worth while or led to nothing. What it found counts once [`Route::locate`] was called
-    /// and [`Route::reach`] tells a way.
+    /// can be. `None` where that is not worth while or led to nothing. What it found counts once [`Routing::locate`] was called
+    /// and [`Routing::reach`] tells a way.
     fn look_ahead(&self, _look: &Look, _dir: &Path) -> impl Future<Output = Option<Guest>> + Send {
         async { None }
     }
@@ -202,7 +202,7 @@ pub trait Route: Send + Sync {
 }
 
 /// Runs containers. Implemented by Podman over its socket.
-pub trait Engine: Route {
+pub trait Engine: Routing {
     /// Looks at the owner's containers, at strangers with a wanted name, and at the images.
     fn look(&self, look: &Look) -> impl Future<Output = Result<Guest, EngineError>> + Send;
 
@@ -298,7 +298,7 @@ pub trait Engine: Route {
 
     /// Where there is a faster word of ends than [`Engine::events`], follows it. `guest` is the latest look: one container
     /// that runs is needed to find out.
-    fn deaths(&self, guest: &Guest) -> Option<Deaths>;
+    fn container_exits(&self, guest: &Guest) -> Option<ContainerExits>;
 }
 
 words! {

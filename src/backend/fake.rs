@@ -177,7 +177,7 @@ pub struct Effect {
 
 /// When in a call a failure strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strike {
+pub enum FaultPoint {
     /// Nothing has been done.
     Before,
     /// All has been done, and the answer is lost.
@@ -194,7 +194,7 @@ pub struct Fault {
     /// About what; empty for anything.
     pub target: String,
     /// When in the call.
-    pub strike: Strike,
+    pub point: FaultPoint,
     /// Whether it is of the kind that goes away by itself.
     pub transient: bool,
     /// How many calls succeed before it strikes.
@@ -205,13 +205,13 @@ pub struct Fault {
 
 impl Fault {
     /// A failure that goes away after this many times.
-    pub fn transient(word: &'static str, strike: Strike, times: usize) -> Self {
-        Self { word, target: String::new(), strike, transient: true, skip: 0, times }
+    pub fn transient(word: &'static str, point: FaultPoint, times: usize) -> Self {
+        Self { word, target: String::new(), point, transient: true, skip: 0, times }
     }
 
     /// A failure that stays.
     pub fn lasting(word: &'static str) -> Self {
-        Self { word, target: String::new(), strike: Strike::Before, transient: false, skip: 0, times: usize::MAX }
+        Self { word, target: String::new(), point: FaultPoint::Before, transient: false, skip: 0, times: usize::MAX }
     }
 
     /// Only about this.
@@ -326,7 +326,7 @@ impl Fake {
         work: impl FnOnce(&mut State) -> Result<T, E>,
     ) -> Result<T, E> {
         let target = target.into();
-        let (strike, transient, latency, patience) = {
+        let (point, transient, latency, patience) = {
             let mut state = self.state();
             let call = Call { word, target: target.clone(), at: Instant::now() };
             state.calls.push(call);
@@ -335,25 +335,25 @@ impl Fake {
             let count = *count;
             let most = state.most.entry(word).or_default();
             *most = count.max(*most);
-            let strike = state.strike(word, &target);
+            let point = state.fault_due(word, &target);
             let latency = state.latency.get(word).copied();
-            (strike.map(|(strike, _)| strike), strike.is_some_and(|(_, t)| t), latency, state.answer_within)
+            (point.map(|(point, _)| point), point.is_some_and(|(_, t)| t), latency, state.answer_within)
         };
         let _under_way = UnderWay(self, word);
         if let Some(latency) = latency {
             tokio::time::sleep(latency).await;
         }
         let dead = self.state().dead;
-        if let (Some(Strike::Hang), Some(patience), false) = (strike, patience, dead) {
+        if let (Some(FaultPoint::Hang), Some(patience), false) = (point, patience, dead) {
             tokio::time::sleep(patience).await;
             return Err(E::broken(&format!("{word} {target}"), true));
         }
-        if dead || strike == Some(Strike::Hang) {
+        if dead || point == Some(FaultPoint::Hang) {
             self.killed.notify_waiters();
             std::future::pending::<()>().await;
         }
         let broken = || E::broken(&format!("{word} {target}"), transient);
-        if strike == Some(Strike::Before) {
+        if point == Some(FaultPoint::Before) {
             return Err(broken());
         }
         let outcome = work(&mut self.state());
@@ -361,7 +361,7 @@ impl Fake {
             self.killed.notify_waiters();
             std::future::pending::<()>().await;
         }
-        if strike == Some(Strike::After) && outcome.is_ok() {
+        if point == Some(FaultPoint::After) && outcome.is_ok() {
             return Err(broken());
         }
         outcome
@@ -393,7 +393,7 @@ const CHANGES: [&str; 21] = [
 ];
 
 impl State {
-    fn strike(&mut self, word: &str, target: &str) -> Option<(Strike, bool)> {
+    fn fault_due(&mut self, word: &str, target: &str) -> Option<(FaultPoint, bool)> {
         let meant = |fault: &&mut Fault| {
             (fault.word == word || fault.word.is_empty() && CHANGES.contains(&word))
                 && (fault.target.is_empty() || fault.target == target)
@@ -405,7 +405,7 @@ impl State {
             return None;
         }
         fault.times = fault.times.saturating_sub(1);
-        Some((fault.strike, fault.transient))
+        Some((fault.point, fault.transient))
     }
 
     /// Notes a change that has just been made.
@@ -521,7 +521,7 @@ impl State {
                         .spec
                         .ports
                         .iter()
-                        .any(|held| (held.host_port, held.protocol) == (port.host_port, port.protocol))
+                        .any(|other| (other.host_port, other.protocol) == (port.host_port, port.protocol))
             })
     }
 }

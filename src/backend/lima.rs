@@ -107,7 +107,7 @@ impl Lima {
 
     /// Ends what is left of it, and clears the files of processes that are not there any more. `gently`, the guest is asked
     /// first to shut down by itself.
-    async fn mend(&self, listed: &Listed, gently: bool) -> Result<(), VmError> {
+    async fn repair(&self, listed: &Listed, gently: bool) -> Result<(), VmError> {
         let state = &listed.state;
         let whole = state.host_agent.is_some() && state.driver.is_some();
         if gently && whole && self.limactl.stop(&self.instance, false, Some(STOP_SILENT)).await.is_ok() {
@@ -265,9 +265,9 @@ impl Vm for Lima {
     async fn start(&self, how: Boot, make: &VmMake) -> Result<(), VmError> {
         let listed = self.there().await?;
         match (how, &listed.state.phase) {
-            (Boot::Start | Boot::Mend, VmPhase::Running) => return Ok(()),
+            (Boot::Start | Boot::Repair, VmPhase::Running) => return Ok(()),
             (_, VmPhase::Stopped) => {}
-            (_, VmPhase::Running | VmPhase::Broken(_)) => self.mend(&listed, true).await?,
+            (_, VmPhase::Running | VmPhase::Broken(_)) => self.repair(&listed, true).await?,
             // Lima moves it on, or knows what we do not.
             (_, phase @ (VmPhase::Starting | VmPhase::Other(_))) => {
                 return Err(VmError::Busy { instance: self.instance.to_string(), phase: phase.to_string() });
@@ -282,7 +282,7 @@ impl Vm for Lima {
         match listed.state.phase {
             VmPhase::Stopped => Ok(()),
             VmPhase::Running if !force => self.limactl.stop(&self.instance, false, None).await,
-            _ => self.mend(&listed, !force).await,
+            _ => self.repair(&listed, !force).await,
         }
     }
 
@@ -290,7 +290,7 @@ impl Vm for Lima {
         let Some(listed) = self.listed().await? else { return Ok(()) };
         if listed.state.phase != VmPhase::Stopped {
             // Whatever it would write on its way down is of no use to anybody.
-            self.mend(&listed, false).await?;
+            self.repair(&listed, false).await?;
         }
         self.limactl.delete(&self.instance).await
     }

@@ -26,8 +26,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub use engine::{
-    Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineEvent, EngineMachine, EventKind, Events, Exec,
-    ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, PullFault, PullRefusal, Route, WayOut,
+    Chunk, Chunks, ContainerExits, Engine, EngineError, EngineErrorKind, EngineEvent, EngineMachine, EventKind, Events,
+    Exec, ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, PullFault, PullRefusal, Routing, WayOut,
 };
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};

@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn podmans_words_are_told_as_what_they_mean() {
+    fn podmans_words_are_reported_as_what_they_mean() {
         let request =
             ExecRequest { command: vec!["serve".into()], workdir: Some("/nonexist".into()), ..ExecRequest::default() };
         let name = ContainerName::new("demo-a").unwrap();

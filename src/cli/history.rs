@@ -163,7 +163,7 @@ fn agents_in(path: &Path) -> Result<BTreeSet<String>, CliError> {
     let mut names = BTreeSet::new();
     each(path, |entry| {
         names.extend(entry.agent().map(str::to_owned));
-        names.extend(entry.troubles().filter_map(|told| told.agent.map(str::to_owned)));
+        names.extend(entry.problems().filter_map(|told| told.agent.map(str::to_owned)));
     })?;
     Ok(names)
 }

@@ -12,7 +12,7 @@ use super::{CliError, ExitStatus, Settings};
 use crate::control::path_text;
 use crate::files;
 use crate::model::{AgentState, Desired, Name, RootClaim, RootId};
-use crate::reconcile::holder::{self, HeldBy, NameRecord, Recorded};
+use crate::reconcile::holder::{self, NameOwner, NameRecord, Recorded};
 use crate::state;
 
 fn id_path(root: &Path) -> PathBuf {
@@ -61,14 +61,14 @@ fn place(root: &Path) -> Option<RootId> {
     Some(RootId::from_bytes(hasher.finalize()[..16].try_into().ok()?))
 }
 
-fn ours(settings: &Settings, desired: &Desired) -> HeldBy {
+fn ours(settings: &Settings, desired: &Desired) -> NameOwner {
     // A pipe under whatever name is no file that anybody could find again.
     let file = settings.can_read_again().then(|| {
         let path = std::path::absolute(&settings.file).unwrap_or_else(|_| settings.file.clone());
         path_text(&path)
     });
     let wanted = desired.agents.iter().filter(|(_, agent)| agent.state != AgentState::Absent);
-    HeldBy { file, meaning: desired.meaning, agents: wanted.map(|(name, _)| name.clone()).collect() }
+    NameOwner { file, meaning: desired.meaning, agents: wanted.map(|(name, _)| name.clone()).collect() }
 }
 
 /// Refuses to go on when the name belongs to another state file.
@@ -93,8 +93,8 @@ pub(super) fn check(settings: &Settings, desired: &Desired) -> Result<(), CliErr
     }
 }
 
-fn refusal(desired: &Desired, ours: &HeldBy, other: &HeldBy) -> CliError {
-    let file = |held: &HeldBy| match &held.file {
+fn refusal(desired: &Desired, ours: &NameOwner, other: &NameOwner) -> CliError {
+    let file = |owner: &NameOwner| match &owner.file {
         Some(file) => format!("`{file}`"),
         None => "what comes through standard input".to_owned(),
     };
@@ -145,14 +145,14 @@ pub(super) fn keep(settings: &Settings, desired: &Desired) -> std::io::Result<Ro
     let unlabelled = recorded.unlabelled(&dir);
     let mut ours = ours(settings, desired);
     // Piped from the very file: the name stays that file's.
-    if let (None, Recorded::Present(NameRecord { held_by: Some(held), .. })) = (&ours.file, &recorded)
-        && let Some(file) = &held.file
-        && held.meaning == ours.meaning
+    if let (None, Recorded::Present(NameRecord { owned_by: Some(owner), .. })) = (&ours.file, &recorded)
+        && let Some(file) = &owner.file
+        && owner.meaning == ours.meaning
         && !is_gone(settings, file, &desired.name)
     {
         ours.file = Some(file.clone());
     }
-    holder::keep(&dir, &NameRecord { held_by: Some(ours), unlabelled })?;
+    holder::keep(&dir, &NameRecord { owned_by: Some(ours), unlabelled })?;
     let id = Some(keep_id(&desired.root)?);
     Ok(RootClaim { id, place: place(&desired.root), unlabelled })
 }
@@ -164,14 +164,14 @@ pub(super) fn keep(settings: &Settings, desired: &Desired) -> std::io::Result<Ro
 /// When something cannot be written.
 pub(super) fn put_back(settings: &Settings, desired: &Desired) -> std::io::Result<()> {
     let RootClaim { id, unlabelled, .. } = desired.claim.clone();
-    holder::keep(&state_dir(desired), &NameRecord { held_by: Some(ours(settings, desired)), unlabelled })?;
+    holder::keep(&state_dir(desired), &NameRecord { owned_by: Some(ours(settings, desired)), unlabelled })?;
     let Some(id) = id else { return Ok(()) };
     keep_word(&id_path(&desired.root), || read_id(&desired.root), || Ok(id), RootId::to_string).map(drop)
 }
 
 /// Keeps that the name is nobody's, now that nothing of it is left. Best effort: it is this file's otherwise.
 pub(super) fn release(desired: &Desired) {
-    if let Err(err) = holder::keep(&state_dir(desired), &NameRecord { held_by: None, unlabelled: false }) {
+    if let Err(err) = holder::keep(&state_dir(desired), &NameRecord { owned_by: None, unlabelled: false }) {
         tracing::warn!(error = %err, "cannot keep that the name is free");
     }
 }

@@ -167,7 +167,7 @@ fn arch(word: &str, more: &str) -> Result<Arch, CliError> {
 }
 
 /// Says what goes on, unless nobody wants to hear it.
-fn heard(settings: &Settings) -> impl Fn(&str) + Send + Sync {
+fn progress_printer(settings: &Settings) -> impl Fn(&str) + Send + Sync {
     let (quiet, color) = (settings.quiet, settings.color_stderr);
     move |text| {
         if !quiet {
@@ -191,7 +191,7 @@ async fn tarball(settings: &Settings, args: PublishTarballArgs) -> Result<ExitSt
     let agents = agents(&bundle, &args.agent)?;
     let podman = settings.local_podman()?;
     let signals = Signals::listen("stopping; what is finished stays, and Podman is left as it was");
-    let said = heard(settings);
+    let said = progress_printer(settings);
     let mut made = Vec::new();
     for agent in agents {
         for arch in &arches {

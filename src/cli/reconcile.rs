@@ -96,8 +96,8 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
         note_what_backs_off(settings, &desired, &plan).await;
     }
     let report = Report::of_plan(desired.name.clone(), plan, manifest_fault);
-    if !report.troubles.is_empty() {
-        render_report::print_troubles(&report, settings.color_stderr);
+    if !report.problems.is_empty() {
+        render_report::print_problems(&report, settings.color_stderr);
         return Ok(render_report::status(&report));
     }
     let pending = args.detailed_exitcode && !report.residual.is_empty();
@@ -253,7 +253,7 @@ async fn converge(
             say(Level::Info, &format!("note: {note}"), &[], settings.color_stderr);
         }
     }
-    render_report::print_troubles(&report, settings.color_stderr);
+    render_report::print_problems(&report, settings.color_stderr);
     Ok(match signals.status() {
         Some(status) if report.interrupted => status,
         _ => render_report::status(&report),
@@ -298,9 +298,9 @@ pub(super) async fn take_lock(
 ) -> Result<Lock, LockError> {
     let path = state_dir(desired).join("lock");
     let quiet = settings.quiet;
-    let lock = lock::take(&path, kept::claim(settings, verb), patience, |held| {
+    let lock = lock::take(&path, kept::claim(settings, verb), patience, |err| {
         if !quiet {
-            say(Level::Info, &format!("waiting: {held}"), &[], settings.color_stderr);
+            say(Level::Info, &format!("waiting: {err}"), &[], settings.color_stderr);
         }
     })
     .await?;
@@ -379,7 +379,7 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
         // Nobody waited, so that no time was up.
         outcome.ended = Ended::Proved;
     }
-    render_report::print_troubles_of(&outcome, settings.color_stderr);
+    render_report::print_problems_of(&outcome, settings.color_stderr);
     if let Some(why) = &outcome.state_file_error {
         let message = format!("the state file cannot be used, its last good state was reconciled:\n{why}");
         say(Level::Error, &message, &[], settings.color_stderr);

@@ -27,7 +27,7 @@ use crate::plan::Policy;
 use crate::reconcile::Options;
 use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
-use crate::reconcile::run::{Edition, Ended, Request, Runner, View};
+use crate::reconcile::run::{Ended, Request, Revision, Runner, View};
 use crate::state::watch as files;
 use presence::Presence;
 use serve::Served;
@@ -61,12 +61,12 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     let journal = Arc::new(Journal::new(&state_dir(&first).join("journal.jsonl"), "start"));
     let signals = Signals::listen("stopping: agents go on running; what is under way on containers is finished");
     let watching = watch_file(settings, &args, key.clone()).await?;
-    let (mut translator, editions) = Translator::new(settings, &args, Desired { key, claim, ..first }, &watching);
+    let (mut translator, revisions) = Translator::new(settings, &args, Desired { key, claim, ..first }, &watching);
     let (requests, asked) = mpsc::channel(16);
     let (shown, view) = watch::channel(None);
 
     let served = Arc::new(Served::new(settings, &journal, &watching, requests, translator.flush.clone(), view));
-    let serving = match Bound::new(&state_dir(&editions.borrow().desired)) {
+    let serving = match Bound::new(&state_dir(&revisions.borrow().desired)) {
         Ok(bound) => Some(bound.serve(served.clone())),
         Err(err) => {
             let hint = "`status` looks for itself, `apply --wait` cannot ask".to_owned();
@@ -81,8 +81,8 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     };
     let mut presence = Presence {
         settings,
-        editions: editions.clone(),
-        dir: state_dir(&editions.borrow().desired),
+        revisions: revisions.clone(),
+        dir: state_dir(&revisions.borrow().desired),
         lock,
         serving,
         served: served.clone(),
@@ -102,7 +102,7 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
         signals: &signals,
         heartbeat: manager.watchdog().map(|every| (every, &heartbeat as &(dyn Fn() + Send + Sync))),
     };
-    let keeping = background.keep(editions, asked);
+    let keeping = background.keep(revisions, asked);
     tokio::pin!(keeping);
     let ended = tokio::select! {
         ended = &mut keeping => ended,
@@ -143,11 +143,11 @@ impl Background<'_> {
     /// Runs the loop, and anew where the state file names another Podman.
     async fn keep(
         &self,
-        editions: watch::Receiver<Edition>,
+        revisions: watch::Receiver<Revision>,
         mut requests: mpsc::Receiver<Request>,
     ) -> Result<(), CliError> {
         loop {
-            let desired = editions.borrow().desired.clone();
+            let desired = revisions.borrow().desired.clone();
             let cache = CacheOptions { parallel: self.options.downloads, retries: RETRIES, ..CacheOptions::default() };
             let engine = self.settings.expected_engine(&desired)?;
             let vm = self.settings.vm(&desired);
@@ -160,7 +160,7 @@ impl Background<'_> {
                 world: &world,
                 options: &options,
                 resync: self.args.resync,
-                editions: editions.clone(),
+                revisions: revisions.clone(),
                 requests: &mut requests,
                 reporter: self.printer,
                 journal: self.journal,
@@ -254,7 +254,7 @@ async fn follow_hangups(served: &Served, manager: &ServiceManager) {
 struct Translator {
     settings: Settings,
     watching: files::Watching,
-    editions: watch::Sender<Edition>,
+    revisions: watch::Sender<Revision>,
     allow_empty: bool,
     flushes: mpsc::Receiver<oneshot::Sender<()>>,
     flush: mpsc::Sender<oneshot::Sender<()>>,
@@ -266,13 +266,13 @@ impl Translator {
         args: &RunArgs,
         first: Desired,
         watching: &files::Watching,
-    ) -> (Self, watch::Receiver<Edition>) {
-        let (editions, receiver) = watch::channel(Edition { desired: Arc::new(first), error: None });
+    ) -> (Self, watch::Receiver<Revision>) {
+        let (revisions, receiver) = watch::channel(Revision { desired: Arc::new(first), error: None });
         let (flush, flushes) = mpsc::channel(16);
         let mut translator = Self {
             settings: settings.clone(),
             watching: watching.clone(),
-            editions,
+            revisions,
             allow_empty: args.allow_empty,
             flushes,
             flush,
@@ -284,12 +284,12 @@ impl Translator {
     async fn follow(&mut self) {
         loop {
             tokio::select! {
-                changed = self.watching.editions.changed() => match changed {
+                changed = self.watching.revisions.changed() => match changed {
                     Ok(()) => self.translate(),
                     Err(_) => return,
                 },
                 Some(done) = self.flushes.recv() => {
-                    if self.watching.editions.has_changed().unwrap_or(false) {
+                    if self.watching.revisions.has_changed().unwrap_or(false) {
                         self.translate();
                     }
                     let _ = done.send(());
@@ -299,23 +299,23 @@ impl Translator {
     }
 
     fn translate(&mut self) {
-        let edition = self.watching.editions.borrow_and_update().clone();
-        let before = self.editions.borrow().clone();
-        let now = match &edition {
-            files::Edition::Good(loaded) => match self.refusal(&before.desired, &loaded.desired) {
+        let revision = self.watching.revisions.borrow_and_update().clone();
+        let before = self.revisions.borrow().clone();
+        let now = match &revision {
+            files::Revision::Good(loaded) => match self.refusal(&before.desired, &loaded.desired) {
                 None => {
                     let desired = Desired { claim: before.desired.claim.clone(), ..loaded.desired.clone() };
                     keep_name(&self.settings, &desired);
-                    Edition { desired: Arc::new(desired), error: None }
+                    Revision { desired: Arc::new(desired), error: None }
                 }
-                Some(error) => Edition { desired: before.desired.clone(), error: Some(error) },
+                Some(error) => Revision { desired: before.desired.clone(), error: Some(error) },
             },
-            files::Edition::Bad { error, .. } => {
+            files::Revision::Bad { error, .. } => {
                 // It is told in the journal and by the socket too, where colours are garbage.
-                Edition { desired: before.desired.clone(), error: Some(CliError::state(error, false).message) }
+                Revision { desired: before.desired.clone(), error: Some(CliError::state(error, false).message) }
             }
         };
-        self.editions.send_replace(now);
+        self.revisions.send_replace(now);
     }
 
     /// Why a valid file is not gone by.

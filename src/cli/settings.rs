@@ -12,7 +12,7 @@ use crate::backend::cache::{Cache, CacheOptions};
 use crate::backend::lima::Lima;
 use crate::backend::limactl::Limactl;
 use crate::backend::podman::{Ladder, Logins, Podman, PodmanAt};
-use crate::backend::{EngineError, Route, Vm, World};
+use crate::backend::{EngineError, Routing, Vm, World};
 use crate::files::{self, Replacement};
 use crate::model::{Arch, Desired, HostKey, Name, Runtime, VmPhase, VmSpec};
 use crate::state::{self, Context, Input, Loaded};
@@ -199,8 +199,8 @@ impl Settings {
         };
         match vm.look().await.map_err(|err| CliError::from_vm(&err))? {
             Some(seen) => {
-                if let Some(whose) = seen.stranger_to(&desired.ownership()) {
-                    return Err(CliError::stranger(name, &whose));
+                if let Some(whose) = seen.foreign_to(&desired.ownership()) {
+                    return Err(CliError::foreign(name, &whose));
                 }
                 if seen.phase != VmPhase::Running {
                     return Err(is_down(&seen.phase.to_string()));

@@ -25,19 +25,19 @@ impl Signals {
         else {
             return signals;
         };
-        let heard = signals.clone();
+        let received = signals.clone();
         tokio::spawn(async move {
             loop {
                 let status = tokio::select! {
                     _ = interrupt.recv() => ExitStatus::Interrupted,
                     _ = terminate.recv() => ExitStatus::Terminated,
                 };
-                if heard.seen.swap(status as u8, Ordering::SeqCst) != 0 {
+                if received.seen.swap(status as u8, Ordering::SeqCst) != 0 {
                     crate::files::live::abandon();
                     std::process::exit(i32::from(status as u8));
                 }
                 said::say(Level::Warn, say, &[], false);
-                heard.token.cancel();
+                received.token.cancel();
             }
         });
         signals

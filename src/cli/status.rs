@@ -310,17 +310,17 @@ struct Shown {
 impl Shown {
     /// Shows it, unless it says what was shown before: that one looked again is no news.
     fn show(&mut self, settings: &Settings, value: Value) -> Result<(), CliError> {
-        let news = news(value.clone());
-        if self.value.as_ref() != Some(&news) {
+        let without_times = without_times(value.clone());
+        if self.value.as_ref() != Some(&without_times) {
             show(settings, &value, self.value.is_some())?;
-            self.value = Some(news);
+            self.value = Some(without_times);
         }
         Ok(())
     }
 }
 
 /// The status without what changes with each look.
-fn news(mut status: Value) -> Value {
+fn without_times(mut status: Value) -> Value {
     let drop = |of: Option<&mut Value>, keys: &[&str]| {
         if let Some(Value::Object(fields)) = of {
             fields.retain(|key, _| !keys.contains(&key.as_str()));
@@ -347,17 +347,17 @@ fn show(settings: &Settings, status: &Value, again: bool) -> Result<(), CliError
 mod tests {
     use serde_json::json;
 
-    use super::news;
+    use super::without_times;
 
     #[test]
-    fn one_more_look_that_saw_the_same_is_no_news() {
+    fn one_more_look_that_saw_the_same_is_no_event() {
         let status = |at: u32, passes: u32, error: Option<&str>| {
             json!({"name": "demo", "observedAt": at,
                 "run": {"pid": 1, "wokenBy": passes, "lastPassAt": at, "passes": passes, "stateFileError": error}})
         };
-        assert_eq!(news(status(1, 1, None)), news(status(2, 2, None)));
-        assert_ne!(news(status(1, 1, None)), news(status(1, 1, Some("broken"))));
+        assert_eq!(without_times(status(1, 1, None)), without_times(status(2, 2, None)));
+        assert_ne!(without_times(status(1, 1, None)), without_times(status(1, 1, Some("broken"))));
         let own = json!({"name": "demo", "observedAt": 1});
-        assert_ne!(news(status(1, 1, None)), news(own), "that nobody runs any more is news");
+        assert_ne!(without_times(status(1, 1, None)), without_times(own), "that nobody runs any more is news");
     }
 }

@@ -15,7 +15,7 @@ use super::{CliError, ExitStatus, Format, Settings, VmActArgs, VmShellArgs, VmSt
 use crate::act::{ActError, Done, Patience, act};
 use crate::backend::cache::CacheOptions;
 use crate::backend::lima::Lima;
-use crate::backend::{Engine, Progress, Route, Vm};
+use crate::backend::{Engine, Progress, Routing, Vm};
 use crate::model::{Boot, Desired, VmMake, VmPhase, VmState};
 use crate::plan::{Action, Reason, Step};
 use crate::reconcile::Reporter;
@@ -62,7 +62,7 @@ async fn status(settings: &Settings) -> Result<ExitStatus, CliError> {
     let seen = look(vm).await?;
     let mut podman = Err("it does not run".to_owned());
     if let Some(seen) = seen.as_ref().filter(|seen| seen.phase == VmPhase::Running) {
-        podman = match seen.stranger_to(&desired.ownership()) {
+        podman = match seen.foreign_to(&desired.ownership()) {
             Some(whose) => Err(format!("it is not asked: the VM {whose}")),
             None => {
                 world.engine.locate(Some(seen));
@@ -70,8 +70,8 @@ async fn status(settings: &Settings) -> Result<ExitStatus, CliError> {
             }
         };
     }
-    let rung = world.engine.reach().rung;
-    let value = shown(&make, seen.as_ref(), &podman, rung.map(crate::model::Rung::word));
+    let route = world.engine.reach().route;
+    let value = shown(&make, seen.as_ref(), &podman, route.map(crate::model::Route::word));
     match settings.output {
         Format::Json | Format::Yaml => render::print_data(settings.output, &value)?,
         Format::Text | Format::Markdown => render::print(&page(&value))?,
@@ -79,7 +79,7 @@ async fn status(settings: &Settings) -> Result<ExitStatus, CliError> {
     Ok(if podman.is_ok() { ExitStatus::Done } else { ExitStatus::Error })
 }
 
-fn shown(make: &VmMake, seen: Option<&VmState>, podman: &Result<(), String>, rung: Option<&str>) -> Value {
+fn shown(make: &VmMake, seen: Option<&VmState>, podman: &Result<(), String>, route: Option<&str>) -> Value {
     let process = |process: Option<crate::model::vm::Process>| {
         process.map(|process| {
             let started = process.started_at.map(crate::time::rfc3339);
@@ -98,7 +98,7 @@ fn shown(make: &VmMake, seen: Option<&VmState>, podman: &Result<(), String>, run
     let more = json!({
         "error": match &seen.phase { VmPhase::Broken(why) => Some(why), _ => None },
         "owner": seen.owner,
-        "ours": seen.stranger_to(&make.owner).is_none(),
+        "ours": seen.foreign_to(&make.owner).is_none(),
         "templateChanged": seen.template.as_ref().is_some_and(|digest| *digest != spec.template.digest.to_string()),
         "dir": seen.dir,
         "vmType": seen.vm_type,
@@ -111,7 +111,7 @@ fn shown(make: &VmMake, seen: Option<&VmState>, podman: &Result<(), String>, run
         "sshLocalPort": seen.ssh_port,
         "socket": seen.socket.as_ref().map(|socket| &socket.host),
         "ports": seen.forwards.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "podman": { "reachable": podman.is_ok(), "rung": rung, "error": podman.as_ref().err() },
+        "podman": { "reachable": podman.is_ok(), "rung": route, "error": podman.as_ref().err() },
     });
     if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
         value.extend(more);
@@ -149,8 +149,8 @@ fn page(value: &Value) -> String {
         return out;
     }
     match podman["rung"].as_str() {
-        Some(rung) => {
-            let _ = writeln!(out, "  Podman answers ({rung})");
+        Some(route) => {
+            let _ = writeln!(out, "  Podman answers ({route})");
         }
         None => {
             let _ = writeln!(out, "  Podman does not answer: {}", podman["error"].as_str().unwrap_or_default());
@@ -162,7 +162,7 @@ fn page(value: &Value) -> String {
 // ---------------------------------------------------------------------------------------------------------------- acting
 
 /// A machine that is about to be changed: nobody else may do so meanwhile.
-struct Held {
+struct LockedVm {
     world: HostWorld,
     make: VmMake,
     seen: Option<VmState>,
@@ -170,7 +170,7 @@ struct Held {
     _lock: crate::reconcile::lock::Lock,
 }
 
-async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held, CliError> {
+async fn lock_vm(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<LockedVm, CliError> {
     let (desired, make) = wanted(settings)?;
     let dir = state_dir(&desired);
     if let Some(kept) = Kept::at(dir) {
@@ -185,13 +185,13 @@ async fn hold(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Held,
         Some(vm) => look(vm).await?,
         None => None,
     };
-    if let Some(whose) = seen.as_ref().and_then(|seen| seen.stranger_to(&desired.ownership())) {
-        return Err(CliError::stranger(&make.spec.instance, &whose));
+    if let Some(whose) = seen.as_ref().and_then(|seen| seen.foreign_to(&desired.ownership())) {
+        return Err(CliError::foreign(&make.spec.instance, &whose));
     }
-    Ok(Held { world, make, seen, desired, _lock: lock })
+    Ok(LockedVm { world, make, seen, desired, _lock: lock })
 }
 
-impl Held {
+impl LockedVm {
     /// Takes one step, as a convergence would: told, timed and written down.
     async fn take(
         &self,
@@ -234,52 +234,52 @@ impl Held {
 }
 
 async fn start(settings: &Settings, args: VmActArgs) -> Result<ExitStatus, CliError> {
-    let held = hold(settings, "vm start", &args).await?;
-    let make = || Box::new(held.make.clone());
-    let (how, reason) = match held.seen.as_ref().map(|seen| &seen.phase) {
-        Some(VmPhase::Running) => return held.nothing(settings, "runs already"),
-        Some(VmPhase::Starting) => return held.nothing(settings, "is being started already"),
-        Some(VmPhase::Broken(why)) => (Boot::Mend, Reason::VmDown(VmPhase::Broken(why.clone()))),
+    let locked = lock_vm(settings, "vm start", &args).await?;
+    let make = || Box::new(locked.make.clone());
+    let (how, reason) = match locked.seen.as_ref().map(|seen| &seen.phase) {
+        Some(VmPhase::Running) => return locked.nothing(settings, "runs already"),
+        Some(VmPhase::Starting) => return locked.nothing(settings, "is being started already"),
+        Some(VmPhase::Broken(why)) => (Boot::Repair, Reason::VmDown(VmPhase::Broken(why.clone()))),
         Some(phase) => (Boot::Start, Reason::VmDown(phase.clone())),
         None => {
-            let made = held.take(settings, "vm start", Action::CreateVm { make: make() }, Reason::VmMissing).await?;
+            let made = locked.take(settings, "vm start", Action::CreateVm { make: make() }, Reason::VmMissing).await?;
             if made != ExitStatus::Done {
                 return Ok(made);
             }
             (Boot::Start, Reason::VmMissing)
         }
     };
-    held.take(settings, "vm start", Action::StartVm { make: make(), how }, reason).await
+    locked.take(settings, "vm start", Action::StartVm { make: make(), how }, reason).await
 }
 
 async fn stop(settings: &Settings, args: VmStopArgs) -> Result<ExitStatus, CliError> {
-    let held = hold(settings, "vm stop", &args.act).await?;
-    match held.seen.as_ref().map(|seen| &seen.phase) {
-        None => return held.nothing(settings, "does not exist"),
-        Some(VmPhase::Stopped) => return held.nothing(settings, "is stopped already"),
+    let locked = lock_vm(settings, "vm stop", &args.act).await?;
+    match locked.seen.as_ref().map(|seen| &seen.phase) {
+        None => return locked.nothing(settings, "does not exist"),
+        Some(VmPhase::Stopped) => return locked.nothing(settings, "is stopped already"),
         Some(_) => {}
     }
-    let action = Action::StopVm { instance: held.make.spec.instance.clone(), force: args.force };
-    held.take(settings, "vm stop", action, Reason::Asked).await
+    let action = Action::StopVm { instance: locked.make.spec.instance.clone(), force: args.force };
+    locked.take(settings, "vm stop", action, Reason::Asked).await
 }
 
 async fn restart(settings: &Settings, args: VmActArgs) -> Result<ExitStatus, CliError> {
-    let held = hold(settings, "vm restart", &args).await?;
-    if held.seen.is_none() {
-        return Err(CliError::new(ExitStatus::Error, format!("VM `{}` does not exist", held.make.spec.instance))
+    let locked = lock_vm(settings, "vm restart", &args).await?;
+    if locked.seen.is_none() {
+        return Err(CliError::new(ExitStatus::Error, format!("VM `{}` does not exist", locked.make.spec.instance))
             .hint("`steadfast apply` makes it"));
     }
-    let action = Action::StartVm { make: Box::new(held.make.clone()), how: Boot::Restart };
-    held.take(settings, "vm restart", action, Reason::Asked).await
+    let action = Action::StartVm { make: Box::new(locked.make.clone()), how: Boot::Restart };
+    locked.take(settings, "vm restart", action, Reason::Asked).await
 }
 
 async fn delete(settings: &Settings, args: VmActArgs) -> Result<ExitStatus, CliError> {
-    let held = hold(settings, "vm delete", &args).await?;
-    if held.seen.is_none() {
-        return held.nothing(settings, "does not exist");
+    let locked = lock_vm(settings, "vm delete", &args).await?;
+    if locked.seen.is_none() {
+        return locked.nothing(settings, "does not exist");
     }
-    let action = Action::DeleteVm { instance: held.make.spec.instance.clone() };
-    held.take(settings, "vm delete", action, Reason::Asked).await
+    let action = Action::DeleteVm { instance: locked.make.spec.instance.clone() };
+    locked.take(settings, "vm delete", action, Reason::Asked).await
 }
 
 // ------------------------------------------------------------------------------------------------------------- terminal
@@ -291,8 +291,8 @@ async fn shell(settings: &Settings, args: VmShellArgs) -> Result<ExitStatus, Cli
     let name = &make.spec.instance;
     match look(&vm).await? {
         Some(seen) => {
-            if let Some(whose) = seen.stranger_to(&desired.ownership()) {
-                return Err(CliError::stranger(name, &whose));
+            if let Some(whose) = seen.foreign_to(&desired.ownership()) {
+                return Err(CliError::foreign(name, &whose));
             }
             if seen.phase != VmPhase::Running {
                 let why = format!("VM `{name}` {}", seen.phase);

@@ -407,11 +407,11 @@ impl Client {
     async fn events(&mut self, controlled: &impl Controlled) -> Result<(), Over> {
         let mut events = controlled.events();
         loop {
-            let heard = tokio::select! {
-                heard = events.recv() => heard,
+            let received = tokio::select! {
+                received = events.recv() => received,
                 over = self.over() => return Err(over),
             };
-            self.heard(heard).await?;
+            self.on_event(received).await?;
         }
     }
 
@@ -423,23 +423,23 @@ impl Client {
         tokio::pin!(working);
         let mut silent = false;
         let outcome = loop {
-            let heard = tokio::select! {
+            let received = tokio::select! {
                 biased;
-                heard = events.recv(), if !silent => heard,
+                received = events.recv(), if !silent => received,
                 outcome = &mut working => break outcome,
                 over = self.over() => return Err(over),
             };
             // Who says nothing more may still come to an end.
-            silent = matches!(heard, Err(RecvError::Closed));
+            silent = matches!(received, Err(RecvError::Closed));
             if !silent {
-                self.heard(heard).await?;
+                self.on_event(received).await?;
             }
         };
         // What it told in its last breath.
         loop {
             match events.try_recv() {
-                Ok(event) => self.heard(Ok(event)).await?,
-                Err(TryRecvError::Lagged(missed)) => self.heard(Err(RecvError::Lagged(missed))).await?,
+                Ok(event) => self.on_event(Ok(event)).await?,
+                Err(TryRecvError::Lagged(missed)) => self.on_event(Err(RecvError::Lagged(missed))).await?,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
@@ -450,8 +450,8 @@ impl Client {
     }
 
     /// Passes an event on, or says how many were missed.
-    async fn heard(&mut self, heard: Result<Arc<Value>, RecvError>) -> Result<(), Over> {
-        match heard {
+    async fn on_event(&mut self, received: Result<Arc<Value>, RecvError>) -> Result<(), Over> {
+        match received {
             Ok(event) => self.say(&event).await,
             Err(RecvError::Lagged(missed)) => self.say(&json!({"event": "lagged", "missed": missed})).await,
             Err(RecvError::Closed) => Err(Over::Refused(Refused::stopping())),

@@ -41,4 +41,4 @@ pub use spec::{
     ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy, Volume,
 };
 pub use text::Text;
-pub use vm::{Boot, Forward, Reach, Rung, Socket, Template, VmMake, VmMount, VmPhase, VmSpec, VmState};
+pub use vm::{Boot, Forward, Reach, Route, Socket, Template, VmMake, VmMount, VmPhase, VmSpec, VmState};

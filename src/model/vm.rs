@@ -98,7 +98,7 @@ pub enum Boot {
     /// It runs and does not answer: it is stopped, by force if need be, and started.
     Restart,
     /// Half of it is gone: what is left is ended and cleared, and it is started.
-    Mend,
+    Repair,
 }
 
 /// A Lima instance as one look found it.
@@ -143,7 +143,7 @@ pub struct VmState {
 impl VmState {
     /// Why it is not this owner's, as the rest of a sentence about it; `None` when it is. What is not ours is looked at from
     /// outside and left alone.
-    pub fn stranger_to(&self, owner: &Ownership) -> Option<String> {
+    pub fn foreign_to(&self, owner: &Ownership) -> Option<String> {
         match (&self.owner, &self.root) {
             (Some(name), root) if name == owner.name.as_str() => {
                 let theirs = root.as_deref().filter(|root| !owner.root.owns(root))?;
@@ -243,26 +243,26 @@ pub struct VmMount {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reach {
     /// The rung in use; `None` while there is none.
-    pub rung: Option<Rung>,
-    /// How often each rung was stepped on since we began, in the order of [`Rung::ALL`].
+    pub route: Option<Route>,
+    /// How often each rung was stepped on since we began, in the order of [`Route::ALL`].
     pub counts: [u32; 4],
     /// Since when no rung has led to an answer.
     pub silent_for: Option<Duration>,
     /// How many boots in a row nothing has answered after.
-    pub vain_boots: u32,
+    pub failed_boots: u32,
 }
 
 impl Reach {
     /// How often each rung was stepped on, by its word.
     pub fn tries(&self) -> BTreeMap<&'static str, u32> {
-        Rung::ALL.iter().map(|rung| (rung.word(), self.counts[*rung as usize])).collect()
+        Route::ALL.iter().map(|route| (route.word(), self.counts[*route as usize])).collect()
     }
 }
 
 /// A rung of the ladder to Podman in a virtual machine, the best first. Restarting the machine stands above them all and is
 /// a step of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rung {
+pub enum Route {
     /// The socket that Lima forwards.
     Forward,
     /// The same socket over a new connection, after the one before broke.
@@ -273,30 +273,30 @@ pub enum Rung {
     Shell,
 }
 
-impl Rung {
+impl Route {
     /// All of them, the best first.
-    pub const ALL: [Rung; 4] = [Rung::Forward, Rung::Reconnect, Rung::Ssh, Rung::Shell];
+    pub const ALL: [Route; 4] = [Route::Forward, Route::Reconnect, Route::Ssh, Route::Shell];
 
     /// The fixed word for it.
     pub fn word(self) -> &'static str {
         match self {
-            Rung::Forward => "forward",
-            Rung::Reconnect => "reconnect",
-            Rung::Ssh => "ssh",
-            Rung::Shell => "shell",
+            Route::Forward => "forward",
+            Route::Reconnect => "reconnect",
+            Route::Ssh => "ssh",
+            Route::Shell => "shell",
         }
     }
 
     /// Whether what Lima forwards is gone around.
     pub fn is_low(self) -> bool {
-        self >= Rung::Ssh
+        self >= Route::Ssh
     }
 
     /// The transport it is.
     pub fn transport(self) -> &'static str {
         match self {
-            Rung::Forward | Rung::Reconnect | Rung::Ssh => "api",
-            Rung::Shell => "shell",
+            Route::Forward | Route::Reconnect | Route::Ssh => "api",
+            Route::Shell => "shell",
         }
     }
 }

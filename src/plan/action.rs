@@ -105,7 +105,7 @@ pub enum Action {
         /// Its name.
         name: ContainerName,
         /// How.
-        how: Revival,
+        how: StartMode,
         /// What ran before it, kept by an interrupted replacement: it comes back should this one not stay up or not
         /// become healthy, and is dropped once it does.
         previous: Option<ContainerId>,
@@ -182,7 +182,7 @@ pub enum Action {
 
 /// How a container is brought to life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Revival {
+pub enum StartMode {
     /// It does not run: it is started.
     Start,
     /// It is frozen: it is unfrozen.
@@ -280,8 +280,8 @@ impl fmt::Display for Action {
         let verb = match self {
             Action::LoadImage { tag: Some(_), .. } => "tag image",
             Action::StartVm { how: Boot::Restart, .. } => "restart VM",
-            Action::StartContainer { how: Revival::Unpause, .. } => "unpause container",
-            Action::StartContainer { how: Revival::Restart, .. } => "restart container",
+            Action::StartContainer { how: StartMode::Unpause, .. } => "unpause container",
+            Action::StartContainer { how: StartMode::Restart, .. } => "restart container",
             _ => self.kind().verb(),
         };
         write!(f, "{verb} `{}`", self.target())
@@ -324,7 +324,7 @@ pub enum Reason {
     /// Its health check failed as often as its retries allow.
     Unhealthy,
     /// It ends again and again, and Podman restarts it each time: it rests until it may be tried again.
-    KeepsEnding,
+    CrashLoop,
     /// It runs and should not.
     WantedStopped,
     /// These fields differ.
@@ -394,7 +394,7 @@ impl fmt::Display for Reason {
             Reason::NotSeen => "it cannot be seen",
             Reason::NotRunning(phase) => return write!(f, "it {phase}"),
             Reason::Unhealthy => "it is unhealthy",
-            Reason::KeepsEnding => "it is in a crash loop, and backs off",
+            Reason::CrashLoop => "it is in a crash loop, and backs off",
             Reason::WantedStopped => "its desired state is stopped",
             Reason::Changed(changes) => {
                 for (at, change) in changes.iter().enumerate() {
@@ -509,7 +509,7 @@ pub enum WaitingOn {
         name: ContainerName,
     },
     /// A container of somebody else, or of another agent, that holds the name.
-    Stranger {
+    Foreign {
         /// Its name.
         name: ContainerName,
         /// Whose it is; `None` for another agent's of ours.
@@ -547,7 +547,7 @@ pub enum WaitingOn {
         why: String,
     },
     /// A virtual machine that somebody else made.
-    VmStranger {
+    ForeignVm {
         /// Which.
         instance: InstanceName,
         /// Whose it is, as the rest of a sentence about it.
@@ -587,10 +587,10 @@ impl WaitingOn {
             WaitingOn::Artifact { .. } => "artifact",
             WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } | WaitingOn::ImageName { .. } => "image",
             WaitingOn::Removal { .. }
-            | WaitingOn::Stranger { .. }
+            | WaitingOn::Foreign { .. }
             | WaitingOn::OtherAgent { .. }
             | WaitingOn::UnderWay { .. } => "removal",
-            WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::VmStranger { .. } => {
+            WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::ForeignVm { .. } => {
                 "vm"
             }
             WaitingOn::Precondition { .. } => "precondition",
@@ -605,10 +605,10 @@ impl WaitingOn {
             WaitingOn::Image { .. } | WaitingOn::LocalImage { .. } => FailureKind::ImageMissing,
             WaitingOn::ImageName { .. }
             | WaitingOn::Removal { .. }
-            | WaitingOn::Stranger { .. }
+            | WaitingOn::Foreign { .. }
             | WaitingOn::OtherAgent { .. }
             | WaitingOn::UnderWay { .. } => FailureKind::Conflict,
-            WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::VmStranger { .. } => {
+            WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::ForeignVm { .. } => {
                 FailureKind::Vm
             }
             WaitingOn::Precondition { kind, .. } => *kind,
@@ -625,9 +625,9 @@ impl WaitingOn {
             WaitingOn::Manifest { .. }
             | WaitingOn::LocalImage { .. }
             | WaitingOn::ImageName { .. }
-            | WaitingOn::Stranger { .. }
+            | WaitingOn::Foreign { .. }
             | WaitingOn::OtherAgent { .. }
-            | WaitingOn::VmStranger { .. }
+            | WaitingOn::ForeignVm { .. }
             | WaitingOn::Precondition { .. }
             | WaitingOn::Down { .. }
             | WaitingOn::Sight { .. } => true,
@@ -662,7 +662,7 @@ impl fmt::Display for WaitingOn {
             WaitingOn::Removal { name } => {
                 write!(f, "once container `{name}` is removed, or releases its name or port")
             }
-            WaitingOn::Stranger { name, whose } => {
+            WaitingOn::Foreign { name, whose } => {
                 write!(f, "container `{name}` exists and {}", whose.as_ref().unwrap_or(&Whose::Somebody))
             }
             WaitingOn::OtherAgent { name, agent: Some(agent), is_wanted: true } => {
@@ -681,7 +681,7 @@ impl fmt::Display for WaitingOn {
             WaitingOn::Vm { instance } => write!(f, "unknown until VM `{instance}` runs and answers"),
             WaitingOn::Made { instance } => write!(f, "once VM `{instance}` is made"),
             WaitingOn::Answer { instance, why } => write!(f, "once Podman in VM `{instance}` answers: {why}"),
-            WaitingOn::VmStranger { instance, whose } => write!(f, "VM `{instance}` exists and {whose}"),
+            WaitingOn::ForeignVm { instance, whose } => write!(f, "VM `{instance}` exists and {whose}"),
             WaitingOn::UnderWay { by } => write!(f, "under way: {by} does it"),
             WaitingOn::Precondition { why, .. } => f.write_str(why),
             WaitingOn::Down { instance, phase } => {

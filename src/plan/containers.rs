@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use self::keep::{Wanted, keep, start_action};
 use super::images::ImageFor;
-use super::{Action, ActionKind, Note, Plan, Policy, Reason, Revival, WaitingOn};
+use super::{Action, ActionKind, Note, Plan, Policy, Reason, StartMode, WaitingOn};
 use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Desired, Guest, Health, Observed,
@@ -38,7 +38,7 @@ type Found<'a> = (&'a ContainerName, &'a ContainerState);
 
 /// The containers of one agent.
 #[derive(Default)]
-struct Mine<'a> {
+struct OwnContainers<'a> {
     main: Option<Found<'a>>,
     next: Option<Found<'a>>,
     prev: Option<Found<'a>>,
@@ -72,7 +72,7 @@ pub(super) fn plan(
     let mine = by_agent(guest);
     let first = plan.ready.len();
     for &(name, agent) in active {
-        let empty = Mine::default();
+        let empty = OwnContainers::default();
         let found = mine.get(name).unwrap_or(&empty);
         let sorted = sort_out(&agent.container.name, found);
         match agent.state {
@@ -112,8 +112,8 @@ fn unseen(reason: Reason, on: WaitingOn, plan: &mut Plan) {
     plan.waiting.push(super::Waiting { agent: None, kind: ActionKind::RemoveContainer, target, reason, on });
 }
 
-fn by_agent(guest: &Guest) -> BTreeMap<&AgentName, Mine<'_>> {
-    let mut mine = BTreeMap::<&AgentName, Mine<'_>>::new();
+fn by_agent(guest: &Guest) -> BTreeMap<&AgentName, OwnContainers<'_>> {
+    let mut mine = BTreeMap::<&AgentName, OwnContainers<'_>>::new();
     for (name, container) in &guest.containers {
         if let Owner::Ours { agent: Some(agent), .. } = &container.owner {
             mine.entry(agent).or_default().others.push((name, container));
@@ -122,8 +122,8 @@ fn by_agent(guest: &Guest) -> BTreeMap<&AgentName, Mine<'_>> {
     mine
 }
 
-fn sort_out<'a>(wanted: &ContainerName, found: &Mine<'a>) -> Mine<'a> {
-    let mut sorted = Mine::default();
+fn sort_out<'a>(wanted: &ContainerName, found: &OwnContainers<'a>) -> OwnContainers<'a> {
+    let mut sorted = OwnContainers::default();
     for &(name, container) in &found.others {
         let slot = if name == wanted {
             &mut sorted.main
@@ -164,7 +164,7 @@ fn remove(
     }
 }
 
-fn remove_all(agent: &AgentName, mine: &Mine<'_>, reason: Reason, plan: &mut Plan) {
+fn remove_all(agent: &AgentName, mine: &OwnContainers<'_>, reason: Reason, plan: &mut Plan) {
     for &(name, container) in
         mine.main.iter().chain(&mine.next).chain(&mine.prev).chain(&mine.spare).chain(&mine.others)
     {
@@ -173,10 +173,10 @@ fn remove_all(agent: &AgentName, mine: &Mine<'_>, reason: Reason, plan: &mut Pla
 }
 
 /// The right container is there; is it in the right state, and is anything left beside it?
-fn settle(wanted: &Wanted<'_>, (held, container): Found<'_>, mine: &Mine<'_>, plan: &mut Plan) {
+fn settle(wanted: &Wanted<'_>, (owned_name, container): Found<'_>, mine: &OwnContainers<'_>, plan: &mut Plan) {
     let (name, agent) = (wanted.name, wanted.agent);
-    let start = |how| start_action(wanted, held, container, how, mine.prev);
-    let stop = Action::StopContainer { id: container.id.clone(), name: held.clone() };
+    let start = |how| start_action(wanted, owned_name, container, how, mine.prev);
+    let stop = Action::StopContainer { id: container.id.clone(), name: owned_name.clone() };
     let not_running = Reason::NotRunning(container.phase.clone());
     let mut right = false;
     match (agent.state, &container.phase) {
@@ -184,11 +184,11 @@ fn settle(wanted: &Wanted<'_>, (held, container): Found<'_>, mine: &Mine<'_>, pl
         (AgentState::Running, Phase::Stopping) if is_in_a_crash_loop(container) => right = true,
         (_, Phase::Stopping | Phase::Removing) => {
             let on = WaitingOn::Transition { phase: container.phase.clone() };
-            plan.wait(name.clone(), &start(Revival::Start), not_running, on);
+            plan.wait(name.clone(), &start(StartMode::Start), not_running, on);
         }
         (_, Phase::Other(word)) => {
             let on = WaitingOn::Sight { why: format!("Podman says it is `{word}`") };
-            plan.wait(name.clone(), &start(Revival::Start), not_running, on);
+            plan.wait(name.clone(), &start(StartMode::Start), not_running, on);
         }
         // A one-shot is not run twice.
         (AgentState::Running, Phase::Running)
@@ -196,18 +196,18 @@ fn settle(wanted: &Wanted<'_>, (held, container): Found<'_>, mine: &Mine<'_>, pl
                 && mine.prev.is_none()
                 && agent.container.restart != RestartPolicy::No =>
         {
-            plan.step(name.clone(), start(Revival::Restart), Reason::Unhealthy);
+            plan.step(name.clone(), start(StartMode::Restart), Reason::Unhealthy);
         }
         (AgentState::Running, Phase::Running) | (AgentState::Stopped, Phase::Created | Phase::Exited { .. }) => {
             right = true;
         }
-        (AgentState::Running, Phase::Created) => plan.step(name.clone(), start(Revival::Start), not_running),
-        (AgentState::Running, Phase::Paused) => plan.step(name.clone(), start(Revival::Unpause), not_running),
+        (AgentState::Running, Phase::Created) => plan.step(name.clone(), start(StartMode::Start), not_running),
+        (AgentState::Running, Phase::Paused) => plan.step(name.clone(), start(StartMode::Unpause), not_running),
         (AgentState::Running, Phase::Exited { code }) => {
             if stays_ended(agent.container.restart, *code) {
                 right = true;
             } else {
-                plan.step(name.clone(), start(Revival::Start), not_running);
+                plan.step(name.clone(), start(StartMode::Start), not_running);
             }
         }
         (AgentState::Stopped | AgentState::Absent, Phase::Running | Phase::Paused) => {
@@ -217,7 +217,7 @@ fn settle(wanted: &Wanted<'_>, (held, container): Found<'_>, mine: &Mine<'_>, pl
     }
     // Its predecessor goes only once it has proved itself; one that was never to run has nothing to prove.
     if right && mine.prev.is_some() && agent.state == AgentState::Running && container.phase == Phase::Running {
-        plan.step(name.clone(), start(Revival::Start), Reason::Unproved);
+        plan.step(name.clone(), start(StartMode::Start), Reason::Unproved);
     } else if right {
         for &(left, container) in mine.next.iter().chain(&mine.prev).chain(&mine.spare).chain(&mine.others) {
             remove(Some(name), left, container, Reason::Leftover, plan);

@@ -123,9 +123,9 @@ fn load(
         _ => Reason::ImageMissing,
     };
     let loadable = there || image.is_some();
-    let held = |by: &[NamedBy]| holder.filter(|(_, holder)| by.contains(holder)).map(|(image, _)| image.clone());
-    let supersedes = held(if policy.adopt { &[NamedBy::Us, NamedBy::Somebody] } else { &[NamedBy::Us] });
-    let leaves = held(&[NamedBy::AnotherFile]);
+    let owned = |by: &[NamedBy]| holder.filter(|(_, holder)| by.contains(holder)).map(|(image, _)| image.clone());
+    let supersedes = owned(if policy.adopt { &[NamedBy::Us, NamedBy::Somebody] } else { &[NamedBy::Us] });
+    let leaves = owned(&[NamedBy::AnotherFile]);
     let (artifact, reference) = (artifact.clone(), reference.clone());
     let wait = WaitingOn::Image { reference: reference.clone() };
     if planned.insert(reference.clone()) {

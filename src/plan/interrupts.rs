@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, ActionKind, Plan, Revival};
+use super::{Action, ActionKind, Plan, StartMode};
 use crate::model::{AgentName, Boot, ContainerId, Guest, Phase};
 
 impl Plan {
@@ -17,12 +17,12 @@ impl Plan {
             Action::ReplaceContainer { old, .. } => runs(old),
             Action::StopContainer { id, .. }
             | Action::RemoveContainer { id, .. }
-            | Action::StartContainer { id, how: Revival::Restart, .. } => runs(id),
+            | Action::StartContainer { id, how: StartMode::Restart, .. } => runs(id),
             _ => false,
         });
         // What runs in a machine that goes down goes down with it.
         let goes_down = self.ready.iter().any(|step| {
-            matches!(step.action, Action::RecreateVm { .. } | Action::StartVm { how: Boot::Restart | Boot::Mend, .. })
+            matches!(step.action, Action::RecreateVm { .. } | Action::StartVm { how: Boot::Restart | Boot::Repair, .. })
         });
         let is_up = |agent: &AgentName| {
             guest.is_none_or(|guest| {

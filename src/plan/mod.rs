@@ -16,7 +16,7 @@ mod vm;
 
 use std::collections::BTreeSet;
 
-pub use action::{Action, Moved, Reason, Revival, Step, Waiting, WaitingOn};
+pub use action::{Action, Moved, Reason, StartMode, Step, Waiting, WaitingOn};
 pub use containers::labels;
 pub(crate) use containers::{is_in_a_crash_loop, stays_ended};
 pub use key::{ActionKind, Lane, StepKey};
@@ -38,7 +38,7 @@ pub struct Policy {
     /// Only these agents; empty for all.
     pub only: BTreeSet<AgentName>,
     /// The replacement of these is left alone for now, since it failed: what they have is kept alive meanwhile.
-    pub held: BTreeSet<AgentName>,
+    pub backing_off: BTreeSet<AgentName>,
 }
 
 impl Default for Policy {
@@ -49,7 +49,7 @@ impl Default for Policy {
             prune_cache: true,
             adopt: false,
             only: BTreeSet::new(),
-            held: BTreeSet::new(),
+            backing_off: BTreeSet::new(),
         }
     }
 }
@@ -289,14 +289,14 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
         hidden.as_ref().map(|on| Observed { guest: Seen::Unknown { why: on.to_string() }, ..observed.clone() });
     let observed = blinded.as_ref().unwrap_or(observed);
     let agents: Vec<_> = desired.agents.iter().filter(|(name, _)| policy.includes(name)).collect();
-    let (held, active): (Vec<_>, Vec<_>) = agents.into_iter().partition(|(_, agent)| agent.suspend);
+    let (suspended, active): (Vec<_>, Vec<_>) = agents.into_iter().partition(|(_, agent)| agent.suspend);
     layers(desired, observed, &active, policy, hidden.as_ref(), &mut plan);
     // What would be done about the suspended ones is found out the same way, and only told.
     let mut would = Plan::default();
-    if !held.is_empty() {
-        layers(desired, observed, &held, policy, hidden.as_ref(), &mut would);
+    if !suspended.is_empty() {
+        layers(desired, observed, &suspended, policy, hidden.as_ref(), &mut would);
     }
-    for (name, _) in held {
+    for (name, _) in suspended {
         let ready = would.ready.iter().filter(|step| step.agent.as_ref() == Some(name));
         let waiting = would.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(name));
         let pending = ready
@@ -352,7 +352,7 @@ pub fn plan_down(desired: &Desired, observed: &Observed, vm: bool) -> Plan {
         vm::plan_down(desired, observed, &mut plan);
     } else {
         let vm = desired.vm().zip(observed.vm.present());
-        let hidden = vm.and_then(|(spec, vm)| vm::stranger(desired, spec, vm).or_else(|| vm::down(spec, vm)));
+        let hidden = vm.and_then(|(spec, vm)| vm::foreign(desired, spec, vm).or_else(|| vm::down(spec, vm)));
         containers::plan_down(observed, hidden, &mut plan);
     }
     plan

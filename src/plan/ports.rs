@@ -67,8 +67,8 @@ fn port_holders<'g>(guest: &'g Guest, wanted: &BTreeSet<HostPort>) -> BTreeMap<H
         if matches!(container.phase, Phase::Running | Phase::Paused | Phase::Stopping) {
             for range in &container.ports {
                 let (protocol, ports) = (range.first.protocol, range.host_ports());
-                let held = wanted.range((protocol, *ports.start())..=(protocol, *ports.end()));
-                holders.extend(held.map(|port| (*port, name)));
+                let owned = wanted.range((protocol, *ports.start())..=(protocol, *ports.end()));
+                holders.extend(owned.map(|port| (*port, name)));
             }
         }
     }

@@ -31,7 +31,7 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
             return Some(on);
         }
     };
-    if let Some(on) = stranger(desired, &make.spec, vm) {
+    if let Some(on) = foreign(desired, &make.spec, vm) {
         let adopt = Action::AdoptVm { instance: instance.clone(), owner: desired.ownership() };
         if policy.adopt {
             plan.step(None, adopt, Reason::Adopted);
@@ -56,7 +56,7 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
             Some(on_vm)
         }
         VmPhase::Broken(_) => {
-            plan.step(None, start(Boot::Mend), Reason::VmDown(vm.phase.clone()));
+            plan.step(None, start(Boot::Repair), Reason::VmDown(vm.phase.clone()));
             Some(on_vm)
         }
         VmPhase::Starting => {
@@ -73,9 +73,9 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, policy: &Policy, plan
 }
 
 /// What waits on its being given to us, when it is somebody else's.
-pub(super) fn stranger(desired: &Desired, spec: &VmSpec, vm: &VmState) -> Option<WaitingOn> {
-    let whose = vm.stranger_to(&desired.ownership())?;
-    Some(WaitingOn::VmStranger { instance: spec.instance.clone(), whose })
+pub(super) fn foreign(desired: &Desired, spec: &VmSpec, vm: &VmState) -> Option<WaitingOn> {
+    let whose = vm.foreign_to(&desired.ownership())?;
+    Some(WaitingOn::ForeignVm { instance: spec.instance.clone(), whose })
 }
 
 /// What stands before Podman in it while it does not run.
@@ -102,11 +102,11 @@ fn running(desired: &Desired, observed: &Observed, make: &VmMake, vm: &VmState, 
     if !changes.is_empty() {
         plan.notes.push(Note::VmRestartNeeded { instance: instance.clone(), changes });
     }
-    if let (Seen::Unknown { why }, None) = (&observed.guest, observed.reach.rung) {
+    if let (Seen::Unknown { why }, None) = (&observed.guest, observed.reach.route) {
         let restart = Action::StartVm { make: Box::new(make.clone()), how: Boot::Restart };
         let on_vm = WaitingOn::Vm { instance: instance.clone() };
         // What a restart did not help is not restarted all the time.
-        let patience = make.spec.restart_after * (1 << observed.reach.vain_boots.min(MOST_DOUBLINGS));
+        let patience = make.spec.restart_after * (1 << observed.reach.failed_boots.min(MOST_DOUBLINGS));
         if observed.reach.silent_for.is_some_and(|silent| silent >= patience) {
             plan.step(None, restart, Reason::VmSilent);
         } else {
@@ -153,7 +153,7 @@ pub(super) fn plan_down(desired: &Desired, observed: &Observed, plan: &mut Plan)
     let Some(spec) = desired.vm() else { return };
     let action = Action::DeleteVm { instance: spec.instance.clone() };
     match &observed.vm {
-        Seen::Present(vm) => match stranger(desired, spec, vm) {
+        Seen::Present(vm) => match foreign(desired, spec, vm) {
             None => plan.step(None, action, Reason::TakenDown),
             Some(on) => plan.wait(None, &action, Reason::TakenDown, on),
         },

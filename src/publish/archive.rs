@@ -70,7 +70,7 @@ pub fn copy<W: Write>(
     let mut archive = Archive::new(from);
     // Layers go on as they come, under what they hash to; so what lists them is written last.
     let mut layers = BTreeMap::new();
-    let mut held = BTreeMap::new();
+    let mut buffered = BTreeMap::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
@@ -80,7 +80,7 @@ pub fn copy<W: Write>(
             EntryType::Symlink | EntryType::Link => {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 let target = String::from_utf8_lossy(&target).rsplit("../").next().unwrap_or_default().to_owned();
-                held.insert(name, Part::SameAs(target));
+                buffered.insert(name, Part::SameAs(target));
                 continue;
             }
             _ => continue,
@@ -91,12 +91,12 @@ pub fn copy<W: Write>(
         } else if entry.size() <= MAX_HELD {
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
-            held.insert(name, Part::Bytes(bytes));
+            buffered.insert(name, Part::Bytes(bytes));
         } else {
             return Err(not_one(format!("`{name}` has {} bytes", entry.size())));
         }
     }
-    let bytes = |name: &str| match held.get(name) {
+    let bytes = |name: &str| match buffered.get(name) {
         Some(Part::Bytes(bytes)) => Ok(bytes),
         _ => Err(not_one(format!("`{name}` is not in it"))),
     };
@@ -105,7 +105,7 @@ pub fn copy<W: Write>(
     let config = bytes(&listed.config)?;
     let (mut names, mut digests) = (Vec::new(), Vec::new());
     for name in &listed.layers {
-        let name = match held.get(name) {
+        let name = match buffered.get(name) {
             Some(Part::SameAs(target)) => target,
             _ => name,
         };

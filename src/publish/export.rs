@@ -128,10 +128,10 @@ pub fn export(request: &ExportRequest<'_>, out: &Path, cancel: &CancellationToke
     let replacement = place::begin(out).map_err(failed)?;
     let hashing = Hashing::new(replacement.file());
     let mut archive = tar::Builder::new(BufWriter::with_capacity(1024 * 1024, hashing));
-    let mut held = |name: &str, bytes: &[u8]| append(&mut archive, name, bytes.len() as u64, bytes).map_err(failed);
-    held(MANIFEST, &bytes)?;
+    let mut member = |name: &str, bytes: &[u8]| append(&mut archive, name, bytes.len() as u64, bytes).map_err(failed);
+    member(MANIFEST, &bytes)?;
     if let Some(signature) = &signature {
-        held(SIGNATURE, signature)?;
+        member(SIGNATURE, signature)?;
     }
     for part in &parts {
         add(&mut archive, part, cancel, &failed)?;

@@ -75,7 +75,7 @@ impl std::fmt::Debug for Signing {
 
 /// What happens meanwhile.
 #[derive(Debug, Clone)]
-pub enum News {
+pub enum PushEvent {
     /// A file is being sent.
     Sending(ObjectKey, Arc<Progress>),
     /// It is there.
@@ -132,7 +132,7 @@ impl Push<'_> {
     ///
     /// # Errors
     /// When anything does not arrive. Then the manifest is the one that was there, or one that names what is there.
-    pub async fn run(&self, said: &(dyn Fn(News) + Send + Sync)) -> Result<Pushed, PushError> {
+    pub async fn run(&self, said: &(dyn Fn(PushEvent) + Send + Sync)) -> Result<Pushed, PushError> {
         // The store is asked before anything is sent: whoever may not read it learns that now.
         if self.signing.is_none() && signed::there(self.store).await?.is_some() {
             return Err(PushError::Signed);
@@ -191,7 +191,7 @@ impl Push<'_> {
         Ok(())
     }
 
-    async fn send_all(&self, said: &(dyn Fn(News) + Send + Sync)) -> Result<Vec<(ObjectKey, Sent)>, PushError> {
+    async fn send_all(&self, said: &(dyn Fn(PushEvent) + Send + Sync)) -> Result<Vec<(ObjectKey, Sent)>, PushError> {
         let send = |tarball: &Tarball| {
             let key = ObjectKey::from(&tarball.key);
             let Tarball { path, hashed, .. } = tarball;
@@ -209,11 +209,11 @@ impl Push<'_> {
                         self.keeps_what_is_named(&now.bytes)?;
                     }
                     let progress = Progress::new(file.size_bytes);
-                    said(News::Sending(key.clone(), Arc::clone(&progress)));
+                    said(PushEvent::Sending(key.clone(), Arc::clone(&progress)));
                     let about = About { content_type, cache_control: IMMUTABLE };
                     self.store.send(&key, &file, about, &progress).await?
                 };
-                said(News::Sent(key.clone(), sent));
+                said(PushEvent::Sent(key.clone(), sent));
                 Ok::<_, PushError>((key, sent))
             }
         };
@@ -282,7 +282,7 @@ impl Push<'_> {
     }
 
     /// Merges and puts, until nobody else was here in between.
-    async fn place(&self, said: &(dyn Fn(News) + Send + Sync)) -> Result<Placed, PushError> {
+    async fn place(&self, said: &(dyn Fn(PushEvent) + Send + Sync)) -> Result<Placed, PushError> {
         for tried in 1..=TRIES {
             // First the signature: whoever replaces it later is noticed when ours is put.
             let signature = signed::there(self.store).await?;
@@ -324,7 +324,7 @@ impl Push<'_> {
             if self.try_to_place(&bytes, signed.as_ref().map(|(text, ..)| &**text), &baseline, &signature).await? {
                 return Ok(Placed { bytes, changed: true, signature: signed });
             }
-            said(News::Again(tried));
+            said(PushEvent::Again(tried));
             let most = 50_u64 << tried.min(6);
             tokio::time::sleep(Duration::from_millis(fastrand::u64(10..most))).await;
         }

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_passes_is_tried_again_and_what_does_not_is_told_at_once() {
+    async fn what_passes_is_tried_again_and_what_does_not_is_reported_at_once() {
         let tries = std::sync::atomic::AtomicU32::new(0);
         let count = |kind| {
             let tries = &tries;

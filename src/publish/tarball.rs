@@ -242,11 +242,11 @@ fn copied(
     arch: Arch,
     packing: Packing,
 ) -> Result<Written, TarballError> {
-    struct Told<'a> {
+    struct NotesFailure<'a> {
         to: &'a File,
         failed: &'a Cell<Option<io::Error>>,
     }
-    impl Write for Told<'_> {
+    impl Write for NotesFailure<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.to.write(bytes).inspect_err(|err| {
                 let again = err.raw_os_error().map_or_else(|| err.kind().into(), io::Error::from_raw_os_error);
@@ -258,7 +258,7 @@ fn copied(
         }
     }
     let failed = Cell::new(None);
-    let writer = BufWriter::with_capacity(1024 * 1024, Told { to, failed: &failed });
+    let writer = BufWriter::with_capacity(1024 * 1024, NotesFailure { to, failed: &failed });
     let copied = archive::copy(from, writer, image, arch, packing);
     match (copied, failed.take()) {
         (Ok((_, written)), _) => Ok(written),

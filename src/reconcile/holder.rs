@@ -17,14 +17,15 @@ use crate::model::{AgentName, Sha256Digest};
 #[serde(rename_all = "camelCase")]
 pub struct NameRecord {
     /// The state file it belongs to. `None` once `down` has removed everything.
-    pub held_by: Option<HeldBy>,
+    #[serde(rename = "heldBy")]
+    pub owned_by: Option<NameOwner>,
     /// Whether containers of this name that name no root were made here, by an older version.
     pub unlabelled: bool,
 }
 
 /// The state file that a name belongs to, as it was last applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldBy {
+pub struct NameOwner {
     /// Its absolute path, as [`crate::control::path_text`] tells it. `None` when it came through a pipe.
     pub file: Option<String>,
     /// [`crate::model::Desired::meaning`].
@@ -84,21 +85,21 @@ impl Recorded {
     /// A file that has been moved goes on: nothing is at the old path any more that has this name (`gone` says so), and the
     /// new one means what was applied last. What comes through a pipe has no path: it goes on from what came through a pipe
     /// before, and otherwise as if it had been moved, whether or not the file is still there.
-    pub fn other<'a>(&'a self, ours: &HeldBy, gone: impl Fn(&str) -> bool) -> Option<&'a HeldBy> {
-        let Self::Present(NameRecord { held_by: Some(held), .. }) = self else { return None };
-        let same = match (&held.file, &ours.file) {
+    pub fn other<'a>(&'a self, ours: &NameOwner, gone: impl Fn(&str) -> bool) -> Option<&'a NameOwner> {
+        let Self::Present(NameRecord { owned_by: Some(owner), .. }) = self else { return None };
+        let same = match (&owner.file, &ours.file) {
             (Some(theirs), Some(ours)) => is_same_file(theirs, Path::new(ours)),
             (None, None) => true,
             _ => false,
         };
         let moved = || {
-            let left = match (&held.file, &ours.file) {
+            let left = match (&owner.file, &ours.file) {
                 (Some(theirs), Some(_)) => gone(theirs),
                 _ => true,
             };
-            left && held.meaning == ours.meaning
+            left && owner.meaning == ours.meaning
         };
-        (!same && !moved()).then_some(held)
+        (!same && !moved()).then_some(owner)
     }
 }
 
@@ -120,38 +121,38 @@ pub fn keep(dir: &Path, record: &NameRecord) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn held(file: Option<&str>, meaning: u8) -> HeldBy {
-        HeldBy {
+    fn owner(file: Option<&str>, meaning: u8) -> NameOwner {
+        NameOwner {
             file: file.map(str::to_owned),
             meaning: Sha256Digest::from_bytes([meaning; 32]),
             agents: vec![AgentName::new("a").unwrap()],
         }
     }
 
-    fn refused(before: Option<HeldBy>, now: &HeldBy, gone: bool) -> bool {
-        Recorded::Present(NameRecord { held_by: before, unlabelled: false }).other(now, |_| gone).is_some()
+    fn refused(before: Option<NameOwner>, now: &NameOwner, gone: bool) -> bool {
+        Recorded::Present(NameRecord { owned_by: before, unlabelled: false }).other(now, |_| gone).is_some()
     }
 
     #[test]
     fn another_path_is_another_file_unless_the_first_is_gone_and_meant_the_same() {
-        let first = || Some(held(Some("/a/s.yaml"), 1));
-        assert!(!refused(first(), &held(Some("/a/s.yaml"), 2), false), "an edit");
-        assert!(refused(first(), &held(Some("/b/s.yaml"), 1), false), "a copy");
-        assert!(refused(first(), &held(Some("/b/s.yaml"), 2), false), "another");
-        assert!(!refused(first(), &held(Some("/b/s.yaml"), 1), true), "moved");
-        assert!(refused(first(), &held(Some("/b/s.yaml"), 2), true), "moved and edited, or another");
-        assert!(!refused(None, &held(Some("/b/s.yaml"), 2), false), "everything was taken down");
-        assert_eq!(Recorded::Absent.other(&held(Some("/b/s.yaml"), 2), |_| false), None);
+        let first = || Some(owner(Some("/a/s.yaml"), 1));
+        assert!(!refused(first(), &owner(Some("/a/s.yaml"), 2), false), "an edit");
+        assert!(refused(first(), &owner(Some("/b/s.yaml"), 1), false), "a copy");
+        assert!(refused(first(), &owner(Some("/b/s.yaml"), 2), false), "another");
+        assert!(!refused(first(), &owner(Some("/b/s.yaml"), 1), true), "moved");
+        assert!(refused(first(), &owner(Some("/b/s.yaml"), 2), true), "moved and edited, or another");
+        assert!(!refused(None, &owner(Some("/b/s.yaml"), 2), false), "everything was taken down");
+        assert_eq!(Recorded::Absent.other(&owner(Some("/b/s.yaml"), 2), |_| false), None);
     }
 
     #[test]
     fn a_pipe_goes_on_from_a_pipe_and_from_a_file_that_means_the_same() {
-        let file = || Some(held(Some("/a/s.yaml"), 1));
-        assert!(!refused(Some(held(None, 1)), &held(None, 2), false));
-        assert!(!refused(file(), &held(None, 1), false));
-        assert!(refused(file(), &held(None, 2), true));
-        assert!(!refused(Some(held(None, 1)), &held(Some("/a/s.yaml"), 1), false));
-        assert!(refused(Some(held(None, 1)), &held(Some("/a/s.yaml"), 2), false));
+        let file = || Some(owner(Some("/a/s.yaml"), 1));
+        assert!(!refused(Some(owner(None, 1)), &owner(None, 2), false));
+        assert!(!refused(file(), &owner(None, 1), false));
+        assert!(refused(file(), &owner(None, 2), true));
+        assert!(!refused(Some(owner(None, 1)), &owner(Some("/a/s.yaml"), 1), false));
+        assert!(refused(Some(owner(None, 1)), &owner(Some("/a/s.yaml"), 2), false));
     }
 
     #[test]
@@ -161,7 +162,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state/demo");
         assert_eq!(Recorded::read(&state), Recorded::Absent);
-        let record = NameRecord { held_by: Some(held(Some("/a/s.yaml"), 1)), unlabelled: true };
+        let record = NameRecord { owned_by: Some(owner(Some("/a/s.yaml"), 1)), unlabelled: true };
         keep(&state, &record).unwrap();
         assert_eq!(Recorded::read(&state), Recorded::Present(record.clone()));
         let before = std::fs::metadata(path(&state)).unwrap();
@@ -182,7 +183,7 @@ mod tests {
         assert!(!Recorded::read(dir.path()).unlabelled(dir.path()));
         std::fs::write(dir.path().join("journal.jsonl"), "").unwrap();
         assert!(Recorded::read(dir.path()).unlabelled(dir.path()));
-        keep(dir.path(), &NameRecord { held_by: None, unlabelled: false }).unwrap();
+        keep(dir.path(), &NameRecord { owned_by: None, unlabelled: false }).unwrap();
         assert!(!Recorded::read(dir.path()).unlabelled(dir.path()), "the record counts from then on");
     }
 }

@@ -127,7 +127,7 @@ pub async fn take<'a>(
     path: &Path,
     claim: impl Into<Claim<'a>>,
     patience: Duration,
-    held: impl Fn(&LockError),
+    on_wait: impl Fn(&LockError),
 ) -> Result<Lock, LockError> {
     let io = |err| LockError::Io { path: path.to_owned(), err };
     let claim = claim.into();
@@ -155,7 +155,7 @@ pub async fn take<'a>(
             return Err(LockError::Held { path: path.to_owned(), holder });
         }
         if !said && began.elapsed() >= SAY_AFTER {
-            held(&LockError::Held { path: path.to_owned(), holder: holder.clone() });
+            on_wait(&LockError::Held { path: path.to_owned(), holder: holder.clone() });
             said = true;
         }
         (tried, last_holder) = (true, holder);

@@ -7,10 +7,10 @@
 
 mod core;
 mod driver;
+mod event;
 pub mod holder;
 pub mod journal;
 pub mod lock;
-mod news;
 mod options;
 pub mod report;
 pub mod run;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "fake")]
 pub use self::core::broken;
 pub use options::{Awaited, Options, Refusal, Reporter, Silent};
-pub use report::{Report, Taken, Trouble};
+pub use report::{Problem, Report, TakenStep};
 
 use self::core::{Goal, How, Mode, Verdict};
 use crate::backend::{Engine, Store, Vm, World};
@@ -32,9 +32,9 @@ use crate::handles::Scratch;
 use crate::model::{Desired, Observed};
 use crate::observe::{ManifestFault, look_at_published, observe};
 use crate::plan::{Plan, plan};
-use driver::{Driver, Outside, complete};
+use driver::{Context, Driver, complete};
 use journal::Journal;
-use run::Edition;
+use run::Revision;
 
 /// What a convergence works with.
 pub struct Reconciler<'a, V, E, S> {
@@ -86,7 +86,7 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
     }
 
     async fn drive(&self, goal: Goal) -> Result<Report, Refusal> {
-        let outside = Outside {
+        let outside = Context {
             world: self.world,
             options: self.options,
             reporter: self.reporter,
@@ -96,8 +96,8 @@ impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
             wall: &SystemTime::now,
         };
         let mode = Mode::Once { timeout: self.options.timeout, wait: self.options.wait, goal };
-        let edition = Edition { desired: Arc::new(self.desired.clone()), error: None };
-        let draft = match Driver::new(outside, mode, edition, None, &self.cancel).drive().await {
+        let revision = Revision { desired: Arc::new(self.desired.clone()), error: None };
+        let draft = match Driver::new(outside, mode, revision, None, &self.cancel).drive().await {
             Verdict::Done(draft) => *draft,
             Verdict::Refused(refusal) => return Err(refusal),
             Verdict::Stopped | Verdict::OtherRuntime => unreachable!("somebody waits for what a convergence comes to"),

@@ -81,7 +81,7 @@ pub trait Reporter: Send + Sync {
     /// Nothing is left to do but to wait for these agents. Of none: the wait is over.
     fn awaiting(&self, agents: &Awaited);
     /// Something else changed. Only `run` has news.
-    fn news(&self, _news: &super::run::News) {}
+    fn on_event(&self, _event: &super::run::Event) {}
 }
 
 /// A reporter that says nothing.

@@ -19,9 +19,9 @@ pub struct Report {
     /// The last look left nothing to do, and nothing went wrong.
     pub converged: bool,
     /// Every step that was taken, in the order they ended.
-    pub taken: Vec<Taken>,
+    pub taken: Vec<TakenStep>,
     /// What stands in the way.
-    pub troubles: Vec<Trouble>,
+    pub problems: Vec<Problem>,
     /// Agents that were not waited for and are not ready yet, and nothing is wrong with them so far.
     pub not_waited_for: Vec<AgentName>,
     /// What is left to do.
@@ -43,7 +43,7 @@ impl Report {
             name,
             converged: plan.is_empty(),
             taken: Vec::new(),
-            troubles: refused(manifest_fault.as_ref()).into_iter().chain(blocked(&plan)).collect(),
+            problems: refused(manifest_fault.as_ref()).into_iter().chain(blocked(&plan)).collect(),
             not_waited_for: Vec::new(),
             residual: plan,
             manifest_fault,
@@ -55,23 +55,23 @@ impl Report {
 }
 
 /// The waits of a plan that nothing in it will end.
-pub(super) fn blocked(plan: &Plan) -> impl Iterator<Item = Trouble> {
+pub(super) fn blocked(plan: &Plan) -> impl Iterator<Item = Problem> {
     let blocked = plan.waiting.iter().filter(|waiting| waiting.on.is_blocked());
-    blocked.map(|waiting| Trouble::Blocked { waiting: waiting.clone() })
+    blocked.map(|waiting| Problem::Blocked { waiting: waiting.clone() })
 }
 
 /// A published manifest that is not trusted. The last good one goes on, and all may be as it should; that must be known all the
 /// same. It comes first: what agents wait for because of it says the same, with less help.
-pub(super) fn refused(fault: Option<&ManifestFault>) -> Option<Trouble> {
+pub(super) fn refused(fault: Option<&ManifestFault>) -> Option<Problem> {
     match fault? {
-        ManifestFault::Untrusted { why, cause } => Some(Trouble::Untrusted { why: why.clone(), cause: cause.clone() }),
+        ManifestFault::Untrusted { why, cause } => Some(Problem::Untrusted { why: why.clone(), cause: cause.clone() }),
         ManifestFault::Invalid => None,
     }
 }
 
 /// A step that was taken.
 #[derive(Debug, Clone)]
-pub struct Taken {
+pub struct TakenStep {
     /// The step.
     pub step: Step,
     /// How it ended.
@@ -82,7 +82,7 @@ pub struct Taken {
 
 /// Something that keeps an agent from what is wanted.
 #[derive(Debug, Clone)]
-pub enum Trouble {
+pub enum Problem {
     /// A step failed for good, or what it started did not stay or become healthy.
     Failed {
         /// Which agent.
@@ -137,76 +137,76 @@ pub enum Trouble {
     },
 }
 
-impl Trouble {
+impl Problem {
     /// What is wrong with an agent that is not ready, with the last lines of its log.
     pub(super) async fn of_unready<E: Engine>(engine: &E, desired: &Desired, unready: Unready) -> Self {
         let Unready { agent, id, health } = unready;
         let Some(wanted) = desired.agents.get(&agent) else { unreachable!("it is an agent of the state file") };
         let (_, message) = in_words(wanted, &health);
         let log = last_lines(engine, &id, &wanted.container).await;
-        Trouble::Unready { agent, container: wanted.container.name.to_string(), health, message, log }
+        Problem::Unready { agent, container: wanted.container.name.to_string(), health, message, log }
     }
 
     /// The agent it concerns, if any.
     pub fn agent(&self) -> Option<&AgentName> {
         match self {
-            Trouble::Failed { agent, .. } | Trouble::NonConvergent { agent, .. } | Trouble::Recurring { agent, .. } => {
+            Problem::Failed { agent, .. } | Problem::NonConvergent { agent, .. } | Problem::Recurring { agent, .. } => {
                 agent.as_ref()
             }
-            Trouble::Unready { agent, .. } => Some(agent),
-            Trouble::Blocked { waiting } => waiting.agent.as_ref(),
-            Trouble::Untrusted { .. } => None,
+            Problem::Unready { agent, .. } => Some(agent),
+            Problem::Blocked { waiting } => waiting.agent.as_ref(),
+            Problem::Untrusted { .. } => None,
         }
     }
 
     /// What kind of failure it is.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Trouble::Failed { error, .. } => error.kind(),
-            Trouble::NonConvergent { .. } => FailureKind::NonConvergent,
-            Trouble::Untrusted { .. } => FailureKind::Untrusted,
-            Trouble::Recurring { kind, .. } => *kind,
-            Trouble::Unready { health, .. } => match health {
+            Problem::Failed { error, .. } => error.kind(),
+            Problem::NonConvergent { .. } => FailureKind::NonConvergent,
+            Problem::Untrusted { .. } => FailureKind::Untrusted,
+            Problem::Recurring { kind, .. } => *kind,
+            Problem::Unready { health, .. } => match health {
                 AgentHealth::CrashLoop(_) => FailureKind::CrashLoop,
                 AgentHealth::Unhealthy(_) => FailureKind::Unhealthy,
                 AgentHealth::Failed { .. } => FailureKind::Failed,
                 _ => FailureKind::NotReady,
             },
-            Trouble::Blocked { waiting } => waiting.on.failure(),
+            Problem::Blocked { waiting } => waiting.on.failure(),
         }
     }
 
     /// The failure alone, without what becomes of it: the same whoever tells of it.
     pub fn cause(&self) -> String {
         match self {
-            Trouble::Recurring { cause, .. } => cause.clone(),
+            Problem::Recurring { cause, .. } => cause.clone(),
             _ => self.to_string(),
         }
     }
 }
 
-impl Trouble {
+impl Problem {
     /// Whether it is only that nothing can be seen.
     pub fn is_unseen(&self) -> bool {
         use crate::plan::WaitingOn::{Down, Sight};
-        matches!(self, Trouble::Blocked { waiting } if matches!(waiting.on, Sight { .. } | Down { .. }))
+        matches!(self, Problem::Blocked { waiting } if matches!(waiting.on, Sight { .. } | Down { .. }))
     }
 }
 
-impl PartialEq for Trouble {
+impl PartialEq for Problem {
     /// Troubles are the same when they say the same.
     fn eq(&self, other: &Self) -> bool {
         self.agent() == other.agent() && self.to_string() == other.to_string()
     }
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Trouble::Failed { error, .. } => write!(f, "{}", crate::error::Chain(&**error)),
-            Trouble::Recurring { message, .. } => f.write_str(message),
-            Trouble::Untrusted { why, .. } => f.write_str(why),
-            Trouble::Unready { container, health, message, log, .. } => {
+            Problem::Failed { error, .. } => write!(f, "{}", crate::error::Chain(&**error)),
+            Problem::Recurring { message, .. } => f.write_str(message),
+            Problem::Untrusted { why, .. } => f.write_str(why),
+            Problem::Unready { container, health, message, log, .. } => {
                 match health {
                     AgentHealth::CrashLoop(crash_loop) => {
                         write!(f, "container `{container}` is in a crash loop: it {crash_loop}")?
@@ -218,10 +218,10 @@ impl std::fmt::Display for Trouble {
                 }
                 f.write_str(&crate::act::tail(log))
             }
-            Trouble::NonConvergent { action, reason, .. } => {
+            Problem::NonConvergent { action, reason, .. } => {
                 write!(f, "stalled (NonConvergent): {action} succeeded, but still: {reason}")
             }
-            Trouble::Blocked { waiting } => match &waiting.on {
+            Problem::Blocked { waiting } => match &waiting.on {
                 crate::plan::WaitingOn::Manifest { cause } => write!(f, "{cause}"),
                 crate::plan::WaitingOn::Sight { why } => f.write_str(why),
                 crate::plan::WaitingOn::Down { instance, phase } => write!(f, "VM `{instance}` {phase}"),

@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::core::{BackingOff, View};
 pub use super::driver::Wall;
-pub use super::news::News;
+pub use super::event::Event;
 pub use super::trigger::Trigger;
 
 use super::core::{Mode, Verdict};
-use super::driver::{Driver, Kept};
+use super::driver::{Driver, RunInputs};
 use super::journal::Journal;
 use super::{Options, Report, Reporter};
 use crate::backend::{Engine, Store, Vm, World};
@@ -21,7 +21,7 @@ use crate::model::Desired;
 
 /// What the state file says now.
 #[derive(Debug, Clone)]
-pub struct Edition {
+pub struct Revision {
     /// What is wanted: the newest that could be used.
     pub desired: Arc<Desired>,
     /// What is wrong with the file as it is, when it cannot be used.
@@ -57,7 +57,7 @@ pub struct Runner<'a, V, E, S> {
     /// The maximum time between reconciliations. Spread over 90 % to 110 %.
     pub resync: Duration,
     /// What the state file says, and says next.
-    pub editions: watch::Receiver<Edition>,
+    pub revisions: watch::Receiver<Revision>,
     /// Who asks.
     pub requests: &'a mut mpsc::Receiver<Request>,
     /// Who hears of it.
@@ -96,9 +96,9 @@ pub enum Ended {
 impl<V: Vm, E: Engine, S: Store> Runner<'_, V, E, S> {
     /// Runs until it is cancelled.
     pub async fn run(mut self) -> Ended {
-        let edition = self.editions.borrow_and_update().clone();
-        let kept = Kept {
-            editions: self.editions,
+        let revision = self.revisions.borrow_and_update().clone();
+        let kept = RunInputs {
+            revisions: self.revisions,
             requests: self.requests,
             view: self.view,
             heartbeat: self.heartbeat,
@@ -106,7 +106,7 @@ impl<V: Vm, E: Engine, S: Store> Runner<'_, V, E, S> {
             tried_exits: false,
         };
         let driver = Driver::new(
-            super::driver::Outside {
+            super::driver::Context {
                 world: self.world,
                 options: self.options,
                 reporter: self.reporter,
@@ -116,7 +116,7 @@ impl<V: Vm, E: Engine, S: Store> Runner<'_, V, E, S> {
                 wall: self.wall,
             },
             Mode::Forever { resync: self.resync },
-            edition,
+            revision,
             Some(kept),
             self.cancel,
         );

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_told_is_told_whatever_else_is_wrong() {
+    fn what_can_be_reported_is_reported_whatever_else_is_wrong() {
         let pair = |name: &str, root: &str| Some((name.to_owned(), root.to_owned()));
         assert_eq!(told("name: a\nagents: 7\nwhat: is this", None), pair("a", "/home/me/.steadfast"));
         assert_eq!(told("name: a\nroot: ./d\nname: b", None), pair("a", "/etc/d"));

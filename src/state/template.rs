@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told_with_its_place() {
+    fn what_cannot_be_used_is_reported_with_its_place() {
         assert_eq!(template("- a\n").unwrap_err(), "the template `<dir>/t.yaml` is not a mapping");
         let twice = template("a: 1\na: 2\n").unwrap_err();
         assert!(twice.starts_with("the template is not YAML that can be used: <dir>/t.yaml:2:1: "), "{twice}");

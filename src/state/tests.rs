@@ -146,7 +146,7 @@ fn paths_are_resolved_and_not_guessed_at() {
 }
 
 #[test]
-fn runtimes_are_told_apart() {
+fn runtimes_are_distinguished() {
     let with = |runtime: &str| {
         let text = agent("").replace("{podman: {}}", runtime);
         load_with(text, HOME).map(|loaded| loaded.desired.runtime).map_err(|err| err.to_string())
@@ -241,7 +241,7 @@ fn a_secret_beside_a_problem_is_masked() {
 }
 
 #[test]
-fn everything_wrong_is_told_at_once_and_in_order() {
+fn everything_wrong_is_reported_at_once_and_in_order() {
     let told = bad(agent("verison: 1\ncontainer:\n  restrat: no\n  ports: [\"0:1\"]"));
     assert_eq!(
         told,
@@ -252,7 +252,7 @@ fn everything_wrong_is_told_at_once_and_in_order() {
 }
 
 #[test]
-fn a_thousand_problems_are_counted_not_told() {
+fn a_thousand_problems_are_counted_not_reported() {
     let lines: String = (0..1000).fold(String::new(), |text, n| text + &format!("x{n}: 1\n"));
     let err = load_with(agent(&lines), HOME).unwrap_err();
     assert_eq!(err.problems().len(), 100);

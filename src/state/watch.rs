@@ -5,7 +5,7 @@
 //! [`crate::reconcile`].
 
 mod chain;
-mod eyes;
+mod notifier;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -19,13 +19,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Loaded, StateError};
-use eyes::{Eyes, Senses};
-pub use eyes::{PollReason, WatchMode, Watched};
+use notifier::{ChangeSource, Notifier};
+pub use notifier::{PollReason, WatchMode, Watched};
 use reading::{Look, Reading};
 
 /// What the state file says now.
 #[derive(Debug, Clone)]
-pub enum Edition {
+pub enum Revision {
     /// It is valid.
     Good(Arc<Loaded>),
     /// It is not there, cannot be read, or is not valid; an empty file is not valid either.
@@ -37,20 +37,20 @@ pub enum Edition {
     },
 }
 
-impl Edition {
+impl Revision {
     /// What to go by: this edition, or the last good one.
     pub fn last_good(&self) -> Option<&Arc<Loaded>> {
         match self {
-            Edition::Good(loaded) => Some(loaded),
-            Edition::Bad { last_good, .. } => last_good.as_ref(),
+            Revision::Good(loaded) => Some(loaded),
+            Revision::Bad { last_good, .. } => last_good.as_ref(),
         }
     }
 
     /// What is wrong, when something is.
     pub fn error(&self) -> Option<&Arc<StateError>> {
         match self {
-            Edition::Good(_) => None,
-            Edition::Bad { error, .. } => Some(error),
+            Revision::Good(_) => None,
+            Revision::Bad { error, .. } => Some(error),
         }
     }
 }
@@ -77,7 +77,7 @@ impl Default for WatchOptions {
 pub struct Watching {
     /// What the file says. Its first value was read before [`watch()`] came back; a change is sent only when the bytes of
     /// one of the files differ, or there is another error than before.
-    pub editions: watch::Receiver<Edition>,
+    pub revisions: watch::Receiver<Revision>,
     /// How changes are noticed.
     pub mode: watch::Receiver<WatchMode>,
     ask: Arc<watch::Sender<u64>>,
@@ -111,31 +111,31 @@ pub async fn watch(
     options: WatchOptions,
     load: impl FnMut() -> Result<Loaded, StateError> + Send + 'static,
 ) -> Watching {
-    watch_with(file, options, Box::new(load), Senses::default()).await
+    watch_with(file, options, Box::new(load), ChangeSource::default()).await
 }
 
 type Load = Box<dyn FnMut() -> Result<Loaded, StateError> + Send>;
 
-async fn watch_with(file: &Path, options: WatchOptions, load: Load, senses: Senses) -> Watching {
+async fn watch_with(file: &Path, options: WatchOptions, load: Load, senses: ChangeSource) -> Watching {
     let wake = Arc::new(Notify::new());
-    let eyes = Eyes::new(senses, wake.clone());
+    let notifier = Notifier::new(senses, wake.clone());
     let path = file.to_owned();
-    let opened = tokio::task::spawn_blocking(move || Reading::open(&path, load, eyes)).await;
-    let (reading, edition, mode) = match opened {
+    let opened = tokio::task::spawn_blocking(move || Reading::open(&path, load, notifier)).await;
+    let (reading, revision, mode) = match opened {
         Ok(opened) => opened,
         Err(err) => match err.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => panic!("the runtime shut down"),
         },
     };
-    let bad = edition.error().is_some();
+    let bad = revision.error().is_some();
     let (ask, asked) = watch::channel(0);
     let (answer, answered) = watch::channel(0);
-    let (editions, editions_seen) = watch::channel(edition);
+    let (revisions, revisions_seen) = watch::channel(revision);
     let (modes, modes_seen) = watch::channel(mode);
-    let task = Task { reading, options, wake, asked, answer, editions, modes, bad, told: HashSet::new() };
+    let task = Task { reading, options, wake, asked, answer, revisions, modes, bad, told: HashSet::new() };
     tokio::spawn(task.keep());
-    Watching { editions: editions_seen, mode: modes_seen, ask: Arc::new(ask), answered }
+    Watching { revisions: revisions_seen, mode: modes_seen, ask: Arc::new(ask), answered }
 }
 
 struct Task {
@@ -145,7 +145,7 @@ struct Task {
     wake: Arc<Notify>,
     asked: watch::Receiver<u64>,
     answer: watch::Sender<u64>,
-    editions: watch::Sender<Edition>,
+    revisions: watch::Sender<Revision>,
     modes: watch::Sender<WatchMode>,
     bad: bool,
     /// The reasons for polling that were logged.
@@ -161,7 +161,7 @@ impl Task {
             // Each of these may be dropped halfway: `closed` and `changed` by their documentation, `notified` because a
             // permit it was given and did not take goes back.
             tokio::select! {
-                () = self.editions.closed() => return,
+                () = self.revisions.closed() => return,
                 Ok(()) = self.asked.changed() => {}
                 () = self.wake.notified() => tokio::select! {
                     () = gather(&self.wake, self.options.debounce) => {}
@@ -176,7 +176,7 @@ impl Task {
                 let look = reading.look();
                 (reading, look)
             });
-            let (reading, Look { edition, mode }) = match looked.await {
+            let (reading, Look { revision, mode }) = match looked.await {
                 Ok(looked) => looked,
                 Err(err) if err.is_cancelled() => return,
                 Err(_) => {
@@ -187,9 +187,9 @@ impl Task {
             self.reading = reading;
             self.modes.send_if_modified(|known| std::mem::replace(known, mode.clone()) != mode);
             self.tell(&mode);
-            if let Some(edition) = edition {
-                self.bad = edition.error().is_some();
-                self.editions.send_replace(edition);
+            if let Some(revision) = revision {
+                self.bad = revision.error().is_some();
+                self.revisions.send_replace(revision);
             }
             self.answer.send_replace(asked);
         }

@@ -1,7 +1,7 @@
 //! What was accepted, kept below `<root>/state/trust`: one small file per state file, under its name.
 //!
 //! It is written whole and synced before anything follows from it, and it is never made anew where it was: what cannot be read
-//! is an error that only [`Held::forget`] ends. It has its own checksum, since a serial with one digit less would be one that
+//! is an error that only [`LedgerGuard::forget`] ends. It has its own checksum, since a serial with one digit less would be one that
 //! lets old manifests in.
 
 use std::fs::File;
@@ -223,8 +223,8 @@ impl Ledger {
     ///
     /// # Errors
     /// When its directory cannot be made or locked.
-    pub fn hold(&self) -> Result<Held<'_>, KeptError> {
-        Ok(Held { ledger: self, _lock: self.lock()? })
+    pub fn hold(&self) -> Result<LedgerGuard<'_>, KeptError> {
+        Ok(LedgerGuard { ledger: self, _lock: self.lock()? })
     }
 
     fn lock(&self) -> Result<File, KeptError> {
@@ -248,12 +248,12 @@ impl Ledger {
 
 /// A [`Ledger`] that nobody else changes.
 #[derive(Debug)]
-pub struct Held<'a> {
+pub struct LedgerGuard<'a> {
     ledger: &'a Ledger,
     _lock: File,
 }
 
-impl Held<'_> {
+impl LedgerGuard<'_> {
     /// Changes what is kept. It is on the disk when this returns. Nothing is written where nothing changes.
     ///
     /// # Errors

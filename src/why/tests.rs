@@ -76,9 +76,9 @@ fn step(minute: u32, result: &str) -> Value {
 }
 
 fn pass(minute: u32, converged: bool, message: Option<&str>) -> Value {
-    let troubles: Vec<_> =
+    let problems: Vec<_> =
         message.iter().map(|message| json!({"agent": "hello", "kind": "endedAtOnce", "message": message})).collect();
-    at(minute, "retry", "pass", json!({"converged": converged, "troubles": troubles}))
+    at(minute, "retry", "pass", json!({"converged": converged, "troubles": problems}))
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_field_that_differs_is_named_and_a_secret_is_not() {
 }
 
 #[test]
-fn what_is_over_is_not_told() {
+fn what_is_over_is_not_reported() {
     let desired = desired(FILE);
     let down = || Seen::Present(guest(&desired, Phase::Exited { code: 1 }));
     let failures = |journal: &[Value]| told(&desired, down(), journal).failures.len();

@@ -155,7 +155,7 @@ fn beside_a_foreign_container_under_its_name_the_own_one_is_shown_and_kept() {
     world.applied();
     let (name, id) = (world.name("a"), id_of(&world.name("a")));
     rename(&name, &format!("{name}-mine"));
-    world.stranger(&name);
+    world.foreign_container(&name);
     world.run("apply").expect(1).says(&format!("container `{name}` exists and does not belong to this state file"));
     let status = world.run("status -o json").json();
     let shown = &status["agents"]["a"]["container"];
@@ -292,7 +292,7 @@ fn an_image_for_another_machine_is_refused_while_the_old_one_runs_on() {
 // ------------------------------------------------------------------------------------------------------ lost answers
 
 #[test]
-fn what_was_done_is_told_as_done_when_the_answer_was_lost() {
+fn what_was_done_is_reported_as_done_when_the_answer_was_lost() {
     let mut world = World::new();
     let lossy = Lossy::start(&mut world);
     let agent = |value: usize| world.agent("a", &format!("env: {{X: \"{value}\"}}"));

@@ -125,10 +125,10 @@ fn another_way_of_writing_the_same_is_no_change() {
 }
 
 #[test]
-fn a_removed_agent_goes_and_a_stranger_beside_it_stays() {
+fn a_removed_agent_goes_and_a_foreign_container_beside_it_stays() {
     let world = World::new();
-    let stranger = format!("{}-stranger", world.owner);
-    let stranger_id = world.stranger(&stranger);
+    let foreign_container = format!("{}-stranger", world.owner);
+    let foreign_id = world.foreign_container(&foreign_container);
     world.state(&[&world.agent("a", ""), &world.agent("b", "")]);
     world.applied();
     world.state(&[&world.agent("a", "")]);
@@ -159,8 +159,8 @@ fn a_removed_agent_goes_and_a_stranger_beside_it_stays() {
     assert_eq!(kinds(&down), ["removeContainer", "removeContainer"]);
     assert_eq!(world.ids().len(), 0);
     assert_eq!(world.run("down").expect(0).stdout, format!("`{}`: nothing to remove.\n", world.owner));
-    let seen = inspect(&stranger).expect("the stranger");
-    assert_eq!((seen["Id"].as_str(), &seen["State"]["Running"]), (Some(stranger_id.as_str()), &json!(true)));
+    let seen = inspect(&foreign_container).expect("the stranger");
+    assert_eq!((seen["Id"].as_str(), &seen["State"]["Running"]), (Some(foreign_id.as_str()), &json!(true)));
 }
 
 #[test]
@@ -228,10 +228,10 @@ fn only_touches_the_agents_it_names() {
 }
 
 #[test]
-fn a_stranger_with_a_wanted_name_is_a_conflict_until_it_is_adopted() {
+fn a_foreign_container_with_a_wanted_name_is_a_conflict_until_it_is_adopted() {
     let world = World::new();
     let name = world.name("a");
-    let id = world.stranger(&name);
+    let id = world.foreign_container(&name);
     world.state(&[&world.agent("a", ""), &world.agent("b", "")]);
     let refused = world.run("apply").expect(1);
     refused.says(&format!("container `{name}` exists and does not belong to this state file")).says("--adopt");

@@ -64,17 +64,17 @@ fn is_a_crash_loop(period: &str) {
 }
 
 #[test]
-fn a_crash_loop_of_two_fifths_of_a_second_is_told_by_every_verb() {
+fn a_crash_loop_of_two_fifths_of_a_second_is_reported_by_every_verb() {
     is_a_crash_loop("0.4");
 }
 
 #[test]
-fn a_crash_loop_of_two_and_a_half_seconds_is_told_by_every_verb() {
+fn a_crash_loop_of_two_and_a_half_seconds_is_reported_by_every_verb() {
     is_a_crash_loop("2.5");
 }
 
 #[test]
-fn a_crash_loop_of_twelve_seconds_is_told_by_every_verb() {
+fn a_crash_loop_of_twelve_seconds_is_reported_by_every_verb() {
     is_a_crash_loop("12");
 }
 
@@ -317,7 +317,7 @@ fn doctor_is_not_well_where_status_is_not() {
 
 /// One verdict: as it is left alone, it keeps nothing from being converged.
 #[test]
-fn a_suspended_agent_that_is_gone_is_told_alike_by_every_verb() {
+fn a_suspended_agent_that_is_gone_is_reported_alike_by_every_verb() {
     let world = World::new();
     world.state(&[&world.agent("a", "")]);
     world.applied();
@@ -392,7 +392,7 @@ fn the_failure_of_an_edit_that_was_reverted_is_over() {
 }
 
 #[test]
-fn two_agents_of_one_image_that_cannot_be_pulled_are_both_told() {
+fn two_agents_of_one_image_that_cannot_be_pulled_are_both_reported() {
     let world = World::bare();
     let image = format!("127.0.0.1:1/{}", world.owner);
     let agent = |name: &str| format!("{name}: {{version: \"1\", image: \"{image}\", source: registry}}");
@@ -437,7 +437,7 @@ fn a_plan_says_whom_it_interrupts_and_nobody_else() {
 }
 
 #[test]
-fn history_tells_what_apply_told() {
+fn history_tells_what_apply_reported() {
     let world = World::new();
     let check = "healthcheck: {test: [CMD-SHELL, \"exit 1\"], interval: 30s, retries: 9, startPeriod: 60s}";
     world.state(&[&world.agent("slow", check)]);

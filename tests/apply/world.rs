@@ -134,7 +134,7 @@ impl World {
     }
 
     /// A container of somebody else, running; its id.
-    pub fn stranger(&self, name: &str) -> String {
+    pub fn foreign_container(&self, name: &str) -> String {
         let spec = json!({"name": name, "image": format!("localhost/{}:1", self.owner), "command": ["/agent"]});
         let (status, said) = api("POST", "/v4.0.0/libpod/containers/create", spec.to_string().as_bytes());
         assert_eq!(status, 201, "{said}");

@@ -128,7 +128,7 @@ fn a_file_that_is_gone_or_empty_means_nothing_at_all() {
 }
 
 #[test]
-fn an_env_file_and_a_link_that_is_turned_are_heard_of() {
+fn an_env_file_and_a_link_that_is_turned_are_noticed() {
     let world = World::new();
     let agent = |value: u8| world.agent("a", &format!("env: {{X: \"{value}\"}}, envFile: ./agent.env"));
     world.sandbox.write("v1/agent.env", "Y=one\n");
@@ -163,8 +163,8 @@ fn an_env_file_and_a_link_that_is_turned_are_heard_of() {
 #[test]
 fn another_name_or_root_is_refused_and_a_removed_agent_goes() {
     let world = World::new();
-    let stranger = world.stranger(&format!("{}-stranger", world.owner));
-    let began = inspect(&stranger).unwrap()["State"]["StartedAt"].clone();
+    let foreign_container = world.foreign_container(&format!("{}-stranger", world.owner));
+    let began = inspect(&foreign_container).unwrap()["State"]["StartedAt"].clone();
     world.state(&[&with_env(&world, "1"), &world.agent("b", ""), &world.agent("c", "")]);
     let mut keeper = Keeper::start(&world, "");
     let ids = world.ids();
@@ -186,7 +186,7 @@ fn another_name_or_root_is_refused_and_a_removed_agent_goes() {
     for agent in ["a", "c"] {
         assert_eq!(id(&world, agent), ids[&world.name(agent)]);
     }
-    let seen = inspect(&stranger).expect("the stranger is still there");
+    let seen = inspect(&foreign_container).expect("the stranger is still there");
     assert_eq!((&seen["State"]["StartedAt"], &seen["State"]["Running"]), (&began, &true.into()));
 
     // Nor is it when it holds a name that is wanted: that is said, and the others go on.
@@ -196,6 +196,6 @@ fn another_name_or_root_is_refused_and_a_removed_agent_goes() {
     until("a is replaced", || {
         inspect(&world.name("a")).is_some_and(|seen| seen["State"]["Running"] == true && seen["Id"] != before.as_str())
     });
-    let seen = inspect(&stranger).expect("the stranger is still there");
+    let seen = inspect(&foreign_container).expect("the stranger is still there");
     assert_eq!((&seen["State"]["StartedAt"], &seen["State"]["Running"]), (&began, &true.into()));
 }

@@ -4,7 +4,7 @@ use crate::keeper::{Keeper, id, kill, starts};
 use crate::world::{World, until};
 
 #[test]
-fn who_comes_second_is_told_who_is_there() {
+fn who_comes_second_is_reported_who_is_there() {
     let world = World::new();
     world.state(&[&world.agent("a", "")]);
     let mut keeper = Keeper::start(&world, "");

@@ -54,9 +54,9 @@ fn secrets_stay_in_their_containers() {
     assert!(line.starts_with('{') && !contains_any(line.as_bytes(), &CANARIES), "{line}");
     let outcome = keeper.stop().keeps_quiet_about(&CANARIES);
     assert!(outcome.stderr.contains("/nope"), "{}", outcome.stderr);
-    let heard: Vec<_> = BufReader::new(events).lines().map_while(Result::ok).collect();
-    assert!(heard.iter().any(|line| line.contains("\"event\":\"step\"")), "{heard:?}");
-    assert!(!contains_any(heard.join("\n").as_bytes(), &CANARIES), "{heard:?}");
+    let received: Vec<_> = BufReader::new(events).lines().map_while(Result::ok).collect();
+    assert!(received.iter().any(|line| line.contains("\"event\":\"step\"")), "{received:?}");
+    assert!(!contains_any(received.join("\n").as_bytes(), &CANARIES), "{received:?}");
     let files = world.sandbox.files_with(&CANARIES);
     assert!(files.is_empty(), "{files:?}");
     // They are where they belong.

@@ -11,7 +11,7 @@ use crate::world::{World, until};
 /// A service manager's ears.
 struct Manager {
     socket: UnixDatagram,
-    heard: Vec<String>,
+    received: Vec<String>,
 }
 
 impl Manager {
@@ -20,24 +20,24 @@ impl Manager {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         world.sandbox.set("NOTIFY_SOCKET", path);
-        Self { socket, heard: Vec::new() }
+        Self { socket, received: Vec::new() }
     }
 
     fn listen(&mut self) {
         let mut message = [0; 4096];
         while let Ok(length) = self.socket.recv(&mut message) {
             let message = String::from_utf8_lossy(&message[..length]).into_owned();
-            self.heard.extend(message.lines().map(str::to_owned));
+            self.received.extend(message.lines().map(str::to_owned));
         }
     }
 
     /// Where a line with these words stands among the heard.
     fn at(&self, words: &str) -> Option<usize> {
-        self.heard.iter().position(|line| line.contains(words))
+        self.received.iter().position(|line| line.contains(words))
     }
 
     #[track_caller]
-    fn hears(&mut self, words: &str) -> usize {
+    fn receives(&mut self, words: &str) -> usize {
         until(words, || {
             self.listen();
             self.at(words).is_some()
@@ -47,7 +47,7 @@ impl Manager {
 }
 
 #[test]
-fn systemd_is_told_what_it_wants_to_know() {
+fn systemd_is_reported_what_it_wants_to_know() {
     let mut world = World::new();
     let mut manager = Manager::new(&mut world);
     world.sandbox.set("WATCHDOG_USEC", "400000");
@@ -55,30 +55,30 @@ fn systemd_is_told_what_it_wants_to_know() {
     world.sandbox.set("JOURNAL_STREAM", "8:1");
     world.state(&[&world.agent("a", ""), &world.agent("b", "")]);
     let mut keeper = Keeper::spawn(&world, "");
-    manager.hears("READY=1");
-    manager.hears("STATUS=2 of 2 agents ready");
+    manager.receives("READY=1");
+    manager.receives("STATUS=2 of 2 agents ready");
     keeper.converged();
     assert!(keeper.run.stderr().lines().all(|line| !line.starts_with("20")), "{}", keeper.run.stderr());
     // Alive, though nothing happens.
-    manager.heard.clear();
+    manager.received.clear();
     until("it beats", || {
         manager.listen();
-        manager.heard.iter().filter(|line| *line == "WATCHDOG=1").count() >= 3
+        manager.received.iter().filter(|line| *line == "WATCHDOG=1").count() >= 3
     });
 
-    manager.heard.clear();
+    manager.received.clear();
     keeper.run.signal(Signal::HUP);
-    let reloading = manager.hears("RELOADING=1");
-    let ready = manager.hears("READY=1");
-    assert!(reloading < ready, "{:?}", manager.heard);
-    let now = manager.heard.iter().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
+    let reloading = manager.receives("RELOADING=1");
+    let ready = manager.receives("READY=1");
+    assert!(reloading < ready, "{:?}", manager.received);
+    let now = manager.received.iter().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
     assert!(now.parse::<u64>().is_ok_and(|now| now > 0), "{now}");
 
     std::fs::write(world.sandbox.path("steadfast.yaml"), "nonsense").unwrap();
-    manager.hears("the state file cannot be used, the last good state goes on");
-    manager.heard.clear();
+    manager.receives("the state file cannot be used, the last good state goes on");
+    manager.received.clear();
     let outcome = keeper.stop();
-    manager.hears("STOPPING=1");
+    manager.receives("STOPPING=1");
     assert_eq!(outcome.code, 143);
 }
 
@@ -91,7 +91,7 @@ fn a_first_look_that_shows_no_podman_is_one_too() {
     world.state(&[&world.agent("a", "")]);
     world.sandbox.set("CONTAINER_HOST", "unix:///nowhere/podman.sock");
     let keeper = Keeper::spawn(&world, "");
-    manager.hears("READY=1");
-    manager.hears("Podman cannot be reached");
+    manager.receives("READY=1");
+    manager.receives("Podman cannot be reached");
     keeper.stop();
 }

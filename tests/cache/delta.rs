@@ -98,7 +98,7 @@ fn good(request: &Request, bytes: &[u8]) -> Reply {
     Reply::good(request, bytes, "\"2\"")
 }
 
-async fn bring(world: &World, tarball: &Tarball, server: &Server) -> Result<Transferred, StoreError> {
+async fn fetch(world: &World, tarball: &Tarball, server: &Server) -> Result<Transferred, StoreError> {
     let progress = Progress::new(0);
     let artifact = tarball.artifact();
     let fetched = world.cache.fetch(&artifact, &at(server, tarball.key), Arc::clone(&progress)).await?;
@@ -112,7 +112,7 @@ async fn bring(world: &World, tarball: &Tarball, server: &Server) -> Result<Tran
 async fn with_first(second: impl Fn(&Request, &[u8]) -> Reply + Send + Sync + 'static) -> (World, Server) {
     let (world, first) = (World::new(), Tarball::first());
     let server = shop(&[&first, &Tarball::second()], second).await;
-    let came = bring(&world, &first, &server).await.unwrap();
+    let came = fetch(&world, &first, &server).await.unwrap();
     assert_eq!(came, Transferred { received: (first.bytes.len() + first.list.len()) as u64, reused: 0 });
     (world, server)
 }
@@ -123,7 +123,7 @@ async fn of_one_changed_layer_in_five_that_layer_travels() {
     let second = Tarball::second();
     let before = server.sent();
     let told = world.cache.transfer(&second.artifact(), &at(&server, V2), true).await;
-    let came = bring(&world, &second, &server).await.unwrap();
+    let came = fetch(&world, &second, &server).await.unwrap();
     let sent = server.sent() - before;
     assert!(sent as f64 <= 1.05 * LAYER as f64, "{sent} bytes over the wire");
     assert!(told >= LAYER as u64 && told + second.list.len() as u64 == sent, "{told} were announced, {sent} sent");
@@ -139,7 +139,7 @@ async fn of_one_changed_layer_in_five_that_layer_travels() {
     // What was put together is a source itself.
     let third = Tarball::new("vm/images/openclaw-3-x64.tar.gz", [1, 2, 7, 4, 9]);
     let server = shop(&[&third], good).await;
-    let came = bring(&world, &third, &server).await.unwrap();
+    let came = fetch(&world, &third, &server).await.unwrap();
     assert!(came.received as f64 <= 1.05 * LAYER as f64, "{came:?}");
 }
 
@@ -156,7 +156,7 @@ async fn who_knows_nothing_of_it_gets_the_same_bytes() {
     assert_eq!(server.requests(&format!("{V2}.layers.json")).len(), 0);
     // One without anything in its cache, and one on the publisher's machine.
     let world = World::new();
-    assert_eq!(bring(&world, &second, &server).await.unwrap().reused, 0);
+    assert_eq!(fetch(&world, &second, &server).await.unwrap().reused, 0);
     assert!(server.requests(V2)[1].header("range").is_none());
     let (world, server) = with_first(good).await;
     drop(server);
@@ -258,7 +258,7 @@ async fn a_server_that_gives_no_ranges_as_they_should_be_sends_everything_once()
     ];
     for (what, second, requests, whole) in cases {
         let (world, server) = with_first(second).await;
-        let came = bring(&world, &Tarball::second(), &server).await.unwrap_or_else(|err| panic!("{what}: {err}"));
+        let came = fetch(&world, &Tarball::second(), &server).await.unwrap_or_else(|err| panic!("{what}: {err}"));
         assert_eq!(came.reused, 0, "{what}");
         let asked = server.requests(V2);
         let for_all = asked.iter().filter(|request| request.header("range").is_none()).count();
@@ -274,7 +274,7 @@ async fn a_range_that_breaks_off_is_asked_for_from_there() {
         _ => good(request, bytes),
     })
     .await;
-    let came = bring(&world, &Tarball::second(), &server).await.unwrap();
+    let came = fetch(&world, &Tarball::second(), &server).await.unwrap();
     assert!(came.received as f64 <= 1.05 * LAYER as f64, "{came:?}");
     let requests = server.requests(V2);
     assert_eq!(requests.len(), 4, "{requests:?}");
@@ -322,7 +322,7 @@ async fn a_list_that_is_not_right_costs_a_whole_download_and_no_more() {
     let whole = async |what: &str, world: World, server: Server, second: Tarball| {
         let size = second.bytes.len() as u64;
         assert_eq!(world.cache.transfer(&second.artifact(), &at(&server, V2), true).await, size, "{what}");
-        let came = bring(&world, &second, &server).await.unwrap();
+        let came = fetch(&world, &second, &server).await.unwrap();
         assert!(came.reused == 0 && came.received >= size, "{what}: {came:?}");
         let asked = server.requests(V2);
         assert!(asked.len() == 1 && asked[0].header("range").is_none(), "{what}: {asked:?}");
@@ -330,7 +330,7 @@ async fn a_list_that_is_not_right_costs_a_whole_download_and_no_more() {
     for (what, list) in cases {
         let (world, first, second) = (World::new(), Tarball::first(), Tarball::second().with_list(list));
         let server = shop(&[&first, &second], good).await;
-        bring(&world, &first, &server).await.unwrap();
+        fetch(&world, &first, &server).await.unwrap();
         whole(what, world, server, second).await;
     }
     // What is not the list that the manifest means: other bytes, and none.
@@ -347,15 +347,15 @@ async fn a_list_that_is_not_right_costs_a_whole_download_and_no_more() {
             (_, None) => Reply::new(404, ""),
         })
         .await;
-        bring(&world, &first, &server).await.unwrap();
+        fetch(&world, &first, &server).await.unwrap();
         whole(what, world, server, Tarball::second()).await;
     }
     // Members that are not what the list says are found out while they are copied, or at the end.
     let lying = changed(&|members| members[1].sha256 = members[2].sha256);
     let (world, first, second) = (World::new(), Tarball::first(), Tarball::second().with_list(lying));
     let server = shop(&[&first, &second], good).await;
-    bring(&world, &first, &server).await.unwrap();
-    bring(&world, &second, &server).await.unwrap();
+    fetch(&world, &first, &server).await.unwrap();
+    fetch(&world, &second, &server).await.unwrap();
     assert_eq!(server.requests(V2).iter().filter(|request| request.header("range").is_none()).count(), 1);
 }
 
@@ -380,7 +380,7 @@ async fn a_rotten_tarball_in_the_cache_is_no_source() {
         rot(&world, V1, at);
         let listed = world.cache.list().await.unwrap();
         assert!(listed[&key(V1)].digest.is_some(), "it is believed to be good");
-        let came = bring(&world, &Tarball::second(), &server).await.unwrap();
+        let came = fetch(&world, &Tarball::second(), &server).await.unwrap();
         assert!(came.received as usize <= most + 4000, "{at}: {came:?}");
         assert!(server.requests(V2).len() <= 3, "{at}");
         let proved = world.cache.list().await.unwrap()[&key(V1)].digest;
@@ -390,9 +390,9 @@ async fn a_rotten_tarball_in_the_cache_is_no_source() {
     let (world, server) = with_first(good).await;
     let other = Tarball::new("vm/images/openclaw-1.5-x64.tar.gz", [1, 8, 9, 10, 11]);
     let more = shop(&[&other], good).await;
-    bring(&world, &other, &more).await.unwrap();
+    fetch(&world, &other, &more).await.unwrap();
     rot(&world, other.key, 5000);
-    let came = bring(&world, &Tarball::second(), &server).await.unwrap();
+    let came = fetch(&world, &Tarball::second(), &server).await.unwrap();
     assert!(came.received as f64 <= 1.05 * LAYER as f64, "{came:?}");
 }
 
@@ -411,8 +411,8 @@ async fn a_tarball_that_vanishes_meanwhile_is_fetched_instead() {
             good(request, bytes)
         })
         .await;
-        bring(&world, &first, &server).await.unwrap();
-        let came = bring(&world, &second, &server).await.unwrap();
+        fetch(&world, &first, &server).await.unwrap();
+        let came = fetch(&world, &second, &server).await.unwrap();
         assert_eq!(came.reused > 0, cut, "what can be read of it serves: {came:?}");
         assert_eq!(server.requests(V2).len(), 2);
     }
@@ -478,7 +478,7 @@ async fn what_was_left_in_the_middle_of_a_copy_is_gone_on_with_and_proved() {
         let url = at(&server, V2).to_string();
         let sidecar = serde_json::json!({"url": url, "place": null, "etag": null, "sha256": sha256(&second.bytes)});
         world.write(&format!("{V2}.partial.json"), sidecar.to_string());
-        let came = bring(&world, &second, &server).await.unwrap();
+        let came = fetch(&world, &second, &server).await.unwrap();
         let whole = server.requests(V2).iter().filter(|request| request.header("range").is_none()).count();
         assert_eq!((whole, came.reused == 0), (usize::from(rotten), rotten), "{came:?}");
     }
@@ -491,12 +491,12 @@ async fn lists_are_kept_and_go_with_their_tarballs() {
     let list = |tarball: &Tarball| format!("layers/{}.json", sha256(&tarball.list));
     assert!(world.has(&list(&first)) && !world.has(&list(&second)));
     assert!(!world.has(&format!("{V1}.layers.json")));
-    bring(&world, &second, &server).await.unwrap();
+    fetch(&world, &second, &server).await.unwrap();
     assert_eq!(world.cache.list().await.unwrap().len(), 2, "they are no artifacts");
     assert_eq!(world.cache.verify(true).await.unwrap().files.len(), 2);
     // What nothing belongs to goes, once it is old enough to be nobody's.
-    let stranger = format!("layers/{}.json", sha256(b"other"));
-    for name in [stranger.as_str(), "layers/notes.txt"] {
+    let foreign = format!("layers/{}.json", sha256(b"other"));
+    for name in [foreign.as_str(), "layers/notes.txt"] {
         world.write(name, b"[]");
     }
     let gc = async || {
@@ -505,13 +505,13 @@ async fn lists_are_kept_and_go_with_their_tarballs() {
         world.cache.gc(request).await.unwrap().removed.len()
     };
     assert_eq!(gc().await, 1, "the older tarball");
-    assert!(!world.has(V1) && !world.has(&list(&first)) && world.has(&list(&second)) && world.has(&stranger));
+    assert!(!world.has(V1) && !world.has(&list(&first)) && world.has(&list(&second)) && world.has(&foreign));
     let long_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 60 * 60);
-    for name in [list(&second), stranger.clone()] {
+    for name in [list(&second), foreign.clone()] {
         std::fs::File::options().write(true).open(world.path(&name)).unwrap().set_modified(long_ago).unwrap();
     }
     assert_eq!(gc().await, 1, "the list of nothing");
-    assert!(!world.has(&stranger) && world.has(&list(&second)) && world.has("layers/notes.txt"));
+    assert!(!world.has(&foreign) && world.has(&list(&second)) && world.has("layers/notes.txt"));
     world.cache.remove(&key(V2)).await.unwrap();
     assert!(!world.has(&list(&second)));
 }
@@ -540,13 +540,13 @@ async fn a_list_that_is_lost_or_damaged_is_asked_for_again() {
         // The index goes too: what the manifest in the cache says is enough.
         std::fs::remove_file(world.path("index.json")).unwrap();
         world.cache.prove(&key(V1)).await.unwrap();
-        let came = bring(&world, &second, &server).await.unwrap();
+        let came = fetch(&world, &second, &server).await.unwrap();
         assert!(came.reused > 3 * LAYER as u64, "{damage}: {came:?}");
     }
 }
 
 #[tokio::test]
-async fn what_travels_is_told_only_where_it_is_known() {
+async fn what_travels_is_reported_only_where_it_is_known() {
     let (world, server) = with_first(good).await;
     let second = Tarball::second();
     let (artifact, from) = (second.artifact(), at(&server, V2));

@@ -425,7 +425,7 @@ async fn a_partial_is_only_taken_up_for_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn one_flight_per_artifact() {
+async fn one_fetch_per_artifact() {
     let (world, bytes) = (World::new(), noise(512 * 1024));
     let pace = Duration::from_millis(2);
     let server = serve(move |request, bytes| Reply::good(request, bytes, "\"1\"").pace(pace), bytes.clone()).await;
@@ -443,7 +443,7 @@ async fn one_flight_per_artifact() {
 }
 
 #[tokio::test]
-async fn a_failed_flight_is_forgotten() {
+async fn a_failed_fetch_is_forgotten() {
     let world = World::new();
     let server = serve(
         |request, bytes| if request.nth == 0 { Reply::new(404, "") } else { Reply::good(request, bytes, "\"1\"") },

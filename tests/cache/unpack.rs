@@ -48,7 +48,7 @@ async fn every_packing_yields_the_same_tar() {
 }
 
 #[tokio::test]
-async fn damage_is_told_from_other_errors() {
+async fn damage_is_distinguished_from_other_errors() {
     let plain = noise(1024 * 1024);
     for packed in [gzip(&plain), zstd(&plain)] {
         let mut corrupt = packed.clone();

@@ -45,7 +45,7 @@ fn the_list_knows_size_and_digest() {
 }
 
 #[test]
-fn verify_finds_what_was_changed_and_sync_mends_it() {
+fn verify_finds_what_was_changed_and_sync_repairs_it() {
     let sandbox = synced();
     let file = sandbox.root().join("cache").join(KEY);
     assert_eq!(

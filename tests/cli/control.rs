@@ -207,7 +207,7 @@ fn who_asks_before_the_first_look_waits_for_it() {
 }
 
 #[test]
-fn many_watch_at_once_and_hear_each_change() {
+fn many_watch_at_once_and_notice_each_change() {
     let dir = dir();
     let served = Served::start(dir.path(), Small::new(json!(0)));
     let mut watching: Vec<_> = (0..MAX_CLIENTS).map(|_| served.send("{\"op\":\"watch\"}\n")).collect();
@@ -317,7 +317,7 @@ fn a_client_that_does_not_read_holds_up_nobody_and_is_dropped() {
 }
 
 #[test]
-fn a_client_that_falls_behind_is_told_how_much_it_missed() {
+fn a_client_that_falls_behind_is_reported_how_much_it_missed() {
     let dir = dir();
     let served = Served::start(dir.path(), Small::new(json!(0)));
     let mut slow = served.send("{\"op\":\"events\"}\n");
@@ -326,19 +326,19 @@ fn a_client_that_falls_behind_is_told_how_much_it_missed() {
     for index in 0..200 {
         let _ = served.small.events.send(Arc::new(json!({"event": "step", "index": index, "fill": fill})));
     }
-    let (mut heard, mut missed) = (0, 0);
+    let (mut received, mut missed) = (0, 0);
     loop {
         let event = line(&mut slow);
         match event["event"].as_str().unwrap() {
             "lagged" => missed += event["missed"].as_u64().unwrap(),
-            _ => heard += 1,
+            _ => received += 1,
         }
         if event["index"] == 199 {
             break;
         }
     }
     assert!(missed > 0, "more than fits was sent");
-    assert_eq!(heard + missed, 200, "all are accounted for");
+    assert_eq!(received + missed, 200, "all are accounted for");
 }
 
 #[test]

@@ -81,7 +81,7 @@ async fn a_503_for_ever_ends_after_the_retries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_ends_early_is_resumed_and_told_when_it_goes_on_so() {
+async fn a_body_that_ends_early_is_resumed_and_reported_when_it_goes_on_so() {
     let server = tarball_server(|request| {
         let reply = Reply::good(request, TARBALL, "\"t\"");
         if request.nth == 0 { reply.end(End::Cut(5)) } else { reply }

@@ -108,7 +108,7 @@ fn who_cannot_ask_run_leaves_it_alone_at_once() {
 }
 
 #[test]
-fn another_state_file_of_the_same_name_is_told_apart() {
+fn another_state_file_of_the_same_name_is_distinguished() {
     let kept = Kept::start();
     let served = kept.serve(Small { outcome: Some(outcome(&kept.file())), ..Small::new(kept.view()) });
     kept.sandbox.write("other.yaml", state(&kept.fake.path()));

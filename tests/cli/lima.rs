@@ -47,7 +47,7 @@ fn one_that_is_missing_is_named_with_the_way_to_get_it() {
 }
 
 #[test]
-fn one_that_is_too_old_is_told_what_is_needed() {
+fn one_that_is_too_old_is_reported_what_is_needed() {
     let sandbox = with("[ $verb = version ] && { echo 'limactl version 1.2.1'; exit 0; }");
     sandbox.run("plan").expect(1).says("Lima 1.2.1 is too old: 2.0.0 or later is needed");
     sandbox.run("vm start").expect(1).says("is too old");
@@ -118,7 +118,7 @@ fn a_directory_that_is_no_instance_is_named() {
 }
 
 #[test]
-fn a_template_that_lima_refuses_is_told_in_its_words() {
+fn a_template_that_lima_refuses_is_reported_in_its_words() {
     let refuses = "[ $verb = create ] && { cat >\"$HOME/given\"; echo 'time=\"t\" level=fatal msg=\"failed to validate: field `images` must be set\"' >&2; exit 1; }";
     let sandbox = with(refuses);
     let outcome = sandbox.run("apply --timeout 5s");

@@ -146,7 +146,7 @@ fn a_broken_state_file_or_a_pipe_is_refused() {
 
 /// The unit finds what this shell finds, and holds no value that may be a secret.
 #[test]
-fn what_the_environment_adds_is_told_by_name_alone() {
+fn what_the_environment_adds_is_reported_by_name_alone() {
     let mut sandbox = sandbox();
     let state = STATE.replace(
         ", source: local",

@@ -126,7 +126,7 @@ const MAKE: &str = "publish manifest --bundle bundle.json --dist-dir dist --out 
 const EXPORT: &str = "publish export --bundle bundle.json --dist-dir dist --out a.tar";
 
 #[test]
-fn a_signature_that_does_not_go_with_its_manifest_is_told_and_not_exported() {
+fn a_signature_that_does_not_go_with_its_manifest_is_reported_and_not_exported() {
     let mut sandbox = Sandbox::new();
     dist(&sandbox);
     sandbox.run("publish keygen --no-password --out k").expect(0);

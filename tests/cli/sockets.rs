@@ -51,16 +51,16 @@ impl Fake {
 }
 
 fn serve(mut stream: UnixStream, manner: Manner) {
-    let mut held = Vec::new();
+    let mut buffered = Vec::new();
     let mut buffer = [0; 4096];
     if manner == Manner::Close {
         return;
     }
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
-        held.extend_from_slice(&buffer[..read]);
-        let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&held[..end]).into_owned();
-        held.clear();
+        buffered.extend_from_slice(&buffer[..read]);
+        let Some(end) = buffered.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&buffered[..end]).into_owned();
+        buffered.clear();
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         let ping = path.ends_with("/_ping");
         let (status, body, more) = match manner {
@@ -183,7 +183,7 @@ fn an_agent_that_nobody_knows_is_refused_alike_by_every_verb() {
 }
 
 #[test]
-fn a_root_that_is_a_file_is_told_as_one() {
+fn a_root_that_is_a_file_is_reported_as_one() {
     let (mut sandbox, _fake) = on(Manner::Podman);
     let root = sandbox.write("a-file", "");
     sandbox.set("STEADFAST_ROOT", &root);
@@ -265,7 +265,7 @@ fn what_cannot_be_seen_is_not_guessed() {
 }
 
 #[test]
-fn one_trouble_of_many_agents_is_told_once() {
+fn one_problem_of_many_agents_is_reported_once() {
     let sandbox = Sandbox::new();
     let stale = sandbox.path("stale.sock");
     drop(UnixListener::bind(&stale).unwrap());

@@ -218,7 +218,7 @@ fn a_comment_behind_a_value_of_an_env_file_is_warned_of_once() {
 }
 
 #[test]
-fn an_image_without_a_manifest_is_told_where_it_can_come_from() {
+fn an_image_without_a_manifest_is_reported_where_it_can_come_from() {
     let mut sandbox = Sandbox::new();
     let lines = "version: \"1.4.0\"\nimage: ghcr.io/acme/worker\n";
     sandbox.write("s.yaml", with_agent(lines));

@@ -171,7 +171,7 @@ fn another_root_is_another_cache() {
 
 /// A new version of which most is in the cache: what came over the wire is told, and what was there.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_and_what_was_reused_is_told() {
+async fn what_came_and_what_was_reused_is_reported() {
     let (shared, of_each) = (vec![7; 2 << 20], [vec![1; 40_000], vec![2; 50_000], vec![3; 60_000]]);
     let versions: Vec<_> = of_each
         .iter()

@@ -166,7 +166,7 @@ fn show_says_what_is_known() {
 }
 
 #[test]
-fn reset_says_what_it_forgets_and_does_it_when_told_so() {
+fn reset_says_what_it_forgets_and_does_it_when_reported_so() {
     let world = World::new();
     assert_eq!(world.run("trust reset -o json").expect(0).json(), json!({"name": "demo", "forgot": false}));
     world.run("cache sync").expect(0);

@@ -28,7 +28,7 @@ fn it_tells_the_chain_and_the_way_out() {
 }
 
 #[test]
-fn without_a_podman_the_rest_is_still_told() {
+fn without_a_podman_the_rest_is_still_reported() {
     let sandbox = Sandbox::new();
     sandbox.write("steadfast.yaml", state("/nowhere/p.sock"));
     let outcome = sandbox.run("why hello").expect(1);
@@ -38,7 +38,7 @@ fn without_a_podman_the_rest_is_still_told() {
 }
 
 #[test]
-fn an_agent_that_is_not_there_is_told_apart_from_one_that_left() {
+fn an_agent_that_is_not_there_is_distinguished_from_one_that_left() {
     let (sandbox, podman) = (Sandbox::new(), Fake::start(Manner::Podman));
     sandbox.write("steadfast.yaml", state(&podman.path().display().to_string()));
     sandbox

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use steadfast::backend::fake::{Fake, Fault, Strike};
+use steadfast::backend::fake::{Fake, Fault, FaultPoint};
 use steadfast::handles::Scratch;
 use steadfast::model::*;
 use steadfast::reconcile::journal::Journal;
-use steadfast::reconcile::run::{Edition, Ended, News, Request, Runner, View};
+use steadfast::reconcile::run::{Ended, Event, Request, Revision, Runner, View};
 use steadfast::reconcile::{Awaited, Options, Report, Reporter};
 use steadfast::status::{ConditionReason, HealthStatus, SyncStatus};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,10 +21,10 @@ use crate::worlds::*;
 pub struct Background {
     pub fake: Fake,
     pub desired: Desired,
-    pub editions: watch::Sender<Edition>,
+    pub revisions: watch::Sender<Revision>,
     pub requests: mpsc::Sender<Request>,
     pub view: watch::Receiver<Option<Arc<View>>>,
-    news: Arc<Mutex<Vec<String>>>,
+    events: Arc<Mutex<Vec<String>>>,
     pub cancel: CancellationToken,
     pub task: JoinHandle<Ended>,
 }
@@ -41,8 +41,8 @@ impl Reporter for Listener {
     ) {
     }
     fn awaiting(&self, _: &Awaited) {}
-    fn news(&self, news: &News) {
-        self.0.lock().unwrap().push(news.to_string());
+    fn on_event(&self, events: &Event) {
+        self.0.lock().unwrap().push(events.to_string());
     }
 }
 
@@ -56,11 +56,11 @@ impl Background {
     }
 
     pub fn with(desired: Desired, fake: Fake, options: Options, cancel: CancellationToken) -> Self {
-        let (editions, receiver) = watch::channel(Edition { desired: Arc::new(desired.clone()), error: None });
+        let (revisions, receiver) = watch::channel(Revision { desired: Arc::new(desired.clone()), error: None });
         let (requests, mut asked) = mpsc::channel(8);
         let (shown, view) = watch::channel(None);
-        let news = Arc::<Mutex<Vec<String>>>::default();
-        let (world, listener, token) = (fake.world(), Listener(news.clone()), cancel.clone());
+        let events = Arc::<Mutex<Vec<String>>>::default();
+        let (world, listener, token) = (fake.world(), Listener(events.clone()), cancel.clone());
         let began = Instant::now();
         let wall = move || std::time::UNIX_EPOCH + began.elapsed();
         let task = tokio::spawn(async move {
@@ -69,7 +69,7 @@ impl Background {
                 world: &world,
                 options: &options,
                 resync: Duration::from_secs(300),
-                editions: receiver,
+                revisions: receiver,
                 requests: &mut asked,
                 reporter: &listener,
                 journal: &journal,
@@ -82,7 +82,7 @@ impl Background {
             };
             runner.run().await
         });
-        Self { fake, desired, editions, requests, view, news, cancel, task }
+        Self { fake, desired, revisions, requests, view, events, cancel, task }
     }
 
     /// Waits until the newest view is such; yields how long that took.
@@ -117,11 +117,11 @@ impl Background {
 
     pub fn edit(&mut self, change: impl FnOnce(&mut Desired)) {
         change(&mut self.desired);
-        self.editions.send_replace(Edition { desired: Arc::new(self.desired.clone()), error: None });
+        self.revisions.send_replace(Revision { desired: Arc::new(self.desired.clone()), error: None });
     }
 
     pub fn spoil(&mut self, error: &str) {
-        self.editions.send_modify(|edition| edition.error = Some(error.to_owned()));
+        self.revisions.send_modify(|revision| revision.error = Some(error.to_owned()));
     }
 
     /// An edit that replaces `a` by what never becomes healthy.
@@ -149,7 +149,7 @@ impl Background {
     }
 
     pub fn told(&self) -> Vec<String> {
-        self.news.lock().unwrap().clone()
+        self.events.lock().unwrap().clone()
     }
 
     pub async fn stop(self) -> Duration {
@@ -189,7 +189,7 @@ async fn it_brings_everything_about_and_then_is_quiet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_happens_to_a_container_is_mended_at_once() {
+async fn whatever_happens_to_a_container_is_repaired_at_once() {
     let mut run = Background::start(Story::new(&["a", "b"]));
     run.converged().await;
     let others = run.fake.state().named("demo-b").unwrap().0.clone();
@@ -230,7 +230,7 @@ async fn whatever_happens_to_a_container_is_mended_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_event_tells_of_is_mended_by_the_resync() {
+async fn what_no_event_tells_of_is_repaired_by_the_resync() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
     quiet(20).await;
@@ -329,7 +329,7 @@ async fn while_podman_is_away_nothing_is_done_and_afterwards_everything() {
     run.converged().await;
     quiet(20).await;
     for word in ["look", "events", "ping", "start", "create"] {
-        run.fake.order(Fault { times: usize::MAX, ..Fault::transient(word, Strike::Before, 1) });
+        run.fake.order(Fault { times: usize::MAX, ..Fault::transient(word, FaultPoint::Before, 1) });
     }
     {
         let mut state = run.fake.state();
@@ -350,7 +350,7 @@ async fn while_podman_is_away_nothing_is_done_and_afterwards_everything() {
 async fn a_podman_that_hangs_is_noticed() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
-    run.fake.order(Fault { times: 1, ..Fault::transient("ping", Strike::Hang, 1) });
+    run.fake.order(Fault { times: 1, ..Fault::transient("ping", FaultPoint::Hang, 1) });
     run.fake.state().calls.clear();
     quiet(120).await;
     assert!(run.count("events") >= 1, "subscribed anew after its silence");
@@ -446,7 +446,7 @@ async fn an_edit_that_is_taken_back_before_the_stop_interrupts_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_heard_its_stop_signal_before_the_edit_was_taken_back_is_started_again() {
+async fn one_that_got_its_stop_signal_before_the_edit_was_taken_back_is_started_again() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
     let id = run.fake.state().named("demo-a").unwrap().0.clone();
@@ -523,7 +523,7 @@ async fn what_is_judged_a_crash_loop_is_stopped_in_between_whatever_its_period()
         let report = tokio::select! { report = asking => report, () = dying => unreachable!() };
         if millis < 10_000 {
             assert!(!report.converged && !report.timed_out, "{millis} ms: {report:#?}");
-            assert_eq!(report.troubles[0].kind(), FailureKind::CrashLoop, "{millis} ms: {:?}", troubles(&report));
+            assert_eq!(report.problems[0].kind(), FailureKind::CrashLoop, "{millis} ms: {:?}", problems(&report));
             let failures = run.view.borrow().as_ref().unwrap().backing_off[0].failures;
             assert!(failures <= before.max(1) + 1, "{millis} ms: asking puts nothing off");
         }
@@ -537,7 +537,7 @@ async fn what_is_judged_a_crash_loop_is_stopped_in_between_whatever_its_period()
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_how_things_are_is_told_of_now() {
+async fn who_asks_how_things_are_is_reported_of_now() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
     quiet(20).await;
@@ -557,7 +557,7 @@ async fn a_podman_that_stops_answering_is_not_called_reachable_for_long() {
     run.converged().await;
     quiet(60).await;
     for word in ["ping", "look"] {
-        run.fake.order(Fault { times: usize::MAX, ..Fault::transient(word, Strike::Hang, 1) });
+        run.fake.order(Fault { times: usize::MAX, ..Fault::transient(word, FaultPoint::Hang, 1) });
     }
     let took = run.until(|view| !view.status.podman.reachable && !view.status.converged).await;
     assert!(took < Duration::from_secs(15), "{took:?}");
@@ -600,7 +600,7 @@ async fn the_last_words_of_what_ended_are_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_step_in_flight_is_told_as_under_way() {
+async fn a_step_in_flight_is_reported_as_under_way() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
     publish(&mut run.fake.state(), &[("a", "1"), ("big", "1")]);
@@ -677,7 +677,7 @@ async fn a_look_that_failed_is_taken_again_soon() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;
     quiet(20).await;
-    run.fake.order(Fault { times: 3, ..Fault::transient("look", Strike::Before, 3) });
+    run.fake.order(Fault { times: 3, ..Fault::transient("look", FaultPoint::Before, 3) });
     run.fake.state().kill("demo-a");
     let took = run.mended().await;
     assert!(took < Duration::from_secs(10), "{took:?}");
@@ -685,9 +685,9 @@ async fn a_look_that_failed_is_taken_again_soon() {
 
 /// As when the machine that Podman runs in goes down between a look and the subscription that follows.
 #[tokio::test(start_paused = true)]
-async fn what_was_seen_and_is_not_heard_is_looked_at_again() {
+async fn what_was_seen_and_is_not_reported_is_looked_at_again() {
     let mut run = Background::start(Story::running(&["a"]).await);
-    run.fake.order(Fault { times: usize::MAX, ..Fault::transient("events", Strike::Before, 1) });
+    run.fake.order(Fault { times: usize::MAX, ..Fault::transient("events", FaultPoint::Before, 1) });
     run.until(|view| view.status.converged && !view.hears_podman).await;
     run.fake.state().named_mut("demo-a").unwrap().phase = Phase::Exited { code: 137 };
     let took = run.converged().await;
@@ -732,11 +732,11 @@ async fn one_agents_long_download_holds_up_nobody() {
 async fn who_asks_is_answered_once_it_is_settled() {
     let run = Background::start(Story::new(&["a"]));
     let report = run.ask(LONG).await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     // Nobody tells of this one.
     run.fake.state().named_mut("demo-a").unwrap().phase = Phase::Exited { code: 1 };
     let report = run.ask(LONG).await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert_eq!(taken(&report), ["start container `demo-a`"]);
     let report = run.ask(LONG).await;
     assert!(report.converged && report.taken.is_empty());

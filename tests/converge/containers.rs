@@ -1,9 +1,9 @@
 //! Stories of containers and what they hold: names, volumes, edits that are taken back, answers that are lost.
 
-use steadfast::backend::fake::{Fault, Strike};
+use steadfast::backend::fake::{Fault, FaultPoint};
 use steadfast::backend::{EngineMachine, ImageFacts};
 use steadfast::model::*;
-use steadfast::reconcile::Trouble;
+use steadfast::reconcile::Problem;
 
 use crate::worlds::*;
 
@@ -14,7 +14,7 @@ async fn plans(story: &Story, wanted: &[&str]) {
 /// Converges, and takes exactly these steps.
 async fn takes(story: &Story, wanted: &[&str]) {
     let report = story.converge().await;
-    assert!(report.converged, "{:?} after {:?}", troubles(&report), taken(&report));
+    assert!(report.converged, "{:?} after {:?}", problems(&report), taken(&report));
     assert_eq!(taken(&report), wanted);
 }
 
@@ -92,7 +92,7 @@ async fn names_go_around_a_ring_of_three_with_an_edit_and_kills_on_the_way() {
         story.set_env("b", "MODE", "two");
         killed_after(&story, kill).await;
         let report = story.converge().await;
-        assert!(report.converged, "killed after {kill}: {:?} after {:?}", troubles(&report), taken(&report));
+        assert!(report.converged, "killed after {kill}: {:?} after {:?}", problems(&report), taken(&report));
         assert_eq!((story.id("demo-b"), story.id("demo-a")), (a, c), "killed after {kill}");
         assert_eq!(story.names(), ["demo-a", "demo-b", "demo-c"]);
     }
@@ -148,7 +148,7 @@ async fn a_name_that_a_suspended_agent_has_is_not_taken_from_it() {
     story.agent("a").suspend = true;
     story.agent("b").container.name = container_name("demo-a");
     let report = story.converge().await;
-    assert_eq!(troubles(&report), ["container `demo-a` belongs to agent `a`, which is left as it is"]);
+    assert_eq!(problems(&report), ["container `demo-a` belongs to agent `a`, which is left as it is"]);
     assert_eq!(story.names(), ["demo-a", "demo-b"]);
 }
 
@@ -157,7 +157,7 @@ async fn beside_a_foreign_container_under_its_name_the_own_one_is_kept_alive() {
     let story = Story::running(&["a"]).await;
     let id = story.id("demo-a");
     rename(&story, "demo-a", "mine");
-    let stranger = story.fake.state().put(foreign("demo-a"));
+    let foreign_container = story.fake.state().put(foreign("demo-a"));
     plans(
         &story,
         &["later renameContainer `demo-a`: it is named `mine`, container `demo-a` exists and does not belong to this state file"],
@@ -165,14 +165,14 @@ async fn beside_a_foreign_container_under_its_name_the_own_one_is_kept_alive() {
     .await;
     story.fake.state().kill("mine");
     let report = story.converge().await;
-    assert!(matches!(&report.troubles[..], [Trouble::Blocked { .. }]), "{:?}", troubles(&report));
+    assert!(matches!(&report.problems[..], [Problem::Blocked { .. }]), "{:?}", problems(&report));
     assert_eq!((story.phase("mine"), taken(&report)), (Phase::Running, vec!["start container `mine`".to_owned()]));
     let (observed, plan) = story.observed_plan().await;
     let now = std::time::SystemTime::UNIX_EPOCH;
     let status = steadfast::status::status(&story.desired, &observed, &plan, now, std::time::Duration::from_secs(10));
     let shown = status.agents["a"].container.as_ref().map(|container| (container.name.as_str(), container.state));
     assert_eq!(shown, Some(("mine", "running")));
-    story.fake.state().containers.remove(&stranger);
+    story.fake.state().containers.remove(&foreign_container);
     takes(&story, &["rename container to `demo-a`"]).await;
     assert_eq!(story.id("demo-a"), id);
 }
@@ -200,7 +200,7 @@ async fn an_edit_that_is_taken_back_gives_the_predecessor_its_name_and_starts_it
             let (story, id, killed) = taken_back(restart, kill).await;
             assert!(killed, "{kill}");
             let report = story.converge().await;
-            assert!(report.converged, "killed after {kill}: {:?} after {:?}", troubles(&report), taken(&report));
+            assert!(report.converged, "killed after {kill}: {:?} after {:?}", problems(&report), taken(&report));
             assert_eq!(story.id("demo-a"), id, "killed after {kill}: {:?}", taken(&report));
             assert_eq!((story.phase("demo-a"), story.names()), (Phase::Running, vec!["demo-a".to_owned()]), "{kill}");
             assert!(!words(&story).contains(&"create"), "{:?}", taken(&report));
@@ -217,7 +217,7 @@ async fn a_kill_while_it_is_taken_back_changes_only_the_time() {
             let (story, id, _) = taken_back(RestartPolicy::No, kill).await;
             killed_after(&story, again).await;
             let report = story.converge().await;
-            assert!(report.converged, "{kill}, {again}: {:?} after {:?}", troubles(&report), taken(&report));
+            assert!(report.converged, "{kill}, {again}: {:?} after {:?}", problems(&report), taken(&report));
             assert_eq!((story.id("demo-a"), story.phase("demo-a")), (id, Phase::Running), "{kill}, {again}");
         }
     }
@@ -250,7 +250,7 @@ async fn a_successor_that_is_made_already_is_used() {
             new.map(|(id, _)| id.clone()).collect()
         };
         let report = story.converge().await;
-        assert!(report.converged, "killed after {kill}: {:?}", troubles(&report));
+        assert!(report.converged, "killed after {kill}: {:?}", problems(&report));
         assert_eq!(vec![story.id("demo-a")], made, "killed after {kill}: {:?}", taken(&report));
         assert_eq!(story.names(), ["demo-a"]);
     }
@@ -379,7 +379,7 @@ async fn a_half_made_successor_is_made_anew_with_its_volumes() {
         };
         assert_eq!(half.len(), 1, "{kill}");
         let report = story.converge().await;
-        assert!(report.converged, "{kill}: {:?}", troubles(&report));
+        assert!(report.converged, "{kill}: {:?}", problems(&report));
         assert_eq!((volumes(&story, "demo-a"), story.phase("demo-a")), (before, Phase::Running), "{kill}");
         assert_ne!(story.id("demo-a"), half[0], "{kill}");
     }
@@ -402,14 +402,14 @@ async fn what_has_run_is_never_made_anew_for_a_start_that_fails() {
 // ------------------------------------------------------------------------------------------------------ lost answers
 
 #[tokio::test(start_paused = true)]
-async fn what_was_done_is_told_as_done_when_its_answer_was_lost() {
+async fn what_was_done_is_reported_as_done_when_its_answer_was_lost() {
     for word in ["create", "start", "stop", "rename", "remove", "unpause"] {
         for skip in 0..3 {
             let mut story = Story::running(&["a", "b"]).await;
             story.set_env("a", "MODE", "two");
             story.fake.state().named_mut("demo-a").unwrap().phase = Phase::Paused;
             story.fake.state().kill("demo-b");
-            story.fake.order(Fault { skip, ..Fault::transient(word, Strike::After, 1) });
+            story.fake.order(Fault { skip, ..Fault::transient(word, FaultPoint::After, 1) });
             takes(&story, &["start container `demo-b`", "replace container `demo-a`"]).await;
             assert_eq!(story.names(), ["demo-a", "demo-b"]);
         }
@@ -421,16 +421,16 @@ async fn what_a_lost_answer_started_is_judged_as_if_the_answer_had_come() {
     let mut story = Story::new(&["a"]);
     story.set_env("a", "CRASH", "3");
     story.agent("a").container.restart = RestartPolicy::OnFailure;
-    story.fake.order(Fault::transient("start", Strike::After, 1));
+    story.fake.order(Fault::transient("start", FaultPoint::After, 1));
     let report = story.converge().await;
-    assert!(troubles(&report).join("").contains("is in a crash loop"), "{:?}", troubles(&report));
+    assert!(problems(&report).join("").contains("is in a crash loop"), "{:?}", problems(&report));
     // One that is run once is run once.
     let mut story = Story::new(&["a"]);
     story.set_env("a", "CRASH", "3");
     story.agent("a").container.restart = RestartPolicy::No;
-    story.fake.order(Fault::transient("start", Strike::After, 1));
+    story.fake.order(Fault::transient("start", FaultPoint::After, 1));
     let report = story.converge().await;
-    assert!(troubles(&report).join("").contains("ended at once with exit code 3"), "{:?}", troubles(&report));
+    assert!(problems(&report).join("").contains("ended at once with exit code 3"), "{:?}", problems(&report));
     assert_eq!(story.fake.state().named("demo-a").unwrap().1.ends.len(), 1);
 }
 
@@ -439,19 +439,19 @@ async fn what_was_started_while_podman_went_away_is_judged_once_it_is_back() {
     let mut story = Story::new(&["a"]);
     story.set_env("a", "CRASH", "3");
     story.agent("a").container.restart = RestartPolicy::OnFailure;
-    story.fake.order(Fault::transient("start", Strike::After, 1));
-    story.fake.order(Fault::transient("inspect", Strike::Before, 40));
+    story.fake.order(Fault::transient("start", FaultPoint::After, 1));
+    story.fake.order(Fault::transient("inspect", FaultPoint::Before, 40));
     let report = story.converge().await;
     assert!(!report.converged, "{:?}", taken(&report));
-    assert!(troubles(&report).join("").contains("is in a crash loop"), "{:?}", troubles(&report));
+    assert!(problems(&report).join("").contains("is in a crash loop"), "{:?}", problems(&report));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_done_is_not_told_as_done() {
+async fn what_was_not_done_is_not_reported_as_done() {
     for word in ["create", "start", "stop", "rename", "remove"] {
         let mut story = Story::running(&["a"]).await;
         story.set_env("a", "MODE", "two");
-        story.fake.order(Fault::transient(word, Strike::Before, usize::MAX));
+        story.fake.order(Fault::transient(word, FaultPoint::Before, usize::MAX));
         let report = story.converge().await;
         assert!(!report.converged, "{word}: {:?}", taken(&report));
     }
@@ -479,7 +479,7 @@ async fn an_image_for_another_architecture_is_refused_before_anything_is_touched
     story.agent("a").version = Version::Exact("2".into());
     let report = story.converge().await;
     assert_eq!(
-        troubles(&report),
+        problems(&report),
         [
             "image `r.example/a:2` of container `demo-a` is built for linux/riscv64, and Podman's machine is linux/s390x and does not emulate it"
         ]

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use steadfast::backend::fake::{Fault, Strike};
+use steadfast::backend::fake::{Fault, FaultPoint};
 use steadfast::model::*;
 use steadfast::plan::ActionKind;
-use steadfast::reconcile::{Refusal, Trouble};
+use steadfast::reconcile::{Problem, Refusal};
 use tokio::time::Instant;
 
 use crate::worlds::*;
@@ -14,7 +14,7 @@ use crate::worlds::*;
 async fn from_nothing_to_running_and_then_nothing_to_do() {
     let story = Story::new(&["a", "b"]);
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", report.troubles);
+    assert!(report.converged, "{:?}", report.problems);
     assert_eq!(story.phase("demo-a"), Phase::Running);
     story.fake.restart();
     let report = story.converge().await;
@@ -33,10 +33,10 @@ async fn one_agents_long_fetch_holds_nobody_up() {
     story.desired.agents.insert(agent_name("slow"), agent("slow"));
     publish(&mut story.fake.state(), &[("quick", "1"), ("slow", "1")]);
     story.fake.state().latency.insert("fetch", Duration::from_secs(100));
-    story.fake.order(Fault::transient("create", Strike::Before, 1));
+    story.fake.order(Fault::transient("create", FaultPoint::Before, 1));
     let began = Instant::now();
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", report.troubles);
+    assert!(report.converged, "{:?}", report.problems);
     let state = story.fake.state();
     let started = |name: &str| {
         let hit = state.effects.iter().find(|effect| effect.call.word == "start" && effect.call.target == name);
@@ -70,8 +70,8 @@ async fn one_agent_that_fails_stops_no_other() {
     let report = story.converge().await;
     assert!(!report.converged);
     assert_eq!(story.names(), ["demo-c"]);
-    assert_eq!(report.troubles.len(), 2, "{:?}", troubles(&report));
-    assert!(troubles(&report).iter().any(|line| line == "ordered failure of create demo-a"), "{:?}", troubles(&report));
+    assert_eq!(report.problems.len(), 2, "{:?}", problems(&report));
+    assert!(problems(&report).iter().any(|line| line == "ordered failure of create demo-a"), "{:?}", problems(&report));
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,9 +79,9 @@ async fn what_may_pass_is_tried_for_some_seconds_and_then_given_up() {
     for (times, converges) in [(3, true), (4, false)] {
         let story = Story::running(&["a"]).await;
         story.fake.state().kill("demo-a");
-        story.fake.order(Fault::transient("start", Strike::Before, times));
+        story.fake.order(Fault::transient("start", FaultPoint::Before, times));
         let report = story.converge().await;
-        assert_eq!(report.converged, converges, "{:?}", report.troubles);
+        assert_eq!(report.converged, converges, "{:?}", report.problems);
         assert_eq!(report.taken.len(), 4, "{:?}", taken(&report));
     }
 }
@@ -90,10 +90,10 @@ async fn what_may_pass_is_tried_for_some_seconds_and_then_given_up() {
 async fn an_answer_that_is_lost_costs_time_only() {
     for word in ["fetch", "load", "create", "start", "commit_manifest", "image"] {
         let story = Story::new(&["a"]);
-        story.fake.order(Fault::transient(word, Strike::After, 1));
+        story.fake.order(Fault::transient(word, FaultPoint::After, 1));
         let began = Instant::now();
         let report = story.converge().await;
-        assert!(report.converged, "{word}: {:?}", troubles(&report));
+        assert!(report.converged, "{word}: {:?}", problems(&report));
         assert!(began.elapsed() < Duration::from_secs(30), "{word} took {:?}", began.elapsed());
         assert!(story.fake.state().count("look") < 20, "{word}");
     }
@@ -102,13 +102,13 @@ async fn an_answer_that_is_lost_costs_time_only() {
 #[tokio::test(start_paused = true)]
 async fn a_hiccup_within_a_replacement_costs_time_only() {
     for word in ["create", "stop", "rename", "start", "inspect", "remove"] {
-        for strike in [Strike::Before, Strike::After] {
+        for point in [FaultPoint::Before, FaultPoint::After] {
             let mut story = Story::running(&["a"]).await;
             story.set_env("a", "MODE", "two");
-            story.fake.order(Fault::transient(word, strike, 1));
+            story.fake.order(Fault::transient(word, point, 1));
             let report = story.converge().await;
-            assert!(report.converged, "{word} {strike:?}: {:?}", troubles(&report));
-            assert_eq!(story.names(), ["demo-a"], "{word} {strike:?}");
+            assert!(report.converged, "{word} {point:?}: {:?}", problems(&report));
+            assert_eq!(story.names(), ["demo-a"], "{word} {point:?}");
         }
     }
 }
@@ -137,7 +137,7 @@ async fn a_difference_that_comes_back_is_stalled_and_not_hammered() {
         () = respawn => unreachable!(),
     };
     assert!(!report.converged);
-    assert!(matches!(&report.troubles[..], [Trouble::NonConvergent { .. }]), "{:?}", troubles(&report));
+    assert!(matches!(&report.problems[..], [Problem::NonConvergent { .. }]), "{:?}", problems(&report));
     assert_eq!(report.taken.len(), 2);
     assert!(story.fake.state().count("look") < 8);
 }
@@ -150,7 +150,7 @@ async fn a_container_that_dies_at_once_is_an_error_with_its_last_words() {
         story.agent("a").container.restart = restart;
         let report = story.converge().await;
         assert!(!report.converged);
-        let said = troubles(&report).join("\n");
+        let said = problems(&report).join("\n");
         assert!(said.contains("ending with 7"), "{restart}: {said}");
         assert_eq!(
             report.taken.iter().filter(|taken| taken.step.action.kind() == ActionKind::CreateContainer).count(),
@@ -165,7 +165,7 @@ async fn a_one_shot_that_succeeds_is_no_error() {
     story.set_env("a", "CRASH", "0");
     story.agent("a").container.restart = RestartPolicy::OnFailure;
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", report.troubles);
+    assert!(report.converged, "{:?}", report.problems);
     assert_eq!(story.phase("demo-a"), Phase::Exited { code: 0 });
 }
 
@@ -178,7 +178,7 @@ async fn a_successor_that_fails_gives_way_to_its_predecessor() {
         let id = story.id("demo-a");
         story.set_env("a", variable, value);
         let report = story.converge().await;
-        let [said] = &troubles(&report)[..] else { panic!("{:?}", troubles(&report)) };
+        let [said] = &problems(&report)[..] else { panic!("{:?}", problems(&report)) };
         assert!(said.starts_with("container `demo-a` was rolled back"), "{said}");
         assert_eq!((story.id("demo-a"), story.phase("demo-a")), (id, Phase::Running));
         assert_eq!(story.names(), ["demo-a"]);
@@ -191,19 +191,19 @@ async fn a_rollback_that_fails_is_said() {
     story.set_env("a", "CRASH", "7");
     story.fake.order(Fault::lasting("remove"));
     let report = story.converge().await;
-    let said = troubles(&report).join("\n");
+    let said = problems(&report).join("\n");
     assert!(said.contains("could not be rolled back") && said.contains("ordered failure of remove"), "{said}");
     assert_eq!(story.names(), ["demo-a", "demo-a.prev"], "the predecessor is kept");
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_is_waited_for_unless_told_otherwise() {
+async fn health_is_waited_for_unless_reported_otherwise() {
     let mut story = Story::new(&["a"]);
     story.agent("a").container.healthcheck = Some(health_check());
     story.set_env("a", "SICK", "8");
     let began = Instant::now();
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", report.troubles);
+    assert!(report.converged, "{:?}", report.problems);
     assert!((8..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 
     let mut story = Story::new(&["a"]);
@@ -212,12 +212,12 @@ async fn health_is_waited_for_unless_told_otherwise() {
     story.options.wait = false;
     let began = Instant::now();
     let report = story.converge().await;
-    assert!(!report.converged && report.troubles.is_empty(), "it is not called ready: {:?}", troubles(&report));
+    assert!(!report.converged && report.problems.is_empty(), "it is not called ready: {:?}", problems(&report));
     assert_eq!(report.not_waited_for.len(), 1);
     assert!(began.elapsed() < Duration::from_secs(1));
     story.options.wait = true;
     let report = story.converge().await;
-    assert_eq!(report.troubles[0].kind().to_string(), "unhealthy", "{:?}", troubles(&report));
+    assert_eq!(report.problems[0].kind().to_string(), "unhealthy", "{:?}", problems(&report));
     assert_eq!(taken(&report), ["restart container `demo-a`"], "once, and no more");
 }
 
@@ -244,7 +244,7 @@ async fn what_is_unhealthy_is_restarted_and_what_has_recovered_is_not() {
         one.checks = (3, false);
     }
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert_eq!((starts(), story.id("demo-a")), (first + 1, before));
     assert_eq!(taken(&report), ["restart container `demo-a`"]);
 }
@@ -267,7 +267,7 @@ async fn a_resumed_replacement_waits_for_health_too() {
 async fn time_runs_out() {
     let mut story = Story::new(&["a"]);
     story.options.timeout = Duration::from_secs(30);
-    story.fake.order(Fault { strike: Strike::Hang, ..Fault::transient("fetch", Strike::Hang, 1) });
+    story.fake.order(Fault { point: FaultPoint::Hang, ..Fault::transient("fetch", FaultPoint::Hang, 1) });
     let began = Instant::now();
     let report = story.converge().await;
     assert!(report.timed_out && !report.converged);
@@ -322,7 +322,7 @@ async fn a_port_swap_stops_one_first() {
     story.agent("a").container.ports = vec![port(8002)];
     story.agent("b").container.ports = vec![port(8001)];
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,7 +335,7 @@ async fn a_port_is_waited_for_while_its_holder_waits_for_its_image() {
     story.agent("b").version = Version::Exact("2".into());
     publish(&mut story.fake.state(), &[("a", "1"), ("b", "2")]);
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,7 +344,7 @@ async fn a_paused_container_can_be_stopped() {
     story.fake.state().named_mut("demo-a").unwrap().phase = Phase::Paused;
     story.agent("a").state = AgentState::Stopped;
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
 }
 
 #[tokio::test(start_paused = true)]
@@ -356,7 +356,7 @@ async fn an_adopted_name_of_an_orphan_is_taken_once() {
     story.desired.agents = [(agent_name("heir"), heir)].into();
     story.options.policy.adopt = true;
     let report = story.converge().await;
-    assert!(report.converged, "{:?} after {:?}", troubles(&report), taken(&report));
+    assert!(report.converged, "{:?} after {:?}", problems(&report), taken(&report));
     assert_eq!(story.names(), ["demo-a"]);
 }
 
@@ -370,7 +370,7 @@ async fn a_killed_replacement_is_taken_up_on_whatever_line() {
         assert!(!story.names().is_empty());
         story.fake.restart();
         let report = story.converge().await;
-        assert!(report.converged, "killed after {line}: {:?}", troubles(&report));
+        assert!(report.converged, "killed after {line}: {:?}", problems(&report));
         assert_eq!(story.names(), ["demo-a"], "killed after {line}");
         assert_eq!(story.phase("demo-a"), Phase::Running);
     }
@@ -379,19 +379,19 @@ async fn a_killed_replacement_is_taken_up_on_whatever_line() {
 #[tokio::test(start_paused = true)]
 async fn blindness_in_the_middle_is_waited_out() {
     let story = Story::new(&["a"]);
-    story.fake.order(Fault { skip: 1, ..Fault::transient("look", Strike::Before, 2) });
+    story.fake.order(Fault { skip: 1, ..Fault::transient("look", FaultPoint::Before, 2) });
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_health_check_runs_in_a_strangers_container() {
+async fn no_health_check_runs_in_a_foreign_container() {
     let mut story = Story::new(&["a"]);
     story.agent("a").container.healthcheck = Some(health_check());
     story.fake.state().put(foreign("demo-a"));
     let began = Instant::now();
     let report = story.converge().await;
-    assert!(matches!(&report.troubles[..], [Trouble::Blocked { .. }]), "{:?}", troubles(&report));
+    assert!(matches!(&report.problems[..], [Problem::Blocked { .. }]), "{:?}", problems(&report));
     assert!(began.elapsed() < Duration::from_secs(1));
     let state = story.fake.state();
     assert_eq!((state.count("exec"), state.count("run_healthcheck")), (0, 0));
@@ -411,8 +411,8 @@ async fn nobody_touches_a_replacement_under_way() {
     }
     let report = story.converge().await;
     let rolled_back =
-        |trouble: &Trouble| matches!(trouble, Trouble::Failed { error, .. } if error.kind() == FailureKind::RolledBack);
-    assert!(report.troubles.iter().any(rolled_back), "{:?}", report.troubles);
+        |problem: &Problem| matches!(problem, Problem::Failed { error, .. } if error.kind() == FailureKind::RolledBack);
+    assert!(report.problems.iter().any(rolled_back), "{:?}", report.problems);
     assert_eq!(story.names(), ["demo-a", "demo-b"]);
     assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before, Phase::Running));
 }
@@ -428,7 +428,7 @@ async fn a_predecessor_goes_only_once_its_successor_is_healthy() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         cancel.cancel();
     });
-    assert!(report.interrupted, "{:?}", report.troubles);
+    assert!(report.interrupted, "{:?}", report.problems);
     assert_eq!(story.names(), ["demo-a"]);
     assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before.clone(), Phase::Running), "what served serves on");
     story.cancel = Default::default();

@@ -46,13 +46,13 @@ async fn a_tag_of_somebodys_own_image_is_a_conflict_until_it_is_adopted() {
     for took in tries {
         let report = story.converge().await;
         assert_eq!(taken(&report), took);
-        assert_eq!(troubles(&report), [conflict]);
+        assert_eq!(problems(&report), [conflict]);
         assert_eq!(story.fake.state().images[&reference_of("a", "1")], theirs);
     }
     story.options.policy.adopt = true;
     let report = story.converge().await;
     assert_eq!(taken(&report), ["tag image `r.example/a:1`", "create container `demo-a`"]);
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     let state = story.fake.state();
     assert_eq!(state.images[&reference_of("a", "1")], image_of("a", "1"));
     assert!(state.image_store.contains(&theirs), "it stays");
@@ -71,7 +71,7 @@ async fn a_tag_of_ours_moves_on_to_what_is_published_anew() {
         state.tarballs.insert(digest("anew"), (ImageId::from("anew"), vec!["r.example/a:1".into()]));
     }
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     let state = story.fake.state();
     assert_eq!(state.images[&reference_of("a", "1")], ImageId::from("anew"));
     assert_eq!(state.named("demo-a").unwrap().1.image, ImageId::from("anew"));
@@ -84,7 +84,7 @@ async fn a_tarball_of_another_image_is_refused_and_leaves_nothing() {
     let story = Story::new(&["a"]);
     story.fake.state().tarballs.insert(tarball_of("a", "1"), (ImageId::from("b"), vec!["r.example/b:1".into()]));
     let report = story.converge().await;
-    assert_eq!(troubles(&report), ["tarball `vm/images/a-1-x64.tar.gz` holds `r.example/b:1`, not `r.example/a:1`"]);
+    assert_eq!(problems(&report), ["tarball `vm/images/a-1-x64.tar.gz` holds `r.example/b:1`, not `r.example/a:1`"]);
     let state = story.fake.state();
     assert!(state.images.is_empty() && state.image_store.is_empty());
     assert_eq!(state.count("load"), 0);
@@ -114,7 +114,7 @@ async fn two_state_files_with_other_content_under_one_name_leave_each_other_alon
     };
     for story in [&one, &two] {
         let report = story.converge_in(&world(story)).await;
-        assert!(report.converged, "{:?}", troubles(&report));
+        assert!(report.converged, "{:?}", problems(&report));
     }
     for _ in 0..3 {
         for story in [&one, &two] {
@@ -311,7 +311,7 @@ async fn a_predecessor_stays_the_fallback_when_the_wish_changes_again() {
     .await;
     story.set_env("a", "CRASH", "7");
     let report = story.converge().await;
-    assert!(troubles(&report)[0].contains("rolled back"), "{:?}", troubles(&report));
+    assert!(problems(&report)[0].contains("rolled back"), "{:?}", problems(&report));
     assert_eq!(story.names(), ["demo-a"]);
     assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before, Phase::Running));
 }
@@ -328,6 +328,6 @@ async fn an_unproved_successor_serves_until_the_next_ones_image_is_there() {
     let plan = story.plan().await;
     assert!(plan.iter().any(|line| line.starts_with("start container `demo-a`")), "{plan:?}");
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert_eq!(story.names(), ["demo-a"]);
 }

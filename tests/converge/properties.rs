@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
 use steadfast::backend::ImageFacts;
-use steadfast::backend::fake::{Fake, FakeContainer, Fault, Strike};
+use steadfast::backend::fake::{Fake, FakeContainer, Fault, FaultPoint};
 use steadfast::model::*;
 
 use crate::worlds::*;
@@ -320,7 +320,7 @@ fn is_of(one: &FakeContainer, agent: &AgentName) -> bool {
     is_ours(one) && one.labels.get(labels::AGENT).is_some_and(|label| label == agent.as_str())
 }
 
-fn strangers(fake: &Fake) -> Vec<String> {
+fn foreign_containers(fake: &Fake) -> Vec<String> {
     let state = fake.state();
     state.containers.values().filter(|one| !is_ours(one)).map(|one| format!("{one:?}")).collect()
 }
@@ -350,12 +350,12 @@ proptest! {
     fn converges_and_stays(past in any_past(), last in any_wishes()) {
         run(async {
             let story = story(&past, &last).await;
-            let theirs = strangers(&story.fake);
+            let theirs = foreign_containers(&story.fake);
             let before = story.fake.state().containers.clone();
             let report = story.converge().await;
-            prop_assert!(report.converged, "{:?}\ntaken {:?}\nleft {:?}", troubles(&report), taken(&report), lines(&report.residual));
+            prop_assert!(report.converged, "{:?}\ntaken {:?}\nleft {:?}", problems(&report), taken(&report), lines(&report.residual));
             let after = story.fake.state().containers.clone();
-            prop_assert_eq!(strangers(&story.fake), theirs);
+            prop_assert_eq!(foreign_containers(&story.fake), theirs);
             for effect in &story.fake.state().effects {
                 prop_assert!(effect.owner.as_ref().is_none_or(|owner| owner.as_deref() == Some("demo")), "{:?}", effect);
             }
@@ -391,7 +391,7 @@ proptest! {
 
     /// A stranger who holds a wanted name is left alone, whatever else is to be done.
     #[test]
-    fn a_stranger_is_never_touched(past in any_past(), last in any_wishes(), who in 0..AGENTS.len(), prune in any::<bool>()) {
+    fn a_foreign_container_is_never_touched(past in any_past(), last in any_wishes(), who in 0..AGENTS.len(), prune in any::<bool>()) {
         run(async {
             let mut story = story(&past, &last).await;
             story.options.policy.prune = prune;
@@ -401,16 +401,16 @@ proptest! {
                 story.fake.state().containers.remove(&id);
             }
             story.fake.state().put(foreign(&name));
-            let theirs = strangers(&story.fake);
+            let theirs = foreign_containers(&story.fake);
             let report = story.converge().await;
-            prop_assert_eq!(strangers(&story.fake), theirs);
+            prop_assert_eq!(foreign_containers(&story.fake), theirs);
             for effect in &story.fake.state().effects {
                 prop_assert!(effect.owner.as_ref().is_none_or(|owner| owner.as_deref() == Some("demo")), "{:?}", effect);
             }
             let wanted = story.desired.agents.values().any(|agent| agent.container.name.as_str() == name && agent.state != AgentState::Absent);
             // An orphan that is kept may keep a wanted port as well.
             if prune || wanted {
-                prop_assert_eq!(report.converged, !wanted, "{:?}", troubles(&report));
+                prop_assert_eq!(report.converged, !wanted, "{:?}", problems(&report));
             }
             Ok(())
         })?;
@@ -424,7 +424,7 @@ proptest! {
             let mut story = story(&past, &last).await;
             let world = story.fake.fork();
             let report = story.converge().await;
-            prop_assert!(report.converged, "{:?}", troubles(&report));
+            prop_assert!(report.converged, "{:?}", problems(&report));
             let wanted = outcome(&story.fake);
             story.fake = world;
             let mut kept: Vec<_> = story.desired.agents.iter().filter(|(_, agent)| agent.state != AgentState::Absent).map(|(name, _)| name.to_string()).collect();
@@ -440,7 +440,7 @@ proptest! {
                 story.fake.restart();
             }
             let report = story.converge().await;
-            prop_assert!(report.converged, "{:?}", troubles(&report));
+            prop_assert!(report.converged, "{:?}", problems(&report));
             prop_assert_eq!(outcome(&story.fake), wanted);
             effects.extend(std::mem::take(&mut story.fake.state().effects));
             for effect in &effects {
@@ -462,8 +462,8 @@ proptest! {
             let wanted = outcome(&story.fake);
             story.fake = world;
             for (skip, after) in faults {
-                let strike = if after { Strike::After } else { Strike::Before };
-                story.fake.order(Fault { skip, ..Fault::transient("", strike, 1) });
+                let point = if after { FaultPoint::After } else { FaultPoint::Before };
+                story.fake.order(Fault { skip, ..Fault::transient("", point, 1) });
             }
             let report = story.converge().await;
             prop_assert!(report.took.as_secs() < 300, "it took {:?}", report.took);
@@ -471,7 +471,7 @@ proptest! {
             prop_assert!(calls < 1000, "{} calls", calls);
             story.fake.restart();
             let again = story.converge().await;
-            prop_assert!(again.converged, "{:?} after {:?}", troubles(&again), troubles(&report));
+            prop_assert!(again.converged, "{:?} after {:?}", problems(&again), problems(&report));
             prop_assert_eq!(outcome(&story.fake), wanted);
             Ok(())
         })?;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::select;
-use steadfast::backend::fake::{Effect, Fake, FakeContainer, Fault, State, Strike};
+use steadfast::backend::fake::{Effect, Fake, FakeContainer, Fault, FaultPoint, State};
 use steadfast::model::*;
-use steadfast::reconcile::run::{Edition, Request};
+use steadfast::reconcile::run::{Request, Revision};
 use steadfast::reconcile::{Options, Report};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -31,9 +31,9 @@ enum Event {
     SwapNames(usize, usize),
     /// The file cannot be used.
     BadEdit,
-    Outside(usize, Outside, Told),
+    Outside(usize, Outside, Delivered),
     /// Somebody else takes the name of the agent's container, where it is free.
-    Stranger(usize),
+    Foreign(usize),
     EventsCut,
     /// An event that nothing stands behind.
     MadeUp(usize, &'static str, Option<i32>),
@@ -45,9 +45,9 @@ enum Event {
     LocalManifestLost,
     Published(&'static str),
     ManifestGone,
-    Fault(&'static str, Strike, bool, usize),
+    Fault(&'static str, FaultPoint, bool, usize),
     /// Nothing of Podman answers until the next [`Event::Lifted`].
-    PodmanAway(Strike),
+    PodmanAway(FaultPoint),
     Lifted,
     Slow(&'static str, u64),
     /// `run` goes, and comes back after so many more events.
@@ -86,7 +86,7 @@ enum Outside {
 
 /// Whether an event tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Delivered {
     Not,
     Once,
     Twice,
@@ -138,8 +138,8 @@ fn any_outside() -> impl Strategy<Value = Outside> {
 
 fn any_event() -> impl Strategy<Value = Event> {
     let who = || 0..AGENTS.len();
-    let told = select(vec![Told::Once, Told::Once, Told::Twice, Told::Not]);
-    let strikes = || select(vec![Strike::Before, Strike::After, Strike::Hang]);
+    let told = select(vec![Delivered::Once, Delivered::Once, Delivered::Twice, Delivered::Not]);
+    let points = || select(vec![FaultPoint::Before, FaultPoint::After, FaultPoint::Hang]);
     let calls = select([&CALLS[..], &STORE_CALLS[..], &[""]].concat());
     let slow = select(vec!["look", "start", "stop", "create", "fetch", "load", "published", "inspect"]);
     let made_up = select(vec!["died", "die", "start", "remove", "exec_died", "", "häh"]);
@@ -149,7 +149,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => (who(), who()).prop_map(|(one, other)| Event::SwapNames(one, other)),
         1 => Just(Event::BadEdit),
         8 => (who(), any_outside(), told).prop_map(|(who, what, told)| Event::Outside(who, what, told)),
-        1 => who().prop_map(Event::Stranger),
+        1 => who().prop_map(Event::Foreign),
         1 => Just(Event::EventsCut),
         1 => (who(), made_up, select(vec![None, Some(1), Some(137)])).prop_map(|(who, word, code)| Event::MadeUp(who, word, code)),
         1 => any::<bool>().prop_map(Event::PodmanGivesUp),
@@ -160,9 +160,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::LocalManifestLost),
         1 => select(vec!["1", "2"]).prop_map(Event::Published),
         1 => Just(Event::ManifestGone),
-        4 => (calls, strikes(), prop::bool::weighted(0.7), select(vec![1, 1, 2, 5, usize::MAX]))
-            .prop_map(|(word, strike, transient, times)| Event::Fault(word, strike, transient, times)),
-        1 => strikes().prop_map(Event::PodmanAway),
+        4 => (calls, points(), prop::bool::weighted(0.7), select(vec![1, 1, 2, 5, usize::MAX]))
+            .prop_map(|(word, point, transient, times)| Event::Fault(word, point, transient, times)),
+        1 => points().prop_map(Event::PodmanAway),
         2 => Just(Event::Lifted),
         1 => (slow, select(vec![0, 200, 3000])).prop_map(|(word, millis)| Event::Slow(word, millis)),
         2 => ((0..8usize).prop_map(How::Killed), 0..3usize).prop_map(|(how, back)| Event::Down(how, back)),
@@ -202,7 +202,7 @@ struct Play {
     answers: Vec<JoinHandle<Option<Report>>>,
     /// Agents whose container may have to be made anew.
     touched: BTreeSet<usize>,
-    strangers: Vec<ContainerId>,
+    foreign_containers: Vec<ContainerId>,
     served: &'static str,
 }
 
@@ -258,8 +258,8 @@ impl Play {
             state.calls.clear();
             state.effects.clear();
         }
-        let (answers, touched, strangers) = (Vec::new(), BTreeSet::new(), Vec::new());
-        Self { fake, desired, run: Some(run), back_in: 0, answers, touched, strangers, served: "1" }
+        let (answers, touched, foreign_containers) = (Vec::new(), BTreeSet::new(), Vec::new());
+        Self { fake, desired, run: Some(run), back_in: 0, answers, touched, foreign_containers, served: "1" }
     }
 
     /// The name of an agent's container.
@@ -273,10 +273,10 @@ impl Play {
         AGENTS.into_iter().map(of).collect()
     }
 
-    fn publish_edition(&mut self) {
+    fn publish_revision(&mut self) {
         if let Some(run) = &mut self.run {
             run.desired = self.desired.clone();
-            run.editions.send_replace(Edition { desired: self.desired.clone().into(), error: None });
+            run.revisions.send_replace(Revision { desired: self.desired.clone().into(), error: None });
         }
     }
 
@@ -315,7 +315,7 @@ impl Play {
                 }
                 // Where one of them is not there, its port is nobody's.
                 self.touched.extend([*one, *other]);
-                self.publish_edition();
+                self.publish_revision();
             }
             Event::SwapNames(one, other) => {
                 let names = (self.container(*one), self.container(*other));
@@ -326,7 +326,7 @@ impl Play {
                         let agent = self.desired.agents.get_mut(&agent_name(AGENTS[*who]));
                         agent.unwrap().container.name = container_name(name);
                     }
-                    self.publish_edition();
+                    self.publish_revision();
                 }
             }
             Event::BadEdit => {
@@ -335,16 +335,16 @@ impl Play {
                 }
             }
             Event::Outside(who, what, told) => self.outside(*who, what, *told),
-            Event::Stranger(who) => {
+            Event::Foreign(who) => {
                 let name = self.container(*who);
                 let mut state = self.fake.state();
                 let free = state.named(&name).is_none();
                 if free {
-                    let mut stranger = foreign(&name);
-                    stranger.spec.ports.clear();
-                    let id = state.put(stranger);
+                    let mut foreign_container = foreign(&name);
+                    foreign_container.spec.ports.clear();
+                    let id = state.put(foreign_container);
                     drop(state);
-                    self.strangers.push(id);
+                    self.foreign_containers.push(id);
                 }
             }
             Event::EventsCut => self.fake.state().cut_events(),
@@ -379,13 +379,13 @@ impl Play {
                 self.touched.extend(0..AGENTS.len());
             }
             Event::ManifestGone => self.fake.state().published = None,
-            Event::Fault(word, strike, transient, times) => {
-                let fault = Fault::transient(word, *strike, *times);
+            Event::Fault(word, point, transient, times) => {
+                let fault = Fault::transient(word, *point, *times);
                 self.fake.order(Fault { transient: *transient, ..fault });
             }
-            Event::PodmanAway(strike) => {
+            Event::PodmanAway(point) => {
                 for word in CALLS {
-                    self.fake.order(Fault::transient(word, *strike, usize::MAX));
+                    self.fake.order(Fault::transient(word, *point, usize::MAX));
                 }
                 self.fake.state().cut_events();
             }
@@ -472,10 +472,10 @@ impl Play {
                 agent.version = Version::Exact("1".to_owned());
             }
         }
-        self.publish_edition();
+        self.publish_revision();
     }
 
-    fn outside(&mut self, who: usize, what: &Outside, told: Told) {
+    fn outside(&mut self, who: usize, what: &Outside, told: Delivered) {
         let name = self.container(who);
         let mut state = self.fake.state();
         if !state.named(&name).is_some_and(|(_, one)| is_ours(one)) {
@@ -520,9 +520,9 @@ impl Play {
         };
         // `die` tells of itself.
         let times = match (told, what) {
-            (Told::Not, _) | (Told::Once, Outside::Died(_)) => 0,
-            (Told::Once, _) | (Told::Twice, Outside::Died(_)) => 1,
-            (Told::Twice, _) => 2,
+            (Delivered::Not, _) | (Delivered::Once, Outside::Died(_)) => 0,
+            (Delivered::Once, _) | (Delivered::Twice, Outside::Died(_)) => 1,
+            (Delivered::Twice, _) => 2,
         };
         for _ in 0..times {
             state.tell(word, &name, code);
@@ -530,7 +530,7 @@ impl Play {
     }
 
     /// Everything that fails is mended, and everything that is wanted is offered.
-    fn mend(&mut self) {
+    fn repair(&mut self) {
         self.fake.lift();
         {
             let mut state = self.fake.state();
@@ -684,10 +684,10 @@ async fn play(schedule: &[(u64, Event)]) -> Result<(), TestCaseError> {
         }
     }
     let took = began.elapsed();
-    play.mend();
+    play.repair();
     {
         let mut state = play.fake.state();
-        for id in std::mem::take(&mut play.strangers) {
+        for id in std::mem::take(&mut play.foreign_containers) {
             let untouched =
                 state.containers.remove(&id).is_some_and(|one| !is_ours(&one) && one.phase == Phase::Running);
             prop_assert!(untouched, "a stranger was touched");
@@ -733,7 +733,7 @@ async fn play(schedule: &[(u64, Event)]) -> Result<(), TestCaseError> {
                 agent.container.env.remove(name);
             }
         }
-        play.publish_edition();
+        play.publish_revision();
         play.settle().await;
     }
     play.check(true)?;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use steadfast::backend::fake::{FakeVm, Fault, Strike};
+use steadfast::backend::fake::{FakeVm, Fault, FaultPoint};
 use steadfast::model::{Phase, Port, Protocol, TemplateChange, VmPhase};
 use steadfast::plan::WaitingOn;
-use steadfast::reconcile::Trouble;
+use steadfast::reconcile::Problem;
 use tokio::time::Instant;
 
-use crate::worlds::{self, Story, taken, troubles};
+use crate::worlds::{self, Story, problems, taken};
 
 /// Two agents in a machine that is yet to be made.
 fn story() -> Story {
@@ -43,7 +43,7 @@ async fn from_nothing_to_agents_that_run() {
     let later = "later observeContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers";
     assert!(plan.contains(&later.to_owned()), "{plan:#?}");
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     let steps = taken(&report);
     let at =
         |step: &str| steps.iter().position(|taken| taken == step).unwrap_or_else(|| panic!("no {step}: {steps:?}"));
@@ -57,18 +57,18 @@ async fn a_stopped_machine_is_started_with_what_ran_in_it() {
     let story = converged().await;
     story.fake.state().vm_goes_down(VmPhase::Stopped);
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert_eq!(taken(&report)[0], "start VM `agents`");
     assert_eq!(story.phase("demo-a"), Phase::Running);
     assert!(!effects(&story).contains(&"create".to_owned()), "nothing is made anew");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_machine_is_mended_and_never_deleted() {
+async fn a_broken_machine_is_repaired_and_never_deleted() {
     let story = converged().await;
     story.fake.state().vm_goes_down(VmPhase::Broken("driver is gone".into()));
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert_eq!(effects(&story)[0], "vm_start");
     assert!(!effects(&story).contains(&"vm_delete".to_owned()));
 }
@@ -102,11 +102,11 @@ async fn a_machine_of_somebody_else_is_not_touched_unless_it_is_given() {
         vm(&story, |vm| (vm.owner, vm.root) = (owner.map(str::to_owned), root.map(str::to_owned)));
         let report = story.converge().await;
         assert_eq!(effects(&story), Vec::<String>::new());
-        let said = troubles(&report).join("\n");
+        let said = problems(&report).join("\n");
         assert!(said.contains(why), "{said}");
         story.options.policy.adopt = true;
         let report = story.converge().await;
-        assert!(report.converged, "{:?}", troubles(&report));
+        assert!(report.converged, "{:?}", problems(&report));
         assert_eq!(effects(&story)[..2], ["vm_adopt", "vm_start"]);
         story.options.policy.adopt = false;
         assert!(story.plan().await.is_empty(), "it is ours from now on");
@@ -119,19 +119,19 @@ async fn a_machine_of_somebody_else_is_not_reached_into() {
     story.fake.state().calls.clear();
     vm(&story, |vm| vm.owner = None);
     let report = story.converge().await;
-    assert!(troubles(&report).join("\n").contains("was not made by this state file"), "{:?}", troubles(&report));
+    assert!(problems(&report).join("\n").contains("was not made by this state file"), "{:?}", problems(&report));
     let words: Vec<_> = story.fake.state().calls.iter().map(|call| call.word).collect();
     assert!(words.contains(&"vm_look") && !words.contains(&"look"), "{words:?}");
     let down = story.down().await;
-    assert!(troubles(&down).join("\n").contains("was not made by this state file"), "{:?}", troubles(&down));
-    let is_strange = |trouble: &Trouble| matches!(trouble, Trouble::Blocked { waiting } if matches!(waiting.on, WaitingOn::VmStranger { .. }));
-    assert!(down.troubles.iter().all(is_strange), "{down:?}");
+    assert!(problems(&down).join("\n").contains("was not made by this state file"), "{:?}", problems(&down));
+    let is_strange = |problem: &Problem| matches!(problem, Problem::Blocked { waiting } if matches!(waiting.on, WaitingOn::ForeignVm { .. }));
+    assert!(down.problems.iter().all(is_strange), "{down:?}");
     story.options.policy.adopt = true;
     assert!(story.converge().await.converged);
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_who_acts_mends_the_way_in() {
+async fn only_who_acts_repairs_the_way_in() {
     let story = converged().await;
     let is_kept = || std::mem::take(&mut story.fake.state().is_kept);
     is_kept();
@@ -155,7 +155,7 @@ async fn one_that_runs_and_does_not_answer_is_waited_for_and_then_restarted() {
     );
     story.options.timeout = Duration::from_secs(600);
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert_eq!(taken(&report)[0], "restart VM `agents`");
     assert!(silent.elapsed() >= Duration::from_secs(300), "{:?}", silent.elapsed());
     assert!(silent.elapsed() < Duration::from_secs(330), "{:?}", silent.elapsed());
@@ -175,7 +175,7 @@ async fn what_a_restart_does_not_help_is_restarted_ever_more_rarely() {
         story.fake.state().calls.iter().filter(|call| call.word == "vm_start").map(|call| call.at).collect();
     let waits: Vec<_> = starts.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
     assert!(waits.iter().all(|wait| *wait >= 600), "{waits:?}");
-    assert!(troubles(&report).join("\n").contains("NonConvergent"), "{:?}", troubles(&report));
+    assert!(problems(&report).join("\n").contains("NonConvergent"), "{:?}", problems(&report));
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,14 +192,14 @@ async fn a_guest_that_reboots_is_waited_for() {
         Instant::now()
     };
     let (report, back) = tokio::join!(story.converge(), back);
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert!(!effects(&story).contains(&"vm_start".to_owned()));
     assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
     assert_eq!(story.phase("demo-a"), Phase::Running);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_template_is_told_and_the_machine_kept() {
+async fn a_changed_template_is_reported_and_the_machine_kept() {
     let mut story = converged().await;
     worlds::spec(&mut story.desired).template = worlds::template("cpus: 3");
     let plan = story.plan().await;
@@ -225,7 +225,7 @@ async fn a_changed_template_makes_it_anew_where_the_file_says_so() {
         "later observeContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers"
     );
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert_eq!(effects(&story)[..3], ["vm_delete", "vm_create", "vm_start"]);
     assert!(story.plan().await.is_empty());
 }
@@ -259,7 +259,7 @@ async fn a_new_port_is_led_into_the_running_machine() {
         "{plan:#?}"
     );
     let report = story.converge().await;
-    assert!(report.converged, "{:?}", troubles(&report));
+    assert!(report.converged, "{:?}", problems(&report));
     assert!(!effects(&story).contains(&"vm_start".to_owned()));
     assert!(story.plan().await.is_empty());
 }
@@ -275,24 +275,24 @@ async fn what_cannot_be_looked_at_is_neither_made_nor_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_fails_for_good_is_told_and_not_repeated() {
+async fn a_start_that_fails_for_good_is_reported_and_not_repeated() {
     let mut story = story();
     story.options.timeout = Duration::from_secs(60);
     story.fake.order(Fault::lasting("vm_start"));
     let report = story.converge().await;
     assert!(!report.converged);
     assert_eq!(story.fake.state().count("vm_start"), 1);
-    assert!(troubles(&report).join("\n").contains("did not become ready"), "{:?}", troubles(&report));
+    assert!(problems(&report).join("\n").contains("did not become ready"), "{:?}", problems(&report));
 }
 
 #[tokio::test(start_paused = true)]
 async fn killed_between_any_two_steps_the_next_run_gets_there() {
-    for strike in [Strike::Before, Strike::After] {
+    for point in [FaultPoint::Before, FaultPoint::After] {
         for word in ["vm_create", "vm_start", "load", "create"] {
             let story = story();
-            story.fake.order(Fault { times: 1, ..Fault::transient(word, strike, 1) });
+            story.fake.order(Fault { times: 1, ..Fault::transient(word, point, 1) });
             let report = story.converge().await;
-            assert!(report.converged, "{word} {strike:?}: {:?}", troubles(&report));
+            assert!(report.converged, "{word} {point:?}: {:?}", problems(&report));
         }
     }
     for effects in 0..12 {
@@ -304,7 +304,7 @@ async fn killed_between_any_two_steps_the_next_run_gets_there() {
         }
         story.fake.restart();
         let report = story.converge().await;
-        assert!(report.converged, "after {effects}: {:?}", troubles(&report));
+        assert!(report.converged, "after {effects}: {:?}", problems(&report));
         assert!(story.plan().await.is_empty());
     }
 }

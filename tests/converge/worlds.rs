@@ -68,7 +68,7 @@ impl Story {
     /// What is wanted has come about.
     pub async fn settled(self) -> Self {
         let report = self.converge().await;
-        assert!(report.converged, "{:?}", report.troubles);
+        assert!(report.converged, "{:?}", report.problems);
         self.fake.restart();
         self
     }
@@ -146,8 +146,8 @@ impl Story {
 }
 
 /// What went wrong, a line for each trouble.
-pub fn troubles(report: &Report) -> Vec<String> {
-    report.troubles.iter().map(ToString::to_string).collect()
+pub fn problems(report: &Report) -> Vec<String> {
+    report.problems.iter().map(ToString::to_string).collect()
 }
 
 /// The steps that were taken.

@@ -63,7 +63,7 @@ fn can_be(line: &str) -> bool {
 }
 
 #[test]
-fn whatever_the_kernel_refuses_it_is_done_right_or_told() {
+fn whatever_the_kernel_refuses_it_is_done_right_or_reported() {
     if !trace::is_possible() {
         return;
     }
@@ -84,7 +84,7 @@ fn whatever_the_kernel_refuses_it_is_done_right_or_told() {
 
 /// From the first thread on, from the second on, …
 #[test]
-fn a_machine_without_threads_is_told_as_that_or_made_do_with() {
+fn a_machine_without_threads_is_reported_as_that_or_made_do_with() {
     if !trace::is_possible() {
         return;
     }

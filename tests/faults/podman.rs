@@ -241,7 +241,7 @@ fn spoil(client: &mut UnixStream, manner: Manner, answer: &[u8]) -> std::io::Res
 }
 
 #[test]
-fn whatever_podmans_socket_does_it_is_done_right_or_told() {
+fn whatever_podmans_socket_does_it_is_done_right_or_reported() {
     let kinds = [
         (Kind::Install, 3),
         (Kind::Replace, 6),

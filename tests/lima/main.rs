@@ -49,7 +49,7 @@ mod forwarded {
         crate::places::forwarded;
         containers:
             every_field_reaches_the_container,
-            a_look_finds_ours_and_the_stranger_with_a_wanted_name,
+            a_look_finds_ours_and_the_foreign_one_with_a_wanted_name,
             the_life_of_a_container,
             events_are_the_owners;
         commands:

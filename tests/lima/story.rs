@@ -11,7 +11,7 @@ use crate::world::{CANARY, World, answer_on, comes, free_port, until};
 
 /// One after another over one machine: each boot takes a minute or more where it is emulated.
 #[test]
-fn a_machine_is_made_kept_and_mended() {
+fn a_machine_is_made_kept_and_repaired() {
     let world = World::get();
     let _alone = World::alone();
     made_from_nothing(world);
@@ -19,13 +19,13 @@ fn a_machine_is_made_kept_and_mended() {
     secrets_stay_in_the_container(world);
     a_new_port_needs_no_restart(world);
     a_full_disk_costs_nothing_but_the_step(world);
-    looking_goes_around_what_is_lost_and_acting_mends_it(world);
+    looking_goes_around_what_is_lost_and_acting_repairs_it(world);
     let mut run = world.spawn("run --resync 1h");
     kept(world, &mut run);
-    a_lost_master_is_climbed_around(world, &mut run);
+    a_lost_master_is_routed_around(world, &mut run);
     run = run_that_is_killed_loses_nothing(world, run);
     a_reboot_of_the_guest_is_waited_out(world, &mut run);
-    a_power_cut_is_mended_and_settings_change_with_it(world, &mut run);
+    a_power_cut_is_repaired_and_settings_change_with_it(world, &mut run);
     run.signal(Signal::TERM);
     run.end().expect(143);
     world.run("down").expect(0);
@@ -160,7 +160,7 @@ fn asks_master(world: &World, what: &str) -> bool {
     asked.expect("ssh").status.success()
 }
 
-fn looking_goes_around_what_is_lost_and_acting_mends_it(world: &World) {
+fn looking_goes_around_what_is_lost_and_acting_repairs_it(world: &World) {
     assert!(asks_master(world, "exit"));
     assert_eq!(world.status()["vm"]["rung"], "ssh");
     assert!(!asks_master(world, "check"), "looking changes nothing");
@@ -169,7 +169,7 @@ fn looking_goes_around_what_is_lost_and_acting_mends_it(world: &World) {
     assert_eq!(world.status()["vm"]["rung"], "forward");
 }
 
-fn a_lost_master_is_climbed_around(world: &World, run: &mut Running) {
+fn a_lost_master_is_routed_around(world: &World, run: &mut Running) {
     let starts = world.times("startVm");
     let before = world.status()["run"]["passes"].as_u64().unwrap();
     assert!(asks_master(world, "exit"));
@@ -234,7 +234,7 @@ fn a_reboot_of_the_guest_is_waited_out(world: &World, run: &mut Running) {
 /// The guest writes what is new to its disk within this time.
 const WRITTEN: Duration = Duration::from_secs(5);
 
-fn a_power_cut_is_mended_and_settings_change_with_it(world: &World, run: &mut Running) {
+fn a_power_cut_is_repaired_and_settings_change_with_it(world: &World, run: &mut Running) {
     // Fewer would boot half a minute slower where they are emulated.
     world.state("2", &[], ", cpus: 3, memory: 1GiB");
     until("`run` says that this waits for a start", || {
@@ -266,12 +266,12 @@ fn without_its_host_agent_it_is_shut_down_in_order(world: &World) {
     let plan = world.run("plan").expect(0).stdout;
     assert!(plan.contains("start VM `story`"), "{plan}");
     // Stale, and by now anybody's: it must not be killed.
-    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().expect("sleep");
-    std::fs::write(world.path("ha.pid"), stranger.id().to_string()).expect("the pid file");
+    let mut foreign_container = std::process::Command::new("sleep").arg("600").spawn().expect("sleep");
+    std::fs::write(world.path("ha.pid"), foreign_container.id().to_string()).expect("the pid file");
     world.run("vm stop").expect(0);
-    assert!(stranger.try_wait().expect("waitable").is_none(), "a process of somebody else was killed");
-    let _ = stranger.kill();
-    let _ = stranger.wait();
+    assert!(foreign_container.try_wait().expect("waitable").is_none(), "a process of somebody else was killed");
+    let _ = foreign_container.kill();
+    let _ = foreign_container.wait();
     assert_eq!(world.status()["vm"]["status"], "Stopped");
     let plan = world.run("plan").expect(0).stdout;
     assert!(plan.contains("unknown until VM `story` runs"), "{plan}");

@@ -165,7 +165,7 @@ fn a_lost_host_key_recreates_nothing() {
 }
 
 #[test]
-fn a_suspended_agent_is_only_told_of() {
+fn a_suspended_agent_is_only_reported_of() {
     let suspended = |agent: &mut Agent| agent.suspend = true;
     steady(&["a"]).wants("a", suspended).plans(&["note: agent `a` is suspended, and as it should be"]);
     let scene = steady(&["a", "b"]).phase("demo-a", Phase::Exited { code: 1 }).phase("demo-b", Phase::Created);
@@ -213,8 +213,8 @@ fn what_cannot_be_replaced_yet_is_kept_alive() {
     alive(Phase::Exited { code: 137 }, "start container `demo-a`: it exited with code 137");
     alive(Phase::Paused, "unpause container `demo-a`: it is paused");
     // So is one whose replacement failed, and is left alone for now.
-    let held = steady(&["a"]).edited("a", "MODE", "two").phase("demo-a", Phase::Exited { code: 1 });
-    held.allowing(|policy| _ = policy.held.insert(agent_name("a"))).plans(&[
+    let backing_off = steady(&["a"]).edited("a", "MODE", "two").phase("demo-a", Phase::Exited { code: 1 });
+    backing_off.allowing(|policy| _ = policy.backing_off.insert(agent_name("a"))).plans(&[
         "start container `demo-a`: it exited with code 1",
         "replace container `demo-a`: container.env.MODE changed",
     ]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use steadfast::model::*;
-use steadfast::plan::{Action, Revival, Step};
+use steadfast::plan::{Action, StartMode, Step};
 
 use crate::scene::*;
 
@@ -70,7 +70,7 @@ impl Ideal {
 
     fn open(&mut self) {
         self.seen.guest = Seen::Present(self.inside.take().unwrap_or_default());
-        self.seen.reach = Reach { rung: Some(Rung::Forward), ..Reach::default() };
+        self.seen.reach = Reach { route: Some(Route::Forward), ..Reach::default() };
     }
 
     fn take_one(&mut self, action: &Action) {
@@ -112,12 +112,12 @@ impl Ideal {
             Action::PruneImage { image, .. } => {
                 let guest = self.guest();
                 guest.image_store.remove(image).expect("it is there");
-                guest.images.retain(|_, held| held != image);
+                guest.images.retain(|_, other| other != image);
             }
             Action::CreateContainer { create, start } => self.create(create, *start),
             Action::StartContainer { id, how, previous, .. } => {
                 let one = self.one(id);
-                if *how != Revival::Restart || one.health == Some(Health::Unhealthy) {
+                if *how != StartMode::Restart || one.health == Some(Health::Unhealthy) {
                     one.phase = Phase::Running;
                     one.health = one.health.as_ref().map(|_| Health::Healthy);
                 }

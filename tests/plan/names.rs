@@ -21,7 +21,7 @@ fn another_container_name_takes_the_old_one_along() {
 }
 
 #[test]
-fn a_stranger_with_a_wanted_name_is_a_conflict_until_it_is_given_to_us() {
+fn a_foreign_container_with_a_wanted_name_is_a_conflict_until_it_is_given_to_us() {
     let rows = [
         (Whose::Somebody, "does not belong to this state file"),
         (Whose::Name("elses".into()), "belongs to another state file, of name `elses`"),
@@ -43,7 +43,7 @@ fn a_stranger_with_a_wanted_name_is_a_conflict_until_it_is_given_to_us() {
 }
 
 #[test]
-fn what_an_agent_has_under_another_name_serves_while_a_stranger_has_its_own() {
+fn what_an_agent_has_under_another_name_serves_while_a_foreign_container_has_its_own() {
     let scene = steady(&["a"]).renamed("demo-a", "moved").foreign("demo-a", Whose::Somebody);
     let conflict = "container `demo-a` exists and does not belong to this state file";
     scene.plans(&[&format!("later renameContainer `demo-a`: it is named `moved`, {conflict}")]);

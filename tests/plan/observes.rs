@@ -69,7 +69,7 @@ async fn a_machine_that_is_not_seen_or_not_ours_hides_podman() {
         forwards: Default::default(),
         silent_since: None,
         stays_silent: false,
-        vain_boots: 0,
+        failed_boots: 0,
     };
     fake.state().vm = Some(theirs);
     assert_eq!(unseen(&fake, &desired).await, ["podman"]);

@@ -195,7 +195,7 @@ pub fn scene(pair: &Pair) -> Scene {
         };
         match (&mut scene.observed.vm, pair.vm) {
             (Seen::Present(vm), 1) => vm.owner = Some("elses".into()),
-            (_, 2) => scene.observed.reach.rung = Some(Rung::Forward),
+            (_, 2) => scene.observed.reach.route = Some(Route::Forward),
             _ => {}
         }
     }

@@ -133,7 +133,7 @@ fn what_somebody_needs_stays() {
 }
 
 #[test]
-fn nothing_is_superseded_that_cannot_be_told() {
+fn nothing_is_superseded_that_cannot_be_reported() {
     for how in [
         |observed: &mut Observed| observed.published = unknown(),
         |observed: &mut Observed| observed.local = unknown(),

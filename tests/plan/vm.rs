@@ -11,7 +11,7 @@ const HIDDEN: &str = "later observeContainer `demo-a`: it cannot be seen, unknow
 /// An agent that runs in a machine that runs.
 fn inside() -> Scene {
     let scene = steady(&["a"]).file(|desired| *desired = in_vm(desired.clone()));
-    scene.seeing(|observed| (observed.vm, observed.reach.rung) = (Seen::Present(machine()), Some(Rung::Forward)))
+    scene.seeing(|observed| (observed.vm, observed.reach.route) = (Seen::Present(machine()), Some(Route::Forward)))
 }
 
 fn vm(how: impl FnOnce(&mut VmState)) -> Scene {
@@ -54,11 +54,11 @@ fn each_phase_has_its_answer_and_hides_what_is_in_it() {
 
 #[test]
 fn one_that_does_not_answer_is_restarted_after_its_time_and_ever_more_rarely() {
-    let silent = |minutes: u64, vain_boots: u32| {
+    let silent = |minutes: u64, failed_boots: u32| {
         inside().seeing(|observed| {
             observed.guest = unknown();
             observed.reach =
-                Reach { silent_for: Some(Duration::from_secs(60 * minutes)), vain_boots, ..Reach::default() };
+                Reach { silent_for: Some(Duration::from_secs(60 * minutes)), failed_boots, ..Reach::default() };
         })
     };
     let wait = "later startVm `agents`: it runs, and Podman in it does not answer, once Podman in VM `agents` answers: the look failed";
@@ -76,7 +76,7 @@ fn one_that_does_not_answer_is_restarted_after_its_time_and_ever_more_rarely() {
 }
 
 #[test]
-fn another_template_is_told_and_recreates_only_where_that_is_asked_for() {
+fn another_template_is_reported_and_recreates_only_where_that_is_asked_for() {
     let other = |scene: Scene| scene.file(|desired| spec(desired).template = template("cpus: 3"));
     let note = lines(&other(inside()).plan());
     assert!(note.len() == 1 && note[0].starts_with("note: VM `agents` was made from another version"), "{note:?}");
@@ -134,7 +134,7 @@ fn ports_are_led_in_and_those_of_udp_once_it_is_started() {
     let one = scene.made("a");
     let scene = scene
         .with("demo-a", one)
-        .seeing(|observed| (observed.vm, observed.reach.rung) = (Seen::Present(machine()), Some(Rung::Forward)));
+        .seeing(|observed| (observed.vm, observed.reach.route) = (Seen::Present(machine()), Some(Route::Forward)));
     scene.plans(&[
         "forward `127.0.0.1:8001/tcp`: the port does not lead into the VM yet",
         "note: takes effect when VM `agents` is next started (`steadfast vm restart`, once no `run` keeps it): ports 127.0.0.1:8002/udp",

@@ -121,7 +121,7 @@ pub async fn another_roots_are_foreign<E: Engine>(bench: &Bench<E>) {
     }
 }
 
-pub async fn a_copy_is_told_from_what_it_was_made_of<E: Engine>(bench: &Bench<E>) {
+pub async fn a_copy_is_distinguished_from_what_it_was_made_of<E: Engine>(bench: &Bench<E>) {
     let mut create = bench.shell("agent", "true");
     create.labels.insert(labels::ID.to_owned(), "one".to_owned());
     let agent = bench.made(&create).await;
@@ -148,7 +148,7 @@ pub async fn a_copy_is_told_from_what_it_was_made_of<E: Engine>(bench: &Bench<E>
     bench.engine.remove_image(&id).await.unwrap();
 }
 
-pub async fn a_look_finds_ours_and_the_stranger_with_a_wanted_name<E: Engine>(bench: &Bench<E>) {
+pub async fn a_look_finds_ours_and_the_foreign_one_with_a_wanted_name<E: Engine>(bench: &Bench<E>) {
     let ours = bench.made(&bench.shell("ours", "true")).await;
     let mut foreign = bench.shell("foreign", "true");
     foreign.labels = BTreeMap::from([("steadfast.name".to_owned(), "somebody-else".to_owned())]);
@@ -321,7 +321,7 @@ pub async fn a_frozen_container_is_unfrozen_stopped_and_removed<E: Engine>(bench
 }
 
 /// Podman on this machine only: the process is killed behind its back.
-pub async fn a_start_right_after_a_death_is_not_swallowed<E: Engine>(bench: &Bench<E>) {
+pub async fn a_start_right_after_an_exit_is_not_swallowed<E: Engine>(bench: &Bench<E>) {
     if !bench.local {
         return;
     }
@@ -386,7 +386,7 @@ pub async fn many_that_ignore_their_signal_stop_in_one_grace<E: Engine>(bench: &
 }
 
 /// Before 4.7 Podman restarts what a signal of ours ended.
-pub async fn what_heeds_its_signal_is_not_started_again<E: Engine>(bench: &Bench<E>) {
+pub async fn what_honours_its_signal_is_not_started_again<E: Engine>(bench: &Bench<E>) {
     let mut create = bench.shell("polite", "trap 'exit 3' TERM; while true; do sleep 0.1; done");
     create.spec.restart = RestartPolicy::Always;
     bench.label(&mut create);

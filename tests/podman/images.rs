@@ -10,7 +10,7 @@ use steadfast::model::{ImageId, ImageRef};
 use crate::bench::{Bench, NOW, whole, within};
 use crate::support::archive::{Compression, docker_archive};
 
-pub async fn names_are_told_as_podman_files_them<E: Engine>(bench: &Bench<E>) {
+pub async fn names_are_reported_as_podman_files_them<E: Engine>(bench: &Bench<E>) {
     let short = format!("{}-short:1", bench.owner);
     let full = format!("ghcr.io/acme/{}:2", bench.owner);
     let image = docker_archive().tag(&short).tag(&full).file("two", bench.owner.to_string());
@@ -72,7 +72,7 @@ pub async fn a_broken_archive_is_refused_and_leaves_nothing<E: Engine>(bench: &B
     }
 }
 
-pub async fn free_space_is_told<E: Engine>(bench: &Bench<E>) {
+pub async fn free_space_is_reported<E: Engine>(bench: &Bench<E>) {
     let room = within(bench.engine.room()).await.unwrap().expect("Podman 4.0 and later tell it");
     assert!((1 << 20..1 << 60).contains(&room), "{room}");
 }

@@ -56,7 +56,7 @@ pub async fn a_taken_port_is_a_conflict_that_names_it<E: Engine>(bench: &Bench<E
     bench.engine.start(&id).await.unwrap();
 }
 
-pub async fn a_missing_program_is_told_in_podmans_words<E: Engine>(bench: &Bench<E>) {
+pub async fn a_missing_program_is_reported_in_podmans_words<E: Engine>(bench: &Bench<E>) {
     let id = bench.made(&bench.command("program", &["no-such-program"])).await;
     let err = bench.engine.start(&id).await.unwrap_err();
     assert_eq!(err.kind, bench.refusal(), "{err}");

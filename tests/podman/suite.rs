@@ -10,7 +10,7 @@ macro_rules! conformance {
                 $place;
                 containers:
                     every_field_reaches_the_container,
-                    a_look_finds_ours_and_the_stranger_with_a_wanted_name,
+                    a_look_finds_ours_and_the_foreign_one_with_a_wanted_name,
                     the_life_of_a_container,
                     anonymous_volumes_outlive_their_container,
                     a_volume_goes_from_one_container_to_the_next,
@@ -18,17 +18,17 @@ macro_rules! conformance {
                     asking_twice_is_fine,
                     exit_codes_are_seen,
                     a_frozen_container_is_unfrozen_stopped_and_removed,
-                    a_start_right_after_a_death_is_not_swallowed,
+                    a_start_right_after_an_exit_is_not_swallowed,
                     what_podman_restarts_all_the_time_stays_stopped,
                     many_that_ignore_their_signal_stop_in_one_grace,
-                    what_heeds_its_signal_is_not_started_again,
+                    what_honours_its_signal_is_not_started_again,
                     a_container_is_asked_to_end_by_its_own_signal,
                     health_checks_run_on_demand,
                     an_images_health_check_is_switched_off,
                     an_empty_command_is_no_arguments,
                     a_lost_key_brings_live_values,
                     events_are_the_owners,
-                    a_copy_is_told_from_what_it_was_made_of,
+                    a_copy_is_distinguished_from_what_it_was_made_of,
                     another_roots_are_foreign,
                     ports_lead_to_the_agent;
                 commands:
@@ -41,9 +41,9 @@ macro_rules! conformance {
                     a_tail_is_the_last_lines,
                     a_followed_log_ends_with_its_container;
                 images:
-                    names_are_told_as_podman_files_them,
+                    names_are_reported_as_podman_files_them,
                     an_image_without_a_name_has_its_id,
-                    free_space_is_told,
+                    free_space_is_reported,
                     compressed_archives_load_once_decompressed,
                     a_broken_archive_is_refused_and_leaves_nothing,
                     an_archive_that_cannot_be_read_is_not_podmans_fault,
@@ -55,7 +55,7 @@ macro_rules! conformance {
                     a_taken_name_is_a_conflict,
                     a_missing_image_is_not_found,
                     a_taken_port_is_a_conflict_that_names_it,
-                    a_missing_program_is_told_in_podmans_words,
+                    a_missing_program_is_reported_in_podmans_words,
                     a_missing_mount_source_is_not_made,
                     what_is_gone_is_not_found,
                     secrets_stay_out_of_errors;

@@ -98,7 +98,7 @@ fn one_architecture_alone_is_no_list() {
 }
 
 #[test]
-fn a_login_is_used_and_never_told_and_what_is_refused_says_so() {
+fn a_login_is_used_and_never_reported_and_what_is_refused_says_so() {
     let mut world = World::bare();
     let mut registry = Registry::open();
     registry.wants_login();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use steadfast::backend::fake::{Effect, Fake, FakeContainer, Fault, State};
 use steadfast::model::*;
-use steadfast::reconcile::run::{Edition, Request};
+use steadfast::reconcile::run::{Request, Revision};
 use steadfast::reconcile::{Options, Report};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::background::Background;
-use crate::schedule::{AGENTS, CALLS, Edit, Event, How, Outside, Schedule, Told};
+use crate::schedule::{AGENTS, CALLS, Delivered, Edit, Event, How, Outside, Schedule};
 use crate::worlds::*;
 
 /// Whatever failed is tried again within less, and has shown by then that it stays up.
@@ -45,7 +45,7 @@ struct Play {
     answers: Vec<JoinHandle<Option<Report>>>,
     /// Agents whose container may have to be made anew.
     touched: BTreeSet<usize>,
-    strangers: Vec<ContainerId>,
+    foreign_containers: Vec<ContainerId>,
     served: &'static str,
     parallel: usize,
     /// Nothing has been ordered to fail, hang or take long.
@@ -110,7 +110,7 @@ impl Play {
             state.calls.clear();
             state.effects.clear();
         }
-        let (answers, touched, strangers) = (Vec::new(), BTreeSet::new(), Vec::new());
+        let (answers, touched, foreign_containers) = (Vec::new(), BTreeSet::new(), Vec::new());
         Self {
             fake,
             desired,
@@ -118,7 +118,7 @@ impl Play {
             back_in: 0,
             answers,
             touched,
-            strangers,
+            foreign_containers,
             served: "1",
             parallel,
             is_sound: true,
@@ -137,10 +137,10 @@ impl Play {
         AGENTS.into_iter().map(of).collect()
     }
 
-    fn publish_edition(&mut self) {
+    fn publish_revision(&mut self) {
         if let Some(run) = &mut self.run {
             run.desired = self.desired.clone();
-            run.editions.send_replace(Edition { desired: self.desired.clone().into(), error: None });
+            run.revisions.send_replace(Revision { desired: self.desired.clone().into(), error: None });
         }
     }
 
@@ -186,7 +186,7 @@ impl Play {
                 }
                 // Where one of them is not there, its port is nobody's.
                 self.touched.extend([*one, *other]);
-                self.publish_edition();
+                self.publish_revision();
             }
             Event::SwapNames(one, other) => {
                 let names = (self.container(*one), self.container(*other));
@@ -197,7 +197,7 @@ impl Play {
                         let agent = self.desired.agents.get_mut(&agent_name(AGENTS[*who]));
                         agent.unwrap().container.name = container_name(name);
                     }
-                    self.publish_edition();
+                    self.publish_revision();
                 }
             }
             Event::BadEdit => {
@@ -206,16 +206,16 @@ impl Play {
                 }
             }
             Event::Outside(who, what, told) => self.outside(*who, what, *told),
-            Event::Stranger(who) => {
+            Event::Foreign(who) => {
                 let name = self.container(*who);
                 let mut state = self.fake.state();
                 let free = state.named(&name).is_none();
                 if free {
-                    let mut stranger = foreign(&name);
-                    stranger.spec.ports.clear();
-                    let id = state.put(stranger);
+                    let mut foreign_container = foreign(&name);
+                    foreign_container.spec.ports.clear();
+                    let id = state.put(foreign_container);
                     drop(state);
-                    self.strangers.push(id);
+                    self.foreign_containers.push(id);
                 }
             }
             Event::EventsCut => self.fake.state().cut_events(),
@@ -250,13 +250,13 @@ impl Play {
                 self.touched.extend(0..AGENTS.len());
             }
             Event::ManifestGone => self.fake.state().published = None,
-            Event::Fault(word, strike, transient, times) => {
-                let fault = Fault::transient(word, *strike, *times);
+            Event::Fault(word, point, transient, times) => {
+                let fault = Fault::transient(word, *point, *times);
                 self.fake.order(Fault { transient: *transient, ..fault });
             }
-            Event::PodmanAway(strike) => {
+            Event::PodmanAway(point) => {
                 for word in CALLS {
-                    self.fake.order(Fault::transient(word, *strike, usize::MAX));
+                    self.fake.order(Fault::transient(word, *point, usize::MAX));
                 }
                 self.fake.state().cut_events();
             }
@@ -371,10 +371,10 @@ impl Play {
                 agent.version = Version::Exact("1".to_owned());
             }
         }
-        self.publish_edition();
+        self.publish_revision();
     }
 
-    fn outside(&mut self, who: usize, what: &Outside, told: Told) {
+    fn outside(&mut self, who: usize, what: &Outside, told: Delivered) {
         let name = self.container(who);
         let mut state = self.fake.state();
         if !state.named(&name).is_some_and(|(_, one)| is_ours(one)) {
@@ -419,9 +419,9 @@ impl Play {
         };
         // `die` tells of itself.
         let times = match (told, what) {
-            (Told::Not, _) | (Told::Once, Outside::Died(_)) => 0,
-            (Told::Once, _) | (Told::Twice, Outside::Died(_)) => 1,
-            (Told::Twice, _) => 2,
+            (Delivered::Not, _) | (Delivered::Once, Outside::Died(_)) => 0,
+            (Delivered::Once, _) | (Delivered::Twice, Outside::Died(_)) => 1,
+            (Delivered::Twice, _) => 2,
         };
         for _ in 0..times {
             state.tell(word, &name, code);
@@ -429,7 +429,7 @@ impl Play {
     }
 
     /// Everything that fails is mended, and everything that is wanted is offered.
-    fn mend(&mut self) {
+    fn repair(&mut self) {
         self.fake.lift();
         {
             let mut state = self.fake.state();
@@ -607,10 +607,10 @@ pub async fn play(schedule: &Schedule) -> Result<(), String> {
         tokio::time::sleep(PROMPT).await;
     }
     play.check_promptness()?;
-    play.mend();
+    play.repair();
     {
         let mut state = play.fake.state();
-        for id in std::mem::take(&mut play.strangers) {
+        for id in std::mem::take(&mut play.foreign_containers) {
             let untouched =
                 state.containers.remove(&id).is_some_and(|one| !is_ours(&one) && one.phase == Phase::Running);
             ensure!(untouched, "a stranger was touched");
@@ -656,7 +656,7 @@ pub async fn play(schedule: &Schedule) -> Result<(), String> {
                 agent.container.env.remove(name);
             }
         }
-        play.publish_edition();
+        play.publish_revision();
         play.settle().await;
     }
     play.check(true)?;

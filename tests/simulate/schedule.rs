@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use fastrand::Rng;
-use steadfast::backend::fake::Strike;
+use steadfast::backend::fake::FaultPoint;
 use steadfast::model::*;
 
 /// The agents there are.
@@ -18,9 +18,9 @@ pub enum Event {
     SwapNames(usize, usize),
     /// The file cannot be used.
     BadEdit,
-    Outside(usize, Outside, Told),
+    Outside(usize, Outside, Delivered),
     /// Somebody else takes the name of the agent's container, where it is free.
-    Stranger(usize),
+    Foreign(usize),
     EventsCut,
     /// An event that nothing stands behind.
     MadeUp(usize, &'static str, Option<i32>),
@@ -32,9 +32,9 @@ pub enum Event {
     LocalManifestLost,
     Published(&'static str),
     ManifestGone,
-    Fault(&'static str, Strike, bool, usize),
+    Fault(&'static str, FaultPoint, bool, usize),
     /// Nothing of Podman answers until the next [`Event::Lifted`].
-    PodmanAway(Strike),
+    PodmanAway(FaultPoint),
     Lifted,
     Slow(&'static str, u64),
     /// `run` goes, and comes back after so many more events.
@@ -73,7 +73,7 @@ pub enum Outside {
 
 /// Whether an event tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum Delivered {
     Not,
     Once,
     Twice,
@@ -128,8 +128,8 @@ fn who(rng: &mut Rng) -> usize {
     rng.usize(..AGENTS.len())
 }
 
-fn strike(rng: &mut Rng) -> Strike {
-    of(rng, &[Strike::Before, Strike::After, Strike::Hang])
+fn point(rng: &mut Rng) -> FaultPoint {
+    of(rng, &[FaultPoint::Before, FaultPoint::After, FaultPoint::Hang])
 }
 
 /// Engine calls.
@@ -188,9 +188,13 @@ fn any_event(rng: &mut Rng) -> Event {
             (2, |rng| Event::SwapNames(who(rng), who(rng))),
             (1, |_| Event::BadEdit),
             (8, |rng| {
-                Event::Outside(who(rng), any_outside(rng), of(rng, &[Told::Once, Told::Once, Told::Twice, Told::Not]))
+                Event::Outside(
+                    who(rng),
+                    any_outside(rng),
+                    of(rng, &[Delivered::Once, Delivered::Once, Delivered::Twice, Delivered::Not]),
+                )
             }),
-            (1, |rng| Event::Stranger(who(rng))),
+            (1, |rng| Event::Foreign(who(rng))),
             (1, |_| Event::EventsCut),
             (1, |rng| {
                 let word = of(rng, &["died", "die", "start", "remove", "exec_died", "", "häh"]);
@@ -206,9 +210,9 @@ fn any_event(rng: &mut Rng) -> Event {
             (1, |_| Event::ManifestGone),
             (4, |rng| {
                 let word = of(rng, &[&CALLS[..], &STORE_CALLS[..], &[""]].concat());
-                Event::Fault(word, strike(rng), rng.u8(..10) < 7, of(rng, &[1, 1, 2, 5, usize::MAX]))
+                Event::Fault(word, point(rng), rng.u8(..10) < 7, of(rng, &[1, 1, 2, 5, usize::MAX]))
             }),
-            (1, |rng| Event::PodmanAway(strike(rng))),
+            (1, |rng| Event::PodmanAway(point(rng))),
             (2, |_| Event::Lifted),
             (1, |rng| {
                 const SLOW: [&str; 8] = ["look", "start", "stop", "create", "fetch", "load", "published", "inspect"];

@@ -124,7 +124,7 @@ async fn a_store_without_conditions_is_named_before_the_manifest_is_touched() {
 
 /// While the second sends, the first publishes the same version with other bytes.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_who_publish_the_same_version_one_is_told() {
+async fn of_two_who_publish_the_same_version_one_is_reported() {
     for until in [".tar.gz", ".sha256"] {
         let gateway = Gateway::start();
         let is_first = std::sync::atomic::AtomicBool::new(true);

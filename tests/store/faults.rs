@@ -28,7 +28,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn a_publication_is_told_and_can_be_repeated() {
+fn a_publication_is_reported_and_can_be_repeated() {
     let (gateway, dist) = (Gateway::start(), Dist::of(&[("a", "1")]));
     let done = push(&dist, "s3://agents/p", &gateway.vars(), &[]);
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
@@ -153,7 +153,7 @@ fn a_kill_at_any_moment_leaves_nothing_half_published() {
 
 /// What is asked for without its bytes is refused without a reason; a person is told one all the same.
 #[test]
-fn one_object_is_told_of_truly() {
+fn one_object_is_reported_of_truly() {
     let (gateway, dist) = (Gateway::start(), Dist::of(&[("a", "1")]));
     let run = |args: &[&str], change: &[(&str, &str)]| {
         let mut vars = gateway.vars();

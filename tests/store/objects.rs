@@ -29,7 +29,7 @@ pub async fn send(store: &Store, file: &Local) -> Result<Sent, steadfast::publis
 }
 
 #[tokio::test]
-async fn a_file_arrives_whole_with_what_is_told_of_it_and_is_not_sent_again() {
+async fn a_file_arrives_whole_with_what_is_reported_of_it_and_is_not_sent_again() {
     let (gateway, dir) = (Gateway::start(), tempfile::tempdir().unwrap());
     for (at, length) in [0, 1, 8 * 1024 * 1024, 8 * 1024 * 1024 + 1, LONG].into_iter().enumerate() {
         let store = open(&gateway.url, &format!("p{at}/x")).await;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use steadfast::model::Location;
-use steadfast::publish::push::{News, Push, PushError};
+use steadfast::publish::push::{Push, PushError, PushEvent};
 use steadfast::publish::store::{Destination, ObjectKey, Store};
 
 use crate::dist::{Dist, manifest};
@@ -54,8 +54,8 @@ async fn push(dist: &Dist, store: &Store, at: &str, patience: u64) -> Result<boo
         public,
         cancel: Default::default(),
     };
-    push.run(&|news| {
-        if matches!(news, News::Waiting) {
+    push.run(&|event| {
+        if matches!(event, PushEvent::Waiting) {
             waited.store(true, Ordering::Relaxed);
         }
     })

@@ -59,7 +59,7 @@ async fn each_publication_is_signed_with_a_higher_number() {
 }
 
 #[tokio::test]
-async fn a_signature_that_was_left_behind_by_a_kill_is_mended() {
+async fn a_signature_that_was_left_behind_by_a_kill_is_repaired() {
     let gateway = Gateway::start();
     let (store, ours, dist) = (store(&gateway.url).await, signing(None), Dist::of(&[("a", "1")]));
     dist.push(&store, "full", Some(&ours)).await.unwrap();

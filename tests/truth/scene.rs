@@ -13,7 +13,7 @@ use crate::world::{World, api, port};
 
 /// What became of a world.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Tally {
     pub claims: u64,
     pub denied: Vec<String>,
 }
@@ -156,7 +156,7 @@ fn described(agent: &Agent, taken: u16) -> (String, &'static str) {
 }
 
 /// Plays the world of this seed.
-pub fn play(seed: u64) -> Told {
+pub fn play(seed: u64) -> Tally {
     let mut dice = Dice(seed);
     let world = World::new();
     for (version, test) in [("well", "true"), ("sick", "false")] {
@@ -177,7 +177,7 @@ pub fn play(seed: u64) -> Told {
     for agent in &agents {
         match agent.kind {
             Kind::NameTaken => {
-                world.stranger(&world.name(&agent.name));
+                world.foreign_container(&world.name(&agent.name));
             }
             Kind::HalfMade => make_half(&world, agent),
             _ => {}
@@ -185,7 +185,7 @@ pub fn play(seed: u64) -> Told {
     }
     let watcher = Watcher::start(agents.iter().map(|agent| world.name(&agent.name)).collect());
     let kept = dice.roll(3) == 0;
-    let mut story = Story { world: &world, watcher: &watcher, agents: &agents, kept: false, told: Told::default() };
+    let mut story = Story { world: &world, watcher: &watcher, agents: &agents, kept: false, told: Tally::default() };
     let first = story.ask("apply", "apply -o json --timeout 40s");
     story.judge(&[first]);
     // Crash loops become so, and what was restarted once becomes steady again.
@@ -220,7 +220,7 @@ pub fn play(seed: u64) -> Told {
     let told = story.told;
     let described: Vec<_> =
         agents.iter().map(|agent| format!("{}: {:?}, {:?}", agent.name, agent.kind, agent.mischief)).collect();
-    Told {
+    Tally {
         denied: told
             .denied
             .into_iter()
@@ -236,7 +236,7 @@ struct Story<'w> {
     agents: &'w [Agent],
     /// Whether a `run` keeps the world: then what is shown is what it saw last, and it hears of an end a moment later.
     kept: bool,
-    told: Told,
+    told: Tally,
 }
 
 /// Within this `run` has seen what happened, on a busy machine too.

@@ -53,7 +53,7 @@ enum State {
     /// Passing on so many bytes.
     Passing(u64),
     /// Holding back the content of an entry: what it is, the bytes so far, how many are to come, and padding after them.
-    Holding { what: Held, bytes: BytesMut, left: u64, padding: u64 },
+    Buffering { what: Buffered, bytes: BytesMut, left: u64, padding: u64 },
     /// Dropping so many bytes.
     Dropping(u64),
     /// After the end mark.
@@ -62,7 +62,7 @@ enum State {
 
 /// What an entry that is held back is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Held {
+enum Buffered {
     /// A record about the entry after it.
     Record(Record),
     Docker,
@@ -134,11 +134,11 @@ impl Filter {
                         self.state = State::Header;
                     }
                 }
-                State::Holding { bytes: held, left, padding, .. } => {
-                    held.extend_from_slice(&up_to(&mut bytes, left));
+                State::Buffering { bytes: buffered, left, padding, .. } => {
+                    buffered.extend_from_slice(&up_to(&mut bytes, left));
                     if *left == 0 {
                         let padding = *padding;
-                        self.let_go()?;
+                        self.take_buffered()?;
                         self.state = if padding > 0 { State::Dropping(padding) } else { State::Header };
                     }
                 }
@@ -177,7 +177,7 @@ impl Filter {
             _ => None,
         };
         if let Some(record) = record {
-            return self.hold(Held::Record(record), told);
+            return self.buffer(Buffered::Record(record), told);
         }
         // Its size is not the whole of what follows.
         if kind == b'S' {
@@ -187,10 +187,10 @@ impl Filter {
         self.is_ambiguous |= records.long_name.is_some() && records.path.is_some() || is_star(&header);
         let name = records.long_name.or(records.path).unwrap_or_else(|| name_in(&header));
         let clean = clean_path(&name);
-        let held = match clean.as_str() {
-            "manifest.json" => Some(Held::Docker),
-            "index.json" => Some(Held::Oci),
-            "oci-layout" => Some(Held::Layout),
+        let buffered = match clean.as_str() {
+            "manifest.json" => Some(Buffered::Docker),
+            "index.json" => Some(Buffered::Oci),
+            "oci-layout" => Some(Buffered::Layout),
             _ => None,
         };
         // Before POSIX, a directory was a file with a slash at its end.
@@ -205,9 +205,9 @@ impl Filter {
         // Links, directories and devices have no content, whatever they say.
         let has_content = !matches!(kind, b'1'..=b'6');
         let size = if has_content { records.size.unwrap_or(told) } else { 0 };
-        match held {
+        match buffered {
             Some(_) if kind != b'0' => return Err(damaged(format!("its {clean} is no file"))),
-            Some(held) => return self.hold(held, size),
+            Some(buffered) => return self.buffer(buffered, size),
             None => {}
         }
         let is_kept = match kind {
@@ -234,26 +234,26 @@ impl Filter {
         Ok(())
     }
 
-    fn hold(&mut self, what: Held, size: u64) -> Result<(), Refusal> {
+    fn buffer(&mut self, what: Buffered, size: u64) -> Result<(), Refusal> {
         if size > MAX_HELD {
             return Err(damaged(format!("its lists are larger than {}", crate::sizes::limit(MAX_HELD))));
         }
-        self.state = State::Holding { what, bytes: BytesMut::new(), left: size, padding: padded(size) - size };
+        self.state = State::Buffering { what, bytes: BytesMut::new(), left: size, padding: padded(size) - size };
         if size == 0 {
-            self.let_go()?;
+            self.take_buffered()?;
             self.state = State::Header;
         }
         Ok(())
     }
 
     /// What was held back is complete.
-    fn let_go(&mut self) -> Result<(), Refusal> {
-        let State::Holding { what, bytes, .. } = std::mem::replace(&mut self.state, State::Header) else {
+    fn take_buffered(&mut self) -> Result<(), Refusal> {
+        let State::Buffering { what, bytes, .. } = std::mem::replace(&mut self.state, State::Header) else {
             return Ok(());
         };
         let bytes = bytes.freeze();
         match what {
-            Held::Record(record) => {
+            Buffered::Record(record) => {
                 let whole = || Some(until_zero(&bytes).to_vec());
                 match record {
                     Record::LongName => self.is_ambiguous |= replaced(&mut self.records.long_name, whole()),
@@ -262,9 +262,9 @@ impl Filter {
                 }
             }
             // Whoever reads the archive takes the first.
-            Held::Docker => self.is_ambiguous |= !first(&mut self.lists.docker, bytes),
-            Held::Oci => self.is_ambiguous |= !first(&mut self.lists.oci, bytes),
-            Held::Layout => self.is_ambiguous |= !first(&mut self.lists.layout, bytes),
+            Buffered::Docker => self.is_ambiguous |= !first(&mut self.lists.docker, bytes),
+            Buffered::Oci => self.is_ambiguous |= !first(&mut self.lists.oci, bytes),
+            Buffered::Layout => self.is_ambiguous |= !first(&mut self.lists.layout, bytes),
         }
         Ok(())
     }

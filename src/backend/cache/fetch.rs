@@ -29,20 +29,20 @@ const MOVED_ON: u64 = 1024 * 1024;
 
 impl Cache {
     /// See [`crate::backend::Store::fetch`].
-    pub(super) async fn bring(
+    pub(super) async fn fetch_locked(
         &self,
         artifact: &Artifact,
         from: &Location,
         progress: Arc<Progress>,
     ) -> Result<bool, StoreError> {
         progress.set_total(artifact.size_bytes);
-        let _flight = self.take_off(&artifact.key).await;
+        let _lock = self.lock_artifact(&artifact.key).await;
         let own = artifact;
         let Some((artifact, partial)) = self.make_room(artifact, from, &progress).await? else { return Ok(false) };
         let artifact = &artifact;
         let _slot = self.0.downloads.acquire().await;
         let partial = self.download(artifact, own, from, partial, &progress).await?;
-        self.land(artifact, from, partial).await?;
+        self.place(artifact, from, partial).await?;
         progress.set(artifact.size_bytes);
         // For the next one; this one is here.
         self.learn_list(own, from, &progress).await;
@@ -70,12 +70,12 @@ impl Cache {
             if self.placed(artifact, from).await? == placed {
                 break (placed, partial);
             }
-            partial.put_down()?;
+            partial.release()?;
         };
         // Whoever held the lock before us may have brought it.
         if self.is_there(&artifact).await? {
             progress.set(artifact.size_bytes);
-            partial.put_down()?;
+            partial.release()?;
             return Ok(None);
         }
         self.quarantine_what_is_there(&artifact.key).await?;
@@ -83,11 +83,11 @@ impl Cache {
     }
 
     /// One flight per artifact within this process. Between processes the partial's own lock does the same.
-    pub(super) async fn take_off(&self, key: &ArtifactKey) -> OwnedMutexGuard<()> {
+    pub(super) async fn lock_artifact(&self, key: &ArtifactKey) -> OwnedMutexGuard<()> {
         let lock = {
-            let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            flights.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(flights.entry(key.clone()).or_default())
+            let mut locks = self.0.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(key.clone()).or_default())
         };
         lock.lock_owned().await
     }
@@ -177,7 +177,7 @@ impl Cache {
         partial: Partial,
         progress: &Arc<Progress>,
     ) -> Result<Partial, StoreError> {
-        let mut partial = self.take_up(artifact, partial).await?;
+        let mut partial = self.resume(artifact, partial).await?;
         progress.resume(partial.len);
         let mut from_before = partial.has_old_bytes;
         let mut may_resume = true;
@@ -207,14 +207,14 @@ impl Cache {
                 (delta, had_parts) = (None, false);
             }
             let began_with = partial.len;
-            let (held, end) = self.attempt(artifact, from, partial, may_resume, &mut delta, progress).await?;
-            partial = held;
+            let (returned, end) = self.attempt(artifact, from, partial, may_resume, &mut delta, progress).await?;
+            partial = returned;
             match end {
                 Ok(()) => {}
                 Err(Stop::For(err)) => {
                     match err {
                         StoreError::SizeMismatch { .. } | StoreError::DigestMismatch { .. } => partial.discard()?,
-                        _ => partial.put_down()?,
+                        _ => partial.release()?,
                     }
                     return Err(err);
                 }
@@ -229,7 +229,7 @@ impl Cache {
                         retry.reset();
                     }
                     let Some(wait) = retry.wait(&failure) else {
-                        partial.put_down()?;
+                        partial.release()?;
                         let Failure { cause, retryable, .. } = failure;
                         return Err(StoreError::Download { at: from.to_string(), cause, retryable });
                     };
@@ -241,16 +241,16 @@ impl Cache {
     }
 
     /// Takes up what an earlier run left, and makes sure that there is room for the rest.
-    pub(super) async fn take_up(&self, artifact: &Artifact, mut partial: Partial) -> Result<Partial, StoreError> {
+    pub(super) async fn resume(&self, artifact: &Artifact, mut partial: Partial) -> Result<Partial, StoreError> {
         let (cache, artifact) = (self.clone(), artifact.clone());
         blocking(move |stop| {
-            partial.take_up(&artifact.sha256, artifact.size_bytes, stop)?;
+            partial.resume(&artifact.sha256, artifact.size_bytes, stop)?;
             let path = cache.0.layout.artifact(&artifact.key);
             let directory = path.parent().unwrap_or(&path).to_owned();
             let need = artifact.size_bytes - partial.len;
             let free = free_space(&directory).map_err(failed("look at", &directory))?;
             if need > free {
-                partial.put_down()?;
+                partial.release()?;
                 return Err(StoreError::NoSpace { path: directory, need, free });
             }
             if partial.len > 0 {
@@ -385,7 +385,7 @@ impl Cache {
     }
 
     /// Makes the download the artifact. The index learns of it before the lock is given back.
-    pub(super) async fn land(&self, artifact: &Artifact, from: &Location, partial: Partial) -> Result<(), StoreError> {
+    pub(super) async fn place(&self, artifact: &Artifact, from: &Location, partial: Partial) -> Result<(), StoreError> {
         let (cache, artifact, place) = (self.clone(), artifact.clone(), place(from));
         blocking(move |_| {
             let to = cache.0.layout.artifact(&artifact.key);

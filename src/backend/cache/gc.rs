@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn dashes_in_names_and_versions_are_told_apart_by_the_known_agents() {
+    fn dashes_in_names_and_versions_are_distinguished_by_the_known_agents() {
         let names = ["a-1-x64.tar.gz", "a-1-b-2-x64.tar.gz", "a-1-b-rc-1-x64.tar.gz"];
         assert_eq!(go(&names, &[], &["a", "a-1-b"], 1), ["a-1-b-2-x64.tar.gz"]);
         assert_eq!(go(&["tool-main-x64.tar.gz", "tool-next-x64.tar.gz"], &[], &[], 1), ["tool-main-x64.tar.gz"]);

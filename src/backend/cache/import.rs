@@ -172,9 +172,9 @@ impl Cache {
         progress: Arc<Progress>,
     ) -> Result<bool, StoreError> {
         progress.set_total(artifact.size_bytes);
-        let _flight = self.take_off(&artifact.key).await;
+        let _lock = self.lock_artifact(&artifact.key).await;
         let Some((artifact, partial)) = self.make_room(artifact, from, &progress).await? else { return Ok(false) };
-        let mut partial = self.take_up(&artifact, partial).await?;
+        let mut partial = self.resume(&artifact, partial).await?;
         loop {
             progress.resume(partial.len);
             let (url, place) = (path.display().to_string(), Some(place(from)));
@@ -192,7 +192,7 @@ impl Cache {
             // What an earlier run left may be to blame.
             partial.start_over()?;
         }
-        self.land(&artifact, from, partial).await?;
+        self.place(&artifact, from, partial).await?;
         progress.set(artifact.size_bytes);
         info!(artifact = %artifact.key, bytes = artifact.size_bytes, "artifact imported");
         Ok(true)
@@ -252,7 +252,7 @@ async fn copied(
     match read {
         Ok(()) => Ok(partial),
         Err(err) => {
-            partial.put_down()?;
+            partial.release()?;
             Err(err)
         }
     }

@@ -115,7 +115,7 @@ struct Inner {
     client: Client,
     index: IndexFile,
     /// One lock per artifact that is being fetched in this process.
-    flights: Mutex<BTreeMap<ArtifactKey, Arc<tokio::sync::Mutex<()>>>>,
+    locks: Mutex<BTreeMap<ArtifactKey, Arc<tokio::sync::Mutex<()>>>>,
     downloads: Semaphore,
     /// Where the manifest that was fetched last came from.
     origin: Mutex<Option<ManifestOrigin>>,
@@ -133,7 +133,7 @@ impl Cache {
         Ok(Self(Arc::new(Inner {
             client: Client::new(options.connect_timeout, options.stall_timeout),
             index: IndexFile::new(layout.clone()),
-            flights: Mutex::default(),
+            locks: Mutex::default(),
             downloads: Semaphore::new(options.parallel.max(1)),
             origin: Mutex::default(),
             no_lists: Mutex::default(),
@@ -201,7 +201,7 @@ impl Store for Cache {
     }
 
     async fn fetch(&self, artifact: &Artifact, from: &Location, progress: Arc<Progress>) -> Result<bool, StoreError> {
-        self.bring(artifact, from, progress).await
+        self.fetch_locked(artifact, from, progress).await
     }
 
     async fn commit_manifest(&self, manifest: &Manifest, from: Option<&ManifestSource>) -> Result<(), StoreError> {

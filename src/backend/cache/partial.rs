@@ -105,7 +105,7 @@ impl Partial {
 
     /// Takes up the bytes of an earlier run: reads them back once, for their hash. Nothing is kept of a partial that
     /// belongs to other bytes, is longer than `size`, or does not say what it belongs to.
-    pub(super) fn take_up(&mut self, sha256: &Sha256Digest, size: u64, stop: &AtomicBool) -> Result<(), StoreError> {
+    pub(super) fn resume(&mut self, sha256: &Sha256Digest, size: u64, stop: &AtomicBool) -> Result<(), StoreError> {
         let there = self.file.metadata().map_err(failed("look at", &self.path))?.len();
         let ours = self.sidecar.as_ref().is_some_and(|sidecar| sidecar.sha256 == *sha256);
         if !ours || there > size {
@@ -241,7 +241,7 @@ impl Partial {
     }
 
     /// Gives the lock back. What has been written stays, to be taken up later.
-    pub(super) fn put_down(self) -> Result<(), StoreError> {
+    pub(super) fn release(self) -> Result<(), StoreError> {
         match self.file.metadata() {
             Ok(metadata) if metadata.len() > 0 => Ok(()),
             _ => self.discard(),

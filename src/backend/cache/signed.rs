@@ -19,7 +19,7 @@ use crate::backend::http::{Ask, Failure, Validators};
 use crate::error::Chain;
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Location, Manifest, ManifestError, ManifestSource, Name, Sha256Digest};
-use crate::trust::kept::{Accepted, Copied, Held, KeptError, Ledger, Record};
+use crate::trust::kept::{Accepted, Copied, KeptError, Ledger, LedgerGuard, Record};
 use crate::trust::{MAX_SIGNATURE_BYTES, Signed, Trust, TrustError, admit, prove};
 
 /// How often both are fetched anew where they do not belong together: their publisher may be at work.
@@ -69,13 +69,13 @@ impl Cache {
     /// When it cannot be removed.
     pub fn forget_accepted(&self, owner: &Name) -> Result<bool, StoreError> {
         let ledger = self.ledger(owner);
-        let held = ledger.hold()?;
+        let guard = ledger.hold()?;
         // In this order: a copy without its record would be one that somebody took away.
         let copy = self.signed_copy(owner);
         self.0.layout.guard(&copy)?;
         let had_copy = super::quarantine::found(&copy)?.is_some();
         super::quarantine::remove_all(&copy)?;
-        Ok(held.forget()? || had_copy)
+        Ok(guard.forget()? || had_copy)
     }
 
     /// Fetches the manifest and verifies it.
@@ -245,13 +245,13 @@ impl Cache {
     /// From now on nothing older is accepted, and this one goes on where no manifest can be had: what acted upon it must not be
     /// taken back to an older one.
     pub(super) fn accept_signed(&self, manifest: &Manifest, at: &Location, trust: &Trust) -> Result<(), StoreError> {
-        let held_of = self.ledger(&trust.owner);
-        let held = held_of.hold()?;
+        let ledger = self.ledger(&trust.owner);
+        let guard = ledger.hold()?;
         let known = self.known_to_count(at, trust)?;
         if known.as_ref().is_none_or(|known| known.copy != manifest.copy_sha256()) {
-            return self.keep_copy(&held, manifest, at, trust, known, true);
+            return self.keep_copy(&guard, manifest, at, trust, known, true);
         }
-        keep(&held, manifest, at, |accepted, mut copies| {
+        keep(&guard, manifest, at, |accepted, mut copies| {
             // The same bytes may have been signed anew, for longer or with another key.
             for copied in copies.iter_mut().filter(|copied| copied.accepted.sha256 == accepted.sha256) {
                 copied.accepted = accepted.clone();
@@ -262,10 +262,10 @@ impl Cache {
 
     /// Writes the local manifest, which was verified. See the top of this file for the order.
     pub(super) fn write_signed(&self, manifest: &Manifest, at: &Location, trust: &Trust) -> Result<(), StoreError> {
-        let held_of = self.ledger(&trust.owner);
-        let held = held_of.hold()?;
+        let ledger = self.ledger(&trust.owner);
+        let guard = ledger.hold()?;
         let known = self.known_to_count(at, trust)?;
-        self.keep_copy(&held, manifest, at, trust, known, false)
+        self.keep_copy(&guard, manifest, at, trust, known, false)
     }
 
     /// The copy that counts now.
@@ -277,7 +277,7 @@ impl Cache {
     /// Puts a copy in the place of the one that counts now: the state file's own, and unless it is pending the cached manifest.
     fn keep_copy(
         &self,
-        held: &Held<'_>,
+        guard: &LedgerGuard<'_>,
         manifest: &Manifest,
         at: &Location,
         trust: &Trust,
@@ -299,14 +299,14 @@ impl Cache {
             last_modified: told.last_modified.clone(),
         };
         let replaced = replaced.filter(|known| known.copy != copy);
-        keep(held, manifest, at, |accepted, _| std::iter::once(newest(accepted)).chain(replaced.clone()).collect())?;
+        keep(guard, manifest, at, |accepted, _| std::iter::once(newest(accepted)).chain(replaced.clone()).collect())?;
         let own = signed_place(&trust.owner);
         if pending {
             // The other one may still lie in the cached manifest's place, for whoever is killed now.
             return self.write_copy_of(manifest, &own);
         }
         self.write_manifest(manifest, Some(&own))?;
-        keep(held, manifest, at, |accepted, _| vec![newest(accepted)])
+        keep(guard, manifest, at, |accepted, _| vec![newest(accepted)])
     }
 }
 
@@ -327,14 +327,14 @@ fn verified(
 
 /// Keeps that a manifest was accepted, and which copies count from now on, unless something newer was accepted meanwhile.
 fn keep(
-    held: &Held<'_>,
+    guard: &LedgerGuard<'_>,
     manifest: &Manifest,
     at: &Location,
     copies: impl FnOnce(&Accepted, Vec<Copied>) -> Vec<Copied>,
 ) -> Result<(), StoreError> {
     let signed = signed_of(manifest, at)?;
     let accepted = Accepted::new(signed, &manifest.updated_at);
-    held.update(|before| {
+    guard.update(|before| {
         admit(signed, before.map(|before| before.accepted.floor()).as_ref()).map_err(untrusted(at))?;
         let copies = copies(&accepted, before.map(|before| before.copies.clone()).unwrap_or_default());
         Ok(Record { accepted, copies })

@@ -124,7 +124,7 @@ impl Cache {
             .wanted
             .select(&manifest)
             .map_err(|err| StoreError::Manifest { at: request.manifest.to_string(), err })?;
-        let flights = artifacts.iter().map(|artifact| {
+        let locks = artifacts.iter().map(|artifact| {
             let progress = Progress::new(artifact.size_bytes);
             watch(artifact, &progress);
             async move {
@@ -134,7 +134,7 @@ impl Cache {
             }
         });
         // As many as download at once, and as many again that are looked at meanwhile.
-        let outcomes: Vec<_> = stream::iter(flights).buffered(self.0.options.parallel.max(1) * 2).collect().await;
+        let outcomes: Vec<_> = stream::iter(locks).buffered(self.0.options.parallel.max(1) * 2).collect().await;
         let (mut downloaded, mut transferred) = (Vec::new(), BTreeMap::new());
         let mut gravest: Option<StoreError> = None;
         for outcome in outcomes {

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::{Fake, FakeContainer, State};
 use crate::backend::{
-    ByteStream, Chunk, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogLine, LogLines, LogRequest, Look, Progress, Route,
+    ByteStream, Chunk, Chunks, ContainerExits, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec,
+    ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, Progress, Routing,
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Images, Live,
-    Owner, Ownership, Phase, PortRange, Reach, Rung, Sha256Digest, Whose, labels,
+    Owner, Ownership, Phase, PortRange, Reach, Route, Sha256Digest, Whose, labels,
 };
 
 fn not_found(what: &str) -> EngineError {
@@ -133,16 +133,16 @@ fn find<'a>(state: &'a mut State, id: &ContainerId) -> Result<&'a mut FakeContai
     state.containers.get_mut(id).ok_or_else(|| not_found(id.as_str()))
 }
 
-impl Route for Fake {
+impl Routing for Fake {
     fn keep(&self) {
         self.state().is_kept = true;
     }
 
     fn reach(&self) -> Reach {
         let state = self.state();
-        let vain_boots = state.vm.as_ref().map_or(0, |vm| vm.vain_boots);
-        let rung = state.vm.as_ref().is_some_and(super::FakeVm::answers).then_some(Rung::Forward);
-        Reach { rung, silent_for: super::vm::silent_for(state.vm.as_ref()), vain_boots, ..Reach::default() }
+        let failed_boots = state.vm.as_ref().map_or(0, |vm| vm.failed_boots);
+        let route = state.vm.as_ref().is_some_and(super::FakeVm::answers).then_some(Route::Forward);
+        Reach { route, silent_for: super::vm::silent_for(state.vm.as_ref()), failed_boots, ..Reach::default() }
     }
 }
 
@@ -464,7 +464,7 @@ impl Engine for Fake {
         self.ask("ping", "", |_| Ok(())).await
     }
 
-    fn deaths(&self, _: &Guest) -> Option<Deaths> {
+    fn container_exits(&self, _: &Guest) -> Option<ContainerExits> {
         None
     }
 }

@@ -30,7 +30,7 @@ pub struct FakeVm {
     /// A start does not mend that.
     pub stays_silent: bool,
     /// Boots that it was silent after.
-    pub vain_boots: u32,
+    pub failed_boots: u32,
 }
 
 impl FakeVm {
@@ -96,7 +96,7 @@ impl State {
         let vm = self.vm()?;
         vm.phase = VmPhase::Running;
         vm.silent_since = vm.stays_silent.then(Instant::now);
-        vm.vain_boots += u32::from(vm.stays_silent);
+        vm.failed_boots += u32::from(vm.stays_silent);
         vm.forwards.clone_from(&make.forwards);
         if let Some(cpus) = make.spec.cpus {
             vm.cpus = cpus;
@@ -133,7 +133,7 @@ impl Vm for Fake {
                     forwards: make.forwards.clone(),
                     silent_since: None,
                     stays_silent: false,
-                    vain_boots: 0,
+                    failed_boots: 0,
                 });
                 state.changed("vm_create", "", None);
             }

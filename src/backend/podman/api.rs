@@ -21,12 +21,12 @@ use serde_json::Value;
 use super::address::Machine;
 use super::auth::Logins;
 use super::http::{Call, Http, query, segment};
-use super::life::{self, Life, Started};
+use super::lifecycle::{self, Lifecycle, Started};
 use super::spec;
 use super::stop::{self, Listing, Stoppable, Stops};
 use super::stream::Lines;
 use super::wire;
-use crate::backend::{Deaths, EngineError, EngineErrorKind, EngineEvent, EngineMachine, Events};
+use crate::backend::{ContainerExits, EngineError, EngineErrorKind, EngineEvent, EngineMachine, Events};
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Ownership, Phase};
 
 /// How long making a container may take. It may have to wait for other work on the same storage.
@@ -225,7 +225,7 @@ impl Api {
 
     /// See [`crate::backend::Engine::start`].
     pub async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        life::start(self, id).await
+        lifecycle::start(self, id).await
     }
 
     /// See [`crate::backend::Engine::unpause`].
@@ -253,7 +253,7 @@ impl Api {
     /// See [`crate::backend::Engine::remove`]. Anonymous volumes stay with their data, as with `podman rm`; `podman volume
     /// prune` removes the volumes that no container uses.
     pub async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        life::remove(self, id, grace).await
+        lifecycle::remove(self, id, grace).await
     }
 
     /// See [`crate::backend::Engine::run_healthcheck`]. `conflict` when it has none or does not run.
@@ -288,8 +288,8 @@ impl Api {
         self.meet().await.map(|_| ())
     }
 
-    /// See [`crate::backend::Engine::deaths`].
-    pub fn deaths(&self, guest: &Guest) -> Option<Deaths> {
+    /// See [`crate::backend::Engine::container_exits`].
+    pub fn container_exits(&self, guest: &Guest) -> Option<ContainerExits> {
         let running = guest.containers.values().filter(|container| container.phase == Phase::Running);
         match self.machine {
             Machine::Here => running.filter_map(|container| container.pid).find_map(super::exits::follow),
@@ -301,7 +301,7 @@ impl Api {
 /// The status of a start that changed nothing.
 const ALREADY_SO: u16 = 304;
 
-impl Life for Api {
+impl Lifecycle for Api {
     async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
         Api::inspect(self, id).await
     }

@@ -11,14 +11,14 @@ use notify::event::{CreateKind, EventKind, ModifyKind, RenameMode};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use crate::backend::Deaths;
+use crate::backend::ContainerExits;
 use crate::model::ContainerId;
 
 /// As many ends may wait to be read; of more, any one will do as a hint.
 const QUEUE: usize = 256;
 
 /// Follows the exit files beside the one that the container with this first process will have.
-pub(super) fn follow(pid: u32) -> Option<Deaths> {
+pub(super) fn follow(pid: u32) -> Option<ContainerExits> {
     let dir = exit_dir(pid)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let watched = crate::watcher::watcher(move |event: notify::Result<notify::Event>| {

@@ -1,7 +1,7 @@
 //! The calls of [`crate::backend::Engine`] that one Podman hands on to another as they are.
 
 /// Each of them, by `$to!(self, call(arguments))`, for the body of an `impl Engine`. What is left for it to say by itself:
-/// `look`, `machine`, `exec_end` and `deaths`.
+/// `look`, `machine`, `exec_end` and `container_exits`.
 macro_rules! hand_on {
     ($to:ident) => {
         async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {

@@ -15,7 +15,7 @@ use super::auth;
 use super::emulation;
 use super::error::{self, ANSWER_LIMIT};
 use super::http::{Call, query, segment};
-use super::life::unless_gone;
+use super::lifecycle::unless_gone;
 use super::upload::Upload;
 use super::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, EngineMachine, ImageFacts, Progress};
@@ -133,10 +133,10 @@ impl Api {
         let options = CreateImageOptionsBuilder::new().from_image(reference.as_str());
         let options = platform.into_iter().fold(options, |options, platform| options.platform(platform)).build();
         let login = login.map(|login| login.for_docker(registry));
-        let mut news = Box::pin(self.docker(PULL_STALL, ANSWER_LIMIT)?.create_image(Some(options), None, login));
+        let mut updates = Box::pin(self.docker(PULL_STALL, ANSWER_LIMIT)?.create_image(Some(options), None, login));
         let mut layers: HashMap<String, (u64, u64)> = HashMap::new();
         loop {
-            let Ok(next) = tokio::time::timeout(PULL_STALL, news.next()).await else {
+            let Ok(next) = tokio::time::timeout(PULL_STALL, updates.next()).await else {
                 return Err(call.timed_out());
             };
             let info = match next {

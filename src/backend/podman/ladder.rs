@@ -7,11 +7,11 @@
 //!
 //! Lima makes its forward once, over its master connection, and never again: after a sleep, a reboot of the guest or the loss of
 //! that connection nothing is behind it. So a way that fails is left for the next one. For who keeps the machine
-//! ([`crate::backend::Route::keep`]), Lima's connection is brought back beside it, with what it led, and then the best way is tried again.
+//! ([`crate::backend::Routing::keep`]), Lima's connection is brought back beside it, with what it led, and then the best way is tried again.
 //! Restarting the machine is the plan's to decide.
 
 mod engine;
-mod mending;
+mod repair;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use super::{Api, Logins, Podman, Shell};
 use crate::backend::limactl::Limactl;
 use crate::backend::{Engine, EngineError, EngineErrorKind, WayOut};
 use crate::model::vm::Process;
-use crate::model::{Forward, InstanceName, Rung, Transport, VmMount};
+use crate::model::{Forward, InstanceName, Route, Transport, VmMount};
 
 /// How long a rung may take to answer. Podman's service in the guest is started by the first request after a while of silence,
 /// which takes 2 s where the guest is emulated.
@@ -41,11 +41,11 @@ const UPGRADE: Duration = Duration::from_secs(60);
 
 /// The ladder to one instance.
 #[derive(Debug)]
-pub struct Ladder(Arc<Climber>);
+pub struct Ladder(Arc<RouteFinder>);
 
 /// Who climbs it.
 #[derive(Debug)]
-struct Climber {
+struct RouteFinder {
     limactl: Limactl,
     instance: InstanceName,
     transport: Transport,
@@ -55,13 +55,13 @@ struct Climber {
 
 /// A climb under way. It goes on in a task of its own: whoever waits for it may be a future that is kept and not polled for a
 /// while, and must not hold up the others.
-type Climb = Shared<BoxFuture<'static, Result<Arc<Link>, EngineError>>>;
+type RouteSearch = Shared<BoxFuture<'static, Result<Arc<Link>, EngineError>>>;
 
 #[derive(Debug, Default)]
 struct State {
     place: Option<Place>,
     link: Option<Arc<Link>>,
-    climb: Option<Climb>,
+    search: Option<RouteSearch>,
     /// A socket that answered before the instance was looked at.
     ahead: Option<(PathBuf, Podman)>,
     /// The host ports that lead into it.
@@ -69,11 +69,11 @@ struct State {
     /// Whoever asks keeps the machine.
     is_kept: bool,
     /// Brings back Lima's own connection.
-    mending: Option<JoinHandle<()>>,
+    repair: Option<JoinHandle<()>>,
     counts: [u32; 4],
     silent_since: Option<Instant>,
     /// Boots since the last answer, beside the one that runs.
-    vain_boots: u32,
+    failed_boots: u32,
     booted: bool,
     /// When it was last settled which way is used; `None` when something has changed since.
     settled_at: Option<Instant>,
@@ -84,14 +84,14 @@ struct State {
 impl State {
     /// Whether what Lima forwards is gone around.
     fn is_low(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.rung.is_low())
+        self.link.as_ref().is_some_and(|link| link.route.is_low())
     }
 
-    fn stand_on(&mut self, link: Link) -> Arc<Link> {
+    fn use_route(&mut self, link: Link) -> Arc<Link> {
         let link = Arc::new(link);
         self.silent_since = None;
         self.booted = false;
-        self.vain_boots = 0;
+        self.failed_boots = 0;
         self.why = None;
         self.settled_at = Some(Instant::now());
         self.link = Some(link.clone());
@@ -117,21 +117,21 @@ struct Place {
 #[derive(Debug)]
 struct Link {
     podman: Podman,
-    rung: Rung,
+    route: Route,
     /// Kept while it serves.
     _ssh: Option<SshForward>,
 }
 
 impl Ladder {
-    /// The ladder to this instance. Nothing is tried yet, and nothing can be before [`crate::backend::Route::locate`].
+    /// The ladder to this instance. Nothing is tried yet, and nothing can be before [`crate::backend::Routing::locate`].
     pub fn new(limactl: Limactl, instance: InstanceName, transport: Transport) -> Self {
         let logins = Logins::default();
-        Self(Arc::new(Climber { limactl, instance, transport, logins, state: Mutex::default() }))
+        Self(Arc::new(RouteFinder { limactl, instance, transport, logins, state: Mutex::default() }))
     }
 
     /// As [`Ladder::new`], pulling with these logins.
     pub fn with_logins(limactl: Limactl, instance: InstanceName, transport: Transport, logins: Logins) -> Self {
-        Self(Arc::new(Climber { limactl, instance, transport, logins, state: Mutex::default() }))
+        Self(Arc::new(RouteFinder { limactl, instance, transport, logins, state: Mutex::default() }))
     }
 
     /// The path of the socket in use here, when the way in use has one.
@@ -141,21 +141,21 @@ impl Ladder {
 
     /// The way in use, else the best that answers. All who ask meanwhile wait for one climb.
     async fn link(&self) -> Result<Arc<Link>, EngineError> {
-        let climb = {
+        let search = {
             let mut state = self.0.state();
             if let Some(link) = &state.link {
                 return Ok(link.clone());
             }
-            state.climb.get_or_insert_with(|| begin(self.0.clone())).clone()
+            state.search.get_or_insert_with(|| begin(self.0.clone())).clone()
         };
-        climb.await
+        search.await
     }
 }
 
-fn begin(climber: Arc<Climber>) -> Climb {
+fn begin(finder: Arc<RouteFinder>) -> RouteSearch {
     let climbing = tokio::spawn(async move {
-        let outcome = climber.climb().await;
-        climber.state().climb = None;
+        let outcome = finder.find_route().await;
+        finder.state().search = None;
         outcome
     });
     let ended = climbing.map(|ended| {
@@ -171,25 +171,25 @@ fn in_layers(kind: EngineErrorKind, why: String) -> EngineError {
     EngineError { way_out: WayOut::InLayers, ..EngineError::new(kind, why) }
 }
 
-impl Climber {
+impl RouteFinder {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tries each rung that the state file allows, the best first.
-    async fn climb(self: &Arc<Self>) -> Result<Arc<Link>, EngineError> {
+    async fn find_route(self: &Arc<Self>) -> Result<Arc<Link>, EngineError> {
         let Some(place) = self.state().place.clone() else {
             let why = format!("it is not known how VM `{}` is reached", self.instance);
             return Err(in_layers(EngineErrorKind::TransportUnavailable, why));
         };
         let mut why = None;
-        for rung in Rung::ALL.into_iter().filter(|rung| self.allows(*rung)) {
-            self.state().counts[rung as usize] += 1;
-            match self.step_on(rung, &place).await {
-                Ok(link) => return self.stand_on(link, &place),
+        for route in Route::ALL.into_iter().filter(|route| self.allows(*route)) {
+            self.state().counts[route as usize] += 1;
+            match self.try_route(route, &place).await {
+                Ok(link) => return self.use_route(link, &place),
                 Err(err) => {
-                    let no_login = rung == Rung::Ssh && err.kind == EngineErrorKind::TransportUnavailable;
-                    tracing::debug!(rung = rung.word(), error = %err, "a way to Podman in the VM does not answer");
+                    let no_login = route == Route::Ssh && err.kind == EngineErrorKind::TransportUnavailable;
+                    tracing::debug!(route = route.word(), error = %err, "a way to Podman in the VM does not answer");
                     why = Some(err);
                     // `limactl shell` is an ssh too: while a guest boots, waiting for it would only delay the next try.
                     if no_login {
@@ -206,11 +206,11 @@ impl Climber {
         Err(err)
     }
 
-    fn allows(&self, rung: Rung) -> bool {
+    fn allows(&self, route: Route) -> bool {
         match self.transport {
             Transport::Auto => true,
-            Transport::Api => rung != Rung::Shell,
-            Transport::Shell => rung == Rung::Shell,
+            Transport::Api => route != Route::Shell,
+            Transport::Shell => route == Route::Shell,
         }
     }
 
@@ -224,19 +224,19 @@ impl Climber {
         Shell::new(self.limactl.clone(), self.instance.as_str(), is_rootful).with_logins(self.logins.clone())
     }
 
-    async fn step_on(&self, rung: Rung, place: &Place) -> Result<Link, EngineError> {
-        let (podman, ssh) = match rung {
-            Rung::Forward => (self.api(forwarded(place)?)?, None),
-            Rung::Reconnect => {
+    async fn try_route(&self, route: Route, place: &Place) -> Result<Link, EngineError> {
+        let (podman, ssh) = match route {
+            Route::Forward => (self.api(forwarded(place)?)?, None),
+            Route::Reconnect => {
                 let socket = forwarded(place)?;
                 tokio::time::sleep(RECONNECT).await;
                 (self.api(socket)?, None)
             }
-            Rung::Ssh => {
+            Route::Ssh => {
                 let ssh = SshForward::open(&place.ssh_config, &self.instance, &place.guest, &place.dir).await?;
                 (self.api(ssh.socket())?, Some(ssh))
             }
-            Rung::Shell => (Podman::Shell(self.shell(place)), None),
+            Route::Shell => (Podman::Shell(self.shell(place)), None),
         };
         match tokio::time::timeout(ANSWER, podman.ping()).await {
             Ok(pinged) => pinged?,
@@ -245,32 +245,32 @@ impl Climber {
                 return Err(in_layers(EngineErrorKind::Timeout, why));
             }
         }
-        Ok(Link { podman, rung, _ssh: ssh })
+        Ok(Link { podman, route, _ssh: ssh })
     }
 
     /// Uses it from now on, unless the machine was started anew since: then it leads nowhere.
-    fn stand_on(self: &Arc<Self>, link: Link, place: &Place) -> Result<Arc<Link>, EngineError> {
+    fn use_route(self: &Arc<Self>, link: Link, place: &Place) -> Result<Arc<Link>, EngineError> {
         let mut state = self.state();
         if state.place.as_ref() != Some(place) {
             let why = format!("VM `{}` changed while a way to its Podman was looked for", self.instance);
             return Err(in_layers(EngineErrorKind::TransportUnavailable, why));
         }
-        let link = state.stand_on(link);
-        self.mend(&mut state);
+        let link = state.use_route(link);
+        self.repair(&mut state);
         Ok(link)
     }
 
     /// Begins to bring back Lima's own connection when it was gone around, for who keeps the machine. At once: by the time that
     /// a step is known the guest, which may be slow, has logged it in.
-    fn mend(self: &Arc<Self>, state: &mut State) {
-        let is_idle = state.mending.as_ref().is_none_or(JoinHandle::is_finished);
+    fn repair(self: &Arc<Self>, state: &mut State) {
+        let is_idle = state.repair.as_ref().is_none_or(JoinHandle::is_finished);
         if state.is_kept
             && state.is_low()
             && is_idle
-            && self.allows(Rung::Forward)
+            && self.allows(Route::Forward)
             && let Some(place) = state.place.clone()
         {
-            state.mending = Some(tokio::spawn(mending::mend(self.clone(), place)));
+            state.repair = Some(tokio::spawn(repair::repair(self.clone(), place)));
         }
     }
 
@@ -282,7 +282,7 @@ impl Climber {
         }
         let mut state = self.state();
         if state.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
-            tracing::debug!(rung = link.rung.word(), error = %err, "the way to Podman in the VM broke");
+            tracing::debug!(route = link.route.word(), error = %err, "the way to Podman in the VM broke");
             state.link = None;
         }
     }
@@ -292,19 +292,19 @@ impl Climber {
         let place = {
             let mut state = self.state();
             let is_due = state.settled_at.is_none_or(|at| at.elapsed() >= UPGRADE);
-            if !(state.is_low() && is_due && self.allows(Rung::Forward)) {
+            if !(state.is_low() && is_due && self.allows(Route::Forward)) {
                 return;
             }
             state.settled_at = Some(Instant::now());
-            state.counts[Rung::Forward as usize] += 1;
+            state.counts[Route::Forward as usize] += 1;
             state.place.clone()
         };
         let Some(place) = place else { return };
-        match self.step_on(Rung::Forward, &place).await {
+        match self.try_route(Route::Forward, &place).await {
             Ok(better) => {
-                let _ = self.stand_on(better, &place);
+                let _ = self.use_route(better, &place);
             }
-            Err(_) => self.mend(&mut self.state()),
+            Err(_) => self.repair(&mut self.state()),
         }
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn lines<C: Cut + Send + 'static>(
 /// length, so memory stays bounded: its header may promise 4 GiB.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    held: BytesMut,
+    buffered: BytesMut,
     frame: Option<Frame>,
     raw: Option<Stamped>,
 }
@@ -91,14 +91,14 @@ impl Cut for Records {
         if let Some(raw) = &mut self.raw {
             return raw.push(Chunk::Stdout(bytes), out);
         }
-        self.held.extend_from_slice(&bytes);
+        self.buffered.extend_from_slice(&bytes);
         loop {
             if let Some(frame) = &mut self.frame {
                 let length = frame.left.min(Lines::LIMIT);
-                if self.held.len() < length {
+                if self.buffered.len() < length {
                     return;
                 }
-                out.push_back(piece_of(frame.is_stderr, frame.cut, self.held.split_to(length).freeze()));
+                out.push_back(piece_of(frame.is_stderr, frame.cut, self.buffered.split_to(length).freeze()));
                 frame.left -= length;
                 frame.cut = true;
                 if frame.left == 0 {
@@ -106,18 +106,18 @@ impl Cut for Records {
                 }
                 continue;
             }
-            let header: Vec<u8> = self.held.iter().take(HEADER).copied().collect();
+            let header: Vec<u8> = self.buffered.iter().take(HEADER).copied().collect();
             let plausible = header.first().is_none_or(|stream| *stream <= 3)
                 && header.iter().skip(1).take(3).all(|byte| *byte == 0);
             if !plausible {
-                let held = self.held.split().freeze();
-                return self.raw.insert(Stamped::default()).push(Chunk::Stdout(held), out);
+                let buffered = self.buffered.split().freeze();
+                return self.raw.insert(Stamped::default()).push(Chunk::Stdout(buffered), out);
             }
             let [stream, _, _, _, length @ ..] = header.as_slice() else { return };
             let Ok(length) = <[u8; 4]>::try_from(length) else { return };
             let left = u32::from_be_bytes(length) as usize;
             self.frame = Some(Frame { is_stderr: matches!(*stream, 2 | 3), left, cut: false });
-            self.held.advance(HEADER);
+            self.buffered.advance(HEADER);
         }
     }
 
@@ -135,7 +135,7 @@ pub(super) struct Stamped([Line; 2]);
 /// The line under way.
 #[derive(Debug, Default)]
 struct Line {
-    held: BytesMut,
+    buffered: BytesMut,
     /// How much of it is known to have no line end.
     searched: usize,
     /// Its first piece, which has its moment, went out.
@@ -148,11 +148,11 @@ impl Cut for Stamped {
             Chunk::Stdout(bytes) => (false, bytes),
             Chunk::Stderr(bytes) => (true, bytes),
         };
-        let Line { held, searched, cut } = &mut self.0[usize::from(is_stderr)];
-        held.extend_from_slice(&bytes);
+        let Line { buffered, searched, cut } = &mut self.0[usize::from(is_stderr)];
+        buffered.extend_from_slice(&bytes);
         loop {
-            let window = held.len().min(Lines::LIMIT);
-            let end = held[*searched..window].iter().position(|byte| *byte == b'\n');
+            let window = buffered.len().min(Lines::LIMIT);
+            let end = buffered[*searched..window].iter().position(|byte| *byte == b'\n');
             let length = match end {
                 Some(end) => *searched + end + 1,
                 None if window == Lines::LIMIT => window,
@@ -161,15 +161,15 @@ impl Cut for Stamped {
                     return;
                 }
             };
-            out.push_back(piece_of(is_stderr, *cut, held.split_to(length).freeze()));
+            out.push_back(piece_of(is_stderr, *cut, buffered.split_to(length).freeze()));
             (*searched, *cut) = (0, end.is_none());
         }
     }
 
     fn finish(&mut self, out: &mut VecDeque<LogLine>) {
-        for (is_stderr, Line { held, cut, .. }) in [false, true].into_iter().zip(&mut self.0) {
-            if !held.is_empty() {
-                out.push_back(piece_of(is_stderr, *cut, held.split().freeze()));
+        for (is_stderr, Line { buffered, cut, .. }) in [false, true].into_iter().zip(&mut self.0) {
+            if !buffered.is_empty() {
+                out.push_back(piece_of(is_stderr, *cut, buffered.split().freeze()));
             }
         }
     }
@@ -263,6 +263,6 @@ mod tests {
         for _ in 0..64 {
             promised.push(Chunk::Stdout(Bytes::from(vec![b'x'; 1 << 16])), &mut out);
         }
-        assert!(out.len() == 4 && promised.held.is_empty(), "four MiB of four GiB are passed on");
+        assert!(out.len() == 4 && promised.buffered.is_empty(), "four MiB of four GiB are passed on");
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::error::is_of_a_lost_storage;
 use super::http::{Answer, Call, query, segment};
-use super::life::{past_an_end, unless_gone};
+use super::lifecycle::{past_an_end, unless_gone};
 use super::recent;
 use super::stop::{Listing, Stoppable};
 use super::wire::{self, ImageLabels, Past};
@@ -60,9 +60,9 @@ impl Api {
 
         let unseen: Vec<_> = look.names.iter().filter(|name| !containers.contains_key(*name)).collect();
         if !unseen.is_empty() {
-            let mut strangers = wire::containers(&self.list(&names_filter(&unseen)).await?, look, images);
-            strangers.retain(|name, _| look.names.contains(name));
-            for (name, state) in strangers {
+            let mut foreign = wire::containers(&self.list(&names_filter(&unseen)).await?, look, images);
+            foreign.retain(|name, _| look.names.contains(name));
+            for (name, state) in foreign {
                 containers.entry(name).or_insert(state);
             }
         }

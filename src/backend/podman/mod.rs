@@ -18,7 +18,7 @@ mod hand_on;
 mod http;
 mod image;
 mod ladder;
-mod life;
+mod lifecycle;
 mod logs;
 mod look;
 mod place;
@@ -42,8 +42,8 @@ use std::time::Duration;
 
 use self::hand_on::hand_on;
 use super::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogLines,
-    LogRequest, Look, Progress, Route,
+    ByteStream, Chunks, ContainerExits, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts,
+    LogLines, LogRequest, Look, Progress, Routing,
 };
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership};
 
@@ -119,7 +119,7 @@ macro_rules! through {
     };
 }
 
-impl Route for Podman {}
+impl Routing for Podman {}
 
 impl Engine for Podman {
     hand_on!(through);
@@ -136,10 +136,10 @@ impl Engine for Podman {
         through!(self, exec_end(exec))
     }
 
-    fn deaths(&self, guest: &Guest) -> Option<Deaths> {
+    fn container_exits(&self, guest: &Guest) -> Option<ContainerExits> {
         match self {
-            Self::Api(podman) => podman.deaths(guest),
-            Self::Shell(podman) => podman.deaths(guest),
+            Self::Api(podman) => podman.container_exits(guest),
+            Self::Shell(podman) => podman.container_exits(guest),
         }
     }
 }

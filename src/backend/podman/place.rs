@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::hand_on::hand_on;
 use super::{Ladder, Podman};
 use crate::backend::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts, LogLines,
-    LogRequest, Look, Progress, Route,
+    ByteStream, Chunks, ContainerExits, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts,
+    LogLines, LogRequest, Look, Progress, Routing,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, VmState,
@@ -43,7 +43,7 @@ macro_rules! at {
     };
 }
 
-impl Route for PodmanAt {
+impl Routing for PodmanAt {
     fn locate(&self, vm: Option<&VmState>) {
         match self {
             Self::Host(podman) => podman.locate(vm),
@@ -100,10 +100,10 @@ impl Engine for PodmanAt {
         at!(self, exec_end(exec))
     }
 
-    fn deaths(&self, guest: &Guest) -> Option<Deaths> {
+    fn container_exits(&self, guest: &Guest) -> Option<ContainerExits> {
         match self {
-            Self::Host(podman) => podman.deaths(guest),
-            Self::Guest(ladder) => ladder.deaths(guest),
+            Self::Host(podman) => podman.container_exits(guest),
+            Self::Guest(ladder) => ladder.container_exits(guest),
         }
     }
 }

@@ -60,16 +60,16 @@ impl Api {
             ..EngineError::new(EngineErrorKind::ApiError, format!("failed to {}: {why}", call.what))
         };
         let response = self.http().open_with(&call, reqwest::Body::wrap_stream(context)).await?;
-        let mut news = response.bytes_stream();
-        let (mut held, mut words, mut wrong) = (BytesMut::new(), String::new(), None);
+        let mut updates = response.bytes_stream();
+        let (mut buffered, mut words, mut wrong) = (BytesMut::new(), String::new(), None);
         loop {
-            let Ok(next) = tokio::time::timeout(BUILD_STALL, news.next()).await else {
+            let Ok(next) = tokio::time::timeout(BUILD_STALL, updates.next()).await else {
                 return Err(failed("the builder said nothing for 15 minutes"));
             };
             let Some(bytes) = next.transpose().map_err(|err| self.http().broken(&call, &err))? else { break };
-            held.extend_from_slice(&bytes);
-            while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
-                let line = held.split_to(end + 1);
+            buffered.extend_from_slice(&bytes);
+            while let Some(end) = buffered.iter().position(|byte| *byte == b'\n') {
+                let line = buffered.split_to(end + 1);
                 let Ok(line) = serde_json::from_slice::<Value>(&line) else { continue };
                 if let Some(text) = line.get("stream").and_then(Value::as_str) {
                     text.lines().for_each(&said);
@@ -81,8 +81,8 @@ impl Api {
                     wrong = Some(text.to_owned());
                 }
             }
-            if held.len() > WORDS * 64 {
-                held.clear();
+            if buffered.len() > WORDS * 64 {
+                buffered.clear();
             }
         }
         if let Some(wrong) = wrong {
@@ -134,6 +134,6 @@ impl Api {
         let path = format!("/images/{image}/untag?repo={}&tag={}", query(repository), query(tag));
         let call =
             Call::post(format!("take the name `{reference}` from image {}", image.short()), self.libpod(&path).await?);
-        super::life::unless_gone(self.http().send(&call).await).map(|_| ())
+        super::lifecycle::unless_gone(self.http().send(&call).await).map(|_| ())
     }
 }

@@ -32,11 +32,11 @@ use self::run::Call;
 use super::answer;
 use super::auth::Logins;
 use super::error::About;
-use super::life::{self, Life, Started};
+use super::lifecycle::{self, Lifecycle, Started};
 use super::spec;
 use super::stop::{self, Listing, Stoppable, Stops};
 use crate::backend::limactl::Limactl;
-use crate::backend::{Deaths, EngineError, EngineErrorKind};
+use crate::backend::{ContainerExits, EngineError, EngineErrorKind};
 use crate::model::redact::HIDDEN;
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, Phase};
 
@@ -167,7 +167,7 @@ impl Shell {
 
     /// See [`crate::backend::Engine::start`].
     pub async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        life::start(self, id).await
+        lifecycle::start(self, id).await
     }
 
     /// See [`crate::backend::Engine::stop`].
@@ -177,7 +177,7 @@ impl Shell {
 
     /// See [`crate::backend::Engine::remove`]. Anonymous volumes stay with their data, as `podman rm` leaves them.
     pub async fn remove(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        life::remove(self, id, grace).await
+        lifecycle::remove(self, id, grace).await
     }
 
     /// See [`crate::backend::Engine::unpause`].
@@ -218,8 +218,8 @@ impl Shell {
         self.run(&call).await.map(|_| ())
     }
 
-    /// See [`crate::backend::Engine::deaths`]: there is no faster word than the events.
-    pub fn deaths(&self, _: &Guest) -> Option<Deaths> {
+    /// See [`crate::backend::Engine::container_exits`]: there is no faster word than the events.
+    pub fn container_exits(&self, _: &Guest) -> Option<ContainerExits> {
         None
     }
 
@@ -252,7 +252,7 @@ impl Shell {
     }
 }
 
-impl Life for Shell {
+impl Lifecycle for Shell {
     async fn inspect(&self, id: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
         Shell::inspect(self, id).await
     }

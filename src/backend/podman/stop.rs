@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::life::{Life, comes_back};
+use super::lifecycle::{Lifecycle, comes_back};
 use crate::backend::{EngineError, EngineErrorKind};
 use crate::model::{ContainerId, ContainerState, Phase};
 
@@ -101,7 +101,12 @@ impl Stops {
     }
 
     /// What Podman says of a container, from a list that is shared with all others who wait and not older than `age`.
-    async fn look(&self, podman: &impl Life, id: &ContainerId, age: Duration) -> Result<Option<Listing>, EngineError> {
+    async fn look(
+        &self,
+        podman: &impl Lifecycle,
+        id: &ContainerId,
+        age: Duration,
+    ) -> Result<Option<Listing>, EngineError> {
         let mut listed = self.listed.lock().await;
         let fresh = listed.as_ref().filter(|listed| {
             let spacing = (LIST_SPACING * listed.took).min(MOST_SPACING);
@@ -136,7 +141,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// See [`crate::backend::Engine::stop`]. A container that is to have more time by its own `StopTimeout` gets it.
-pub(super) async fn stop(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+pub(super) async fn stop(podman: &impl Lifecycle, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
     let mut came_back = false;
     for tried in 0..TRIES {
         let Some(seen) = podman.stoppable(id).await? else {
@@ -181,7 +186,7 @@ pub(super) async fn stop(podman: &impl Life, id: &ContainerId, grace: Duration) 
 
 /// One stop by Podman. Where Podman restarts the container meanwhile, it says that it cannot tidy up what runs, and what was
 /// restarted may have ended by the time it is looked at.
-async fn by_podman(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+async fn by_podman(podman: &impl Lifecycle, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
     match podman.stop_once(id, grace).await {
         Err(err) if is_refusal(&err) && podman.inspect(id).await?.is_some_and(|now| ends_or_runs(&now.phase)) => {
             tracing::debug!(container = %id, error = %err, "a container that was to be stopped was restarted");
@@ -198,17 +203,17 @@ fn ends_or_runs(phase: &Phase) -> bool {
 /// Takes a container between two of Podman's restarts out of its hands. One that ends as soon as it is started is down
 /// whenever its turn comes to be stopped, above all on a busy machine; then a stop changes nothing (4.3.1), and the restart
 /// that is due comes. Once made ready for a start it has none due, and a stop is the last word.
-async fn hold(podman: &impl Life, id: &ContainerId) -> Result<(), EngineError> {
+async fn hold(podman: &impl Lifecycle, id: &ContainerId) -> Result<(), EngineError> {
     for _ in 0..HOLDS {
         // Podman may tidy up the last run after it was made ready. Then a stop changes nothing either, and it is as if new.
         if !podman.inspect(id).await?.is_some_and(|now| matches!(now.phase, Phase::Stopping | Phase::Created)) {
             break;
         }
-        let held = async {
+        let paused = async {
             podman.init(id).await?;
             podman.stop_once(id, Duration::ZERO).await
         };
-        match held.await {
+        match paused.await {
             Err(err) if is_refusal(&err) => {
                 tracing::debug!(container = %id, error = %err, "a container was not held between two restarts");
             }
@@ -224,17 +229,17 @@ fn is_refusal(err: &EngineError) -> bool {
 }
 
 /// Whether a signal of ours ends it for good, so that Podman need not wait for it.
-async fn is_signalled(podman: &impl Life, seen: &Stoppable, grace: Duration) -> Result<bool, EngineError> {
+async fn is_signalled(podman: &impl Lifecycle, seen: &Stoppable, grace: Duration) -> Result<bool, EngineError> {
     let restarts = seen.state.restart.as_deref().is_some_and(|policy| policy != "no");
     if grace.is_zero() || !restarts || is_final(&podman.version().await?) {
         return Ok(true);
     }
     let (Some(pid), Some(number)) = (seen.state.pid, number(&seen.signal)) else { return Ok(false) };
-    Ok(podman.process(pid).await.is_some_and(|status| heeds(&status, number) == Some(false)))
+    Ok(podman.process(pid).await.is_some_and(|status| honours(&status, number) == Some(false)))
 }
 
 /// Its own signal, KILL after the grace, and until Podman is done with it.
-async fn signal(podman: &impl Life, seen: &Stoppable, grace: Duration) -> Result<Waited, EngineError> {
+async fn signal(podman: &impl Lifecycle, seen: &Stoppable, grace: Duration) -> Result<Waited, EngineError> {
     let id = &seen.state.id;
     let _waiting = Waiting::new(podman.stops(), id);
     if !grace.is_zero() {
@@ -259,7 +264,7 @@ async fn signal(podman: &impl Life, seen: &Stoppable, grace: Duration) -> Result
 }
 
 /// One that ended in the same moment cannot be signalled, which is as well: what became of it is seen afterwards.
-async fn send(podman: &impl Life, id: &ContainerId, signal: &str) -> Result<(), EngineError> {
+async fn send(podman: &impl Lifecycle, id: &ContainerId, signal: &str) -> Result<(), EngineError> {
     let _place = podman.stops().signals.acquire().await;
     match podman.signal(id, signal).await {
         Err(err) if err.kind.is_retryable() || err.kind == EngineErrorKind::PermissionDenied => Err(err),
@@ -272,7 +277,7 @@ async fn send(podman: &impl Life, id: &ContainerId, signal: &str) -> Result<(), 
 }
 
 /// While its process lives for certain, Podman is not asked.
-async fn wait(podman: &impl Life, state: &ContainerState, until: Instant) -> Result<Waited, EngineError> {
+async fn wait(podman: &impl Lifecycle, state: &ContainerState, until: Instant) -> Result<Waited, EngineError> {
     let mut pause = FIRST_PAUSE;
     loop {
         let next = if podman.surely_alive(state) {
@@ -308,7 +313,7 @@ fn is_final(version: &str) -> bool {
 
 /// Whether a process does something about a signal, by its `/proc/PID/status`. The first process of a PID namespace does not
 /// even get one that it neither catches nor holds back. `None` where that cannot be told.
-fn heeds(status: &str, signal: u32) -> Option<bool> {
+fn honours(status: &str, signal: u32) -> Option<bool> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let bit = 1_u64.checked_shl(signal.checked_sub(1)?)?;
     let has = |name: &str| u64::from_str_radix(field(name)?, 16).ok().map(|mask| mask & bit != 0);
@@ -388,7 +393,7 @@ mod tests {
         }
     }
 
-    impl Life for Restless {
+    impl Lifecycle for Restless {
         async fn inspect(&self, _: &ContainerId) -> Result<Option<ContainerState>, EngineError> {
             let seen = self.seen();
             let mut now = self.now.lock().unwrap();
@@ -433,7 +438,7 @@ mod tests {
             &self.stops
         }
 
-        async fn start_once(&self, _: &ContainerId) -> Result<super::super::life::Started, EngineError> {
+        async fn start_once(&self, _: &ContainerId) -> Result<super::super::lifecycle::Started, EngineError> {
             Err(self.refused())
         }
 
@@ -481,14 +486,14 @@ mod tests {
     }
 
     #[test]
-    fn a_first_process_heeds_what_it_catches_or_holds_back() {
+    fn a_first_process_honours_what_it_catches_or_holds_back() {
         let status = |pids: &str, blocked: u64, ignored: u64, caught: u64| {
             format!(
                 "Name:\tsleep\nNSpid:\t{pids}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
             )
         };
         let term = 1 << 14;
-        for (shown, heeded) in [
+        for (shown, honoured) in [
             (status("812\t1", 0, 0, 0), Some(false)),
             (status("812\t1", 0, 0, term), Some(true)),
             (status("812\t1", term, 0, 0), Some(true)),
@@ -498,14 +503,14 @@ mod tests {
             (status("812\t7", 0, 0, 0), Some(true)),
             ("Name:\tsleep\n".to_owned(), None),
         ] {
-            assert_eq!(heeds(&shown, 15), heeded, "{shown}");
+            assert_eq!(honours(&shown, 15), honoured, "{shown}");
         }
-        assert_eq!(heeds(&status("1", 0, 0, 0), 0), None);
-        assert_eq!(heeds(&status("1", 0, 0, 0), 65), None);
+        assert_eq!(honours(&status("1", 0, 0, 0), 0), None);
+        assert_eq!(honours(&status("1", 0, 0, 0), 65), None);
     }
 
     #[test]
-    fn a_signal_has_a_number_however_it_is_told() {
+    fn a_signal_has_a_number_however_it_is_reported() {
         for (told, wanted) in
             [("15", 15), ("SIGTERM", 15), ("TERM", 15), ("SIGQUIT", 3), ("usr1", 10), ("", 15), ("0", 15), ("37", 37)]
         {

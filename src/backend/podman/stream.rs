@@ -86,10 +86,10 @@ fn plausible(header: &[u8]) -> bool {
 /// [`Lines::LIMIT`] comes in pieces of that length, so memory stays bounded.
 #[derive(Debug, Default)]
 pub struct Lines {
-    held: BytesMut,
+    buffered: BytesMut,
     /// The line under way has been cut already, so that a line end right after a cut ends no empty line.
     cut: bool,
-    /// How much of `held` is known to have no line end.
+    /// How much of `buffered` is known to have no line end.
     searched: usize,
 }
 
@@ -99,13 +99,13 @@ impl Lines {
 
     /// Takes the next bytes and appends each line they complete, without its end, to `out`.
     pub fn push(&mut self, bytes: &[u8], out: &mut VecDeque<Bytes>) {
-        self.held.extend_from_slice(bytes);
+        self.buffered.extend_from_slice(bytes);
         loop {
             // One byte more than the limit is awaited, since a `\r` at the limit may belong to the line end.
-            let window = self.held.len().min(Self::LIMIT + 2);
-            match self.held[self.searched..window].iter().position(|byte| *byte == b'\n') {
+            let window = self.buffered.len().min(Self::LIMIT + 2);
+            match self.buffered[self.searched..window].iter().position(|byte| *byte == b'\n') {
                 Some(offset) => {
-                    let mut line = self.held.split_to(self.searched + offset + 1);
+                    let mut line = self.buffered.split_to(self.searched + offset + 1);
                     line.truncate(line.len() - 1);
                     if line.last() == Some(&b'\r') {
                         line.truncate(line.len() - 1);
@@ -120,8 +120,8 @@ impl Lines {
                     self.cut = false;
                     self.searched = 0;
                 }
-                None if self.held.len() >= Self::LIMIT + 2 => {
-                    out.push_back(self.held.split_to(Self::LIMIT).freeze());
+                None if self.buffered.len() >= Self::LIMIT + 2 => {
+                    out.push_back(self.buffered.split_to(Self::LIMIT).freeze());
                     self.cut = true;
                     self.searched = 0;
                 }
@@ -136,7 +136,7 @@ impl Lines {
     /// The last line, when the bytes did not end with a line end.
     pub fn finish(&mut self) -> Option<Bytes> {
         self.searched = 0;
-        (!self.held.is_empty()).then(|| self.held.split().freeze())
+        (!self.buffered.is_empty()).then(|| self.buffered.split().freeze())
     }
 }
 

@@ -166,7 +166,7 @@ async fn an_image_that_podman_does_not_list_is_asked_for() {
 }
 
 #[tokio::test]
-async fn another_roots_container_is_seen_only_under_a_wanted_name_and_told_whose_it_is() {
+async fn another_roots_container_is_seen_only_under_a_wanted_name_and_reported_whose_it_is() {
     let (here, there) = ("a1".repeat(16), "b2".repeat(16));
     let labelled = move |name: &str, root: &str| {
         let labels = json!({"steadfast.name": "demo", "steadfast.root": root, "steadfast.root-path": "/r", "steadfast.id": name});
@@ -218,7 +218,7 @@ fn another_roots_events_are_not_ours() {
 }
 
 #[tokio::test]
-async fn what_is_not_podman_is_told_apart_from_what_is_not_there() {
+async fn what_is_not_podman_is_distinguished_from_what_is_not_there() {
     let docker = Fake::new(|_, mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK").await;
     });
@@ -477,7 +477,7 @@ async fn events_come_although_their_headers_are_late_and_lines_are_malformed() {
 }
 
 #[test]
-fn a_registry_that_is_to_blame_is_told_by_podmans_words_and_not_by_the_images_name() {
+fn a_registry_that_is_to_blame_is_reported_by_podmans_words_and_not_by_the_images_name() {
     let of = |image: &str, why: &str| {
         let what = format!("pull image `{image}`");
         let err = EngineError::new(EngineErrorKind::ApiError, format!("failed to {what}: {why}"));
@@ -813,7 +813,7 @@ fn a_time_with_a_broken_offset_is_no_time() {
 }
 
 #[tokio::test]
-async fn an_answer_is_bounded_and_told_with_its_request() {
+async fn an_answer_is_bounded_and_reported_with_its_request() {
     // One that says how large it is, and one that only goes on.
     for length in ["Content-Length: 314572800\r\n", ""] {
         let fake = Fake::new(move |head, mut stream| async move {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Checks, units};
 use crate::backend::lima::Lima;
 use crate::backend::podman::PodmanAt;
-use crate::backend::{Engine, Route, Vm};
+use crate::backend::{Engine, Routing, Vm};
 use crate::cli::Settings;
 use crate::cli::render::errors::CliError;
 use crate::error::Chain;
@@ -125,7 +125,7 @@ async fn instance(desired: &Desired, spec: &VmSpec, vm: &Lima, checks: &mut Chec
             return None;
         }
     };
-    if let Some(whose) = seen.stranger_to(&desired.ownership()) {
+    if let Some(whose) = seen.foreign_to(&desired.ownership()) {
         checks.bad("vm", format!("instance `{name}` {whose}"), "choose another `instance`, or `apply --adopt`");
         return None;
     }
@@ -176,11 +176,11 @@ async fn socket(seen: &VmState, engine: &PodmanAt, checks: &mut Checks) -> bool 
     }
     match engine.ping().await {
         Ok(()) => {
-            let rung = engine.reach().rung.map_or("unknown", crate::model::Rung::word);
+            let route = engine.reach().route.map_or("unknown", crate::model::Route::word);
             let at = engine
                 .socket()
                 .map_or_else(|| "through `limactl shell`".to_owned(), |socket| socket.display().to_string());
-            checks.ok("podman socket", format!("answers ({rung}): {at}"));
+            checks.ok("podman socket", format!("answers ({route}): {at}"));
             true
         }
         Err(err) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::smoke::from_loaded;
-use super::{BundleArg, agents, arches, from_publish, heard};
+use super::{BundleArg, agents, arches, from_publish, progress_printer};
 use crate::backend::EngineErrorKind;
 use crate::backend::podman::is_of_plain_http;
 use crate::cli::render;
@@ -51,8 +51,8 @@ pub(super) async fn push(
     let agents = agents(&bundle, &args.agent)?;
     let request = RegistryRequest { registry, tls_verify: args.tls_verify, agents: &agents, arches: &arches, dist_dir };
     let signals = Signals::listen("stopping; what is pushed stays");
-    let heard = heard(settings);
-    let pushed = match registry::push(&request, &settings.vars, &signals.token, &heard).await {
+    let said = progress_printer(settings);
+    let pushed = match registry::push(&request, &settings.vars, &signals.token, &said).await {
         Err(RegistryError::Interrupted) => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
         pushed => pushed.map_err(|err| from_registry(&err))?,
     };

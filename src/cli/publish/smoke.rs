@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{BundleArg, agents, arch, from_publish, heard, layers_hint};
+use super::{BundleArg, agents, arch, from_publish, layers_hint, progress_printer};
 use crate::backend::podman::ThrowawayError;
 use crate::cli::render;
 use crate::cli::signals::Signals;
@@ -39,9 +39,9 @@ pub(super) async fn smoke(settings: &Settings, args: &SmokeArgs) -> Result<ExitS
     let bundle = Bundle::read(&args.bundle.bundle).map_err(|err| from_publish(&err.into()))?;
     let agent = agents(&bundle, std::slice::from_ref(&args.agent))?[0];
     let signals = Signals::listen("stopping; the trial is taken away");
-    let heard = heard(settings);
+    let said = progress_printer(settings);
     let request = SmokeRequest { agent, arch, tarball: &args.tarball, timeout: args.timeout };
-    let tried = match smoke::smoke(&request, &settings.vars, &signals.token, &heard).await {
+    let tried = match smoke::smoke(&request, &settings.vars, &signals.token, &said).await {
         Err(SmokeError::Interrupted) => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
         tried => tried.map_err(|err| from_smoke(&err))?,
     };

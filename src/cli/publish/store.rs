@@ -21,7 +21,7 @@ use crate::model::Location;
 use crate::publish::bundle::Bundle;
 use crate::publish::dist;
 use crate::publish::manifest::{self, Inputs, Slice};
-use crate::publish::push::{News, Push, PushError, Pushed, Signing};
+use crate::publish::push::{Push, PushError, PushEvent, Pushed, Signing};
 use crate::publish::store::{
     About, Condition, Destination, IMMUTABLE, Local, NO_CACHE, ObjectKey, Sent, Store, StoreError, StoreErrorKind,
 };
@@ -160,7 +160,7 @@ pub(super) async fn push(settings: &Settings, args: PublishPushArgs) -> Result<E
         let cancel = signals.token.clone();
         let (store, signing, replace) = (&store, signing.as_ref(), args.replace);
         let push = Push { store, inputs: &inputs, signing, written_at, replace, public, cancel };
-        match push.run(&|news| bars.tell(news)).await {
+        match push.run(&|event| bars.tell(event)).await {
             Err(PushError::Interrupted) => Ok(None),
             pushed => pushed.map(Some).map_err(|err| from_push(&err)),
         }
@@ -229,10 +229,10 @@ pub(super) async fn upload(settings: &Settings, args: PublishUploadArgs) -> Resu
             Sent::AlreadyThere
         } else {
             let progress = Progress::new(local.size_bytes);
-            bars.tell(News::Sending(key.clone(), Arc::clone(&progress)));
+            bars.tell(PushEvent::Sending(key.clone(), Arc::clone(&progress)));
             store.send(&key, &local, about, &progress).await?
         };
-        bars.tell(News::Sent(key.clone(), sent));
+        bars.tell(PushEvent::Sent(key.clone(), sent));
         if args.sidecar_sha {
             let text = dist::sidecar(&local.sha256, &local.path);
             let about = About { content_type: "text/plain; charset=utf-8", ..about };
@@ -359,7 +359,7 @@ impl<'a> Bars<'a> {
         Self { settings, screen, bars: Mutex::default() }
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, event: PushEvent) {
         if self.settings.quiet {
             return;
         }
@@ -367,12 +367,12 @@ impl<'a> Bars<'a> {
             Some(screen) => screen.suspend(|| said::say(Level::Info, &text, &[], self.settings.color_stderr)),
             None => said::say(Level::Info, &text, &[], self.settings.color_stderr),
         };
-        match news {
-            News::Sending(key, progress) => match &self.screen {
+        match event {
+            PushEvent::Sending(key, progress) => match &self.screen {
                 Some(screen) => self.draw(screen, key, progress),
                 None => line(format!("sending {key} ({})", units::bytes(progress.get().1))),
             },
-            News::Sent(key, sent) => {
+            PushEvent::Sent(key, sent) => {
                 if let Some(bar) = self.bars.lock().unwrap_or_else(PoisonError::into_inner).remove(&key) {
                     bar.finish_and_clear();
                 }
@@ -383,8 +383,10 @@ impl<'a> Bars<'a> {
                 };
                 line(format!("{word} {key}"));
             }
-            News::Again(tried) => line(format!("somebody else published meanwhile; merging again (try {})", tried + 1)),
-            News::Waiting => line("waiting until --public-url has it".to_owned()),
+            PushEvent::Again(tried) => {
+                line(format!("somebody else published meanwhile; merging again (try {})", tried + 1))
+            }
+            PushEvent::Waiting => line("waiting until --public-url has it".to_owned()),
         }
     }
 

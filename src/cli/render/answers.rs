@@ -57,14 +57,14 @@ impl Answering {
 }
 
 fn serve(mut stream: UnixStream, answers: &Mutex<Answers>) {
-    let (mut held, mut buffer) = (Vec::new(), [0; 4096]);
+    let (mut buffered, mut buffer) = (Vec::new(), [0; 4096]);
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
-        held.extend_from_slice(&buffer[..read]);
-        if !held.ends_with(b"\r\n\r\n") {
+        buffered.extend_from_slice(&buffer[..read]);
+        if !buffered.ends_with(b"\r\n\r\n") {
             continue;
         }
-        let head = String::from_utf8_lossy(&held).into_owned();
-        held.clear();
+        let head = String::from_utf8_lossy(&buffered).into_owned();
+        buffered.clear();
         let answers = answers.lock().unwrap().clone();
         let path = head.split([' ', '?']).nth(1).unwrap_or_default();
         let body = match path {

@@ -18,8 +18,8 @@ use crate::model::{AgentName, FailureKind, ImageId, ImageRef, InstanceName, Mani
 use crate::observe::ManifestFault;
 use crate::plan::WaitingOn;
 use crate::reconcile::lock::{Holder, LockError};
-use crate::reconcile::{Refusal, Trouble};
-use crate::state::{Problem, StateError};
+use crate::reconcile::{Problem, Refusal};
+use crate::state::{self, StateError};
 use crate::why::Failure;
 
 /// What the process ends with. Scripts rely on these.
@@ -136,7 +136,7 @@ impl CliError {
     }
 
     /// A virtual machine of somebody else. `whose` says so as the rest of a sentence.
-    pub fn stranger(instance: &InstanceName, whose: &str) -> Self {
+    pub fn foreign(instance: &InstanceName, whose: &str) -> Self {
         Self::new(ExitStatus::Error, format!("VM `{instance}` {whose}"))
             .hint("`steadfast apply --adopt` takes it over; `limactl` works on it all the same")
     }
@@ -236,7 +236,7 @@ pub fn print(err: &CliError, color: bool) {
 }
 
 /// Writes a warning about the state file to standard error.
-pub fn print_warning(warning: &Problem, file: &str, color: bool) {
+pub fn print_warning(warning: &state::Problem, file: &str, color: bool) {
     match said::is_json() {
         true => said::say(Level::Warn, &warning.to_string(), &[], color),
         false => said::write(&warning.render_warning(file, color)),
@@ -244,23 +244,23 @@ pub fn print_warning(warning: &Problem, file: &str, color: bool) {
 }
 
 /// What the process ends with for a trouble.
-pub fn trouble_status(trouble: &Trouble, manifest_fault: Option<&ManifestFault>) -> ExitStatus {
-    match trouble {
-        Trouble::Failed { error, .. } => match &**error {
+pub fn problem_status(problem: &Problem, manifest_fault: Option<&ManifestFault>) -> ExitStatus {
+    match problem {
+        Problem::Failed { error, .. } => match &**error {
             ActError::Store(err) => CliError::from_store(err).status,
             // This code says that the predecessor runs; where it does not come back, something is broken.
             ActError::RolledBack { .. } => ExitStatus::RolledBack,
             ActError::Unhealthy { .. } | ActError::EndedAtOnce { .. } => ExitStatus::NotConverged,
             _ => ExitStatus::Error,
         },
-        Trouble::NonConvergent { .. } | Trouble::Unready { .. } => ExitStatus::NotConverged,
-        Trouble::Untrusted { .. } => ExitStatus::Unverified,
-        Trouble::Recurring {
+        Problem::NonConvergent { .. } | Problem::Unready { .. } => ExitStatus::NotConverged,
+        Problem::Untrusted { .. } => ExitStatus::Unverified,
+        Problem::Recurring {
             kind: FailureKind::NonConvergent | FailureKind::Unhealthy | FailureKind::CrashLoop,
             ..
         } => ExitStatus::NotConverged,
-        Trouble::Recurring { .. } => ExitStatus::Error,
-        Trouble::Blocked { waiting } => match &waiting.on {
+        Problem::Recurring { .. } => ExitStatus::Error,
+        Problem::Blocked { waiting } => match &waiting.on {
             WaitingOn::Manifest { .. } if manifest_fault == Some(&ManifestFault::Invalid) => ExitStatus::Invalid,
             WaitingOn::Manifest { cause: ManifestCause::Pinned { .. } } => ExitStatus::Unverified,
             _ => ExitStatus::Error,
@@ -282,30 +282,30 @@ pub fn root_hint(err: &io::Error) -> &'static str {
 }
 
 /// What may help against a trouble.
-pub fn trouble_hint(trouble: &Trouble) -> Option<String> {
-    let hint = general_hint(trouble)?;
-    Some(match trouble.agent() {
+pub fn problem_hint(problem: &Problem) -> Option<String> {
+    let hint = general_hint(problem)?;
+    Some(match problem.agent() {
         Some(agent) => hint.replace("AGENT", agent.as_str()),
         None => hint,
     })
 }
 
-fn general_hint(trouble: &Trouble) -> Option<String> {
-    match trouble {
-        Trouble::Failed { error, .. } => act_hint(error),
-        Trouble::Recurring { kind: FailureKind::NonConvergent, .. } | Trouble::NonConvergent { .. } => Some(
+fn general_hint(problem: &Problem) -> Option<String> {
+    match problem {
+        Problem::Failed { error, .. } => act_hint(error),
+        Problem::Recurring { kind: FailureKind::NonConvergent, .. } | Problem::NonConvergent { .. } => Some(
             "something else changes it back, or Podman does not do what it says; `steadfast plan` shows the difference"
                 .into(),
         ),
-        Trouble::Untrusted { cause, .. } => trust::hint(cause),
-        Trouble::Unready { agent, container, .. } => kind_hint(trouble.kind(), agent, Some(container)),
-        Trouble::Recurring { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
-        Trouble::Blocked { waiting } => match &waiting.on {
-            WaitingOn::Stranger { whose: Some(Whose::Root { id, .. }), .. } => Some(format!(
+        Problem::Untrusted { cause, .. } => trust::hint(cause),
+        Problem::Unready { agent, container, .. } => kind_hint(problem.kind(), agent, Some(container)),
+        Problem::Recurring { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
+        Problem::Blocked { waiting } => match &waiting.on {
+            WaitingOn::Foreign { whose: Some(Whose::Root { id, .. }), .. } => Some(format!(
                 "give one of the two state files another `name`, or give --adopt to replace it; if it was made below this \
                  root, whose `state/id` was lost, write {id} into that file"
             )),
-            WaitingOn::Stranger { name, .. } => Some(format!(
+            WaitingOn::Foreign { name, .. } => Some(format!(
                 "remove or rename it (`podman rename {name} …`), choose another `container.name`, or give --adopt to replace it"
             )),
             WaitingOn::OtherAgent { is_wanted: true, .. } => {
@@ -314,7 +314,7 @@ fn general_hint(trouble: &Trouble) -> Option<String> {
             WaitingOn::OtherAgent { name, is_wanted: false, .. } => Some(format!(
                 "without --no-prune, and with no agents named, it is removed; or rename it (`podman rename {name} …`)"
             )),
-            WaitingOn::VmStranger { .. } => Some(
+            WaitingOn::ForeignVm { .. } => Some(
                 "name another `instance` in the state file, or take this one over with --adopt: it is kept as it is"
                     .into(),
             ),
@@ -565,8 +565,8 @@ mod tests {
                 reason: Reason::NotCached,
                 on: WaitingOn::Manifest { cause },
             };
-            let trouble = Trouble::Blocked { waiting };
-            (trouble_status(&trouble, None), trouble_hint(&trouble).is_some())
+            let problem = Problem::Blocked { waiting };
+            (problem_status(&problem, None), problem_hint(&problem).is_some())
         };
         let (agent, arch) = ("a".parse::<AgentName>().unwrap(), Arch::X64);
         let digest = |digit: &str| Sha256Digest::parse(&digit.repeat(64)).unwrap();
@@ -589,12 +589,12 @@ mod tests {
         };
         let on = waiting.on.clone();
         assert_eq!((on.word(), on.is_blocked(), waiting.hides()), ("sight", true, true));
-        let trouble = Trouble::Blocked { waiting: waiting.clone() };
-        assert!(trouble_hint(&trouble).unwrap().contains("`steadfast down --vm`"));
-        assert!(trouble.is_unseen() && trouble.to_string().starts_with("VM `dev` "));
+        let problem = Problem::Blocked { waiting: waiting.clone() };
+        assert!(problem_hint(&problem).unwrap().contains("`steadfast down --vm`"));
+        assert!(problem.is_unseen() && problem.to_string().starts_with("VM `dev` "));
         let on = WaitingOn::Sight { why: "VM `dev` is mentioned".to_owned() };
-        let trouble = Trouble::Blocked { waiting: Waiting { on, ..waiting } };
-        assert_eq!(trouble_hint(&trouble).unwrap(), "`steadfast doctor` checks every layer");
+        let problem = Problem::Blocked { waiting: Waiting { on, ..waiting } };
+        assert_eq!(problem_hint(&problem).unwrap(), "`steadfast doctor` checks every layer");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled, units};
 use crate::act::in_one_line;
 use crate::model::{AgentName, Name};
-use crate::reconcile::journal::read::{Entry, Told};
+use crate::reconcile::journal::read::{Entry, ReportedError};
 use crate::time::rfc3339;
 
 /// Entries as lines of a table whose columns stay where they are while new ones come.
@@ -79,7 +79,7 @@ impl Page {
             errors.push(told.message.to_owned());
         }
         if entry.event() == "pass" {
-            for Told { agent, message, cause, .. } in entry.troubles() {
+            for ReportedError { agent, message, cause, .. } in entry.problems() {
                 let others = self.agent.as_deref().is_some_and(|wanted| agent.is_some_and(|agent| agent != wanted));
                 if others || !self.told.insert(cause.to_owned()) {
                     continue;
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_is_a_line_and_every_error_is_told_once() {
+    fn every_entry_is_a_line_and_every_error_is_reported_once() {
         insta::assert_snapshot!(shown(None, &story()));
     }
 
@@ -227,8 +227,8 @@ mod tests {
             let page = shown(None, &[at(1, "apply", "pass", more)]);
             page.lines().nth(1).unwrap().split_whitespace().nth(2).unwrap().to_owned()
         };
-        let pass = |ended: &str, left: &[&str], troubles: &[&str]| {
-            result(json!({"converged": false, "ended": ended, "notWaitedFor": left, "troubles": troubles, "steps": 1}))
+        let pass = |ended: &str, left: &[&str], problems: &[&str]| {
+            result(json!({"converged": false, "ended": ended, "notWaitedFor": left, "troubles": problems, "steps": 1}))
         };
         assert_eq!(pass("proved", &["a"], &[]), "applied");
         assert_eq!(pass("proved", &["a"], &["m"]), "stuck");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn on_one_agent_the_troubles_of_others_are_left_out() {
+    fn on_one_agent_the_problems_of_others_are_left_out() {
         let page = shown(Some("b"), &story()[2..4]);
         assert!(page.contains("host port 1 is taken") && !page.contains("cannot be seen"), "{page}");
     }

@@ -119,7 +119,7 @@ mod tests {
             Reason::NotRunning(Phase::Paused),
             Reason::NotRunning(Phase::Exited { code: 1 }),
             Reason::Unhealthy,
-            Reason::KeepsEnding,
+            Reason::CrashLoop,
             Reason::WantedStopped,
             Reason::Changed(Vec::new()),
             Reason::SpecUnreadable,

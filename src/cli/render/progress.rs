@@ -15,7 +15,7 @@ use crate::act::{ActError, Done};
 use crate::backend::Progress;
 use crate::model::FailureKind;
 use crate::plan::{Action, Step};
-use crate::reconcile::run::News;
+use crate::reconcile::run::Event;
 use crate::reconcile::{Awaited, Reporter};
 
 /// Draws or prints.
@@ -322,10 +322,10 @@ impl Reporter for Printer {
         }
     }
 
-    fn news(&self, news: &News) {
+    fn on_event(&self, event: &Event) {
         let mark =
-            if news.is_bad() { styled("!", REMOVE, self.shared.color) } else { styled("✓", ADD, self.shared.color) };
-        self.line(&mark, &news.to_string());
+            if event.is_bad() { styled("!", REMOVE, self.shared.color) } else { styled("✓", ADD, self.shared.color) };
+        self.line(&mark, &event.to_string());
     }
 
     fn awaiting(&self, agents: &Awaited) {

@@ -9,15 +9,15 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::ExitStatus;
-use super::errors::{trouble_hint, trouble_status};
+use super::errors::{problem_hint, problem_status};
 use super::said::{Level, say};
 use super::units;
 use crate::act::ActError;
-use crate::control::{Ended, Outcome, Problem, path_text};
+use crate::control::{self, Ended, Outcome, path_text};
 use crate::error::Chain;
 use crate::model::{AgentName, FailureKind, FieldChange};
 use crate::plan::{ActionKind, WaitingOn};
-use crate::reconcile::{Report, Taken, Trouble};
+use crate::reconcile::{Problem, Report, TakenStep};
 use crate::words::Word;
 
 /// What `apply -o json` prints of an outcome.
@@ -71,18 +71,18 @@ pub fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -
 fn in_words(report: &Report) -> Outcome {
     let steps = report.residual.ready.iter().map(|step| step.action.to_string());
     let waits = report.residual.waiting.iter().map(|waiting| format!("{} `{}`", waiting.kind.verb(), waiting.target));
-    let problem = |trouble: &Trouble, agent: Option<&AgentName>| Problem {
+    let of = |problem: &Problem, agent: Option<&AgentName>| control::Problem {
         agent: agent.cloned(),
-        kind: Word::Known(trouble.kind()),
-        message: trouble.to_string(),
-        hint: trouble_hint(trouble),
+        kind: Word::Known(problem.kind()),
+        message: problem.to_string(),
+        hint: problem_hint(problem),
     };
     let problems: Vec<_> = report
-        .troubles
+        .problems
         .iter()
-        .flat_map(|trouble| {
-            let others = also_stopped(report, trouble).into_iter().map(move |agent| problem(trouble, Some(agent)));
-            std::iter::once(problem(trouble, trouble.agent())).chain(others)
+        .flat_map(|problem| {
+            let others = also_stopped(report, problem).into_iter().map(move |agent| of(problem, Some(agent)));
+            std::iter::once(of(problem, problem.agent())).chain(others)
         })
         .collect();
     Outcome {
@@ -108,9 +108,9 @@ fn in_words(report: &Report) -> Outcome {
 }
 
 /// The agents that wait for what another one's step failed to bring: an image, a tarball.
-fn also_stopped<'r>(report: &'r Report, trouble: &Trouble) -> BTreeSet<&'r AgentName> {
-    let Trouble::Failed { agent, error } = trouble else { return BTreeSet::new() };
-    let is_it = |taken: &&Taken| taken.outcome.as_ref().is_err_and(|err| Arc::ptr_eq(err, error));
+fn also_stopped<'r>(report: &'r Report, problem: &Problem) -> BTreeSet<&'r AgentName> {
+    let Problem::Failed { agent, error } = problem else { return BTreeSet::new() };
+    let is_it = |taken: &&TakenStep| taken.outcome.as_ref().is_err_and(|err| Arc::ptr_eq(err, error));
     let Some(failed) = report.taken.iter().find(is_it).map(|taken| taken.step.action.target()) else {
         return BTreeSet::new();
     };
@@ -129,7 +129,7 @@ pub fn json(report: &Report) -> impl Serialize {
 
 /// An outcome as JSON: the same as of its report.
 pub fn json_of(outcome: &Outcome) -> Value {
-    fn problem(Problem { agent, kind, message, .. }: &Problem) -> ProblemJson<'_> {
+    fn problem(control::Problem { agent, kind, message, .. }: &control::Problem) -> ProblemJson<'_> {
         ProblemJson { agent: agent.as_ref(), kind, message }
     }
     let json = OutcomeJson {
@@ -142,8 +142,8 @@ pub fn json_of(outcome: &Outcome) -> Value {
     serde_json::to_value(json).unwrap_or_default()
 }
 
-fn taken(taken: &Taken) -> TakenJson {
-    let Taken { step, outcome, took } = taken;
+fn taken(taken: &TakenStep) -> TakenJson {
+    let TakenStep { step, outcome, took } = taken;
     TakenJson {
         kind: step.action.kind(),
         agent: step.agent.clone(),
@@ -191,8 +191,8 @@ const MOST_TROUBLES: usize = 25;
 
 /// Several steps may wait for the same thing, or fail over it: that is said once, with whose they are. What nothing runs of any
 /// more comes first.
-fn once(problems: &[Problem]) -> Vec<(BTreeSet<&AgentName>, &Problem)> {
-    let mut once: Vec<(BTreeSet<&AgentName>, &Problem)> = Vec::new();
+fn once(problems: &[control::Problem]) -> Vec<(BTreeSet<&AgentName>, &control::Problem)> {
+    let mut once: Vec<(BTreeSet<&AgentName>, &control::Problem)> = Vec::new();
     let mut at: BTreeMap<&str, usize> = BTreeMap::new();
     for problem in problems {
         let at = *at.entry(&problem.message).or_insert_with(|| {
@@ -208,7 +208,7 @@ fn once(problems: &[Problem]) -> Vec<(BTreeSet<&AgentName>, &Problem)> {
 /// More names say nothing more.
 const MOST_NAMES: usize = 5;
 
-fn sentence((agents, problem): (BTreeSet<&AgentName>, &Problem)) -> String {
+fn sentence((agents, problem): (BTreeSet<&AgentName>, &control::Problem)) -> String {
     let names: Vec<_> = agents.iter().take(MOST_NAMES).map(|agent| format!("`{agent}`")).collect();
     let names = names.join(", ");
     let whose = match agents.len() {
@@ -221,12 +221,12 @@ fn sentence((agents, problem): (BTreeSet<&AgentName>, &Problem)) -> String {
 }
 
 /// Writes the troubles to standard error.
-pub fn print_troubles(report: &Report, color: bool) {
-    print_troubles_of(&in_words(report), color);
+pub fn print_problems(report: &Report, color: bool) {
+    print_problems_of(&in_words(report), color);
 }
 
 /// Writes the troubles to standard error: the same as of its report.
-pub fn print_troubles_of(outcome: &Outcome, color: bool) {
+pub fn print_problems_of(outcome: &Outcome, color: bool) {
     let once = once(&outcome.problems);
     let more = once.len().saturating_sub(MOST_TROUBLES);
     for (agents, problem) in once.into_iter().take(MOST_TROUBLES) {
@@ -258,16 +258,16 @@ pub fn print_troubles_of(outcome: &Outcome, color: bool) {
 const LEFT_BROKEN: FailureKind = FailureKind::RollBackFailed;
 
 /// A replacement that failed, and whose predecessor did not come back.
-fn is_left_broken(trouble: &Trouble) -> bool {
-    matches!(trouble, Trouble::Failed { error, .. } if matches!(**error, ActError::RollBackFailed { .. }))
+fn is_left_broken(problem: &Problem) -> bool {
+    matches!(problem, Problem::Failed { error, .. } if matches!(**error, ActError::RollBackFailed { .. }))
 }
 
 /// What the process ends with.
 pub fn status(report: &Report) -> ExitStatus {
     let worst: Vec<_> =
-        report.troubles.iter().map(|trouble| trouble_status(trouble, report.manifest_fault.as_ref())).collect();
+        report.problems.iter().map(|problem| problem_status(problem, report.manifest_fault.as_ref())).collect();
     // "Rolled back" would say of all agents that they run as before.
-    let broken = report.troubles.iter().any(is_left_broken);
+    let broken = report.problems.iter().any(is_left_broken);
     // What says most about what to do next wins.
     const ORDER: [ExitStatus; 5] = [
         ExitStatus::Unverified,
@@ -282,7 +282,7 @@ pub fn status(report: &Report) -> ExitStatus {
     }
     let left_as_asked = !report.not_waited_for.is_empty()
         && report.residual.is_empty()
-        && report.troubles.is_empty()
+        && report.problems.is_empty()
         && !report.timed_out
         && !report.interrupted;
     if report.converged || left_as_asked { ExitStatus::Done } else { ExitStatus::NotConverged }
@@ -294,24 +294,24 @@ mod tests {
     use crate::act::Ending;
     use crate::plan::Plan;
 
-    fn failed(error: ActError) -> Trouble {
-        Trouble::Failed { agent: None, error: Arc::new(error) }
+    fn failed(error: ActError) -> Problem {
+        Problem::Failed { agent: None, error: Arc::new(error) }
     }
 
     fn cause() -> Box<ActError> {
         Box::new(ActError::EndedAtOnce { container: "demo-a".into(), how: Ending::Exited(1), log: String::new() })
     }
 
-    fn status_of(troubles: Vec<Trouble>) -> ExitStatus {
-        status(&report(troubles))
+    fn status_of(problems: Vec<Problem>) -> ExitStatus {
+        status(&report(problems))
     }
 
-    fn report(troubles: Vec<Trouble>) -> Report {
+    fn report(problems: Vec<Problem>) -> Report {
         Report {
             name: "demo".parse().unwrap(),
             converged: false,
             taken: Vec::new(),
-            troubles,
+            problems,
             not_waited_for: Vec::new(),
             residual: Plan::default(),
             manifest_fault: None,

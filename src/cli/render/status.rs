@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, units};
 use crate::act::in_one_line;
 use crate::control::Run;
-use crate::model::Rung;
+use crate::model::Route;
 use crate::readiness::CheckedBy;
 use crate::status::{ConditionReason, HealthStatus};
 use crate::words::Word;
@@ -38,7 +38,8 @@ struct Page {
 struct Vm {
     instance: String,
     status: String,
-    rung: Option<String>,
+    #[serde(rename = "route")]
+    route: Option<String>,
     error: Option<String>,
 }
 
@@ -117,19 +118,19 @@ struct Condition {
 /// The virtual machine in one line. `kept`: by a `run`, which brings back by itself what can be.
 fn machine(vm: &Vm, kept: bool, color: bool) -> String {
     let name = format!("VM `{}`", vm.instance);
-    let rung = vm.rung.as_deref().and_then(|word| Rung::ALL.into_iter().find(|rung| rung.word() == word));
-    let way = match rung {
-        Some(Rung::Forward | Rung::Reconnect) => ", reached through the socket Lima forwards",
-        Some(Rung::Ssh) if kept => ", reached through an ssh of our own, not by Lima's forward",
-        Some(Rung::Ssh) => {
+    let route = vm.route.as_deref().and_then(|word| Route::ALL.into_iter().find(|route| route.word() == word));
+    let way = match route {
+        Some(Route::Forward | Route::Reconnect) => ", reached through the socket Lima forwards",
+        Some(Route::Ssh) if kept => ", reached through an ssh of our own, not by Lima's forward",
+        Some(Route::Ssh) => {
             ", reached through an ssh of our own, not by Lima's forward: `steadfast apply` brings back a lost one"
         }
-        Some(Rung::Shell) => ", reached through `limactl shell`",
+        Some(Route::Shell) => ", reached through `limactl shell`",
         None => "",
     };
     match (vm.status.as_str(), &vm.error) {
         (status, Some(why)) => styled(&format!("{name} is {}: {why}", status.to_lowercase()), REMOVE, color),
-        ("Running", None) if vm.rung.is_none() => styled(&format!("{name} runs and does not answer"), CHANGE, color),
+        ("Running", None) if vm.route.is_none() => styled(&format!("{name} runs and does not answer"), CHANGE, color),
         ("Running", None) => format!("{name} runs{way}"),
         ("Absent", None) => styled(&format!("{name} does not exist"), CHANGE, color),
         (status, None) => styled(&format!("{name} is {}", status.to_lowercase()), CHANGE, color),
@@ -276,9 +277,9 @@ fn table(out: &mut String, status: &Page, color: bool) {
     };
     let seen_above = |agent: &Agent| status.podman.error.is_some() && is_unreachable(agent);
     for (name, agent) in status.agents.iter().filter(|(_, agent)| !seen_above(agent)) {
-        alike.entry(trouble(agent).unwrap_or_default()).or_default().push(name);
+        alike.entry(problem(agent).unwrap_or_default()).or_default().push(name);
     }
-    alike.retain(|trouble, agents| !trouble.is_empty() && agents.len() > 1);
+    alike.retain(|problem, agents| !problem.is_empty() && agents.len() > 1);
     for (row, agent) in rows.iter().zip(status.agents.values()) {
         let style = match agent.health.known() {
             _ if agent.ready => ADD,
@@ -286,10 +287,10 @@ fn table(out: &mut String, status: &Page, color: bool) {
             _ => CHANGE,
         };
         let _ = writeln!(out, "  {}", styled(&line(row), style, color));
-        if let Some(trouble) = trouble(agent) {
+        if let Some(problem) = problem(agent) {
             let seen_above = seen_above(agent);
-            if !seen_above && !alike.contains_key(&trouble) {
-                let _ = writeln!(out, "      {}", styled(&trouble.replace('\n', "\n      "), ASIDE, color));
+            if !seen_above && !alike.contains_key(&problem) {
+                let _ = writeln!(out, "      {}", styled(&problem.replace('\n', "\n      "), ASIDE, color));
             }
             let told = |failure: &&LastFailure| !seen_above && !failure.message.contains(&agent.conditions[0].message);
             if let Some(failure) = agent.last_failure.as_ref().filter(told) {
@@ -304,13 +305,13 @@ fn table(out: &mut String, status: &Page, color: bool) {
             }
         }
     }
-    for (trouble, agents) in &alike {
-        let _ = writeln!(out, "  {}: {}", agents.join(", "), styled(trouble, ASIDE, color));
+    for (problem, agents) in &alike {
+        let _ = writeln!(out, "  {}: {}", agents.join(", "), styled(problem, ASIDE, color));
     }
 }
 
 /// What is wrong with an agent that is not ready.
-fn trouble(agent: &Agent) -> Option<String> {
+fn problem(agent: &Agent) -> Option<String> {
     let condition = agent.conditions.first().filter(|_| !agent.ready)?;
     Some(format!("{}: {}", condition.reason, condition.message))
 }
@@ -320,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_with_many_alike_is_told_once() {
+    fn what_is_wrong_with_many_alike_is_reported_once() {
         let agent = serde_json::json!({
             "desired": {"state": "running", "version": "1"}, "sync": "Unknown", "health": "Unknown", "ready": false,
             "conditions": [{"reason": "SocketUnreachable", "message": "nobody listens there"}]});
@@ -336,8 +337,8 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_forward_is_told_with_what_brings_it_back_unless_that_is_run() {
-        let vm = Vm { instance: "v".into(), status: "Running".into(), rung: Some("ssh".into()), error: None };
+    fn a_lost_forward_is_reported_with_what_brings_it_back_unless_that_is_run() {
+        let vm = Vm { instance: "v".into(), status: "Running".into(), route: Some("ssh".into()), error: None };
         assert!(machine(&vm, false, false).ends_with("`steadfast apply` brings back a lost one"));
         assert!(machine(&vm, true, false).ends_with("not by Lima's forward"));
     }

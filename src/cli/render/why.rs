@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::errors::{AGAIN, failure_hint, kind_hint, trouble_hint};
+use super::errors::{AGAIN, failure_hint, kind_hint, problem_hint};
 use super::status::health_in_words;
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, past, styled};
 use crate::act::in_one_line;
 use crate::model::FailureKind;
-use crate::reconcile::Trouble;
+use crate::reconcile::Problem;
 use crate::status::{Condition, ConditionReason, SyncStatus};
 use crate::why::{Known, Why};
 
@@ -49,7 +49,7 @@ pub fn json(why: &Why) -> impl Serialize + use<> {
         },
         "steps": steps.collect::<Vec<Value>>(),
         "waiting": waiting.collect::<Vec<Value>>(),
-        "suspended": why.held,
+        "suspended": why.suspended,
         "failures": why.failures,
         "backingOff": why.backoff,
         "lastChange": why.last_change,
@@ -108,8 +108,8 @@ pub fn text(why: &Why, color: bool) -> String {
             page.row(if at == 0 { "last log" } else { "" }, &format!("| {line}"));
         }
     }
-    for held in &why.held {
-        page.row("suspended", &format!("otherwise: {held}"));
+    for suspended in &why.suspended {
+        page.row("suspended", &format!("otherwise: {suspended}"));
     }
     let has_log = why.known.as_ref().is_some_and(|known| known.status.last_log.is_some());
     let mut logs = BTreeSet::new();
@@ -217,7 +217,7 @@ fn hints(why: &Why) -> Vec<String> {
     }
     let container = known.status.container.as_ref().map(|container| container.name.as_str());
     for waiting in why.waiting.iter().filter(|waiting| waiting.on.is_blocked()) {
-        hints.extend(trouble_hint(&Trouble::Blocked { waiting: waiting.clone() }));
+        hints.extend(problem_hint(&Problem::Blocked { waiting: waiting.clone() }));
     }
     // It has ended for good, whatever the step that started it said.
     let has_failed =

@@ -15,7 +15,7 @@ use crate::control::server::Serving;
 use crate::error::Chain;
 use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{Lock, LockError};
-use crate::reconcile::run::Edition;
+use crate::reconcile::run::Revision;
 
 /// How often it is looked whether they are there.
 const LOOK: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(super) struct Presence<'a> {
     pub settings: &'a Settings,
     /// What is wanted. Its name and root stay for as long as `run` does.
-    pub editions: watch::Receiver<Edition>,
+    pub revisions: watch::Receiver<Revision>,
     pub dir: PathBuf,
     pub lock: Option<Lock>,
     pub serving: Option<Serving>,
@@ -35,13 +35,13 @@ pub(super) struct Presence<'a> {
 impl Presence<'_> {
     /// Puts back what is removed, for as long as it is polled. Ends when another `run` was faster.
     pub async fn keep(&mut self) -> CliError {
-        let mut trouble = None;
+        let mut problem = None;
         loop {
             tokio::time::sleep(LOOK).await;
             match self.put_back() {
                 Ok(false) => {}
                 Ok(true) => {
-                    trouble = None;
+                    problem = None;
                     let dir = self.dir.display();
                     let message =
                         format!("files in `{dir}` were removed: the lock and the control socket are there again");
@@ -51,9 +51,9 @@ impl Presence<'_> {
                 Err(Lost::ToRun(err)) => return err,
                 // Told once: it is tried again, and the agents need neither.
                 Err(Lost::Otherwise(why)) => {
-                    if trouble.as_ref() != Some(&why) {
+                    if problem.as_ref() != Some(&why) {
                         say(Level::Warn, &why, &[], self.settings.color_stderr);
-                        trouble = Some(why);
+                        problem = Some(why);
                     }
                 }
             }
@@ -74,7 +74,7 @@ impl Presence<'_> {
                 .map_err(|err| Lost::Otherwise(format!("the control socket cannot be put back: {}", Chain(&err))))?;
         }
         if done && self.lock.is_some() {
-            let desired = self.editions.borrow().desired.clone();
+            let desired = self.revisions.borrow().desired.clone();
             ownership::put_back(self.settings, &desired)
                 .map_err(|err| Lost::Otherwise(format!("cannot keep again whose the name is: {err}")))?;
         }

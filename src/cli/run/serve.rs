@@ -122,7 +122,7 @@ impl Served {
             passes: view.passes,
             state_file_error: self.file_error(view.file_error.as_deref()),
             watching: self.watching.mode.borrow().to_string(),
-            not_recorded: self.journal.trouble().or_else(|| view.not_recorded.clone()),
+            not_recorded: self.journal.problem().or_else(|| view.not_recorded.clone()),
             backing_off: view
                 .backing_off
                 .iter()

@@ -6,14 +6,14 @@
 
 use super::judge::{Judgement, judge};
 use super::names::Holder;
-use super::{Found, Mine, labels, remove, settle, stays_ended};
+use super::{Found, OwnContainers, labels, remove, settle, stays_ended};
 use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Create, Desired, FieldChange, Guest,
     Health, Owner, Phase,
 };
 use crate::plan::images::ImageFor;
-use crate::plan::{Action, ActionKind, Plan, Policy, Reason, Revival, Waiting, WaitingOn};
+use crate::plan::{Action, ActionKind, Plan, Policy, Reason, StartMode, Waiting, WaitingOn};
 
 /// One agent, and what is known of what it is to be.
 pub(super) struct Wanted<'a> {
@@ -80,26 +80,26 @@ impl<'a> Wanted<'a> {
 }
 
 /// Decides about one agent. `holder` is who has its container's name, if that is somebody else.
-pub(super) fn keep(wanted: &Wanted<'_>, mine: &Mine<'_>, holder: Option<Holder<'_>>, plan: &mut Plan) {
+pub(super) fn keep(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, holder: Option<Holder<'_>>, plan: &mut Plan) {
     match (holder, mine.main) {
         (Some(Holder { seen, on: Some(on) }), _) => wait_for_name(wanted, mine, seen.0, on, plan),
-        (Some(Holder { seen: (held, container), on: None }), _) => {
-            replace(wanted, mine, (held, container), Reason::Adopted, plan);
+        (Some(Holder { seen: (owned_name, container), on: None }), _) => {
+            replace(wanted, mine, (owned_name, container), Reason::Adopted, plan);
         }
-        (None, Some((held, container))) => match wanted.judge(container) {
-            Judgement::Same => settle(wanted, (held, container), mine, plan),
+        (None, Some((owned_name, container))) => match wanted.judge(container) {
+            Judgement::Same => settle(wanted, (owned_name, container), mine, plan),
             Judgement::Unsure(why) => {
                 let Some(create) = wanted.create() else { return waits(wanted, Reason::SpecUnreadable, plan) };
-                let action = replacement(wanted, mine, create, (held, container), None);
+                let action = replacement(wanted, mine, create, (owned_name, container), None);
                 plan.wait(wanted.name.clone(), &action, Reason::SpecUnreadable, WaitingOn::Sight { why });
             }
             Judgement::Differs(reason) => {
                 if let Some(prev) = mine.prev.filter(|(_, prev)| wanted.is_right(prev)) {
-                    restore(wanted, mine, prev, Some((held, container)), plan);
+                    restore(wanted, mine, prev, Some((owned_name, container)), plan);
                 } else if let Some(prev) = fallback(mine, container) {
-                    clear_unproved(wanted, mine, (held, container), prev, reason, plan);
+                    clear_unproved(wanted, mine, (owned_name, container), prev, reason, plan);
                 } else {
-                    replace(wanted, mine, (held, container), reason, plan);
+                    replace(wanted, mine, (owned_name, container), reason, plan);
                 }
             }
         },
@@ -108,22 +108,22 @@ pub(super) fn keep(wanted: &Wanted<'_>, mine: &Mine<'_>, holder: Option<Holder<'
 }
 
 /// Nobody has the name.
-fn nameless(wanted: &Wanted<'_>, mine: &Mine<'_>, plan: &mut Plan) {
+fn nameless(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, plan: &mut Plan) {
     if let Some(right) = restorable(wanted, mine) {
         return restore(wanted, mine, right, None, plan);
     }
     let successor = successor(wanted, mine).map(|(name, _)| name);
-    match (mine.others.iter().find(|(held, _)| Some(*held) != successor), mine.prev) {
-        (Some(&(held, container)), _) => {
+    match (mine.others.iter().find(|(owned_name, _)| Some(*owned_name) != successor), mine.prev) {
+        (Some(&(owned_name, container)), _) => {
             let mut changes = vec![FieldChange {
                 field: "container.name".to_owned(),
-                from: Some(held.to_string()),
+                from: Some(owned_name.to_string()),
                 to: Some(wanted.agent.container.name.to_string()),
             }];
             if let Judgement::Differs(reason) = wanted.judge(container) {
                 changes.extend(reason.changes().iter().cloned());
             }
-            replace(wanted, mine, (held, container), Reason::Changed(changes), plan);
+            replace(wanted, mine, (owned_name, container), Reason::Changed(changes), plan);
         }
         // Killed between its two renames, a replacement leaves nothing under the name.
         (None, Some(prev)) => {
@@ -144,7 +144,7 @@ fn nameless(wanted: &Wanted<'_>, mine: &Mine<'_>, plan: &mut Plan) {
 
 /// A container of the agent under another name that is as wanted and can simply have the name: its predecessor, or one
 /// that somebody renamed. Beside one that it would replace, another than the predecessor has to prove itself.
-fn restorable<'a>(wanted: &Wanted<'_>, mine: &Mine<'a>) -> Option<Found<'a>> {
+fn restorable<'a>(wanted: &Wanted<'_>, mine: &OwnContainers<'a>) -> Option<Found<'a>> {
     if let Some(prev) = mine.prev {
         return Some(prev).filter(|(_, prev)| wanted.is_right(prev));
     }
@@ -154,13 +154,13 @@ fn restorable<'a>(wanted: &Wanted<'_>, mine: &Mine<'a>) -> Option<Found<'a>> {
     others.map(|(_, other)| other).all(|other| !runs(&other.phase)).then_some(right)
 }
 
-fn right_elsewhere<'a>(wanted: &Wanted<'_>, mine: &Mine<'a>) -> Option<Found<'a>> {
+fn right_elsewhere<'a>(wanted: &Wanted<'_>, mine: &OwnContainers<'a>) -> Option<Found<'a>> {
     let all = mine.next.into_iter().chain(mine.others.iter().chain(&mine.spare).copied());
     all.into_iter().find(|(_, container)| wanted.is_right(container))
 }
 
 /// One that is as wanted and that can take the place of another: the successor that an interrupted replacement has made.
-fn successor<'a>(wanted: &Wanted<'_>, mine: &Mine<'a>) -> Option<Found<'a>> {
+fn successor<'a>(wanted: &Wanted<'_>, mine: &OwnContainers<'a>) -> Option<Found<'a>> {
     let can_start = |phase: &Phase| matches!(phase, Phase::Created | Phase::Exited { .. } | Phase::Running);
     right_elsewhere(wanted, mine).filter(|(_, right)| can_start(&right.phase))
 }
@@ -169,24 +169,28 @@ fn successor<'a>(wanted: &Wanted<'_>, mine: &Mine<'a>) -> Option<Found<'a>> {
 /// what has the name, and goes.
 fn restore(
     wanted: &Wanted<'_>,
-    mine: &Mine<'_>,
-    (held, container): Found<'_>,
+    mine: &OwnContainers<'_>,
+    (owned_name, container): Found<'_>,
     instead: Option<Found<'_>>,
     plan: &mut Plan,
 ) {
     let (name, agent) = (wanted.name, wanted.agent);
-    if mine.next.is_some_and(|(next, _)| next != held) {
+    if mine.next.is_some_and(|(next, _)| next != owned_name) {
         clear_next(wanted, mine, plan);
     }
     let mut steps = Vec::new();
     // Before it is renamed: by its name alone it is known that it was a replacement that stopped it.
-    if is_down(agent, container) && container.phase != Phase::Paused || was_stopped_aside(wanted, held, container) {
-        let action = start_action(wanted, held, container, Revival::Start, None);
+    if is_down(agent, container) && container.phase != Phase::Paused || was_stopped_aside(wanted, owned_name, container)
+    {
+        let action = start_action(wanted, owned_name, container, StartMode::Start, None);
         steps.push((action, Reason::NotRunning(container.phase.clone())));
     }
-    let action =
-        Action::RenameContainer { id: container.id.clone(), from: held.clone(), name: agent.container.name.clone() };
-    steps.push((action, Reason::Misnamed { from: held.clone() }));
+    let action = Action::RenameContainer {
+        id: container.id.clone(),
+        from: owned_name.clone(),
+        name: agent.container.name.clone(),
+    };
+    steps.push((action, Reason::Misnamed { from: owned_name.clone() }));
     let on = match (instead, &container.phase) {
         (Some((there, unproved)), _) => {
             remove(Some(name), there, unproved, Reason::TakenBack, plan);
@@ -204,23 +208,29 @@ fn restore(
 }
 
 /// Puts a successor in the place of `old`, once nothing is in the way.
-fn replace(wanted: &Wanted<'_>, mine: &Mine<'_>, (held, container): Found<'_>, reason: Reason, plan: &mut Plan) {
-    let successor = successor(wanted, mine).filter(|(name, _)| wanted.image.image.is_ok() && *name != held);
+fn replace(
+    wanted: &Wanted<'_>,
+    mine: &OwnContainers<'_>,
+    (owned_name, container): Found<'_>,
+    reason: Reason,
+    plan: &mut Plan,
+) {
+    let successor = successor(wanted, mine).filter(|(name, _)| wanted.image.image.is_ok() && *name != owned_name);
     let next = mine.next.filter(|(next, _)| successor.is_none_or(|(successor, _)| successor != *next));
     if next.is_some() {
         clear_next(wanted, mine, plan);
     }
     // The name of the predecessor must be free for the one that is replaced now.
-    let aside = mine.prev.is_some_and(|(prev, _)| prev == held);
+    let aside = mine.prev.is_some_and(|(prev, _)| prev == owned_name);
     if let (false, Some((prev, container))) = (aside, mine.prev) {
         remove(Some(wanted.name), prev, container, Reason::Leftover, plan);
     }
     let left = next.or(mine.prev.filter(|_| !aside));
-    if wanted.image.image.is_err() || wanted.policy.held.contains(wanted.name) {
-        keep_alive(wanted, held, container, plan);
+    if wanted.image.image.is_err() || wanted.policy.backing_off.contains(wanted.name) {
+        keep_alive(wanted, owned_name, container, plan);
     }
     let Some(create) = wanted.create() else { return waits(wanted, reason, plan) };
-    let action = replacement(wanted, mine, create, (held, container), successor);
+    let action = replacement(wanted, mine, create, (owned_name, container), successor);
     put(wanted, action, reason, left, plan);
 }
 
@@ -236,13 +246,13 @@ fn put(wanted: &Wanted<'_>, action: Action, reason: Reason, left: Option<Found<'
 }
 
 /// Somebody else has the name. What the agent has under another one serves meanwhile.
-fn wait_for_name(wanted: &Wanted<'_>, mine: &Mine<'_>, taken: &ContainerName, on: WaitingOn, plan: &mut Plan) {
+fn wait_for_name(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, taken: &ContainerName, on: WaitingOn, plan: &mut Plan) {
     let own = restorable(wanted, mine);
     let (kind, reason) = match own.or(mine.others.first().copied()).or(mine.prev) {
-        Some((held, container)) => {
-            keep_alive(wanted, held, container, plan);
+        Some((owned_name, container)) => {
+            keep_alive(wanted, owned_name, container, plan);
             let kind = if own.is_some() { ActionKind::RenameContainer } else { ActionKind::ReplaceContainer };
-            (kind, Reason::Misnamed { from: held.clone() })
+            (kind, Reason::Misnamed { from: owned_name.clone() })
         }
         None => (ActionKind::CreateContainer, Reason::ContainerMissing),
     };
@@ -256,7 +266,7 @@ fn wait_for_name(wanted: &Wanted<'_>, mine: &Mine<'_>, taken: &ContainerName, on
 }
 
 /// The predecessor of a container that has not proved itself yet: what comes back should its next successor fail too.
-fn fallback<'a>(mine: &Mine<'a>, main: &ContainerState) -> Option<Found<'a>> {
+fn fallback<'a>(mine: &OwnContainers<'a>, main: &ContainerState) -> Option<Found<'a>> {
     let proved = main.phase == Phase::Running && main.health == Some(Health::Healthy);
     mine.prev.filter(|(_, prev)| !proved && prev.phase != Phase::Removing)
 }
@@ -265,8 +275,8 @@ fn fallback<'a>(mine: &Mine<'a>, main: &ContainerState) -> Option<Found<'a>> {
 /// by what is wanted now, so that a second failure brings back what is known to work.
 fn clear_unproved(
     wanted: &Wanted<'_>,
-    mine: &Mine<'_>,
-    (held, container): Found<'_>,
+    mine: &OwnContainers<'_>,
+    (owned_name, container): Found<'_>,
     prev: Found<'_>,
     reason: Reason,
     plan: &mut Plan,
@@ -274,30 +284,30 @@ fn clear_unproved(
     clear_next(wanted, mine, plan);
     match (&wanted.image.image, wanted.create()) {
         (Ok(_), Some(create)) => {
-            remove(Some(wanted.name), held, container, Reason::Unproved, plan);
+            remove(Some(wanted.name), owned_name, container, Reason::Unproved, plan);
             let action = replacement(wanted, mine, create, prev, None);
-            plan.wait(wanted.name.clone(), &action, reason, WaitingOn::Removal { name: held.clone() });
+            plan.wait(wanted.name.clone(), &action, reason, WaitingOn::Removal { name: owned_name.clone() });
         }
         _ => {
-            keep_alive(wanted, held, container, plan);
+            keep_alive(wanted, owned_name, container, plan);
             waits(wanted, reason, plan);
         }
     }
 }
 
 /// A successor that is not as wanted is worthless: it is cleared before a new one is made.
-fn clear_next(wanted: &Wanted<'_>, mine: &Mine<'_>, plan: &mut Plan) {
+fn clear_next(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, plan: &mut Plan) {
     if let Some((next, container)) = mine.next {
         remove(Some(wanted.name), next, container, Reason::Leftover, plan);
     }
 }
 
 /// Until its successor can be made, the one there is serves.
-fn keep_alive(wanted: &Wanted<'_>, held: &ContainerName, container: &ContainerState, plan: &mut Plan) {
+fn keep_alive(wanted: &Wanted<'_>, owned_name: &ContainerName, container: &ContainerState, plan: &mut Plan) {
     let ours = matches!(container.owner, Owner::Ours { .. });
-    if ours && (is_down(wanted.agent, container) || was_stopped_aside(wanted, held, container)) {
-        let how = if container.phase == Phase::Paused { Revival::Unpause } else { Revival::Start };
-        let action = start_action(wanted, held, container, how, None);
+    if ours && (is_down(wanted.agent, container) || was_stopped_aside(wanted, owned_name, container)) {
+        let how = if container.phase == Phase::Paused { StartMode::Unpause } else { StartMode::Start };
+        let action = start_action(wanted, owned_name, container, how, None);
         plan.step(wanted.name.clone(), action, Reason::NotRunning(container.phase.clone()));
     }
 }
@@ -305,15 +315,15 @@ fn keep_alive(wanted: &Wanted<'_>, held: &ContainerName, container: &ContainerSt
 /// The step that brings a container of ours (back) to life.
 pub(super) fn start_action(
     wanted: &Wanted<'_>,
-    held: &ContainerName,
+    owned_name: &ContainerName,
     container: &ContainerState,
-    how: Revival,
+    how: StartMode,
     previous: Option<Found<'_>>,
 ) -> Action {
     let is_new = container.phase == Phase::Created && wanted.image.image.is_ok();
     Action::StartContainer {
         id: container.id.clone(),
-        name: held.clone(),
+        name: owned_name.clone(),
         how,
         previous: previous.map(|(_, previous)| previous.id.clone()),
         spec: Box::new(wanted.agent.container.clone()),
@@ -324,20 +334,20 @@ pub(super) fn start_action(
 
 fn replacement(
     wanted: &Wanted<'_>,
-    mine: &Mine<'_>,
+    mine: &OwnContainers<'_>,
     create: &Create,
-    (held, container): Found<'_>,
+    (owned_name, container): Found<'_>,
     successor: Option<Found<'_>>,
 ) -> Action {
     Action::ReplaceContainer {
         create: create.clone(),
         start: wanted.start(),
         old: container.id.clone(),
-        old_name: held.clone(),
+        old_name: owned_name.clone(),
         // Also one that should run and was found dead: should its successor fail, it is brought back running.
         old_runs: matches!(container.phase, Phase::Running | Phase::Paused)
             || is_down(wanted.agent, container)
-            || was_stopped_aside(wanted, held, container),
+            || was_stopped_aside(wanted, owned_name, container),
         old_ports: container.ports.clone(),
         successor: successor.map(|(_, next)| next.id.clone()),
         // What is left of an earlier replacement goes before this one begins.
@@ -358,9 +368,9 @@ fn is_down(agent: &Agent, container: &ContainerState) -> bool {
 
 /// Whether a predecessor that should run was stopped by its replacement. Of a one-shot the exit code tells: by itself none
 /// ends with a signal's.
-fn was_stopped_aside(wanted: &Wanted<'_>, held: &ContainerName, container: &ContainerState) -> bool {
+fn was_stopped_aside(wanted: &Wanted<'_>, owned_name: &ContainerName, container: &ContainerState) -> bool {
     let by_signal = matches!(container.phase, Phase::Exited { code } if code > 128);
-    wanted.start() && held.as_str().ends_with(PREV_SUFFIX) && by_signal
+    wanted.start() && owned_name.as_str().ends_with(PREV_SUFFIX) && by_signal
 }
 
 fn waits(wanted: &Wanted<'_>, reason: Reason, plan: &mut Plan) {

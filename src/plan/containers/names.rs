@@ -25,25 +25,25 @@ pub(super) fn holder<'a>(
     (name, agent): (&AgentName, &Agent),
     policy: &Policy,
 ) -> Option<Holder<'a>> {
-    let (held, container) = guest.containers.get_key_value(&agent.container.name)?;
+    let (owned_name, container) = guest.containers.get_key_value(&agent.container.name)?;
     if container.owner.is_of(name) {
         return None;
     }
-    let released = || Some(WaitingOn::Removal { name: held.clone() });
+    let released = || Some(WaitingOn::Removal { name: owned_name.clone() });
     let on = match &container.owner {
         Owner::Foreign(_) if policy.adopt => None,
-        Owner::Foreign(_) => Some(WaitingOn::Stranger { name: held.clone(), whose: container.owner.whose() }),
+        Owner::Foreign(_) => Some(WaitingOn::Foreign { name: owned_name.clone(), whose: container.owner.whose() }),
         Owner::Ours { agent: Some(owner), .. } if active.iter().any(|(active, _)| *active == owner) => released(),
         Owner::Ours { agent: owner, .. } => {
             let is_wanted = owner.as_ref().is_some_and(|owner| desired.agents.contains_key(owner));
             match is_wanted {
                 false if policy.prune && policy.only.is_empty() => released(),
                 false if policy.adopt => None,
-                _ => Some(WaitingOn::OtherAgent { name: held.clone(), agent: owner.clone(), is_wanted }),
+                _ => Some(WaitingOn::OtherAgent { name: owned_name.clone(), agent: owner.clone(), is_wanted }),
             }
         }
     };
-    Some(Holder { seen: (held, container), on })
+    Some(Holder { seen: (owned_name, container), on })
 }
 
 /// Where agents wait in a ring for what the next one has, a name or a host port, one whose name is waited for steps aside.
@@ -53,24 +53,25 @@ pub(super) fn break_rings(desired: &Desired, guest: &Guest, plan: &mut Plan) {
     let mut aside = BTreeSet::new();
     for wait in &waits {
         let Some(agent) = desired.agents.get(&wait.agent) else { continue };
-        if agent.container.name != wait.held || !leads_to(&wait.holder, &wait.agent, &waits, &aside) {
+        if agent.container.name != wait.owned_name || !leads_to(&wait.holder, &wait.agent, &waits, &aside) {
             continue;
         }
-        let (Some(holder), Some(container)) = (desired.agents.get(&wait.holder), guest.containers.get(&wait.held))
+        let (Some(holder), Some(container)) =
+            (desired.agents.get(&wait.holder), guest.containers.get(&wait.owned_name))
         else {
             continue;
         };
         let Ok(name) = ContainerName::new(format!("{}{SWAP_SUFFIX}", holder.container.name)) else { continue };
         aside.insert(wait.holder.clone());
-        let action = Action::RenameContainer { id: container.id.clone(), from: wait.held.clone(), name };
-        plan.step(wait.holder.clone(), action, Reason::NameSwap { from: wait.held.clone() });
+        let action = Action::RenameContainer { id: container.id.clone(), from: wait.owned_name.clone(), name };
+        plan.step(wait.holder.clone(), action, Reason::NameSwap { from: wait.owned_name.clone() });
     }
 }
 
 /// An agent that waits for what another one's container has.
 struct Wait {
     agent: AgentName,
-    held: ContainerName,
+    owned_name: ContainerName,
     holder: AgentName,
 }
 
@@ -78,7 +79,7 @@ fn waits(guest: &Guest, plan: &Plan) -> Vec<Wait> {
     let wait = |waiting: &Waiting| {
         let (Some(agent), WaitingOn::Removal { name }) = (&waiting.agent, &waiting.on) else { return None };
         let Owner::Ours { agent: Some(holder), .. } = &guest.containers.get(name)?.owner else { return None };
-        (holder != agent).then(|| Wait { agent: agent.clone(), held: name.clone(), holder: holder.clone() })
+        (holder != agent).then(|| Wait { agent: agent.clone(), owned_name: name.clone(), holder: holder.clone() })
     };
     plan.waiting.iter().filter_map(wait).collect()
 }

@@ -62,7 +62,7 @@ fn what_is_wrong_is_said_with_its_place() {
 }
 
 #[test]
-fn a_bundle_that_cannot_be_read_is_told_with_its_path() {
+fn a_bundle_that_cannot_be_read_is_reported_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let read = |name: &str| Bundle::read(&dir.path().join(name)).unwrap_err().to_string();
     assert!(read("none.json").contains("none.json`: No such file"), "{}", read("none.json"));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{News, Placed, Push, PushError};
+use super::{Placed, Push, PushError, PushEvent};
 use crate::backend::http::{Ask, Client, Status};
 use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Location, Manifest};
@@ -18,7 +18,7 @@ pub(super) async fn read_back(
     placed: &Placed,
     at: &Location,
     patience: Duration,
-    said: &(dyn Fn(News) + Send + Sync),
+    said: &(dyn Fn(PushEvent) + Send + Sync),
 ) -> Result<(), PushError> {
     let client = Client::new(Duration::from_secs(10), Duration::from_secs(30));
     let began = Instant::now();
@@ -47,7 +47,7 @@ pub(super) async fn read_back(
             return Err(PushError::NotPublic { at: at.to_string(), why });
         }
         if pause == FIRST_PAUSE {
-            said(News::Waiting);
+            said(PushEvent::Waiting);
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_is_told_in_its_words() {
+    fn what_a_server_says_is_reported_in_its_words() {
         let status = |status: &str, body: &str| answered(&format!("non-2xx status code: {status}: {body}"));
         let xml = |code: &str, more: &str| format!("<?xml?><Error><Code>{code}</Code>{more}</Error>");
         for (err, kind, words) in [

@@ -187,9 +187,9 @@ type Part = (u64, u64, object_store::Result<PartId>);
 
 /// The memory of parts that were sent, for those that come: what is freed by one thread and had by another piles up.
 #[derive(Clone, Default)]
-struct Spare(Arc<Mutex<Vec<BytesMut>>>);
+struct BufferPool(Arc<Mutex<Vec<BytesMut>>>);
 
-impl Spare {
+impl BufferPool {
     fn put(&self, bytes: Bytes) {
         // Whoever still holds it frees it.
         if let Ok(bytes) = bytes.try_into_mut() {
@@ -212,7 +212,7 @@ struct Source {
     path: PathBuf,
     reader: Option<(File, Sha256)>,
     hashed: Option<Sha256Digest>,
-    spare: Spare,
+    spare: BufferPool,
 }
 
 impl Source {
@@ -222,7 +222,7 @@ impl Source {
             path: file.path.clone(),
             reader: Some((opened, Sha256::new())),
             hashed: None,
-            spare: Spare::default(),
+            spare: BufferPool::default(),
         })
     }
 

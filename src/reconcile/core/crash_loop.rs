@@ -16,9 +16,9 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 /// So many kills in [`KILLS_WITHIN`] are put up with.
 const KILLS: usize = 30;
 const KILLS_WITHIN: Duration = Duration::from_secs(60);
-/// So many ends in [`STORM_WITHIN`], each followed by Podman's own restart, are too many.
-const STORM: usize = 5;
-const STORM_WITHIN: Duration = Duration::from_secs(10);
+/// So many ends in [`CRASHES_WITHIN`], each followed by Podman's own restart, are too many.
+const CRASHES: usize = 5;
+const CRASHES_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is known of one agent's ends.
 #[derive(Debug, Default)]
@@ -135,7 +135,7 @@ impl CrashLoops {
         // It may also be that Podman could not restart it.
         let at_once = up < AT_ONCE && !is_kill(code);
         if (restarted || is_kill(code)) && !(at_once && record.failures > 0) {
-            let most = if at_once { STORM } else { KILLS };
+            let most = if at_once { CRASHES } else { KILLS };
             if push(&mut record.kills, now, KILLS_WITHIN) <= most {
                 return Verdict::Start;
             }
@@ -154,7 +154,7 @@ impl CrashLoops {
         if !is_kill(code) {
             record.last_end = Some(code);
         }
-        let (most, within) = if is_kill(code) { (KILLS, KILLS_WITHIN) } else { (STORM, STORM_WITHIN) };
+        let (most, within) = if is_kill(code) { (KILLS, KILLS_WITHIN) } else { (CRASHES, CRASHES_WITHIN) };
         let times = if is_kill(code) { &mut record.killed_ends } else { &mut record.ends };
         push(times, now, within) >= most
     }
@@ -166,7 +166,7 @@ impl CrashLoops {
     }
 
     /// The agent's container is stopped now because it kept ending.
-    pub fn held(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
+    pub fn stopped(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
         let record = self.records.entry(agent.clone()).or_default();
         record.ends.clear();
         record.killed_ends.clear();
@@ -184,8 +184,8 @@ impl CrashLoops {
         }
     }
 
-    /// The agent's container is down now, as [`Self::held`] wanted it: its rest begins.
-    pub fn rests(&mut self, agent: &AgentName, now: Instant) {
+    /// The agent's container is down now, as [`Self::stopped`] wanted it: its rest begins.
+    pub fn backoff_begins(&mut self, agent: &AgentName, now: Instant) {
         if let Some(record) = self.records.get_mut(agent).filter(|record| record.retry_at.is_some()) {
             record.retry_at = Some(now + record.last_delay);
         }
@@ -315,7 +315,7 @@ mod tests {
         for _ in 0..4 {
             assert!(!crashes.ended(&a, 3, now));
             assert_eq!(crashes.last_end(&a), Some(3));
-            let verdict = crashes.held(&a, 3, now);
+            let verdict = crashes.stopped(&a, 3, now);
             delays.push(waits(verdict, now));
             assert_eq!(crashes.last_end(&a), None, "judged once");
             now += Duration::from_secs(400);
@@ -324,7 +324,7 @@ mod tests {
         }
         assert!(delays[0] <= 12 && (30..=50).contains(&delays[2]) && (60..=100).contains(&delays[3]), "{delays:?}");
         for _ in 0..5 {
-            let verdict = crashes.held(&a, 3, now);
+            let verdict = crashes.stopped(&a, 3, now);
             crashes.try_now(&a);
             assert_eq!(crashes.waiting(now).count(), 0, "somebody asked");
             crashes.started(&a, now);
@@ -333,26 +333,26 @@ mod tests {
         }
         now += Duration::from_secs(3600);
         assert!(!crashes.ended(&a, 3, now));
-        assert!(waits(crashes.held(&a, 3, now), now) <= 12, "counted from the beginning after a long life");
+        assert!(waits(crashes.stopped(&a, 3, now), now) <= 12, "counted from the beginning after a long life");
     }
 
     #[test]
     fn what_podman_restarts_all_the_time_is_noticed() {
         let (mut crashes, a, mut now) = (CrashLoops::default(), name(), Instant::now());
         let mut noticed = 0;
-        for _ in 0..STORM {
+        for _ in 0..CRASHES {
             now += Duration::from_millis(150);
             noticed += usize::from(crashes.ended(&a, 1, now));
         }
         assert_eq!(noticed, 1);
-        assert!((7..=12).contains(&waits(crashes.held(&a, 1, now), now)));
+        assert!((7..=12).contains(&waits(crashes.stopped(&a, 1, now), now)));
         let verdict = crashes.down(&a, 1, OnFailure, now);
         assert!(matches!(verdict, Verdict::Wait { .. }));
         now += Duration::from_millis(100);
         assert!(crashes.ended(&a, 1, now), "Podman had restarted it once more before it was stopped");
-        assert_eq!(crashes.held(&a, 1, now), verdict, "which is no failure of its own");
+        assert_eq!(crashes.stopped(&a, 1, now), verdict, "which is no failure of its own");
         now += Duration::from_secs(11);
-        crashes.rests(&a, now);
+        crashes.backoff_begins(&a, now);
         let rest = waits(crashes.down(&a, 1, OnFailure, now), now);
         assert!((7..=12).contains(&rest), "it rests from when it is down, however long that took: {rest}");
         crashes.started(&a, now);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::backoff::Attempt;
 use super::broken::Broken;
-use crate::plan::{Action, Plan, Reason, Revival, Step, StepKey};
+use crate::plan::{Action, Plan, Reason, StartMode, Step, StepKey};
 
 /// A step that succeeded so often in a row, and is still wanted for the same difference, does not help.
 const REPEATS: u32 = 2;
@@ -49,7 +49,7 @@ impl DriftAgain {
     /// A step succeeded.
     pub fn succeeded(&mut self, step: &Step) {
         // What ends as soon as it is started is the subject of `crash_loop`.
-        if matches!(step.action, Action::StartContainer { how: Revival::Start, .. }) {
+        if matches!(step.action, Action::StartContainer { how: StartMode::Start, .. }) {
             return;
         }
         let difference = Difference::of(step);

@@ -59,7 +59,7 @@ impl InFlight {
     }
 
     /// These are ready and may be taken: what was ready before is of an older plan.
-    pub fn line_up(&mut self, ready: impl IntoIterator<Item = Step>) {
+    pub fn enqueue(&mut self, ready: impl IntoIterator<Item = Step>) {
         self.queue = ready.into_iter().filter(|step| !self.is_taken(step)).collect();
     }
 
@@ -131,21 +131,21 @@ mod tests {
     #[test]
     fn one_step_of_a_lane_and_as_many_lanes_as_work_at_once() {
         let mut in_flight = InFlight::new(2, 1);
-        in_flight.line_up(["a", "a", "b", "c"].map(stop));
+        in_flight.enqueue(["a", "a", "b", "c"].map(stop));
         assert_eq!(started(&mut in_flight), ["a", "b"]);
         in_flight.end(&stop("b").lane());
         assert_eq!(started(&mut in_flight), ["c"], "its lane is taken");
         in_flight.end(&stop("c").lane());
         in_flight.end(&stop("a").lane());
         assert_eq!(started(&mut in_flight), ["a"]);
-        in_flight.line_up(["a"].map(stop));
+        in_flight.enqueue(["a"].map(stop));
         assert!(started(&mut in_flight).is_empty() && !in_flight.is_empty(), "it is in flight already");
     }
 
     #[test]
     fn what_waits_holds_up_nobody() {
         let mut in_flight = InFlight::new(1, 1);
-        in_flight.line_up(["a", "b", "c"].map(stop));
+        in_flight.enqueue(["a", "b", "c"].map(stop));
         assert_eq!(started(&mut in_flight), ["a"]);
         in_flight.set_working(&stop("a").lane(), false);
         assert_eq!(started(&mut in_flight), ["b"]);

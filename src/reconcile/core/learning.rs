@@ -9,12 +9,12 @@ use super::{Checked, Core, Effect, Finding, Goal, Now, Observation};
 use crate::act::ended;
 use crate::backend::{EngineEvent, EventKind};
 use crate::model::{
-    AgentName, AgentState, ContainerName, Guest, Health, Observed, Phase, Reach, Rung, Seen, Transport,
+    AgentName, AgentState, ContainerName, Guest, Health, Observed, Phase, Reach, Route, Seen, Transport,
 };
 use crate::plan::{Action, Lane, Plan, Policy, Reason, Step, StepKey, WaitingOn, plan, plan_down};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, steady_after, unready};
 use crate::reconcile::Refusal;
-use crate::reconcile::run::{News, Trigger};
+use crate::reconcile::run::{Event, Trigger};
 
 /// How long Podman is reached by a lower route before an observation tries the best one.
 const BETTER_ROUTE: Duration = Duration::from_secs(61);
@@ -27,14 +27,14 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Agents whose containers end all the time, as Podman tells.
 #[derive(Debug, Default)]
-pub(super) struct Storming {
+pub(super) struct CrashLoopStops {
     /// To be stopped, and what they ended with.
     to_stop: BTreeMap<AgentName, i32>,
     /// What the containers of agents with a step in flight ended with first.
     first_ends: BTreeMap<AgentName, i32>,
 }
 
-impl Storming {
+impl CrashLoopStops {
     /// A step of this agent begins.
     pub fn begins(&mut self, agent: &AgentName) {
         self.first_ends.remove(agent);
@@ -63,11 +63,11 @@ impl Core {
             return (plan(&self.desired, &blind, &self.policy), None);
         }
         let full = plan(&self.desired, observed, &self.policy);
-        let held = self.held(&full, now);
-        if held.is_empty() {
+        let backing_off = self.replacements_backing_off(&full, now);
+        if backing_off.is_empty() {
             return (full, None);
         }
-        let acted = plan(&self.desired, observed, &Policy { held, ..self.policy.clone() });
+        let acted = plan(&self.desired, observed, &Policy { backing_off, ..self.policy.clone() });
         (full, Some(acted))
     }
 
@@ -96,7 +96,7 @@ impl Core {
         let plan = acted.unwrap_or_else(|| full.clone());
         if !worth.stale.is_empty() && !Broken::StaleIsFresh.is_in() {
             // It may be older than what those steps did. For the others it is as good as any.
-            self.launch(&plan, &observed, &worth.stale, now);
+            self.start_ready(&plan, &observed, &worth.stale, now);
             return self.answer_overdue(now);
         }
         let asked_by: Vec<_> = self.observing.take_triggers().into_iter().map(Trigger::word).collect();
@@ -116,8 +116,8 @@ impl Core {
         self.judge_what_was_started(&observed);
         self.notice_crash_loops(now);
         self.learn(&observed, &full, &plan, now);
-        let started = self.launch(&plan, &observed, &BTreeSet::new(), now);
-        self.stop_what_storms(&observed, now);
+        let started = self.start_ready(&plan, &observed, &BTreeSet::new(), now);
+        self.stop_crash_looping(&observed, now);
         self.keep_checking(&observed);
         self.plan_next_observation(&observed, &plan, now);
         if !self.is_once() {
@@ -148,7 +148,7 @@ impl Core {
         }
         if self.file_error.is_none() {
             let why = format!("{refusal}: --allow-empty lets it");
-            self.effects.push(Effect::Report(News::FileRejected { why: why.clone() }));
+            self.effects.push(Effect::Report(Event::FileRejected { why: why.clone() }));
             self.file_error = Some(why);
         }
         false
@@ -158,9 +158,9 @@ impl Core {
     fn notice_route(&mut self, observed: &Observed) {
         let (now, before) = (observed.reach.clone(), std::mem::replace(&mut self.reach, observed.reach.clone()));
         let is_first = before == Reach::default();
-        let went_well = now.rung.is_some() && now.counts.iter().sum::<u32>() == 1;
-        if now.rung != before.rung && !(is_first && went_well) {
-            self.effects.push(Effect::Report(News::VmReached { now, before: before.rung }));
+        let went_well = now.route.is_some() && now.counts.iter().sum::<u32>() == 1;
+        if now.route != before.route && !(is_first && went_well) {
+            self.effects.push(Effect::Report(Event::VmReached { now, before: before.route }));
         }
     }
 
@@ -261,9 +261,9 @@ impl Core {
         let Some((agent, _)) = agents.find(|(_, agent)| agent.container.name == name) else { return };
         // Our own doing, or a successor's end.
         if self.in_flight.get(&Lane::Agent(agent.clone())).is_some() {
-            self.storming.first_ends.entry(agent.clone()).or_insert(code);
+            self.crash_loop_stops.first_ends.entry(agent.clone()).or_insert(code);
         } else if self.crash_loops.ended(agent, code, now.at) {
-            self.storming.to_stop.insert(agent.clone(), code);
+            self.crash_loop_stops.to_stop.insert(agent.clone(), code);
         }
     }
 
@@ -278,14 +278,14 @@ impl Core {
                 _ => false,
             };
             if let Some(code) = self.crash_loops.last_end(agent).filter(|_| loops) {
-                self.storming.to_stop.entry(agent.clone()).or_insert(code);
+                self.crash_loop_stops.to_stop.entry(agent.clone()).or_insert(code);
             }
         }
     }
 
     /// Stops containers in a crash loop: until they may be started again they cost nobody anything.
-    fn stop_what_storms(&mut self, observed: &Observed, now: Now) {
-        for (name, code) in std::mem::take(&mut self.storming.to_stop) {
+    fn stop_crash_looping(&mut self, observed: &Observed, now: Now) {
+        for (name, code) in std::mem::take(&mut self.crash_loop_stops.to_stop) {
             let Some(agent) = self.desired.agents.get(&name) else { continue };
             let container = &agent.container.name;
             let seen = observed.guest.present().and_then(|guest| guest.containers.get(container));
@@ -294,19 +294,19 @@ impl Core {
             if !ours_to_stop || self.in_flight.get(&Lane::Agent(name.clone())).is_some() {
                 continue;
             }
-            self.crash_loops.held(&name, code, now.at);
+            self.crash_loops.stopped(&name, code, now.at);
             match seen.phase {
                 Phase::Running => {}
                 // A stop between two lives does nothing.
                 Phase::Stopping => {
-                    self.storming.to_stop.insert(name, code);
+                    self.crash_loop_stops.to_stop.insert(name, code);
                     continue;
                 }
                 _ => continue,
             }
             let action = Action::StopContainer { id: seen.id.clone(), name: container.clone() };
             // Killed, so that what it ends with counts as no success of its own.
-            self.start(Step { agent: Some(name), action, reason: Reason::KeepsEnding }, Some(Duration::ZERO));
+            self.start(Step { agent: Some(name), action, reason: Reason::CrashLoop }, Some(Duration::ZERO));
         }
     }
 
@@ -346,7 +346,7 @@ impl Core {
             self.observing.ask(Trigger::Retry, now.at + ANSWER_POLL);
         }
         // Nothing tells when the best route into the machine is there again.
-        let is_low = self.reach.rung.is_some_and(Rung::is_low);
+        let is_low = self.reach.route.is_some_and(Route::is_low);
         let has_better = observed.vm.present().is_some_and(|vm| vm.socket.is_some())
             && self.desired.vm().is_some_and(|vm| vm.transport != Transport::Shell);
         if is_low && has_better && !self.is_once() {

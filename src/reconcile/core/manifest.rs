@@ -8,7 +8,7 @@ use crate::backoff::Backoff;
 use crate::model::{Agent, Desired, ImageSource, Seen, Version};
 use crate::observe::{Distrust, ManifestFault, Published};
 use crate::plan::{Plan, WaitingOn};
-use crate::reconcile::run::News;
+use crate::reconcile::run::Event;
 
 /// A manifest that could not be had, or does not offer what is wanted, is asked for again.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(300) };
@@ -87,7 +87,7 @@ impl ManifestState {
     }
 
     /// It came, or could not be had. Yields whether it is another, and what is to be told.
-    pub fn arrived(&mut self, published: Published, desired: &Desired, now: Instant) -> (bool, Option<News>) {
+    pub fn arrived(&mut self, published: Published, desired: &Desired, now: Instant) -> (bool, Option<Event>) {
         self.is_fetching = false;
         self.awaited_until = None;
         let is_same = self.published.manifest == published.manifest;
@@ -99,9 +99,9 @@ impl ManifestState {
             let latest = |agent: &Agent| agent.version == Version::Latest && agent.source == ImageSource::Manifest;
             desired.agents.values().any(latest).then(|| now + jittered(desired.manifest_refresh))
         };
-        let news = news(&self.published, &published);
+        let event = trust_event(&self.published, &published);
         self.published = Arc::new(published);
-        (!is_same, news)
+        (!is_same, event)
     }
 
     /// What it does not offer yet may be published any moment: it is asked for again, ever more rarely.
@@ -117,19 +117,19 @@ impl ManifestState {
 }
 
 /// That a manifest is refused is told once for each reason, and once more when one is trusted again.
-fn news(before: &Published, now: &Published) -> Option<News> {
+fn trust_event(before: &Published, now: &Published) -> Option<Event> {
     let refusal = |published: &Published| match &published.fault {
         Some(ManifestFault::Untrusted { why, cause }) => {
-            let was_had = matches!(cause, Distrust::Judged(err) if err.is_of_published());
-            Some((why.clone(), was_had))
+            let was_fetched = matches!(cause, Distrust::Judged(err) if err.is_of_published());
+            Some((why.clone(), was_fetched))
         }
         _ => None,
     };
     match (refusal(before), refusal(now)) {
-        (before, Some((why, was_had))) if before.as_ref().map(|(why, _)| why) != Some(&why) => {
-            Some(News::ManifestRefused { why, was_had })
+        (before, Some((why, was_fetched))) if before.as_ref().map(|(why, _)| why) != Some(&why) => {
+            Some(Event::ManifestRefused { why, was_fetched })
         }
-        (Some(_), None) if matches!(now.manifest, Seen::Present(_)) => Some(News::ManifestTrusted),
+        (Some(_), None) if matches!(now.manifest, Seen::Present(_)) => Some(Event::ManifestTrusted),
         _ => None,
     }
 }

@@ -28,8 +28,8 @@ pub(super) use backoff::Cause;
 pub(super) use outcome::{Draft, Finding, How};
 pub use view::{BackingOff, View};
 
-use super::run::{Edition, News, Trigger};
-use super::{Awaited, Refusal, Taken};
+use super::run::{Event, Revision, Trigger};
+use super::{Awaited, Refusal, TakenStep};
 use crate::act::{ActError, Done};
 use crate::backend::{EngineEvent, EventKind};
 use crate::model::{AgentName, ContainerId, ContainerSpec, Desired, Health, HealthCheck, Observed, Reach};
@@ -42,7 +42,7 @@ use crash_loop::CrashLoops;
 use drift_again::DriftAgain;
 use ending::Ending;
 use in_flight::InFlight;
-use learning::Storming;
+use learning::CrashLoopStops;
 use manifest::ManifestState;
 use observing::Observing;
 use view::Reported;
@@ -126,9 +126,9 @@ pub(super) enum Input {
     /// A step ended.
     StepEnded { step: Box<Step>, outcome: Result<Done, Arc<ActError>>, took: Duration },
     /// The state file says something else, or cannot be used any more.
-    Edited(Edition),
+    Edited(Revision),
     /// Podman told of something.
-    Engine(EngineSaid),
+    Engine(EngineNotice),
     /// The process of a container ended.
     ContainerExited(ContainerId),
     /// Lima told of something that happened to the virtual machine.
@@ -153,7 +153,7 @@ pub(super) enum Input {
 
 /// What Podman told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum EngineSaid {
+pub(super) enum EngineNotice {
     /// Something happened.
     Event(EngineEvent),
     /// Its events are heard (again): whatever happened before was not.
@@ -198,7 +198,7 @@ pub(super) enum Effect {
     /// Read the last lines of a container's log.
     ReadLog { agent: AgentName, id: ContainerId, spec: Box<ContainerSpec> },
     /// Tell of something.
-    Report(News),
+    Report(Event),
     /// Tell of the steps in flight.
     ReportInFlight,
     /// These are waited for.
@@ -244,7 +244,7 @@ pub(super) struct Core {
     in_flight: InFlight,
     backoff: FailureBackoff,
     crash_loops: CrashLoops,
-    storming: Storming,
+    crash_loop_stops: CrashLoopStops,
     drift_again: DriftAgain,
     waiters: Waiters,
     reported: Reported,
@@ -279,8 +279,8 @@ pub(super) struct Core {
 const FIRST_MANIFEST: Duration = Duration::from_secs(2);
 
 impl Core {
-    pub fn new(terms: Terms, edition: Edition, now: Now) -> Self {
-        let Edition { desired, error } = edition;
+    pub fn new(terms: Terms, revision: Revision, now: Now) -> Self {
+        let Revision { desired, error } = revision;
         let (manifest, resync) = match terms.mode {
             Mode::Once { goal: Goal::Gone { .. }, .. } => (None, None),
             Mode::Once { timeout, .. } => (Some(now.at + timeout), None),
@@ -298,7 +298,7 @@ impl Core {
             file_error: error,
             backoff: FailureBackoff::default(),
             crash_loops: CrashLoops::default(),
-            storming: Storming::default(),
+            crash_loop_stops: CrashLoopStops::default(),
             drift_again: DriftAgain::default(),
             waiters: Waiters::default(),
             reported: Reported::default(),
@@ -329,9 +329,9 @@ impl Core {
                 self.in_flight.set_working(&lane, works);
                 self.start_next();
             }
-            Input::StepEnded { step, outcome, took } => self.step_ended(Taken { step: *step, outcome, took }, now),
-            Input::Edited(edition) => self.edited(edition, now),
-            Input::Engine(said) => self.engine_said(said, now),
+            Input::StepEnded { step, outcome, took } => self.step_ended(TakenStep { step: *step, outcome, took }, now),
+            Input::Edited(revision) => self.edited(revision, now),
+            Input::Engine(said) => self.engine_notice(said, now),
             Input::ContainerExited(id) => {
                 if self.reported.knows(&id) {
                     self.observing.ask_soon(Trigger::Exit, now.at);
@@ -425,8 +425,8 @@ impl Core {
     }
 
     fn manifest_arrived(&mut self, published: Published, now: Now) {
-        let (is_other, news) = self.manifest.arrived(published, &self.desired, now.at);
-        self.effects.extend(news.filter(|_| !self.is_once()).map(Effect::Report));
+        let (is_other, event) = self.manifest.arrived(published, &self.desired, now.at);
+        self.effects.extend(event.filter(|_| !self.is_once()).map(Effect::Report));
         if self.is_once() {
             self.manifest.ask_no_more();
         }
@@ -435,10 +435,10 @@ impl Core {
         }
     }
 
-    fn engine_said(&mut self, said: EngineSaid, now: Now) {
+    fn engine_notice(&mut self, said: EngineNotice, now: Now) {
         self.has_listened = true;
         match said {
-            EngineSaid::Event(event) => {
+            EngineNotice::Event(event) => {
                 self.count_end(&event, now);
                 let is_known = |name: &String| event.kind == EventKind::Died && self.observing.is_moving(name);
                 // Of an end that was seen already, the observation that is due will tell what comes of it.
@@ -446,35 +446,35 @@ impl Core {
                     self.observing.ask_soon(Trigger::Podman, now.at);
                 }
             }
-            EngineSaid::Connected => {
+            EngineNotice::Connected => {
                 self.connected = true;
                 self.backoff.forget_unreachable();
                 self.observing.ask(Trigger::Podman, now.at);
             }
-            EngineSaid::Lost { .. } => {
+            EngineNotice::Lost { .. } => {
                 self.connected = false;
                 self.observing.ask(Trigger::Podman, now.at);
             }
-            EngineSaid::Silent { why } => {
+            EngineNotice::Silent { why } => {
                 self.connected = false;
                 // The observation that follows may take much longer, and meanwhile nobody is told what may not be so any more.
                 self.show_silence(&why);
                 self.observing.ask(Trigger::Podman, now.at);
             }
-            EngineSaid::Slept => {
-                self.effects.push(Effect::Report(News::Slept));
+            EngineNotice::Slept => {
+                self.effects.push(Effect::Report(Event::Slept));
                 self.observing.ask(Trigger::Resync, now.at);
             }
         }
     }
 
-    fn edited(&mut self, edition: Edition, now: Now) {
-        let Edition { desired, error } = edition;
+    fn edited(&mut self, revision: Revision, now: Now) {
+        let Revision { desired, error } = revision;
         self.show_file_error(error.as_ref());
         if let Some(why) = &error
             && self.file_error.as_ref() != Some(why)
         {
-            self.effects.push(Effect::Report(News::FileRejected { why: why.clone() }));
+            self.effects.push(Effect::Report(Event::FileRejected { why: why.clone() }));
         }
         let had_error = std::mem::replace(&mut self.file_error, error).is_some();
         self.observing.note(Trigger::File);
@@ -482,7 +482,7 @@ impl Core {
             return self.stop(ending::Why::OtherRuntime, now);
         }
         if !Arc::ptr_eq(&desired, &self.desired) {
-            self.effects.push(Effect::Report(if had_error { News::FileMended } else { News::FileAccepted }));
+            self.effects.push(Effect::Report(if had_error { Event::FileRestored } else { Event::FileAccepted }));
             self.take_over(desired);
         }
         if !(Broken::EditWaits.is_in() && !self.in_flight.is_empty()) {
@@ -515,7 +515,7 @@ impl Core {
         self.in_flight.clear_queue();
         let agents = self.desired.clone();
         self.crash_loops.keep(|agent| agents.agents.contains_key(agent));
-        self.storming.keep(|agent| agents.agents.contains_key(agent));
+        self.crash_loop_stops.keep(|agent| agents.agents.contains_key(agent));
         self.started.retain(|agent, _| agents.agents.contains_key(agent));
         self.unsure.retain(|agent, _| agents.agents.contains_key(agent));
         self.fetch_manifest();

@@ -13,7 +13,7 @@ use crate::observe::ManifestFault;
 use crate::plan::{Plan, WaitingOn};
 use crate::readiness::{AgentHealth, Unready};
 use crate::reconcile::run::{FRESH, Trigger};
-use crate::reconcile::{Awaited, Taken, Trouble, report};
+use crate::reconcile::{Awaited, Problem, TakenStep, report};
 
 /// An observation that failed amid the work of a single convergence is taken again so often.
 const BLIND_TRIES: u32 = 3;
@@ -31,7 +31,7 @@ pub(in crate::reconcile) enum How {
 #[derive(Debug)]
 pub(in crate::reconcile) struct Draft {
     pub desired: Arc<Desired>,
-    pub taken: Vec<Taken>,
+    pub taken: Vec<TakenStep>,
     pub findings: Vec<Finding>,
     pub not_waited_for: Vec<AgentName>,
     pub residual: Plan,
@@ -44,7 +44,7 @@ pub(in crate::reconcile) struct Draft {
 #[derive(Debug, Clone)]
 pub(in crate::reconcile) enum Finding {
     /// All that there is to say.
-    Told(Trouble),
+    Reported(Problem),
     /// It was started by this convergence, and is down again.
     Ended { agent: AgentName, id: ContainerId, how: HowEnded },
     /// Nothing is to be done about it, and it is not ready.
@@ -54,7 +54,7 @@ pub(in crate::reconcile) enum Finding {
 impl Finding {
     fn agent(&self) -> Option<&AgentName> {
         match self {
-            Finding::Told(trouble) => trouble.agent(),
+            Finding::Reported(problem) => problem.agent(),
             Finding::Ended { agent, .. } => Some(agent),
             Finding::Unready(unready) => Some(&unready.agent),
         }
@@ -188,8 +188,8 @@ impl Core {
     /// What there is to tell a waiter.
     pub(super) fn draft(&self, waiter: Waiter, how: How, now: Now) -> Draft {
         let failed = self.backoff.iter().map(|(cause, failed)| match &failed.failure {
-            Failure::Step { error, .. } => Trouble::Failed { agent: cause.agent.clone(), error: error.clone() },
-            Failure::NonConvergent { step } if self.is_once() => Trouble::NonConvergent {
+            Failure::Step { error, .. } => Problem::Failed { agent: cause.agent.clone(), error: error.clone() },
+            Failure::NonConvergent { step } if self.is_once() => Problem::NonConvergent {
                 agent: step.agent.clone(),
                 action: step.action.to_string(),
                 reason: step.reason.to_string(),
@@ -197,12 +197,12 @@ impl Core {
             Failure::NonConvergent { .. } | Failure::Unhealthy { .. } => self.recurring(cause, failed, now),
         });
         let ended = self.given_up.values().flatten().cloned();
-        let crash_loops = self.crash_looping(now).filter(|_| !self.is_once()).map(|off| off.as_trouble());
-        let mut findings: Vec<Finding> = ended.chain(failed.chain(crash_loops).map(Finding::Told)).collect();
+        let crash_loops = self.crash_looping(now).filter(|_| !self.is_once()).map(|off| off.as_problem());
+        let mut findings: Vec<Finding> = ended.chain(failed.chain(crash_loops).map(Finding::Reported)).collect();
         // A failure may be what its step waits for by now.
         for blocked in report::blocked(&self.plan) {
-            if !findings.iter().any(|finding| matches!(finding, Finding::Told(told) if *told == blocked)) {
-                findings.push(Finding::Told(blocked));
+            if !findings.iter().any(|finding| matches!(finding, Finding::Reported(told) if *told == blocked)) {
+                findings.push(Finding::Reported(blocked));
             }
         }
         let mut not_waited_for = Vec::new();

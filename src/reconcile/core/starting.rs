@@ -10,9 +10,9 @@ use super::crash_loop;
 use super::{Core, Effect, Finding, Now};
 use crate::act::{ActError, Disposition, Ending};
 use crate::model::{AgentName, Observed, Phase, RestartPolicy};
-use crate::plan::{Action, Lane, Plan, Reason, Revival, Step};
+use crate::plan::{Action, Lane, Plan, Reason, StartMode, Step};
 use crate::readiness::{AgentHealth, Unready};
-use crate::reconcile::Taken;
+use crate::reconcile::TakenStep;
 use crate::reconcile::run::Trigger;
 
 /// How long before the end of all time a successor must be healthy, so that its predecessor can be put back.
@@ -20,16 +20,16 @@ const PUT_BACK_TIME: Duration = Duration::from_millis(500);
 
 impl Core {
     /// Agents whose replacement is ready and backing off. What they have is kept alive meanwhile.
-    pub(super) fn held(&self, plan: &Plan, now: Now) -> BTreeSet<AgentName> {
-        let held = plan
+    pub(super) fn replacements_backing_off(&self, plan: &Plan, now: Now) -> BTreeSet<AgentName> {
+        let backing_off = plan
             .ready
             .iter()
             .filter(|step| matches!(step.action, Action::ReplaceContainer { .. }) && !self.may_try(step, now.at));
-        held.filter_map(|step| step.agent.clone()).collect()
+        backing_off.filter_map(|step| step.agent.clone()).collect()
     }
 
     /// Starts what is ready, but nothing in these lanes. Yields whether anything was started.
-    pub(super) fn launch(&mut self, plan: &Plan, observed: &Observed, but: &BTreeSet<Lane>, now: Now) -> bool {
+    pub(super) fn start_ready(&mut self, plan: &Plan, observed: &Observed, but: &BTreeSet<Lane>, now: Now) -> bool {
         self.judged_at = now.at;
         self.others_wait = !plan.waiting.is_empty();
         let mut ready = Vec::new();
@@ -39,7 +39,7 @@ impl Core {
                 ready.push(step.clone());
             }
         }
-        self.in_flight.line_up(ready);
+        self.in_flight.enqueue(ready);
         self.start_next()
     }
 
@@ -59,7 +59,7 @@ impl Core {
     /// Starts a step. A stop gets `grace` where that is not the usual one.
     pub(super) fn start(&mut self, step: Step, grace: Option<Duration>) {
         if let Some(agent) = &step.agent {
-            self.storming.begins(agent);
+            self.crash_loop_stops.begins(agent);
         }
         let deadline = self.deadline().and_then(|at| at.checked_sub(PUT_BACK_TIME));
         self.in_flight.start(step.clone(), self.trigger.clone());
@@ -83,7 +83,7 @@ impl Core {
         // What this convergence started itself, and is down again or unhealthy, is not started over and over.
         let is_own = self.is_once() && self.started.get(agent) == Some(id);
         match (how, &step.reason) {
-            (Revival::Restart, _) if is_own => {
+            (StartMode::Restart, _) if is_own => {
                 let mut seen = observed.guest.present().into_iter().flat_map(|guest| guest.containers.values());
                 let check = seen.find(|seen| seen.id == *id).and_then(|seen| seen.last_check.clone());
                 let health = AgentHealth::Unhealthy(check);
@@ -91,25 +91,25 @@ impl Core {
                 self.given_up.insert(agent.clone(), Some(Finding::Unready(unready)));
                 false
             }
-            (Revival::Restart, _) => self.backoff.may_try(&Cause::health(agent), &Attempt::any(), now.at),
-            (Revival::Start, Reason::NotRunning(Phase::Exited { code })) if is_own => {
+            (StartMode::Restart, _) => self.backoff.may_try(&Cause::health(agent), &Attempt::any(), now.at),
+            (StartMode::Start, Reason::NotRunning(Phase::Exited { code })) if is_own => {
                 let how = Ending::Exited(*code);
                 self.given_up.insert(agent.clone(), Some(Finding::Ended { agent: agent.clone(), id: id.clone(), how }));
                 false
             }
-            (Revival::Start, Reason::NotRunning(Phase::Exited { code })) => {
+            (StartMode::Start, Reason::NotRunning(Phase::Exited { code })) => {
                 let restart = self.desired.agents.get(agent);
                 let restart = restart.map_or_else(RestartPolicy::default, |agent| agent.container.restart);
                 self.crash_loops.down(agent, *code, restart, now.at) == crash_loop::Verdict::Start
                     || Broken::CrashLoopStarted.is_in()
             }
-            (Revival::Start | Revival::Unpause, _) => true,
+            (StartMode::Start | StartMode::Unpause, _) => true,
         }
     }
 
     /// A step ended.
-    pub(super) fn step_ended(&mut self, taken: Taken, now: Now) {
-        let Taken { step, outcome, .. } = &taken;
+    pub(super) fn step_ended(&mut self, taken: TakenStep, now: Now) {
+        let TakenStep { step, outcome, .. } = &taken;
         let opens = self.others_wait && opens_ways(&taken);
         let lane = step.lane();
         let running = self.in_flight.end(&lane);
@@ -118,8 +118,8 @@ impl Core {
             Ok(done) => {
                 self.drift_again.succeeded(step);
                 self.backoff.forget(|cause| *cause == Cause::of(step));
-                if matches!(step.reason, Reason::KeepsEnding) {
-                    step.agent.iter().for_each(|agent| self.crash_loops.rests(agent, now.at));
+                if matches!(step.reason, Reason::CrashLoop) {
+                    step.agent.iter().for_each(|agent| self.crash_loops.backoff_begins(agent, now.at));
                 }
                 if let (Some(agent), Some(id)) = (&step.agent, &done.started) {
                     if !done.settled {
@@ -164,7 +164,7 @@ impl Core {
             Action::StartContainer { spec, .. } => Some(spec.restart),
             _ => None,
         };
-        let first_end = step.agent.as_ref().and_then(|agent| self.storming.first_end(agent));
+        let first_end = step.agent.as_ref().and_then(|agent| self.crash_loop_stops.first_end(agent));
         let schedule = match schedule(error, restart, first_end, self.backoff.failures(&cause, &attempt)) {
             // A single convergence does not wait for what only somebody else ends.
             Schedule::Lasting if self.is_once() => Schedule::UntilChanged,
@@ -176,7 +176,7 @@ impl Core {
 
     /// One that was restarted for want of health is given time before that is done once more.
     fn was_restarted(&mut self, step: &Step, agent: &AgentName, now: Now) {
-        if let Action::StartContainer { how: Revival::Restart, name, .. } = &step.action {
+        if let Action::StartContainer { how: StartMode::Restart, name, .. } = &step.action {
             let failure = Failure::Unhealthy { container: name.to_string() };
             self.backoff.failed(Cause::health(agent), Attempt::any(), failure, Schedule::Lasting, now);
         }
@@ -184,7 +184,7 @@ impl Core {
 }
 
 /// Whether what ended may have opened the way for a step that waits.
-fn opens_ways(taken: &Taken) -> bool {
+fn opens_ways(taken: &TakenStep) -> bool {
     taken.outcome.is_ok()
         && !matches!(taken.step.action, Action::CreateContainer { .. } | Action::StartContainer { .. })
 }

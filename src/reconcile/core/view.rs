@@ -12,8 +12,8 @@ use crate::act::in_one_line;
 use crate::model::{AgentName, ContainerId, ContainerSpec, FailureKind, Observed};
 use crate::plan::{Lane, Plan};
 use crate::readiness::AgentHealth;
-use crate::reconcile::run::{News, Trigger};
-use crate::reconcile::{Awaited, Trouble, report};
+use crate::reconcile::run::{Event, Trigger};
+use crate::reconcile::{Awaited, Problem, report};
 use crate::status::{
     AgentStatus, ConditionReason, HealthStatus, Status, SyncStatus, carry_over, in_words, not_ready, status,
 };
@@ -93,7 +93,7 @@ impl std::fmt::Display for BackingOff {
 #[derive(Debug, Default)]
 pub(super) struct Reported {
     view: Option<Arc<View>>,
-    troubles: BTreeMap<(Option<AgentName>, Subject), Problem>,
+    problems: BTreeMap<(Option<AgentName>, Subject), ProblemText>,
     podman_lost: bool,
     converged: bool,
     ids: BTreeSet<ContainerId>,
@@ -112,7 +112,7 @@ enum Subject {
 
 /// What was reported of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Problem {
+struct ProblemText {
     why: String,
     /// The failure alone.
     cause: String,
@@ -165,7 +165,7 @@ impl Core {
             carry_over(&mut status, &before.status);
         }
         self.tell_podman(observed);
-        self.tell_troubles(plan, &status, now);
+        self.report_problems(plan, &status, now);
         self.tell_converged(&status);
         if let Some(guest) = observed.guest.present() {
             self.reported.ids = guest.containers.values().map(|container| container.id.clone()).collect();
@@ -218,8 +218,8 @@ impl Core {
     }
 
     /// What fails again and again, as a trouble.
-    pub(super) fn recurring(&self, cause: &Cause, failed: &Failed, now: Now) -> Trouble {
-        backing_off(cause, failed, now).as_trouble()
+    pub(super) fn recurring(&self, cause: &Cause, failed: &Failed, now: Now) -> Problem {
+        backing_off(cause, failed, now).as_problem()
     }
 
     /// One that was in a crash loop and that we started again is ready only once it has stayed up for as long as any that was
@@ -332,22 +332,22 @@ impl Core {
     fn tell_podman(&mut self, observed: &Observed) {
         let why = observed.guest.unknown();
         match (why, self.reported.podman_lost) {
-            (Some(why), false) => self.effects.push(Effect::Report(News::PodmanLost { why: why.to_owned() })),
-            (None, true) => self.effects.push(Effect::Report(News::PodmanBack)),
+            (Some(why), false) => self.effects.push(Effect::Report(Event::PodmanLost { why: why.to_owned() })),
+            (None, true) => self.effects.push(Effect::Report(Event::PodmanBack)),
             (Some(_), true) | (None, false) => {}
         }
         self.reported.podman_lost = why.is_some();
     }
 
     /// Each trouble when it comes or is another (not each time that it comes again), and its agent once it has none any more.
-    fn tell_troubles(&mut self, plan: &Plan, status: &Status, now: Now) {
+    fn report_problems(&mut self, plan: &Plan, status: &Status, now: Now) {
         let backing_off = self.backing_off(now);
-        let mut troubles = BTreeMap::new();
+        let mut problems = BTreeMap::new();
         // What went away just when it was to be touched is seen by the next look; it is no news unless that goes on.
         let passing = |off: &&BackingOff| off.kind == FailureKind::NotFound && off.failures == 1;
         for one in backing_off.iter().filter(|off| !passing(off)) {
             let why = BackingOff { failures: 1, ..one.clone() }.to_string();
-            troubles.insert((one.agent.clone(), Subject::Off(one.kind)), Problem { why, cause: one.cause.clone() });
+            problems.insert((one.agent.clone(), Subject::Off(one.kind)), ProblemText { why, cause: one.cause.clone() });
         }
         for unready in self.unready.iter().filter(|unready| !unready.health.is_progressing()) {
             let Some(agent) = self.desired.agents.get(&unready.agent) else { continue };
@@ -357,17 +357,17 @@ impl Core {
                 health => in_words(agent, health).1,
             };
             let key = (Some(unready.agent.clone()), Subject::Unready);
-            troubles.entry(key).or_insert(Problem { cause: why.clone(), why });
+            problems.entry(key).or_insert(ProblemText { cause: why.clone(), why });
         }
-        for trouble in report::blocked(plan) {
-            let hidden = self.reported.podman_lost && trouble.is_unseen();
+        for problem in report::blocked(plan) {
+            let hidden = self.reported.podman_lost && problem.is_unseen();
             if !hidden {
-                let (why, cause) = (trouble.to_string(), trouble.cause());
-                troubles.insert((trouble.agent().cloned(), Subject::Blocked), Problem { why, cause });
+                let (why, cause) = (problem.to_string(), problem.cause());
+                problems.insert((problem.agent().cloned(), Subject::Blocked), ProblemText { why, cause });
             }
         }
         // What cannot be seen now has not gone away, nor has what is being tried once more.
-        for (key, problem) in &self.reported.troubles {
+        for (key, problem) in &self.reported.problems {
             let over = match &key.0 {
                 _ if self.reported.podman_lost => false,
                 Some(agent) => status.agents.get(agent).is_none_or(|seen| {
@@ -375,27 +375,27 @@ impl Core {
                 }),
                 None => true,
             };
-            if !over && !troubles.keys().any(|(agent, _)| *agent == key.0) {
-                troubles.insert(key.clone(), problem.clone());
+            if !over && !problems.keys().any(|(agent, _)| *agent == key.0) {
+                problems.insert(key.clone(), problem.clone());
             }
         }
-        let mut news = Vec::new();
-        for (key, problem) in &troubles {
-            if self.reported.troubles.get(key) != Some(problem) {
-                let Problem { why, cause } = problem.clone();
-                news.push(News::Trouble { agent: key.0.clone(), why, cause });
+        let mut events = Vec::new();
+        for (key, problem) in &problems {
+            if self.reported.problems.get(key) != Some(problem) {
+                let ProblemText { why, cause } = problem.clone();
+                events.push(Event::Problem { agent: key.0.clone(), why, cause });
             }
         }
-        let had: BTreeSet<_> = self.reported.troubles.keys().map(|(agent, _)| agent.clone()).collect();
-        let has: BTreeSet<_> = troubles.keys().map(|(agent, _)| agent.clone()).collect();
-        news.extend(had.difference(&has).map(|agent| News::Recovered { agent: agent.clone() }));
-        self.reported.troubles = troubles;
-        self.effects.extend(news.into_iter().map(Effect::Report));
+        let had: BTreeSet<_> = self.reported.problems.keys().map(|(agent, _)| agent.clone()).collect();
+        let has: BTreeSet<_> = problems.keys().map(|(agent, _)| agent.clone()).collect();
+        events.extend(had.difference(&has).map(|agent| Event::Recovered { agent: agent.clone() }));
+        self.reported.problems = problems;
+        self.effects.extend(events.into_iter().map(Effect::Report));
     }
 
     fn tell_converged(&mut self, status: &Status) {
         if status.converged && !self.reported.converged {
-            self.effects.push(Effect::Report(News::Converged { agents: status.agents.len() }));
+            self.effects.push(Effect::Report(Event::Converged { agents: status.agents.len() }));
         }
         self.reported.converged = status.converged;
     }
@@ -437,9 +437,9 @@ fn annotate(status: &mut Status, off: &BackingOff) {
 
 impl BackingOff {
     /// It as something that keeps an agent from what is wanted.
-    pub(super) fn as_trouble(&self) -> Trouble {
+    pub(super) fn as_problem(&self) -> Problem {
         let (cause, message) = (self.cause.clone(), self.to_string());
-        Trouble::Recurring { agent: self.agent.clone(), kind: self.kind, cause, message }
+        Problem::Recurring { agent: self.agent.clone(), kind: self.kind, cause, message }
     }
 }
 

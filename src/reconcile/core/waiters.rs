@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::RequestId;
 use super::broken::Broken;
-use crate::reconcile::Taken;
+use crate::reconcile::TakenStep;
 
 /// Somebody who waits for an outcome.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(super) struct Waiter {
     pub since: Instant,
     timeout: Duration,
     /// The steps that ended since.
-    pub taken: Vec<Taken>,
+    pub taken: Vec<TakenStep>,
 }
 
 impl Waiter {
@@ -58,7 +58,7 @@ impl Waiters {
     }
 
     /// A step ended.
-    pub fn taken(&mut self, taken: &Taken) {
+    pub fn taken(&mut self, taken: &TakenStep) {
         for waiter in &mut self.outcomes {
             waiter.taken.push(taken.clone());
         }

@@ -10,7 +10,7 @@ use crate::backend::{Engine, EngineError, EngineErrorKind, EventKind, Events};
 use crate::backoff::Backoff;
 use crate::error::Chain;
 use crate::model::Ownership;
-use crate::reconcile::core::EngineSaid;
+use crate::reconcile::core::EngineNotice;
 
 /// Subscribing again: soon, since whatever happens meanwhile is not seen.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(800) };
@@ -36,7 +36,7 @@ type Asking<'a> = Pin<Box<dyn Future<Output = Result<(), EngineError>> + Send + 
 enum Line<'a> {
     Closed { until: Instant },
     Opening(Opening<'a>),
-    Open { events: Events, heard: Instant, wall: SystemTime },
+    Open { events: Events, last_event: Instant, wall: SystemTime },
     Asking { events: Events, asking: Asking<'a> },
 }
 
@@ -61,7 +61,7 @@ impl<'a, E: Engine> Listener<'a, E> {
     }
 
     /// Waits for the next thing worth a look. Dropping the wait loses nothing.
-    pub async fn next(&mut self) -> EngineSaid {
+    pub async fn next(&mut self) -> EngineNotice {
         loop {
             match &mut self.line {
                 Line::Closed { until } => {
@@ -76,7 +76,7 @@ impl<'a, E: Engine> Listener<'a, E> {
                         self.failures = 0;
                         self.opened = Some(Instant::now());
                         self.told = false;
-                        return EngineSaid::Connected;
+                        return EngineNotice::Connected;
                     }
                     Err(err) => {
                         if let Some(lost) = self.lost(&err) {
@@ -84,15 +84,15 @@ impl<'a, E: Engine> Listener<'a, E> {
                         }
                     }
                 },
-                Line::Open { events, heard, wall } => {
+                Line::Open { events, last_event, wall } => {
                     let event = tokio::select! {
                         biased;
                         event = events.next() => event,
-                        () = tokio::time::sleep_until(*heard + SILENCE) => {
-                            let slept = drift(heard.elapsed(), *wall, (self.wall)()) > SLEPT;
+                        () = tokio::time::sleep_until(*last_event + SILENCE) => {
+                            let slept = drift(last_event.elapsed(), *wall, (self.wall)()) > SLEPT;
                             self.ask();
                             if slept {
-                                return EngineSaid::Slept;
+                                return EngineNotice::Slept;
                             }
                             continue;
                         }
@@ -100,15 +100,15 @@ impl<'a, E: Engine> Listener<'a, E> {
                     match event {
                         Some(Ok(event)) => {
                             let now = (self.wall)();
-                            let slept = drift(heard.elapsed(), *wall, now) > SLEPT;
-                            *heard = Instant::now();
+                            let slept = drift(last_event.elapsed(), *wall, now) > SLEPT;
+                            *last_event = Instant::now();
                             *wall = now;
                             // What is heard after a sleep may be the first of much that was not.
                             if slept {
-                                return EngineSaid::Slept;
+                                return EngineNotice::Slept;
                             }
                             if event.kind != EventKind::Quiet {
-                                return EngineSaid::Event(event);
+                                return EngineNotice::Event(event);
                             }
                         }
                         Some(Err(err)) => {
@@ -135,8 +135,8 @@ impl<'a, E: Engine> Listener<'a, E> {
                         }
                     }
                     Err(err) => match self.lost(&err) {
-                        Some(EngineSaid::Lost { why }) if err.kind == EngineErrorKind::Timeout => {
-                            return EngineSaid::Silent { why };
+                        Some(EngineNotice::Lost { why }) if err.kind == EngineErrorKind::Timeout => {
+                            return EngineNotice::Silent { why };
                         }
                         Some(lost) => return lost,
                         None => {}
@@ -156,7 +156,7 @@ impl<'a, E: Engine> Listener<'a, E> {
     }
 
     /// Tells a loss once; the tries after it are nobody's business.
-    fn lost(&mut self, err: &EngineError) -> Option<EngineSaid> {
+    fn lost(&mut self, err: &EngineError) -> Option<EngineNotice> {
         self.failures = self.failures.saturating_add(1);
         if let Some(opened) = self.opened.take() {
             self.broken = if opened.elapsed() < HOLDS { self.broken.saturating_add(1) } else { 0 };
@@ -167,12 +167,12 @@ impl<'a, E: Engine> Listener<'a, E> {
         tracing::debug!(error = %Chain(err), failures = self.failures, "cannot follow Podman's events");
         let first = !self.told;
         self.told = true;
-        first.then(|| EngineSaid::Lost { why: Chain(err).to_string() })
+        first.then(|| EngineNotice::Lost { why: Chain(err).to_string() })
     }
 }
 
 fn open<'a>(events: Events, wall: SystemTime) -> Line<'a> {
-    Line::Open { events, heard: Instant::now(), wall }
+    Line::Open { events, last_event: Instant::now(), wall }
 }
 
 async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {

@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 pub use listen::Wall;
 
 use super::core::{
-    Core, Draft, Effect, EngineSaid, Finding, How, Input, Mode, Now, Observation, RequestId, Terms, Verdict,
+    Core, Draft, Effect, EngineNotice, Finding, How, Input, Mode, Now, Observation, RequestId, Terms, Verdict,
 };
 use super::journal::Journal;
-use super::run::{Edition, Request, View};
-use super::{Awaited, Options, Report, Reporter, Trouble, report};
+use super::run::{Request, Revision, View};
+use super::{Awaited, Options, Problem, Report, Reporter, report};
 use crate::act::{ActError, Slots, last_lines, obstacle};
-use crate::backend::{Deaths, Engine, Store, Vm, World};
+use crate::backend::{ContainerExits, Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, ContainerId, Desired, Observed};
 use crate::observe::{Published, accept_published, observe};
@@ -36,14 +36,14 @@ use crate::plan::Lane;
 use crate::readiness::AgentHealth;
 use health::Checks;
 use listen::Listener;
-use steps::{Ended, InHand, Working};
+use steps::{Ended, RunningStep, Working};
 use vm::VmWatch;
 
 /// As long as makes no difference.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What it works on.
-pub(super) struct Outside<'a, V, E, S> {
+pub(super) struct Context<'a, V, E, S> {
     pub world: &'a World<V, E, S>,
     pub options: &'a Options,
     pub reporter: &'a dyn Reporter,
@@ -54,13 +54,13 @@ pub(super) struct Outside<'a, V, E, S> {
 }
 
 /// What one that is kept up hears of beside.
-pub(super) struct Kept<'a> {
-    pub editions: watch::Receiver<Edition>,
+pub(super) struct RunInputs<'a> {
+    pub revisions: watch::Receiver<Revision>,
     pub requests: &'a mut mpsc::Receiver<Request>,
     pub view: &'a watch::Sender<Option<Arc<View>>>,
     pub heartbeat: Option<(Duration, &'a (dyn Fn() + Send + Sync))>,
     /// The exit files of containers that run.
-    pub exits: Option<Deaths>,
+    pub exits: Option<ContainerExits>,
     pub tried_exits: bool,
 }
 
@@ -74,10 +74,10 @@ enum Reply {
 
 /// Drives the core on a world.
 pub(super) struct Driver<'a, V, E, S> {
-    outside: Outside<'a, V, E, S>,
+    outside: Context<'a, V, E, S>,
     core: Core,
     is_once: bool,
-    kept: Option<Kept<'a>>,
+    kept: Option<RunInputs<'a>>,
     desired: Arc<Desired>,
     cancel: &'a CancellationToken,
     /// Breaks off what is in flight. A child of `cancel`.
@@ -86,7 +86,7 @@ pub(super) struct Driver<'a, V, E, S> {
     observing: Option<Work<'a, Observation>>,
     fetching: Option<Work<'a, Published>>,
     steps: FuturesUnordered<Work<'a, Ended>>,
-    in_hand: BTreeMap<Lane, InHand>,
+    in_hand: BTreeMap<Lane, RunningStep>,
     slots: Slots,
     working: (mpsc::UnboundedSender<Working>, mpsc::UnboundedReceiver<Working>),
     logs: FuturesUnordered<Work<'a, (AgentName, ContainerId, String)>>,
@@ -100,19 +100,19 @@ pub(super) struct Driver<'a, V, E, S> {
     /// What asked for the newest observation.
     trigger: String,
     wake_at: Instant,
-    beat_at: Instant,
+    heartbeat_at: Instant,
 }
 
 impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
     pub fn new(
-        outside: Outside<'a, V, E, S>,
+        outside: Context<'a, V, E, S>,
         mode: Mode,
-        edition: Edition,
-        kept: Option<Kept<'a>>,
+        revision: Revision,
+        kept: Option<RunInputs<'a>>,
         cancel: &'a CancellationToken,
     ) -> Self {
-        let Outside { world, options, wall, .. } = outside;
-        let desired = edition.desired.clone();
+        let Context { world, options, wall, .. } = outside;
+        let desired = revision.desired.clone();
         let is_once = matches!(mode, Mode::Once { .. });
         let terms = Terms {
             mode,
@@ -124,7 +124,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
         };
         let now = Instant::now();
         Self {
-            core: Core::new(terms, edition, Now { at: now.into_std(), wall: wall() }),
+            core: Core::new(terms, revision, Now { at: now.into_std(), wall: wall() }),
             listener: (!is_once).then(|| Listener::new(&world.engine, desired.ownership(), wall)),
             vm_watch: VmWatch::new(&world.vm, !is_once && desired.vm().is_some()),
             checks: Checks::new(&world.engine),
@@ -148,7 +148,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
             awaited: Awaited::default(),
             trigger: String::new(),
             wake_at: now,
-            beat_at: now,
+            heartbeat_at: now,
         }
     }
 
@@ -203,13 +203,13 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
                     return Input::Observed(Box::new(observation));
                 }
                 Some(input) = from_kept(&mut self.kept, &mut self.replies, &mut self.next_request) => {
-                    if let Input::Edited(edition) = &input {
-                        self.desired = edition.desired.clone();
+                    if let Input::Edited(revision) = &input {
+                        self.desired = revision.desired.clone();
                     }
                     return input;
                 }
                 said = from_listener(&mut self.listener) => {
-                    if let (EngineSaid::Connected, Some(kept)) = (&said, &mut self.kept) {
+                    if let (EngineNotice::Connected, Some(kept)) = (&said, &mut self.kept) {
                         // Another Podman may keep its exit files elsewhere.
                         kept.exits = None;
                         kept.tried_exits = false;
@@ -224,13 +224,13 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
                 }
                 Some(()) = self.answers.next(), if !self.answers.is_empty() => {}
                 () = tokio::time::sleep_until(self.wake_at) => return Input::Timer,
-                () = tokio::time::sleep_until(self.beat_at), if self.kept.is_some() => self.beat(),
+                () = tokio::time::sleep_until(self.heartbeat_at), if self.kept.is_some() => self.heartbeat(),
             }
         }
     }
 
     fn perform(&mut self, effect: Effect) {
-        let Outside { world, reporter, journal, scratch, is_alone, .. } = self.outside;
+        let Context { world, reporter, journal, scratch, is_alone, .. } = self.outside;
         match effect {
             Effect::Observe { desired, published, recheck } => {
                 let is_local = self.outside.options.patience.local;
@@ -270,12 +270,12 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
                 let lines = last_lines(&world.engine, &id, &spec).await;
                 (agent, id, lines)
             })),
-            Effect::Report(news) => {
+            Effect::Report(event) => {
                 // That it is reached in no way is told as what it means for Podman.
-                if !self.is_once && !news.is_for_the_journal_alone() {
-                    reporter.news(&news);
+                if !self.is_once && !event.is_for_the_journal_alone() {
+                    reporter.on_event(&event);
                 }
-                news.write(journal);
+                event.write(journal);
             }
             Effect::ReportInFlight => self.in_hand.values().for_each(|in_hand| in_hand.tell(journal)),
             Effect::Await(awaited) => {
@@ -284,7 +284,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
             }
             Effect::Publish(mut view) => {
                 let Some(kept) = &self.kept else { return };
-                if let Some(why) = scratch.trouble() {
+                if let Some(why) = scratch.problem() {
                     Arc::make_mut(&mut view).not_recorded = Some(why);
                 }
                 kept.view.send_replace(Some(view));
@@ -322,7 +322,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
         if kept.exits.is_none() && !kept.tried_exits {
             kept.tried_exits =
                 guest.containers.values().any(|container| container.phase == crate::model::Phase::Running);
-            kept.exits = self.outside.world.engine.deaths(guest);
+            kept.exits = self.outside.world.engine.container_exits(guest);
         }
     }
 
@@ -341,31 +341,31 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
     }
 
     /// Tells that the loop is alive.
-    fn beat(&mut self) {
+    fn heartbeat(&mut self) {
         let every = match self.kept.as_ref().and_then(|kept| kept.heartbeat) {
-            Some((every, beat)) => {
-                beat();
+            Some((every, heartbeat)) => {
+                heartbeat();
                 every
             }
             None => NEVER,
         };
-        self.beat_at = Instant::now() + every;
+        self.heartbeat_at = Instant::now() + every;
     }
 }
 
 /// Reads the last lines of those that are not ready into an outcome.
 pub(super) async fn complete<E: Engine>(engine: &E, draft: Draft) -> Report {
     let Draft { desired, taken, findings, not_waited_for, residual, manifest_fault, how, took } = draft;
-    let troubles = findings.into_iter().map(async |finding| match finding {
-        Finding::Told(trouble) => trouble,
+    let problems = findings.into_iter().map(async |finding| match finding {
+        Finding::Reported(problem) => problem,
         Finding::Unready(unready) => {
-            let mut trouble = Trouble::of_unready(engine, &desired, unready).await;
-            if let (How::TimedOut, Trouble::Unready { health: AgentHealth::Starting, message, .. }) =
-                (how, &mut trouble)
+            let mut problem = Problem::of_unready(engine, &desired, unready).await;
+            if let (How::TimedOut, Problem::Unready { health: AgentHealth::Starting, message, .. }) =
+                (how, &mut problem)
             {
                 *message = "it did not become healthy in time".to_owned();
             }
-            trouble
+            problem
         }
         Finding::Ended { agent, id, how } => {
             let wanted = desired.agents.get(&agent);
@@ -374,18 +374,18 @@ pub(super) async fn complete<E: Engine>(engine: &E, draft: Draft) -> Report {
                 Some(wanted) => last_lines(engine, &id, &wanted.container).await,
                 None => String::new(),
             };
-            Trouble::Failed { agent: Some(agent), error: Arc::new(ActError::EndedAtOnce { container, how, log }) }
+            Problem::Failed { agent: Some(agent), error: Arc::new(ActError::EndedAtOnce { container, how, log }) }
         }
     });
-    let mut troubles = futures_util::future::join_all(troubles).await;
+    let mut problems = futures_util::future::join_all(problems).await;
     // An empty plan is no proof while health or a last look is still awaited.
-    let converged = residual.is_empty() && troubles.is_empty() && not_waited_for.is_empty() && how == How::Proved;
-    troubles.splice(0..0, report::refused(manifest_fault.as_ref()));
+    let converged = residual.is_empty() && problems.is_empty() && not_waited_for.is_empty() && how == How::Proved;
+    problems.splice(0..0, report::refused(manifest_fault.as_ref()));
     Report {
         name: desired.name.clone(),
         converged,
         taken,
-        troubles,
+        problems,
         not_waited_for,
         residual,
         manifest_fault,
@@ -402,7 +402,7 @@ async fn arrival<T>(work: &mut Option<Work<'_, T>>) -> T {
     done
 }
 
-async fn from_listener<E: Engine>(listener: &mut Option<Listener<'_, E>>) -> EngineSaid {
+async fn from_listener<E: Engine>(listener: &mut Option<Listener<'_, E>>) -> EngineNotice {
     match listener {
         Some(listener) => listener.next().await,
         None => std::future::pending().await,
@@ -411,14 +411,14 @@ async fn from_listener<E: Engine>(listener: &mut Option<Listener<'_, E>>) -> Eng
 
 /// What only one that is kept up hears of. `None` when what it heard is nothing to it.
 async fn from_kept(
-    kept: &mut Option<Kept<'_>>,
+    kept: &mut Option<RunInputs<'_>>,
     replies: &mut BTreeMap<RequestId, Reply>,
     next_request: &mut u64,
 ) -> Option<Input> {
     let Some(kept) = kept else { return std::future::pending().await };
     tokio::select! {
         biased;
-        Ok(()) = kept.editions.changed() => Some(Input::Edited(kept.editions.borrow_and_update().clone())),
+        Ok(()) = kept.revisions.changed() => Some(Input::Edited(kept.revisions.borrow_and_update().clone())),
         Some(request) = kept.requests.recv() => {
             let id = RequestId(*next_request);
             *next_request += 1;
@@ -438,7 +438,7 @@ async fn from_kept(
     }
 }
 
-async fn next_exit(exits: &mut Option<Deaths>) -> ContainerId {
+async fn next_exit(exits: &mut Option<ContainerExits>) -> ContainerId {
     if let Some(stream) = exits {
         match stream.next().await {
             Some(id) => return id,

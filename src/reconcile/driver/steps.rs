@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Outside};
+use super::{Context, Driver};
 use crate::act::{ActError, Done, Patience, act};
 use crate::backend::{Engine, Progress, Store, Vm};
 use crate::plan::{Action, Lane, Step};
@@ -15,7 +15,7 @@ use crate::reconcile::core::Input;
 use crate::reconcile::journal::Journal;
 
 /// A step in flight.
-pub(super) struct InHand {
+pub(super) struct RunningStep {
     step: Step,
     since: Instant,
     /// Breaks off its waits.
@@ -26,7 +26,7 @@ pub(super) struct InHand {
     trigger: String,
 }
 
-impl InHand {
+impl RunningStep {
     /// Tells those who listen of it.
     pub fn tell(&self, journal: &Journal) {
         let step = &self.step;
@@ -61,9 +61,9 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
     /// Takes a step. Once all is broken off, transfers are dropped where they are (what they have stays for the next time);
     /// steps on containers are finished, so that none is left half done without need.
     pub(super) fn start(&mut self, step: Step, grace: Option<Duration>, deadline: Option<StdInstant>) {
-        let Outside { world, options, reporter, journal, .. } = self.outside;
+        let Context { world, options, reporter, journal, .. } = self.outside;
         let (cancel, outdated) = (self.stop.child_token(), CancellationToken::new());
-        let in_hand = InHand {
+        let in_hand = RunningStep {
             step: step.clone(),
             since: Instant::now(),
             cancel: cancel.clone(),

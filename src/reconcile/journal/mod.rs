@@ -51,7 +51,7 @@ struct Kept {
     path: PathBuf,
     writer: Writer,
     /// Why the last entry could not be written.
-    trouble: Option<String>,
+    problem: Option<String>,
     /// How many could not be since it began.
     missed: u64,
 }
@@ -63,7 +63,7 @@ impl Journal {
     }
 
     fn bounded(path: &Path, trigger: &str, most: u64) -> Self {
-        let kept = Kept { path: path.to_owned(), writer: Writer::new(path, most), trouble: None, missed: 0 };
+        let kept = Kept { path: path.to_owned(), writer: Writer::new(path, most), problem: None, missed: 0 };
         Self { file: Some(Mutex::new(kept)), ..Self::unkept(trigger) }
     }
 
@@ -80,7 +80,7 @@ impl Journal {
     /// Says what woke us for what is written from now on. `run` has the words of
     /// [`Trigger`](super::run::Trigger), joined by commas.
     pub fn woken_by(&self, trigger: &str) {
-        trigger.clone_into(&mut held(&self.trigger));
+        trigger.clone_into(&mut guard(&self.trigger));
     }
 
     /// Every entry from now on, as it is written, whether or not it can be written.
@@ -89,8 +89,8 @@ impl Journal {
     }
 
     /// Why the last entry could not be written, if so. `None` again as soon as one could be.
-    pub fn trouble(&self) -> Option<String> {
-        self.file.as_ref().and_then(|file| held(file).trouble.clone())
+    pub fn problem(&self) -> Option<String> {
+        self.file.as_ref().and_then(|file| guard(file).problem.clone())
     }
 
     /// Writes down a step that ended.
@@ -120,22 +120,22 @@ impl Journal {
     /// Writes down a convergence that ended, when it did something or came to another end than the one before it, be that of another
     /// process.
     pub async fn pass(&self, report: &Report) {
-        let troubles: Vec<_> = report
-            .troubles
+        let problems: Vec<_> = report
+            .problems
             .iter()
-            .map(|trouble| {
-                let (message, cause) = (trouble.to_string(), trouble.cause());
-                let mut told = json!({"agent": trouble.agent(), "kind": trouble.kind(), "message": message});
+            .map(|problem| {
+                let (message, cause) = (problem.to_string(), problem.cause());
+                let mut told = json!({"agent": problem.agent(), "kind": problem.kind(), "message": message});
                 if cause != message {
                     told["cause"] = json!(cause);
                 }
                 told
             })
             .collect();
-        let end = json!({"converged": report.converged, "troubles": troubles});
-        let before = held(&self.last_pass).replace(end.clone());
+        let end = json!({"converged": report.converged, "troubles": problems});
+        let before = guard(&self.last_pass).replace(end.clone());
         let is_news =
-            || !report.converged || self.file.as_ref().is_some_and(|file| read::tells_of_failure(&held(file).path));
+            || !report.converged || self.file.as_ref().is_some_and(|file| read::tells_of_failure(&guard(file).path));
         let same = before.map_or_else(|| !is_news(), |before| before == end);
         if report.taken.is_empty() && same {
             return;
@@ -158,7 +158,7 @@ impl Journal {
     pub fn note(&self, event: &str, fields: Value) {
         let entry = Arc::new(bounded(self.entry(event, fields)));
         if let Some(file) = &self.file {
-            self.keep(&mut held(file), &entry);
+            self.keep(&mut guard(file), &entry);
         }
         // Nobody listening is no error.
         let _ = self.live.send(entry);
@@ -174,7 +174,7 @@ impl Journal {
         let mut entry = Map::new();
         entry.insert("time".to_owned(), json!(crate::time::rfc3339_millis(SystemTime::now())));
         entry.insert("pid".to_owned(), json!(std::process::id()));
-        entry.insert("trigger".to_owned(), json!(*held(&self.trigger)));
+        entry.insert("trigger".to_owned(), json!(*guard(&self.trigger)));
         entry.insert("event".to_owned(), json!(event));
         if let Value::Object(fields) = fields {
             for (name, value) in fields {
@@ -190,14 +190,14 @@ impl Journal {
         let path = kept.path.display();
         match kept.writer.append(lines.as_bytes()) {
             Ok(()) => {
-                if let Some(why) = kept.trouble.take() {
+                if let Some(why) = kept.problem.take() {
                     tracing::warn!(%path, was = why, missed = kept.missed, "the journal can be written again");
                 }
                 kept.missed = 0;
             }
             Err(err) => {
                 kept.missed += 1;
-                if kept.trouble.replace(format!("cannot write `{path}`: {err}")).is_none() {
+                if kept.problem.replace(format!("cannot write `{path}`: {err}")).is_none() {
                     tracing::warn!(%path, error = %err, "cannot write the journal; going on without it");
                 }
             }
@@ -232,7 +232,7 @@ fn cut(value: &mut Value, text: usize, items: usize) {
 }
 
 /// The value, also after a panic elsewhere: nothing here is ever left half changed.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

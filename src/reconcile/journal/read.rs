@@ -68,21 +68,21 @@ impl Entry {
     }
 
     /// What made a step fail.
-    pub fn error(&self) -> Option<Told<'_>> {
-        self.fields.get("error").map(Told::of)
+    pub fn error(&self) -> Option<ReportedError<'_>> {
+        self.fields.get("error").map(ReportedError::of)
     }
 
     /// What stood in the way at the end of a pass, or what `run` said does. Empty for anything else.
-    pub fn troubles(&self) -> impl Iterator<Item = Told<'_>> {
-        let troubles = self.fields.get("troubles").and_then(Value::as_array).into_iter().flatten();
-        troubles.map(Told::of)
+    pub fn problems(&self) -> impl Iterator<Item = ReportedError<'_>> {
+        let problems = self.fields.get("troubles").and_then(Value::as_array).into_iter().flatten();
+        problems.map(ReportedError::of)
     }
 
     /// What stands in the way of somebody, where that is what it tells of.
-    pub fn trouble(&self) -> Told<'_> {
+    pub fn problem(&self) -> ReportedError<'_> {
         let (message, cause) = (self.text("message"), self.text("cause"));
         let cause = if cause.is_empty() { message } else { cause };
-        Told { agent: self.agent(), kind: "".into(), message, cause, pull: None }
+        ReportedError { agent: self.agent(), kind: "".into(), message, cause, pull: None }
     }
 
     /// A pass that ended as it was asked to, without waiting for agents that are not ready yet, and found nothing wrong.
@@ -94,13 +94,13 @@ impl Entry {
 
     /// Whether it is about this agent, or says of it that something stands in its way.
     pub fn concerns(&self, agent: &str) -> bool {
-        self.agent() == Some(agent) || self.troubles().any(|told| told.agent == Some(agent))
+        self.agent() == Some(agent) || self.problems().any(|told| told.agent == Some(agent))
     }
 }
 
 /// A failure as an entry tells it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told<'e> {
+pub struct ReportedError<'e> {
     /// Whose.
     pub agent: Option<&'e str>,
     /// What kind of failure it is; empty where that is not told.
@@ -113,7 +113,7 @@ pub struct Told<'e> {
     pub pull: Option<PullFault>,
 }
 
-impl<'e> Told<'e> {
+impl<'e> ReportedError<'e> {
     fn of(value: &'e Value) -> Self {
         let word = |name: &str| value.get(name).and_then(Value::as_str);
         // Version 0.1.0 wrote the message alone.

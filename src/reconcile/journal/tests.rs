@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::read::{Entry, Filter, Reader, Told};
+use super::read::{Entry, Filter, Reader, ReportedError};
 use super::write::older;
 use super::*;
 use crate::model::FailureKind;
@@ -76,7 +76,7 @@ fn writers_side_by_side_lose_nothing_while_the_files_are_put_aside() {
                     for n in 0..each {
                         journal.note("n", json!({"n": writer * each + n}));
                     }
-                    assert_eq!(journal.trouble(), None);
+                    assert_eq!(journal.problem(), None);
                 });
             }
         });
@@ -137,22 +137,22 @@ fn garbage_is_counted_and_an_endless_line_is_not_kept_in_memory() {
 }
 
 #[test]
-fn what_cannot_be_written_is_told_once_and_heard_all_the_same() {
+fn what_cannot_be_written_is_reported_once_and_heard_all_the_same() {
     let (dir, path) = place();
     // A file where the directory should be: also root cannot write there.
     std::fs::write(dir.path().join("state"), "").unwrap();
     let journal = Journal::new(&path, "start");
     let mut live = journal.subscribe();
-    assert_eq!(journal.trouble(), None);
+    assert_eq!(journal.problem(), None);
     for n in 0..3 {
         journal.note("n", json!({"n": n}));
         assert_eq!(live.try_recv().unwrap()["n"], n);
     }
-    let trouble = journal.trouble().unwrap();
-    assert!(trouble.contains("journal.jsonl`: "), "{trouble}");
+    let problem = journal.problem().unwrap();
+    assert!(problem.contains("journal.jsonl`: "), "{problem}");
     std::fs::remove_file(dir.path().join("state")).unwrap();
     journal.note("n", json!({"n": 3}));
-    assert_eq!(journal.trouble(), None);
+    assert_eq!(journal.problem(), None);
     let (entries, _) = all(&path);
     assert_eq!((entries[0].event(), &entries[0].fields["entries"]), ("notRecorded", &json!(3)));
     assert_eq!(entries[1].fields["n"], 3);
@@ -160,7 +160,7 @@ fn what_cannot_be_written_is_told_once_and_heard_all_the_same() {
 }
 
 #[test]
-fn one_that_is_off_is_heard_and_not_written() {
+fn one_that_is_off_is_observed_and_not_written() {
     let journal = Journal::off();
     let mut live = journal.subscribe();
     journal.note("n", json!({"n": 1}));
@@ -243,26 +243,26 @@ fn one_that_follows_goes_on_over_everything_that_may_happen_to_the_file() {
 fn an_entry_is_bounded_and_pushes_nothing_out() {
     let (_dir, path) = place();
     let journal = Journal::new(&path, "start");
-    let mut heard = journal.subscribe();
+    let mut received = journal.subscribe();
     journal.note("n", json!({"n": 0}));
     let huge = "é".repeat(15 << 20);
     journal.note("step", json!({"n": 1, "error": {"kind": "apiError", "message": format!("failed: {huge}!")}}));
-    let troubles: Vec<_> =
+    let problems: Vec<_> =
         (0..20_000).map(|n| json!({"agent": format!("a{n}"), "message": "no ".repeat(500)})).collect();
-    journal.note("pass", json!({"n": 2, "troubles": troubles}));
+    journal.note("pass", json!({"n": 2, "troubles": problems}));
     let changes: Vec<_> = (0..100_000).map(|n| json!([n, huge[..2000]])).collect();
     journal.note("step", json!({"n": 3, "changes": changes}));
     let (entries, skipped) = all(&path);
     assert_eq!((numbers(&entries), skipped), (vec![0, 1, 2, 3], 0));
-    let Told { kind, message, .. } = entries[1].error().unwrap();
+    let ReportedError { kind, message, .. } = entries[1].error().unwrap();
     assert!(
         kind == Word::Known(FailureKind::ApiError) && message.starts_with("failed: éé") && message.ends_with("é!"),
         "{kind}"
     );
     assert!(message.len() < 5_000 && message.contains("bytes left out"), "{} bytes", message.len());
-    assert_eq!(entries[2].troubles().last().unwrap().message, "… and 19936 more");
+    assert_eq!(entries[2].problems().last().unwrap().message, "… and 19936 more");
     assert!(std::fs::metadata(&path).unwrap().len() < 400 << 10);
-    while let Ok(entry) = heard.try_recv() {
+    while let Ok(entry) = received.try_recv() {
         assert!(entry.to_string().len() < 300 << 10);
     }
 }

@@ -1,7 +1,7 @@
 //! The way to a file: every look-up of a name in a directory, through all symbolic links.
 //!
 //! What a path yields changes exactly when one of these look-ups does, or the file's own bytes. So their directories are
-//! what must be watched. Watching itself belongs in `eyes.rs`.
+//! what must be watched. Watching itself belongs in `notifier.rs`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::eyes::{Eyes, WatchMode, Watched};
-use super::{Edition, Load};
+use super::notifier::{Notifier, WatchMode, Watched};
+use super::{Load, Revision};
 use crate::files::regular::{self, NotOpened};
 use crate::state::{Loaded, MAX_BYTES, ReadError, StateError};
 
@@ -35,7 +35,7 @@ pub(super) struct Reading {
     named: PathBuf,
     file: PathBuf,
     load: Load,
-    eyes: Eyes,
+    notifier: Notifier,
     files: Files,
     /// What stood in the files when they were last loaded; `None` when they changed meanwhile.
     prints: Option<Prints>,
@@ -49,7 +49,7 @@ pub(super) struct Reading {
 /// One look at the files.
 pub(super) struct Look {
     /// What they say, when that is news.
-    pub(super) edition: Option<Edition>,
+    pub(super) revision: Option<Revision>,
     pub(super) mode: WatchMode,
 }
 
@@ -62,33 +62,33 @@ struct Outcome {
 
 impl Reading {
     /// Reads for the first time.
-    pub(super) fn open(named: &Path, load: Load, mut eyes: Eyes) -> (Self, Edition, WatchMode) {
+    pub(super) fn open(named: &Path, load: Load, mut notifier: Notifier) -> (Self, Revision, WatchMode) {
         let file = std::path::absolute(named).unwrap_or_else(|_| named.to_owned());
         let files = Files::from([(file.clone(), Watched::StateFile)]);
-        let mode = eyes.aim(&files);
+        let mode = notifier.aim(&files);
         let (good, good_prints, error) = (None, None, None);
         let mut reading =
-            Self { named: named.to_owned(), file, load, eyes, files, prints: None, good, good_prints, error };
+            Self { named: named.to_owned(), file, load, notifier, files, prints: None, good, good_prints, error };
         let prints = prints(&reading.files);
         let outcome = reading.read(prints, mode);
         let mode = outcome.mode.clone();
-        let edition = reading.adopt(outcome);
-        (reading, edition, mode)
+        let revision = reading.adopt(outcome);
+        (reading, revision, mode)
     }
 
     /// Looks whether there is news. The watches are set first, so that whatever changes after the look is an event.
     pub(super) fn look(&mut self) -> Look {
-        let mode = self.eyes.aim(&self.files);
+        let mode = self.notifier.aim(&self.files);
         let prints = prints(&self.files);
         // While it is bad, the reason may lie in what is not known.
         if self.error.is_none() && self.prints.as_ref() == Some(&prints) {
-            return Look { edition: None, mode };
+            return Look { revision: None, mode };
         }
         let outcome = self.read(prints, mode);
         let mode = outcome.mode.clone();
-        let news = self.is_news(&outcome);
-        let edition = self.adopt(outcome);
-        Look { edition: news.then_some(edition), mode }
+        let is_new = self.is_new(&outcome);
+        let revision = self.adopt(outcome);
+        Look { revision: is_new.then_some(revision), mode }
     }
 
     /// Loads, until the files are the same before and after.
@@ -99,7 +99,7 @@ impl Reading {
             let files = self.files_of(&loaded);
             if files != self.files {
                 self.files = files;
-                mode = self.eyes.aim(&self.files);
+                mode = self.notifier.aim(&self.files);
             }
             let after = prints(&self.files);
             tries += 1;
@@ -107,7 +107,7 @@ impl Reading {
                 return Outcome { loaded, prints: Some(after), mode };
             }
             if tries == TRIES {
-                self.eyes.look_again();
+                self.notifier.look_again();
                 return Outcome { loaded, prints: None, mode };
             }
             before = after;
@@ -141,14 +141,14 @@ impl Reading {
         files
     }
 
-    fn is_news(&self, outcome: &Outcome) -> bool {
+    fn is_new(&self, outcome: &Outcome) -> bool {
         match &outcome.loaded {
             Ok(_) => self.error.is_some() || outcome.prints.is_none() || outcome.prints != self.good_prints,
             Err(err) => self.error.as_deref() != Some(&err.render(false)),
         }
     }
 
-    fn adopt(&mut self, Outcome { loaded, prints, .. }: Outcome) -> Edition {
+    fn adopt(&mut self, Outcome { loaded, prints, .. }: Outcome) -> Revision {
         self.prints = prints;
         match loaded {
             Ok(loaded) => {
@@ -156,11 +156,11 @@ impl Reading {
                 self.good = Some(loaded.clone());
                 self.good_prints = self.prints.clone();
                 self.error = None;
-                Edition::Good(loaded)
+                Revision::Good(loaded)
             }
             Err(error) => {
                 self.error = Some(error.render(false));
-                Edition::Bad { last_good: self.good.clone(), error: Arc::new(error) }
+                Revision::Bad { last_good: self.good.clone(), error: Arc::new(error) }
             }
         }
     }

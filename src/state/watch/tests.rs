@@ -82,17 +82,17 @@ fn lima(template: &str) -> String {
 }
 
 /// What is to be known of an edition.
-fn told(edition: &Edition) -> String {
+fn told(revision: &Revision) -> String {
     let loaded = |loaded: &Loaded| {
         let agent = loaded.desired.agents.values().next().expect("one agent");
         let env = agent.container.env.iter().map(|(name, value)| format!(" {name}={}", value.expose()));
         let crate::model::Version::Exact(version) = &agent.version else { panic!("an exact version") };
         format!("{version}{}", env.collect::<String>())
     };
-    match edition {
-        Edition::Good(good) => loaded(good),
-        Edition::Bad { last_good: Some(good), .. } => format!("bad, was {}", loaded(good)),
-        Edition::Bad { last_good: None, .. } => "bad".to_owned(),
+    match revision {
+        Revision::Good(good) => loaded(good),
+        Revision::Bad { last_good: Some(good), .. } => format!("bad, was {}", loaded(good)),
+        Revision::Bad { last_good: None, .. } => "bad".to_owned(),
     }
 }
 
@@ -111,10 +111,10 @@ struct Seen {
 
 impl Seen {
     async fn of(file: &Path) -> Self {
-        Self::with(file, options(), Senses::default()).await
+        Self::with(file, options(), ChangeSource::default()).await
     }
 
-    async fn with(file: &Path, options: WatchOptions, senses: Senses) -> Self {
+    async fn with(file: &Path, options: WatchOptions, senses: ChangeSource) -> Self {
         let loads = Arc::new(AtomicUsize::new(0));
         let (counted, path) = (loads.clone(), file.to_owned());
         let load = move || {
@@ -126,21 +126,21 @@ impl Seen {
     }
 
     fn now(&self) -> String {
-        told(&self.watching.editions.borrow())
+        told(&self.watching.revisions.borrow())
     }
 
     /// Waits for an edition that says this; there may be others before it.
     async fn becomes(&mut self, expected: &str) {
-        let wait = self.watching.editions.wait_for(|edition| told(edition) == expected);
+        let wait = self.watching.revisions.wait_for(|revision| told(revision) == expected);
         let waited = tokio::time::timeout(PATIENCE, wait).await.map(|waited| drop(waited.unwrap()));
         assert!(waited.is_ok(), "expected `{expected}`, it says `{}`", self.now());
     }
 
     /// Looks, and finds nothing new.
     async fn is_quiet(&mut self) {
-        self.watching.editions.mark_unchanged();
+        self.watching.revisions.mark_unchanged();
         self.watching.reload_and_wait().await;
-        assert!(!self.watching.editions.has_changed().unwrap(), "it was told again: {}", self.now());
+        assert!(!self.watching.revisions.has_changed().unwrap(), "it was told again: {}", self.now());
     }
 
     fn mode(&self) -> String {

@@ -138,7 +138,7 @@ pub(super) fn read(mut file: &File, stop: &AtomicBool) -> Result<Packed, Broken>
         if span.offset.checked_add(span.size).is_none_or(|end| end > length) {
             return Err(ArchiveFault::Truncated(name).into());
         }
-        let mut held = |most: u64| -> Result<Vec<u8>, Broken> {
+        let mut member = |most: u64| -> Result<Vec<u8>, Broken> {
             if span.size > most {
                 return Err(ArchiveFault::TooLarge(name.clone()).into());
             }
@@ -148,7 +148,7 @@ pub(super) fn read(mut file: &File, stop: &AtomicBool) -> Result<Packed, Broken>
         };
         match kind {
             EntryType::GNULongName if !has_long_name => {
-                let bytes = held(MAX_NAME)?;
+                let bytes = member(MAX_NAME)?;
                 long_name = Some(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned());
                 continue;
             }
@@ -157,8 +157,8 @@ pub(super) fn read(mut file: &File, stop: &AtomicBool) -> Result<Packed, Broken>
         }
         match name.as_str() {
             _ if kind == EntryType::Directory => drop(packed.directories.insert(name.clone())),
-            MANIFEST => packed.manifest = Some(held(MAX_MANIFEST_BYTES as u64)?),
-            SIGNATURE => packed.signature = Some(held(MAX_SIGNATURE)?),
+            MANIFEST => packed.manifest = Some(member(MAX_MANIFEST_BYTES as u64)?),
+            SIGNATURE => packed.signature = Some(member(MAX_SIGNATURE)?),
             _ => drop(packed.others.insert(name.clone(), span)),
         }
         names += name.len();

@@ -8,11 +8,11 @@ use super::{ANSWER, Ladder, Link, Place};
 use crate::backend::podman::hand_on::hand_on;
 use crate::backend::podman::{Podman, ending};
 use crate::backend::{
-    ByteStream, Chunks, Deaths, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogLines, LogRequest, Look, Progress, Route, lima,
+    ByteStream, Chunks, ContainerExits, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
+    ImageFacts, LogLines, LogRequest, Look, Progress, Routing, lima,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, Rung,
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, Route,
     VmMount, VmPhase, VmState,
 };
 
@@ -36,7 +36,7 @@ macro_rules! through {
     }};
 }
 
-impl Route for Ladder {
+impl Routing for Ladder {
     fn locate(&self, vm: Option<&VmState>) {
         let place = vm.filter(|vm| vm.phase == VmPhase::Running).map(|vm| Place {
             guest: vm.socket.as_ref().map_or_else(|| USUAL_SOCKET.to_owned(), |socket| socket.guest.clone()),
@@ -52,20 +52,20 @@ impl Route for Ladder {
         state.ports = vm.map(|vm| vm.forwards.clone()).unwrap_or_default();
         if state.place != place {
             if place.is_some() {
-                state.vain_boots += u32::from(state.booted);
+                state.failed_boots += u32::from(state.booted);
                 state.booted = true;
             }
             state.place = place;
             state.link = None;
-            state.climb = None;
+            state.search = None;
             state.silent_since = None;
         }
         // What was found ahead has answered: it is the best way, when it is this machine's.
         if let (None, Some((socket, podman)), Some(place)) = (&state.link, ahead, state.place.clone())
             && place.host.as_ref() == Some(&socket)
         {
-            state.counts[Rung::Forward as usize] += 1;
-            state.stand_on(Link { podman, rung: Rung::Forward, _ssh: None });
+            state.counts[Route::Forward as usize] += 1;
+            state.use_route(Link { podman, route: Route::Forward, _ssh: None });
         }
     }
 
@@ -78,7 +78,7 @@ impl Route for Ladder {
             state.link.clone()
         };
         if let Some(link) = link {
-            return if link.rung.is_low() { None } else { link.podman.look(look).await.ok() };
+            return if link.route.is_low() { None } else { link.podman.look(look).await.ok() };
         }
         let socket = dir.join(SOCKET_HERE);
         let is_ours = || {
@@ -86,7 +86,7 @@ impl Route for Ladder {
                 name == look.owner.name.as_str() && root.is_none_or(|root| look.owner.root.owns(&root))
             })
         };
-        if !self.0.allows(Rung::Forward) || !socket.exists() || !is_ours() {
+        if !self.0.allows(Route::Forward) || !socket.exists() || !is_ours() {
             return None;
         }
         let podman = self.0.api(&socket).ok()?;
@@ -98,23 +98,23 @@ impl Route for Ladder {
     fn keep(&self) {
         let mut state = self.0.state();
         state.is_kept = true;
-        self.0.mend(&mut state);
+        self.0.repair(&mut state);
     }
 
     async fn finish(&self) {
-        let mending = self.0.state().mending.take();
-        if let Some(mending) = mending {
-            let _ = tokio::time::timeout(FINISH, mending).await;
+        let repair = self.0.state().repair.take();
+        if let Some(repair) = repair {
+            let _ = tokio::time::timeout(FINISH, repair).await;
         }
     }
 
     fn reach(&self) -> Reach {
         let state = self.0.state();
         Reach {
-            rung: state.link.as_ref().map(|link| link.rung),
+            route: state.link.as_ref().map(|link| link.route),
             counts: state.counts,
             silent_for: state.silent_since.map(|since| since.elapsed()),
-            vain_boots: state.vain_boots,
+            failed_boots: state.failed_boots,
         }
     }
 
@@ -169,7 +169,7 @@ impl Engine for Ladder {
     }
 
     /// Exit files are in the guest, where nobody here can watch them.
-    fn deaths(&self, _: &Guest) -> Option<Deaths> {
+    fn container_exits(&self, _: &Guest) -> Option<ContainerExits> {
         None
     }
 }

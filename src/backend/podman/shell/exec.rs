@@ -14,7 +14,7 @@ use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{oneshot, watch};
 use tokio_util::io::ReaderStream;
 
-use super::run::{Call, Leashed, Running, complaint};
+use super::run::{Call, KillOnDrop, Running, complaint};
 use super::script::{self, Variables};
 use super::{Shell, error};
 use crate::backend::podman::error::{About, timed_out};
@@ -65,7 +65,7 @@ impl Shell {
     }
 
     /// Follows a child to its end. It is ended when the leash is dropped without a word.
-    fn remember(&self, id: &str, mut child: Leashed) -> oneshot::Sender<()> {
+    fn remember(&self, id: &str, mut child: KillOnDrop) -> oneshot::Sender<()> {
         let ((ended, end), (leash, leashed)) = (watch::channel(None), oneshot::channel());
         tokio::spawn(async move {
             let code = tokio::select! {
@@ -224,7 +224,7 @@ impl Shell {
 
 /// A command that begins.
 struct Begun {
-    child: Leashed,
+    child: KillOnDrop,
     stdin: Option<ChildStdin>,
     chunks: RawChunks,
 }

@@ -14,7 +14,7 @@ use crate::backend::podman::auth;
 use crate::backend::podman::emulation;
 use crate::backend::podman::error::{About, of_pull, timed_out};
 use crate::backend::podman::image::{refuse_if_used, tag_name};
-use crate::backend::podman::life::unless_gone;
+use crate::backend::podman::lifecycle::unless_gone;
 use crate::backend::podman::upload::Upload;
 use crate::backend::podman::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, EngineMachine, ImageFacts, Progress};
@@ -137,7 +137,7 @@ impl Shell {
         }
     }
 
-    /// See [`crate::backend::Route::load_seen`]. The archive may be compressed: Podman 4.3 cannot load a gzip one itself.
+    /// See [`crate::backend::Routing::load_seen`]. The archive may be compressed: Podman 4.3 cannot load a gzip one itself.
     pub async fn load_seen(&self, path: &Path) -> Result<Vec<String>, EngineError> {
         // gzip(1) passes on what it did not compress only by force; a plain archive begins with a file's name. Without
         // `pipefail`, which sh has not, the decompressor's end is asked for by hand.
@@ -163,7 +163,7 @@ impl Shell {
         };
         let Running { mut child, stdin, mut stdout, mut stderr } = self.start_child(&call).await?;
         drop(stdin);
-        let news = async {
+        let updates = async {
             let (mut kept, mut piece) = (Vec::new(), [0; 8192]);
             loop {
                 match tokio::time::timeout(PULL_STALL, stderr.read(&mut piece)).await {
@@ -176,7 +176,7 @@ impl Shell {
                 }
             }
         };
-        let (stdout, stderr) = tokio::try_join!(answer(&call, &mut stdout), news)?;
+        let (stdout, stderr) = tokio::try_join!(answer(&call, &mut stdout), updates)?;
         let ended = tokio::time::timeout(PULL_STALL, child.ended()).await;
         let code = ended.map_err(|_| timed_out(&what, call.shown(), PULL_STALL))?.map_err(|err| call.broken(&err))?;
         let ended = self.success(&call, Ended { code, stdout, stderr });

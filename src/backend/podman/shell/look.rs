@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Shell;
 use crate::backend::podman::answer;
 use crate::backend::podman::error::{About, is_of_a_lost_storage};
-use crate::backend::podman::life::past_an_end;
+use crate::backend::podman::lifecycle::past_an_end;
 use crate::backend::podman::look::{replace, to_inspect};
 use crate::backend::podman::recent;
 use crate::backend::podman::stop::{Listing, Stoppable};

@@ -116,9 +116,9 @@ impl Call {
 
 /// A child in a process group of its own, which ends with this handle. Killing limactl alone would leave its ssh.
 #[derive(Debug)]
-pub(super) struct Leashed(Child);
+pub(super) struct KillOnDrop(Child);
 
-impl Leashed {
+impl KillOnDrop {
     /// Waits for its end: the exit code, or `None` when a signal ended it.
     pub async fn ended(&mut self) -> std::io::Result<Option<i32>> {
         self.0.wait().await.map(code_of)
@@ -129,7 +129,7 @@ fn code_of(status: ExitStatus) -> Option<i32> {
     status.signal().is_none().then(|| status.code()).flatten()
 }
 
-impl Drop for Leashed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         // No id once it was waited for: then the number may be another's.
         let pid = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
@@ -141,7 +141,7 @@ impl Drop for Leashed {
 
 /// A child with its pipes.
 pub(super) struct Running {
-    pub child: Leashed,
+    pub child: KillOnDrop,
     pub stdin: ChildStdin,
     pub stdout: ChildStdout,
     pub stderr: ChildStderr,
@@ -179,7 +179,7 @@ impl Shell {
         let failed = |err: &std::io::Error| error::not_started(call, &program, err);
         let mut child = command.spawn().map_err(|err| failed(&err))?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let child = Leashed(child);
+        let child = KillOnDrop(child);
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(failed(&std::io::Error::other("it has no pipes")));
         };

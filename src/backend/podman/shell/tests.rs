@@ -351,7 +351,7 @@ async fn a_broken_way_is_a_broken_transport() {
 }
 
 #[tokio::test]
-async fn an_answer_is_bounded_and_told_with_its_command() {
+async fn an_answer_is_bounded_and_reported_with_its_command() {
     let fake = Fake::new("exec head -c 70000000 /dev/zero", false);
     let err = fake.shell.run(&call(About::Container)).await.unwrap_err();
     assert!(err.message.contains("`podman do it` yields more than 32 MiB, the most that is read"), "{err}");

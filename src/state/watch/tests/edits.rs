@@ -72,7 +72,7 @@ async fn an_ancestor_may_go_and_come() {
 }
 
 #[tokio::test]
-async fn the_same_content_is_no_news() {
+async fn the_same_content_is_no_event() {
     let place = Place::new();
     place.write("conf/s.yaml", version("1"));
     let mut seen = Seen::of(&place.path("conf/s.yaml")).await;
@@ -106,8 +106,8 @@ async fn a_bad_edit_keeps_the_last_good_one() {
     for (made, what) in [("", "a directory"), ("rmdir conf/s.yaml; mkfifo conf/s.yaml", "a FIFO")] {
         place.shell(made);
         let ends = format!("is {what}, not a file");
-        let told = |edition: &Edition| edition.error().is_some_and(|err| err.to_string().ends_with(&ends));
-        tokio::time::timeout(PATIENCE, seen.watching.editions.wait_for(told)).await.unwrap().unwrap();
+        let told = |revision: &Revision| revision.error().is_some_and(|err| err.to_string().ends_with(&ends));
+        tokio::time::timeout(PATIENCE, seen.watching.revisions.wait_for(told)).await.unwrap().unwrap();
     }
     place.shell("rm conf/s.yaml");
     place.write("conf/s.yaml", version("2"));
@@ -129,7 +129,7 @@ async fn half_a_file_is_bad_until_the_rest_comes() {
 }
 
 #[tokio::test]
-async fn the_same_error_is_told_once() {
+async fn the_same_error_is_reported_once() {
     let place = Place::new();
     place.write("conf/s.yaml", "a: [");
     let mut seen = Seen::of(&place.path("conf/s.yaml")).await;
@@ -138,8 +138,9 @@ async fn the_same_error_is_told_once() {
     place.write("conf/s.yaml", "a: [");
     seen.is_quiet().await;
     place.shell("rm conf/s.yaml");
-    let missing = |edition: &Edition| edition.error().is_some_and(|err| err.to_string().contains("there is no state"));
-    tokio::time::timeout(PATIENCE, seen.watching.editions.wait_for(missing)).await.unwrap().unwrap();
+    let missing =
+        |revision: &Revision| revision.error().is_some_and(|err| err.to_string().contains("there is no state"));
+    tokio::time::timeout(PATIENCE, seen.watching.revisions.wait_for(missing)).await.unwrap().unwrap();
     seen.is_quiet().await;
     place.write("conf/s.yaml", version("1"));
     seen.becomes("1").await;
@@ -179,9 +180,9 @@ async fn env_files_and_the_template_belong_to_it() {
     seen.becomes("1").await;
     seen.is_quiet().await;
     for change in ["echo 'cpus: 2' > vm/t.yaml", "rm vm/t.yaml", "echo 'cpus: 3' > vm/t.yaml"] {
-        seen.watching.editions.mark_unchanged();
+        seen.watching.revisions.mark_unchanged();
         place.shell(change);
-        tokio::time::timeout(PATIENCE, seen.watching.editions.changed()).await.expect(change).unwrap();
+        tokio::time::timeout(PATIENCE, seen.watching.revisions.changed()).await.expect(change).unwrap();
     }
 }
 
@@ -195,7 +196,7 @@ async fn what_was_read_is_not_shown() {
     assert!(shown.contains("a.env") && !shown.contains("canary"), "{shown}");
     place.write("a.env", "canary\n");
     seen.becomes("bad, was 1 A=canary").await;
-    let shown = format!("{:?} {}", seen.watching, seen.watching.editions.borrow().error().unwrap().render(false));
+    let shown = format!("{:?} {}", seen.watching, seen.watching.revisions.borrow().error().unwrap().render(false));
     assert!(shown.contains("expected `NAME=value`") && !shown.contains("canary"), "{shown}");
 }
 
@@ -217,7 +218,7 @@ async fn constant_writing_does_not_put_it_off_for_ever() {
         round - 1
     });
     for _ in 0..3 {
-        tokio::time::timeout(PATIENCE, seen.watching.editions.changed()).await.expect("an edition").unwrap();
+        tokio::time::timeout(PATIENCE, seen.watching.revisions.changed()).await.expect("an edition").unwrap();
         assert!(!seen.now().starts_with("bad"));
     }
     stop.store(true, Ordering::SeqCst);
@@ -233,7 +234,7 @@ async fn who_asks_does_not_wait_for_quiet() {
     let place = Place::new();
     place.write("conf/s.yaml", version("0"));
     let patient = WatchOptions { debounce: NEVER, ..options() };
-    let seen = Seen::with(&place.path("conf/s.yaml"), patient, Senses::default()).await;
+    let seen = Seen::with(&place.path("conf/s.yaml"), patient, ChangeSource::default()).await;
     // The first time the event may come only after the answer; then it is being waited out.
     for round in 1..=5 {
         place.write("conf/s.yaml", version(&round.to_string()));

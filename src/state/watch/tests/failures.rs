@@ -7,13 +7,13 @@ fn polling() -> WatchOptions {
 }
 
 /// Senses whose watcher fails as long as it says so.
-fn failing(why: impl Fn() -> Option<notify::Error> + Send + 'static) -> Senses {
-    let Senses { mut watcher, silent } = Senses::default();
+fn failing(why: impl Fn() -> Option<notify::Error> + Send + 'static) -> ChangeSource {
+    let ChangeSource { mut watcher, silent } = ChangeSource::default();
     let watcher = move |handler| match why() {
         Some(err) => Err(err),
         None => watcher(handler),
     };
-    Senses { watcher: Box::new(watcher), silent }
+    ChangeSource { watcher: Box::new(watcher), silent }
 }
 
 fn no_more_instances() -> notify::Error {
@@ -40,10 +40,10 @@ impl notify::Watcher for Blind {
 }
 
 #[tokio::test]
-async fn without_events_the_files_are_polled_and_the_reason_is_told() {
-    let blind = |err: fn() -> notify::Error| Senses {
+async fn without_events_the_files_are_polled_and_the_reason_is_reported() {
+    let blind = |err: fn() -> notify::Error| ChangeSource {
         watcher: Box::new(move |_| Ok(Box::new(Blind(err)) as Box<dyn notify::Watcher + Send>)),
-        ..Senses::default()
+        ..ChangeSource::default()
     };
     let refused = || notify::Error::io(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
     let cases = [
@@ -55,7 +55,7 @@ async fn without_events_the_files_are_polled_and_the_reason_is_told() {
         (blind(refused), "polling: a directory of the state file cannot be watched: permission denied"),
         (failing(|| Some(notify::Error::generic("not here"))), "polling: there are no file events: not here"),
         (
-            Senses { silent: |_| Some("NFS"), ..Senses::default() },
+            ChangeSource { silent: |_| Some("NFS"), ..ChangeSource::default() },
             "polling: the state file is on NFS, which does not tell of all changes",
         ),
     ];
@@ -109,7 +109,7 @@ fn the_limits_of_inotify_are_survived() {
         runtime.block_on(async {
             let place = Place::new();
             place.write("conf/s.yaml", version("1"));
-            let mut seen = Seen::with(&place.path("conf/s.yaml"), polling(), Senses::default()).await;
+            let mut seen = Seen::with(&place.path("conf/s.yaml"), polling(), ChangeSource::default()).await;
             assert_eq!(seen.mode(), expected);
             place.write("conf/s.yaml", version("2"));
             seen.becomes("2").await;
@@ -155,7 +155,7 @@ async fn what_is_bad_for_unknown_reasons_is_tried_again() {
         true => read(&path),
         false => Err(crate::state::ReadError::NotFound { file: "unseen".into() }.into()),
     };
-    let watching = watch_with(&file, polling(), Box::new(load), Senses::default()).await;
+    let watching = watch_with(&file, polling(), Box::new(load), ChangeSource::default()).await;
     let mut seen = Seen { watching, loads: Arc::default() };
     assert_eq!((seen.now().as_str(), seen.mode().as_str()), ("bad", "events"));
     place.write("unseen", "");
@@ -178,8 +178,8 @@ async fn an_edit_between_loading_and_watching_is_not_lost() {
         }
         loaded
     };
-    let watching = watch_with(&file, options(), Box::new(load), Senses::default()).await;
-    assert_eq!(told(&watching.editions.borrow()), "1 A=3");
+    let watching = watch_with(&file, options(), Box::new(load), ChangeSource::default()).await;
+    assert_eq!(told(&watching.revisions.borrow()), "1 A=3");
 }
 
 #[tokio::test]
@@ -193,14 +193,14 @@ async fn it_ends_with_those_who_listen() {
         let _ = &alive.0;
         read(&path)
     };
-    let watching = watch_with(&place.path("conf/s.yaml"), options(), Box::new(load), Senses::default()).await;
+    let watching = watch_with(&place.path("conf/s.yaml"), options(), Box::new(load), ChangeSource::default()).await;
     let copy = watching.clone();
     drop(watching);
     place.write("conf/s.yaml", version("2"));
-    let mut editions = copy.editions.clone();
+    let mut revisions = copy.revisions.clone();
     drop(copy);
-    editions.wait_for(|edition| told(edition) == "2").await.unwrap();
-    drop(editions);
+    revisions.wait_for(|revision| told(revision) == "2").await.unwrap();
+    drop(revisions);
     let ended = async {
         while Arc::strong_count(&token) > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;

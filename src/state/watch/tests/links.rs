@@ -50,8 +50,8 @@ async fn a_link_may_lead_elsewhere() {
     place.shell("ln -sfn nowhere conf/s.yaml");
     seen.becomes("bad, was 6").await;
     place.shell("ln -sfn s.yaml conf/s.yaml");
-    let looped = |edition: &Edition| edition.error().is_some_and(|err| err.to_string().contains("failed to read"));
-    tokio::time::timeout(PATIENCE, seen.watching.editions.wait_for(looped)).await.unwrap().unwrap();
+    let looped = |revision: &Revision| revision.error().is_some_and(|err| err.to_string().contains("failed to read"));
+    tokio::time::timeout(PATIENCE, seen.watching.revisions.wait_for(looped)).await.unwrap().unwrap();
     place.shell("ln -sfn ../v1/s.yaml conf/s.yaml");
     seen.becomes("1").await;
 }

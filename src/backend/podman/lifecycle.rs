@@ -31,7 +31,7 @@ pub(super) enum Started {
 }
 
 /// The single calls that the rules below are made of.
-pub(super) trait Life: Sync {
+pub(super) trait Lifecycle: Sync {
     /// See [`crate::backend::Engine::inspect`].
     fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
     /// One start.
@@ -64,7 +64,7 @@ pub(super) trait Life: Sync {
 }
 
 /// See [`crate::backend::Engine::start`].
-pub(super) async fn start(podman: &impl Life, id: &ContainerId) -> Result<(), EngineError> {
+pub(super) async fn start(podman: &impl Lifecycle, id: &ContainerId) -> Result<(), EngineError> {
     if podman.start_once(id).await? == Started::Now {
         return Ok(());
     }
@@ -97,7 +97,7 @@ pub(super) async fn start(podman: &impl Life, id: &ContainerId) -> Result<(), En
 }
 
 /// Waits until Podman is done with a container that was stopped, which it is as a rule. Yields whether it runs again.
-pub(super) async fn comes_back(podman: &impl Life, id: &ContainerId, began: Instant) -> Result<bool, EngineError> {
+pub(super) async fn comes_back(podman: &impl Lifecycle, id: &ContainerId, began: Instant) -> Result<bool, EngineError> {
     while began.elapsed() < COMES_BACK {
         match podman.inspect(id).await? {
             Some(ContainerState { phase: Phase::Running, .. }) => return Ok(true),
@@ -109,7 +109,7 @@ pub(super) async fn comes_back(podman: &impl Life, id: &ContainerId, began: Inst
 }
 
 /// See [`crate::backend::Engine::remove`].
-pub(super) async fn remove(podman: &impl Life, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+pub(super) async fn remove(podman: &impl Lifecycle, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
     match stop::stop(podman, id, grace).await {
         Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
         // What cannot be stopped in good order is removed by force.

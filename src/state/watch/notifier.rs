@@ -112,14 +112,14 @@ type Handler = Box<dyn FnMut(notify::Result<Event>) + Send>;
 type MakeWatcher = Box<dyn FnMut(Handler) -> notify::Result<Box<dyn Watcher + Send>> + Send>;
 
 /// What the machine offers to notice changes by.
-pub(super) struct Senses {
+pub(super) struct ChangeSource {
     /// Makes a watcher of the file system.
     pub(super) watcher: MakeWatcher,
     /// The name of the file system of a path, when it does not tell of all changes.
     pub(super) silent: fn(&Path) -> Option<&'static str>,
 }
 
-impl Default for Senses {
+impl Default for ChangeSource {
     fn default() -> Self {
         let watcher = |handler: Handler| Ok(Box::new(crate::watcher::watcher(handler)?) as Box<dyn Watcher + Send>);
         Self { watcher: Box::new(watcher), silent }
@@ -127,16 +127,16 @@ impl Default for Senses {
 }
 
 /// Looks where it was aimed, and says when something happened there.
-pub(super) struct Eyes {
-    senses: Senses,
+pub(super) struct Notifier {
+    senses: ChangeSource,
     watcher: Option<Box<dyn Watcher + Send>>,
     watched: Vec<PathBuf>,
     names: Arc<Mutex<HashSet<OsString>>>,
     wake: Arc<Notify>,
 }
 
-impl Eyes {
-    pub(super) fn new(senses: Senses, wake: Arc<Notify>) -> Self {
+impl Notifier {
+    pub(super) fn new(senses: ChangeSource, wake: Arc<Notify>) -> Self {
         Self { senses, watcher: None, watched: Vec::new(), names: Arc::default(), wake }
     }
 
@@ -152,8 +152,8 @@ impl Eyes {
         for _ in 0..TRIES {
             let set = self.set(&chains);
             let now = self::chains(files);
-            if let Ok(trouble) = set {
-                mode = trouble.map_or(WatchMode::Events, WatchMode::Polling);
+            if let Ok(problem) = set {
+                mode = problem.map_or(WatchMode::Events, WatchMode::Polling);
                 // A link that was changed before its directory was watched left no event.
                 if now == chains {
                     return mode;
@@ -181,7 +181,7 @@ impl Eyes {
             let _ = watcher.unwatch(&path);
         }
         let mut done = BTreeSet::new();
-        let mut trouble = None;
+        let mut problem = None;
         for (what, chain) in chains {
             for dir in chain.near() {
                 if !done.insert(dir.to_owned()) {
@@ -191,13 +191,13 @@ impl Eyes {
                     Ok(()) => self.watched.push(dir.to_owned()),
                     Err(err) => {
                         let reason = unwatchable(*what, err)?;
-                        trouble.get_or_insert(reason);
+                        problem.get_or_insert(reason);
                     }
                 }
             }
             let silent = chain.near().chain(chain.end().as_deref()).find_map(self.senses.silent);
             if let Some(file_system) = silent {
-                trouble.get_or_insert(PollReason::NoEvents { what: *what, file_system });
+                problem.get_or_insert(PollReason::NoEvents { what: *what, file_system });
             }
         }
         if WATCHES_INODES {
@@ -211,14 +211,14 @@ impl Eyes {
                 match watcher.watch(&path, RecursiveMode::NonRecursive) {
                     Ok(()) => self.watched.push(path),
                     Err(err) if matches!(err.kind, ErrorKind::MaxFilesWatch) => {
-                        trouble.get_or_insert(PollReason::WatchLimit);
+                        problem.get_or_insert(PollReason::WatchLimit);
                     }
                     // A directory that may be passed through and not read: its own end is noticed by who it holds.
                     Err(_) => {}
                 }
             }
         }
-        Ok(trouble)
+        Ok(problem)
     }
 }
 

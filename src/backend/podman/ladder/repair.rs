@@ -10,35 +10,35 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use super::{Climber, Place};
+use super::{Place, RouteFinder};
 use crate::backend::{command, ssh};
-use crate::model::{Protocol, Rung};
+use crate::model::{Protocol, Route};
 
 /// Asking the master connection for something.
 const ASK: Duration = Duration::from_secs(20);
 
 /// Best effort: the next look finds out whether it helped, and if not it is begun again.
-pub(super) async fn mend(climber: Arc<Climber>, place: Place) {
-    climber.limactl.make_master(&climber.instance).await;
+pub(super) async fn repair(finder: Arc<RouteFinder>, place: Place) {
+    finder.limactl.make_master(&finder.instance).await;
     if let Some(here) = &place.host
-        && climber.step_on(Rung::Forward, &place).await.is_err()
+        && finder.try_route(Route::Forward, &place).await.is_err()
     {
         // While it boots, Lima removes the file before it asks for it itself, and ssh thinks that it has it already.
-        ask(ssh::ask_master_to_drop(&place.ssh_config, &climber.instance, &place.guest, here)).await;
+        ask(ssh::ask_master_to_drop(&place.ssh_config, &finder.instance, &place.guest, here)).await;
         // What the connection before it left would be in the way: whether to replace it is the option of whoever made this one
         // (`StreamLocalBindUnlink`), and Lima does not.
-        if climber.state().place.as_ref() == Some(&place) && is_dead(here).await {
+        if finder.state().place.as_ref() == Some(&place) && is_dead(here).await {
             let _ = tokio::fs::remove_file(here).await;
         }
-        ask(ssh::ask_master_for(&place.ssh_config, &climber.instance, &place.guest, here)).await;
+        ask(ssh::ask_master_for(&place.ssh_config, &finder.instance, &place.guest, here)).await;
     }
-    let ports = climber.state().ports.clone();
+    let ports = finder.state().ports.clone();
     for port in ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
-        ask(ssh::ask_master(&place.ssh_config, &climber.instance, port)).await;
+        ask(ssh::ask_master(&place.ssh_config, &finder.instance, port)).await;
     }
     // Where nothing is forwarded, there is no better way to look for.
     if place.host.is_some() {
-        climber.state().settled_at = None;
+        finder.state().settled_at = None;
     }
 }
 
