@@ -1,7 +1,7 @@
-//! The scratch file: handles of live things, written after a look. Never read to decide anything.
+//! The scratch file: handles of live things, written after an observation. Never read to decide anything.
 //!
 //! It is for people and for other programs that want to reach what is there. It may be deleted, truncated or filled with
-//! garbage at any time; the next look writes it anew.
+//! garbage at any time; the next observation rewrites it.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -10,7 +10,7 @@
 //!                      └────────── observe again: the plan must now be empty ◀───────┘
 //! ```
 //!
-//! [`state`] turns the file into [`model::Desired`]; [`observe`] looks at the world behind the three traits in
+//! [`state`] turns the file into [`model::Desired`]; [`observe`] observes the world behind the three traits in
 //! [`backend`]; [`plan`] compares them and decides; [`act`] does what was decided; [`reconcile`] repeats that until there
 //! is nothing left to do. [`cli`] is the command line over it. `plan` and `model` know neither clock nor disk nor
 //! network.

@@ -1,4 +1,4 @@
-//! One look at everything: cache, manifest, the virtual machine and Podman side by side.
+//! One observation of everything: cache, manifest, the virtual machine and Podman side by side.
 //!
 //! It cannot fail as a whole. What could not be looked at is `Unknown` with its reason, and blinds one branch only.
 
@@ -88,7 +88,7 @@ impl Published {
     }
 }
 
-/// Looks at the manifest at its published place. `Absent` when no agent needs it.
+/// Observes the manifest at its published place. `Absent` when no agent needs it.
 pub async fn look_at_published<S: Store>(store: &S, desired: &Desired) -> Published {
     published(store, desired, false).await
 }
@@ -117,7 +117,7 @@ async fn published<S: Store>(store: &S, desired: &Desired, accept: bool) -> Publ
     }
 }
 
-/// Looks at everything. `published` is a look taken earlier in the same pass or convergence, which is good enough: a
+/// Observes everything. `published` is an observation taken earlier in the same pass or convergence, which is good enough: a
 /// manifest that changes meanwhile is the next one's business.
 pub async fn observe<V: Vm, E: Engine, S: Store>(
     world: &World<V, E, S>,
@@ -137,7 +137,7 @@ pub async fn observe<V: Vm, E: Engine, S: Store>(
     observed
 }
 
-/// Looks at the cache alone, where Podman is out of reach for this reason.
+/// Observes the cache alone, where Podman is out of reach for this reason.
 pub async fn observe_without_engine<S: Store>(
     store: &S,
     desired: &Desired,
@@ -181,9 +181,9 @@ async fn look_at_engine<V: Vm, E: Engine, S>(
             return (Seen::Absent, Seen::Absent);
         }
         Err(err) => {
-            tracing::info!(kind = err.kind().as_str(), error = %Chain(&err), "cannot look at the VM");
+            tracing::info!(kind = err.kind().as_str(), error = %Chain(&err), "cannot observe the VM");
             let why = Chain(&err).to_string();
-            let guest = Seen::Unknown { why: format!("VM `{}` cannot be seen", spec.instance) };
+            let guest = Seen::Unknown { why: format!("VM `{}` cannot be observed", spec.instance) };
             return (Seen::Unknown { why }, guest);
         }
     };
@@ -235,7 +235,7 @@ async fn look_at_guest<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desire
         Ok(guest) => Seen::Present(guest),
         Err(err) => {
             // The plan carries the reason to whoever asked.
-            tracing::info!(kind = err.kind.as_str(), error = %Chain(&err), "cannot look at Podman");
+            tracing::info!(kind = err.kind.as_str(), error = %Chain(&err), "cannot observe Podman");
             Seen::Unknown { why: Chain(&err).to_string() }
         }
     }
@@ -311,7 +311,7 @@ async fn look_at_transfers<V, E, S: Store>(world: &World<V, E, S>, desired: &Des
     }
 }
 
-/// A look waits so long for them all; what is not known by then counts as all of it.
+/// An observation waits so long for them all; what is not known by then counts as all of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// So many lists are asked for at the same time.
 const AT_ONCE: usize = 4;

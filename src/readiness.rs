@@ -115,7 +115,7 @@ impl AgentHealth {
         matches!(self, Self::Starting | Self::Restarted { .. } | Self::Moving(_))
     }
 
-    /// When it is to be looked at again, where that is known.
+    /// When it is to be checked again, where that is known.
     pub fn until(&self) -> Option<SystemTime> {
         match self {
             Self::Restarted { until, .. } => Some(*until),

@@ -30,7 +30,7 @@ pub enum Scope {
     System,
 }
 
-/// The first words of every file of ours. What begins otherwise is a stranger's.
+/// The first words of every file of ours. What begins otherwise is foreign.
 const MARK: &str = "Written by `steadfast service install`; `steadfast service uninstall` removes it.";
 
 /// How long `run` is given to stop, in seconds. It takes at most ten.

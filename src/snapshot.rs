@@ -88,7 +88,7 @@ impl Snapshot {
 /// Inspections under way at once.
 const INSPECTIONS: usize = 8;
 
-/// Looks up how often Podman restarted those of ours of which its list does not tell. What cannot be had stays unknown.
+/// Looks up how often Podman restarted those of ours of which its list does not tell. What is unavailable stays unknown.
 async fn count_restarts<E: Engine>(engine: &E, observed: &mut Observed) {
     let Seen::Present(guest) = &mut observed.guest else { return };
     let untold = guest

@@ -1,4 +1,4 @@
-//! Desired beside observed: the status of each agent and of what it stands on. A pure function of one look.
+//! Desired beside observed: the status of each agent and of what it stands on. A pure function of one observation.
 
 mod condition;
 
@@ -92,7 +92,7 @@ pub struct VmStatus {
     /// `forward`, `reconnect`, `ssh` or `shell`: the way in use.
     #[serde(rename = "route")]
     pub route: Option<&'static str>,
-    /// How often each way was tried since whoever looks began.
+    /// How often each way was tried since whoever observes began.
     pub tries: BTreeMap<&'static str, u32>,
     /// Processors, where it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,7 +212,7 @@ pub struct ArtifactStatus {
     pub bytes: u64,
 }
 
-/// The status that one look shows. `plan` is the plan made from it; `now` is when it was taken; `steady` says how long what
+/// The status that one observation shows. `plan` is the plan made from it; `now` is when it was taken; `steady` says how long what
 /// ended must stay up ([`crate::readiness::steady_after`]).
 pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTime, steady: Duration) -> Status {
     let observed_at = rfc3339(now);
@@ -274,7 +274,7 @@ impl Status {
     }
 }
 
-/// Gives conditions that are as they were `before` the time they had then: one look cannot tell since when.
+/// Gives conditions that are as they were `before` the time they had then: one observation cannot tell since when.
 pub fn carry_over(status: &mut Status, before: &Status) {
     for (name, agent) in &mut status.agents {
         let Some(before) = before.agents.get(name) else { continue };
@@ -527,7 +527,7 @@ pub(crate) fn in_words(agent: &Agent, health: &AgentHealth) -> (ConditionReason,
             )
         }
         AgentHealth::Down(phase) => (ConditionReason::Pending, format!("its container {phase}")),
-        AgentHealth::Unknown(word) => (ConditionReason::Unknown, format!("Podman says of it `{word}`")),
+        AgentHealth::Unknown(word) => (ConditionReason::Unknown, format!("Podman reports `{word}`")),
     }
 }
 

@@ -48,7 +48,7 @@ pub fn init(logging: Logging) {
 }
 
 /// What is heard of the watching of files: errors only, whatever is asked for. It logs each event of a watched directory, and
-/// where the log is a file there, each line would be the next event. A directory that goes away, of which it warns, is no news.
+/// where the log is a file there, each line would be the next event. A directory that goes away, of which it warns, is not reported.
 fn watching() -> Directive {
     "notify=error".parse().unwrap_or_else(|_| unreachable!("it is a directive"))
 }

@@ -74,7 +74,7 @@ impl TrustedKey {
             0..=LONGEST_SHOWN => format!("`{}`", clean(text, LONGEST_SHOWN)),
             longer => format!("what is there ({longer} bytes)"),
         };
-        let wrong = || format!("{shown} is no minisign public key: expected 56 characters that begin with `RW`");
+        let wrong = || format!("{shown} is not a minisign public key: expected 56 characters that begin with `RW`");
         let key = PublicKey::from_base64(text).ok().filter(|_| text.starts_with("RW")).ok_or_else(wrong)?;
         Ok(Self { id: KeyId::of(text).ok_or_else(wrong)?, text: text.to_owned(), key })
     }
@@ -179,7 +179,7 @@ pub enum TrustError {
     #[error("the manifest has serial {0}, as another one has that was seen before")]
     SameSerial(u64),
     /// The last good one is no longer good either.
-    #[error("the signature of the last good manifest expired at {at}, and a newer one cannot be had: {why}")]
+    #[error("the signature of the last good manifest expired at {at}, and a newer one cannot be fetched: {why}")]
     Stale {
         /// When.
         at: String,
@@ -187,7 +187,9 @@ pub enum TrustError {
         why: String,
     },
     /// What is in the cache was never verified with a key that is trusted now.
-    #[error("the manifest in the cache was not verified with a trusted key, and the published one cannot be had: {0}")]
+    #[error(
+        "the manifest in the cache was not verified with a trusted key, and the published one cannot be fetched: {0}"
+    )]
     Unproved(String),
 }
 
@@ -197,7 +199,7 @@ impl TrustError {
         matches!(self, Self::OtherBytes(_) | Self::Comment(_))
     }
 
-    /// Whether the published manifest was had, and is what is not trusted; else it is the last good one.
+    /// Whether the published manifest was fetched, and is what is not trusted; else it is the last good one.
     pub fn is_of_published(&self) -> bool {
         !matches!(self, Self::Stale { .. } | Self::Unproved(_))
     }

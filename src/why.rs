@@ -1,5 +1,5 @@
 //! Why an agent is as it is: the chain from its line of the state file to what was seen, to the step that makes or what it
-//! waits for, to what stopped it last. A pure function of one look, its plan and the journal; wording and hints belong in
+//! waits for, to what stopped it last. A pure function of one observation, its plan and the journal; wording and hints belong in
 //! [`crate::cli::render`].
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackingOff {
-    /// Until when (RFC 3339); `None`: until what is wanted changes.
+    /// Until when (RFC 3339); `None`: until the desired state changes.
     pub until: Option<String>,
     /// Why.
     pub why: Option<String>,
@@ -200,7 +200,7 @@ impl Past {
                     self.fail(entry, false, told);
                 }
             }
-            // `run` says each trouble once, and when it is over.
+            // `run` says each problem once, and when it is over.
             "trouble" if ours => self.fail(entry, false, entry.problem()),
             "recovered" if ours => self.forget(),
             "converged" => self.forget(),
@@ -317,7 +317,7 @@ fn time(entry: &Entry) -> String {
     rfc3339(entry.time)
 }
 
-/// Why the agent is as it is. `plan` is the plan made from this look; `now` is when it was taken. What a running `run`
+/// Why the agent is as it is. `plan` is the plan made from this observation; `now` is when it was taken. What a running `run`
 /// knows of its backoff, the caller puts into [`Why::backoff`].
 pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past, now: SystemTime) -> Why {
     let Snapshot { observed, plan, status, .. } = snapshot;

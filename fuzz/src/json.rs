@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// Numbers that look random enough.
+/// Numbers that observation random enough.
 struct Dice(u64);
 
 impl Dice {

@@ -2,7 +2,7 @@
 
 const BLOCK: usize = 512;
 
-/// Changes bytes, and mends the checksums of the headers after that most of the time. Yields the new length.
+/// Changes bytes, and repairs the checksums of the headers after that most of the time. Yields the new length.
 pub fn mutate_tar(data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
     let size = libfuzzer_sys::fuzzer_mutate(data, size, max_size);
     if seed.is_multiple_of(8) {

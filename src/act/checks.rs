@@ -126,7 +126,7 @@ fn mount_sources(create: &Create) -> Result<(), ActError> {
     Ok(())
 }
 
-/// Whether a look says that nothing is there, and not only that it was not allowed.
+/// Whether an observation says that nothing is there, and not only that it was not allowed.
 fn is_missing(looked: &io::Result<()>) -> bool {
     looked.as_ref().is_err_and(|err| matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }

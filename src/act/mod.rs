@@ -69,10 +69,10 @@ impl Default for Patience {
     }
 }
 
-/// What an action did, as far as the next look does not tell it.
+/// What an action did, as far as the next observation does not tell it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
-    /// The container it started, which is to be looked at once more.
+    /// The container it started, which is to be checked once more.
     pub started: Option<ContainerId>,
     /// It has been looked at already, and stayed up.
     pub settled: bool,
@@ -204,12 +204,12 @@ impl std::fmt::Display for Ending {
         match self {
             Ending::Exited(code) => write!(f, "ended at once with exit code {code}"),
             Ending::Restarts => f.write_str("is in a crash loop: Podman restarts it each time it exits"),
-            Ending::Gone => f.write_str("went away as soon as it was started"),
+            Ending::Gone => f.write_str("disappeared as soon as it was started"),
         }
     }
 }
 
-/// Looks closely at a container, and again for as long as Podman is busy tidying up after it.
+/// Inspects a container, and again for as long as Podman is busy tidying up after it.
 pub(crate) async fn inspect_settled<E: Engine>(
     engine: &E,
     id: &ContainerId,
@@ -342,7 +342,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             Ok(Done::default())
         }
         Action::RecreateVm { make } => {
-            // What could not be made anew is not given up.
+            // What could not be recreated is not given up.
             world.vm.validate(make).await?;
             world.vm.delete().await?;
             world.vm.create(make).await?;
@@ -441,7 +441,8 @@ pub fn obstacle(action: &Action) -> Option<ActError> {
 async fn create_one<E: Engine>(engine: &E, create: &Create) -> Result<ContainerId, EngineError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|err| {
-        let why = format!("failed to create container `{}`: the system has no randomness to give: {err}", create.name);
+        let why =
+            format!("failed to create container `{}`: cannot get random bytes from the system: {err}", create.name);
         EngineError::new(EngineErrorKind::Unknown, why)
     })?;
     let mut create = create.clone();
@@ -486,7 +487,7 @@ async fn restart<E: Engine>(
 }
 
 /// The last lines of a container's log, for an error message, without the values that must not be shown. Best effort:
-/// empty when they cannot be had soon.
+/// empty when they cannot be read soon.
 pub(crate) async fn last_lines<E: Engine>(engine: &E, id: &ContainerId, spec: &ContainerSpec) -> String {
     let text = tokio::time::timeout(LOG_TIME, read_log(engine, id)).await.unwrap_or_default();
     let text = spec.secrets().redact(&String::from_utf8_lossy(&text));

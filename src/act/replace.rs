@@ -25,7 +25,7 @@ pub(super) struct Old<'a> {
     pub name: &'a ContainerName,
     /// Whether it is to run again should its successor fail.
     pub runs: bool,
-    /// The host ports it lets go of.
+    /// The host ports it releases.
     pub ports: &'a [PortRange],
     /// What it is called until it is dropped.
     pub aside: &'a ContainerName,
@@ -71,7 +71,7 @@ pub(super) async fn replace<V, E: Engine, S>(
         }
     }
     if start {
-        // Only now that the predecessor has let go of its ports can they be tried.
+        // Only now that the predecessor has released its ports can they be tried.
         let ports = if patience.local { checks::ports_are_free(create, &[]) } else { Ok(()) };
         let outcome = match ports {
             Ok(()) => start_and_watch(engine, &mut new, &create.name, &create.spec, patience).await,
@@ -155,7 +155,7 @@ pub(super) async fn start<V, E: Engine, S>(
 }
 
 /// Starts a container. One that was made, never started, and cannot be is half made (Podman keeps a record of it whose
-/// storage is gone, as after a power cut or a removal in the middle): nothing is lost with it, and it is made anew.
+/// storage is gone, as after a power cut or a removal in the middle): nothing is lost with it, and it is recreated.
 async fn start_or_remake<E: Engine>(
     engine: &E,
     this: &mut Startable,
@@ -174,7 +174,7 @@ async fn start_or_remake<E: Engine>(
         Err(unseen) if is_hopeless(&unseen) => Vec::new(),
         _ => return Err(err.into()),
     };
-    tracing::warn!(container = %name, error = %err, "a container that was never started cannot be; it is made anew");
+    tracing::warn!(container = %name, error = %err, "a container that never started cannot be started; it is recreated");
     if let Err(kept) = sure::remove(engine, &this.id, patience.grace).await {
         tracing::warn!(container = %name, error = %kept, "a container that cannot start cannot be removed either");
         return Err(err.into());
@@ -282,7 +282,7 @@ async fn stop_unless_outdated<E: Engine>(engine: &E, id: &ContainerId, patience:
     Ok(())
 }
 
-/// Between two looks at one that may end.
+/// Between two observations at one that may end.
 const ENDS_POLL: Duration = Duration::from_millis(100);
 
 /// Starts a container, sees that it stays up, and becomes healthy where it has a check.

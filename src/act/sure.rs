@@ -36,7 +36,7 @@ pub(super) async fn create<E: Engine>(engine: &E, create: &Create) -> Result<Con
         Err(err) if err.kind == EngineErrorKind::Conflict => taken(engine, create, err).await,
         Err(err) => {
             let seen = became(engine, &Wanted::Made(create), err).await?;
-            seen.map(|seen| seen.id).ok_or_else(|| unreachable!("what was made is there"))
+            seen.map(|seen| seen.id).ok_or_else(|| unreachable!("the container was created all the same"))
         }
     }
 }
@@ -114,7 +114,7 @@ async fn became<E: Engine>(
     loop {
         match look(engine, wanted).await {
             Ok(seen) if wanted.is_so(seen.as_ref()) => {
-                tracing::info!(error = %err, "an answer of Podman was lost; what it was asked for was done");
+                tracing::info!(error = %err, "Podman's answer was lost, but the request was carried out");
                 return Ok(seen);
             }
             Ok(_) if answered.get_or_insert_with(Instant::now).elapsed() >= UNDER_WAY => return Err(err),

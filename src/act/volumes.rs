@@ -36,7 +36,7 @@ pub(super) fn inherit(create: &Create, old: &[Volume], declared: &BTreeSet<Strin
             container = %create.spec.name,
             volume = name,
             target,
-            "a volume is not mounted any more, and kept: the new image declares none there, or the state file mounts something else"
+            "a volume is no longer mounted, and is kept: the new image declares none there, or the state file mounts something else"
         );
     }
     Create { volumes: given, ..create.clone() }

@@ -19,12 +19,12 @@ use crate::model::{
     Ownership, Reach, Secrets, VmState,
 };
 
-/// What a look at the engine is to find.
+/// What an observation of the engine is to find.
 #[derive(Debug, Clone)]
 pub struct Look {
     /// Whose containers.
     pub owner: Ownership,
-    /// Names that are wanted: a stranger who holds one is found too.
+    /// Names that are wanted: a foreign container that has one is found too.
     pub names: BTreeSet<ContainerName>,
     /// Those of `names` whose health verdict is wanted while they run.
     pub health: BTreeSet<ContainerName>,
@@ -131,7 +131,7 @@ pub type ContainerExits = Pin<Box<dyn Stream<Item = ContainerId> + Send>>;
 /// Which log lines.
 #[derive(Debug, Clone, Default)]
 pub struct LogRequest {
-    /// Go on as new lines come, until the container ends.
+    /// Follow: print new lines as they come, until the container ends.
     pub follow: bool,
     /// Only the last so many lines.
     pub tail: Option<u64>,
@@ -150,7 +150,7 @@ pub enum EventKind {
     Other(String),
 }
 
-/// Something happened in the engine. Only a hint to look again.
+/// Something happened in the engine. Only a hint to observe again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineEvent {
     /// What happened.
@@ -179,7 +179,7 @@ pub trait Routing: Send + Sync {
     /// For who keeps the machine: looking alone changes nothing.
     fn keep(&self) {}
 
-    /// Waits for what is being mended beside, on the ways into a virtual machine. For who ends after this.
+    /// Waits for what is being repaired beside, on the ways into a virtual machine. For who ends after this.
     fn finish(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
@@ -203,16 +203,16 @@ pub trait Routing: Send + Sync {
 
 /// Runs containers. Implemented by Podman over its socket.
 pub trait Engine: Routing {
-    /// Looks at the owner's containers, at strangers with a wanted name, and at the images.
+    /// Lists the owner's containers, foreign ones with a wanted name, and the images.
     fn look(&self, look: &Look) -> impl Future<Output = Result<Guest, EngineError>> + Send;
 
-    /// Looks closely at one container: restarts and health verdict included. `None` when there is none.
+    /// Inspects one container: restarts and health verdict included. `None` when there is none.
     fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
 
     /// The images, and nothing else: as [`Engine::look`] finds them.
     fn images(&self) -> impl Future<Output = Result<Images, EngineError>> + Send;
 
-    /// Looks closely at the container of this name, as [`Engine::inspect`] does.
+    /// Inspects the container of this name, as [`Engine::inspect`] does.
     fn named(&self, name: &ContainerName) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
 
     /// The id of the image with this name; `None` when there is none.
@@ -265,7 +265,7 @@ pub trait Engine: Routing {
     /// Removes it, stopping it first within `grace`. Fine when it is gone already.
     fn remove(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// Runs its health check once, now. The verdict is in the next look.
+    /// Runs its health check once, now. The verdict is in the next observation.
     fn run_healthcheck(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Starts a command in it.
@@ -296,7 +296,7 @@ pub trait Engine: Routing {
     /// Asks whether it is there at all. The cheapest request it has.
     fn ping(&self) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// Where there is a faster word of ends than [`Engine::events`], follows it. `guest` is the latest look: one container
+    /// Where there is a faster word of ends than [`Engine::events`], follows it. `guest` is the latest observation: one container
     /// that runs is needed to find out.
     fn container_exits(&self, guest: &Guest) -> Option<ContainerExits>;
 }

@@ -72,7 +72,7 @@ pub struct State {
     pub registry: BTreeMap<ImageRef, ImageId>,
     /// What loading the tarball of this digest yields: the image, and the names it carries.
     pub tarballs: BTreeMap<Sha256Digest, (ImageId, Vec<String>)>,
-    /// The published manifest; `None` when it cannot be had.
+    /// The published manifest; `None` when it is unavailable.
     pub published: Option<Manifest>,
     /// The manifest in the cache.
     pub local: Option<Manifest>,

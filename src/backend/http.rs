@@ -24,7 +24,7 @@ const MAX_REDIRECTS: usize = 10;
 const FILE_CHUNK: usize = 256 * 1024;
 
 /// Asks for manifests and artifacts. The HTTP client is made when it is first needed: loading the system's
-/// certificates costs more than a whole look at a warm cache.
+/// certificates costs more than a whole observation of a warm cache.
 #[derive(Debug)]
 pub struct Client {
     http: OnceLock<reqwest::Client>,

@@ -326,7 +326,7 @@ impl Vm for Lima {
         command.stdout(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
         let Some(stdout) = child.stdout.take() else { return Ok(None) };
-        // What a line says is not read: whatever it is, it is worth a look. The child lives as long as the stream.
+        // What a line says is not read: whatever it is, it is worth an observation. The child lives as long as the stream.
         let lines =
             stream::unfold((BufReader::new(stdout), child, Vec::new()), |(mut lines, child, mut line)| async move {
                 line.clear();

@@ -195,7 +195,7 @@ impl Limactl {
         self.done(format!("limactl validate {}", file.display()), command, &[], SHORT).await
     }
 
-    /// The end of the log of what a guest did when it booted; empty when it cannot be had. Our own template has Lima copy it to
+    /// The end of the log of what a guest did when it booted; empty when it is unavailable. Our own template has Lima copy it to
     /// the instance's directory.
     pub async fn boot_log(&self, instance: &InstanceName) -> String {
         if let Some(log) = tail(&self.boot_log_file(instance)) {

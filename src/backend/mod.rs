@@ -32,7 +32,7 @@ pub use engine::{
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};
 
-/// Everything a pass looks at and acts on.
+/// Everything a pass observes and acts on.
 #[derive(Debug)]
 pub struct World<V, E, S> {
     /// The virtual machine that the engine runs in; `Option::None` where it runs on this host.

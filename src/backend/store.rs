@@ -110,7 +110,7 @@ pub trait Store: Send + Sync {
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The manifest could not be had.
+    /// The manifest could not be fetched.
     #[error("manifest fetch failed: {at} ({cause})")]
     ManifestFetch {
         /// Where, fit for showing.
@@ -120,7 +120,7 @@ pub enum StoreError {
         /// Whether trying again later may help by itself.
         retryable: bool,
     },
-    /// The manifest was had and is not usable.
+    /// The manifest was fetched and is not usable.
     #[error("{at}: {err}")]
     Manifest {
         /// Where, fit for showing.
@@ -128,7 +128,7 @@ pub enum StoreError {
         /// What is wrong with it.
         err: ManifestError,
     },
-    /// The manifest was had and is not trusted.
+    /// The manifest was fetched and is not trusted.
     #[error("{}", refusal(at, err))]
     Untrusted {
         /// Where, fit for showing.
@@ -139,7 +139,7 @@ pub enum StoreError {
     /// It is not known which manifests were accepted before.
     #[error(transparent)]
     Accepted(#[from] KeptError),
-    /// An artifact could not be had.
+    /// An artifact could not be fetched.
     #[error("download failed: {at} ({cause})")]
     Download {
         /// Where, fit for showing.
@@ -238,7 +238,7 @@ fn names(found: &[String]) -> String {
     }
 }
 
-/// What could not be had is not said to be refused.
+/// What could not be fetched is not said to be refused.
 fn refusal(at: &str, err: &TrustError) -> String {
     if err.is_of_published() { format!("{at} is refused: {err}") } else { err.to_string() }
 }

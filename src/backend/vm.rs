@@ -7,7 +7,7 @@ use futures_util::Stream;
 
 use crate::model::{Boot, FailureKind, Forward, Ownership, VmMake, VmState};
 
-/// Something happened to the machine. Only ever a hint to look again.
+/// Something happened to the machine. Only ever a hint to observe again.
 pub type VmEvents = Pin<Box<dyn Stream<Item = ()> + Send>>;
 
 /// Runs a virtual machine. Implemented by Lima. Each method asks for a state and accepts that it is already so.
@@ -89,7 +89,7 @@ pub enum VmError {
         why: String,
     },
     /// The instance's directory is not what Lima makes.
-    #[error("`{}` is there and is no instance of Lima's: it has no lima.yaml", dir.display())]
+    #[error("`{}` is there and is not an instance of Lima's: it has no lima.yaml", dir.display())]
     NoInstance {
         /// The directory.
         dir: std::path::PathBuf,
@@ -111,7 +111,7 @@ pub enum VmError {
         phase: String,
     },
     /// Whether it is there cannot be told.
-    #[error("cannot look at `{}`", path.display())]
+    #[error("cannot inspect `{}`", path.display())]
     Unseen {
         /// The path.
         path: std::path::PathBuf,

@@ -306,7 +306,7 @@ impl Refused {
                 refused(127, format!("command `{program}` was not found in container `{container}`"))
             }
             (why, Some(directory)) => {
-                let is = if why == ExecRefusal::NotADirectory { "is no directory" } else { "does not exist" };
+                let is = if why == ExecRefusal::NotADirectory { "is not a directory" } else { "does not exist" };
                 let what = format!("directory `{directory}` (-w) {is} in container `{container}`");
                 refused(125, format!("{what}; the command was not run"))
             }
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(code, 125);
         assert_eq!(message, "directory `/nonexist` (-w) does not exist in container `demo-a`; the command was not run");
         let crun = "Error: crun: chdir to `/nonexist`: Not a directory: OCI runtime error\n";
-        assert!(told(crun, &request).unwrap().1.contains("is no directory"));
+        assert!(told(crun, &request).unwrap().1.contains("is not a directory"));
         let request = ExecRequest { workdir: None, ..request };
         for words in [
             format!("{runc}exec: \"serve\": executable file not found in $PATH{end}"),

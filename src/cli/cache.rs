@@ -136,7 +136,7 @@ async fn sync(settings: &Settings, args: SyncArgs) -> Result<ExitStatus, CliErro
     let root = root(settings, desired.as_ref())?;
     cache::sweep(&root);
     let cache = settings.cache(&root, options)?;
-    let signals = Signals::listen("stopping; what has come stays and is resumed next time");
+    let signals = Signals::listen("stopping; what has arrived is kept, and resumed next time");
     let bars = Bars::new(settings.bars);
     let request = SyncRequest { manifest, wanted };
     let report = tokio::select! {
@@ -375,7 +375,7 @@ async fn keep_running(
     request: &mut GcRequest,
 ) -> Result<(), CliError> {
     let names: Vec<_> = owners.iter().map(|owner| format!("`{}`", owner.name)).collect();
-    let hint = format!("without Podman it cannot be told what runs for {}, so nothing was removed", names.join(", "));
+    let hint = format!("without Podman it is unknown what runs for {}, so nothing was removed", names.join(", "));
     let engine = match desired {
         Some(desired) => settings.reached_engine(desired).await.map_err(|err| err.hint(hint.clone()))?,
         None => Podman::connect(None, |name: &str| settings.vars.get(name).cloned())

@@ -175,7 +175,7 @@ async fn socket_answers(socket: &Path, checks: &mut Checks) -> bool {
 /// How Podman's service is started on a socket.
 fn start_podman(socket: &Path) -> String {
     format!(
-        "start Podman's service: `podman system service --time=0 unix://{}`, or, where systemd looks after that socket, \
+        "start Podman's service: `podman system service --time=0 unix://{}`, or, where systemd manages that socket, \
          `systemctl --user restart podman.socket` (for root without `--user`)",
         socket.display()
     )
@@ -299,7 +299,7 @@ fn agents(snapshot: &Snapshot, view: Option<&(Value, Run)>, has_root: bool, chec
                 let fix = if has_root {
                     fix
                 } else {
-                    "mend the root directory first, see above; then `steadfast apply`".to_owned()
+                    "fix the root directory first, see above; then `steadfast apply`".to_owned()
                 };
                 checks.bad("agent", format!("{state}: {}: {}", condition.reason, told(agent, &condition.message)), fix);
             }
@@ -338,7 +338,7 @@ fn fix_under_run(name: &AgentName, reason: Option<ConditionReason>, run: &Run) -
 fn whole(desired: &Desired, snapshot: &Snapshot, view: Option<&(Value, Run)>, checks: &mut Checks) {
     if let Some((_, Run { pid, state_file_error: Some(err), .. })) = view {
         let first = err.message.lines().next().unwrap_or_default();
-        let fix = "mend that in the state file; its last good state is kept meanwhile";
+        let fix = "fix that in the state file; its last good state is kept meanwhile";
         return checks.bad("run", format!("`steadfast run` (pid {pid}) cannot use the state file: {first}"), fix);
     }
     let Snapshot { plan, status, .. } = snapshot;
@@ -401,7 +401,7 @@ fn fix(name: &AgentName, agent: &AgentStatus, condition: &Condition) -> String {
             "wait a moment: `steadfast status --watch` shows when it is ready".to_owned()
         }
         (_, Some(failure)) if agent.sync == SyncStatus::OutOfSync => {
-            let mend = || format!("mend what the last try failed at: {AGAIN}");
+            let mend = || format!("fix what the last try failed at: {AGAIN}");
             failure_hint(failure, name, container).unwrap_or_else(mend)
         }
         _ if agent.sync == SyncStatus::OutOfSync => apply(),

@@ -93,7 +93,7 @@ fn print_one(settings: &Settings, entry: &Entry) -> Result<bool, CliError> {
     let text = match settings.output {
         Format::Yaml => serde_yaml::to_string(&entry.fields)
             .map(|text| format!("---\n{text}"))
-            .map_err(|err| CliError::new(ExitStatus::Error, format!("cannot word the answer for a program: {err}")))?,
+            .map_err(|err| CliError::new(ExitStatus::Error, format!("cannot serialize the answer: {err}")))?,
         _ => serde_json::Value::Object(entry.fields.clone()).to_string() + "\n",
     };
     render::print_more(&text)

@@ -14,7 +14,7 @@ use super::{CliError, ExitStatus, Format, LogsArgs, Settings};
 use crate::backend::{Engine, EngineError, EngineErrorKind, LogLine, LogRequest};
 use crate::model::{AgentName, ContainerId, ContainerState, Phase};
 
-/// Between two looks for the container that goes on.
+/// Between two observations of the container that goes on.
 const PAUSE: Duration = Duration::from_millis(300);
 /// How long Podman may be unreachable while a log is followed.
 const UNREACHABLE: Duration = Duration::from_secs(30);
@@ -76,7 +76,7 @@ impl Follower<'_> {
                 return cut.map_or(Ok(()), |err| Err(CliError::from_engine(&err)));
             }
             if let Some(err) = cut.as_ref().filter(|err| err.kind != EngineErrorKind::NotFound) {
-                self.note(&format!("the log was cut off, and is taken up again: {err}"));
+                self.note(&format!("the log stream broke off; resuming it: {err}"));
             }
             match self.next().await? {
                 Next::Over(why) => {
@@ -155,7 +155,7 @@ impl Follower<'_> {
         let mut lost: Option<Instant> = None;
         loop {
             tokio::time::sleep(PAUSE).await;
-            // Asked before the look: who finished between the two has left what the look finds.
+            // Asked before the observation: who finished between the two has left what the observation finds.
             let is_worked_on = self.agents.are_worked_on();
             let seen = match self.agents.look(self.agent).await {
                 Ok(seen) => seen,

@@ -142,11 +142,11 @@ enum Verb {
     Apply(ApplyArgs),
     /// Keep the machine as the state file says, until stopped
     Run(RunArgs),
-    /// Show desired beside observed
+    /// Show desired beside observed state
     Status(StatusArgs),
     /// Show what was done, when, why and with which outcome
     History(HistoryArgs),
-    /// Show why an agent is as it is: what is wanted, what was seen, what it waits for, and what stopped it
+    /// Show why an agent is as it is: what is desired, what was observed, what it waits for, and what stopped it
     Why(WhyArgs),
     /// Remove everything this state file owns
     Down(DownArgs),
@@ -163,7 +163,7 @@ enum Verb {
     /// Publish agents: tarballs, manifests, object stores
     #[command(subcommand)]
     Publish(publish::PublishVerb),
-    /// Look after what is known of the manifest's signatures
+    /// Manage what is known of the manifest's signatures
     #[command(subcommand)]
     Trust(TrustVerb),
     /// Have `run` started with the machine or the session, by systemd or launchd
@@ -230,7 +230,7 @@ struct PolicyArgs {
     /// Keep containers whose agent is gone from the state file, and old artifacts
     #[arg(long)]
     no_prune: bool,
-    /// Take over what others have under a wanted name: containers (they are replaced), image names (they are moved), a VM
+    /// Adopt what others have under a wanted name: containers (they are replaced), image names (they are moved), a VM
     #[arg(long)]
     adopt: bool,
     /// Take the name over from the other state file it belongs to
@@ -245,7 +245,7 @@ struct PolicyArgs {
 struct ApplyArgs {
     #[command(flatten)]
     file: FileArg,
-    /// The longest it may take
+    /// Maximum time it may take
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     timeout: Duration,
     /// Let a state file without agents remove those that are there
@@ -254,14 +254,14 @@ struct ApplyArgs {
     /// How long to wait for another steadfast that holds the lock
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     lock_timeout: Duration,
-    /// Look once more, this long after the last start, at what was started
+    /// Observe what was started once more, this long after the last start
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
     settle: Duration,
-    /// Leave after the actions: do not wait for health, do not look once more. Where `steadfast run` keeps this state file, leave
+    /// Leave after the actions: do not wait for health, do not observe once more. Where `steadfast run` reconciles this state file, leave
     /// once it has begun
     #[arg(long)]
     no_wait: bool,
-    /// Wait for what comes of it: the default, also where `steadfast run` keeps this state file and does it
+    /// Wait for the outcome: the default, also where `steadfast run` reconciles this state file and does it
     #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
     /// Container steps at once
@@ -278,7 +278,7 @@ struct ApplyArgs {
 struct RunArgs {
     #[command(flatten)]
     file: FileArg,
-    /// Maximum time between reconciliations, whatever is heard
+    /// Maximum time between reconciliations
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = resync)]
     resync: Duration,
     /// How long the state file must be quiet after a change
@@ -293,7 +293,7 @@ struct RunArgs {
     /// Keep containers whose agent is gone from the state file, and old artifacts
     #[arg(long)]
     no_prune: bool,
-    /// Take over what others have under a wanted name: containers (they are replaced), image names (they are moved), a VM
+    /// Adopt what others have under a wanted name: containers (they are replaced), image names (they are moved), a VM
     #[arg(long)]
     adopt: bool,
     /// Take the name over from the other state file it belongs to
@@ -320,7 +320,7 @@ struct DownArgs {
     /// Take the name over from the other state file it belongs to
     #[arg(long)]
     take_over: bool,
-    /// The longest it may take
+    /// Maximum time it may take
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     timeout: Duration,
     /// How long to wait for another steadfast that holds the lock
@@ -332,7 +332,7 @@ struct DownArgs {
 struct StatusArgs {
     #[command(flatten)]
     file: FileArg,
-    /// Go on, and print again whenever something changes
+    /// Keep running, and print again whenever something changes
     #[arg(short, long)]
     watch: bool,
     /// Exit with 0 although the agents are not as the state file says (else 3)
@@ -352,7 +352,7 @@ struct HistoryArgs {
     /// Only the last so many entries
     #[arg(short, long, value_name = "N", default_value = "50", value_parser = at_least_one)]
     number: usize,
-    /// Go on as new entries come
+    /// Follow: print new entries as they come
     #[arg(long)]
     follow: bool,
 }
@@ -372,7 +372,7 @@ struct LogsArgs {
     file: Option<PathBuf>,
     /// Whose log
     agent: AgentName,
-    /// Go on as new lines come
+    /// Follow: print new lines as they come
     #[arg(short, long)]
     follow: bool,
     /// Only the last so many lines
@@ -404,7 +404,7 @@ struct ExecArgs {
 enum ServiceVerb {
     /// Write the service's file, enable it and start it
     Install(InstallArgs),
-    /// Stop it, disable it and remove its file; agents go on running
+    /// Stop it, disable it and remove its file; agents keep running
     Uninstall(ServiceArgs),
     /// Show whether it is installed, enabled and active
     Status(ServiceArgs),
@@ -517,7 +517,7 @@ enum CacheVerb {
     Import(cache::import::ImportArgs),
     /// List the artifacts in the cache
     List(FileArg),
-    /// Check the artifacts in the cache against what is known of them
+    /// Check the artifacts in the cache against their known digests
     Verify {
         #[command(flatten)]
         file: FileArg,

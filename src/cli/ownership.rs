@@ -28,7 +28,7 @@ fn keep_id(root: &Path) -> std::io::Result<RootId> {
     let fresh = || {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)
-            .map_err(|err| std::io::Error::other(format!("the system has no randomness to give: {err}")))?;
+            .map_err(|err| std::io::Error::other(format!("cannot get random bytes from the system: {err}")))?;
         Ok(RootId::from_bytes(bytes))
     };
     keep_word(&id_path(root), || read_id(root), fresh, RootId::to_string)
@@ -172,6 +172,6 @@ pub(super) fn put_back(settings: &Settings, desired: &Desired) -> std::io::Resul
 /// Keeps that the name is nobody's, now that nothing of it is left. Best effort: it is this file's otherwise.
 pub(super) fn release(desired: &Desired) {
     if let Err(err) = holder::keep(&state_dir(desired), &NameRecord { owned_by: None, unlabelled: false }) {
-        tracing::warn!(error = %err, "cannot keep that the name is free");
+        tracing::warn!(error = %err, "cannot record that the name is free");
     }
 }

@@ -91,7 +91,7 @@ pub(super) struct PublishManifestArgs {
     /// The directory with the tarballs and their sidecars, below `images/`
     #[arg(long, value_name = "DIR")]
     dist_dir: PathBuf,
-    /// Which part is made anew: full, or agents:NAME
+    /// Which part is rebuilt: full, or agents:NAME
     #[arg(long, value_name = "SLICE", default_value = "full")]
     slice: String,
     /// The manifest that a slice is merged into

@@ -64,7 +64,7 @@ pub(super) fn is_alone(desired: &Desired) -> bool {
 }
 
 pub(super) fn scratch(desired: &Desired, world: &HostWorld) -> Scratch {
-    // In a virtual machine it may change from look to look, and each look tells.
+    // In a virtual machine it may change from look to look, and each observation tells.
     let socket = world.engine.socket().filter(|_| desired.vm().is_none());
     let engine = socket
         .map(|socket| BTreeMap::from([("transport", "api".to_owned()), ("socket", socket.display().to_string())]));
@@ -110,7 +110,8 @@ async fn note_what_backs_off(settings: &Settings, desired: &Desired, plan: &Plan
     let Some((_, run)) = view_of_run(settings, Some(desired)).await else { return };
     for off in run.backing_off {
         let Some(agent) = off.agent.filter(|agent| plan.concerns(agent)) else { continue };
-        let until = off.retry_at.map_or_else(|| "until what is wanted changes".to_owned(), |at| format!("until {at}"));
+        let until =
+            off.retry_at.map_or_else(|| "until the desired state changes".to_owned(), |at| format!("until {at}"));
         let note = format!("note: `steadfast run` leaves agent `{agent}` alone {until}: {}", off.cause);
         say(Level::Info, &note, &["`steadfast apply` has it try at once".to_owned()], settings.color_stderr);
     }
@@ -166,10 +167,10 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         ownership::check(settings, &desired)?;
     }
     let unkept = |what: &str, err: std::io::Error| {
-        CliError::new(ExitStatus::Error, format!("failed to keep {what} below `{}`: {err}", desired.root.display()))
+        CliError::new(ExitStatus::Error, format!("failed to record {what} below `{}`: {err}", desired.root.display()))
             .hint(render::errors::root_hint(&err))
     };
-    let claim = ownership::keep(settings, &desired).map_err(|err| unkept("whose the name is", err))?;
+    let claim = ownership::keep(settings, &desired).map_err(|err| unkept("which state file owns the name", err))?;
     let key = keep_key(&desired.root).map_err(|err| unkept("the host key", err))?;
     (desired.claim, desired.key) = (claim, key);
     converge(settings, &desired, &world, &options, Goal::Wanted).await
@@ -227,7 +228,8 @@ async fn converge(
     let verb = if goal == Goal::Wanted { "apply" } else { "down" };
     let printer = Printer::new(settings.quiet, settings.color_stderr, settings.bars);
     let journal = Journal::new(&state_dir(desired).join("journal.jsonl"), verb);
-    let signals = Signals::listen("stopping: what is under way on containers is finished; once more stops at once");
+    let signals =
+        Signals::listen("stopping: steps in flight on containers are finished; a second signal stops at once");
     let scratch = scratch(desired, world);
     let reconciler = Reconciler {
         world,
@@ -341,7 +343,7 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
             ExitStatus::Usage,
             format!("{} does the work, and cannot honour {}", kept.holder, flags.join(", ")),
         )
-        .hint("`run` goes by the state file alone: leave that out, or stop `run` and apply yourself"));
+        .hint("`run` follows the state file alone: leave that option out, or stop `run` and apply yourself"));
     }
     let signals = Signals::listen("no longer waiting; `steadfast run` goes on with it");
     // Handed over, it is answered once `run` has looked and begun.
@@ -351,7 +353,7 @@ async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitS
         outcome = asked(settings, timeout, kept) => outcome.map_err(|err| CliError::from_asking(&kept.holder, &err))?,
         () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
         () = tokio::time::sleep(patience) => {
-            let message = format!("{} did not say within {} what came of it", kept.holder, units::short(patience));
+            let message = format!("{} did not report the outcome within {}", kept.holder, units::short(patience));
             return Err(CliError::new(ExitStatus::NotConverged, message)
                 .hint("it may hang, or be stopped: see its log"));
         }

@@ -59,7 +59,7 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     let times = !settings.vars.contains_key("JOURNAL_STREAM");
     let printer = Printer::new(settings.quiet, settings.color_stderr, settings.bars).with_times(times);
     let journal = Arc::new(Journal::new(&state_dir(&first).join("journal.jsonl"), "start"));
-    let signals = Signals::listen("stopping: agents go on running; what is under way on containers is finished");
+    let signals = Signals::listen("stopping: agents keep running; steps in flight on containers are finished");
     let watching = watch_file(settings, &args, key.clone()).await?;
     let (mut translator, revisions) = Translator::new(settings, &args, Desired { key, claim, ..first }, &watching);
     let (requests, asked) = mpsc::channel(16);
@@ -69,7 +69,7 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     let serving = match Bound::new(&state_dir(&revisions.borrow().desired)) {
         Ok(bound) => Some(bound.serve(served.clone())),
         Err(err) => {
-            let hint = "`status` looks for itself, `apply --wait` cannot ask".to_owned();
+            let hint = "`status` observes by itself, `apply --wait` cannot connect".to_owned();
             say(
                 Level::Warn,
                 &format!("going on without a control socket: {}", Chain(&err)),
@@ -110,7 +110,7 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
             signals.token.cancel();
             let ended = keeping.await;
             ended.and(Err(CliError::new(ExitStatus::Error, "the state file is not watched any more")
-                .hint("agents go on running; start `run` again")))
+                .hint("agents keep running; start `run` again")))
         }
         lost = presence.keep() => {
             signals.token.cancel();
@@ -213,7 +213,7 @@ async fn lock(settings: &Settings, desired: &Desired, patience: Duration) -> Res
 /// That the name is this file's. Where that cannot be kept, containers are told apart by their name alone.
 fn keep_name(settings: &Settings, desired: &Desired) -> RootClaim {
     ownership::keep(settings, desired).unwrap_or_else(|err| {
-        tracing::warn!(error = %err, "cannot keep whose the name is");
+        tracing::warn!(error = %err, "cannot record which state file owns the name");
         if desired.claim.id.is_some() { desired.claim.clone() } else { RootClaim::default() }
     })
 }
@@ -239,7 +239,7 @@ async fn watch_file(settings: &Settings, args: &RunArgs, key: HostKey) -> Result
     Ok(files::watch(&settings.file, options, load).await)
 }
 
-/// A SIGHUP reads the files again and looks at everything.
+/// A SIGHUP reads the files again and observes everything.
 async fn follow_hangups(served: &Served, manager: &ServiceManager) {
     let Ok(mut hangups) = Signals::hangup() else { return std::future::pending().await };
     while hangups.recv().await.is_some() {

@@ -281,7 +281,7 @@ const NO_KEY: [u8; 32] = [0; 32];
 fn random_key() -> std::io::Result<HostKey> {
     let mut bytes = NO_KEY;
     getrandom::fill(&mut bytes)
-        .map_err(|err| std::io::Error::other(format!("the system has no randomness to give: {err}")))?;
+        .map_err(|err| std::io::Error::other(format!("cannot get random bytes from the system: {err}")))?;
     Ok(HostKey::from_bytes(bytes))
 }
 

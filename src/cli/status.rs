@@ -1,5 +1,5 @@
 //! `status`: desired beside observed, once or for as long as one likes. Where `run` keeps the state file it is `run`'s own
-//! view, the newest it published; otherwise we look ourselves.
+//! view, the newest it published; otherwise we observe ourselves.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -28,11 +28,11 @@ use crate::status::{
 use crate::why::{Past, awaited, still_stands};
 use crate::words::Word;
 
-/// How long `--watch` waits for an event before it looks again by itself.
+/// How long `--watch` waits for an event before it observes again by itself.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long it lets events gather.
 const GATHER: Duration = Duration::from_millis(100);
-/// How long `run` has to answer, before we look ourselves. It looks anew for that, and gives up a second earlier.
+/// How long `run` has to answer, before we observe ourselves. It looks anew for that, and gives up a second earlier.
 const ANSWER_TIME: Duration = Duration::from_secs(4);
 
 pub(super) async fn status(settings: &Settings, args: StatusArgs) -> Result<ExitStatus, CliError> {
@@ -201,7 +201,7 @@ fn in_json(status: &Status) -> Value {
 // -------------------------------------------------------------------------------------------------------------- watching
 
 /// Prints again whenever something changes, until the user has seen enough. Follows `run` where it keeps the state file,
-/// and looks by itself where it does not.
+/// and observes by itself where it does not.
 async fn watch(settings: &Settings) -> Result<Infallible, CliError> {
     let mut shown = Shown::default();
     let mut last_good = None;
@@ -258,7 +258,7 @@ async fn follow(settings: &Settings, kept: &Kept, shown: &mut Shown) -> Result<b
     Ok(any)
 }
 
-/// Looks by itself until `run` keeps the state file. That is read anew each time, unless it came through a pipe; while it
+/// Observes by itself until `run` keeps the state file. That is read anew each time, unless it came through a pipe; while it
 /// is broken, the last good one goes on.
 async fn look_until_kept(settings: &Settings, mut desired: Desired, shown: &mut Shown) -> Result<(), CliError> {
     let mut world = self::world(settings, &desired)?;
@@ -308,7 +308,7 @@ struct Shown {
 }
 
 impl Shown {
-    /// Shows it, unless it says what was shown before: that one looked again is no news.
+    /// Shows it, unless it says what was shown before: that one looked again is not reported.
     fn show(&mut self, settings: &Settings, value: Value) -> Result<(), CliError> {
         let without_times = without_times(value.clone());
         if self.value.as_ref() != Some(&without_times) {
@@ -319,7 +319,7 @@ impl Shown {
     }
 }
 
-/// The status without what changes with each look.
+/// The status without what changes with each observation.
 fn without_times(mut status: Value) -> Value {
     let drop = |of: Option<&mut Value>, keys: &[&str]| {
         if let Some(Value::Object(fields)) = of {
@@ -337,7 +337,7 @@ fn show(settings: &Settings, status: &Value, again: bool) -> Result<(), CliError
         Format::Text | Format::Markdown => {
             let gap = if again { "\n" } else { "" };
             let text = render_status::text(status, settings.color_stdout)
-                .map_err(|err| CliError::new(ExitStatus::Error, format!("cannot word the status: {err}")))?;
+                .map_err(|err| CliError::new(ExitStatus::Error, format!("cannot serialize the status: {err}")))?;
             render::print(&format!("{gap}{text}"))
         }
     }

@@ -118,7 +118,7 @@ fn reset(settings: &Settings, name: &Name, cache: &Cache, yes: bool) -> Result<E
             )
         }
         // What cannot be read is what this verb is for.
-        Err(err) => format!("what was accepted, which cannot be told any more ({err})"),
+        Err(err) => format!("what was accepted, which can no longer be read ({err})"),
     };
     if !yes {
         let what = format!(

@@ -1,4 +1,4 @@
-//! `why`: one fresh look and the journal, for one agent.
+//! `why`: one fresh observation and the journal, for one agent.
 
 use std::time::SystemTime;
 

@@ -5,7 +5,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `{"op":"status"}` | one status line, of a look that is a few seconds old at the most |
+//! | `{"op":"status"}` | one status line, of an observation that is a few seconds old at the most |
 //! | `{"op":"watch"}` | a status line now, and again at each change |
 //! | `{"op":"reconcile","timeoutMs":N}` | event lines while it works, then `{"outcome": …}` |
 //! | `{"op":"events"}` | event lines as they happen, until the client leaves |
@@ -49,9 +49,9 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What the control socket speaks for: the run loop. None of it is ever waited for by the loop.
 pub trait Controlled: Send + Sync + 'static {
-    /// The newest status, a [`RunStatus`] as JSON. `null` until the first look: who asks waits for it then.
+    /// The newest status, a [`RunStatus`] as JSON. `null` until the first observation: who asks waits for it then.
     fn status(&self) -> watch::Receiver<Arc<Value>>;
-    /// Has it look, so that its status is no older than a few seconds. Comes back soon, also where that cannot be had.
+    /// Has it observe, so that its status is no older than a few seconds. Comes back soon, also where that is unavailable.
     fn look(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -71,7 +71,7 @@ pub enum Request {
     Watch,
     /// Reconcile now.
     Reconcile {
-        /// The longest it may take, in milliseconds. Default 600000 (10 min), at most a year.
+        /// Maximum time it may take, in milliseconds. Default 600000 (10 min), at most a year.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
     },
@@ -233,7 +233,7 @@ pub struct BackingOff {
 pub struct Outcome {
     /// Of which state file.
     pub name: String,
-    /// The last look left nothing to do, and nothing went wrong.
+    /// The last observation left nothing to do, and nothing went wrong.
     pub converged: bool,
     /// Every step that was taken, as `apply -o json` prints it.
     pub actions: Vec<Value>,

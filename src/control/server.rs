@@ -46,7 +46,7 @@ pub enum ServeError {
         most: usize,
     },
     /// Something is in its place that is no socket.
-    #[error("`{}` is in the place of the control socket and is no socket", path.display())]
+    #[error("`{}` is in the place of the control socket and is not a socket", path.display())]
     InTheWay {
         /// The path.
         path: PathBuf,

@@ -1,4 +1,4 @@
-//! The canonical form of a container spec: the record, kept in a label, that later looks compare against.
+//! The canonical form of a container spec: the record, kept in a label, that later observations compare against.
 //!
 //! Drift is found by comparing what is wanted with what that label says was wanted, field by field and by meaning. What
 //! Podman reports of a live container is rewritten too much (added variables, rewritten binds, expanded capabilities)

@@ -113,7 +113,7 @@ pub enum TemplateChange {
     /// It is reported.
     #[default]
     Warn,
-    /// The machine is made anew; what is in it is lost.
+    /// The machine is recreated; what is in it is lost.
     Recreate,
 }
 

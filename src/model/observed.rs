@@ -1,4 +1,4 @@
-//! What is really there, as one look found it.
+//! What is really there, as one observation found it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,7 +11,7 @@ use super::ports::PortRange;
 use super::spec::{HealthCheck, Volume};
 use super::vm::{Reach, VmState};
 
-/// The outcome of one look. "Not there" and "could not look" are different: the second never deletes or creates.
+/// The outcome of one observation. "Not there" and "could not observe" are different: the second never deletes or creates.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Seen<T> {
     /// It is there.
@@ -67,7 +67,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// A look at a machine with nothing on it, and at no Podman.
+    /// An observation of a machine with nothing on it, and of no Podman.
     pub fn nothing() -> Self {
         Self {
             published: Seen::Absent,
@@ -97,7 +97,7 @@ pub struct LoadedImage {
 pub struct CachedArtifact {
     /// Its length in bytes.
     pub size: u64,
-    /// The sha256 of its bytes, proved by the index or by hashing; `None` when neither was needed in this look.
+    /// The sha256 of its bytes, proved by the index or by hashing; `None` when neither was needed in this observation.
     pub digest: Option<Sha256Digest>,
     /// The image that loading it yields, where that is remembered.
     pub image: Option<ImageId>,
@@ -108,7 +108,7 @@ pub struct CachedArtifact {
 /// An artifact file with its key. What `cache list` shows.
 pub type CachedFile = (ArtifactKey, CachedArtifact);
 
-/// Podman's side of a look.
+/// Podman's side of an observation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Guest {
     /// Podman's version, e.g. `4.3.1`.
@@ -119,7 +119,7 @@ pub struct Guest {
     pub images: BTreeMap<ImageRef, ImageId>,
     /// Every image, named or not.
     pub image_store: BTreeMap<ImageId, ImageState>,
-    /// Containers that carry our name, and strangers that hold a wanted name.
+    /// Containers that carry our name, and foreign ones that have a wanted name.
     pub containers: BTreeMap<ContainerName, ContainerState>,
 }
 
@@ -173,13 +173,13 @@ pub struct ContainerState {
     pub ended_at: Option<SystemTime>,
     /// The pid of its first process on Podman's machine, while it runs.
     pub pid: Option<u32>,
-    /// How often Podman restarted it by itself, where the look tells.
+    /// How often Podman restarted it by itself, where the observation tells.
     pub restarts: Option<u32>,
     /// Ports it publishes.
     pub ports: Vec<PortRange>,
     /// When Podman restarts it by itself, in Podman's word; told by an inspection alone (Podman 4.3 to 5).
     pub restart: Option<String>,
-    /// The verdict of its health check, when it has one and the look tells.
+    /// The verdict of its health check, when it has one and the observation tells.
     pub health: Option<Health>,
     /// When its health was last checked; told by an inspection alone.
     pub checked_at: Option<SystemTime>,

@@ -1,4 +1,4 @@
-//! The virtual machine: what is wanted of it, and what one look found.
+//! The virtual machine: what is wanted of it, and what one observation found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -101,7 +101,7 @@ pub enum Boot {
     Repair,
 }
 
-/// A Lima instance as one look found it.
+/// A Lima instance as one observation found it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmState {
     /// Where it stands.
@@ -242,24 +242,24 @@ pub struct VmMount {
 /// How an engine in a virtual machine is reached, and how it went so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// The rung in use; `None` while there is none.
+    /// The route in use; `None` while there is none.
     pub route: Option<Route>,
-    /// How often each rung was stepped on since we began, in the order of [`Route::ALL`].
+    /// How often each route was tried since we began, in the order of [`Route::ALL`].
     pub counts: [u32; 4],
-    /// Since when no rung has led to an answer.
+    /// Since when no route has led to an answer.
     pub silent_for: Option<Duration>,
     /// How many boots in a row nothing has answered after.
     pub failed_boots: u32,
 }
 
 impl Reach {
-    /// How often each rung was stepped on, by its word.
+    /// How often each route was tried, by its word.
     pub fn tries(&self) -> BTreeMap<&'static str, u32> {
         Route::ALL.iter().map(|route| (route.word(), self.counts[*route as usize])).collect()
     }
 }
 
-/// A rung of the ladder to Podman in a virtual machine, the best first. Restarting the machine stands above them all and is
+/// A route to Podman in a virtual machine, the best first. Restarting the machine stands above them all and is
 /// a step of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Route {

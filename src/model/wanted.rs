@@ -1,7 +1,7 @@
 //! What is wanted, read in the light of what was seen: which manifest counts, which artifact and which image an agent's
 //! version means, and who gave an image its name.
 //!
-//! Nothing is decided here. An observation asks it what is worth a closer look, and the plan goes by it.
+//! Nothing is decided here. An observation asks it what is worth a closer inspection, and the plan goes by it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,7 +19,7 @@ pub enum ManifestCause {
         /// What to write.
         help: String,
     },
-    /// It could not be had or used, and there is no earlier one.
+    /// It could not be fetched or used, and there is no earlier one.
     Unseen {
         /// Why.
         why: String,

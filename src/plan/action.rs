@@ -42,7 +42,7 @@ pub enum Action {
         /// How.
         how: Boot,
     },
-    /// Delete the virtual machine with all that is in it, and make it anew.
+    /// Delete the virtual machine with all that is in it, and recreate it.
     RecreateVm {
         /// What to make.
         make: Box<VmMake>,
@@ -135,7 +135,7 @@ pub enum Action {
         old_name: ContainerName,
         /// Whether that one runs now.
         old_runs: bool,
-        /// The ports that one publishes, and lets go of.
+        /// The ports that one publishes, and releases.
         old_ports: Vec<PortRange>,
         /// The successor, where an interrupted replacement has made it already.
         successor: Option<ContainerId>,
@@ -386,12 +386,12 @@ impl fmt::Display for Reason {
             Reason::VmDown(phase) => return write!(f, "it {phase}"),
             Reason::VmSilent => "it runs, and Podman in it does not answer",
             Reason::TemplateChanged => "its template changed",
-            Reason::NotForwarded => "the port does not lead into the VM yet",
+            Reason::NotForwarded => "the port is not forwarded into the VM yet",
             Reason::ImageMissing => "the image is not there",
             Reason::ImageUntagged => "the image has lost its tag",
             Reason::ImageUnknown => "it is not known yet which image the tarball holds",
             Reason::ContainerMissing => "it does not exist",
-            Reason::NotSeen => "it cannot be seen",
+            Reason::NotSeen => "it cannot be observed",
             Reason::NotRunning(phase) => return write!(f, "it {phase}"),
             Reason::Unhealthy => "it is unhealthy",
             Reason::CrashLoop => "it is in a crash loop, and backs off",
@@ -404,15 +404,15 @@ impl fmt::Display for Reason {
                 return f.write_str(" changed");
             }
             Reason::SpecUnreadable => "its spec label cannot be read",
-            Reason::Adopted => "it is taken over from its owner",
+            Reason::Adopted => "it is adopted from its owner",
             Reason::Orphaned => "its agent is not in the state file any more",
             Reason::WantedAbsent => "its desired state is absent",
             Reason::Leftover => "an interrupted replacement left it",
-            Reason::Unproved => "an interrupted replacement has not proved it yet",
+            Reason::Unproved => "an interrupted replacement has not verified it yet",
             Reason::BeingReplaced => "it is being replaced",
             Reason::Misnamed { from } => return write!(f, "it is named `{from}`"),
             Reason::NameSwap { from } => return write!(f, "another agent takes over its name `{from}`"),
-            Reason::TakenBack => "what it was to replace is as wanted again",
+            Reason::TakenBack => "what it was to replace is as desired again",
             Reason::PortSwap => "another agent takes over its host port",
             Reason::Asked => "as asked",
             Reason::TakenDown => "the state file is taken down",
@@ -543,7 +543,7 @@ pub enum WaitingOn {
     Answer {
         /// Which.
         instance: InstanceName,
-        /// Why it cannot be seen into.
+        /// Why nothing in it can be observed.
         why: String,
     },
     /// A virtual machine that somebody else made.
@@ -572,7 +572,7 @@ pub enum WaitingOn {
         /// How it is.
         phase: VmPhase,
     },
-    /// A look that was not possible.
+    /// An observation that was not possible.
     Sight {
         /// Why.
         why: String,
@@ -646,7 +646,7 @@ impl WaitingOn {
 /// Says that a name belongs to an image of somebody else.
 pub(crate) fn name_taken(reference: &ImageRef, held_by: &ImageId) -> String {
     let id = held_by.short();
-    format!("the name `{reference}` means another image ({id}) than the manifest's, and somebody else gave it")
+    format!("the tag `{reference}` points to a different image ({id}) than the manifest's, and somebody else set it")
 }
 
 impl fmt::Display for WaitingOn {
@@ -656,7 +656,7 @@ impl fmt::Display for WaitingOn {
             WaitingOn::Artifact { key } => write!(f, "once `{key}` is fetched"),
             WaitingOn::Image { reference } => write!(f, "once image `{reference}` is there"),
             WaitingOn::LocalImage { reference } => {
-                write!(f, "once somebody brings image `{reference}` (source: local)")
+                write!(f, "once somebody loads image `{reference}` (source: local)")
             }
             WaitingOn::ImageName { reference, held_by } => write!(f, "{}", name_taken(reference, held_by)),
             WaitingOn::Removal { name } => {
@@ -685,9 +685,9 @@ impl fmt::Display for WaitingOn {
             WaitingOn::UnderWay { by } => write!(f, "under way: {by} does it"),
             WaitingOn::Precondition { why, .. } => f.write_str(why),
             WaitingOn::Down { instance, phase } => {
-                write!(f, "unknown until it can be seen: VM `{instance}` {phase}")
+                write!(f, "unknown until it can be observed: VM `{instance}` {phase}")
             }
-            WaitingOn::Sight { why } => write!(f, "unknown until it can be seen: {why}"),
+            WaitingOn::Sight { why } => write!(f, "unknown until it can be observed: {why}"),
         }
     }
 }

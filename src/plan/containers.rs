@@ -1,6 +1,6 @@
 //! The containers: one decision per agent over (wanted, seen).
 //!
-//! Only what carries our label is ever changed. A stranger with a wanted name is a wait, with a hint. What a replacement
+//! Only what carries our label is ever changed. A foreign container with a wanted name is a wait, with a hint. What a replacement
 //! that was killed left behind (`….next`, `….prev`) is finished or cleared here, never guessed at elsewhere.
 
 mod judge;
@@ -187,7 +187,7 @@ fn settle(wanted: &Wanted<'_>, (owned_name, container): Found<'_>, mine: &OwnCon
             plan.wait(name.clone(), &start(StartMode::Start), not_running, on);
         }
         (_, Phase::Other(word)) => {
-            let on = WaitingOn::Sight { why: format!("Podman says it is `{word}`") };
+            let on = WaitingOn::Sight { why: format!("Podman reports it as `{word}`") };
             plan.wait(name.clone(), &start(StartMode::Start), not_running, on);
         }
         // A one-shot is not run twice.

@@ -164,5 +164,5 @@ fn images_by_artifact(guest: &Guest) -> BTreeMap<Sha256Digest, ImageId> {
 }
 
 fn unseen(observed: &Observed) -> WaitingOn {
-    WaitingOn::Sight { why: observed.guest.unknown().unwrap_or("Podman was not looked at").to_owned() }
+    WaitingOn::Sight { why: observed.guest.unknown().unwrap_or("Podman was not observed").to_owned() }
 }

@@ -33,7 +33,7 @@ pub struct Policy {
     pub allow_empty: bool,
     /// Remove old artifacts too. Only where no other state file shares the cache: what that one needs is not seen.
     pub prune_cache: bool,
-    /// Take over strangers' containers that hold a wanted name.
+    /// Take over foreign containers that have a wanted name.
     pub adopt: bool,
     /// Only these agents; empty for all.
     pub only: BTreeSet<AgentName>,
@@ -86,7 +86,7 @@ pub struct Refused {
 /// Something a plan leaves as it is, and says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
-    /// The manifest could not be had; the last good one serves.
+    /// The manifest could not be fetched; the last good one serves.
     Offline {
         /// Why.
         why: String,
@@ -165,7 +165,7 @@ impl std::fmt::Display for Note {
             ),
             Note::DiskLarger { instance, has, wanted } => write!(
                 f,
-                "the disk of VM `{instance}` has {has} and cannot shrink to {wanted}: only a machine that is made anew is smaller"
+                "the disk of VM `{instance}` has {has} and cannot shrink to {wanted}: only a recreated VM can be smaller"
             ),
             Note::VmRestartNeeded { instance, changes } => {
                 let said = |change: &FieldChange| match (&change.from, &change.to) {

@@ -1,11 +1,11 @@
-//! Host ports that change hands: who waits for whom to let go.
+//! Host ports that change hands: who waits for whom to release them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, ActionKind, Plan, Reason, Step, WaitingOn};
 use crate::model::{ContainerName, Desired, Guest, Owner, Phase, Protocol};
 
-/// A host port can only be taken once its holder has let go of it. Steps that start a container whose port another of
+/// A host port can only be taken once its holder has released it. Steps that start a container whose port another of
 /// our containers holds, and is about to give up, wait for that one; where two wait for each other, one is stopped first.
 pub(super) fn order_by_ports(desired: &Desired, guest: &Guest, steps: Vec<Step>, plan: &mut Plan) -> Vec<Step> {
     let wanted =

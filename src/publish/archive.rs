@@ -1,4 +1,4 @@
-//! A docker-archive as Podman saves it, written anew so that the same image is the same bytes: on another day, in another
+//! A docker-archive as Podman saves it, rewritten so that the same image is the same bytes: on another day, in another
 //! directory, by another version of Podman.
 //!
 //! The layers keep their bytes and their order, and are checked against the image's configuration. Everything else is ours:
@@ -25,7 +25,7 @@ pub enum ArchiveError {
     #[error("cannot copy what Podman saves")]
     Io(#[from] io::Error),
     /// It is no docker-archive of one image.
-    #[error("what Podman saved is no docker-archive of one image: {0}")]
+    #[error("what Podman saved is not a docker-archive of one image: {0}")]
     NotOne(String),
     /// It is built for something else.
     #[error("image `{image}` is built for {found}, not for linux/{wanted}")]

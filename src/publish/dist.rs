@@ -56,7 +56,7 @@ pub enum DistError {
         err: io::Error,
     },
     /// It is no tarball.
-    #[error("`{}` is no tarball: {why}", path.display())]
+    #[error("`{}` is not a tarball: {why}", path.display())]
     NotATarball {
         /// The file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum DistError {
         why: &'static str,
     },
     /// Its sidecar is none.
-    #[error("`{}` is no sidecar of its tarball: expected `<64 hex digits>  {name}`, found {}", path.display(), shown(found))]
+    #[error("`{}` is not a sidecar of its tarball: expected `<64 hex digits>  {name}`, found {}", path.display(), shown(found))]
     Sidecar {
         /// The sidecar.
         path: PathBuf,

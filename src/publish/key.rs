@@ -42,7 +42,7 @@ pub fn generate(password: Option<String>) -> Result<NewKeys, String> {
 /// # Errors
 /// When it is no key, or the password is wrong.
 pub fn read(text: &str, password: impl FnOnce() -> Result<String, String>) -> Result<SecretKey, String> {
-    const NONE: &str = "it is no minisign secret key: expected two lines, a comment and the key";
+    const NONE: &str = "it is not a minisign secret key: expected two lines, a comment and the key";
     let none = |_| NONE.to_owned();
     if text.trim().is_empty() {
         return Err("it is empty".to_owned());
@@ -100,7 +100,7 @@ mod tests {
         }
         for text in ["one line", &secret[..secret.len() / 2], &long, "c\nRWé"] {
             let err = error(text);
-            assert!(err.starts_with("it is no minisign secret key"), "{err}");
+            assert!(err.starts_with("it is not a minisign secret key"), "{err}");
         }
         assert_eq!(read(&secret, || Err("no terminal".to_owned())).map(drop).unwrap_err(), "no terminal");
     }

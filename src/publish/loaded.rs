@@ -28,7 +28,7 @@ pub enum LoadedError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// Podman does not take it for an archive of images.
-    #[error("`{}` is no archive of an image that Podman loads: {why}", path.display())]
+    #[error("`{}` is not an archive of an image that Podman loads: {why}", path.display())]
     NotAnImage {
         /// The tarball.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum LoadedError {
         why: String,
     },
     /// There is no room for it.
-    #[error("no space is left in `{}`, where a Podman of our own keeps what it loads: {why}", dir.display())]
+    #[error("no space is left in `{}`, where a private Podman stores what it loads: {why}", dir.display())]
     Full {
         /// The directory.
         dir: PathBuf,

@@ -18,7 +18,7 @@ use crate::model::{Arch, ArtifactKey, Manifest, ManifestError};
 use baseline::Baseline;
 use document::document;
 
-/// Which part of the manifest is made anew.
+/// Which part of the manifest is rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Slice {
     /// All of it.
@@ -84,7 +84,7 @@ pub enum PublishError {
     #[error("unknown slice: {0}")]
     UnknownSlice(String),
     /// The baseline is no manifest.
-    #[error("the baseline {at} is no manifest: {why}")]
+    #[error("the baseline {at} is not a manifest: {why}")]
     Baseline {
         /// Where it lies.
         at: String,

@@ -42,7 +42,7 @@ impl FromStr for Packing {
         match text {
             "gzip" => Ok(Self::Gzip),
             "zstd" => Ok(Self::Zstd),
-            other => Err(format!("`{other}` is no compression: gzip or zstd")),
+            other => Err(format!("`{other}` is not a compression: gzip or zstd")),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  baseline ─▶ tarballs ─▶ sidecars ─▶ [ baseline ─▶ merge ─▶ signature ─▶ manifest ] ─▶ read back ─▶ read back as the public does
-//!              each looked at again      again while somebody else was here
+//!              each checked again      again while somebody else was here
 //! ```
 //!
 //! The manifest is put while the one that it was merged into is still there (RFC 9110, `If-Match`), so that of two who publish at

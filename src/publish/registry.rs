@@ -71,7 +71,7 @@ pub struct PushedImage {
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// There is no such place.
-    #[error("`{registry}` is no registry: {why}")]
+    #[error("`{registry}` is not a registry: {why}")]
     Registry {
         /// What was given.
         registry: String,
@@ -274,7 +274,7 @@ mod tests {
             ("", "begins with no host"),
             ("ghcr.io/a:1", "names an image"),
             ("ghcr.io/a@sha256:12", "names an image"),
-            ("ghcr.io/A B", "is no registry"),
+            ("ghcr.io/A B", "is not a registry"),
         ] {
             let said = named(wrong, None).unwrap_err().to_string();
             assert!(said.contains(words), "{wrong}: {said}");

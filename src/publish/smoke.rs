@@ -21,7 +21,7 @@ use crate::backend::{Chunk, EngineError, EngineErrorKind, LogRequest};
 use crate::model::ids::clean;
 use crate::model::{Arch, ContainerId, Health, ImageId, ImageRef, Phase, Sha256Digest};
 
-/// Between two looks at a container.
+/// Between two observations of a container.
 const STEP: Duration = Duration::from_millis(100);
 /// Between two runs of a health check: of its own interval nobody wants to wait.
 const CHECK: Duration = Duration::from_secs(1);
@@ -225,7 +225,7 @@ async fn trial(
     said: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<(ImageId, Shown), SmokeError> {
     let SmokeRequest { agent, arch, tarball, .. } = *request;
-    said(&format!("loading `{}` into a Podman of its own", tarball.display()));
+    said(&format!("loading `{}` into a private Podman", tarball.display()));
     let dir = podman.dir().to_owned();
     let api = podman.api().await.map_err(LoadedError::from)?;
     let image = loaded::load(api, &dir, tarball, agent, arch).await?;
@@ -321,7 +321,7 @@ async fn healthy(
             let checked = podman.run_healthcheck(container).await;
             let seen = podman.inspect(container).await?;
             match checked {
-                // It has no check, which the look says.
+                // It has no check, which the observation says.
                 Err(err) if err.kind == EngineErrorKind::Conflict => Ok(seen),
                 // Or it has ended in between, and that is what counts.
                 Err(err) if seen.as_ref().is_some_and(|seen| seen.phase == Phase::Running) => Err(err),
@@ -362,7 +362,7 @@ async fn healthy(
     }
 }
 
-/// The end of a container's log. Empty when it cannot be had soon.
+/// The end of a container's log. Empty when it cannot be read soon.
 async fn last_lines(podman: &Api, container: &ContainerId) -> String {
     let read = async {
         let request = LogRequest { follow: false, tail: Some(LINES) };

@@ -60,7 +60,7 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| {
             let text = crate::model::ids::clean(text, 200);
-            format!("`{text}` is no destination: {why}; expected s3://BUCKET, s3://BUCKET/PREFIX or file:///DIR")
+            format!("`{text}` is not a destination: {why}; expected s3://BUCKET, s3://BUCKET/PREFIX or file:///DIR")
         };
         if let Some(path) = text.strip_prefix("file://") {
             return match Path::new(path).is_absolute() {
@@ -171,7 +171,7 @@ pub struct About<'a> {
     pub cache_control: &'a str,
 }
 
-/// An object, as a look at it without its bytes tells.
+/// An object, as an observation of it without its bytes tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Its length in bytes.

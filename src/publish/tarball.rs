@@ -1,4 +1,4 @@
-//! An image from Podman into a dist directory: pulled or built for the wanted platform, saved, written anew, packed and hashed in
+//! An image from Podman into a dist directory: pulled or built for the wanted platform, saved, rewritten, packed and hashed in
 //! one pass.
 //!
 //! Podman is left as it was: a name that pointed to another image points there again, and an image that was not there before goes.
@@ -91,7 +91,7 @@ pub struct To<'a> {
 /// Makes the tarball of an agent for an architecture. `said` hears what is done.
 ///
 /// # Errors
-/// When the image cannot be had, is built for something else, or cannot be written. What lay there before is as it was.
+/// When the image is unavailable, is built for something else, or cannot be written. What lay there before is as it was.
 pub async fn tarball(
     podman: &Api,
     agent: &BundleAgent,
@@ -139,7 +139,7 @@ async fn built(
     let Build { context, containerfile, args } = build;
     let wrong = |why: String| TarballError::Context { agent: agent.name.to_string(), context: context.clone(), why };
     if !context.is_dir() {
-        return Err(wrong("it is no directory".to_owned()));
+        return Err(wrong("it is not a directory".to_owned()));
     }
     let containerfile = match containerfile {
         Some(file) => file.clone(),

@@ -56,7 +56,7 @@ pub enum Event {
     ManifestRefused {
         /// Why.
         why: String,
-        /// It was had and judged, so that something of it could have been used.
+        /// It was fetched and judged, so that something of it could have been used.
         was_fetched: bool,
     },
     /// The published manifest is trusted again.
@@ -157,7 +157,7 @@ impl fmt::Display for Event {
             Event::ManifestRefused { why, was_fetched: true } => write!(f, "{why}; nothing of it is used"),
             Event::ManifestRefused { why, was_fetched: false } => f.write_str(why),
             Event::ManifestTrusted => f.write_str("the published manifest is trusted again"),
-            Event::Slept => f.write_str("the machine slept, or its clock was set: looking at everything anew"),
+            Event::Slept => f.write_str("the machine slept, or its clock was set: observing everything again"),
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::files;
 
-/// A lock that is held. It is let go when this is dropped.
+/// A lock that is held. It is released when this is dropped.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -150,7 +150,7 @@ pub async fn take<'a>(
         let holder = read_holder(&mut file);
         // Twice the same: one that has just got the lock may not have written yet who it is.
         let is_run = holder.as_ref().is_some_and(Holder::is_run) && holder == last_holder;
-        // Never at the first try: who only looks holds it for a moment, see `check`.
+        // Never at the first try: who only observes holds it for a moment, see `check`.
         if tried && (is_run || left.is_zero()) {
             return Err(LockError::Held { path: path.to_owned(), holder });
         }
@@ -228,7 +228,7 @@ pub fn check(path: &Path) -> Result<(), LockError> {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         file => file.map_err(io)?,
     };
-    // Let go at once, for whoever comes meanwhile.
+    // Released at once, for whoever comes meanwhile.
     match file.try_lock_shared() {
         Ok(()) => file.unlock().map_err(io),
         Err(std::fs::TryLockError::WouldBlock) => {

@@ -61,7 +61,7 @@ impl<V, E, S> std::fmt::Debug for Reconciler<'_, V, E, S> {
 }
 
 impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
-    /// Looks once and plans.
+    /// Observes once and plans.
     pub async fn plan(&self) -> (Observed, Plan, Option<ManifestFault>) {
         let published = look_at_published(&self.world.store, self.desired).await;
         let observed = observe(self.world, self.desired, &published).await;

@@ -16,9 +16,9 @@ pub struct Options {
     pub parallel: usize,
     /// Downloads at once. Default 4.
     pub downloads: usize,
-    /// The longest it may take. Default 10 min.
+    /// Maximum time it may take. Default 10 min.
     pub timeout: Duration,
-    /// Wait for health, and look once more at what was started.
+    /// Wait for health, and observe once more what was started.
     pub wait: bool,
     /// How patient single steps are.
     pub patience: Patience,
@@ -80,7 +80,7 @@ pub trait Reporter: Send + Sync {
     fn finished(&self, step: &Step, outcome: Result<&Done, &ActError>, took: Duration);
     /// Nothing is left to do but to wait for these agents. Of none: the wait is over.
     fn awaiting(&self, agents: &Awaited);
-    /// Something else changed. Only `run` has news.
+    /// Something else changed. Only `run` reports events.
     fn on_event(&self, _event: &super::run::Event) {}
 }
 

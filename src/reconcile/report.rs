@@ -16,7 +16,7 @@ use crate::status::in_words;
 pub struct Report {
     /// Of which state file.
     pub name: Name,
-    /// The last look left nothing to do, and nothing went wrong.
+    /// The last observation left nothing to do, and nothing went wrong.
     pub converged: bool,
     /// Every step that was taken, in the order they ended.
     pub taken: Vec<TakenStep>,
@@ -194,7 +194,7 @@ impl Problem {
 }
 
 impl PartialEq for Problem {
-    /// Troubles are the same when they say the same.
+    /// Problems are the same when they say the same.
     fn eq(&self, other: &Self) -> bool {
         self.agent() == other.agent() && self.to_string() == other.to_string()
     }
@@ -226,7 +226,7 @@ impl std::fmt::Display for Problem {
                 crate::plan::WaitingOn::Sight { why } => f.write_str(why),
                 crate::plan::WaitingOn::Down { instance, phase } => write!(f, "VM `{instance}` {phase}"),
                 crate::plan::WaitingOn::LocalImage { reference } => {
-                    write!(f, "image `{reference}` is not there, and with `source: local` nobody fetches it")
+                    write!(f, "image `{reference}` does not exist, and with `source: local` nobody fetches it")
                 }
                 on => write!(f, "{on}"),
             },

@@ -74,7 +74,7 @@ pub struct Runner<'a, V, E, S> {
     pub wall: &'a Wall,
     /// Called now and then while the loop is alive, at least every so often.
     pub heartbeat: Option<(Duration, &'a (dyn Fn() + Send + Sync))>,
-    /// Cancelled when it is to stop: agents go on running.
+    /// Cancelled when it is to stop: agents keep running.
     pub cancel: &'a CancellationToken,
 }
 

@@ -1,4 +1,4 @@
-//! What wakes `run`. Only ever a reason to look; what to do is read off the world.
+//! What wakes `run`. Only ever a reason to observe; what to do is read off the world.
 
 use std::fmt;
 
@@ -23,11 +23,11 @@ pub enum Trigger {
     Retry,
     /// The published manifest was fetched.
     Manifest,
-    /// So much time has passed without a look.
+    /// So much time has passed without an observation.
     Resync,
     /// Somebody asked (SIGHUP, `apply --wait`).
     Request,
-    /// Somebody asked how things are, and the newest look was some seconds old.
+    /// Somebody asked how things are, and the newest observation was some seconds old.
     Status,
 }
 

@@ -59,8 +59,8 @@ pub(super) fn render(service: &Service) -> Result<String, Unfit> {
         line(&mut unit, &format!("Environment={}", quote(&format!("{name}={value}"), false)));
     }
     line(&mut unit, "Restart=always\nRestartSec=5");
-    line(&mut unit, "# Bad flags do not mend themselves.\nRestartPreventExitStatus=64");
-    line(&mut unit, "# Told to stop, it ends with 143 or 130.\nSuccessExitStatus=130 143");
+    line(&mut unit, "# Wrong flags stay wrong.\nRestartPreventExitStatus=64");
+    line(&mut unit, "# On SIGTERM and SIGINT it exits with 143 and 130.\nSuccessExitStatus=130 143");
     line(&mut unit, "WatchdogSec=60");
     line(&mut unit, &format!("TimeoutStopSec={STOP_SECONDS}"));
     if service.vm {

@@ -101,7 +101,7 @@ impl<'a> Agents<'a> {
             container::resolve(cx, self.dir, self.in_vm, &mut self.env_files, usual_name, container, container_path);
         let Some((container, ports)) = resolved else { return };
         if !self.seen.insert(name.to_owned()) {
-            // The same key again, which was reported: its name and ports are no news.
+            // The same key again, which was reported: its name and ports are not reported again.
             return;
         }
         self.claim_name(cx, &container.name, name, named_at, container_path);
@@ -277,7 +277,7 @@ pub(crate) fn check_repository(text: &str) -> Result<String, String> {
 fn into_a_vm(port: &Port) -> Result<(), String> {
     let here = port.host_ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
     match port.protocol {
-        Protocol::Sctp => Err("sctp does not lead into a Lima virtual machine: only tcp and udp do".to_owned()),
+        Protocol::Sctp => Err("sctp is not forwarded into a Lima virtual machine: only tcp and udp are".to_owned()),
         _ if !here => Err(format!(
             "the machine has no address `{}` to publish a port on: with `runtime.lima`, write 127.0.0.1 or 0.0.0.0",
             port.host_ip

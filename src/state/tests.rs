@@ -184,7 +184,7 @@ fn a_virtual_machine_has_its_template_and_its_defaults() {
     let long = refused(&format!(", home: /{}", "x".repeat(90)), "");
     assert!(long.contains("has 93 bytes, and its sockets leave room for "), "{long}");
     assert!(refused("", "container: {ports: ['192.168.1.2:80:80']}").contains("write 127.0.0.1 or 0.0.0.0"));
-    assert!(refused("", "container: {ports: ['80:80/sctp']}").contains("only tcp and udp do"));
+    assert!(refused("", "container: {ports: ['80:80/sctp']}").contains("only tcp and udp are"));
     let forwards: Vec<_> = with("", "container: {ports: ['127.0.0.1:8080:80', '53:53/udp']}")
         .unwrap()
         .desired

@@ -1,7 +1,7 @@
-//! Watching the state file, its env files and the Lima template, and telling of every edition that says something else.
+//! Watching the state file, its env files and the Lima template, and telling of every revision that says something else.
 //!
-//! An event only says "look again": then the watches are set anew along every link, all files are read, and what counts
-//! is whether their bytes changed. A bad edit keeps the last good one. What an edition means for the machine belongs in
+//! An event only says "observe again": then the watches are set anew along every link, all files are read, and what counts
+//! is whether their bytes changed. A bad edit keeps the last good one. What a revision means for the machine belongs in
 //! [`crate::reconcile`].
 
 mod chain;
@@ -38,7 +38,7 @@ pub enum Revision {
 }
 
 impl Revision {
-    /// What to go by: this edition, or the last good one.
+    /// What to go by: this revision, or the last good one.
     pub fn last_good(&self) -> Option<&Arc<Loaded>> {
         match self {
             Revision::Good(loaded) => Some(loaded),
@@ -58,10 +58,10 @@ impl Revision {
 /// How patiently to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchOptions {
-    /// How long it must be quiet after a change before the files are read, so that one save is one edition. Default
+    /// How long it must be quiet after a change before the files are read, so that one save is one revision. Default
     /// 50 ms. Under constant writing they are read after ten times that.
     pub debounce: Duration,
-    /// How often to look where no events can be had, and while the file is bad, since not all that it needs may be known
+    /// How often to look where no events are available, and while the file is bad, since not all that it needs may be known
     /// then. Default 2 s.
     pub poll: Duration,
 }
@@ -102,7 +102,7 @@ impl Watching {
 /// comes or goes, also through symbolic links on the way there.
 ///
 /// `load` reads, checks and resolves the file; it may block, and is called on a thread for that. `file` must be a path,
-/// not `-`; what is no regular file is an error of the edition.
+/// not `-`; what is no regular file is an error of the revision.
 ///
 /// # Panics
 /// Outside a tokio runtime with time, and when `load` panics the first time.
@@ -201,7 +201,7 @@ impl Task {
             && self.told.insert(reason.clone())
         {
             let every = humantime::format_duration(self.options.poll);
-            tracing::warn!(%reason, %every, "looking for changes of the state file by polling");
+            tracing::warn!(%reason, %every, "polling the state file for changes");
         }
     }
 }

@@ -121,7 +121,7 @@ pub struct Condition {
     pub reason: ConditionReason,
     /// A sentence.
     pub message: String,
-    /// Since when, as far as one look can tell.
+    /// Since when, as far as one observation can tell.
     pub last_transition_time: String,
     /// The step that is to be done, where that is what it says.
     #[serde(skip)]

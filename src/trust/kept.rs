@@ -1,6 +1,6 @@
 //! What was accepted, kept below `<root>/state/trust`: one small file per state file, under its name.
 //!
-//! It is written whole and synced before anything follows from it, and it is never made anew where it was: what cannot be read
+//! It is written whole and synced before anything follows from it, and it is never recreated where it was: what cannot be read
 //! is an error that only [`LedgerGuard::forget`] ends. It has its own checksum, since a serial with one digit less would be one that
 //! lets old manifests in.
 
@@ -120,7 +120,7 @@ struct Head {
 #[derive(Debug, thiserror::Error)]
 pub enum KeptError {
     /// The file is not as it was written.
-    #[error("what manifests were accepted cannot be told: `{}` {why}", path.display())]
+    #[error("the record of accepted manifests cannot be used: `{}` {why}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -128,7 +128,7 @@ pub enum KeptError {
         why: String,
     },
     /// The file is gone, and what came after it is not.
-    #[error("what manifests were accepted cannot be told: `{}` is gone, and a manifest that was accepted is in the cache", path.display())]
+    #[error("the record of accepted manifests cannot be used: `{}` is gone, and a manifest that was accepted is in the cache", path.display())]
     Gone {
         /// The file.
         path: PathBuf,

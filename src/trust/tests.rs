@@ -108,6 +108,6 @@ fn a_key_is_one_or_is_refused_in_words() {
     assert_eq!(key.id().to_string().len(), 16);
     for wrong in ["", "RW", "untrusted comment: minisign public key", &key.to_string()[1..], &"A".repeat(56)] {
         let err = TrustedKey::parse(wrong).unwrap_err();
-        assert!(err.contains("is no minisign public key"), "{err}");
+        assert!(err.contains("is not a minisign public key"), "{err}");
     }
 }

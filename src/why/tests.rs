@@ -221,7 +221,7 @@ fn after_a_failure_the_hint_is_not_only_to_apply_again() {
     let unknown = hints(&[pull("reworded", "noSuchImage")]);
     assert!(unknown.contains("its registry has no such image") && !unknown.contains("does it now"), "{unknown}");
     let odd = hints(&[pull("failed to pull image `r.example/hello:1`: manifest unknown", "odd")]);
-    assert!(odd.contains("mend what stopped it") && !odd.contains("does it now"), "{odd}");
+    assert!(odd.contains("fix what stopped it") && !odd.contains("does it now"), "{odd}");
     let mut other = pull("reworded", "noSuchImage");
     other["target"] = "r.example/hello:9".into();
     other["action"] = "pull image `r.example/hello:9`".into();
@@ -255,7 +255,10 @@ fn a_podman_that_cannot_be_seen_is_said_and_nothing_is_guessed() {
     let desired = desired(FILE);
     let why = told(&desired, Seen::Unknown { why: "it hangs".into() }, &[]);
     let text = render::text(&why, false);
-    assert!(text.starts_with("hello cannot be seen\n") && text.contains("Podman cannot be seen: it hangs"), "{text}");
+    assert!(
+        text.starts_with("hello cannot be seen\n") && text.contains("Podman cannot be observed: it hangs"),
+        "{text}"
+    );
     assert!(!text.contains("it has no container") && text.contains("steadfast doctor"), "{text}");
 }
 

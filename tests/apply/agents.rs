@@ -116,7 +116,7 @@ fn an_interrupted_command_leaves_nothing_behind() {
     ];
     for (number, (signal, code)) in (0..).zip(signals) {
         let (nap, deaf) = (nap(2 * number), nap(2 * number + 1));
-        // A child in the background, one that heeds no TERM, and the command itself.
+        // A child in the background, one that ignores TERM, and the command itself.
         let line = format!(
             "sleep {nap} & (trap '' TERM INT HUP; sleep {deaf}; sleep {deaf}) & echo begun; sleep {nap}; echo on"
         );

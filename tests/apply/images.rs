@@ -140,7 +140,7 @@ fn a_refused_tarball_leaves_nothing_and_is_not_sent_again() {
     let before = read_at(&file);
     world.run("apply").expect(1).says(&says);
     assert_eq!(read_at(&file), before);
-    // One that was mended is tried.
+    // One that was repaired is tried.
     let mended = world.tarball("a", "1");
     world.publish_bytes(vec![("a", "1", mended.build())]);
     world.applied();
@@ -187,7 +187,7 @@ fn an_oci_archive_is_loaded_and_named() {
     world.publish_bytes(vec![("a", "1", archive)]);
     world.state(&[&world.published("a", "1")]);
     world.applied();
-    // Its config was written anew, and so it has another id.
+    // Its config was rewritten, and so it has another id.
     let image = world.inspect("a")["Image"].as_str().unwrap().to_owned();
     assert_eq!(tags(&format!("/{}", world.owner)), [(format!("localhost/{}/a:1", world.owner), image)]);
     assert_eq!(world.apply_kinds(), Vec::<String>::new());
@@ -367,7 +367,7 @@ fn a_name_that_somebody_gave_to_another_image_is_a_conflict_until_it_is_adopted_
     for took in [true, false] {
         let outcome = world.run("apply").expect(1);
         assert!(
-            outcome.stderr.contains(&format!("the name `{mine}` means another image ({}", &own[..12])),
+            outcome.stderr.contains(&format!("the tag `{mine}` points to a different image ({}", &own[..12])),
             "{outcome:?}"
         );
         assert!(outcome.stderr.contains(&format!("`podman untag {} {mine}`", &own[..12])), "{outcome:?}");
@@ -378,16 +378,16 @@ fn a_name_that_somebody_gave_to_another_image_is_a_conflict_until_it_is_adopted_
             "{outcome:?}"
         );
         assert_eq!(named(&world), [(mine.clone(), own.clone())]);
-        assert_eq!(outcome.stderr.matches("means another image").count(), 1, "{outcome:?}");
+        assert_eq!(outcome.stderr.matches("points to a different image").count(), 1, "{outcome:?}");
         assert!(!world.runs("a") && world.runs("b"), "the others go on");
     }
     let report = world.run("apply -o json").expect(1).json();
     assert_eq!(report["problems"].as_array().unwrap().len(), 1, "{report}");
     assert_eq!(report["problems"][0]["kind"], json!("conflict"), "{report}");
     let plan = world.run("plan").expect(1).stdout;
-    assert!(plan.contains(&format!("the name `{mine}` means another image")), "{plan}");
+    assert!(plan.contains(&format!("the tag `{mine}` points to a different image")), "{plan}");
     let why = world.run("why a");
-    assert!(why.stdout.contains(&format!("the name `{mine}` means another image")), "{why:?}");
+    assert!(why.stdout.contains(&format!("the tag `{mine}` points to a different image")), "{why:?}");
 
     world.run("apply --adopt").expect(0);
     assert_eq!(named(&world), [(mine.clone(), world.tarball("a", "1").id())]);
@@ -403,7 +403,7 @@ fn a_name_that_somebody_gave_to_another_image_is_a_conflict_until_it_is_adopted_
     let own = somebodys(&world, "c");
     world.state(&[&world.published("a", "1"), &world.published("b", "1"), &world.published("c", "1")]);
     let run = world.spawn("run --resync 1s");
-    until("it says so", || run.stderr().contains("means another image"));
+    until("it says so", || run.stderr().contains("points to a different image"));
     untag(&world, &own, "c");
     until("it runs", || world.runs("c"));
     run.signal(rustix::process::Signal::TERM);

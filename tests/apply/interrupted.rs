@@ -117,7 +117,7 @@ async fn ctrl_c_during_a_download_says_what_is_left_and_goes_on_next_time() {
             "{}",
             outcome.stderr
         );
-        assert!(outcome.stderr.contains("the next run goes on from here"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("the next run continues from here"), "{}", outcome.stderr);
         assert!(outcome.took < Duration::from_secs(30), "{:?}", outcome.took);
     }
     world.applied();
@@ -140,7 +140,7 @@ fn ctrl_c_during_container_work_finishes_the_step_and_no_more() {
     running.until("a step is under way", |_| !world.leftovers().is_empty());
     running.signal(Signal::INT);
     let outcome = running.end().expect(130);
-    assert!(outcome.stderr.contains("stopping: what is under way on containers is finished"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("stopping: steps in flight on containers are finished"), "{}", outcome.stderr);
     assert_eq!(world.leftovers(), Vec::<String>::new(), "the step was finished");
     assert!(world.runs("a") && world.runs("b"));
     let values = ["a", "b"].map(|name| world.inspect(name)["Config"]["Env"].to_string().contains("\"X=2\""));
@@ -164,7 +164,7 @@ fn a_second_ctrl_c_stops_at_once_and_is_repaired_too() {
     let mut running = world.spawn("apply");
     running.until("a step is under way", |_| !world.leftovers().is_empty());
     running.signal(Signal::INT);
-    running.until("it was heard", |running| running.stderr().contains("once more stops at once"));
+    running.until("it was heard", |running| running.stderr().contains("a second signal stops at once"));
     running.signal(Signal::INT);
     let outcome = running.end().expect(130);
     assert!(outcome.took < Duration::from_secs(9), "{:?}", outcome.took);

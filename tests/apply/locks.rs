@@ -27,7 +27,7 @@ fn the_second_says_who_holds_the_lock_and_exits_with_5() {
     let refused = world.run("apply --lock-timeout 200ms").expect(5);
     refused.says(&format!("is held by `steadfast apply` (pid {}, since ", first.pid()));
     world.run("down --lock-timeout 0s").expect(5);
-    // Those who only look need no lock.
+    // Those who only observe need no lock.
     world.run("plan").expect(0);
     world.run("status").expect(3);
     world.run("doctor");

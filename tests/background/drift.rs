@@ -36,7 +36,7 @@ fn what_was_killed_stopped_paused_or_removed_comes_back_once() {
         assert_eq!(keeper.times_said(&line), 1, "{line}\n{}", keeper.run.stderr());
     }
     assert_eq!(keeper.times_said(&format!("created container `{owner}-d`: ")), 2, "{}", keeper.run.stderr());
-    // And that is all: a look that changes nothing says nothing.
+    // And that is all: an observation that changes nothing says nothing.
     let said = keeper.said().len();
     keeper.looked();
     assert_eq!(keeper.said().len(), said, "{}", keeper.run.stderr());

@@ -48,7 +48,7 @@ impl<'w> Keeper<'w> {
         until(&format!("{what}, by its status"), || {
             assert!(!self.run.has_ended(), "it ended before {what}\n{}", self.run.stderr());
             last = self.status_outcome().json();
-            // Before it serves its socket, `status` looks by itself.
+            // Before it serves its socket, `status` observes by itself.
             last["run"]["pid"] == self.run.pid() && is_so(&last)
         });
         last
@@ -60,7 +60,7 @@ impl<'w> Keeper<'w> {
         self.until("it has converged", |status| status["converged"] == true)
     }
 
-    /// Has it look now; all that is to be done is done after that. What was killed over and over may be called a crash loop.
+    /// Has it observe now; all that is to be done is done after that. What was killed over and over may be called a crash loop.
     #[track_caller]
     pub fn looked(&self) -> Value {
         let outcome = self.world.run("apply -o json");

@@ -15,7 +15,7 @@ fn who_comes_second_is_reported_who_is_there() {
         assert!(refused.took < std::time::Duration::from_secs(3), "nobody waits for it: {:?}", refused.took);
     }
     world.run("apply").expect(0);
-    // Those who only look need no lock.
+    // Those who only observe need no lock.
     world.run("plan --detailed-exitcode").expect(0);
     world.run("logs a --tail 1").expect(0);
     world.run("exec a -- true").expect(0);

@@ -99,7 +99,7 @@ fn a_service_that_hangs_is_waited_for() {
     two_agents(&world);
     let mut keeper = Keeper::start(&world, "--resync 1s");
     let ids = world.ids();
-    // Between two looks: Podmans of one storage share locks, and one that hangs amid an answer would stop all of them.
+    // Between two observations: Podmans of one storage share locks, and one that hangs amid an answer would stop all of them.
     keeper.passes(1);
     service.hang();
     kill(&world, "a");

@@ -1,4 +1,4 @@
-//! `run` itself stopped, killed, frozen and told to look again.
+//! `run` itself stopped, killed, frozen and told to observe again.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ fn sigterm_finishes_what_is_under_way_and_leaves_agents_running() {
     let began = std::time::Instant::now();
     let outcome = keeper.stop();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    assert!(outcome.stderr.contains("stopping: agents go on running"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("stopping: agents keep running"), "{}", outcome.stderr);
     assert!(world.runs("b") && world.ids()[&world.name("b")] == ids[&world.name("b")]);
     assert_eq!((world.leftovers(), value(&world, "a").as_str()), (Vec::new(), "2"), "the step was finished");
     assert!(!world.state_dir().join("control.sock").exists());
@@ -97,7 +97,7 @@ fn a_second_signal_stops_at_once_and_the_next_run_goes_on() {
     world.state(&[&slow(&world, "a", 2, "60")]);
     keeper.run.until("a step is under way", |_| !world.leftovers().is_empty());
     keeper.run.signal(Signal::TERM);
-    keeper.says("stopping: agents go on running");
+    keeper.says("stopping: agents keep running");
     let began = std::time::Instant::now();
     keeper.run.signal(Signal::TERM);
     keeper.run.end().expect(143);
@@ -155,7 +155,7 @@ fn after_being_frozen_it_catches_up() {
     kill(&world, "b");
     world.remove("c");
     world.state(&[&agent(2), &world.agent("b", ""), &world.agent("c", "")]);
-    // `status` does not wait for it: it looks by itself.
+    // `status` does not wait for it: it observes by itself.
     let status = world.run("status -o json").expect(3).json();
     assert_eq!((&status["run"], &status["converged"]), (&serde_json::Value::Null, &false.into()), "{status}");
     keeper.run.signal(Signal::CONT);

@@ -82,7 +82,7 @@ fn systemd_is_reported_what_it_wants_to_know() {
     assert_eq!(outcome.code, 143);
 }
 
-/// READY comes after the first look, and that is not to be had from a Podman that is not there; but a service that is
+/// READY comes after the first observation, and that is not available from a Podman that is not there; but a service that is
 /// never ready is one that systemd ends.
 #[test]
 fn a_first_look_that_shows_no_podman_is_one_too() {

@@ -559,7 +559,7 @@ async fn what_travels_is_reported_only_where_it_is_known() {
     assert_eq!(server.requests("layers.json").len(), 2, "it is asked for once");
     assert!(world.cache.transfer(&artifact, &from, false).await < size, "offline, too");
     assert_eq!(server.requests(V2).len(), 0);
-    // A list that cannot be had is not asked for all the time.
+    // A list that is unavailable is not asked for all the time.
     let missing = Artifact { layers: Some(Layers { key: key("vm/none.json"), sha256: sha256(b"none") }), ..artifact };
     for _ in 0..3 {
         assert_eq!(world.cache.transfer(&missing, &from, true).await, size);

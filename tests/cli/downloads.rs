@@ -209,7 +209,7 @@ async fn an_apply_waits_no_longer_for_a_manifest_than_it_may() {
     let outcome = sandbox.run("apply --timeout 1s");
     assert!(matches!(outcome.code, 1 | 3), "{}", outcome.shown());
     assert!(outcome.took < Duration::from_secs(20), "{:?}", outcome.took);
-    outcome.says("the time was up before the manifest's server had answered");
+    outcome.says("timed out before the manifest's server had answered");
 
     let mut running = sandbox.spawn("apply");
     running.until("it is asked", |_| server.requests("").len() > 1);

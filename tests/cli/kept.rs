@@ -102,8 +102,8 @@ fn who_cannot_ask_run_leaves_it_alone_at_once() {
         let refused = kept.sandbox.run(apply).expect(5);
         insta::assert_snapshot!("apply_without_a_socket", kept.shown(&refused));
     }
-    // Those who only look do not mind.
-    kept.sandbox.run("plan").expect(1).says("is not there");
+    // Those who only observe do not mind.
+    kept.sandbox.run("plan").expect(1).says("does not exist");
     kept.sandbox.run("status").expect(3);
 }
 
@@ -114,8 +114,8 @@ fn another_state_file_of_the_same_name_is_distinguished() {
     kept.sandbox.write("other.yaml", state(&kept.fake.path()));
     let refused = kept.sandbox.run("apply -f other.yaml").expect(5);
     insta::assert_snapshot!("apply_of_another_file", kept.shown(&refused));
-    kept.sandbox.run("apply -f other.yaml --wait").expect(5).says("keeps another state file of this name");
-    kept.sandbox.feed("apply -f - --wait", state(&kept.fake.path())).expect(5).says("keeps another state file");
+    kept.sandbox.run("apply -f other.yaml --wait").expect(5).says("reconciles another state file of this name");
+    kept.sandbox.feed("apply -f - --wait", state(&kept.fake.path())).expect(5).says("reconciles another state file");
     assert_eq!(served.small.asked.load(Ordering::SeqCst), 0, "nothing was asked");
     // What `run` sees is not what this file wants.
     let status = kept.sandbox.run("status -f other.yaml -o json").expect(3).json();
@@ -316,7 +316,7 @@ fn status_is_what_run_sees() {
     insta::assert_snapshot!("status_of_run_with_warnings", kept.shown(&status));
     drop(served);
 
-    // Without an answer we look ourselves.
+    // Without an answer we observe ourselves.
     let own = kept.sandbox.run("status -o json").expect(3).json();
     assert_eq!((own.get("run"), &own["podman"]["version"]), (None, &json!("4.3.1")));
     let _mute = std::os::unix::net::UnixListener::bind(kept.dir().join("control.sock")).unwrap();

@@ -113,7 +113,7 @@ fn a_directory_that_is_no_instance_is_named() {
     let sandbox = with("");
     let dir = sandbox.work().join("../home/.lima/agents");
     std::fs::create_dir_all(dir).unwrap();
-    sandbox.run("plan").expect(1).says("is no instance of Lima's: it has no lima.yaml");
+    sandbox.run("plan").expect(1).says("is not an instance of Lima's: it has no lima.yaml");
     sandbox.run("vm delete").expect(1).says("move it away");
 }
 

@@ -31,13 +31,13 @@ fn run_is_found_again_after_its_files_were_removed() {
             true => std::fs::remove_dir_all(lost).unwrap(),
             false => std::fs::remove_file(lost).unwrap(),
         }
-        run.until("it is said", |run| run.stderr().matches("control socket are there again").count() == round + 1);
+        run.until("it is said", |run| run.stderr().matches("control socket are restored").count() == round + 1);
         assert!(status_has_run(&sandbox), "{}", lost.display());
         sandbox.run("run --lock-timeout 0s").expect(5).says("`steadfast run` (pid");
         assert_eq!(std::fs::read(sandbox.root().join("state/id")).unwrap(), id);
         assert!(sandbox.root().join("state/demo/file.json").is_file());
         let history = sandbox.run("history").expect(0).stdout;
-        assert!(history.contains("lock and control socket were removed, and are there again"), "{history}");
+        assert!(history.contains("lock and control socket were removed, and are restored"), "{history}");
     }
     run.signal(Signal::TERM);
     run.end().expect(143);

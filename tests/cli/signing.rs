@@ -83,7 +83,7 @@ fn what_cannot_be_signed_is_said_and_no_secret_shown() {
     let public = error(&sandbox, "publish sign --file manifest.json --key k.pub", 1);
     assert!(public.contains("the secret key in `k.pub`: it is a public key"), "{public}");
     let fed = sandbox.feed("publish sign --file manifest.json --key -", "rubbish").expect(1).stderr;
-    assert!(fed.contains("from standard input: it is no minisign secret key") && !fed.contains("rubbish"), "{fed}");
+    assert!(fed.contains("from standard input: it is not a minisign secret key") && !fed.contains("rubbish"), "{fed}");
     for (held, said) in [("", "it is empty"), ("k", "the variable holds the key itself, not where it lies")] {
         sandbox.set("STEADFAST_SIGNING_KEY", held);
         let said = format!("the secret key in $STEADFAST_SIGNING_KEY: {said}");
@@ -165,7 +165,7 @@ fn what_is_wrong_with_the_inputs_is_said_with_its_code_and_a_way_out() {
     let smoke = "publish smoke --bundle bundle.json --agent app --tarball t --arch";
     fails(&format!("{smoke} mips"), 64, &["error: unsupported architecture: mips", "takes arm64"]);
     sandbox.write("none.json", "{}");
-    fails(&make("--slice agents:app --merge-from none.json"), 65, &["is no manifest"]);
+    fails(&make("--slice agents:app --merge-from none.json"), 65, &["is not a manifest"]);
     let missing = "publish manifest --bundle bundle.json --out m.json --dist-dir none";
     fails(missing, 1, &["error: missing tarball inputs for app/arm64", "hint: `none` is not there"]);
     let sidecar = format!("{}  b-1-x64.tar.gz\n", "0".repeat(64));

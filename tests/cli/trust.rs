@@ -180,7 +180,7 @@ fn reset_says_what_it_forgets_and_does_it_when_reported_so() {
     }
     let doctor = world.run("doctor").expect(1);
     assert!(doctor.stdout.contains("is damaged") && doctor.stdout.contains("trust reset"), "{}", doctor.shown());
-    world.prints("trust reset --yes", "which cannot be told any more");
+    world.prints("trust reset --yes", "which can no longer be read");
     world.run("cache sync").expect(0);
     std::fs::remove_file(&floor).unwrap();
     world.run("cache sync").expect(6).says("is gone, and a manifest that was accepted is in the cache");

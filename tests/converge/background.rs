@@ -94,13 +94,13 @@ impl Background {
         began.elapsed()
     }
 
-    /// Waits until everything is as wanted, by a look that is taken from now on.
+    /// Waits until everything is as desired, by an observation that is taken from now on.
     pub async fn converged(&mut self) -> Duration {
         let passes = self.passes();
         self.until(|view| view.status.converged && view.passes > passes).await
     }
 
-    /// Waits until nothing is left to do, by a look that is taken from now on. What ended a moment ago may still have to show
+    /// Waits until nothing is left to do, by an observation that is taken from now on. What ended a moment ago may still have to show
     /// that it stays up.
     pub async fn mended(&mut self) -> Duration {
         let passes = self.passes();
@@ -305,7 +305,7 @@ async fn what_podman_restarts_all_the_time_is_given_a_rest() {
     assert!((6..=14).contains(&took.as_secs()), "{took:?}");
     let took = run.converged().await;
     assert!((9..=11).contains(&took.as_secs()), "ready once it has stayed up: {took:?}");
-    let told = "agent `a`: container `demo-a` is in a crash loop (exit code 1); tried again later".to_owned();
+    let told = "agent `a`: container `demo-a` is in a crash loop (exit code 1); retried later".to_owned();
     assert_eq!(run.told().iter().filter(|line| **line == told).count(), 1, "{:?}", run.told());
 }
 
@@ -417,7 +417,7 @@ async fn an_edit_is_not_kept_waiting_by_an_earlier_one() {
     assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
-/// Promised by issue 13: nothing is made anew that exists as wanted.
+/// Promised by issue 13: nothing is recreated that exists as wanted.
 #[tokio::test(start_paused = true)]
 async fn an_edit_that_is_taken_back_before_the_stop_interrupts_nobody() {
     for (slow, seconds) in [("create", 3), ("rename", 3), ("stop", 10)] {
@@ -507,7 +507,7 @@ async fn what_is_judged_a_crash_loop_is_stopped_in_between_whatever_its_period()
         }
         assert!((2..=16).contains(&ends), "{millis} ms: ended {ends} times in 200 s");
         assert!(run.count("stop") >= 2, "{millis} ms");
-        let told = "agent `a`: container `demo-a` is in a crash loop (exit code 3); tried again later".to_owned();
+        let told = "agent `a`: container `demo-a` is in a crash loop (exit code 3); retried later".to_owned();
         assert!(run.told().contains(&told), "{millis} ms: {:?}", run.told());
         let before = run.view.borrow().as_ref().unwrap().backing_off.first().map_or(0, |off| off.failures);
         // Whenever it is asked for, it is tried at once, and is no success before it has stayed up.

@@ -230,7 +230,7 @@ async fn what_an_edit_that_is_taken_back_plans_is_said() {
     plans(
         &story,
         &[
-            "remove container `demo-a`: what it was to replace is as wanted again",
+            "remove container `demo-a`: what it was to replace is as desired again",
             "later startContainer `demo-a.prev`: it exited with code 143, once container `demo-a` is removed, or releases its name or port",
             "later renameContainer `demo-a`: it is named `demo-a.prev`, once container `demo-a` is removed, or releases its name or port",
         ],

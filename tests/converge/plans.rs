@@ -40,7 +40,7 @@ async fn a_tag_of_somebodys_own_image_is_a_conflict_until_it_is_adopted() {
     story.fake.state().image_store.insert(theirs.clone());
     story.fake.state().put(FakeContainer { image: theirs.clone(), ..foreign("theirs") });
     let conflict =
-        "the name `r.example/a:1` means another image (theirs) than the manifest's, and somebody else gave it";
+        "the tag `r.example/a:1` points to a different image (theirs) than the manifest's, and somebody else set it";
     let tries: [&[&str]; 2] =
         [&["fetch `vm/images/a-1-x64.tar.gz`", "write manifest `vm/manifest.json`", "load image `r.example/a:1`"], &[]];
     for took in tries {
@@ -187,7 +187,7 @@ async fn another_roots_container_is_a_conflict_that_names_the_root_and_can_be_ta
     .await;
     story.desired.claim = RootClaim { id: RootId::parse(&"a1".repeat(16)), place: None, unlabelled: false };
     story.options.policy.adopt = true;
-    plans(&story, &["replace container `demo-a`: it is taken over from its owner"]).await;
+    plans(&story, &["replace container `demo-a`: it is adopted from its owner"]).await;
     assert!(story.converge().await.converged);
     plans(&story, &[]).await;
     let state = story.fake.state();
@@ -299,12 +299,12 @@ async fn unproved() -> Story {
 async fn a_predecessor_stays_the_fallback_when_the_wish_changes_again() {
     let mut story = unproved().await;
     let before = story.id("demo-a.prev");
-    plans(&story, &["start container `demo-a`: an interrupted replacement has not proved it yet"]).await;
+    plans(&story, &["start container `demo-a`: an interrupted replacement has not verified it yet"]).await;
     story.set_env("a", "MODE", "three");
     plans(
         &story,
         &[
-            "remove container `demo-a`: an interrupted replacement has not proved it yet",
+            "remove container `demo-a`: an interrupted replacement has not verified it yet",
             "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a` is removed, or releases its name or port",
         ],
     )

@@ -367,7 +367,7 @@ proptest! {
                 }
                 let image = image_of(name.as_str(), last.offered);
                 let mine: Vec<_> = before.iter().filter(|(_, one)| is_of(one, name)).collect();
-                // Whatever it is called: what is as wanted is not made anew.
+                // Whatever it is called: what is as wanted is not recreated.
                 let as_wanted = |one: &FakeContainer| {
                     let named = ContainerSpec { name: agent.container.name.clone(), ..one.spec.clone() };
                     named == agent.container && one.image == image && !one.is_half_made
@@ -389,7 +389,7 @@ proptest! {
         })?;
     }
 
-    /// A stranger who holds a wanted name is left alone, whatever else is to be done.
+    /// A foreign container that holds a wanted name is left alone, whatever else is to be done.
     #[test]
     fn a_foreign_container_is_never_touched(past in any_past(), last in any_wishes(), who in 0..AGENTS.len(), prune in any::<bool>()) {
         run(async {

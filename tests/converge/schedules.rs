@@ -2,7 +2,7 @@
 //!
 //! A schedule is a list of events with pauses between them: edits, mishaps to containers, images and the cache, a Podman
 //! that fails, hangs or is away, events that are lost or made up, `run` killed and started anew. When it is over, all that
-//! was ordered to fail is lifted, and the world must come to what the last good edition says.
+//! was ordered to fail is lifted, and the world must come to what the last good revision says.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -200,7 +200,7 @@ struct Play {
     run: Option<Background>,
     back_in: usize,
     answers: Vec<JoinHandle<Option<Report>>>,
-    /// Agents whose container may have to be made anew.
+    /// Agents whose container may have to be recreated.
     touched: BTreeSet<usize>,
     foreign_containers: Vec<ContainerId>,
     served: &'static str,
@@ -529,7 +529,7 @@ impl Play {
         }
     }
 
-    /// Everything that fails is mended, and everything that is wanted is offered.
+    /// Everything that fails is repaired, and everything that is wanted is offered.
     fn repair(&mut self) {
         self.fake.lift();
         {
@@ -690,7 +690,7 @@ async fn play(schedule: &[(u64, Event)]) -> Result<(), TestCaseError> {
         for id in std::mem::take(&mut play.foreign_containers) {
             let untouched =
                 state.containers.remove(&id).is_some_and(|one| !is_ours(&one) && one.phase == Phase::Running);
-            prop_assert!(untouched, "a stranger was touched");
+            prop_assert!(untouched, "a foreign container was touched");
         }
     }
     play.settle().await;

@@ -1,4 +1,4 @@
-//! The virtual machine on the fake world: made, started, mended, restarted, and never touched without need.
+//! The virtual machine on the fake world: made, started, repaired, restarted, and never touched without need.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn from_nothing_to_agents_that_run() {
     let story = story();
     let plan = story.plan().await;
     assert!(plan.contains(&"create VM `agents`: there is no such VM".to_owned()), "{plan:#?}");
-    let later = "later observeContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers";
+    let later = "later observeContainer `demo-a`: it cannot be observed, unknown until VM `agents` runs and answers";
     assert!(plan.contains(&later.to_owned()), "{plan:#?}");
     let report = story.converge().await;
     assert!(report.converged, "{:?}", problems(&report));
@@ -222,7 +222,7 @@ async fn a_changed_template_makes_it_anew_where_the_file_says_so() {
     assert_eq!(plan[0], "recreate VM `agents`: its template changed");
     assert_eq!(
         plan[1],
-        "later observeContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers"
+        "later observeContainer `demo-a`: it cannot be observed, unknown until VM `agents` runs and answers"
     );
     let report = story.converge().await;
     assert!(report.converged, "{:?}", problems(&report));
@@ -255,7 +255,7 @@ async fn a_new_port_is_led_into_the_running_machine() {
     agent.container.ports.push(port);
     let plan = story.plan().await;
     assert!(
-        plan.contains(&"forward `127.0.0.1:9/tcp`: the port does not lead into the VM yet".to_owned()),
+        plan.contains(&"forward `127.0.0.1:9/tcp`: the port is not forwarded into the VM yet".to_owned()),
         "{plan:#?}"
     );
     let report = story.converge().await;

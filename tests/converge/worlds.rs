@@ -145,7 +145,7 @@ impl Story {
     }
 }
 
-/// What went wrong, a line for each trouble.
+/// What went wrong, a line for each problem.
 pub fn problems(report: &Report) -> Vec<String> {
     report.problems.iter().map(ToString::to_string).collect()
 }

@@ -142,7 +142,7 @@ pub fn judge(stage: &mut Stage, ended: &Ended, is_heard: bool, what: &str, tally
         // What is not ready is told as that, and not as an error; and to tell what is wrong is what some verbs are for.
         2..=4 if !ended.stdout.is_empty() || !ended.stderr.is_empty() => {}
         1 if stage.kind.tells()
-            && ["hint", "fix:", "cannot be seen: "].iter().any(|word| ended.stdout.contains(word)) => {}
+            && ["hint", "fix:", "cannot be observed: "].iter().any(|word| ended.stdout.contains(word)) => {}
         _ if !is_heard || ended.hangs => {}
         _ => {
             let error = ended.stderr.lines().find_map(|line| line.split_once("error: "));

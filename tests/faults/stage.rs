@@ -31,7 +31,7 @@ pub enum Kind {
     Down,
     /// `run`, which finds an edit.
     Keep,
-    /// Verbs that only look.
+    /// Verbs that only observe.
     Plan,
     Status,
     Why,
@@ -57,7 +57,7 @@ impl Kind {
         Self::Fetch,
         Self::Prune,
     ];
-    /// Those that only look.
+    /// Those that only observe.
     pub const LOOKING: [Self; 10] = [
         Self::Plan,
         Self::Status,

@@ -1,4 +1,4 @@
-//! A machine's life: made, worked with, hit in every way, mended, and taken down.
+//! A machine's life: made, worked with, hit in every way, repaired, and taken down.
 
 use std::time::Duration;
 

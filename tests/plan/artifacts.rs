@@ -123,7 +123,7 @@ fn offline_the_last_good_manifest_serves() {
 fn a_cache_that_cannot_be_seen_is_neither_filled_nor_cleared() {
     steady(&["a"])
         .seeing(|observed| observed.artifacts = unknown())
-        .plans(&["later fetchArtifact `a`: not in the cache, unknown until it can be seen: the look failed"]);
+        .plans(&["later fetchArtifact `a`: not in the cache, unknown until it can be observed: the look failed"]);
     // A last good manifest that cannot be read is not written over either.
     nothing(&["a"])
         .cached("a", "1")

@@ -20,7 +20,9 @@ fn every_phase_of_one_that_is_to_run_has_its_answer() {
         ),
         (
             Phase::Other("odd".into()),
-            &["later startContainer `demo-a`: it is `odd`, unknown until it can be seen: Podman says it is `odd`"],
+            &[
+                "later startContainer `demo-a`: it is `odd`, unknown until it can be observed: Podman reports it as `odd`",
+            ],
         ),
     ];
     for (phase, wanted) in rows {
@@ -146,7 +148,7 @@ fn a_label_of_a_newer_build_is_waited_on_and_an_unreadable_one_replaced() {
     };
     unreadable(SPEC_VERSION).plans(&["replace container `demo-a`: its spec label cannot be read"]);
     unreadable(9).plans(&[
-        "later replaceContainer `demo-a`: its spec label cannot be read, unknown until it can be seen: a newer steadfast made it (spec version 9, this build knows 1)",
+        "later replaceContainer `demo-a`: its spec label cannot be read, unknown until it can be observed: a newer steadfast made it (spec version 9, this build knows 1)",
     ]);
 }
 
@@ -190,15 +192,15 @@ fn only_these_agents_are_planned_for() {
 
 #[test]
 fn what_podman_does_not_tell_is_not_guessed() {
-    steady(&["a"])
-        .seeing(|observed| observed.guest = unknown())
-        .plans(&["later observeContainer `demo-a`: it cannot be seen, unknown until it can be seen: the look failed"]);
+    steady(&["a"]).seeing(|observed| observed.guest = unknown()).plans(&[
+        "later observeContainer `demo-a`: it cannot be observed, unknown until it can be observed: the look failed",
+    ]);
     steady(&["a"]).seeing(|observed| observed.guest = Seen::Absent).plans(&[
-        "later observeContainer `demo-a`: it cannot be seen, unknown until it can be seen: Podman is not there",
+        "later observeContainer `demo-a`: it cannot be observed, unknown until it can be observed: Podman is not there",
     ]);
     // With no agent left it is still not known that nothing is there.
     steady(&["a"]).without("a").seeing(|observed| observed.guest = unknown()).plans(&[
-        "later removeContainer `containers`: its agent is not in the state file any more, unknown until it can be seen: the look failed",
+        "later removeContainer `containers`: its agent is not in the state file any more, unknown until it can be observed: the look failed",
     ]);
 }
 

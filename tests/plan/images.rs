@@ -5,7 +5,7 @@ use steadfast::model::*;
 use crate::scene::*;
 
 const CONFLICT: &str =
-    "the name `r.example/a:1` means another image (theirs) than the manifest's, and somebody else gave it";
+    "the tag `r.example/a:1` points to a different image (theirs) than the manifest's, and somebody else set it";
 
 #[test]
 fn an_image_that_lost_its_name_gets_it_back_and_one_that_is_gone_is_loaded() {
@@ -47,7 +47,7 @@ fn a_tag_that_points_to_a_different_image_is_left_to_whoever_moved_it() {
     let scene = scene.gone("demo-a");
     scene.plans(&[&format!("later createContainer `demo-a`: it does not exist, {CONFLICT}")]);
     scene.clone().allowing(|policy| policy.adopt = true).plans(&[
-        "tag image `r.example/a:1`: it is taken over from its owner",
+        "tag image `r.example/a:1`: it is adopted from its owner",
         "later createContainer `demo-a`: it does not exist, once image `r.example/a:1` is there",
     ]);
     // Another state file gave it: it keeps the name, and ours is used by its id.
@@ -73,7 +73,7 @@ fn a_local_image_is_waited_for_and_a_registry_one_pulled() {
     let scene = nothing(&["a", "b"]).wants("a", from(ImageSource::Local)).wants("b", from(ImageSource::Registry));
     scene.plans(&[
         "pull image `r.example/b:1`: the image is not there",
-        "later createContainer `demo-a`: it does not exist, once somebody brings image `r.example/a:1` (source: local)",
+        "later createContainer `demo-a`: it does not exist, once somebody loads image `r.example/a:1` (source: local)",
         "later createContainer `demo-b`: it does not exist, once image `r.example/b:1` is there",
     ]);
     scene

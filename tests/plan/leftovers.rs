@@ -14,7 +14,7 @@ fn unproved() -> Scene {
 
 #[test]
 fn a_successor_proves_itself_before_its_predecessor_goes() {
-    unproved().plans(&["start container `demo-a`: an interrupted replacement has not proved it yet"]);
+    unproved().plans(&["start container `demo-a`: an interrupted replacement has not verified it yet"]);
     // One that is to be stopped has nothing to prove.
     unproved()
         .wants("a", |agent| agent.state = AgentState::Stopped)
@@ -25,7 +25,7 @@ fn a_successor_proves_itself_before_its_predecessor_goes() {
 #[test]
 fn an_edit_that_is_taken_back_brings_the_predecessor_back() {
     unproved().edited("a", "MODE", "two").wants("a", |agent| agent.container.env.clear()).plans(&[
-        "remove container `demo-a`: what it was to replace is as wanted again",
+        "remove container `demo-a`: what it was to replace is as desired again",
         "later startContainer `demo-a.prev`: it exited with code 143, once container `demo-a` is removed, or releases its name or port",
         "later renameContainer `demo-a`: it is named `demo-a.prev`, once container `demo-a` is removed, or releases its name or port",
     ]);
@@ -34,7 +34,7 @@ fn an_edit_that_is_taken_back_brings_the_predecessor_back() {
 #[test]
 fn the_predecessor_stays_the_fallback_when_the_wish_changes_again() {
     unproved().edited("a", "MODE", "three").plans(&[
-        "remove container `demo-a`: an interrupted replacement has not proved it yet",
+        "remove container `demo-a`: an interrupted replacement has not verified it yet",
         "later replaceContainer `demo-a`: container.env.MODE changed, once container `demo-a` is removed, or releases its name or port",
     ]);
     // One that is healthy has proved itself.

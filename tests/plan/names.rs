@@ -1,4 +1,4 @@
-//! Names and host ports that change hands, and strangers who have them.
+//! Names and host ports that change hands, and foreign containers that have them.
 
 use steadfast::model::*;
 
@@ -38,7 +38,7 @@ fn a_foreign_container_with_a_wanted_name_is_a_conflict_until_it_is_given_to_us(
         )]);
         scene
             .allowing(|policy| policy.adopt = true)
-            .plans(&["replace container `demo-a`: it is taken over from its owner"]);
+            .plans(&["replace container `demo-a`: it is adopted from its owner"]);
     }
 }
 

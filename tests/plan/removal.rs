@@ -70,7 +70,7 @@ fn down_takes_what_is_ours_and_nothing_else() {
     steady(&["a"]).seeing(|observed| observed.guest = Seen::Absent).takes_down(false, &[]);
     steady(&["a"]).seeing(|observed| observed.guest = unknown()).takes_down(
         false,
-        &["later removeContainer `containers`: the state file is taken down, unknown until it can be seen: the look failed"],
+        &["later removeContainer `containers`: the state file is taken down, unknown until it can be observed: the look failed"],
     );
 }
 

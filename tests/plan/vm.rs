@@ -1,4 +1,4 @@
-//! The virtual machine: made, started, mended, restarted, recreated only where that is asked for, and never another's.
+//! The virtual machine: made, started, repaired, restarted, recreated only where that is asked for, and never another's.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use steadfast::model::*;
 
 use crate::scene::*;
 
-const HIDDEN: &str = "later observeContainer `demo-a`: it cannot be seen, unknown until VM `agents` runs and answers";
+const HIDDEN: &str =
+    "later observeContainer `demo-a`: it cannot be observed, unknown until VM `agents` runs and answers";
 
 /// An agent that runs in a machine that runs.
 fn inside() -> Scene {
@@ -30,8 +31,8 @@ fn each_phase_has_its_answer_and_hides_what_is_in_it() {
         HIDDEN,
     ]);
     inside().seeing(|observed| observed.vm = unknown()).plans(&[
-        "later startVm `agents`: it cannot be seen, unknown until it can be seen: the look failed",
-        "later observeContainer `demo-a`: it cannot be seen, unknown until it can be seen: the look failed",
+        "later startVm `agents`: it cannot be observed, unknown until it can be observed: the look failed",
+        "later observeContainer `demo-a`: it cannot be observed, unknown until it can be observed: the look failed",
     ]);
     let rows = [
         (VmPhase::Stopped, "start VM `agents`: it is stopped", HIDDEN),
@@ -43,8 +44,8 @@ fn each_phase_has_its_answer_and_hides_what_is_in_it() {
         ),
         (
             VmPhase::Other("Odd".into()),
-            "later startVm `agents`: it is `Odd`, unknown until it can be seen: Lima says VM `agents` is `Odd`",
-            "later observeContainer `demo-a`: it cannot be seen, unknown until it can be seen: Lima says VM `agents` is `Odd`",
+            "later startVm `agents`: it is `Odd`, unknown until it can be observed: Lima says VM `agents` is `Odd`",
+            "later observeContainer `demo-a`: it cannot be observed, unknown until it can be observed: Lima says VM `agents` is `Odd`",
         ),
     ];
     for (phase, first, second) in rows {
@@ -70,9 +71,9 @@ fn one_that_does_not_answer_is_restarted_after_its_time_and_ever_more_rarely() {
     // No longer than 32 times that.
     silent(160, 30).plans(&[restart, HIDDEN]);
     // Reached, and Podman in it failed: nothing is gained by a restart.
-    inside()
-        .seeing(|observed| observed.guest = unknown())
-        .plans(&["later observeContainer `demo-a`: it cannot be seen, unknown until it can be seen: the look failed"]);
+    inside().seeing(|observed| observed.guest = unknown()).plans(&[
+        "later observeContainer `demo-a`: it cannot be observed, unknown until it can be observed: the look failed",
+    ]);
 }
 
 #[test]
@@ -95,15 +96,14 @@ fn another_template_is_reported_and_recreates_only_where_that_is_asked_for() {
 fn anothers_machine_is_left_alone_until_it_is_given_to_us() {
     let theirs = |owner: Option<&str>| vm(|vm| vm.owner = owner.map(str::to_owned));
     let whose = "VM `agents` exists and belongs to state file `elses`";
-    theirs(Some("elses"))
-        .plans(&[&format!("later adoptVm `agents`: it is taken over from its owner, {whose}"), HIDDEN]);
+    theirs(Some("elses")).plans(&[&format!("later adoptVm `agents`: it is adopted from its owner, {whose}"), HIDDEN]);
     theirs(None).plans(&[
-        "later adoptVm `agents`: it is taken over from its owner, VM `agents` exists and was not made by this state file",
+        "later adoptVm `agents`: it is adopted from its owner, VM `agents` exists and was not made by this state file",
         HIDDEN,
     ]);
     theirs(None)
         .allowing(|policy| policy.adopt = true)
-        .plans(&["take over VM `agents`: it is taken over from its owner", HIDDEN]);
+        .plans(&["take over VM `agents`: it is adopted from its owner", HIDDEN]);
     theirs(Some("elses"))
         .takes_down(true, &[&format!("later deleteVm `agents`: the state file is taken down, {whose}")]);
 }
@@ -136,7 +136,7 @@ fn ports_are_led_in_and_those_of_udp_once_it_is_started() {
         .with("demo-a", one)
         .seeing(|observed| (observed.vm, observed.reach.route) = (Seen::Present(machine()), Some(Route::Forward)));
     scene.plans(&[
-        "forward `127.0.0.1:8001/tcp`: the port does not lead into the VM yet",
+        "forward `127.0.0.1:8001/tcp`: the port is not forwarded into the VM yet",
         "note: takes effect when VM `agents` is next started (`steadfast vm restart`, once no `run` keeps it): ports 127.0.0.1:8002/udp",
     ]);
     let all = scene.desired.forwards();
@@ -155,6 +155,6 @@ fn a_machine_goes_with_all_that_is_in_it() {
     inside().seeing(|observed| observed.vm = Seen::Absent).takes_down(true, &[]);
     inside().seeing(|observed| observed.vm = unknown()).takes_down(
         true,
-        &["later deleteVm `agents`: the state file is taken down, unknown until it can be seen: the look failed"],
+        &["later deleteVm `agents`: the state file is taken down, unknown until it can be observed: the look failed"],
     );
 }

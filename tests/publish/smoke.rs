@@ -142,7 +142,7 @@ fn what_is_in_a_tarball_is_the_image_it_is_published_for_and_nothing_else() {
     // What is no tarball, in three ways.
     world.sandbox.write("dist/images/none.tar.gz", "<html>");
     world.sandbox.write("dist/images/none.tar.gz.sha256", format!("{}  none.tar.gz\n", sha256(b"<html>")));
-    fails("none.tar.gz", 1, "is no tarball: it begins neither like gzip");
+    fails("none.tar.gz", 1, "is not a tarball: it begins neither like gzip");
     let packed = {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut encoder, &[7; 100_000]).unwrap();
@@ -150,12 +150,12 @@ fn what_is_in_a_tarball_is_the_image_it_is_published_for_and_nothing_else() {
     };
     world.sandbox.write("dist/images/gz.tar.gz.sha256", format!("{}  gz.tar.gz\n", sha256(&packed)));
     world.sandbox.write("dist/images/gz.tar.gz", packed);
-    fails("gz.tar.gz", 1, "is no archive of an image that Podman loads");
+    fails("gz.tar.gz", 1, "is not an archive of an image that Podman loads");
     let whole = image().build();
     let half = &whole[..whole.len() / 2];
     world.sandbox.write("dist/images/half.tar.gz.sha256", format!("{}  half.tar.gz\n", sha256(half)));
     world.sandbox.write("dist/images/half.tar.gz", half);
-    fails("half.tar.gz", 1, "is no archive of an image that Podman loads");
+    fails("half.tar.gz", 1, "is not an archive of an image that Podman loads");
     // And its sidecar.
     pack(&world, "a.tar.gz", &image());
     world.sandbox.write("dist/images/a.tar.gz.sha256", format!("{}  a.tar.gz\n", "0".repeat(64)));

@@ -65,7 +65,7 @@ fn what_is_published_runs_a_newer_one_is_picked_up_and_an_older_one_refused() {
     run.until("the older one is refused", |run| run.stderr().contains("was seen before"));
     world.run("apply").expect(6).says("was seen before");
     assert_eq!(version(), "1.1");
-    // Publishing again mends it: its number is above both.
+    // Publishing again repairs it: its number is above both.
     let again = push("").expect(0).json();
     assert!(again["manifest"]["serial"].as_u64() > pushed["manifest"]["serial"].as_u64(), "{again}");
     world.run("apply").expect(0);

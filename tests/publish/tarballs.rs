@@ -144,7 +144,7 @@ fn what_cannot_be_made_is_said_and_leaves_nothing() {
         "{}",
         error("gone", 1)
     );
-    assert!(error("nothing", 1).contains("none`: it is no directory"));
+    assert!(error("nothing", 1).contains("none`: it is not a directory"));
     assert!(error("bare", 1).contains("it has no Containerfile and no Dockerfile"));
     let broken = error("broken", 1);
     assert!(broken.contains("failed to build image `localhost/broken:1`") && broken.contains("missing"), "{broken}");

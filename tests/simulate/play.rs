@@ -43,7 +43,7 @@ struct Play {
     run: Option<Background>,
     back_in: usize,
     answers: Vec<JoinHandle<Option<Report>>>,
-    /// Agents whose container may have to be made anew.
+    /// Agents whose container may have to be recreated.
     touched: BTreeSet<usize>,
     foreign_containers: Vec<ContainerId>,
     served: &'static str,
@@ -428,7 +428,7 @@ impl Play {
         }
     }
 
-    /// Everything that fails is mended, and everything that is wanted is offered.
+    /// Everything that fails is repaired, and everything that is wanted is offered.
     fn repair(&mut self) {
         self.fake.lift();
         {
@@ -613,7 +613,7 @@ pub async fn play(schedule: &Schedule) -> Result<(), String> {
         for id in std::mem::take(&mut play.foreign_containers) {
             let untouched =
                 state.containers.remove(&id).is_some_and(|one| !is_ours(&one) && one.phase == Phase::Running);
-            ensure!(untouched, "a stranger was touched");
+            ensure!(untouched, "a foreign container was touched");
         }
     }
     play.settle().await;

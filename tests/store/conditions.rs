@@ -78,7 +78,7 @@ async fn a_baseline_that_is_none_is_refused_before_anything_is_sent() {
     let always = steadfast::publish::store::Condition::Always;
     store.put(&ObjectKey::manifest(), b"<html>", about, always).await.unwrap();
     let err = dist.push(&store, "agents:a", None).await.unwrap_err().to_string();
-    assert!(err.starts_with("the baseline `s3://agents/vm/manifest.json` is no manifest: "), "{err}");
+    assert!(err.starts_with("the baseline `s3://agents/vm/manifest.json` is not a manifest: "), "{err}");
     assert!(!gateway.path("vm/images").exists());
     // A whole one takes its place: nothing of it is kept.
     dist.push(&store, "full", None).await.unwrap();

@@ -2,7 +2,7 @@
 //! on, without a name. An engine gives an archive's images every name that stands in it, before anybody can look; so what it
 //! never sees, it cannot give.
 //!
-//! What goes on is written anew, from what was understood of it: a header that says one thing to us and another to the engine
+//! What goes on is rewritten, from what was understood of it: a header that says one thing to us and another to the engine
 //! (readers of tar differ in which name counts, readers of JSON in which key) never reaches it. The files that list images are
 //! held back (they are small), and what is left of them follows at the end. With both kinds of list in one archive, as newer
 //! Docker writes them, Docker's counts. A pure push parser: bytes in, bytes out.
@@ -159,13 +159,13 @@ impl Filter {
     fn entry(&mut self, header: Bytes, out: &mut Vec<Bytes>) -> Result<(), Refusal> {
         if header.iter().all(|byte| *byte == 0) {
             if !self.any {
-                return Err(damaged("it is no tar archive"));
+                return Err(damaged("it is not a tar archive"));
             }
             self.state = State::Over;
             return Ok(());
         }
         if !has_right_checksum(&header) {
-            return Err(damaged(if self.any { "it is broken in the middle" } else { "it is no tar archive" }));
+            return Err(damaged(if self.any { "it is broken in the middle" } else { "it is not a tar archive" }));
         }
         self.any = true;
         let kind = header[156];
@@ -306,7 +306,7 @@ impl Filter {
         match self.state {
             State::Header if self.header.is_empty() && self.any => {}
             State::Over => {}
-            _ => return Err(damaged(if self.any { "it ends in the middle" } else { "it is no tar archive" })),
+            _ => return Err(damaged(if self.any { "it ends in the middle" } else { "it is not a tar archive" })),
         }
         for (name, bytes) in only(&self.lists, &self.wanted)? {
             write_file(out, name.as_bytes(), b'0', &bytes);

@@ -234,7 +234,7 @@ impl Partial {
         let mut done = 0;
         while done < member.length {
             if stop.load(Ordering::Relaxed) {
-                return Err(self.refused(io::Error::other("copying was given up")));
+                return Err(self.refused(io::Error::other("copying was cancelled")));
             }
             let most = usize::try_from(member.length - done).map_or(HASH_CHUNK, |left| left.min(HASH_CHUNK));
             let read = match from.read_at(&mut chunk[..most], at + done) {

@@ -82,7 +82,7 @@ impl Cache {
         Ok(Some((artifact, partial)))
     }
 
-    /// One flight per artifact within this process. Between processes the partial's own lock does the same.
+    /// One fetch per artifact within this process. Between processes the partial's own lock does the same.
     pub(super) async fn lock_artifact(&self, key: &ArtifactKey) -> OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.0.locks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +100,7 @@ impl Cache {
             let beside = Artifact { key: artifact.key_beside(), ..artifact.clone() };
             let own = cache.0.layout.artifact(&artifact.key);
             let Some(file) = cache.0.layout.open(&own)? else { return Ok(artifact) };
-            let stamp = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", &own))?;
+            let stamp = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("inspect", &own))?;
             let origin = cache.0.index.read().place(&artifact.key, &stamp);
             let is_others = origin.is_some_and(|origin| origin != place) && cache.0.layout.is_shared();
             if cache.digest_of(&artifact.key, false, stop)? == Some(artifact.sha256) {
@@ -137,7 +137,7 @@ impl Cache {
     ) -> Result<Option<Sha256Digest>, StoreError> {
         let path = self.0.layout.artifact(key);
         let Some(mut file) = self.0.layout.open(&path)? else { return Ok(None) };
-        let stamp = || file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", &path));
+        let stamp = || file.metadata().map(|found| Stamp::of(&found)).map_err(failed("inspect", &path));
         let mut before = stamp()?;
         if !afresh && let Some(digest) = self.0.index.read().digest(key, &before) {
             return Ok(Some(digest));
@@ -150,14 +150,14 @@ impl Cache {
         let mut hasher = Sha256::new();
         hash_into(&mut hasher, &mut file, stop).map_err(failed("read", &path))?;
         let digest = Sha256Digest::from(hasher);
-        let after = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", &path))?;
+        let after = file.metadata().map(|found| Stamp::of(&found)).map_err(failed("inspect", &path))?;
         if before == after {
             self.0.index.try_update(|index| index.put(key.clone(), after, digest, None));
         }
         Ok(Some(digest))
     }
 
-    /// Moves a wrong file aside. Called under the partial's lock, after a look that found it wrong under that lock.
+    /// Moves a wrong file aside. Called under the partial's lock, after an observation that found it wrong under that lock.
     pub(super) async fn quarantine_what_is_there(&self, key: &ArtifactKey) -> Result<(), StoreError> {
         let (cache, key) = (self.clone(), key.clone());
         blocking(move |_| {
@@ -198,7 +198,7 @@ impl Cache {
                     partial.discard()?;
                     return Err(mismatch(artifact, got, partial_len));
                 }
-                warn!(artifact = %artifact.key, "what was put together has the wrong digest; starting over");
+                warn!(artifact = %artifact.key, "the assembled tarball has the wrong digest; starting over");
                 partial.start_over()?;
                 progress.reuse_nothing();
                 // Where neither an earlier run's bytes nor another tarball's are to blame, the server is: then in one piece, so
@@ -248,7 +248,7 @@ impl Cache {
             let path = cache.0.layout.artifact(&artifact.key);
             let directory = path.parent().unwrap_or(&path).to_owned();
             let need = artifact.size_bytes - partial.len;
-            let free = free_space(&directory).map_err(failed("look at", &directory))?;
+            let free = free_space(&directory).map_err(failed("inspect", &directory))?;
             if need > free {
                 partial.release()?;
                 return Err(StoreError::NoSpace { path: directory, need, free });

@@ -197,7 +197,7 @@ impl Cache {
     }
 
     /// Copies of the manifests of places: those that nobody has written for long, or the others. Where a forgotten one is
-    /// still in use, it is made anew.
+    /// still in use, it is recreated.
     pub(super) fn manifest_copies(&self, forgotten: bool) -> Result<Vec<(PathBuf, u64)>, StoreError> {
         let wanted = |name: &str, metadata: &fs::Metadata| {
             name.ends_with(".json") && older_than(metadata, FORGOTTEN) == forgotten

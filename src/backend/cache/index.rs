@@ -268,7 +268,7 @@ impl IndexFile {
         let Some(file) = self.layout.open(&path)? else {
             return Ok((None, self.remembered(None).unwrap_or_default()));
         };
-        let stamp = Stamp::of(&file.metadata().map_err(failed("look at", &path))?);
+        let stamp = Stamp::of(&file.metadata().map_err(failed("inspect", &path))?);
         if let Some(index) = self.remembered(Some(stamp)) {
             return Ok((Some(stamp), index));
         }

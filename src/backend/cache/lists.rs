@@ -25,7 +25,7 @@ const MOST_SPARE_BYTES: u64 = 64 * 1024 * 1024;
 /// How long a list may take in all, however steadily it trickles in. Without it the tarball comes as ever.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A list that could not be had is not asked for again so soon only to know what a tarball costs.
+/// A list that could not be fetched is not asked for again so soon only to know what a tarball costs.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// One that nothing names is of a tarball that may be on its way still (1 h).
@@ -41,7 +41,7 @@ fn most_bytes(size_bytes: u64) -> usize {
 pub(super) enum Asking {
     /// Whatever became of it before.
     Now,
-    /// Not again so soon after it could not be had.
+    /// Not again so soon after it could not be fetched.
     Seldom,
     /// Not at all.
     Never,
@@ -65,7 +65,7 @@ impl Cache {
         read_list(&bytes, sha256, size_bytes).ok()
     }
 
-    /// The list of a tarball: as it is kept, else as it is published at `at`, and then kept. `None` where it cannot be had, or is
+    /// The list of a tarball: as it is kept, else as it is published at `at`, and then kept. `None` where it is unavailable, or is
     /// of no use: that is told, and is no error.
     pub(super) async fn list_at(
         &self,

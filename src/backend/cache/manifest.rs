@@ -58,7 +58,7 @@ impl Cache {
         let mut retry = Retry::new(&self.0.options);
         loop {
             let limit = self.0.options.manifest_timeout;
-            // Whoever is so slow once is not asked again: a look has waited long enough.
+            // Whoever is so slow once is not asked again: an observation has waited long enough.
             let Ok(said) = tokio::time::timeout(limit, self.ask(at, ask, most)).await else {
                 let cause = format!("not complete after {}", humantime::format_duration(limit));
                 return Err(Failure::passing(cause));

@@ -119,7 +119,7 @@ struct Inner {
     downloads: Semaphore,
     /// Where the manifest that was fetched last came from.
     origin: Mutex<Option<ManifestOrigin>>,
-    /// Lists of members that could not be had when it was asked what an artifact costs.
+    /// Lists of members that could not be fetched when it was asked what an artifact costs.
     no_lists: Mutex<BTreeMap<Sha256Digest, Instant>>,
 }
 

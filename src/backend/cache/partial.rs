@@ -106,7 +106,7 @@ impl Partial {
     /// Takes up the bytes of an earlier run: reads them back once, for their hash. Nothing is kept of a partial that
     /// belongs to other bytes, is longer than `size`, or does not say what it belongs to.
     pub(super) fn resume(&mut self, sha256: &Sha256Digest, size: u64, stop: &AtomicBool) -> Result<(), StoreError> {
-        let there = self.file.metadata().map_err(failed("look at", &self.path))?.len();
+        let there = self.file.metadata().map_err(failed("inspect", &self.path))?.len();
         let ours = self.sidecar.as_ref().is_some_and(|sidecar| sidecar.sha256 == *sha256);
         if !ours || there > size {
             if there > 0 {
@@ -225,7 +225,7 @@ impl Partial {
     /// Makes the bytes the artifact: sync, rename, sync of the directory. The lock is held until the value returned is
     /// dropped. No stamp when somebody wrote to the file meanwhile: then it is not proved what is in it.
     pub(super) fn commit(self, to: &Path, durable: bool) -> Result<(File, Option<Stamp>), StoreError> {
-        let stamp = || self.file.metadata().map(|found| Stamp::of(&found)).map_err(failed("look at", to));
+        let stamp = || self.file.metadata().map(|found| Stamp::of(&found)).map_err(failed("inspect", to));
         let before = stamp()?;
         files::place(&self.file, to, durable, || fs::rename(&self.path, to)).map_err(failed("commit", &self.path))?;
         remove_file(&self.sidecar_path)?;
@@ -282,7 +282,7 @@ pub(super) fn hash_into(hasher: &mut Sha256, from: &mut impl Read, stop: &Atomic
     let mut total = 0;
     loop {
         if stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("hashing was given up"));
+            return Err(io::Error::other("hashing was cancelled"));
         }
         match from.read(&mut chunk) {
             Ok(0) => return Ok(total),

@@ -129,7 +129,7 @@ impl Layout {
             Ok(file) => Ok(Some(file)),
             Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(err) if files::unfit(&err).is_some() => {
-                debug!(path = %path.display(), %err, "not a file of the cache; taken for absent");
+                debug!(path = %path.display(), %err, "not a regular file of the cache; treated as absent");
                 Ok(None)
             }
             Err(err) => Err(failed("open", path)(err)),
@@ -180,14 +180,14 @@ fn walk(directory: &Path, depth: usize, found: &mut Vec<(PathBuf, Metadata)>) ->
         // The entry's own metadata: of a link, not of what it leads to.
         let metadata = match entry.metadata() {
             Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            metadata => metadata.map_err(failed("look at", &path))?,
+            metadata => metadata.map_err(failed("inspect", &path))?,
         };
         if metadata.is_dir() && depth < MAX_DEPTH {
             walk(&path, depth + 1, found)?;
         } else if files::is_ours(&metadata) {
             found.push((path, metadata));
         } else {
-            debug!(path = %path.display(), "not a file of the cache; left alone");
+            debug!(path = %path.display(), "not a regular file of the cache; left alone");
         }
     }
     Ok(())

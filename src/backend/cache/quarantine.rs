@@ -19,7 +19,7 @@ impl Layout {
         self.cache().join("quarantine")
     }
 
-    /// Moves away what is in the place of a file of ours and is none: a directory, a link, a stranger's file.
+    /// Moves away what is in the place of a file of ours and is none: a directory, a link, a foreign file.
     pub(super) fn clear_for_file(&self, path: &Path) -> Result<(), StoreError> {
         self.guard(path)?;
         match found(path)? {
@@ -102,6 +102,6 @@ pub(super) fn found(path: &Path) -> Result<Option<fs::Metadata>, StoreError> {
     match fs::symlink_metadata(path) {
         Ok(found) => Ok(Some(found)),
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(err) => Err(failed("look at", path)(err)),
+        Err(err) => Err(failed("inspect", path)(err)),
     }
 }

@@ -166,7 +166,7 @@ impl Cache {
         }
     }
 
-    /// What it means that the published manifest cannot be had: the last good one goes on, unless it was never verified with a
+    /// What it means that the published manifest is unavailable: the last good one goes on, unless it was never verified with a
     /// key that is trusted now, or is over itself.
     fn judge_unreachable(
         &self,
@@ -196,7 +196,7 @@ impl Cache {
         }
     }
 
-    /// What was accepted, and the copy that counts. Both may be replaced between two looks, one after the other: then it looks
+    /// What was accepted, and the copy that counts. Both may be replaced between two observations, one after the other: then it looks
     /// again.
     fn look(&self, here: &Sha256Digest, trust: &Trust) -> Result<(Option<Record>, Option<Verified>), StoreError> {
         let mut record = self.accepted(&trust.owner)?;
@@ -242,7 +242,7 @@ impl Cache {
         }
     }
 
-    /// From now on nothing older is accepted, and this one goes on where no manifest can be had: what acted upon it must not be
+    /// From now on nothing older is accepted, and this one goes on where no manifest is available: what acted upon it must not be
     /// taken back to an older one.
     pub(super) fn accept_signed(&self, manifest: &Manifest, at: &Location, trust: &Trust) -> Result<(), StoreError> {
         let ledger = self.ledger(&trust.owner);

@@ -110,7 +110,7 @@ impl Cache {
     /// each artifact before it is looked at, with the progress of its bytes.
     ///
     /// # Errors
-    /// When the manifest cannot be had (a sync does not go on with an old one), or an artifact. The other artifacts are
+    /// When the manifest is unavailable (a sync does not go on with an old one), or an artifact. The other artifacts are
     /// still brought in; the gravest error is reported: wrong bytes before what only the user can help before what may
     /// pass.
     pub async fn sync(

@@ -81,7 +81,7 @@ impl Cache {
         if !still_names(&path, &file) {
             return Err(gone());
         }
-        progress.set_total(file.metadata().map_err(failed("look at", &path))?.len());
+        progress.set_total(file.metadata().map_err(failed("inspect", &path))?.len());
         let key = key.clone();
         Ok(unpacked(file, progress, move |err| told(err, key)))
     }

@@ -33,7 +33,7 @@ fn owner(one: &FakeContainer) -> Option<Option<String>> {
     Some(one.labels.get(labels::NAME).cloned())
 }
 
-/// Whose it is. Without a look, any owner's labels make it ours.
+/// Whose it is. Without an observation, any owner's labels make it ours.
 fn owner_of(state: &State, one: &FakeContainer, look: Option<&Look>) -> Owner {
     let label = |name: &str| one.labels.get(name).map(String::as_str);
     match look {

@@ -27,7 +27,7 @@ pub struct FakeVm {
     pub forwards: std::collections::BTreeSet<Forward>,
     /// Since when nothing in it answers though it runs, as after a hang of the guest.
     pub silent_since: Option<Instant>,
-    /// A start does not mend that.
+    /// A start does not repair that.
     pub stays_silent: bool,
     /// Boots that it was silent after.
     pub failed_boots: u32,
@@ -39,7 +39,7 @@ impl FakeVm {
         self.phase == VmPhase::Running && self.silent_since.is_none()
     }
 
-    /// What a look at it shows.
+    /// What an observation of it shows.
     fn state(&self) -> VmState {
         VmState {
             phase: self.phase.clone(),

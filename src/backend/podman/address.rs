@@ -94,7 +94,7 @@ fn existing(path: &Path, source: &str) -> Result<PathBuf, EngineError> {
     judged(path, source, path.try_exists())
 }
 
-/// What a look for the socket means. That it may not be looked for does not mean that it is not there.
+/// What a search for the socket means. That it may not be looked for does not mean that it is not there.
 fn judged(path: &Path, source: &str, looked: io::Result<bool>) -> Result<PathBuf, EngineError> {
     match looked {
         Ok(true) => Ok(path.to_owned()),

@@ -65,7 +65,7 @@ pub(super) fn outcome(code: Option<i32>, said: &str) -> Result<bool, EngineError
         Some(0) => return Ok(true),
         Some(NOT_FOUND) => return Ok(false),
         Some(NOT_ENDED) => "it is still there after KILL".to_owned(),
-        _ => format!("its processes could not be looked for ({})", said.trim()),
+        _ => format!("its processes could not be listed ({})", said.trim()),
     };
     Err(EngineError::new(EngineErrorKind::Unknown, format!("failed to end a command: {why}")))
 }

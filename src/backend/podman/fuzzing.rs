@@ -49,7 +49,7 @@ fn cut<'a>(mut how: impl Cut, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec
     out.into()
 }
 
-/// What Podman answers to the requests of one look.
+/// What Podman answers to the requests of one observation.
 #[derive(Debug)]
 pub struct Answers<'a> {
     /// The list of containers.
@@ -62,7 +62,7 @@ pub struct Answers<'a> {
     pub events: &'a [u8],
 }
 
-/// What a look finds in these answers.
+/// What an observation finds in these answers.
 pub fn guest(answers: &Answers<'_>, look: &Look) -> Guest {
     let now = SystemTime::now();
     let labels = ImageLabels::of(answers.images);
@@ -96,7 +96,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, String> {
     answer::parse(bytes)
 }
 
-/// Reads an answer as everything that one is read as beside a look. Yields what becomes part of a sentence.
+/// Reads an answer as everything that one is read as beside an observation. Yields what becomes part of a sentence.
 pub fn read_otherwise(told: &Value, bytes: &[u8]) -> Vec<String> {
     let entries = told.as_array().into_iter().flatten();
     let _ = entries.filter_map(wire::listing).count();

@@ -140,7 +140,7 @@ impl Http {
             EngineError::new(EngineErrorKind::Unknown, format!("failed to set up a client for Podman's socket: {err}"))
         };
         // A unix socket has no TLS. Given an empty configuration, reqwest does not read the system's certificates, which
-        // would take longer than a whole look.
+        // would take longer than a whole observation.
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|err| failed(&err))?

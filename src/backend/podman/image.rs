@@ -21,7 +21,7 @@ use super::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, EngineMachine, ImageFacts, Progress};
 use crate::model::{ImageId, ImageRef, Images};
 
-/// How long a pull may go without any news. Podman sends none while it writes a layer to its storage.
+/// How long a pull may go without any output. Podman sends none while it writes a layer to its storage.
 const PULL_STALL: Duration = Duration::from_secs(5 * 60);
 /// How long removing an image may take.
 const REMOVE: Duration = Duration::from_secs(60);
@@ -142,7 +142,7 @@ impl Api {
             let info = match next {
                 None => break,
                 Some(Ok(info)) => info,
-                // A line that bollard cannot read is no news.
+                // A line that bollard cannot read is not reported.
                 Some(Err(bollard::errors::Error::JsonDataError { .. })) => continue,
                 Some(Err(err)) => {
                     let err = error::from_bollard(&call, self.socket(), &err);

@@ -31,19 +31,19 @@ use crate::backend::{Engine, EngineError, EngineErrorKind, WayOut};
 use crate::model::vm::Process;
 use crate::model::{Forward, InstanceName, Route, Transport, VmMount};
 
-/// How long a rung may take to answer. Podman's service in the guest is started by the first request after a while of silence,
+/// How long a route may take to answer. Podman's service in the guest is started by the first request after a while of silence,
 /// which takes 2 s where the guest is emulated.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Before the same socket is tried once more.
 const RECONNECT: Duration = Duration::from_millis(100);
-/// How long a lower rung serves before the better ones are tried again.
+/// How long a lower route serves before the better ones are tried again.
 const UPGRADE: Duration = Duration::from_secs(60);
 
 /// The ladder to one instance.
 #[derive(Debug)]
 pub struct Ladder(Arc<RouteFinder>);
 
-/// Who climbs it.
+/// Who finds the route.
 #[derive(Debug)]
 struct RouteFinder {
     limactl: Limactl,
@@ -53,7 +53,7 @@ struct RouteFinder {
     state: Mutex<State>,
 }
 
-/// A climb under way. It goes on in a task of its own: whoever waits for it may be a future that is kept and not polled for a
+/// A search under way. It runs in a task of its own: whoever waits for it may be a future that is kept and not polled for a
 /// while, and must not hold up the others.
 type RouteSearch = Shared<BoxFuture<'static, Result<Arc<Link>, EngineError>>>;
 
@@ -77,7 +77,7 @@ struct State {
     booted: bool,
     /// When it was last settled which way is used; `None` when something has changed since.
     settled_at: Option<Instant>,
-    /// Why the last climb led nowhere.
+    /// Why the last search found no route.
     why: Option<EngineError>,
 }
 
@@ -99,7 +99,7 @@ impl State {
     }
 }
 
-/// What a look at the instance told about the ways into it.
+/// What an observation of the instance told about the ways into it.
 #[derive(Debug, Clone, PartialEq)]
 struct Place {
     /// The two ends of Podman's socket.
@@ -139,7 +139,7 @@ impl Ladder {
         self.0.state().link.as_ref()?.podman.socket().map(Path::to_owned)
     }
 
-    /// The way in use, else the best that answers. All who ask meanwhile wait for one climb.
+    /// The way in use, else the best that answers. All who ask meanwhile wait for one search.
     async fn link(&self) -> Result<Arc<Link>, EngineError> {
         let search = {
             let mut state = self.0.state();
@@ -159,8 +159,9 @@ fn begin(finder: Arc<RouteFinder>) -> RouteSearch {
         outcome
     });
     let ended = climbing.map(|ended| {
-        let broke =
-            |_| EngineError::new(EngineErrorKind::Unknown, "the search for a way to Podman in the VM broke off");
+        let broke = |_| {
+            EngineError::new(EngineErrorKind::Unknown, "the search for a route to Podman in the VM was interrupted")
+        };
         ended.unwrap_or_else(|err| Err(broke(err)))
     });
     ended.boxed().shared()
@@ -176,10 +177,10 @@ impl RouteFinder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries each rung that the state file allows, the best first.
+    /// Tries each route that the state file allows, the best first.
     async fn find_route(self: &Arc<Self>) -> Result<Arc<Link>, EngineError> {
         let Some(place) = self.state().place.clone() else {
-            let why = format!("it is not known how VM `{}` is reached", self.instance);
+            let why = format!("no route to VM `{}` is known", self.instance);
             return Err(in_layers(EngineErrorKind::TransportUnavailable, why));
         };
         let mut why = None;
@@ -189,7 +190,7 @@ impl RouteFinder {
                 Ok(link) => return self.use_route(link, &place),
                 Err(err) => {
                     let no_login = route == Route::Ssh && err.kind == EngineErrorKind::TransportUnavailable;
-                    tracing::debug!(route = route.word(), error = %err, "a way to Podman in the VM does not answer");
+                    tracing::debug!(route = route.word(), error = %err, "a route to Podman in the VM does not answer");
                     why = Some(err);
                     // `limactl shell` is an ssh too: while a guest boots, waiting for it would only delay the next try.
                     if no_login {
@@ -198,8 +199,8 @@ impl RouteFinder {
                 }
             }
         }
-        let err =
-            why.unwrap_or_else(|| EngineError::new(EngineErrorKind::Unknown, "no way to Podman in the VM is allowed"));
+        let err = why
+            .unwrap_or_else(|| EngineError::new(EngineErrorKind::Unknown, "no route to Podman in the VM is allowed"));
         let mut state = self.state();
         state.silent_since.get_or_insert_with(Instant::now);
         state.why = Some(err.clone());
@@ -252,7 +253,7 @@ impl RouteFinder {
     fn use_route(self: &Arc<Self>, link: Link, place: &Place) -> Result<Arc<Link>, EngineError> {
         let mut state = self.state();
         if state.place.as_ref() != Some(place) {
-            let why = format!("VM `{}` changed while a way to its Podman was looked for", self.instance);
+            let why = format!("VM `{}` changed during the search for a route to its Podman", self.instance);
             return Err(in_layers(EngineErrorKind::TransportUnavailable, why));
         }
         let link = state.use_route(link);
@@ -282,12 +283,12 @@ impl RouteFinder {
         }
         let mut state = self.state();
         if state.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
-            tracing::debug!(route = link.route.word(), error = %err, "the way to Podman in the VM broke");
+            tracing::debug!(route = link.route.word(), error = %err, "the route to Podman in the VM broke");
             state.link = None;
         }
     }
 
-    /// From a lower rung, back to the socket that Lima forwards, once that answers again.
+    /// From a lower route, back to the socket that Lima forwards, once that answers again.
     async fn upgrade(self: &Arc<Self>) {
         let place = {
             let mut state = self.state();

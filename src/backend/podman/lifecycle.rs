@@ -10,12 +10,12 @@ use crate::model::{ContainerId, ContainerState, Phase};
 
 /// How long after a start that changed nothing the container is watched for a death Podman has not noticed yet.
 const SWALLOWED: Duration = Duration::from_secs(2);
-/// Between two looks of that watch.
+/// Between two observations of that watch.
 const SWALLOWED_STEP: Duration = Duration::from_millis(50);
 /// How long after a stop the container is watched for Podman's own restart. It takes a tenth of a second on 4.3.1; one
 /// that dies at once each time is caught by one of many tries.
 const COMES_BACK: Duration = Duration::from_secs(10);
-/// Between two looks of that watch.
+/// Between two observations of that watch.
 const COMES_BACK_STEP: Duration = Duration::from_millis(10);
 
 /// A container that Podman starts again and again may end in several tries in a row.
@@ -36,7 +36,7 @@ pub(super) trait Lifecycle: Sync {
     fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Option<ContainerState>, EngineError>> + Send;
     /// One start.
     fn start_once(&self, id: &ContainerId) -> impl Future<Output = Result<Started, EngineError>> + Send;
-    /// A closer look at one that is to be stopped. `None` when there is none.
+    /// A closer inspection of one that is to be stopped. `None` when there is none.
     fn stoppable(&self, id: &ContainerId) -> impl Future<Output = Result<Option<Stoppable>, EngineError>> + Send;
     /// Those of these containers that are there.
     fn list(
@@ -114,7 +114,7 @@ pub(super) async fn remove(podman: &impl Lifecycle, id: &ContainerId, grace: Dur
         Err(err) if err.kind == EngineErrorKind::NotFound => return Ok(()),
         // What cannot be stopped in good order is removed by force.
         Err(err) if !err.kind.is_retryable() => {
-            tracing::debug!(container = %id, error = %err, "a container did not stop in good order");
+            tracing::debug!(container = %id, error = %err, "a container did not stop cleanly");
         }
         Err(err) => return Err(err),
         Ok(()) => {}

@@ -1,7 +1,7 @@
-//! One look at Podman: its containers and images, in at most four requests when nothing is special.
+//! One observation of Podman: its containers and images, in at most four requests when nothing is special.
 //!
 //! Ping (once per client), containers by label, images; and, only when a wanted name is not among ours, containers by name,
-//! to find the stranger who holds it. What the list cannot tell is inspected, container by container.
+//! to find the foreign container that has it. What the list cannot tell is inspected, container by container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};

@@ -3,7 +3,7 @@
 //! Podman's own stop works for as long as it waits, and its service does only three times as many of such things at once as
 //! its machine has processors (and one more). A signal is sent at once and leaves the waiting to us. But before 4.7 Podman
 //! (its pull request 19889) restarts what obeyed a signal other than KILL, if its policy says so: there, only what has no such
-//! policy, or will not heed the signal, is signalled, and the rest is stopped by Podman.
+//! policy, or ignores the signal, is signalled, and the rest is stopped by Podman.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +22,7 @@ const TERM: u32 = 15;
 const KILL: &str = "KILL";
 /// Signals on their way at once.
 const SIGNALS: usize = 8;
-/// Between two looks at a process of this machine.
+/// Between two observations of a process of this machine.
 const ALIVE_PAUSE: Duration = Duration::from_millis(100);
 /// Between two lists, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -215,7 +215,7 @@ async fn hold(podman: &impl Lifecycle, id: &ContainerId) -> Result<(), EngineErr
         };
         match paused.await {
             Err(err) if is_refusal(&err) => {
-                tracing::debug!(container = %id, error = %err, "a container was not held between two restarts");
+                tracing::debug!(container = %id, error = %err, "a container was not paused between two restarts");
             }
             outcome => outcome?,
         }

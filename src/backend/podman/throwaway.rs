@@ -26,7 +26,7 @@ use super::auth::Logins;
 
 /// How long the service may take until it answers.
 const STARTS: Duration = Duration::from_secs(30);
-/// Between two looks for that.
+/// Between two observations for that.
 const STEP: Duration = Duration::from_millis(20);
 /// A service that nobody has asked anything for so long ends by itself: should we be killed, it does not stay.
 const IDLE: &str = "300";
@@ -43,7 +43,7 @@ pub enum ThrowawayError {
     #[error("no `podman` in the PATH")]
     NoPodman,
     /// Its directory.
-    #[error("cannot make a Podman of our own below `{}`", path.display())]
+    #[error("cannot create a private Podman below `{}`", path.display())]
     Place {
         /// Where.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum ThrowawayError {
         err: io::Error,
     },
     /// Its service does not come up, whatever it keeps its images in.
-    #[error("a Podman of our own does not start: {0}")]
+    #[error("a private Podman does not start: {0}")]
     Service(String),
 }
 

@@ -1,7 +1,7 @@
 //! How Podman's JSON is read: list, inspect, images and events, leniently.
 //!
 //! A field that is missing, null or of another type than expected counts as not told; a word that is not known becomes
-//! `Other`. So an answer of an older or newer Podman (4.3 to 5.x seen) costs at most a detail, never the whole look.
+//! `Other`. So an answer of an older or newer Podman (4.3 to 5.x seen) costs at most a detail, never the whole observation.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

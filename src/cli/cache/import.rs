@@ -38,7 +38,7 @@ pub(super) async fn import(settings: &Settings, args: ImportArgs) -> Result<Exit
     let root = root(settings, desired.as_ref())?;
     cache::sweep(&root);
     let cache = settings.cache(&root, CacheOptions::default())?;
-    let signals = Signals::listen("stopping; what has come stays and is taken up next time");
+    let signals = Signals::listen("stopping; what has arrived is kept, and resumed next time");
     let bars = Bars::new(settings.bars);
     let manifest = desired.and_then(|desired| desired.manifest);
     // As it is told, whatever the directory is.

@@ -45,7 +45,7 @@ pub(in crate::cli) struct PublishPushArgs {
     dist_dir: PathBuf,
     #[command(flatten)]
     store: StoreArg,
-    /// Which part of the manifest is made anew: full, or agents:NAME
+    /// Which part of the manifest is rebuilt: full, or agents:NAME
     #[arg(long, value_name = "SLICE", default_value = "full")]
     slice: String,
     /// Sign the manifest with this secret key; `-` reads standard input [default: what $STEADFAST_SIGNING_KEY holds, if set]

@@ -169,13 +169,14 @@ impl CliError {
         let (who, pid) = (holder.to_string(), holder.pid);
         match &holder.file {
             Some(file) if !is_same_file(file, wanted) => {
-                Self::new(ExitStatus::Locked, format!("{who} keeps another state file of this name: `{file}`")).hint(
-                    "give this one a `name` of its own; or stop that `run`, and take its place with `--take-over`",
-                )
+                Self::new(ExitStatus::Locked, format!("{who} reconciles another state file of this name: `{file}`"))
+                    .hint(
+                        "give this one a `name` of its own; or stop that `run`, and take its place with `--take-over`",
+                    )
             }
             _ => Self::new(
                 ExitStatus::Locked,
-                format!("{who} keeps this state file, and would bring back what is removed"),
+                format!("{who} reconciles this state file, and would recreate what is removed"),
             )
             .hint(format!(
                 "stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`"
@@ -186,7 +187,7 @@ impl CliError {
     /// A virtual machine that `run` looks after.
     pub fn kept_vm(holder: &Holder) -> Self {
         let pid = holder.pid;
-        Self::new(ExitStatus::Locked, format!("{holder} keeps this state file, and looks after its virtual machine"))
+        Self::new(ExitStatus::Locked, format!("{holder} reconciles this state file, and manages its virtual machine"))
             .hint(format!(
                 "stop it first: `steadfast service status` tells whether it is a service; if not, `kill {pid}`"
             ))
@@ -198,17 +199,15 @@ impl CliError {
         match err {
             AskError::NotThere { .. } | AskError::PathTooLong { .. } | AskError::OtherUser { .. } => Self::new(
                 ExitStatus::Locked,
-                format!("{holder} keeps this state file and cannot be asked: {}", Chain(err)),
+                format!("{holder} reconciles this state file and cannot be asked: {}", Chain(err)),
             )
             .hint(goes_on),
             AskError::Refused(refused) if refused.kind.known() == Some(RefusedKind::Stopping) => {
-                Self::new(ExitStatus::Error, format!("{holder} is stopping; whether all was done is not known"))
+                Self::new(ExitStatus::Error, format!("{holder} is stopping; the outcome is unknown"))
                     .hint("`steadfast apply` does the rest once it is gone")
             }
-            AskError::Closed => {
-                Self::new(ExitStatus::Error, format!("{holder} went away before it said what came of it"))
-                    .hint("`steadfast apply` does the rest; the log of `run` tells why it ended")
-            }
+            AskError::Closed => Self::new(ExitStatus::Error, format!("{holder} ended before it reported the outcome"))
+                .hint("`steadfast apply` does the rest; the log of `run` tells why it ended"),
             AskError::Refused(_) | AskError::Garbled { .. } | AskError::Io(_) => {
                 Self::new(ExitStatus::Error, format!("{holder} did not answer: {}", Chain(err))).hint(goes_on)
             }
@@ -243,7 +242,7 @@ pub fn print_warning(warning: &state::Problem, file: &str, color: bool) {
     }
 }
 
-/// What the process ends with for a trouble.
+/// What the process ends with for a problem.
 pub fn problem_status(problem: &Problem, manifest_fault: Option<&ManifestFault>) -> ExitStatus {
     match problem {
         Problem::Failed { error, .. } => match &**error {
@@ -281,7 +280,7 @@ pub fn root_hint(err: &io::Error) -> &'static str {
     }
 }
 
-/// What may help against a trouble.
+/// What may help against a problem.
 pub fn problem_hint(problem: &Problem) -> Option<String> {
     let hint = general_hint(problem)?;
     Some(match problem.agent() {
@@ -345,7 +344,7 @@ fn name_taken_hint(reference: &ImageRef, held_by: &ImageId) -> String {
     )
 }
 
-/// What follows once the cause of a failure is mended.
+/// What follows once the cause of a failure is repaired.
 pub const AGAIN: &str = "`steadfast apply` tries again, and fails again otherwise";
 
 /// What may help against a failure that the journal tells of.
@@ -371,7 +370,7 @@ pub fn kind_hint(kind: FailureKind, agent: &AgentName, container: Option<&str>) 
             format!("`steadfast logs {agent}` and `steadfast exec {agent} -- CMD` help to find out why")
         }
         FailureKind::RolledBack | FailureKind::RollBackFailed => {
-            "the new one failed: mend what the error names, or go back to what ran before in the state file".into()
+            "the new one failed: fix what the error names, or go back to what ran before in the state file".into()
         }
         FailureKind::MountSource => {
             "create it first: Podman would make an empty directory owned by root in its place".into()
@@ -443,12 +442,12 @@ fn store_hint(err: &StoreError) -> Option<String> {
         StoreError::Manifest { err: ManifestError::Pinned { .. }, .. } => {
             "pin what the manifest offers once you trust it, or have the pinned tarball published; nothing was changed"
         }
-        StoreError::Manifest { .. } => "the publisher must mend it; nothing was changed",
+        StoreError::Manifest { .. } => "the publisher must fix it; nothing was changed",
         StoreError::Untrusted { err, .. } => trust::judged(err),
         StoreError::Accepted(err) => return trust::hint(&err.into()),
-        StoreError::Download { .. } if err.is_retryable() => "what has come stays and is resumed next time",
+        StoreError::Download { .. } if err.is_retryable() => "what has arrived is kept, and resumed next time",
         StoreError::Download { .. } => {
-            "the manifest names a tarball that cannot be had there: is its upload complete, and the manifest's URL right?"
+            "the manifest names a tarball that cannot be fetched from there: is its upload complete, and the manifest's URL right?"
         }
         StoreError::DigestMismatch { .. } => {
             "the manifest or the upload is wrong, or somebody changes bytes on the way; nothing of it is used"
@@ -486,7 +485,7 @@ fn vm_hint(err: &VmError) -> Option<String> {
         VmError::NoInstance { .. } => {
             "if nothing in that directory is needed, move it away; Lima refuses to work beside it"
         }
-        VmError::NotReady { .. } => "mend what its boot log names, in the template or on the network, and apply again",
+        VmError::NotReady { .. } => "fix what its boot log names, in the template or on the network, and apply again",
         VmError::Busy { .. } => "wait until Lima is done with it: `limactl list` shows how it is",
         VmError::Unseen { .. } => "Lima's home must be readable for whoever runs steadfast",
         VmError::Io { .. } => return None,

@@ -123,12 +123,12 @@ fn note(entry: &Entry) -> String {
     let known = match entry.event() {
         "runStarted" => "`run` started",
         "runStopped" => "`run` stopped",
-        "stateDirectoryRestored" => "lock and control socket were removed, and are there again",
+        "stateDirectoryRestored" => "lock and control socket were removed, and are restored",
         "stateFileRejected" => "the state file was rejected; the last good one stays in force",
         "stateFileAccepted" => "the state file was accepted",
         "backingOff" => "backing off",
-        "converged" => "everything is as wanted",
-        "trouble" => "in trouble",
+        "converged" => "everything is as desired",
+        "trouble" => "has a problem",
         "recovered" => "recovered",
         "slept" => "the machine was asleep",
         "podmanLost" => "Podman cannot be reached",
@@ -138,7 +138,7 @@ fn note(entry: &Entry) -> String {
         "vmReached" if entry.fields.get("rung").is_some_and(serde_json::Value::is_null) => {
             "Podman in the VM is unreachable"
         }
-        "vmReached" => "Podman in the VM is reached another way",
+        "vmReached" => "Podman in the VM is reached by another route",
         "notRecorded" => "entries before this one could not be recorded",
         other => other,
     };

@@ -64,9 +64,8 @@ pub(super) fn print_data(format: Format, value: &impl Serialize) -> Result<(), C
 }
 
 fn data(format: Format, value: &impl Serialize) -> Result<String, CliError> {
-    let cannot = |err: &dyn std::fmt::Display| {
-        CliError::new(ExitStatus::Error, format!("cannot word the answer for a program: {err}"))
-    };
+    let cannot =
+        |err: &dyn std::fmt::Display| CliError::new(ExitStatus::Error, format!("cannot serialize the answer: {err}"));
     if format == Format::Yaml {
         let text = serde_yaml::to_string(value).map_err(|err| cannot(&err))?;
         // Marks that turn the direction of writing are not escaped in YAML. JSON is YAML too, and there they are.

@@ -198,7 +198,7 @@ pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
         // What is an error is said as one, beside this.
         let is_error =
             steps.iter().any(|waiting| matches!(waiting.on, WaitingOn::Sight { .. } | WaitingOn::Down { .. }));
-        let on = if is_error { "unknown until it can be seen: the error says why it cannot" } else { on };
+        let on = if is_error { "unknown until it can be observed: the error says why it cannot be" } else { on };
         let _ = writeln!(out, "        {}", styled(on, ASIDE, color));
     }
     let _ = writeln!(out);
@@ -321,7 +321,7 @@ fn summary(plan: &Plan, guest: Option<&Guest>) -> String {
         parts.push(format!("{} to fetch ({})", units::count(fetch, "artifact"), units::moved(moved)));
     }
     if unknown > 0 {
-        parts.push(format!("{unknown} unknown until it can be seen"));
+        parts.push(format!("{unknown} unknown until it can be observed"));
     }
     if blocked > 0 {
         parts.push(format!("{blocked} blocked"));

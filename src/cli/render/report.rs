@@ -186,7 +186,7 @@ pub fn text_of(outcome: &Outcome, gone: bool) -> String {
     }
 }
 
-/// How many troubles are told one by one. Beyond that nobody reads on.
+/// How many problems are told one by one. Beyond that nobody reads on.
 const MOST_TROUBLES: usize = 25;
 
 /// Several steps may wait for the same thing, or fail over it: that is said once, with whose they are. What nothing runs of any
@@ -220,12 +220,12 @@ fn sentence((agents, problem): (BTreeSet<&AgentName>, &control::Problem)) -> Str
     format!("{whose}{}", problem.message)
 }
 
-/// Writes the troubles to standard error.
+/// Writes the problems to standard error.
 pub fn print_problems(report: &Report, color: bool) {
     print_problems_of(&in_words(report), color);
 }
 
-/// Writes the troubles to standard error: the same as of its report.
+/// Writes the problems to standard error: the same as of its report.
 pub fn print_problems_of(outcome: &Outcome, color: bool) {
     let once = once(&outcome.problems);
     let more = once.len().saturating_sub(MOST_TROUBLES);
@@ -241,15 +241,15 @@ pub fn print_problems_of(outcome: &Outcome, color: bool) {
         Ended::Proved => {}
         Ended::Interrupted => {
             let message = if outcome.left.is_empty() {
-                "stopped before it was proved that all is well".to_owned()
+                "stopped before convergence was proved".to_owned()
             } else {
                 format!("stopped; left to do: {}", outcome.left.join(", "))
             };
-            say(Level::Warn, &message, &["the next run goes on from here".to_owned()], color);
+            say(Level::Warn, &message, &["the next run continues from here".to_owned()], color);
         }
         Ended::TimedOut => {
-            let hint = "--timeout gives it more; the next run goes on from here".to_owned();
-            say(Level::Warn, "the time was up before everything was done", &[hint], color);
+            let hint = "--timeout gives it more; the next run continues from here".to_owned();
+            say(Level::Warn, "timed out before everything was done", &[hint], color);
         }
     }
 }

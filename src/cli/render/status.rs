@@ -153,7 +153,7 @@ pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
     };
     let _ = writeln!(out, "{} {state}", styled(&format!("{}:", status.name), STRONG, color));
     if let Some(run) = &status.run {
-        let _ = writeln!(out, "  kept by `steadfast run` (pid {}, since {})", run.pid, run.since);
+        let _ = writeln!(out, "  reconciled by `steadfast run` (pid {}, since {})", run.pid, run.since);
         warnings(&mut out, run, color);
         if let Some(age) = age(&status).filter(|age| *age >= OLD) {
             // Of hours and days the time of day says more.
@@ -167,8 +167,8 @@ pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
     }
     let podman = match (&status.podman.version, &status.podman.error) {
         (Some(version), _) => format!("Podman {version}"),
-        (None, Some(why)) => styled(&format!("Podman cannot be seen: {why}"), REMOVE, color),
-        (None, None) => "Podman was not looked at".to_owned(),
+        (None, Some(why)) => styled(&format!("Podman cannot be observed: {why}"), REMOVE, color),
+        (None, None) => "Podman was not observed".to_owned(),
     };
     let _ = writeln!(out, "  {podman}");
     if let Some(manifest) = &status.manifest {
@@ -223,7 +223,7 @@ fn warnings(out: &mut String, run: &Run, color: bool) {
         let failures = units::count(waits.failures as usize, "failure");
         let until = match &waits.retry_at {
             Some(until) => format!("backs off until {until}"),
-            None => "waits for a change of what is wanted".to_owned(),
+            None => "waits for a change of the desired state".to_owned(),
         };
         say(CHANGE, &format!("{who}{until} after {failures}: {}", waits.cause));
     }

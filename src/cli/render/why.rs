@@ -73,7 +73,7 @@ pub fn text(why: &Why, color: bool) -> String {
             page.row("observed", &format!("container `{name}` is still there"));
         }
         if let Some(unseen) = &why.podman_unseen {
-            page.row("observed", &format!("Podman cannot be seen: {unseen}"));
+            page.row("observed", &format!("Podman cannot be observed: {unseen}"));
         }
     }
     if let Some(refused) = &why.manifest_refused {
@@ -130,7 +130,7 @@ pub fn text(why: &Why, color: bool) -> String {
     }
     if let Some(backoff) = &why.backoff {
         let because = backoff.why.as_ref().map(|why| format!(": {}", in_one_line(why))).unwrap_or_default();
-        let until = backoff.until.as_deref().unwrap_or("what is wanted changes");
+        let until = backoff.until.as_deref().unwrap_or("the desired state changes");
         page.row("backing off", &format!("until {until}{because}"));
     }
     if let Some(change) = &why.last_change {
@@ -159,7 +159,7 @@ fn wanted(page: &mut Page, known: &Known) {
 
 fn seen(page: &mut Page, why: &Why, known: &Known) {
     if let Some(unseen) = &why.podman_unseen {
-        page.row("observed", &format!("Podman cannot be seen: {unseen}"));
+        page.row("observed", &format!("Podman cannot be observed: {unseen}"));
     }
     let status = &known.status;
     match (&status.container, &known.phase) {
@@ -233,7 +233,7 @@ fn hints(why: &Why) -> Vec<String> {
         && known.status.sync == SyncStatus::OutOfSync
         && why.backoff.is_none()
     {
-        hints.push(format!("mend what stopped it: {AGAIN}"));
+        hints.push(format!("fix what stopped it: {AGAIN}"));
     }
     if hints.is_empty() && why.backoff.is_some() {
         hints.push(format!("`steadfast logs {agent}` shows all it said; `steadfast apply --wait` has it tried now"));

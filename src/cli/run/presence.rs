@@ -44,7 +44,7 @@ impl Presence<'_> {
                     problem = None;
                     let dir = self.dir.display();
                     let message =
-                        format!("files in `{dir}` were removed: the lock and the control socket are there again");
+                        format!("files in `{dir}` were removed: the lock and the control socket are restored");
                     say(Level::Warn, &message, &[], self.settings.color_stderr);
                     self.journal.note("stateDirectoryRestored", json!({ "directory": dir.to_string() }));
                 }
@@ -68,20 +68,21 @@ impl Presence<'_> {
         if let Some(serving) = &mut self.serving {
             // Where there is no lock to be put back, nothing has made the directory.
             crate::files::make_directory(&self.dir)
-                .map_err(|err| Lost::Otherwise(format!("cannot make `{}` again: {err}", self.dir.display())))?;
+                .map_err(|err| Lost::Otherwise(format!("cannot recreate `{}`: {err}", self.dir.display())))?;
             done |= serving
                 .put_back(self.served.clone())
-                .map_err(|err| Lost::Otherwise(format!("the control socket cannot be put back: {}", Chain(&err))))?;
+                .map_err(|err| Lost::Otherwise(format!("the control socket cannot be restored: {}", Chain(&err))))?;
         }
         if done && self.lock.is_some() {
             let desired = self.revisions.borrow().desired.clone();
-            ownership::put_back(self.settings, &desired)
-                .map_err(|err| Lost::Otherwise(format!("cannot keep again whose the name is: {err}")))?;
+            ownership::put_back(self.settings, &desired).map_err(|err| {
+                Lost::Otherwise(format!("cannot restore the record of which state file owns the name: {err}"))
+            })?;
         }
         Ok(done)
     }
 
-    /// Tells all clients that it is over, and lets go.
+    /// Tells all clients that it is over, and releases the socket.
     pub async fn end(self) {
         if let Some(serving) = self.serving {
             serving.stop().await;
@@ -101,6 +102,6 @@ fn lost_lock(err: &LockError, wanted: &Path) -> Lost {
         LockError::Held { holder: Some(holder), .. } if holder.is_run() => {
             Lost::ToRun(CliError::from_lock(err, wanted))
         }
-        _ => Lost::Otherwise(format!("the lock cannot be put back: {}", Chain(err))),
+        _ => Lost::Otherwise(format!("the lock cannot be restored: {}", Chain(err))),
     }
 }

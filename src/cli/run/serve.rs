@@ -17,7 +17,7 @@ use crate::reconcile::run::{FRESH, Request, View};
 use crate::state::watch::Watching;
 use crate::time::rfc3339;
 
-/// How long whoever asks how things are waits for a fresh look.
+/// How long whoever asks how things are waits for a fresh observation.
 const LOOK_TIME: Duration = Duration::from_secs(3);
 
 /// The loop, as others see it.

@@ -21,7 +21,7 @@ impl ServiceManager {
         self.watchdog
     }
 
-    /// The first look has been taken, or a reload is over.
+    /// The first observation has been taken, or a reload is over.
     pub fn ready(&self) {
         tell(&[NotifyState::Ready]);
     }

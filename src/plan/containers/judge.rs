@@ -66,7 +66,7 @@ fn image_change(container: &ContainerState, spec: &CanonicalSpec, image: &ImageF
     }
 }
 
-/// Published ports can be told from a look, so a container that has others is seen whatever its label says. Where it has
+/// Published ports can be told from an observation, so a container that has others is seen whatever its label says. Where it has
 /// none that says nothing: on a host network Podman drops them without a word.
 fn ports_change(agent: &Agent, container: &ContainerState, changes: &mut Vec<FieldChange>) {
     if container.ports.is_empty() || changes.iter().any(|change| change.field == "container.ports") {

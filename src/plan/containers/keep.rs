@@ -1,7 +1,7 @@
 //! An agent that is to have a container, running or stopped: which of those that are there is the one, and what becomes
 //! of the others.
 //!
-//! Nothing is made anew that exists as wanted: a container that was renamed gets its name back, the predecessor of an edit
+//! Nothing is recreated that exists as wanted: a container that was renamed gets its name back, the predecessor of an edit
 //! that is taken back comes back, a successor that an interrupted replacement has made is used.
 
 use super::judge::{Judgement, judge};

@@ -12,7 +12,7 @@ use crate::model::ManifestError;
 use crate::model::ids::clean;
 use crate::model::manifest::{MANIFEST_SCHEMA_VERSION, MAX_MANIFEST_BYTES};
 
-/// A manifest of which a part is made anew: what stands in it is kept as it stands there.
+/// A manifest of which a part is recreated: what stands in it is kept as it stands there.
 pub(super) struct Baseline {
     /// What is beside `schemaVersion`, `updatedAt` and `agents`.
     pub more: Vec<(String, Box<RawValue>)>,

@@ -37,7 +37,7 @@ struct Layers {
     sha256: String,
 }
 
-/// A value that is made anew, or one that stands as it stood.
+/// A value that is recreated, or one that stands as it stood.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Part<'a> {

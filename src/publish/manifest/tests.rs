@@ -142,7 +142,7 @@ fn a_baseline_that_is_none_is_refused() {
         (large.as_str(), "larger than 4 MiB"),
     ] {
         let err = made(&bundle, &dist, "agents:a", Some(text)).unwrap_err();
-        assert!(err.starts_with("the baseline `b.json` is no manifest: ") && err.contains(words), "{err}");
+        assert!(err.starts_with("the baseline `b.json` is not a manifest: ") && err.contains(words), "{err}");
     }
     // What no fetcher could read, or what would hide what is made.
     let broken = r#"{"schemaVersion": 2, "agents": {"b": {"image": 7}}}"#;

@@ -8,7 +8,7 @@ use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{Location, Manifest};
 use crate::trust::MAX_SIGNATURE_BYTES;
 
-/// Between two looks, at first and at last.
+/// Between two observations, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -39,7 +39,7 @@ pub(super) async fn read_back(
                 Ok(manifest) => {
                     format!("is still the one updated at {}", crate::model::ids::clean(&manifest.updated_at, 40))
                 }
-                Err(err) => format!("is no manifest: {err}"),
+                Err(err) => format!("is not a manifest: {err}"),
             },
             Err(why) => format!("cannot be read: {why}"),
         };

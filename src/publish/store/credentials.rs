@@ -173,7 +173,7 @@ fn section(path: &Path, names: &[&str]) -> Result<Option<BTreeMap<String, String
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(unreadable(&err)),
         Ok(found) if !found.is_file() || found.len() > MAX_FILE => {
-            let err = std::io::Error::other("it is no regular file of at most 1 MiB");
+            let err = std::io::Error::other("it is not a regular file of at most 1 MiB");
             return Err(unreadable(&err));
         }
         Ok(_) => std::fs::read_to_string(path).map_err(|err| unreadable(&err))?,

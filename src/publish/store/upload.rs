@@ -151,7 +151,7 @@ impl S3 {
         let mut under_way = JoinSet::new();
         let sent = async {
             for at in 0..file.size_bytes.div_ceil(part_bytes) {
-                // A slot is had before the part is in memory.
+                // A slot is acquired before the part is in memory.
                 let slot = Arc::clone(slots).acquire_owned().await;
                 while let Some(sent) = under_way.try_join_next() {
                     done(sent)?;

@@ -134,7 +134,7 @@ pub(super) enum Failure {
         /// What woke the reconciler when it began.
         trigger: String,
     },
-    /// A step succeeded again and again, and what it was to mend remains.
+    /// A step succeeded again and again, and what it was to repair remains.
     NonConvergent {
         /// Which.
         step: Box<Step>,

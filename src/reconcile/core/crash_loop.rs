@@ -165,7 +165,7 @@ impl CrashLoops {
         self.records.get(agent)?.last_end
     }
 
-    /// The agent's container is stopped now because it kept ending.
+    /// The agent's container is stopped now because of its crash loop.
     pub fn stopped(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
         let record = self.records.entry(agent.clone()).or_default();
         record.ends.clear();
@@ -218,7 +218,7 @@ impl CrashLoops {
         self.waiting(then).map(|waiting| waiting.until).min()
     }
 
-    /// Whether the agent kept ending, and has not been up for long enough since to believe that this is over.
+    /// Whether the agent was in a crash loop, and has not been up for long enough since to believe that this is over.
     pub fn is_on_probation(&self, agent: &AgentName, now: Instant) -> bool {
         self.records.get(agent).is_some_and(|record| {
             let is_steady = |started: Instant| now.duration_since(started) >= record.steady();

@@ -78,7 +78,7 @@ impl Core {
         };
         let is_outdated = why == Why::TimedOut && self.observing.count == 0;
         self.manifest.give_up(match why {
-            Why::TimedOut => "the time was up before the manifest's server had answered",
+            Why::TimedOut => "timed out before the manifest's server had answered",
             Why::Stopped | Why::OtherRuntime => "it was stopped before the manifest's server had answered",
         });
         self.ending = Some(Ending { why, limit: Some(now.at + landing), phase: Phase::Landing, is_outdated });

@@ -154,7 +154,7 @@ impl Core {
         false
     }
 
-    /// Tells of another route to Podman. That the best one answers at once is no news.
+    /// Tells of another route to Podman. That the best one answers at once is not reported.
     fn notice_route(&mut self, observed: &Observed) {
         let (now, before) = (observed.reach.clone(), std::mem::replace(&mut self.reach, observed.reach.clone()));
         let is_first = before == Reach::default();
@@ -384,7 +384,7 @@ impl Core {
         }
     }
 
-    /// When what was started last has been up for long enough to be looked at once more, where somebody waits for that.
+    /// When what was started last has been up for long enough to be checked once more, where somebody waits for that.
     pub(super) fn settles_at(&self) -> Option<Instant> {
         let settled = self.last_start.filter(|_| self.waits())? + self.terms.settle;
         (settled > self.observed_from).then_some(settled)

@@ -10,7 +10,7 @@ use crate::observe::{Distrust, ManifestFault, Published};
 use crate::plan::{Plan, WaitingOn};
 use crate::reconcile::run::Event;
 
-/// A manifest that could not be had, or does not offer what is wanted, is asked for again.
+/// A manifest that could not be fetched, or does not offer what is wanted, is asked for again.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(300) };
 
 /// The published manifest.
@@ -86,7 +86,7 @@ impl ManifestState {
         self.at.is_some_and(|at| at <= now)
     }
 
-    /// It came, or could not be had. Yields whether it is another, and what is to be told.
+    /// It came, or could not be fetched. Yields whether it is another, and what is to be told.
     pub fn arrived(&mut self, published: Published, desired: &Desired, now: Instant) -> (bool, Option<Event>) {
         self.is_fetching = false;
         self.awaited_until = None;

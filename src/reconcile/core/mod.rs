@@ -81,7 +81,7 @@ pub(super) enum Mode {
     /// Until nothing is left that could be done or waited for, and not longer than this.
     Once {
         timeout: Duration,
-        /// Health is waited for, and what was started is looked at once more.
+        /// Health is waited for, and what was started is checked once more.
         wait: bool,
         goal: Goal,
     },
@@ -96,7 +96,7 @@ pub(super) struct Terms {
     /// So many steps work at once, and so many downloads.
     pub parallel: usize,
     pub downloads: usize,
-    /// What is started is looked at once more after so long.
+    /// What is started is checked once more after so long.
     pub settle: Duration,
     /// How long a step on a container may take beyond what it waits for by itself, once it is to stop.
     pub grace: Duration,
@@ -135,7 +135,7 @@ pub(super) enum Input {
     VmEvent,
     /// The verdict of a health check changed.
     HealthChanged,
-    /// The published manifest came, or could not be had.
+    /// The published manifest came, or could not be fetched.
     ManifestArrived(Box<Published>),
     /// The last lines of a container's log were read.
     LogRead { agent: AgentName, id: ContainerId, lines: String },
@@ -260,7 +260,7 @@ pub(super) struct Core {
     reach: Reach,
     /// When the newest observation began.
     observed_from: Instant,
-    /// When a container was last started that is to be looked at once more.
+    /// When a container was last started that is to be checked once more.
     last_start: Option<Instant>,
     /// What was started here, and steps that may have started something, whose answer was lost.
     started: BTreeMap<AgentName, ContainerId>,

@@ -62,7 +62,7 @@ impl Finding {
 }
 
 impl Core {
-    /// Whether health is waited for, and what was started is looked at once more: somebody waits for an outcome.
+    /// Whether health is waited for, and what was started is checked once more: somebody waits for an outcome.
     pub(super) fn waits(&self) -> bool {
         match self.terms.mode {
             Mode::Once { wait, .. } => wait,

@@ -1,4 +1,4 @@
-//! What is shown: the status of the newest observation with what only the one who keeps it up knows, and the news in it.
+//! What is shown: the status of the newest observation with what only the one who keeps it up knows, and the events in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const FRESH_LOG: Duration = Duration::from_secs(2);
 pub struct View {
     /// Desired beside observed.
     pub status: Status,
-    /// What woke it for the newest look, in fixed words.
+    /// What woke it for the newest observation, in fixed words.
     pub woken_by: Vec<&'static str>,
     /// When it looked last.
     pub looked_at: SystemTime,
@@ -81,9 +81,9 @@ impl std::fmt::Display for BackingOff {
         let (cause, log) = self.cause.split_at(in_one_line(&self.cause).len());
         f.write_str(cause)?;
         match (self.retry_at, self.failures) {
-            (None, _) => f.write_str("; not tried again before what is wanted changes")?,
-            (Some(_), 1) => f.write_str("; tried again later")?,
-            (Some(_), failures) => write!(f, "; tried again later, after {failures} failures")?,
+            (None, _) => f.write_str("; not retried until the desired state changes")?,
+            (Some(_), 1) => f.write_str("; retried later")?,
+            (Some(_), failures) => write!(f, "; retried later, after {failures} failures")?,
         }
         f.write_str(log)
     }
@@ -145,7 +145,7 @@ impl Reported {
 }
 
 impl Core {
-    /// Shows what a look came to, and tells what is new in it.
+    /// Shows what an observation came to, and tells what is new in it.
     pub(super) fn show(&mut self, observed: &Observed, plan: &Plan, asked_by: Vec<&'static str>, now: Now) {
         let backing_off = self.backing_off(now);
         let mut shown = plan.clone();
@@ -217,7 +217,7 @@ impl Core {
         })
     }
 
-    /// What fails again and again, as a trouble.
+    /// What fails again and again, as a problem.
     pub(super) fn recurring(&self, cause: &Cause, failed: &Failed, now: Now) -> Problem {
         backing_off(cause, failed, now).as_problem()
     }
@@ -316,7 +316,7 @@ impl Core {
         self.amend(|view| view.status.unsee(why));
     }
 
-    /// Shows what is wrong with the state file: whoever reads the news finds it in the status.
+    /// Shows what is wrong with the state file: whoever reads the event finds it in the status.
     pub(super) fn show_file_error(&mut self, error: Option<&String>) {
         self.amend(|view| view.file_error = error.cloned());
     }
@@ -339,11 +339,11 @@ impl Core {
         self.reported.podman_lost = why.is_some();
     }
 
-    /// Each trouble when it comes or is another (not each time that it comes again), and its agent once it has none any more.
+    /// Each problem when it comes or is another (not each time that it comes again), and its agent once it has none any more.
     fn report_problems(&mut self, plan: &Plan, status: &Status, now: Now) {
         let backing_off = self.backing_off(now);
         let mut problems = BTreeMap::new();
-        // What went away just when it was to be touched is seen by the next look; it is no news unless that goes on.
+        // What went away just when it was to be touched is seen by the next observation; it is not reported unless that goes on.
         let passing = |off: &&BackingOff| off.kind == FailureKind::NotFound && off.failures == 1;
         for one in backing_off.iter().filter(|off| !passing(off)) {
             let why = BackingOff { failures: 1, ..one.clone() }.to_string();
@@ -351,7 +351,7 @@ impl Core {
         }
         for unready in self.unready.iter().filter(|unready| !unready.health.is_progressing()) {
             let Some(agent) = self.desired.agents.get(&unready.agent) else { continue };
-            // How often is left out: it is one and the same trouble while it goes on.
+            // How often is left out: it is one and the same problem while it goes on.
             let why = match &unready.health {
                 AgentHealth::CrashLoop(_) => format!("container `{}` is in a crash loop", agent.container.name),
                 health => in_words(agent, health).1,
@@ -470,10 +470,10 @@ mod tests {
             is_a_step: true,
             step: None,
         };
-        assert_eq!(off("it failed").to_string(), "it failed; not tried again before what is wanted changes");
+        assert_eq!(off("it failed").to_string(), "it failed; not retried until the desired state changes");
         assert_eq!(
             off("it failed; its last log lines:\n  | one").to_string(),
-            "it failed; not tried again before what is wanted changes; its last log lines:\n  | one"
+            "it failed; not retried until the desired state changes; its last log lines:\n  | one"
         );
     }
 }

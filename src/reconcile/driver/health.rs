@@ -89,7 +89,7 @@ impl<'a, E: Engine> Checks<'a, E> {
     }
 }
 
-/// Ends when the verdict is another than `known`, or there is none to be had any more.
+/// Ends when the verdict is another than `known`, or none is available any more.
 async fn other_verdict<E: Engine>(engine: &E, id: &ContainerId, check: Option<HealthCheck>, known: Option<Health>) {
     let Some(check) = check_of(engine, id, check).await else {
         // It has none after all, or is gone: the next observation tells.

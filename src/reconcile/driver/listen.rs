@@ -1,4 +1,4 @@
-//! Podman's events: subscribed to for ever, whatever happens to Podman. They only say "look again".
+//! Podman's events: subscribed to for ever, whatever happens to Podman. They only say "observe again".
 
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ use crate::reconcile::core::EngineNotice;
 /// Subscribing again: soon, since whatever happens meanwhile is not seen.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(800) };
 /// A subscription that breaks sooner than this has told nothing: Podman 4.3 without a log of events (`events_logger =
-/// "none"`) answers 200 and closes. As each is a reason to look, they are tried ever more rarely.
+/// "none"`) answers 200 and closes. As each is a reason to observe, they are tried ever more rarely.
 const HOLDS: Duration = Duration::from_secs(1);
 const BREAKS: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(30) };
 /// Subscribing may take so long before it counts as failed.
@@ -60,7 +60,7 @@ impl<'a, E: Engine> Listener<'a, E> {
         Self { engine, owner, wall, line, failures: 0, opened: None, broken: 0, told: false }
     }
 
-    /// Waits for the next thing worth a look. Dropping the wait loses nothing.
+    /// Waits for the next thing worth an observation. Dropping the wait loses nothing.
     pub async fn next(&mut self) -> EngineNotice {
         loop {
             match &mut self.line {

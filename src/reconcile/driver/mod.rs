@@ -301,7 +301,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
                     let _ = reply.send(complete(&world.engine, *draft).await);
                 }));
             }
-            Effect::LeaveUnfinished => tracing::warn!("left steps unfinished; the next run takes them up"),
+            Effect::LeaveUnfinished => tracing::warn!("left steps unfinished; the next run resumes them"),
             Effect::WakeAt(at) => {
                 self.wake_at = at.map_or_else(|| Instant::now() + NEVER, Instant::from_std);
             }
@@ -378,7 +378,7 @@ pub(super) async fn complete<E: Engine>(engine: &E, draft: Draft) -> Report {
         }
     });
     let mut problems = futures_util::future::join_all(problems).await;
-    // An empty plan is no proof while health or a last look is still awaited.
+    // An empty plan is no proof while health or a last observation is still awaited.
     let converged = residual.is_empty() && problems.is_empty() && not_waited_for.is_empty() && how == How::Proved;
     problems.splice(0..0, report::refused(manifest_fault.as_ref()));
     Report {

@@ -1,4 +1,4 @@
-//! What Lima tells of the virtual machine: followed for ever, and only ever a reason to look.
+//! What Lima tells of the virtual machine: followed for ever, and only ever a reason to observe.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl<'a, V: Vm> VmWatch<'a, V> {
         self.again = Instant::now();
     }
 
-    /// Waits for the next thing worth a look. Dropping the wait loses nothing but time.
+    /// Waits for the next thing worth an observation. Dropping the wait loses nothing but time.
     pub async fn next(&mut self) {
         use futures_util::StreamExt;
 

@@ -77,7 +77,7 @@ impl Writer {
     }
 }
 
-/// Whether the lock was had. A file system without locks, or a holder that was stopped, costs us the putting aside only.
+/// Whether the lock was acquired. A file system without locks, or a holder that was stopped, costs us the putting aside only.
 fn lock(file: &File) -> bool {
     for _ in 0..LOCK_TRIES {
         match file.try_lock() {

@@ -1,7 +1,7 @@
-//! What notices changes: the file system's events, or a reason why they cannot be had.
+//! What notices changes: the file system's events, or a reason why they are unavailable.
 //!
 //! One file knows `notify`. Its inotify backend loses the watch of a path that is removed or renamed, and keeps one whose
-//! path leads elsewhere by now; so all watches are set anew at each look, by real paths, and an event is only taken for
+//! path leads elsewhere by now; so all watches are set anew at each observation, by real paths, and an event is only taken for
 //! what it is surely: a name that matters was touched.
 
 use std::collections::{BTreeSet, HashSet};

@@ -1,4 +1,4 @@
-//! Reading the files, and telling whether that is news.
+//! Reading the files, and telling whether they changed.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
@@ -12,10 +12,10 @@ use super::{Load, Revision};
 use crate::files::regular::{self, NotOpened};
 use crate::state::{Loaded, MAX_BYTES, ReadError, StateError};
 
-/// How often one look reads files that change while they are read.
+/// How often one observation reads files that change while they are read.
 const TRIES: usize = 4;
 
-/// The files an edition is made of, by absolute path.
+/// The files a revision is made of, by absolute path.
 pub(super) type Files = BTreeMap<PathBuf, Watched>;
 
 /// What stood in the files.
@@ -48,7 +48,7 @@ pub(super) struct Reading {
 
 /// One look at the files.
 pub(super) struct Look {
-    /// What they say, when that is news.
+    /// What they say, when that is new.
     pub(super) revision: Option<Revision>,
     pub(super) mode: WatchMode,
 }
@@ -76,7 +76,7 @@ impl Reading {
         (reading, revision, mode)
     }
 
-    /// Looks whether there is news. The watches are set first, so that whatever changes after the look is an event.
+    /// Reads whether anything changed. The watches are set first, so that whatever changes after the observation is an event.
     pub(super) fn look(&mut self) -> Look {
         let mode = self.notifier.aim(&self.files);
         let prints = prints(&self.files);
@@ -122,7 +122,7 @@ impl Reading {
         (self.load)()
     }
 
-    /// The files that make up an edition. A bad one may not name them all, so those of the last good one stay.
+    /// The files that make up a revision. A bad one may not name them all, so those of the last good one stay.
     fn files_of(&self, loaded: &Result<Loaded, StateError>) -> Files {
         let mut files = Files::new();
         let (named, good): (&[PathBuf], _) = match loaded {

@@ -81,7 +81,7 @@ fn lima(template: &str) -> String {
     version("1").replace("{podman: {}}", &format!("{{lima: {{instance: vm, template: {template}}}}}"))
 }
 
-/// What is to be known of an edition.
+/// What is to be known of a revision.
 fn told(revision: &Revision) -> String {
     let loaded = |loaded: &Loaded| {
         let agent = loaded.desired.agents.values().next().expect("one agent");
@@ -129,7 +129,7 @@ impl Seen {
         told(&self.watching.revisions.borrow())
     }
 
-    /// Waits for an edition that says this; there may be others before it.
+    /// Waits for a revision that says this; there may be others before it.
     async fn becomes(&mut self, expected: &str) {
         let wait = self.watching.revisions.wait_for(|revision| told(revision) == expected);
         let waited = tokio::time::timeout(PATIENCE, wait).await.map(|waited| drop(waited.unwrap()));

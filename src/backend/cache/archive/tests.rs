@@ -137,10 +137,10 @@ fn what_is_no_archive_of_images_is_refused_in_words() {
         Err(Refusal::Damaged(why)) => why,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(b""), "it is no tar archive");
-    assert_eq!(refused(&[0; 4096]), "it is no tar archive");
-    assert_eq!(refused(&[b'x'; 4096]), "it is no tar archive");
-    assert_eq!(refused(b"short"), "it is no tar archive");
+    assert_eq!(refused(b""), "it is not a tar archive");
+    assert_eq!(refused(&[0; 4096]), "it is not a tar archive");
+    assert_eq!(refused(&[b'x'; 4096]), "it is not a tar archive");
+    assert_eq!(refused(b"short"), "it is not a tar archive");
     let whole = docker(&[&["a:1"]]);
     assert_eq!(refused(&whole[..700]), "it ends in the middle");
     assert_eq!(refused(&whole[..512]), "it ends in the middle");

@@ -33,7 +33,7 @@ const PACKED: [(&[u8], &str); 4] =
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveFault {
     /// It cannot be read as one.
-    #[error("it is no tar archive ({0})")]
+    #[error("it is not a tar archive ({0})")]
     NotTar(String),
     /// There is nothing in it.
     #[error("it is empty")]

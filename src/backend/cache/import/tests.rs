@@ -153,9 +153,9 @@ async fn anything_else_refuses_the_whole() {
     }
     assert_eq!(scene.fault(b"").await, "it is empty");
     assert_eq!(scene.fault(&[&b"\x1f\x8b\x08"[..], &[0; 600]].concat()).await, "it is compressed, with gzip");
-    assert!(scene.fault(&[b'x'; 4096]).await.contains("no tar archive"));
+    assert!(scene.fault(&[b'x'; 4096]).await.contains("not a tar archive"));
     let rubbish = scene.fault(&[0x1b; 4096]).await;
-    assert!(rubbish.contains("no tar archive") && !rubbish.chars().any(char::is_control), "{rubbish:?}");
+    assert!(rubbish.contains("not a tar archive") && !rubbish.chars().any(char::is_control), "{rubbish:?}");
     assert!(scene.fault(&pack(&good(b"bytes")[1..].to_vec())).await.contains("has no `vm/manifest.json`"));
     assert!(scene.fault(&pack(&good(b"bytes")[..1].to_vec())).await.contains("lacks `vm/images/app-1-x64.tar.gz`"));
     let large = vec![(MANIFEST, EntryType::Regular, vec![b' '; MAX_MANIFEST_BYTES + 1])];

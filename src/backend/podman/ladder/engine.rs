@@ -16,7 +16,7 @@ use crate::model::{
     VmMount, VmPhase, VmState,
 };
 
-/// How long a command that is about to end waits for the mending of Lima's connection.
+/// How long a command that is about to end waits for the repair of Lima's connection.
 const FINISH: Duration = Duration::from_secs(20);
 /// The only kind of mount through which a guest reads faster than it is sent bytes: it shares memory with the host.
 /// reverse-sshfs encrypts them just the same, and asks for each piece (measured: `benches/lima.sh`).
@@ -69,7 +69,7 @@ impl Routing for Ladder {
         }
     }
 
-    /// Through the best way alone; a lower one is for [`Engine::look`], which also tries to leave it. Where no look has said yet
+    /// Through the best way alone; a lower one is for [`Engine::look`], which also tries to leave it. Where no observation has said yet
     /// whose the machine is, its files do.
     async fn look_ahead(&self, look: &Look, dir: &Path) -> Option<Guest> {
         let link = {
@@ -129,7 +129,7 @@ impl Routing for Ladder {
         let shell = self.0.state().place.as_ref().map(|place| self.0.shell(place));
         match shell {
             Some(shell) => shell.load_seen(file).await,
-            None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM was not looked at yet")),
+            None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM has not been observed yet")),
         }
     }
 }
@@ -137,7 +137,7 @@ impl Routing for Ladder {
 impl Engine for Ladder {
     hand_on!(through);
 
-    /// A way that breaks under a look is left, and the next one looks.
+    /// A way that breaks during an observation is left, and the next one observes.
     async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
         self.0.upgrade().await;
         let first = through!(self, look(look));
@@ -152,7 +152,7 @@ impl Engine for Ladder {
         let shell = self.0.state().place.as_ref().map(|place| self.0.shell(place));
         match shell {
             Some(shell) => shell.machine().await,
-            None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM was not looked at yet")),
+            None => Err(EngineError::new(EngineErrorKind::TransportUnavailable, "the VM has not been observed yet")),
         }
     }
 

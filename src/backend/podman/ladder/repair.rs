@@ -1,6 +1,6 @@
 //! Brings back Lima's own connection into a machine, over which it leads ports and Podman's socket.
 //!
-//! Once that is gone, Lima (2.1) asks for it in vain for ever. Any `limactl shell` makes it anew. Lima asked for Podman's
+//! Once that is gone, Lima (2.1) asks for it in vain for ever. Any `limactl shell` recreates it. Lima asked for Podman's
 //! socket at the boot and for each port when the guest began to listen there, and does so no more: so we ask. Where another
 //! leads a port, that fails and harms nothing.
 
@@ -17,7 +17,7 @@ use crate::model::{Protocol, Route};
 /// Asking the master connection for something.
 const ASK: Duration = Duration::from_secs(20);
 
-/// Best effort: the next look finds out whether it helped, and if not it is begun again.
+/// Best effort: the next observation finds out whether it helped, and if not it is begun again.
 pub(super) async fn repair(finder: Arc<RouteFinder>, place: Place) {
     finder.limactl.make_master(&finder.instance).await;
     if let Some(here) = &place.host

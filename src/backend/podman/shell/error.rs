@@ -2,7 +2,7 @@
 //!
 //! Podman's own failures end with a line `Error: …`; only then are its words looked at (the phrases stand in
 //! [`super::super::error`], samples in `tests/fixtures/podman/errors-cli-4.3.1.txt`). A registry's `connection refused` among
-//! them is no trouble with reaching Podman, so that is told by ssh's and limactl's own failures, never by such words.
+//! them is no problem with reaching Podman, so that is told by ssh's and limactl's own failures, never by such words.
 
 use std::io;
 

@@ -20,7 +20,7 @@ use crate::backend::podman::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, EngineMachine, ImageFacts, Progress};
 use crate::model::{ImageId, ImageRef, Images};
 
-/// How long a pull may go without any news. Podman prints none while it writes a layer to its storage.
+/// How long a pull may go without any output. Podman prints none while it writes a layer to its storage.
 const PULL_STALL: Duration = Duration::from_secs(5 * 60);
 /// How long the guest may work on an archive that it reads by itself.
 const LOAD_WORK: Duration = Duration::from_secs(15 * 60);
@@ -228,7 +228,7 @@ fn pull_with(logins: &str, reference: &ImageRef) -> String {
     )
 }
 
-/// How much of a pull's news is kept: the reason for a failure stands last.
+/// How much of a pull's output is kept: the reason for a failure stands last.
 const NEWS_LIMIT: usize = 64 << 10;
 
 /// `Loaded image: NAME` for each (4.3); older ones wrote `Loaded image(s): A,B`.

@@ -1,4 +1,4 @@
-//! One look in one call; a second one only when a container has to be inspected.
+//! One observation in one call; a second one only when a container has to be inspected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;

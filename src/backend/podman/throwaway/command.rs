@@ -122,7 +122,9 @@ impl Throwaway {
                 let limit = humantime::format_duration(limit);
                 Err(failed(EngineErrorKind::Timeout, format!("it was not done within {limit}")))
             }
-            Err(RunError::TooMuch) => Err(failed(EngineErrorKind::Unknown, "Podman says more than is read".to_owned())),
+            Err(RunError::TooMuch) => {
+                Err(failed(EngineErrorKind::Unknown, "Podman's output is longer than what is read".to_owned()))
+            }
         }
     }
 }

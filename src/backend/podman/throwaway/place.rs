@@ -107,7 +107,7 @@ impl Place {
             if !files::lock(&lock, Lock::Alone, Duration::ZERO).unwrap_or(false) {
                 continue;
             }
-            tracing::info!(path = %dir.display(), "taking away what a kill left of a Podman of our own");
+            tracing::info!(path = %dir.display(), "removing what a kill left of a private Podman");
             drop(Self { dir, program: program.to_owned(), vars: vars.clone(), _lock: lock });
         }
     }
@@ -227,7 +227,7 @@ impl Place {
             }
         }
         if let Err(err) = fs::remove_dir_all(&self.dir) {
-            tracing::warn!(path = %self.dir.display(), error = %err, "cannot remove all of a Podman of our own");
+            tracing::warn!(path = %self.dir.display(), error = %err, "cannot remove all files of a private Podman");
         }
     }
 

@@ -218,7 +218,7 @@ async fn constant_writing_does_not_put_it_off_for_ever() {
         round - 1
     });
     for _ in 0..3 {
-        tokio::time::timeout(PATIENCE, seen.watching.revisions.changed()).await.expect("an edition").unwrap();
+        tokio::time::timeout(PATIENCE, seen.watching.revisions.changed()).await.expect("a revision").unwrap();
         assert!(!seen.now().starts_with("bad"));
     }
     stop.store(true, Ordering::SeqCst);
