@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Exponential backoff with jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     /// The delay after the first failure, before jitter.
     pub first: Duration,
     /// The longest delay, before jitter.
@@ -16,7 +16,7 @@ impl Backoff {
     pub(crate) const PUSH: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
 
     /// The delay after this many failures (counted from 1): doubled each time, then spread over 75 % to 125 %.
-    pub fn delay(&self, failures: u32) -> Duration {
+    pub(crate) fn delay(&self, failures: u32) -> Duration {
         self.at(failures, fastrand::f64())
     }
 

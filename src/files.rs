@@ -42,12 +42,12 @@ impl From<Unfit> for io::Error {
 }
 
 /// What makes the file unfit, when that is why it could not be opened.
-pub fn unfit(err: &io::Error) -> Option<Unfit> {
+pub(crate) fn unfit(err: &io::Error) -> Option<Unfit> {
     err.get_ref()?.downcast_ref().copied()
 }
 
 /// Whether what this user owns is as good as our own: root's always is; to root under `sudo`, so is that of who called it.
-pub fn is_trusted(owner: u32) -> bool {
+pub(crate) fn is_trusted(owner: u32) -> bool {
     let called_by = || std::env::var("SUDO_UID").ok()?.parse().ok();
     trusts(rustix::process::geteuid().as_raw(), called_by, owner)
 }
@@ -57,7 +57,7 @@ fn trusts(own: u32, called_by: impl FnOnce() -> Option<u32>, owner: u32) -> bool
 }
 
 /// Whether this is a file of ours.
-pub fn is_ours(found: &Metadata) -> bool {
+pub(crate) fn is_ours(found: &Metadata) -> bool {
     found.is_file() && is_trusted(found.uid())
 }
 
@@ -65,7 +65,7 @@ pub fn is_ours(found: &Metadata) -> bool {
 ///
 /// # Errors
 /// [`Unfit`], or what the file system says.
-pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     // A pipe without a reader would keep us waiting.
     options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
     let file = options.open(path).map_err(|err| match Errno::from_io_error(&err) {
@@ -85,7 +85,7 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_or_create(path: &Path) -> io::Result<File> {
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600))
 }
 
@@ -93,7 +93,7 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path, OpenOptions::new().read(true))?.read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -103,12 +103,12 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// What the file system says.
-pub fn make_directory(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Whether `path` still names this very file.
-pub fn still_names(path: &Path, file: &File) -> bool {
+pub(crate) fn still_names(path: &Path, file: &File) -> bool {
     match (fs::symlink_metadata(path), file.metadata()) {
         (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
         _ => false,
@@ -118,7 +118,7 @@ pub fn still_names(path: &Path, file: &File) -> bool {
 /// What is to take the place of a file. Readers see the old or the new, never half, and a kill leaves nothing that the next
 /// writer does not take: each file has one temporary name, and writing it takes the lock on the temporary file.
 #[derive(Debug)]
-pub struct Replacement<'a> {
+pub(crate) struct Replacement<'a> {
     path: &'a Path,
     temporary: PathBuf,
     file: File,
@@ -130,7 +130,7 @@ impl<'a> Replacement<'a> {
     ///
     /// # Errors
     /// What the file system says, and [`Unfit`] for what lies in the temporary file's place.
-    pub fn begin(path: &'a Path, mode: u32) -> io::Result<Self> {
+    pub(crate) fn begin(path: &'a Path, mode: u32) -> io::Result<Self> {
         let temporary = temporary_of(path);
         let since = Instant::now();
         let file = loop {
@@ -151,7 +151,7 @@ impl<'a> Replacement<'a> {
     }
 
     /// Where it is written.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
@@ -159,7 +159,7 @@ impl<'a> Replacement<'a> {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn place(mut self, durable: bool) -> io::Result<()> {
+    pub(crate) fn place(mut self, durable: bool) -> io::Result<()> {
         let rename = || live::end(&self.temporary, || fs::rename(&self.temporary, self.path));
         place(&self.file, self.path, durable, || rename().inspect(|()| self.placed = true))
     }
@@ -170,7 +170,7 @@ impl<'a> Replacement<'a> {
 ///
 /// # Errors
 /// What the file system says.
-pub fn place(file: &File, to: &Path, durable: bool, rename: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn place(file: &File, to: &Path, durable: bool, rename: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     if durable {
         file.sync_all()?;
     }
@@ -182,7 +182,7 @@ pub fn place(file: &File, to: &Path, durable: bool, rename: impl FnOnce() -> io:
 ///
 /// # Errors
 /// What the file system says.
-pub fn sync_directory_of(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         None => Ok(()),
         // A name alone lies in the working directory.
@@ -193,7 +193,7 @@ pub fn sync_directory_of(path: &Path) -> io::Result<()> {
 
 /// Beside whom a file is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lock {
+pub(crate) enum Lock {
     /// Beside others who read it.
     Shared,
     /// Beside nobody.
@@ -205,7 +205,7 @@ pub enum Lock {
 ///
 /// # Errors
 /// What the file system says.
-pub fn lock(file: &File, how: Lock, patience: Duration) -> io::Result<bool> {
+pub(crate) fn lock(file: &File, how: Lock, patience: Duration) -> io::Result<bool> {
     let since = Instant::now();
     loop {
         let taken = match how {
@@ -234,7 +234,7 @@ impl Drop for Replacement<'_> {
 ///
 /// # Errors
 /// What the file system or `write` says.
-pub fn replace(path: &Path, durable: bool, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, durable: bool, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         make_directory(dir)?;
     }
@@ -244,7 +244,7 @@ pub fn replace(path: &Path, durable: bool, write: impl FnOnce(&File) -> io::Resu
 }
 
 /// The one name under which a file's successor is written.
-pub fn temporary_of(path: &Path) -> PathBuf {
+pub(crate) fn temporary_of(path: &Path) -> PathBuf {
     let mut name = OsString::from(TEMPORARY);
     name.push(path.file_name().unwrap_or_default());
     // Service managers read every file of a directory whose name ends as theirs do.
@@ -254,18 +254,18 @@ pub fn temporary_of(path: &Path) -> PathBuf {
 
 /// Removes what a killed process left of a replacement of this file. Nothing is in the way of the next one: so a failure is
 /// none.
-pub fn sweep(path: &Path) {
+pub(crate) fn sweep(path: &Path) {
     remove_abandoned(&temporary_of(path));
 }
 
 /// As [`sweep`], for every file of a directory.
-pub fn sweep_directory(dir: &Path) {
+pub(crate) fn sweep_directory(dir: &Path) {
     sweep_where(dir, |name| name.starts_with(TEMPORARY.as_bytes()));
 }
 
 /// As [`sweep_directory`], with what earlier versions left, which gave their temporary files random names. For a directory
 /// in which nobody else keeps files.
-pub fn sweep_own_directory(dir: &Path) {
+pub(crate) fn sweep_own_directory(dir: &Path) {
     sweep_where(dir, |name| name.starts_with(TEMPORARY.as_bytes()) || is_of_earlier_version(name));
 }
 
@@ -343,7 +343,7 @@ impl Untrusted {
 ///
 /// # Errors
 /// When it, or the link to it, belongs to somebody else, or group or others can write to it.
-pub fn check_directory(path: &Path) -> Result<(), Untrusted> {
+pub(crate) fn check_directory(path: &Path) -> Result<(), Untrusted> {
     let untrusted = |found: &Metadata, fault| {
         Err(Untrusted { path: path.to_owned(), owner: found.uid(), mode: found.mode() & 0o7777, fault })
     };

@@ -15,8 +15,13 @@
 //! is nothing left to do. [`cli`] is the command line over it. `plan` and `model` know neither clock nor disk nor
 //! network.
 
+// Here and not in Cargo.toml: the test crates' `pub` is never reachable.
+#![warn(unreachable_pub)]
+// Whoever works on it reads the documents of what is private too.
+#![allow(rustdoc::private_intra_doc_links)]
+
 #[macro_use]
-pub mod words;
+mod words;
 
 pub mod act;
 pub mod backend;
@@ -25,7 +30,7 @@ mod brief;
 pub mod cli;
 pub mod control;
 pub mod error;
-pub mod files;
+mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod handles;
@@ -35,14 +40,14 @@ pub mod plan;
 pub mod publish;
 pub mod readiness;
 pub mod reconcile;
-pub mod service;
+mod service;
 mod sizes;
 pub mod snapshot;
 pub mod state;
 pub mod status;
-pub mod telemetry;
+mod telemetry;
 mod time;
 pub mod trust;
 mod visible;
 mod watcher;
-pub mod why;
+mod why;

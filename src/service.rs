@@ -14,7 +14,7 @@ use crate::model::Name;
 
 /// Who runs services here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manager {
+pub(crate) enum Manager {
     /// systemd 247 (Debian 11) or newer.
     Systemd,
     /// launchd, on macOS.
@@ -23,7 +23,7 @@ pub enum Manager {
 
 /// Whose service it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// The user's: it runs as the user, with the user's Podman.
     User,
     /// The system's: it runs as root, with the system's Podman.
@@ -38,7 +38,7 @@ const STOP_SECONDS: u32 = 20;
 
 /// `run`, as a service.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub(crate) struct Service {
     /// Name of the state file.
     pub name: Name,
     /// Whose it is.
@@ -66,7 +66,7 @@ pub struct Service {
 /// A path or a flag that cannot stand in a service file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{what}` cannot stand in a service file: {why}")]
-pub struct Unfit {
+pub(crate) struct Unfit {
     /// What, fit for showing.
     pub what: String,
     /// Why.
@@ -75,7 +75,7 @@ pub struct Unfit {
 
 impl Service {
     /// What the service manager calls it: `steadfast-demo.service`, `io.steadfast.demo`.
-    pub fn id(name: &Name, manager: Manager) -> String {
+    pub(crate) fn id(name: &Name, manager: Manager) -> String {
         match manager {
             Manager::Systemd => format!("steadfast-{name}.service"),
             Manager::Launchd => format!("io.steadfast.{name}"),
@@ -83,7 +83,7 @@ impl Service {
     }
 
     /// Where its file is kept. `config` is the user's configuration directory, `home` the home directory.
-    pub fn path(name: &Name, manager: Manager, scope: Scope, config: &Path, home: &Path) -> PathBuf {
+    pub(crate) fn path(name: &Name, manager: Manager, scope: Scope, config: &Path, home: &Path) -> PathBuf {
         let id = Self::id(name, manager);
         match (manager, scope) {
             (Manager::Systemd, Scope::User) => config.join("systemd/user").join(id),
@@ -98,7 +98,7 @@ impl Service {
     /// # Errors
     /// When a path is not UTF-8 or has control characters, neither of which these formats can hold; with systemd also when
     /// the program's path has quotes or backslashes.
-    pub fn render(&self, manager: Manager) -> Result<String, Unfit> {
+    pub(crate) fn render(&self, manager: Manager) -> Result<String, Unfit> {
         match manager {
             Manager::Systemd => systemd::render(self),
             Manager::Launchd => launchd::render(self),
@@ -106,7 +106,7 @@ impl Service {
     }
 
     /// Whether a file was written by us.
-    pub fn is_ours(text: &str) -> bool {
+    pub(crate) fn is_ours(text: &str) -> bool {
         text.lines().take(4).any(|line| line.contains(MARK))
     }
 

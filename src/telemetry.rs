@@ -13,7 +13,7 @@ use crate::visible::visible;
 
 /// How this process logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Logging {
+pub(crate) struct Logging {
     /// Errors only.
     pub quiet: bool,
     /// 0 warns, 1 informs, 2 and more debug.
@@ -25,7 +25,7 @@ pub struct Logging {
 }
 
 /// Sets up logging for this process. `STEADFAST_LOG` (as `RUST_LOG` in other programs) overrides what the flags say.
-pub fn init(logging: Logging) {
+pub(crate) fn init(logging: Logging) {
     let level = match (logging.quiet, logging.verbose) {
         (true, _) => "error",
         (false, 0) => "warn",

@@ -27,7 +27,7 @@ const MOST_FAILURES: usize = 3;
 
 /// Why an agent is as it is.
 #[derive(Debug, Clone)]
-pub struct Why {
+pub(crate) struct Why {
     /// Which.
     pub agent: AgentName,
     /// What the state file wants and what was seen of it. `None` when the state file has no such agent any more.
@@ -56,7 +56,7 @@ pub struct Why {
 
 /// What the state file wants of an agent, and what was seen.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub(crate) struct Known {
     /// Where it stands in the state file.
     pub place: Place,
     /// Wanted beside seen, as `status` shows it.
@@ -109,7 +109,7 @@ pub struct ReportedStep {
 /// Something that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Change {
+pub(crate) struct Change {
     /// When (RFC 3339).
     pub time: String,
     /// What had woken us.
@@ -127,7 +127,7 @@ pub struct Change {
 /// An agent that is left alone for a while, since it keeps failing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct BackingOff {
+pub(crate) struct BackingOff {
     /// Until when (RFC 3339); `None`: until the desired state changes.
     pub until: Option<String>,
     /// Why.
@@ -136,7 +136,7 @@ pub struct BackingOff {
 
 /// What the journal tells of one agent. Shown entry by entry, oldest first, so that the journal is never in memory.
 #[derive(Debug)]
-pub struct Past {
+pub(crate) struct Past {
     agent: AgentName,
     /// Targets of steps that others take for it too: an image, a tarball.
     shared: BTreeSet<String>,
@@ -150,28 +150,28 @@ pub struct Past {
 
 impl Past {
     /// Nothing yet.
-    pub fn of(agent: &AgentName) -> Self {
+    pub(crate) fn of(agent: &AgentName) -> Self {
         Self::sharing(agent, BTreeSet::new())
     }
 
     /// Nothing yet, of an agent that waits for what [`awaited`] yields: what becomes of it concerns this agent, whoever fetches it.
-    pub fn sharing(agent: &AgentName, shared: BTreeSet<String>) -> Self {
+    pub(crate) fn sharing(agent: &AgentName, shared: BTreeSet<String>) -> Self {
         let (failures, over) = (Vec::new(), Vec::new());
         Self { agent: agent.clone(), shared, failures, over, last_change: None, backoff: None, mentioned: false }
     }
 
     /// Whether the journal has heard of the agent.
-    pub fn is_mentioned(&self) -> bool {
+    pub(crate) fn is_mentioned(&self) -> bool {
         self.mentioned
     }
 
     /// What stopped the agent the last time, since it was last fine.
-    pub fn newest_failure(&self) -> Option<&Failure> {
+    pub(crate) fn newest_failure(&self) -> Option<&Failure> {
         self.failures.last()
     }
 
     /// Takes in the next entry.
-    pub fn add(&mut self, entry: &Entry) {
+    pub(crate) fn add(&mut self, entry: &Entry) {
         let ours = entry.concerns(self.agent.as_str());
         self.mentioned |= ours;
         match entry.event() {
@@ -287,7 +287,7 @@ impl ReportedStep {
 }
 
 /// What an agent waits for that another one's step may bring.
-pub fn awaited(agent: &AgentName, plan: &Plan) -> BTreeSet<String> {
+pub(crate) fn awaited(agent: &AgentName, plan: &Plan) -> BTreeSet<String> {
     let waits = plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(agent));
     let awaited = waits.filter_map(|waiting| match &waiting.on {
         WaitingOn::Image { reference } => Some(reference.to_string()),
@@ -298,7 +298,7 @@ pub fn awaited(agent: &AgentName, plan: &Plan) -> BTreeSet<String> {
 }
 
 /// Whether what a failure tells of may still stand in the way: what is not to be fetched, loaded or pulled any more does not.
-pub fn still_stands(failure: &Failure, plan: &Plan) -> bool {
+pub(crate) fn still_stands(failure: &Failure, plan: &Plan) -> bool {
     let Some(done) = failure.done.as_ref().filter(|done| done.stage().is_some_and(|stage| stage < 2)) else {
         return true;
     };
@@ -319,7 +319,7 @@ fn time(entry: &Entry) -> String {
 
 /// Why the agent is as it is. `plan` is the plan made from this observation; `now` is when it was taken. What a running `run`
 /// knows of its backoff, the caller puts into [`Why::backoff`].
-pub fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past, now: SystemTime) -> Why {
+pub(crate) fn why(agent: &AgentName, desired: &Desired, snapshot: &Snapshot, past: Past, now: SystemTime) -> Why {
     let Snapshot { observed, plan, status, .. } = snapshot;
     let steps: Vec<_> = plan.steps().filter(|step| step.agent.as_ref() == Some(agent)).cloned().collect();
     let waiting: Vec<_> =

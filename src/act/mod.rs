@@ -290,7 +290,7 @@ impl ActError {
     /// What a registry is to blame for, where that is why.
     pub fn pull(&self) -> Option<&PullFault> {
         match self {
-            ActError::Engine(err) => err.pull.as_ref(),
+            ActError::Engine(err) => err.pull.as_deref(),
             _ => None,
         }
     }

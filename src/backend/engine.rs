@@ -366,7 +366,7 @@ pub struct EngineError {
     /// Where the way out stands.
     pub way_out: WayOut,
     /// What the registry is to blame for, where an image could not be pulled.
-    pub pull: Option<PullFault>,
+    pub pull: Option<Box<PullFault>>,
 }
 
 /// Where the way out of a failure stands.

@@ -26,7 +26,7 @@ const FILE_CHUNK: usize = 256 * 1024;
 /// Asks for manifests and artifacts. The HTTP client is made when it is first needed: loading the system's
 /// certificates costs more than a whole observation of a warm cache.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     http: OnceLock<reqwest::Client>,
     connect_timeout: Duration,
     stall_timeout: Duration,
@@ -34,7 +34,7 @@ pub struct Client {
 
 /// What is asked for beside the place.
 #[derive(Debug, Clone, Default)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// Answer with [`Status::NotModified`] when this is still so.
     pub unless: Option<Validators>,
     /// Only the bytes from here on.
@@ -47,7 +47,7 @@ pub struct Ask {
 
 impl Ask {
     /// Whether less than all bytes are asked for.
-    pub fn is_part(&self) -> bool {
+    pub(crate) fn is_part(&self) -> bool {
         self.from > 0 || self.upto.is_some()
     }
 
@@ -61,7 +61,7 @@ impl Ask {
 
 /// What a server said to tell one version of a document from the next.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Validators {
+pub(crate) struct Validators {
     /// `ETag`, with its quotes.
     pub etag: Option<String>,
     /// `Last-Modified`, as it was sent.
@@ -70,14 +70,14 @@ pub struct Validators {
 
 impl Validators {
     /// Whether there is nothing to tell versions apart by.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.etag.is_none() && self.last_modified.is_none()
     }
 }
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// What kind.
     pub status: Status,
     /// How many bytes the body says it has.
@@ -92,7 +92,7 @@ pub struct Answer {
 
 /// What kind of answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// All bytes (200).
     Whole,
     /// The bytes from `start` to `last` (206).
@@ -115,7 +115,7 @@ pub enum Status {
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The HTTP status, or the cause in words. Never has the URL in it.
     pub cause: String,
     /// Whether trying again may help by itself.
@@ -130,12 +130,12 @@ pub struct Failure {
 
 impl Failure {
     /// A failure that stays.
-    pub fn permanent(cause: impl Into<String>) -> Self {
+    pub(crate) fn permanent(cause: impl Into<String>) -> Self {
         Self { cause: cause.into(), retryable: false, unreachable: false, absent: false, retry_after: None }
     }
 
     /// A failure that may pass.
-    pub fn passing(cause: impl Into<String>) -> Self {
+    pub(crate) fn passing(cause: impl Into<String>) -> Self {
         Self { retryable: true, ..Self::permanent(cause) }
     }
 
@@ -152,7 +152,7 @@ impl Failure {
 impl Client {
     /// A client which gives up on a connection after `connect_timeout`, and on an answer after `stall_timeout` without
     /// a byte of it.
-    pub fn new(connect_timeout: Duration, stall_timeout: Duration) -> Self {
+    pub(crate) fn new(connect_timeout: Duration, stall_timeout: Duration) -> Self {
         Self { http: OnceLock::new(), connect_timeout, stall_timeout }
     }
 
@@ -177,7 +177,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or with another status than those of [`Status`].
-    pub async fn get(&self, at: &Location, ask: &Ask) -> Result<Answer, Failure> {
+    pub(crate) async fn get(&self, at: &Location, ask: &Ask) -> Result<Answer, Failure> {
         match at {
             Location::Http(url) => {
                 let mut request = self.http()?.get(url.clone());
@@ -260,7 +260,7 @@ impl Client {
 
 /// The bytes of an answer, in pieces as they come.
 #[derive(Debug)]
-pub struct Body {
+pub(crate) struct Body {
     bytes: Source,
     stall_timeout: Duration,
 }
@@ -276,7 +276,7 @@ impl Body {
     ///
     /// # Errors
     /// When the connection breaks, when the body is shorter than it said, or when nothing comes for the stall timeout.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         match &mut self.bytes {
             Source::Http(response) => timeout(self.stall_timeout, response.chunk())
                 .await
@@ -294,7 +294,7 @@ impl Body {
     ///
     /// # Errors
     /// As [`Body::chunk`].
-    pub async fn at_most(mut self, limit: usize) -> Result<Option<Vec<u8>>, Failure> {
+    pub(crate) async fn at_most(mut self, limit: usize) -> Result<Option<Vec<u8>>, Failure> {
         let mut bytes = Vec::new();
         while let Some(piece) = self.chunk().await? {
             if bytes.len() + piece.len() > limit {

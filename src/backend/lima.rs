@@ -21,7 +21,7 @@ use crate::files;
 use crate::model::vm::{PARAM_NAME, PARAM_ROOT, Process};
 use crate::model::{Boot, Forward, InstanceName, Ownership, Protocol, VmMake, VmPhase, VmState};
 
-pub use render::render;
+pub(crate) use render::render;
 
 /// What is kept in an instance's directory to say whose it is, once somebody else's was taken over.
 const OWNER_FILE: &str = "steadfast.json";

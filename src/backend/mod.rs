@@ -9,8 +9,8 @@ mod engine;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
-pub mod http;
-pub mod lima;
+pub(crate) mod http;
+pub(crate) mod lima;
 pub mod limactl;
 pub mod podman;
 mod process;

@@ -11,7 +11,7 @@ mod logs;
 mod ownership;
 mod publish;
 mod reconcile;
-pub mod render;
+pub(crate) mod render;
 mod run;
 mod runtime;
 mod service;

@@ -310,7 +310,7 @@ impl Translator {
                 }
                 Some(error) => Revision { desired: before.desired.clone(), error: Some(error) },
             },
-            files::Revision::Bad { error, .. } => {
+            files::Revision::Bad(error) => {
                 // It is told in the journal and by the socket too, where colours are garbage.
                 Revision { desired: before.desired.clone(), error: Some(CliError::state(error, false).message) }
             }

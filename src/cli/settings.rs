@@ -18,7 +18,7 @@ use crate::model::{Arch, Desired, HostKey, Name, Runtime, VmPhase, VmSpec};
 use crate::state::{self, Context, Input, Loaded};
 
 /// What the state file speaks of on this machine.
-pub type HostWorld = World<Option<Lima>, PodmanAt, Cache>;
+pub(super) type HostWorld = World<Option<Lima>, PodmanAt, Cache>;
 
 /// What was typed, and what the environment adds to it.
 #[derive(Clone)]
@@ -261,7 +261,7 @@ pub(super) fn check_root(root: &Path, name: Option<&Name>) -> Result<(), CliErro
 }
 
 /// The directory of a state file's state below its root.
-pub fn state_dir(desired: &Desired) -> PathBuf {
+pub(super) fn state_dir(desired: &Desired) -> PathBuf {
     desired.root.join("state").join(desired.name.as_str())
 }
 
@@ -299,7 +299,7 @@ pub(super) fn fresh_key() -> HostKey {
 ///
 /// # Errors
 /// When it cannot be written below `root`, or the system has no randomness to make it of.
-pub fn keep_key(root: &Path) -> std::io::Result<HostKey> {
+pub(super) fn keep_key(root: &Path) -> std::io::Result<HostKey> {
     let text = |key: &HostKey| crate::model::Sha256Digest::from_bytes(*key.as_bytes()).to_string();
     keep_word(&key_path(root), || read_key(root), random_key, text)
 }

@@ -11,7 +11,7 @@ use super::render::said::{self, Level};
 
 /// Listens until the process ends.
 #[derive(Debug, Clone)]
-pub struct Signals {
+pub(super) struct Signals {
     /// Cancelled by the first signal.
     pub token: CancellationToken,
     seen: Arc<AtomicU8>,
@@ -19,7 +19,7 @@ pub struct Signals {
 
 impl Signals {
     /// Starts to listen. `say` is printed at the first signal.
-    pub fn listen(say: &'static str) -> Self {
+    pub(super) fn listen(say: &'static str) -> Self {
         let signals = Self { token: CancellationToken::new(), seen: Arc::new(AtomicU8::new(0)) };
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
@@ -47,12 +47,12 @@ impl Signals {
     ///
     /// # Errors
     /// When the system does not let it be heard.
-    pub fn hangup() -> std::io::Result<tokio::signal::unix::Signal> {
+    pub(super) fn hangup() -> std::io::Result<tokio::signal::unix::Signal> {
         signal(SignalKind::hangup())
     }
 
     /// The exit status of the signal that was heard.
-    pub fn status(&self) -> Option<ExitStatus> {
+    pub(super) fn status(&self) -> Option<ExitStatus> {
         match self.seen.load(Ordering::SeqCst) {
             0 => None,
             code if code == ExitStatus::Terminated as u8 => Some(ExitStatus::Terminated),

@@ -27,7 +27,7 @@ pub(super) fn end(temporary: &Path, how: impl FnOnce() -> io::Result<()>) -> io:
 
 /// Removes what this process was writing and has not put in its place, and lets nothing more be put in its place. For who ends
 /// the process now.
-pub fn abandon() {
+pub(crate) fn abandon() {
     let live = live();
     for temporary in live.iter() {
         let _ = std::fs::remove_file(temporary);

@@ -11,7 +11,7 @@ const PIECE: usize = 1024 * 1024;
 
 /// Hashes and counts what is written to, or read from, what it stands before.
 #[derive(Debug)]
-pub struct Hashing<T> {
+pub(crate) struct Hashing<T> {
     inner: T,
     hasher: Sha256,
     length: u64,
@@ -19,17 +19,17 @@ pub struct Hashing<T> {
 
 impl<T> Hashing<T> {
     /// Begins before this reader or writer.
-    pub fn new(inner: T) -> Self {
+    pub(crate) fn new(inner: T) -> Self {
         Self { inner, hasher: Sha256::new(), length: 0 }
     }
 
     /// How many bytes came through.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
     /// What it stood before, what came through hashes to, and how many bytes that was.
-    pub fn finish(self) -> (T, Sha256Digest, u64) {
+    pub(crate) fn finish(self) -> (T, Sha256Digest, u64) {
         (self.inner, self.hasher.into(), self.length)
     }
 
@@ -63,7 +63,11 @@ impl<R: Read> Read for Hashing<R> {
 ///
 /// # Errors
 /// What the reader or the writer says.
-pub fn copy(from: &mut impl Read, to: &mut impl Write, mut so_far: impl FnMut(u64)) -> io::Result<(Sha256Digest, u64)> {
+pub(crate) fn copy(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    mut so_far: impl FnMut(u64),
+) -> io::Result<(Sha256Digest, u64)> {
     let (mut piece, mut to) = (vec![0; PIECE], Hashing::new(to));
     loop {
         match from.read(&mut piece) {

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::ids::{ArtifactKey, Sha256Digest, clean};
 
 /// The largest list that is read, in bytes (16 MiB): of a tarball of 500 GiB.
-pub const MAX_LAYERS_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_LAYERS_BYTES: usize = 16 * 1024 * 1024;
 
 /// The most members of a list: as many as fit into its bytes, and no more.
-pub const MAX_MEMBERS: usize = 128 * 1024;
+pub(crate) const MAX_MEMBERS: usize = 128 * 1024;
 
 /// Where a tarball's members are listed, as its manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]

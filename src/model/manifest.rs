@@ -17,14 +17,14 @@ use super::observed::CachedArtifact;
 use crate::trust::Signed;
 
 /// The largest published manifest that is read, in bytes (4 MiB).
-pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 
 /// The largest local copy of one, in bytes (16 MiB): indenting makes an honest manifest half as large again, and one that
 /// only nests a hundred times larger.
-pub const MAX_COPY_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_COPY_BYTES: usize = 16 * 1024 * 1024;
 
 /// The manifest schema this build understands.
-pub const MANIFEST_SCHEMA_VERSION: u64 = 2;
+pub(crate) const MANIFEST_SCHEMA_VERSION: u64 = 2;
 
 /// A parsed manifest. What it says of an artifact is checked when that artifact is asked for, since the entries of
 /// agents and architectures that nobody wants may hold anything.

@@ -2,21 +2,21 @@
 //!
 //! Nothing here does I/O, reads a clock or knows a backend; all of it can be built in a test by hand.
 
-pub mod canonical;
-pub mod desired;
-pub mod failure;
-pub mod hashing;
-pub mod ids;
+pub(crate) mod canonical;
+pub(crate) mod desired;
+pub(crate) mod failure;
+pub(crate) mod hashing;
+pub(crate) mod ids;
 pub mod labels;
-pub mod layers;
-pub mod manifest;
-pub mod observed;
-pub mod ports;
-pub mod redact;
-pub mod spec;
-pub mod text;
-pub mod vm;
-pub mod wanted;
+pub(crate) mod layers;
+pub(crate) mod manifest;
+pub(crate) mod observed;
+pub(crate) mod ports;
+pub(crate) mod redact;
+pub(crate) mod spec;
+pub(crate) mod text;
+pub(crate) mod vm;
+pub(crate) mod wanted;
 
 pub use canonical::{CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{

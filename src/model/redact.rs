@@ -7,7 +7,7 @@ use std::fmt;
 use serde_json::Value;
 
 /// Stands where a value stood that must not be shown.
-pub const HIDDEN: &str = "(sensitive)";
+pub(crate) const HIDDEN: &str = "(sensitive)";
 
 /// Fewer characters are no secret, and would blank whole sentences.
 const FEWEST: usize = 3;

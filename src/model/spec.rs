@@ -89,10 +89,10 @@ impl ContainerSpec {
 }
 
 /// What an address in `add_hosts` says to mean the machine Podman runs on.
-pub const HOST_GATEWAY: &str = "host-gateway";
+pub(crate) const HOST_GATEWAY: &str = "host-gateway";
 
 /// A line of `add_hosts`: `host:address`. An IPv6 address has colons of its own, a host has none.
-pub fn split_host(line: &str) -> Option<(&str, &str)> {
+pub(crate) fn split_host(line: &str) -> Option<(&str, &str)> {
     line.split_once(':')
 }
 

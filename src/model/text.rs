@@ -62,7 +62,7 @@ impl fmt::Debug for Text {
 /// Whether a variable of this name is taken to hold a secret: it has, as a word or at the end of one, `token`, `key`,
 /// `secret`, `password`, `passwd`, `passphrase`, `pass`, `pwd`, `pw`, `credential`, `cred`, `auth`, `private`, `jwt`,
 /// `bearer` or `cookie`. Words end at a mark and where capitals begin.
-pub fn names_a_secret(variable: &str) -> bool {
+pub(crate) fn names_a_secret(variable: &str) -> bool {
     // The working directory, in every shell.
     if matches!(variable, "PWD" | "OLDPWD") {
         return false;
@@ -138,7 +138,7 @@ fn words(name: &str) -> Vec<String> {
 
 /// Where a URL with a password begins in a text, and the password: `postgres://user:password@host`, or `https://token@host`,
 /// where a name that stands alone is mostly a token.
-pub fn url_with_password(text: &str) -> Option<(usize, &str)> {
+pub(crate) fn url_with_password(text: &str) -> Option<(usize, &str)> {
     let mut from = 0;
     while let Some(at) = text.get(from..)?.find("://") {
         let mark = from + at;

@@ -11,11 +11,11 @@ use super::labels::Ownership;
 use super::spec::{Port, Protocol};
 
 /// The parameter of an instance that says whose it is. Lima keeps it in the instance's own `lima.yaml`.
-pub const PARAM_NAME: &str = "steadfastName";
+pub(crate) const PARAM_NAME: &str = "steadfastName";
 /// The parameter of an instance that says from which template it was made: [`Template::digest`].
-pub const PARAM_TEMPLATE: &str = "steadfastTemplate";
+pub(crate) const PARAM_TEMPLATE: &str = "steadfastTemplate";
 /// Of which root its state file is. Absent on what older versions made.
-pub const PARAM_ROOT: &str = "steadfastRoot";
+pub(crate) const PARAM_ROOT: &str = "steadfastRoot";
 
 /// A Lima instance as the state file wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -73,12 +73,12 @@ impl fmt::Display for ManifestCause {
 }
 
 /// The manifest that counts: the published one, else the last good one.
-pub fn effective_manifest(observed: &Observed) -> Option<&Manifest> {
+pub(crate) fn effective_manifest(observed: &Observed) -> Option<&Manifest> {
     observed.published.present().or(observed.local.present())
 }
 
 /// The artifacts that are wanted in the cache, as far as they can be told.
-pub fn wanted_artifacts(desired: &Desired, observed: &Observed) -> Vec<Wanted> {
+pub(crate) fn wanted_artifacts(desired: &Desired, observed: &Observed) -> Vec<Wanted> {
     let mut seen = BTreeMap::<ArtifactKey, ()>::new();
     let mut wanted = Vec::new();
     for (name, agent) in &desired.agents {
@@ -103,7 +103,7 @@ pub fn wanted_artifacts(desired: &Desired, observed: &Observed) -> Vec<Wanted> {
 ///
 /// # Errors
 /// Why nothing offers it.
-pub fn resolve_artifact(
+pub(crate) fn resolve_artifact(
     name: &AgentName,
     agent: &Agent,
     arch: Arch,
@@ -151,7 +151,7 @@ fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) 
 }
 
 /// The files of this version, whatever their names end in.
-pub fn files_of<'a>(
+pub(crate) fn files_of<'a>(
     agent: &str,
     version: &str,
     arch: Arch,
@@ -202,7 +202,7 @@ fn version(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<Strin
 ///
 /// # Errors
 /// Why nothing offers it.
-pub fn wanted_image(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<ImageRef, ManifestCause> {
+pub(crate) fn wanted_image(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<ImageRef, ManifestCause> {
     let repository = repository(name, agent, observed)?;
     let version = version(name, agent, observed)?;
     ImageRef::join(&repository, &version)

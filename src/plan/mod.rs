@@ -3,7 +3,7 @@
 //! A pure function of its arguments. No I/O, no clock, no randomness; what it needs to know about the world stands in
 //! [`Observed`], and what it decides stands in [`Plan`]. Each file here diffs one layer; this one joins them.
 
-pub mod action;
+pub(crate) mod action;
 mod artifacts;
 mod containers;
 mod images;

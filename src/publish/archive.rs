@@ -20,7 +20,7 @@ const MAX_HELD: u64 = 8 * 1024 * 1024;
 
 /// Why an archive cannot be published.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// It cannot be read, or what comes of it cannot be written.
     #[error("cannot copy what Podman saves")]
     Io(#[from] io::Error),
@@ -40,7 +40,7 @@ pub enum ArchiveError {
 }
 
 /// What images call an architecture.
-pub fn oci_arch(arch: Arch) -> &'static str {
+pub(crate) fn oci_arch(arch: Arch) -> &'static str {
     match arch {
         Arch::Arm64 => "arm64",
         Arch::X64 => "amd64",
@@ -58,7 +58,7 @@ struct Listed {
 ///
 /// # Errors
 /// When it is something else, cannot be read, or cannot be written.
-pub fn copy<W: Write>(
+pub(crate) fn copy<W: Write>(
     from: impl Read,
     to: W,
     image: &ImageRef,

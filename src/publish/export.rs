@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tar::{EntryType, Header};
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::ExportError;
+pub(crate) use self::error::ExportError;
 use super::bundle::Bundle;
 use super::dist;
 use super::place;
@@ -36,7 +36,7 @@ use crate::trust;
 
 /// What is to be exported.
 #[derive(Debug, Clone, Copy)]
-pub struct ExportRequest<'a> {
+pub(crate) struct ExportRequest<'a> {
     /// The agents, which the manifest must offer at their versions.
     pub bundle: &'a Bundle,
     /// Where the tarballs lie.
@@ -48,7 +48,7 @@ pub struct ExportRequest<'a> {
 /// An archive that was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Exported {
+pub(crate) struct Exported {
     /// Where.
     pub path: PathBuf,
     /// What its bytes hash to.
@@ -98,7 +98,11 @@ struct Part {
 /// # Errors
 /// When the manifest names anything that is not there, or is something else, or the archive cannot be written. What was in
 /// its place stays then.
-pub fn export(request: &ExportRequest<'_>, out: &Path, cancel: &CancellationToken) -> Result<Exported, ExportError> {
+pub(crate) fn export(
+    request: &ExportRequest<'_>,
+    out: &Path,
+    cancel: &CancellationToken,
+) -> Result<Exported, ExportError> {
     let ExportRequest { bundle, dist_dir, manifest: path } = *request;
     let unusable = |err| ExportError::Manifest { path: path.to_owned(), err };
     let bytes = read(path, MAX_MANIFEST_BYTES as u64)?.ok_or_else(|| unusable(ManifestError::TooLarge))?;

@@ -17,7 +17,7 @@ const MAX_LISTED: usize = 10;
 
 /// Why a tarball is not what it is published as.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadedError {
+pub(crate) enum LoadedError {
     /// It, or its sidecar.
     #[error(transparent)]
     Dist(#[from] DistError),
@@ -89,7 +89,7 @@ fn is_full(message: &str) -> bool {
 ///
 /// # Errors
 /// As [`dist::verified`].
-pub async fn verified(tarball: &Path) -> Result<Hashed, LoadedError> {
+pub(crate) async fn verified(tarball: &Path) -> Result<Hashed, LoadedError> {
     let path = tarball.to_owned();
     let hashed = tokio::task::spawn_blocking(move || dist::verified(&path)).await;
     let lost = |err: tokio::task::JoinError| EngineError::new(EngineErrorKind::Unknown, err.to_string());
@@ -101,7 +101,7 @@ pub async fn verified(tarball: &Path) -> Result<Hashed, LoadedError> {
 ///
 /// # Errors
 /// When it cannot be loaded, or holds anything else.
-pub async fn load(
+pub(crate) async fn load(
     podman: &Api,
     dir: &Path,
     tarball: &Path,

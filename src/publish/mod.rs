@@ -11,18 +11,18 @@
 //! A manifest never names what is not there: [`manifest`] is made from what lies in the dist directory alone. It is read by
 //! the same [`crate::model::Manifest`] that the fetcher reads it with.
 
-pub mod archive;
+pub(crate) mod archive;
 pub mod bundle;
 pub mod dist;
-pub mod export;
+pub(crate) mod export;
 pub mod key;
-pub mod loaded;
+pub(crate) mod loaded;
 pub mod manifest;
 pub mod members;
 pub mod packing;
-pub mod place;
+pub(crate) mod place;
 pub mod push;
-pub mod registry;
-pub mod smoke;
+pub(crate) mod registry;
+pub(crate) mod smoke;
 pub mod store;
-pub mod tarball;
+pub(crate) mod tarball;

@@ -54,7 +54,7 @@ pub(super) enum Packer<W: Write> {
 }
 
 impl<W: Write> Packer<W> {
-    pub fn new(to: W, packing: Packing) -> io::Result<Self> {
+    pub(super) fn new(to: W, packing: Packing) -> io::Result<Self> {
         match packing {
             Packing::Gzip => Ok(Self::Gzip(Members::new(to, GZIP_LEVEL))),
             Packing::Zstd => zstd::stream::write::Encoder::new(Hashing::new(to), ZSTD_LEVEL).map(Self::Zstd),
@@ -62,14 +62,14 @@ impl<W: Write> Packer<W> {
     }
 
     /// What follows is worth a member of its own, where there are any.
-    pub fn begin_member(&mut self) -> io::Result<()> {
+    pub(super) fn begin_member(&mut self) -> io::Result<()> {
         match self {
             Packer::Gzip(members) => members.begin_member(),
             Packer::Zstd(_) => Ok(()),
         }
     }
 
-    pub fn finish(self) -> io::Result<(W, Written)> {
+    pub(super) fn finish(self) -> io::Result<(W, Written)> {
         match self {
             Packer::Gzip(members) => members.finish(),
             Packer::Zstd(encoder) => {

@@ -25,7 +25,7 @@ pub(super) fn begin(path: &Path) -> io::Result<Replacement<'_>> {
 ///
 /// # Errors
 /// What the file system says.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let replacement = begin(path)?;
     let mut file = replacement.file();
     file.write_all(bytes)?;

@@ -24,7 +24,7 @@ const TRIES: u32 = 3;
 
 /// What is to be pushed, and where to.
 #[derive(Debug, Clone, Copy)]
-pub struct RegistryRequest<'a> {
+pub(crate) struct RegistryRequest<'a> {
     /// Host, and path below it: `ghcr.io/openclaw`.
     pub registry: &'a str,
     /// Whether it must speak TLS, with a certificate that is trusted.
@@ -40,7 +40,7 @@ pub struct RegistryRequest<'a> {
 /// An agent that was pushed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Pushed {
+pub(crate) struct Pushed {
     /// Which.
     pub agent: String,
     /// What to pull.
@@ -54,7 +54,7 @@ pub struct Pushed {
 /// One image of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PushedImage {
+pub(crate) struct PushedImage {
     /// For which architecture.
     pub arch: Arch,
     /// What to pull.
@@ -69,7 +69,7 @@ pub struct PushedImage {
 
 /// Why it was not pushed.
 #[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
+pub(crate) enum RegistryError {
     /// There is no such place.
     #[error("`{registry}` is not a registry: {why}")]
     Registry {
@@ -106,7 +106,7 @@ struct Image<'a> {
 ///
 /// # Errors
 /// When anything that is wanted is not there or not right, or the registry does not take it. What was pushed before stays.
-pub async fn push(
+pub(crate) async fn push(
     request: &RegistryRequest<'_>,
     vars: &BTreeMap<String, String>,
     cancel: &CancellationToken,

@@ -32,7 +32,7 @@ const LOG_TIME: Duration = Duration::from_secs(5);
 
 /// What is to be tried.
 #[derive(Debug, Clone, Copy)]
-pub struct SmokeRequest<'a> {
+pub(crate) struct SmokeRequest<'a> {
     /// Of which agent.
     pub agent: &'a BundleAgent,
     /// For which architecture.
@@ -45,7 +45,7 @@ pub struct SmokeRequest<'a> {
 
 /// What a tarball has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shown {
+pub(crate) enum Shown {
     /// It loads, and holds the image. Nothing was run: the bundle says of nothing to try.
     Loads,
     /// Its command ended with the code it had to.
@@ -88,7 +88,7 @@ impl Serialize for Shown {
 /// A tarball that was tried, and is good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Tried {
+pub(crate) struct Tried {
     /// Of which agent.
     pub agent: String,
     /// For which architecture.
@@ -105,7 +105,7 @@ pub struct Tried {
 
 /// Why a tarball is not good.
 #[derive(Debug, thiserror::Error)]
-pub enum SmokeError {
+pub(crate) enum SmokeError {
     /// It is not what it is published as.
     #[error(transparent)]
     Loaded(#[from] LoadedError),
@@ -184,7 +184,7 @@ impl From<EngineError> for SmokeError {
 ///
 /// # Errors
 /// When it is not good, or that cannot be found out.
-pub async fn smoke(
+pub(crate) async fn smoke(
     request: &SmokeRequest<'_>,
     vars: &BTreeMap<String, String>,
     cancel: &CancellationToken,

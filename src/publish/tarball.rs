@@ -31,7 +31,7 @@ const CONTAINERFILES: [&str; 2] = ["Containerfile", "Dockerfile"];
 /// A tarball that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Made {
+pub(crate) struct Made {
     /// Of which agent.
     pub agent: String,
     /// For which architecture.
@@ -48,7 +48,7 @@ pub struct Made {
 
 /// Why there is no tarball.
 #[derive(Debug, thiserror::Error)]
-pub enum TarballError {
+pub(crate) enum TarballError {
     /// Podman.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -81,7 +81,7 @@ pub enum TarballError {
 
 /// Where tarballs go, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct To<'a> {
+pub(crate) struct To<'a> {
     /// The dist directory.
     pub out: &'a Path,
     /// How they are packed.
@@ -92,7 +92,7 @@ pub struct To<'a> {
 ///
 /// # Errors
 /// When the image is unavailable, is built for something else, or cannot be written. What lay there before is as it was.
-pub async fn tarball(
+pub(crate) async fn tarball(
     podman: &Api,
     agent: &BundleAgent,
     arch: Arch,

@@ -15,7 +15,7 @@ use crate::model::{AgentName, Sha256Digest};
 /// What is kept of a name below a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NameRecord {
+pub(crate) struct NameRecord {
     /// The state file it belongs to. `None` once `down` has removed everything.
     #[serde(rename = "heldBy")]
     pub owned_by: Option<NameOwner>,
@@ -25,7 +25,7 @@ pub struct NameRecord {
 
 /// The state file that a name belongs to, as it was last applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NameOwner {
+pub(crate) struct NameOwner {
     /// Its absolute path, as [`crate::control::path_text`] tells it. `None` when it came through a pipe.
     pub file: Option<String>,
     /// [`crate::model::Desired::meaning`].
@@ -36,7 +36,7 @@ pub struct NameOwner {
 
 /// A record that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recorded {
+pub(crate) enum Recorded {
     /// There is none.
     Absent,
     /// This one.
@@ -49,13 +49,13 @@ pub enum Recorded {
 }
 
 /// Where the record of a state directory lies.
-pub fn path(dir: &Path) -> PathBuf {
+pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join("file.json")
 }
 
 impl Recorded {
     /// Reads the record of a state directory.
-    pub fn read(dir: &Path) -> Self {
+    pub(crate) fn read(dir: &Path) -> Self {
         let path = path(dir);
         let unreadable = |why: &dyn std::fmt::Display| Self::Unreadable { why: format!("`{}`: {why}", path.display()) };
         match files::read(&path) {
@@ -70,7 +70,7 @@ impl Recorded {
 
     /// Whether containers of this name that name no root were made here. Before there was a record, what an older version
     /// left in the state directory says so.
-    pub fn unlabelled(&self, dir: &Path) -> bool {
+    pub(crate) fn unlabelled(&self, dir: &Path) -> bool {
         const LEFT: [&str; 3] = ["handles.json", "journal.jsonl", "journal.1.jsonl"];
         match self {
             Self::Present(record) => record.unlabelled,
@@ -85,7 +85,7 @@ impl Recorded {
     /// A file that has been moved goes on: nothing is at the old path any more that has this name (`gone` says so), and the
     /// new one means what was applied last. What comes through a pipe has no path: it goes on from what came through a pipe
     /// before, and otherwise as if it had been moved, whether or not the file is still there.
-    pub fn other<'a>(&'a self, ours: &NameOwner, gone: impl Fn(&str) -> bool) -> Option<&'a NameOwner> {
+    pub(crate) fn other<'a>(&'a self, ours: &NameOwner, gone: impl Fn(&str) -> bool) -> Option<&'a NameOwner> {
         let Self::Present(NameRecord { owned_by: Some(owner), .. }) = self else { return None };
         let same = match (&owner.file, &ours.file) {
             (Some(theirs), Some(ours)) => is_same_file(theirs, Path::new(ours)),
@@ -107,7 +107,7 @@ impl Recorded {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn keep(dir: &Path, record: &NameRecord) -> std::io::Result<()> {
+pub(crate) fn keep(dir: &Path, record: &NameRecord) -> std::io::Result<()> {
     let path = path(dir);
     if Recorded::read(dir) == Recorded::Present(record.clone()) {
         files::sweep(&path);

@@ -8,7 +8,7 @@
 mod core;
 mod driver;
 mod event;
-pub mod holder;
+pub(crate) mod holder;
 pub mod journal;
 pub mod lock;
 mod options;

@@ -26,7 +26,7 @@ mod substitute;
 mod syntax;
 mod template;
 mod tree;
-pub mod watch;
+pub(crate) mod watch;
 mod words;
 
 #[cfg(test)]

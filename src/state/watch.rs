@@ -20,44 +20,31 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Loaded, StateError};
 use notifier::{ChangeSource, Notifier};
-pub use notifier::{PollReason, WatchMode, Watched};
+pub(crate) use notifier::{PollReason, WatchMode};
 use reading::{Look, Reading};
 
 /// What the state file says now.
 #[derive(Debug, Clone)]
-pub enum Revision {
+pub(crate) enum Revision {
     /// It is valid.
     Good(Arc<Loaded>),
     /// It is not there, cannot be read, or is not valid; an empty file is not valid either.
-    Bad {
-        /// What it said when it last was valid; `None` when it never was.
-        last_good: Option<Arc<Loaded>>,
-        /// What is wrong with it.
-        error: Arc<StateError>,
-    },
+    Bad(Arc<StateError>),
 }
 
 impl Revision {
-    /// What to go by: this revision, or the last good one.
-    pub fn last_good(&self) -> Option<&Arc<Loaded>> {
-        match self {
-            Revision::Good(loaded) => Some(loaded),
-            Revision::Bad { last_good, .. } => last_good.as_ref(),
-        }
-    }
-
     /// What is wrong, when something is.
-    pub fn error(&self) -> Option<&Arc<StateError>> {
+    pub(crate) fn error(&self) -> Option<&Arc<StateError>> {
         match self {
             Revision::Good(_) => None,
-            Revision::Bad { error, .. } => Some(error),
+            Revision::Bad(error) => Some(error),
         }
     }
 }
 
 /// How patiently to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WatchOptions {
+pub(crate) struct WatchOptions {
     /// How long it must be quiet after a change before the files are read, so that one save is one revision. Default
     /// 50 ms. Under constant writing they are read after ten times that.
     pub debounce: Duration,
@@ -74,7 +61,7 @@ impl Default for WatchOptions {
 
 /// A state file that is being watched, until this and its copies and receivers are dropped.
 #[derive(Debug, Clone)]
-pub struct Watching {
+pub(crate) struct Watching {
     /// What the file says. Its first value was read before [`watch()`] came back; a change is sent only when the bytes of
     /// one of the files differ, or there is another error than before.
     pub revisions: watch::Receiver<Revision>,
@@ -87,7 +74,7 @@ pub struct Watching {
 impl Watching {
     /// Has the files read again now, and waits until that is done and told. May be dropped; the files are read all the
     /// same.
-    pub async fn reload_and_wait(&self) {
+    pub(crate) async fn reload_and_wait(&self) {
         let mut mine = 0;
         self.ask.send_modify(|asked| {
             *asked += 1;
@@ -106,7 +93,7 @@ impl Watching {
 ///
 /// # Panics
 /// Outside a tokio runtime with time, and when `load` panics the first time.
-pub async fn watch(
+pub(crate) async fn watch(
     file: &Path,
     options: WatchOptions,
     load: impl FnMut() -> Result<Loaded, StateError> + Send + 'static,

@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tracing::info;
 
-pub use self::packed::{ArchiveFault, MANIFEST, MAX_SIGNATURE, SIGNATURE};
+pub(crate) use self::packed::{ArchiveFault, MANIFEST, MAX_SIGNATURE, SIGNATURE};
 
 use self::packed::{Broken, Span, check_names, read};
 use super::judge::mismatch;

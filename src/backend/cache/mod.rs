@@ -29,7 +29,7 @@ mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gc;
-pub mod import;
+pub(crate) mod import;
 mod index;
 mod judge;
 mod lists;

@@ -16,7 +16,7 @@ const IMAGES: &str = "/mnt/steadfast/images";
 ///
 /// # Errors
 /// None that is known: a template is made of what YAML can write.
-pub fn render(make: &VmMake) -> Result<String, serde_yaml::Error> {
+pub(crate) fn render(make: &VmMake) -> Result<String, serde_yaml::Error> {
     let mut template = match &make.spec.template.content {
         Value::Object(template) => template.clone(),
         _ => Map::new(),

@@ -64,7 +64,7 @@ impl fmt::Debug for Login {
 
 impl Login {
     /// What bollard makes the header `X-Registry-Auth` of.
-    pub fn for_docker(self, registry: String) -> DockerCredentials {
+    pub(super) fn for_docker(self, registry: String) -> DockerCredentials {
         let serveraddress = Some(registry);
         match self {
             Self::Password { username, password } => DockerCredentials {
@@ -80,7 +80,7 @@ impl Login {
     }
 
     /// As a file that holds nothing else.
-    pub fn file(&self, registry: &str) -> String {
+    pub(super) fn file(&self, registry: &str) -> String {
         let login = match self {
             Self::Password { username, password } => json!({"auth": STANDARD.encode(format!("{username}:{password}"))}),
             Self::Token(token) => {
@@ -91,7 +91,7 @@ impl Login {
     }
 
     /// What must not be told of it.
-    pub fn secrets(&self) -> Secrets {
+    pub(super) fn secrets(&self) -> Secrets {
         let secret = match self {
             Self::Password { password, .. } => password,
             Self::Token(token) => token,

@@ -107,7 +107,7 @@ pub(super) fn of_pull(err: EngineError, what: &str, reference: &ImageRef) -> Eng
         said if says(said, &SILENT) => Some(PullRefusal::Unreachable),
         _ => None,
     };
-    let pull = why.map(|why| PullFault { registry: super::auth::registry(reference), why });
+    let pull = why.map(|why| Box::new(PullFault { registry: super::auth::registry(reference), why }));
     EngineError { pull, ..err }
 }
 

@@ -49,60 +49,60 @@ impl Call {
         }
     }
 
-    pub fn get(what: impl Into<String>, path: impl Into<String>) -> Self {
+    pub(super) fn get(what: impl Into<String>, path: impl Into<String>) -> Self {
         Self::new(Method::GET, what, path)
     }
 
-    pub fn post(what: impl Into<String>, path: impl Into<String>) -> Self {
+    pub(super) fn post(what: impl Into<String>, path: impl Into<String>) -> Self {
         Self::new(Method::POST, what, path)
     }
 
-    pub fn delete(what: impl Into<String>, path: impl Into<String>) -> Self {
+    pub(super) fn delete(what: impl Into<String>, path: impl Into<String>) -> Self {
         Self::new(Method::DELETE, what, path)
     }
 
-    pub fn json(mut self, body: &Value) -> Self {
+    pub(super) fn json(mut self, body: &Value) -> Self {
         self.body = Some(body.to_string().into_bytes());
         self
     }
 
     /// Keeps these values out of what is told of a refusal.
-    pub fn hiding(mut self, secrets: Secrets) -> Self {
+    pub(super) fn hiding(mut self, secrets: Secrets) -> Self {
         self.secrets = secrets;
         self
     }
 
-    pub fn within(mut self, deadline: Duration) -> Self {
+    pub(super) fn within(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
     /// Asks for the connection itself, for `exec`.
-    pub fn upgrading(mut self) -> Self {
+    pub(super) fn upgrading(mut self) -> Self {
         self.upgrade = true;
         self
     }
 
     /// As it stands in an error's details.
-    pub fn command(&self) -> String {
+    pub(super) fn command(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
 
-    pub fn unreadable(&self, why: &str) -> EngineError {
+    pub(super) fn unreadable(&self, why: &str) -> EngineError {
         error::unreadable(&self.what, &self.command(), why)
     }
 
-    pub fn timed_out(&self) -> EngineError {
+    pub(super) fn timed_out(&self) -> EngineError {
         error::timed_out(&self.what, &self.command(), self.deadline)
     }
 
     /// An error without what must not be shown of the request.
-    pub fn hide_in(&self, err: EngineError) -> EngineError {
+    pub(super) fn hide_in(&self, err: EngineError) -> EngineError {
         err.hiding(&self.secrets)
     }
 
     /// An answer with a failing status.
-    pub fn refused(&self, status: u16, body: &[u8]) -> EngineError {
+    pub(super) fn refused(&self, status: u16, body: &[u8]) -> EngineError {
         error::refused(&self.what, &self.command(), status, body, &self.secrets)
     }
 }
@@ -116,7 +116,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub fn json(&self, call: &Call) -> Result<Value, EngineError> {
+    pub(super) fn json(&self, call: &Call) -> Result<Value, EngineError> {
         answer::parse(&self.body).map_err(|why| call.unreadable(&why))
     }
 }
@@ -135,7 +135,7 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    pub fn new(socket: &Path) -> Result<Self, EngineError> {
+    pub(super) fn new(socket: &Path) -> Result<Self, EngineError> {
         let failed = |err: &dyn fmt::Display| {
             EngineError::new(EngineErrorKind::Unknown, format!("failed to set up a client for Podman's socket: {err}"))
         };
@@ -158,13 +158,13 @@ impl Http {
         Ok(Self { client, socket: socket.to_owned() })
     }
 
-    pub fn socket(&self) -> &Path {
+    pub(super) fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// Sends, and reads the whole answer, within the call's deadline. A 3xx is a success here: 304 means "already so".
     /// What only asks is asked once more when the connection breaks: it may have been an old one that Podman closed.
-    pub async fn send(&self, call: &Call) -> Result<Answer, EngineError> {
+    pub(super) async fn send(&self, call: &Call) -> Result<Answer, EngineError> {
         tokio::time::timeout(call.deadline, async {
             match self.send_once(call).await {
                 Err(err) if call.method == Method::GET && err.kind == EngineErrorKind::TransportUnavailable => {
@@ -186,7 +186,7 @@ impl Http {
     }
 
     /// Sends, and yields the answer once its headers are there; the body is the caller's to read. `None` for no deadline.
-    pub async fn open(&self, call: &Call, deadline: Option<Duration>) -> Result<reqwest::Response, EngineError> {
+    pub(super) async fn open(&self, call: &Call, deadline: Option<Duration>) -> Result<reqwest::Response, EngineError> {
         match deadline {
             None => self.respond(call, None).await,
             Some(limit) => tokio::time::timeout(limit, self.respond(call, None))
@@ -196,13 +196,13 @@ impl Http {
     }
 
     /// Sends with a streamed body. Deadlines are the caller's.
-    pub async fn upload(&self, call: &Call, body: reqwest::Body) -> Result<Bytes, EngineError> {
+    pub(super) async fn upload(&self, call: &Call, body: reqwest::Body) -> Result<Bytes, EngineError> {
         let response = self.respond(call, Some(body)).await?;
         self.read(call, response, ANSWER_LIMIT).await
     }
 
     /// As [`Http::upload`], and yields the answer once its headers are there.
-    pub async fn open_with(&self, call: &Call, body: reqwest::Body) -> Result<reqwest::Response, EngineError> {
+    pub(super) async fn open_with(&self, call: &Call, body: reqwest::Body) -> Result<reqwest::Response, EngineError> {
         self.respond(call, Some(body)).await
     }
 
@@ -241,7 +241,7 @@ impl Http {
         Ok(body.freeze())
     }
 
-    pub fn broken(&self, call: &Call, err: &reqwest::Error) -> EngineError {
+    pub(super) fn broken(&self, call: &Call, err: &reqwest::Error) -> EngineError {
         error::broken(&call.what, &call.command(), &self.socket, err)
     }
 }

@@ -28,7 +28,7 @@ mod shell;
 mod spec;
 mod ssh;
 mod stop;
-pub mod stream;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 mod throwaway;

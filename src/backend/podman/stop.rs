@@ -91,7 +91,7 @@ enum Waited {
 
 impl Stops {
     /// `stops` is how many of Podman's own stops are under way at once.
-    pub fn new(stops: usize) -> Self {
+    pub(super) fn new(stops: usize) -> Self {
         Self {
             waiting: Mutex::default(),
             listed: tokio::sync::Mutex::default(),

@@ -13,7 +13,7 @@ use crate::backend::Chunk;
 /// Payload is passed on as it comes, so memory does not grow with the frame. A stream that does not begin with a frame,
 /// as a container with a terminal has it, is passed on as standard output.
 #[derive(Debug, Default)]
-pub struct Frames {
+pub(crate) struct Frames {
     header: BytesMut,
     /// The frame under way: its stream and the bytes still missing.
     frame: Option<(Origin, usize)>,
@@ -39,7 +39,7 @@ impl Frames {
     const HEADER: usize = 8;
 
     /// Takes the next bytes and appends what they complete to `out`.
-    pub fn push(&mut self, mut bytes: Bytes, out: &mut VecDeque<Chunk>) {
+    pub(crate) fn push(&mut self, mut bytes: Bytes, out: &mut VecDeque<Chunk>) {
         while !bytes.is_empty() {
             if self.raw {
                 out.push_back(Chunk::Stdout(bytes));
@@ -73,7 +73,7 @@ impl Frames {
 
     /// Whether the stream ended between two frames. An unfinished header is handed out as standard output by
     /// [`Frames::finish`], so that nothing is lost.
-    pub fn finish(&mut self) -> Option<Chunk> {
+    pub(crate) fn finish(&mut self) -> Option<Chunk> {
         (!self.header.is_empty()).then(|| Chunk::Stdout(self.header.split().freeze()))
     }
 }
@@ -85,7 +85,7 @@ fn plausible(header: &[u8]) -> bool {
 /// Cuts bytes into lines at `\n` and `\r\n`. Lines are bytes: invalid UTF-8 survives. A line longer than
 /// [`Lines::LIMIT`] comes in pieces of that length, so memory stays bounded.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub(crate) struct Lines {
     buffered: BytesMut,
     /// The line under way has been cut already, so that a line end right after a cut ends no empty line.
     cut: bool,
@@ -95,10 +95,10 @@ pub struct Lines {
 
 impl Lines {
     /// The longest piece in bytes (1 MiB).
-    pub const LIMIT: usize = 1 << 20;
+    pub(crate) const LIMIT: usize = 1 << 20;
 
     /// Takes the next bytes and appends each line they complete, without its end, to `out`.
-    pub fn push(&mut self, bytes: &[u8], out: &mut VecDeque<Bytes>) {
+    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut VecDeque<Bytes>) {
         self.buffered.extend_from_slice(bytes);
         loop {
             // One byte more than the limit is awaited, since a `\r` at the limit may belong to the line end.
@@ -134,7 +134,8 @@ impl Lines {
     }
 
     /// The last line, when the bytes did not end with a line end.
-    pub fn finish(&mut self) -> Option<Bytes> {
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn finish(&mut self) -> Option<Bytes> {
         self.searched = 0;
         (!self.buffered.is_empty()).then(|| self.buffered.split().freeze())
     }

@@ -32,7 +32,7 @@ impl Default for Upload {
 }
 
 impl Upload {
-    pub fn saw(&self, item: &std::io::Result<bytes::Bytes>) {
+    pub(super) fn saw(&self, item: &std::io::Result<bytes::Bytes>) {
         self.touch();
         if let Err(err) = item
             && let Ok(mut failure) = self.failure.lock()
@@ -41,13 +41,13 @@ impl Upload {
         }
     }
 
-    pub fn finished(&self) {
+    pub(super) fn finished(&self) {
         self.touch();
         self.finished.store(true, Ordering::Release);
     }
 
     /// Says that the engine took something.
-    pub fn moved(&self) {
+    pub(super) fn moved(&self) {
         self.touch();
     }
 
@@ -57,13 +57,13 @@ impl Upload {
     }
 
     /// What the archive itself broke off with: not the engine's fault, and not helped by trying again.
-    pub fn failure(&self, kind: EngineErrorKind) -> Option<EngineError> {
+    pub(super) fn failure(&self, kind: EngineErrorKind) -> Option<EngineError> {
         let broken = self.failure.lock().ok()?.clone()?;
         Some(EngineError::new(kind, format!("failed to load an image: its archive could not be read ({broken})")))
     }
 
     /// Comes back once nothing has moved for too long.
-    pub async fn stall(&self) -> EngineError {
+    pub(super) async fn stall(&self) -> EngineError {
         loop {
             let (limit, what) = match self.finished.load(Ordering::Acquire) {
                 true => (LOAD_WORK, "Podman received the archive and has not answered"),

@@ -24,7 +24,7 @@ pub(super) struct ImageLabels(BTreeMap<ImageId, Labels>);
 
 impl ImageLabels {
     /// From `GET /libpod/images/json`, or `podman images --format json`.
-    pub fn of(answer: &Value) -> Self {
+    pub(super) fn of(answer: &Value) -> Self {
         let labelled = answer.as_array().into_iter().flatten().filter_map(|image| {
             let labels = image.get("Labels").and_then(Value::as_object).into_iter().flatten();
             let ours = labels.filter(|(name, _)| name.starts_with(labels::PREFIX));
@@ -36,7 +36,7 @@ impl ImageLabels {
 
     /// Whether it does not tell of an image that a container with the owner's labels was made from. Podman leaves those out
     /// of the usual list that have no name and other images upon them (4.3).
-    pub fn lack_any_of(&self, containers: &Value, owner: &Ownership) -> bool {
+    pub(super) fn lack_any_of(&self, containers: &Value, owner: &Ownership) -> bool {
         containers.as_array().into_iter().flatten().any(|entry| {
             owner.may_own(|name| entry.get("Labels").and_then(|labels| text(labels, name)))
                 && text(entry, "ImageID").is_some_and(|image| !self.0.contains_key(&ImageId::from(image)))

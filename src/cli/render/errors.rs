@@ -222,7 +222,7 @@ impl CliError {
 }
 
 /// Writes an error to standard error.
-pub fn print(err: &CliError, color: bool) {
+pub(crate) fn print(err: &CliError, color: bool) {
     match &err.state {
         None => said::say(Level::Error, &err.message, &err.hints, color),
         // Laid out over many lines for people; one line per problem here.
@@ -235,7 +235,7 @@ pub fn print(err: &CliError, color: bool) {
 }
 
 /// Writes a warning about the state file to standard error.
-pub fn print_warning(warning: &state::Problem, file: &str, color: bool) {
+pub(crate) fn print_warning(warning: &state::Problem, file: &str, color: bool) {
     match said::is_json() {
         true => said::say(Level::Warn, &warning.to_string(), &[], color),
         false => said::write(&warning.render_warning(file, color)),
@@ -243,7 +243,7 @@ pub fn print_warning(warning: &state::Problem, file: &str, color: bool) {
 }
 
 /// What the process ends with for a problem.
-pub fn problem_status(problem: &Problem, manifest_fault: Option<&ManifestFault>) -> ExitStatus {
+pub(crate) fn problem_status(problem: &Problem, manifest_fault: Option<&ManifestFault>) -> ExitStatus {
     match problem {
         Problem::Failed { error, .. } => match &**error {
             ActError::Store(err) => CliError::from_store(err).status,
@@ -268,7 +268,7 @@ pub fn problem_status(problem: &Problem, manifest_fault: Option<&ManifestFault>)
 }
 
 /// What may help when something cannot be written below the root directory.
-pub fn root_hint(err: &io::Error) -> &'static str {
+pub(crate) fn root_hint(err: &io::Error) -> &'static str {
     match err.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "there is no space left: `steadfast cache gc` frees what nothing needs; --root chooses another place"
@@ -281,7 +281,7 @@ pub fn root_hint(err: &io::Error) -> &'static str {
 }
 
 /// What may help against a problem.
-pub fn problem_hint(problem: &Problem) -> Option<String> {
+pub(crate) fn problem_hint(problem: &Problem) -> Option<String> {
     let hint = general_hint(problem)?;
     Some(match problem.agent() {
         Some(agent) => hint.replace("AGENT", agent.as_str()),
@@ -345,10 +345,10 @@ fn name_taken_hint(reference: &ImageRef, held_by: &ImageId) -> String {
 }
 
 /// What follows once the cause of a failure is repaired.
-pub const AGAIN: &str = "`steadfast apply` tries again, and fails again otherwise";
+pub(crate) const AGAIN: &str = "`steadfast apply` tries again, and fails again otherwise";
 
 /// What may help against a failure that the journal tells of.
-pub fn failure_hint(failure: &Failure, agent: &AgentName, container: Option<&str>) -> Option<String> {
+pub(crate) fn failure_hint(failure: &Failure, agent: &AgentName, container: Option<&str>) -> Option<String> {
     failure
         .kind
         .known()
@@ -357,7 +357,7 @@ pub fn failure_hint(failure: &Failure, agent: &AgentName, container: Option<&str
 }
 
 /// What may help against an error of which only the kind is known, and the name of the agent's container, where it has one.
-pub fn kind_hint(kind: FailureKind, agent: &AgentName, container: Option<&str>) -> Option<String> {
+pub(crate) fn kind_hint(kind: FailureKind, agent: &AgentName, container: Option<&str>) -> Option<String> {
     Some(match kind {
         // With `restart: no` it stays so, whatever is applied.
         FailureKind::Failed => {
@@ -535,7 +535,7 @@ mod tests {
     #[test]
     fn the_way_out_follows_from_what_failed_and_not_from_its_sentence() {
         let failed = |why| EngineError {
-            pull: Some(PullFault { registry: "reg.example:5000".to_owned(), why }),
+            pull: Some(Box::new(PullFault { registry: "reg.example:5000".to_owned(), why })),
             ..EngineError::new(EngineErrorKind::ApiError, "reworded")
         };
         let hint = |err: &EngineError| engine_hint(err).unwrap_or_default();

@@ -11,7 +11,7 @@ use crate::time::rfc3339;
 
 /// Entries as lines of a table whose columns stay where they are while new ones come.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     agent: Option<String>,
     color: bool,
     /// Errors told since the last pass, which need not be told again at its end.
@@ -23,18 +23,18 @@ const INDENT: usize = 50;
 
 impl Page {
     /// A page on everything, or on one agent.
-    pub fn new(agent: Option<&AgentName>, color: bool) -> Self {
+    pub(crate) fn new(agent: Option<&AgentName>, color: bool) -> Self {
         Self { agent: agent.map(ToString::to_string), color, told: BTreeSet::new() }
     }
 
     /// The head of the table.
-    pub fn head(&self) -> String {
+    pub(crate) fn head(&self) -> String {
         let head = row("TIME (UTC)", "TRIGGER", "RESULT", "TOOK", "WHAT");
         styled(&head, STRONG, self.color) + "\n"
     }
 
     /// One entry, with a final newline.
-    pub fn entry(&mut self, entry: &Entry) -> String {
+    pub(crate) fn entry(&mut self, entry: &Entry) -> String {
         let (result, style) = match entry.event() {
             "step" if entry.failed() => ("failed", REMOVE),
             "step" => ("done", ADD),
@@ -93,7 +93,7 @@ impl Page {
 }
 
 /// What is said when there is nothing.
-pub fn nothing(name: &Name, agent: Option<&AgentName>, since: Option<SystemTime>) -> String {
+pub(crate) fn nothing(name: &Name, agent: Option<&AgentName>, since: Option<SystemTime>) -> String {
     let whose = agent.map_or_else(|| format!("`{name}`"), |agent| format!("agent `{agent}` of `{name}`"));
     match since {
         Some(since) => {
@@ -108,7 +108,7 @@ fn row(time: &str, trigger: &str, result: &str, took: &str, what: &str) -> Strin
 }
 
 /// A step in words: `replaced container `demo-a`: container.env.TOKEN had changed`.
-pub fn step(entry: &Entry) -> String {
+pub(crate) fn step(entry: &Entry) -> String {
     let (kind, target, action) = (entry.text("kind"), entry.text("target"), entry.text("action"));
     let action = if action.is_empty() { format!("{kind} `{target}`") } else { action.to_owned() };
     match (entry.failed(), entry.text("reason")) {

@@ -2,21 +2,21 @@
 
 #[cfg(test)]
 mod answers;
-pub mod errors;
+pub(crate) mod errors;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-pub mod history;
+pub(crate) mod history;
 mod markdown;
 mod meter;
 mod past;
-pub mod plan;
-pub mod progress;
-pub mod report;
-pub mod said;
-pub mod status;
+pub(crate) mod plan;
+pub(crate) mod progress;
+pub(crate) mod report;
+pub(crate) mod said;
+pub(crate) mod status;
 pub(super) mod terminal;
-pub mod units;
-pub mod why;
+pub(crate) mod units;
+pub(crate) mod why;
 
 use std::io::Write;
 

@@ -47,7 +47,12 @@ struct StepJson {
 }
 
 /// The plan as JSON.
-pub fn json<'a>(name: &'a Name, plan: &'a Plan, guest: Option<&Guest>, converged: bool) -> impl Serialize + use<'a> {
+pub(crate) fn json<'a>(
+    name: &'a Name,
+    plan: &'a Plan,
+    guest: Option<&Guest>,
+    converged: bool,
+) -> impl Serialize + use<'a> {
     PlanJson {
         name,
         converged,
@@ -129,7 +134,7 @@ fn is_blocked(waiting: &Waiting) -> bool {
 }
 
 /// The plan for people.
-pub fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
+pub(crate) fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> String {
     let Snapshot { plan, status, observed, .. } = snapshot;
     let name = &desired.name;
     let mut out = String::new();
@@ -359,7 +364,7 @@ fn notes(out: &mut String, plan: &Plan, color: bool) {
 }
 
 /// The plan for a pull-request comment.
-pub fn markdown(desired: &Desired, snapshot: &Snapshot) -> String {
+pub(crate) fn markdown(desired: &Desired, snapshot: &Snapshot) -> String {
     let Snapshot { plan, status, observed, .. } = snapshot;
     let mut out = format!("### steadfast plan: `{}`\n\n", desired.name);
     let unready = unready(plan, status);

@@ -20,7 +20,7 @@ use crate::reconcile::{Awaited, Reporter};
 
 /// Draws or prints.
 #[derive(Debug)]
-pub struct Printer {
+pub(crate) struct Printer {
     shared: Arc<Shared>,
     ticker: Mutex<Option<tokio::task::AbortHandle>>,
 }
@@ -70,7 +70,7 @@ const WIDTH: usize = 80;
 
 impl Printer {
     /// `bars` on a terminal; without, each step is one line. `quiet` prints nothing.
-    pub fn new(quiet: bool, color: bool, bars: bool) -> Self {
+    pub(crate) fn new(quiet: bool, color: bool, bars: bool) -> Self {
         let screen = (bars && !quiet).then(MultiProgress::new);
         let shared = Shared { quiet, color, times: false, screen, going: Mutex::default() };
         Self { shared: Arc::new(shared), ticker: Mutex::new(None) }
@@ -78,7 +78,7 @@ impl Printer {
 
     /// Each line begins with the time (RFC 3339, UTC), for what runs for months.
     #[must_use]
-    pub fn with_times(self, times: bool) -> Self {
+    pub(crate) fn with_times(self, times: bool) -> Self {
         let Shared { quiet, color, ref screen, .. } = *self.shared;
         let shared = Shared { quiet, color, times, screen: screen.clone(), going: Mutex::default() };
         Self { shared: Arc::new(shared), ticker: Mutex::new(None) }
@@ -90,7 +90,7 @@ impl Printer {
     }
 
     /// A step that another process took, as its journal has it. Other events are for programs.
-    pub fn told(&self, event: &Value) {
+    pub(crate) fn told(&self, event: &Value) {
         let word = |key: &str| event[key].as_str().unwrap_or_default();
         let name = format!("{} {}", word("kind"), word("target"));
         match word("event") {

@@ -63,7 +63,7 @@ struct ProblemJson<'a> {
 
 /// What a report comes to, in words: all that `apply` prints of it, for who reads it in another process. `file` is the
 /// state file it is about; `state_file_error` tells why its last good state was taken instead of what stands there now.
-pub fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -> Outcome {
+pub(crate) fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -> Outcome {
     let exit = if state_file_error.is_some() { ExitStatus::Invalid } else { status(report) };
     Outcome { file: path_text(file), state_file_error, exit_code: exit as u8, ..in_words(report) }
 }
@@ -123,12 +123,12 @@ fn also_stopped<'r>(report: &'r Report, problem: &Problem) -> BTreeSet<&'r Agent
 }
 
 /// The report as JSON.
-pub fn json(report: &Report) -> impl Serialize {
+pub(crate) fn json(report: &Report) -> impl Serialize {
     json_of(&in_words(report))
 }
 
 /// An outcome as JSON: the same as of its report.
-pub fn json_of(outcome: &Outcome) -> Value {
+pub(crate) fn json_of(outcome: &Outcome) -> Value {
     fn problem(control::Problem { agent, kind, message, .. }: &control::Problem) -> ProblemJson<'_> {
         ProblemJson { agent: agent.as_ref(), kind, message }
     }
@@ -158,12 +158,12 @@ fn taken(taken: &TakenStep) -> TakenJson {
 }
 
 /// One closing sentence for people.
-pub fn text(report: &Report, gone: bool) -> String {
+pub(crate) fn text(report: &Report, gone: bool) -> String {
     text_of(&in_words(report), gone)
 }
 
 /// One closing sentence for people: the same as of its report.
-pub fn text_of(outcome: &Outcome, gone: bool) -> String {
+pub(crate) fn text_of(outcome: &Outcome, gone: bool) -> String {
     let name = &outcome.name;
     let steps = outcome.actions.iter().filter(|action| action["result"] == "done").count();
     let took = units::short(Duration::from_millis(outcome.duration_ms));
@@ -221,12 +221,12 @@ fn sentence((agents, problem): (BTreeSet<&AgentName>, &control::Problem)) -> Str
 }
 
 /// Writes the problems to standard error.
-pub fn print_problems(report: &Report, color: bool) {
+pub(crate) fn print_problems(report: &Report, color: bool) {
     print_problems_of(&in_words(report), color);
 }
 
 /// Writes the problems to standard error: the same as of its report.
-pub fn print_problems_of(outcome: &Outcome, color: bool) {
+pub(crate) fn print_problems_of(outcome: &Outcome, color: bool) {
     let once = once(&outcome.problems);
     let more = once.len().saturating_sub(MOST_TROUBLES);
     for (agents, problem) in once.into_iter().take(MOST_TROUBLES) {
@@ -263,7 +263,7 @@ fn is_left_broken(problem: &Problem) -> bool {
 }
 
 /// What the process ends with.
-pub fn status(report: &Report) -> ExitStatus {
+pub(crate) fn status(report: &Report) -> ExitStatus {
     let worst: Vec<_> =
         report.problems.iter().map(|problem| problem_status(problem, report.manifest_fault.as_ref())).collect();
     // "Rolled back" would say of all agents that they run as before.

@@ -19,7 +19,7 @@ static AS_JSON: AtomicBool = AtomicBool::new(false);
 static FILE: OnceLock<String> = OnceLock::new();
 
 /// From now on, commands in hints name this state file as well.
-pub fn name_file_globally(file: &Path) {
+pub(crate) fn name_file_globally(file: &Path) {
     let file = file.display().to_string();
     // What came through a pipe cannot be named again.
     if file != "-" {
@@ -41,19 +41,19 @@ fn with_file(hint: &str, file: Option<&String>) -> String {
 }
 
 /// From now on, everything is said as JSON.
-pub fn write_json_globally() {
+pub(crate) fn write_json_globally() {
     AS_JSON.store(true, Ordering::Relaxed);
 }
 
 /// Whether it is said as JSON.
-pub fn is_json() -> bool {
+pub(crate) fn is_json() -> bool {
     AS_JSON.load(Ordering::Relaxed)
 }
 
 /// How much it matters. Only an error says so to people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum Level {
+pub(crate) enum Level {
     /// What is wanted could not be done.
     Error,
     /// It was not all done.
@@ -73,7 +73,7 @@ struct Line<'a> {
 }
 
 /// Says a sentence, then what may help, one line each.
-pub fn say(level: Level, message: &str, hints: &[String], color: bool) {
+pub(crate) fn say(level: Level, message: &str, hints: &[String], color: bool) {
     if is_json() {
         let hints: &[String] = &hints.iter().map(|hint| with_file(hint, FILE.get())).collect::<Vec<_>>();
         let timestamp = crate::time::rfc3339_micros(SystemTime::now());

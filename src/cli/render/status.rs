@@ -105,7 +105,7 @@ struct LastFailure {
 }
 
 /// The health of an agent for people. One that nobody checks runs; whether it is healthy nobody knows.
-pub fn health_in_words(health: HealthStatus, check: CheckedBy) -> &'static str {
+pub(crate) fn health_in_words(health: HealthStatus, check: CheckedBy) -> &'static str {
     if health == HealthStatus::Healthy && check == CheckedBy::None { "running" } else { health.as_str() }
 }
 
@@ -141,7 +141,7 @@ fn machine(vm: &Vm, kept: bool, color: bool) -> String {
 ///
 /// # Errors
 /// When it is no status of ours.
-pub fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
+pub(crate) fn text(status: &Value, color: bool) -> Result<String, serde_json::Error> {
     let status = Page::deserialize(status)?;
     let mut out = String::new();
     let broken = status.run.as_ref().is_some_and(|run| run.state_file_error.is_some());

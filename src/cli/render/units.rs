@@ -6,7 +6,7 @@ use crate::plan::Moved;
 pub(crate) use crate::sizes::about as bytes;
 
 /// `60.00 MiB`, or `12.00 MiB of 60.00 MiB` where less than all of it travels.
-pub fn moved(moved: Moved) -> String {
+pub(crate) fn moved(moved: Moved) -> String {
     match moved.transfer {
         Some(transfer) => format!("{} of {}", bytes(transfer), bytes(moved.bytes)),
         None => bytes(moved.bytes),
@@ -14,7 +14,7 @@ pub fn moved(moved: Moved) -> String {
 }
 
 /// A duration, short: `80ms`, `1.2s`, `3m 5s`.
-pub fn short(duration: Duration) -> String {
+pub(crate) fn short(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{}ms", duration.as_millis())
     } else if duration < Duration::from_secs(60) {
@@ -25,11 +25,11 @@ pub fn short(duration: Duration) -> String {
 }
 
 /// Milliseconds for JSON.
-pub fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `1 container`, `2 containers`.
-pub fn count(number: usize, what: &str) -> String {
+pub(crate) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

@@ -15,7 +15,7 @@ use crate::status::{Condition, ConditionReason, SyncStatus};
 use crate::why::{Known, Why};
 
 /// The JSON of it.
-pub fn json(why: &Why) -> impl Serialize + use<> {
+pub(crate) fn json(why: &Why) -> impl Serialize + use<> {
     let steps = why.steps.iter().map(|step| {
         json!({"kind": step.action.kind(), "target": step.action.target(), "reason": step.reason.to_string(),
                "changes": step.reason.changes()})
@@ -62,7 +62,7 @@ pub fn json(why: &Why) -> impl Serialize + use<> {
 }
 
 /// It, as a short page.
-pub fn text(why: &Why, color: bool) -> String {
+pub(crate) fn text(why: &Why, color: bool) -> String {
     let mut page = Page { text: String::new(), color };
     page.headline(why);
     if let Some(known) = &why.known {

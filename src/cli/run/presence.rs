@@ -34,7 +34,7 @@ pub(super) struct Presence<'a> {
 
 impl Presence<'_> {
     /// Puts back what is removed, for as long as it is polled. Ends when another `run` was faster.
-    pub async fn keep(&mut self) -> CliError {
+    pub(super) async fn keep(&mut self) -> CliError {
         let mut problem = None;
         loop {
             tokio::time::sleep(LOOK).await;
@@ -83,7 +83,7 @@ impl Presence<'_> {
     }
 
     /// Tells all clients that it is over, and releases the socket.
-    pub async fn end(self) {
+    pub(super) async fn end(self) {
         if let Some(serving) = self.serving {
             serving.stop().await;
         }

@@ -35,7 +35,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub fn new(
+    pub(super) fn new(
         settings: &Settings,
         journal: &Arc<Journal>,
         watching: &Watching,
@@ -57,12 +57,12 @@ impl Served {
     }
 
     /// Has the files read again and everything looked at; yields what came of it, `None` when it is stopping.
-    pub async fn request(&self, timeout: Duration) -> Option<Report> {
+    pub(super) async fn request(&self, timeout: Duration) -> Option<Report> {
         self.ask(timeout).await?.await.ok()
     }
 
     /// Has the files read again, and asks for everything to be looked at; what comes of it may be waited for.
-    pub async fn ask(&self, timeout: Duration) -> Option<oneshot::Receiver<Report>> {
+    pub(super) async fn ask(&self, timeout: Duration) -> Option<oneshot::Receiver<Report>> {
         self.watching.reload_and_wait().await;
         let (done, flushed) = oneshot::channel();
         self.flush.send(done).await.ok()?;
@@ -73,7 +73,7 @@ impl Served {
     }
 
     /// Tells each new view to whoever follows, and the service manager in a line.
-    pub async fn publish(self: Arc<Self>, manager: ServiceManager) {
+    pub(super) async fn publish(self: Arc<Self>, manager: ServiceManager) {
         let mut view = self.view.clone();
         let (mut ready, mut said) = (false, String::new());
         loop {

@@ -11,28 +11,28 @@ pub(super) struct ServiceManager {
 }
 
 impl ServiceManager {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         // Told at half the time, as sd_watchdog_enabled(3) recommends.
         Self { watchdog: sd_notify::watchdog_enabled().map(|every| every / 2) }
     }
 
     /// How often it wants to hear that the loop is alive.
-    pub fn watchdog(&self) -> Option<Duration> {
+    pub(super) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
     /// The first observation has been taken, or a reload is over.
-    pub fn ready(&self) {
+    pub(super) fn ready(&self) {
         tell(&[NotifyState::Ready]);
     }
 
     /// The loop is alive.
-    pub fn alive(&self) {
+    pub(super) fn alive(&self) {
         tell(&[NotifyState::Watchdog]);
     }
 
     /// The files are being read again.
-    pub fn reloading(&self) {
+    pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
             Err(err) => tracing::debug!(error = %err, "cannot tell the time to the service manager"),
@@ -40,12 +40,12 @@ impl ServiceManager {
     }
 
     /// It is about to end.
-    pub fn stopping(&self) {
+    pub(super) fn stopping(&self) {
         tell(&[NotifyState::Stopping]);
     }
 
     /// A line for people.
-    pub fn status(&self, line: &str) {
+    pub(super) fn status(&self, line: &str) {
         tell(&[NotifyState::Status(line)]);
     }
 }

@@ -53,7 +53,7 @@ impl Saved {
 }
 
 /// An archive that is right, for x64.
-pub fn of_one_layer(layer: &[u8]) -> Vec<u8> {
+pub(crate) fn of_one_layer(layer: &[u8]) -> Vec<u8> {
     saved(&[layer], "amd64").build()
 }
 

@@ -10,7 +10,7 @@ use crate::trust::TrustError;
 
 /// Why there is no archive.
 #[derive(Debug, thiserror::Error)]
-pub enum ExportError {
+pub(crate) enum ExportError {
     /// The manifest, or what lies beside it, cannot be read.
     #[error("cannot read `{}`", path.display())]
     Unreadable {

@@ -49,7 +49,7 @@ impl Baseline {
     /// What schema 1 had and nobody reads any more.
     const DROPPED: [&str; 2] = ["vmVersion", "vmDisk"];
 
-    pub fn parse(at: &str, bytes: &[u8]) -> Result<Self, PublishError> {
+    pub(super) fn parse(at: &str, bytes: &[u8]) -> Result<Self, PublishError> {
         let wrong = |why: String| PublishError::Baseline { at: at.to_owned(), why: clean(&why, 300) };
         if bytes.len() > MAX_MANIFEST_BYTES {
             return Err(wrong(ManifestError::TooLarge.to_string()));

@@ -49,18 +49,18 @@ pub(in crate::reconcile) enum What {
 
 impl Cause {
     /// What the failures of a step are counted by.
-    pub fn of(step: &Step) -> Self {
+    pub(crate) fn of(step: &Step) -> Self {
         let starts = matches!(step.action, Action::StartContainer { .. });
         Self { agent: step.agent.clone(), what: What::Step { key: step.key(), starts } }
     }
 
     /// What restarts for want of health are counted by.
-    pub fn health(agent: &AgentName) -> Self {
+    pub(crate) fn health(agent: &AgentName) -> Self {
         Self { agent: Some(agent.clone()), what: What::Health }
     }
 
     /// The step, where it is one.
-    pub fn key(&self) -> Option<&StepKey> {
+    pub(crate) fn key(&self) -> Option<&StepKey> {
         match &self.what {
             What::Step { key, .. } => Some(key),
             What::Health => None,
@@ -77,12 +77,12 @@ pub(super) struct Attempt {
 
 impl Attempt {
     /// None in particular.
-    pub fn any() -> Self {
+    pub(super) fn any() -> Self {
         Self { kind: None, values: String::new() }
     }
 
     /// What this step would bring about. Sensitive values are in it as their keyed hash, by the label of the spec.
-    pub fn of(step: &Step) -> Self {
+    pub(super) fn of(step: &Step) -> Self {
         let values = match &step.action {
             Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => {
                 // The same reference may come to mean another image.
@@ -148,7 +148,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// The error, where a step failed.
-    pub fn error(&self) -> Option<&Arc<ActError>> {
+    pub(super) fn error(&self) -> Option<&Arc<ActError>> {
         match self {
             Failure::Step { error, .. } => Some(error),
             Failure::NonConvergent { .. } | Failure::Unhealthy { .. } => None,
@@ -156,7 +156,7 @@ impl Failure {
     }
 
     /// The fixed word for it.
-    pub fn kind(&self) -> FailureKind {
+    pub(super) fn kind(&self) -> FailureKind {
         match self {
             Failure::Step { error, .. } => error.kind(),
             Failure::NonConvergent { .. } => FailureKind::NonConvergent,
@@ -235,14 +235,14 @@ pub(super) struct FailureBackoff {
 
 impl FailureBackoff {
     /// Whether the time for an attempt has come.
-    pub fn may_try(&self, cause: &Cause, attempt: &Attempt, now: Instant) -> bool {
+    pub(super) fn may_try(&self, cause: &Cause, attempt: &Attempt, now: Instant) -> bool {
         self.all
             .get(cause)
             .is_none_or(|failed| failed.attempt != *attempt || failed.retry_at.is_some_and(|at| at <= now))
     }
 
     /// An attempt failed. Yields when it may be tried again.
-    pub fn failed(
+    pub(super) fn failed(
         &mut self,
         cause: Cause,
         attempt: Attempt,
@@ -267,24 +267,24 @@ impl FailureBackoff {
     }
 
     /// How often this attempt has failed in a row.
-    pub fn failures(&self, cause: &Cause, attempt: &Attempt) -> u32 {
+    pub(super) fn failures(&self, cause: &Cause, attempt: &Attempt) -> u32 {
         self.all.get(cause).filter(|failed| failed.attempt == *attempt).map_or(0, |failed| failed.failures)
     }
 
     /// Forgets what is over.
-    pub fn forget(&mut self, is_over: impl Fn(&Cause) -> bool) {
+    pub(super) fn forget(&mut self, is_over: impl Fn(&Cause) -> bool) {
         self.all.retain(|cause, _| !is_over(cause));
     }
 
     /// Forgets what failed since Podman could not be reached, now that it can.
-    pub fn forget_unreachable(&mut self) {
+    pub(super) fn forget_unreachable(&mut self) {
         self.all.retain(|_, failed| {
             !matches!(failed.failure.kind(), FailureKind::TransportUnavailable | FailureKind::Timeout)
         });
     }
 
     /// Somebody asks: everything may be tried now.
-    pub fn try_all_now(&mut self, now: Instant) {
+    pub(super) fn try_all_now(&mut self, now: Instant) {
         for failed in self.all.values_mut() {
             failed.retry_at = Some(now);
             failed.asked = true;
@@ -293,7 +293,7 @@ impl FailureBackoff {
 
     /// Steps that failed for what can be seen without trying to be over: a host port that was taken, a mount source that was not
     /// there.
-    pub fn to_recheck(&self) -> Vec<(Cause, Action)> {
+    pub(super) fn to_recheck(&self) -> Vec<(Cause, Action)> {
         let failed = self.all.iter().filter_map(|(cause, failed)| match &failed.failure {
             Failure::Step { step, error, .. }
                 if matches!(**error, ActError::PortTaken { .. } | ActError::MountSource { .. }) =>
@@ -306,14 +306,14 @@ impl FailureBackoff {
     }
 
     /// What it failed of is over: it may be tried now.
-    pub fn try_now(&mut self, cause: &Cause, now: Instant) {
+    pub(super) fn try_now(&mut self, cause: &Cause, now: Instant) {
         if let Some(failed) = self.all.get_mut(cause) {
             failed.retry_at = Some(now);
         }
     }
 
     /// The newest failure of an agent's steps.
-    pub fn newest_of(&self, agent: &AgentName) -> Option<&Failed> {
+    pub(super) fn newest_of(&self, agent: &AgentName) -> Option<&Failed> {
         let theirs = self
             .all
             .iter()
@@ -322,17 +322,17 @@ impl FailureBackoff {
     }
 
     /// Whether it may be tried by then.
-    pub fn is_due_by(&self, cause: &Cause, then: Instant) -> bool {
+    pub(super) fn is_due_by(&self, cause: &Cause, then: Instant) -> bool {
         self.all.get(cause).and_then(|failed| failed.retry_at).is_some_and(|at| at <= then)
     }
 
     /// When the next one may be tried of those that could not be yet at `then`.
-    pub fn next(&self, then: Instant) -> Option<Instant> {
+    pub(super) fn next(&self, then: Instant) -> Option<Instant> {
         self.all.values().filter_map(|failed| failed.retry_at).filter(|at| *at > then).min()
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&Cause, &Failed)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Cause, &Failed)> {
         self.all.iter()
     }
 }

@@ -104,7 +104,7 @@ impl Record {
 
 impl CrashLoops {
     /// We started the agent's container.
-    pub fn started(&mut self, agent: &AgentName, now: Instant) {
+    pub(super) fn started(&mut self, agent: &AgentName, now: Instant) {
         let record = self.records.entry(agent.clone()).or_default();
         record.started = Some(now);
         record.judged = false;
@@ -115,7 +115,7 @@ impl CrashLoops {
 
     /// The agent's container is down for good, with this exit code, and wanted up. Where Podman restarts whatever ends by
     /// itself, somebody stopped it.
-    pub fn down(&mut self, agent: &AgentName, code: i32, restart: RestartPolicy, now: Instant) -> Verdict {
+    pub(super) fn down(&mut self, agent: &AgentName, code: i32, restart: RestartPolicy, now: Instant) -> Verdict {
         let record = self.records.entry(agent.clone()).or_default();
         if record.judged {
             return match record.retry_at {
@@ -145,7 +145,7 @@ impl CrashLoops {
 
     /// Podman says that the agent's container ended, and may restart it itself. Yields whether it does so all the time,
     /// and so is to be stopped until it may be started again.
-    pub fn ended(&mut self, agent: &AgentName, code: i32, now: Instant) -> bool {
+    pub(super) fn ended(&mut self, agent: &AgentName, code: i32, now: Instant) -> bool {
         let record = self.records.entry(agent.clone()).or_default();
         if record.is_waiting(now) {
             // It was to rest, and Podman was faster.
@@ -161,12 +161,12 @@ impl CrashLoops {
 
     /// What the agent's container ended with last, by itself, since we last started or stopped it. Where it is known to be in
     /// a crash loop, one such end is enough to stop it.
-    pub fn last_end(&self, agent: &AgentName) -> Option<i32> {
+    pub(super) fn last_end(&self, agent: &AgentName) -> Option<i32> {
         self.records.get(agent)?.last_end
     }
 
     /// The agent's container is stopped now because of its crash loop.
-    pub fn stopped(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
+    pub(super) fn stopped(&mut self, agent: &AgentName, code: i32, now: Instant) -> Verdict {
         let record = self.records.entry(agent.clone()).or_default();
         record.ends.clear();
         record.killed_ends.clear();
@@ -185,7 +185,7 @@ impl CrashLoops {
     }
 
     /// The agent's container is down now, as [`Self::stopped`] wanted it: its rest begins.
-    pub fn backoff_begins(&mut self, agent: &AgentName, now: Instant) {
+    pub(super) fn backoff_begins(&mut self, agent: &AgentName, now: Instant) {
         if let Some(record) = self.records.get_mut(agent).filter(|record| record.retry_at.is_some()) {
             record.retry_at = Some(now + record.last_delay);
         }
@@ -193,7 +193,7 @@ impl CrashLoops {
 
     /// The agent may be started now, since somebody asks for it. That it was in a crash loop is not forgotten: it has to show
     /// that it stays up.
-    pub fn try_now(&mut self, agent: &AgentName) {
+    pub(super) fn try_now(&mut self, agent: &AgentName) {
         if let Some(record) = self.records.get_mut(agent).filter(|record| record.failures > 0) {
             record.retry_at = None;
             record.asked = true;
@@ -201,12 +201,12 @@ impl CrashLoops {
     }
 
     /// What is wanted changed: what went before says nothing about it.
-    pub fn forgive(&mut self, agent: &AgentName) {
+    pub(super) fn forgive(&mut self, agent: &AgentName) {
         self.records.remove(agent);
     }
 
     /// Those that may be started again later.
-    pub fn waiting(&self, now: Instant) -> impl Iterator<Item = Waiting<'_>> {
+    pub(super) fn waiting(&self, now: Instant) -> impl Iterator<Item = Waiting<'_>> {
         self.records.iter().filter_map(move |(agent, record)| {
             let until = record.retry_at.filter(|until| record.judged && *until > now)?;
             Some(Waiting { agent, until, failures: record.failures, code: record.code })
@@ -214,12 +214,12 @@ impl CrashLoops {
     }
 
     /// When the next one may be started of those that could not be yet at `then`.
-    pub fn next(&self, then: Instant) -> Option<Instant> {
+    pub(super) fn next(&self, then: Instant) -> Option<Instant> {
         self.waiting(then).map(|waiting| waiting.until).min()
     }
 
     /// Whether the agent was in a crash loop, and has not been up for long enough since to believe that this is over.
-    pub fn is_on_probation(&self, agent: &AgentName, now: Instant) -> bool {
+    pub(super) fn is_on_probation(&self, agent: &AgentName, now: Instant) -> bool {
         self.records.get(agent).is_some_and(|record| {
             let is_steady = |started: Instant| now.duration_since(started) >= record.steady();
             record.failures > 0 && !record.started.is_some_and(is_steady)
@@ -227,14 +227,14 @@ impl CrashLoops {
     }
 
     /// For how long an agent that was in a crash loop is still to stay up before it counts as ready.
-    pub fn must_stay_up_for(&self, agent: &AgentName, steady: Duration, now: Instant) -> Option<Duration> {
+    pub(super) fn must_stay_up_for(&self, agent: &AgentName, steady: Duration, now: Instant) -> Option<Duration> {
         let record = self.records.get(agent).filter(|record| record.failures > 0 && !record.is_waiting(now))?;
         let up = now.duration_since(record.started?);
         steady.checked_sub(up).filter(|left| !left.is_zero())
     }
 
     /// Forgets agents that are gone.
-    pub fn keep(&mut self, is_there: impl Fn(&AgentName) -> bool) {
+    pub(super) fn keep(&mut self, is_there: impl Fn(&AgentName) -> bool) {
         self.records.retain(|agent, _| is_there(agent));
     }
 }

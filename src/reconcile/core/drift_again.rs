@@ -47,7 +47,7 @@ pub(super) struct DriftAgain {
 
 impl DriftAgain {
     /// A step succeeded.
-    pub fn succeeded(&mut self, step: &Step) {
+    pub(super) fn succeeded(&mut self, step: &Step) {
         // What ends as soon as it is started is the subject of `crash_loop`.
         if matches!(step.action, Action::StartContainer { how: StartMode::Start, .. }) {
             return;
@@ -63,7 +63,7 @@ impl DriftAgain {
 
     /// What an observation that began after those successes finds wanted. Yields the steps that succeeded and do not help.
     /// What cannot be seen has not gone away.
-    pub fn observed<'p>(&mut self, plan: &'p Plan, is_all_seen: bool) -> Vec<&'p Step> {
+    pub(super) fn observed<'p>(&mut self, plan: &'p Plan, is_all_seen: bool) -> Vec<&'p Step> {
         let mut again = Vec::new();
         self.removed.retain(|key, removed| {
             let same = |step: &&Step| step.key() == *key && removed.difference.is(&Difference::of(step));

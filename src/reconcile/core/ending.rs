@@ -45,21 +45,21 @@ enum Phase {
 
 impl Ending {
     /// One that is over already.
-    pub fn over() -> Self {
+    pub(super) fn over() -> Self {
         Self { why: Why::Stopped, limit: None, phase: Phase::Over, is_outdated: false }
     }
 
     /// When the next thing it waits for is given up.
-    pub fn limit(&self) -> Option<Instant> {
+    pub(super) fn limit(&self) -> Option<Instant> {
         self.limit
     }
 
-    pub fn looks_once_more(&self) -> bool {
+    pub(super) fn looks_once_more(&self) -> bool {
         self.phase == Phase::Looking
     }
 
     /// A step ended.
-    pub fn step_ended(&mut self) {
+    pub(super) fn step_ended(&mut self) {
         self.is_outdated = true;
     }
 }

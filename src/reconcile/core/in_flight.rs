@@ -33,33 +33,33 @@ fn is_download(step: &Step) -> bool {
 }
 
 impl InFlight {
-    pub fn new(parallel: usize, downloads: usize) -> Self {
+    pub(super) fn new(parallel: usize, downloads: usize) -> Self {
         let (parallel, downloads) = (parallel.max(1), downloads.max(1));
         Self { running: BTreeMap::new(), queue: VecDeque::new(), parallel, downloads }
     }
 
     /// Whether nothing is in flight, and nothing waits for a slot.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.running.is_empty() && self.queue.is_empty()
     }
 
     /// Whether nothing is in flight.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
 
     /// The step in flight in a lane.
-    pub fn get(&self, lane: &Lane) -> Option<&Running> {
+    pub(super) fn get(&self, lane: &Lane) -> Option<&Running> {
         self.running.get(lane)
     }
 
     /// All that are in flight.
-    pub fn iter(&self) -> impl Iterator<Item = (&Lane, &Running)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Lane, &Running)> {
         self.running.iter()
     }
 
     /// These are ready and may be taken: what was ready before is of an older plan.
-    pub fn enqueue(&mut self, ready: impl IntoIterator<Item = Step>) {
+    pub(super) fn enqueue(&mut self, ready: impl IntoIterator<Item = Step>) {
         self.queue = ready.into_iter().filter(|step| !self.is_taken(step)).collect();
     }
 
@@ -68,12 +68,12 @@ impl InFlight {
     }
 
     /// Nothing more is to be started of the plan that is there.
-    pub fn clear_queue(&mut self) {
+    pub(super) fn clear_queue(&mut self) {
         self.queue.clear();
     }
 
     /// The next one that may start now.
-    pub fn next(&mut self) -> Option<Step> {
+    pub(super) fn next(&mut self) -> Option<Step> {
         let may_start = |step: &Step| {
             if self.is_taken(step) {
                 return false;
@@ -90,19 +90,19 @@ impl InFlight {
     }
 
     /// It starts.
-    pub fn start(&mut self, step: Step, trigger: String) {
+    pub(super) fn start(&mut self, step: Step, trigger: String) {
         self.running.insert(step.lane(), Running { step, trigger, works: true });
     }
 
     /// A step waits from now on for an end, for a moment to pass or for health; or it works again.
-    pub fn set_working(&mut self, lane: &Lane, works: bool) {
+    pub(super) fn set_working(&mut self, lane: &Lane, works: bool) {
         if let Some(running) = self.running.get_mut(lane) {
             running.works = works || Broken::WaitingHoldsSlot.is_in();
         }
     }
 
     /// It ended.
-    pub fn end(&mut self, lane: &Lane) -> Option<Running> {
+    pub(super) fn end(&mut self, lane: &Lane) -> Option<Running> {
         self.running.remove(lane)
     }
 }

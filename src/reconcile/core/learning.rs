@@ -36,17 +36,17 @@ pub(super) struct CrashLoopStops {
 
 impl CrashLoopStops {
     /// A step of this agent begins.
-    pub fn begins(&mut self, agent: &AgentName) {
+    pub(super) fn begins(&mut self, agent: &AgentName) {
         self.first_ends.remove(agent);
     }
 
     /// What its container ended with first since its step began.
-    pub fn first_end(&self, agent: &AgentName) -> Option<i32> {
+    pub(super) fn first_end(&self, agent: &AgentName) -> Option<i32> {
         self.first_ends.get(agent).copied()
     }
 
     /// Forgets agents that are gone.
-    pub fn keep(&mut self, is_there: impl Fn(&AgentName) -> bool) {
+    pub(super) fn keep(&mut self, is_there: impl Fn(&AgentName) -> bool) {
         self.first_ends.retain(|agent, _| is_there(agent));
         self.to_stop.retain(|agent, _| is_there(agent));
     }

@@ -34,26 +34,26 @@ fn not_yet() -> Arc<Published> {
 
 impl ManifestState {
     /// One that is awaited until then, or none at all.
-    pub fn new(awaited_until: Option<Instant>) -> Self {
+    pub(super) fn new(awaited_until: Option<Instant>) -> Self {
         let published = if awaited_until.is_some() { not_yet() } else { Arc::new(Published::absent()) };
         Self { published, is_fetching: false, failures: 0, at: None, lacks: false, awaited_until }
     }
 
-    pub fn published(&self) -> &Arc<Published> {
+    pub(super) fn published(&self) -> &Arc<Published> {
         &self.published
     }
 
-    pub fn is_fetching(&self) -> bool {
+    pub(super) fn is_fetching(&self) -> bool {
         self.is_fetching
     }
 
     /// Whether nothing is to be observed before it is there.
-    pub fn is_awaited(&self, now: Instant) -> bool {
+    pub(super) fn is_awaited(&self, now: Instant) -> bool {
         self.is_fetching && self.awaited_until.is_some_and(|until| now < until)
     }
 
     /// Nobody waits for it any longer.
-    pub fn give_up(&mut self, why: &str) {
+    pub(super) fn give_up(&mut self, why: &str) {
         if self.is_fetching {
             self.published = Arc::new(Published::unseen(why));
             self.awaited_until = None;
@@ -61,33 +61,33 @@ impl ManifestState {
     }
 
     /// It is asked for now.
-    pub fn fetch(&mut self) {
+    pub(super) fn fetch(&mut self) {
         self.is_fetching = true;
         self.at = None;
     }
 
     /// It is not asked for again.
-    pub fn ask_no_more(&mut self) {
+    pub(super) fn ask_no_more(&mut self) {
         self.at = None;
     }
 
     /// What another place publishes says nothing about this one.
-    pub fn moved(&mut self) {
+    pub(super) fn moved(&mut self) {
         self.published = not_yet();
     }
 
     /// When something is to be done for it.
-    pub fn next(&self) -> impl Iterator<Item = Instant> {
+    pub(super) fn next(&self) -> impl Iterator<Item = Instant> {
         self.at.into_iter().chain(self.awaited_until.filter(|_| self.is_fetching))
     }
 
     /// Whether it is to be asked for now.
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
         self.at.is_some_and(|at| at <= now)
     }
 
     /// It came, or could not be fetched. Yields whether it is another, and what is to be told.
-    pub fn arrived(&mut self, published: Published, desired: &Desired, now: Instant) -> (bool, Option<Event>) {
+    pub(super) fn arrived(&mut self, published: Published, desired: &Desired, now: Instant) -> (bool, Option<Event>) {
         self.is_fetching = false;
         self.awaited_until = None;
         let is_same = self.published.manifest == published.manifest;
@@ -105,7 +105,7 @@ impl ManifestState {
     }
 
     /// What it does not offer yet may be published any moment: it is asked for again, ever more rarely.
-    pub fn await_offer(&mut self, desired: &Desired, plan: &Plan, now: Instant) {
+    pub(super) fn await_offer(&mut self, desired: &Desired, plan: &Plan, now: Instant) {
         let lacks = plan.waiting.iter().any(|waiting| matches!(waiting.on, WaitingOn::Manifest { .. }));
         self.lacks = lacks && desired.manifest.is_some();
         if !self.lacks || self.is_fetching {

@@ -279,7 +279,7 @@ pub(super) struct Core {
 const FIRST_MANIFEST: Duration = Duration::from_secs(2);
 
 impl Core {
-    pub fn new(terms: Terms, revision: Revision, now: Now) -> Self {
+    pub(super) fn new(terms: Terms, revision: Revision, now: Now) -> Self {
         let Revision { desired, error } = revision;
         let (manifest, resync) = match terms.mode {
             Mode::Once { goal: Goal::Gone { .. }, .. } => (None, None),
@@ -321,7 +321,7 @@ impl Core {
     }
 
     /// What is to be done about what happened.
-    pub fn on(&mut self, input: Input, now: Now) -> Vec<Effect> {
+    pub(super) fn on(&mut self, input: Input, now: Now) -> Vec<Effect> {
         match input {
             Input::Begin => self.begin(now),
             Input::Observed(observation) => self.observed(*observation, now),
@@ -485,7 +485,7 @@ impl Core {
             self.effects.push(Effect::Report(if had_error { Event::FileRestored } else { Event::FileAccepted }));
             self.take_over(desired);
         }
-        if !(Broken::EditWaits.is_in() && !self.in_flight.is_empty()) {
+        if !Broken::EditWaits.is_in() || self.in_flight.is_empty() {
             self.observing.ask(Trigger::File, now.at);
         }
     }

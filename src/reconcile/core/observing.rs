@@ -62,7 +62,7 @@ pub(super) struct Worth {
 }
 
 impl Observing {
-    pub fn new(resync: Option<Duration>, now: Instant) -> Self {
+    pub(super) fn new(resync: Option<Duration>, now: Instant) -> Self {
         Self {
             asked_by: BTreeSet::from([Trigger::Start]),
             next: Some(now),
@@ -81,24 +81,24 @@ impl Observing {
     }
 
     /// Asks for an observation at that time.
-    pub fn ask(&mut self, trigger: Trigger, at: Instant) {
+    pub(super) fn ask(&mut self, trigger: Trigger, at: Instant) {
         self.asked_by.insert(trigger);
         self.next = Some(self.next.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// Asks for one as soon as the last one is long enough ago.
-    pub fn ask_soon(&mut self, trigger: Trigger, now: Instant) {
+    pub(super) fn ask_soon(&mut self, trigger: Trigger, now: Instant) {
         let spacing = (SPACING * self.took).min(MOST_SPACING);
         self.ask(trigger, self.ended_at.map_or(now, |ended| ended + spacing));
     }
 
     /// Names a reason for the next one, whenever that is.
-    pub fn note(&mut self, trigger: Trigger) {
+    pub(super) fn note(&mut self, trigger: Trigger) {
         self.asked_by.insert(trigger);
     }
 
     /// Whether one is to begin now. Then it has begun.
-    pub fn begin(&mut self, now: Instant) -> bool {
+    pub(super) fn begin(&mut self, now: Instant) -> bool {
         if self.under_way.is_some() || self.next.is_none_or(|at| at > now) {
             return false;
         }
@@ -109,19 +109,19 @@ impl Observing {
     }
 
     /// A step ended meanwhile.
-    pub fn step_ended(&mut self, lane: &Lane) {
+    pub(super) fn step_ended(&mut self, lane: &Lane) {
         if let Some((_, stale)) = &mut self.under_way {
             stale.insert(lane.clone());
         }
     }
 
     /// What is desired is another from now on.
-    pub fn desired_changed(&mut self) {
+    pub(super) fn desired_changed(&mut self) {
         self.outdated = self.under_way.is_some();
     }
 
     /// The one under way ended.
-    pub fn end(&mut self, now: Instant) -> Worth {
+    pub(super) fn end(&mut self, now: Instant) -> Worth {
         let (began, stale) = self.under_way.take().unwrap_or((now, BTreeSet::new()));
         self.took = now.duration_since(began);
         self.ended_at = Some(now);
@@ -136,18 +136,18 @@ impl Observing {
     }
 
     /// What asked for the one that ended. From now on the next is asked for.
-    pub fn take_triggers(&mut self) -> BTreeSet<Trigger> {
+    pub(super) fn take_triggers(&mut self) -> BTreeSet<Trigger> {
         std::mem::take(&mut self.asked_by)
     }
 
     /// When something is to be done.
-    pub fn next(&self) -> impl Iterator<Item = Instant> {
+    pub(super) fn next(&self) -> impl Iterator<Item = Instant> {
         let next = self.next.filter(|_| self.under_way.is_none());
         next.into_iter().chain(self.resync_at)
     }
 
     /// Time has passed: asks for an observation where one is due.
-    pub fn on_timer(&mut self, now: Instant) {
+    pub(super) fn on_timer(&mut self, now: Instant) {
         if self.resync_at.is_some_and(|at| at <= now) {
             self.resync_at = None;
             self.ask(Trigger::Resync, now);
@@ -155,12 +155,12 @@ impl Observing {
     }
 
     /// Whether this container was being moved on by Podman at the newest observation.
-    pub fn is_moving(&self, container: &str) -> bool {
+    pub(super) fn is_moving(&self, container: &str) -> bool {
         self.moving.contains_key(container)
     }
 
     /// These containers are moved on by Podman.
-    pub fn keep_moving(&mut self, moving: impl Iterator<Item = String>, now: Instant) {
+    pub(super) fn keep_moving(&mut self, moving: impl Iterator<Item = String>, now: Instant) {
         let before = std::mem::take(&mut self.moving);
         self.moving = moving.map(|name| (name.clone(), before.get(&name).copied().unwrap_or(now))).collect();
         let (late, due): (Vec<_>, Vec<_>) =
@@ -178,23 +178,23 @@ impl Observing {
 
     /// Whether an agent is in a crash loop. Yields the earliest time worth observing whether that is over: in a crash loop it is
     /// put off again and again, so it is observed ever more rarely. Podman tells of each end.
-    pub fn crash_looping(&mut self, any: bool) -> Duration {
+    pub(super) fn crash_looping(&mut self, any: bool) -> Duration {
         self.crash_looping = if any { self.crash_looping.saturating_add(1) } else { 0 };
         CRASH_LOOPING.delay(self.crash_looping.max(1))
     }
 
     /// How many in a row did not see what they should.
-    pub fn blind_in_a_row(&self) -> u32 {
+    pub(super) fn blind_in_a_row(&self) -> u32 {
         self.blind
     }
 
     /// The one under way, if any, is of no use any more.
-    pub fn abandon(&mut self) {
+    pub(super) fn abandon(&mut self) {
         self.under_way = None;
     }
 
     /// Whether Podman is seen and heard alike.
-    pub fn is_blind(&mut self, blind: bool, now: Instant) {
+    pub(super) fn is_blind(&mut self, blind: bool, now: Instant) {
         self.blind = if blind { self.blind.saturating_add(1) } else { 0 };
         if blind {
             self.ask(Trigger::Retry, now + BLIND.delay(self.blind));

@@ -130,12 +130,12 @@ struct Log {
 
 impl Reported {
     /// Whether the container was there at the newest observation.
-    pub fn knows(&self, id: &ContainerId) -> bool {
+    pub(super) fn knows(&self, id: &ContainerId) -> bool {
         self.ids.contains(id)
     }
 
     /// Whether logs are still being read.
-    pub fn is_reading(&self) -> bool {
+    pub(super) fn is_reading(&self) -> bool {
         self.logs.values().any(|log| log.is_reading)
     }
 

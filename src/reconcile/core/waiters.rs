@@ -18,7 +18,7 @@ pub(super) struct Waiter {
 
 impl Waiter {
     /// When it is answered, whatever there is to say.
-    pub fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         self.since + self.timeout
     }
 }
@@ -32,40 +32,40 @@ pub(super) struct Waiters {
 
 impl Waiters {
     /// Somebody waits for an outcome.
-    pub fn ask(&mut self, id: RequestId, timeout: Duration, now: Instant) {
+    pub(super) fn ask(&mut self, id: RequestId, timeout: Duration, now: Instant) {
         self.outcomes.push(Waiter { id, since: now, timeout, taken: Vec::new() });
     }
 
     /// Somebody waits for a fresh view.
-    pub fn ask_view(&mut self, id: RequestId) {
+    pub(super) fn ask_view(&mut self, id: RequestId) {
         self.views.push(id);
     }
 
     /// Nobody waits for this one any more.
-    pub fn gone(&mut self, id: RequestId) {
+    pub(super) fn gone(&mut self, id: RequestId) {
         self.outcomes.retain(|waiter| waiter.id != id);
         self.views.retain(|one| *one != id);
     }
 
     /// Whether nobody waits for an outcome.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.outcomes.is_empty()
     }
 
     /// Whether a step has ended since somebody began to wait.
-    pub fn has_taken(&self) -> bool {
+    pub(super) fn has_taken(&self) -> bool {
         self.outcomes.iter().any(|waiter| !waiter.taken.is_empty())
     }
 
     /// A step ended.
-    pub fn taken(&mut self, taken: &TakenStep) {
+    pub(super) fn taken(&mut self, taken: &TakenStep) {
         for waiter in &mut self.outcomes {
             waiter.taken.push(taken.clone());
         }
     }
 
     /// Those whose time is up; with `all`, everybody.
-    pub fn answered(&mut self, all: bool, now: Instant) -> Vec<Waiter> {
+    pub(super) fn answered(&mut self, all: bool, now: Instant) -> Vec<Waiter> {
         let (over, rest): (Vec<_>, _) =
             std::mem::take(&mut self.outcomes).into_iter().partition(|one| all || one.deadline() <= now);
         self.outcomes = rest;
@@ -73,12 +73,12 @@ impl Waiters {
     }
 
     /// Those who wait for a view.
-    pub fn viewers(&mut self) -> Vec<RequestId> {
+    pub(super) fn viewers(&mut self) -> Vec<RequestId> {
         std::mem::take(&mut self.views)
     }
 
     /// When the time of the first is up.
-    pub fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         self.outcomes.iter().map(Waiter::deadline).min()
     }
 }

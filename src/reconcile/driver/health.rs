@@ -37,12 +37,12 @@ const PAUSE: Duration = Duration::from_secs(2);
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl<'a, E: Engine> Checks<'a, E> {
-    pub fn new(engine: &'a E) -> Self {
+    pub(super) fn new(engine: &'a E) -> Self {
         Self { engine, watches: BTreeMap::new(), futures: FuturesUnordered::new() }
     }
 
     /// These are to be checked, and no others.
-    pub fn keep(&mut self, checked: &[Checked]) {
+    pub(super) fn keep(&mut self, checked: &[Checked]) {
         self.watches.retain(|id, watch| {
             let same = |one: &Checked| {
                 let same_check = one.check.is_none() || one.check == watch.check;
@@ -75,7 +75,7 @@ impl<'a, E: Engine> Checks<'a, E> {
     }
 
     /// Waits until a verdict is another. Dropping the wait loses nothing.
-    pub async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         loop {
             match self.futures.next().await {
                 Some(Some(id)) => {

@@ -55,13 +55,13 @@ pub(super) struct Listener<'a, E> {
 }
 
 impl<'a, E: Engine> Listener<'a, E> {
-    pub fn new(engine: &'a E, owner: Ownership, wall: &'a Wall) -> Self {
+    pub(super) fn new(engine: &'a E, owner: Ownership, wall: &'a Wall) -> Self {
         let line = Line::Closed { until: Instant::now() };
         Self { engine, owner, wall, line, failures: 0, opened: None, broken: 0, told: false }
     }
 
     /// Waits for the next thing worth an observation. Dropping the wait loses nothing.
-    pub async fn next(&mut self) -> EngineNotice {
+    pub(super) async fn next(&mut self) -> EngineNotice {
         loop {
             match &mut self.line {
                 Line::Closed { until } => {

@@ -104,7 +104,7 @@ pub(super) struct Driver<'a, V, E, S> {
 }
 
 impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
-    pub fn new(
+    pub(super) fn new(
         outside: Context<'a, V, E, S>,
         mode: Mode,
         revision: Revision,
@@ -153,7 +153,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
     }
 
     /// Goes on until the core says that it is over.
-    pub async fn drive(mut self) -> Verdict {
+    pub(super) async fn drive(mut self) -> Verdict {
         if !self.is_once {
             self.outside.world.engine.keep();
         }

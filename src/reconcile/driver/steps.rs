@@ -28,7 +28,7 @@ pub(super) struct RunningStep {
 
 impl RunningStep {
     /// Tells those who listen of it.
-    pub fn tell(&self, journal: &Journal) {
+    pub(super) fn tell(&self, journal: &Journal) {
         let step = &self.step;
         journal.tell(
             "stepStarted",

@@ -23,18 +23,18 @@ pub(super) struct VmWatch<'a, V> {
 
 impl<'a, V: Vm> VmWatch<'a, V> {
     /// Nothing is ever told where no machine is `wanted`.
-    pub fn new(vm: &'a V, wanted: bool) -> Self {
+    pub(super) fn new(vm: &'a V, wanted: bool) -> Self {
         Self { vm, wanted, events: None, again: Instant::now(), failures: 0 }
     }
 
     /// Follows it anew: of an instance that was not there when it began, Lima (2.1) tells nothing.
-    pub fn renew(&mut self) {
+    pub(super) fn renew(&mut self) {
         self.events = None;
         self.again = Instant::now();
     }
 
     /// Waits for the next thing worth an observation. Dropping the wait loses nothing but time.
-    pub async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         use futures_util::StreamExt;
 
         if !self.wanted {

@@ -4,7 +4,7 @@
 //! How lines get into the file, and the file out of the way of the next, stands in `write`; how they are read again in
 //! [`read`]. What cannot be written is said once, and everything that listens hears of it all the same.
 
-pub mod read;
+pub(crate) mod read;
 mod write;
 
 #[cfg(test)]

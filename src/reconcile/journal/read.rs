@@ -22,7 +22,7 @@ const MAX_LINE: usize = 1024 * 1024;
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// When it was written.
     pub time: SystemTime,
     /// All that stands in it.
@@ -31,76 +31,76 @@ pub struct Entry {
 
 impl Entry {
     /// Reads a line. `None` when it is not an object with a time.
-    pub fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let Ok(Value::Object(fields)) = serde_json::from_slice(line) else { return None };
         let time = humantime::parse_rfc3339(fields.get("time")?.as_str()?).ok()?;
         Some(Self { time, fields })
     }
 
     /// A field that is a string; empty when there is none.
-    pub fn text(&self, field: &str) -> &str {
+    pub(crate) fn text(&self, field: &str) -> &str {
         self.fields.get(field).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// What kind of entry it is: `step`, `pass`, `runStarted`, …
-    pub fn event(&self) -> &str {
+    pub(crate) fn event(&self) -> &str {
         self.text("event")
     }
 
     /// The agent it is about, if it is about one.
-    pub fn agent(&self) -> Option<&str> {
+    pub(crate) fn agent(&self) -> Option<&str> {
         self.fields.get("agent").and_then(Value::as_str)
     }
 
     /// How long what it tells of took.
-    pub fn took(&self) -> Option<Duration> {
+    pub(crate) fn took(&self) -> Option<Duration> {
         self.fields.get("durationMs").and_then(Value::as_u64).map(Duration::from_millis)
     }
 
     /// A step that failed.
-    pub fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         self.event() == "step" && self.text("result") == "failed"
     }
 
     /// What kind of step it tells of.
-    pub fn kind(&self) -> Word<ActionKind> {
+    pub(crate) fn kind(&self) -> Word<ActionKind> {
         self.text("kind").into()
     }
 
     /// What made a step fail.
-    pub fn error(&self) -> Option<ReportedError<'_>> {
+    pub(crate) fn error(&self) -> Option<ReportedError<'_>> {
         self.fields.get("error").map(ReportedError::of)
     }
 
     /// What stood in the way at the end of a pass, or what `run` said does. Empty for anything else.
-    pub fn problems(&self) -> impl Iterator<Item = ReportedError<'_>> {
+    pub(crate) fn problems(&self) -> impl Iterator<Item = ReportedError<'_>> {
         let problems = self.fields.get("troubles").and_then(Value::as_array).into_iter().flatten();
         problems.map(ReportedError::of)
     }
 
     /// What stands in the way of somebody, where that is what it tells of.
-    pub fn problem(&self) -> ReportedError<'_> {
+    pub(crate) fn problem(&self) -> ReportedError<'_> {
         let (message, cause) = (self.text("message"), self.text("cause"));
         let cause = if cause.is_empty() { message } else { cause };
         ReportedError { agent: self.agent(), kind: "".into(), message, cause, pull: None }
     }
 
     /// A pass that ended as it was asked to, without waiting for agents that are not ready yet, and found nothing wrong.
-    pub fn left_as_asked(&self) -> bool {
+    pub(crate) fn left_as_asked(&self) -> bool {
         let filled =
             |field: &str| self.fields.get(field).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         self.text("ended") == "proved" && filled("notWaitedFor") && !filled("troubles")
     }
 
     /// Whether it is about this agent, or says of it that something stands in its way.
-    pub fn concerns(&self, agent: &str) -> bool {
+    pub(crate) fn concerns(&self, agent: &str) -> bool {
         self.agent() == Some(agent) || self.problems().any(|told| told.agent == Some(agent))
     }
 }
 
 /// A failure as an entry tells it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ReportedError<'e> {
+pub(crate) struct ReportedError<'e> {
     /// Whose.
     pub agent: Option<&'e str>,
     /// What kind of failure it is; empty where that is not told.
@@ -131,7 +131,7 @@ fn pull(told: &Value) -> Option<PullFault> {
 
 /// Which entries are wanted.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Only those that concern this agent.
     pub agent: Option<String>,
     /// Only those written at this time or later.
@@ -140,7 +140,7 @@ pub struct Filter {
 
 impl Filter {
     /// Whether this one is.
-    pub fn admits(&self, entry: &Entry) -> bool {
+    pub(crate) fn admits(&self, entry: &Entry) -> bool {
         self.since.is_none_or(|since| entry.time >= since)
             && self.agent.as_ref().is_none_or(|agent| entry.concerns(agent))
     }
@@ -148,7 +148,7 @@ impl Filter {
 
 /// The entries of a journal, oldest first.
 #[derive(Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     path: PathBuf,
     older: Option<BufReader<File>>,
     current: Option<BufReader<File>>,
@@ -163,7 +163,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the file system says, but for "not found".
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         // The newer first: what is put aside between the two is then seen twice, and not missed.
         let current = open(path)?;
         let before = match open(&older(path))? {
@@ -174,7 +174,7 @@ impl Reader {
     }
 
     /// How many lines were no entries so far.
-    pub fn skipped(&self) -> u64 {
+    pub(crate) fn skipped(&self) -> u64 {
         self.skipped
     }
 
@@ -183,7 +183,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn entry(&mut self) -> io::Result<Option<Entry>> {
+    pub(crate) fn entry(&mut self) -> io::Result<Option<Entry>> {
         self.next(true)
     }
 
@@ -191,7 +191,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn last(&mut self, filter: &Filter, most: usize) -> io::Result<VecDeque<Entry>> {
+    pub(crate) fn last(&mut self, filter: &Filter, most: usize) -> io::Result<VecDeque<Entry>> {
         let mut kept = VecDeque::new();
         while let Some(entry) = self.next(true)? {
             if !filter.admits(&entry) || most == 0 {
@@ -210,7 +210,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn poll(&mut self) -> io::Result<Option<Entry>> {
+    pub(crate) fn poll(&mut self) -> io::Result<Option<Entry>> {
         loop {
             if let Some(entry) = self.next(false)? {
                 return Ok(Some(entry));

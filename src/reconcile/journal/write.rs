@@ -34,12 +34,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new(path: &Path, most: u64) -> Self {
+    pub(super) fn new(path: &Path, most: u64) -> Self {
         Self { path: path.to_owned(), most, file: None }
     }
 
     /// Appends whole lines.
-    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut last = None;
         for _ in 0..OPEN_TRIES {
             // It may have been put aside or removed.

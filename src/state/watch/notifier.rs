@@ -27,7 +27,7 @@ const WATCHES_INODES: bool = cfg!(target_os = "linux");
 
 /// How changes of the files are noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WatchMode {
+pub(crate) enum WatchMode {
     /// The file system tells of them.
     Events,
     /// The files are read again and again, because at least one of them could change unnoticed.
@@ -46,7 +46,7 @@ impl fmt::Display for WatchMode {
 /// Why the files are polled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum PollReason {
+pub(crate) enum PollReason {
     /// The user has as many inotify instances, or this process as many open files, as they may.
     InstanceLimit,
     /// The user has as many inotify watches as they may.
@@ -89,7 +89,7 @@ impl fmt::Display for PollReason {
 /// What is watched. Its path may come from the environment, so it is not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Watched {
+pub(crate) enum Watched {
     /// The state file.
     StateFile,
     /// One of the env files it names.

@@ -160,7 +160,7 @@ impl Reading {
             }
             Err(error) => {
                 self.error = Some(error.render(false));
-                Revision::Bad { last_good: self.good.clone(), error: Arc::new(error) }
+                Revision::Bad(Arc::new(error))
             }
         }
     }

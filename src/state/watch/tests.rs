@@ -91,8 +91,7 @@ fn told(revision: &Revision) -> String {
     };
     match revision {
         Revision::Good(good) => loaded(good),
-        Revision::Bad { last_good: Some(good), .. } => format!("bad, was {}", loaded(good)),
-        Revision::Bad { last_good: None, .. } => "bad".to_owned(),
+        Revision::Bad(_) => "bad".to_owned(),
     }
 }
 

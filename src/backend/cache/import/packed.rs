@@ -14,11 +14,11 @@ use crate::model::manifest::MAX_MANIFEST_BYTES;
 use crate::model::{ArtifactKey, Manifest};
 
 /// Where the manifest stands in an archive.
-pub const MANIFEST: &str = "vm/manifest.json";
+pub(crate) const MANIFEST: &str = "vm/manifest.json";
 /// Where its signature stands.
-pub const SIGNATURE: &str = "vm/manifest.json.minisig";
+pub(crate) const SIGNATURE: &str = "vm/manifest.json.minisig";
 /// The largest signature that is read.
-pub const MAX_SIGNATURE: u64 = 64 * 1024;
+pub(crate) const MAX_SIGNATURE: u64 = 64 * 1024;
 /// The longest name that is read.
 const MAX_NAME: u64 = 4096;
 /// The most entries of an archive. A manifest of 4 MiB cannot name as many.

@@ -43,67 +43,67 @@ impl fmt::Debug for Call {
 }
 
 impl Call {
-    pub fn new(what: String, about: About, shown: String, words: Vec<String>, instance: &str) -> Self {
+    pub(super) fn new(what: String, about: About, shown: String, words: Vec<String>, instance: &str) -> Self {
         let (input, secrets, instance) = (None, Secrets::default(), instance.to_owned());
         Self { what, about, shown, words, instance, input, secrets, deadline: DEADLINE }
     }
 
     /// Sends this first.
-    pub fn sending(mut self, script: String) -> Self {
+    pub(super) fn sending(mut self, script: String) -> Self {
         self.input = Some(script.into_bytes());
         self
     }
 
     /// Keeps these values out of what is told of a failure.
-    pub fn hiding(mut self, secrets: Secrets) -> Self {
+    pub(super) fn hiding(mut self, secrets: Secrets) -> Self {
         self.secrets = secrets;
         self
     }
 
-    pub fn within(mut self, deadline: Duration) -> Self {
+    pub(super) fn within(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    pub fn what(&self) -> &str {
+    pub(super) fn what(&self) -> &str {
         &self.what
     }
 
-    pub fn about(&self) -> About {
+    pub(super) fn about(&self) -> About {
         self.about
     }
 
-    pub fn shown(&self) -> &str {
+    pub(super) fn shown(&self) -> &str {
         &self.shown
     }
 
-    pub fn instance(&self) -> &str {
+    pub(super) fn instance(&self) -> &str {
         &self.instance
     }
 
-    pub fn secrets(&self) -> &Secrets {
+    pub(super) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
     #[cfg(test)]
-    pub fn words(&self) -> &[String] {
+    pub(crate) fn words(&self) -> &[String] {
         &self.words
     }
 
-    pub fn json(&self, answer: &[u8]) -> Result<Value, EngineError> {
+    pub(super) fn json(&self, answer: &[u8]) -> Result<Value, EngineError> {
         answer::parse(answer).map_err(|why| self.unreadable(&why))
     }
 
-    pub fn unreadable(&self, why: &str) -> EngineError {
+    pub(super) fn unreadable(&self, why: &str) -> EngineError {
         unreadable(&self.what, &self.shown, why)
     }
 
-    pub fn timed_out(&self) -> EngineError {
+    pub(super) fn timed_out(&self) -> EngineError {
         timed_out(&self.what, &self.shown, self.deadline)
     }
 
     /// What this process could not do with the child's pipes.
-    pub fn broken(&self, err: &std::io::Error) -> EngineError {
+    pub(super) fn broken(&self, err: &std::io::Error) -> EngineError {
         EngineError {
             command: Some(self.shown.clone()),
             ..EngineError::new(
@@ -120,7 +120,7 @@ pub(super) struct KillOnDrop(Child);
 
 impl KillOnDrop {
     /// Waits for its end: the exit code, or `None` when a signal ended it.
-    pub async fn ended(&mut self) -> std::io::Result<Option<i32>> {
+    pub(super) async fn ended(&mut self) -> std::io::Result<Option<i32>> {
         self.0.wait().await.map(code_of)
     }
 }
@@ -158,7 +158,7 @@ pub(super) struct Ended {
 
 impl Ended {
     /// Whether nobody complained, beyond log lines.
-    pub fn says_nothing(&self) -> bool {
+    pub(super) fn says_nothing(&self) -> bool {
         error::is_silent(&self.stderr)
     }
 }

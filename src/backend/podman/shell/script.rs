@@ -69,7 +69,7 @@ const LINE_LIMIT: usize = 32 << 10;
 
 impl Variables {
     /// Sorts them. Fails with a sentence for one that cannot be passed on.
-    pub fn new<'a>(of: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+    pub(super) fn new<'a>(of: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut variables = Self::default();
         for (name, value) in of {
             let steers = steers_podman(name);

@@ -51,7 +51,7 @@ async fn sed_and_appending_are_noticed() {
         seen.becomes(&round.to_string()).await;
     }
     place.shell("echo '  b: {version: 1}' >> conf/s.yaml");
-    seen.becomes("bad, was 4").await;
+    seen.becomes("bad").await;
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn an_ancestor_may_go_and_come() {
         seen.becomes(&round.to_string()).await;
     }
     place.shell("rm -r a");
-    seen.becomes("bad, was 4").await;
+    seen.becomes("bad").await;
     place.write("a/b/c/s.yaml", version("5"));
     seen.becomes("5").await;
 }
@@ -96,12 +96,12 @@ async fn a_bad_edit_keeps_the_last_good_one() {
     let half = &version("2")[..60];
     for bad in ["", "# only this\n", "\n\n", "---\n", "{}", "null", half, "a: [", &"[".repeat(1000)] {
         place.write("conf/s.yaml", bad);
-        seen.becomes("bad, was 1").await;
+        seen.becomes("bad").await;
         place.write("conf/s.yaml", version("1"));
         seen.becomes("1").await;
     }
     place.shell("rm conf/s.yaml");
-    seen.becomes("bad, was 1").await;
+    seen.becomes("bad").await;
     place.shell("mkdir conf/s.yaml");
     for (made, what) in [("", "a directory"), ("rmdir conf/s.yaml; mkfifo conf/s.yaml", "a FIFO")] {
         place.shell(made);
@@ -121,7 +121,7 @@ async fn half_a_file_is_bad_until_the_rest_comes() {
     place.write("conf/s.yaml", version("1"));
     let mut seen = Seen::of(&place.path("conf/s.yaml")).await;
     place.write("conf/s.yaml", &text[..70]);
-    seen.becomes("bad, was 1").await;
+    seen.becomes("bad").await;
     place.write("conf/s.yaml", &text[..75]);
     seen.watching.reload_and_wait().await;
     place.write("conf/s.yaml", text);
@@ -158,16 +158,16 @@ async fn env_files_and_the_template_belong_to_it() {
     place.shell("touch env/a.env; cp env/a.env new; mv new env/a.env");
     seen.is_quiet().await;
     place.shell("rm env/a.env");
-    seen.becomes("bad, was 1 A=2").await;
+    seen.becomes("bad").await;
     place.write("env/a.env", "A=3\n");
     seen.becomes("1 A=3").await;
     place.shell("rm -r env");
-    seen.becomes("bad, was 1 A=3").await;
+    seen.becomes("bad").await;
     place.write("env/a.env", "A=4\n");
     seen.becomes("1 A=4").await;
     // Another env file, in another directory that is yet to come: while it is bad, its place is known all the same.
     place.write("conf/s.yaml", env_file("../later/b.env"));
-    seen.becomes("bad, was 1 A=4").await;
+    seen.becomes("bad").await;
     place.write("later/b.env", "B=1\n");
     seen.becomes("1 B=1").await;
     place.write("later/b.env", "B=2\n");
@@ -195,7 +195,7 @@ async fn what_was_read_is_not_shown() {
     let shown = format!("{:?}", seen.watching);
     assert!(shown.contains("a.env") && !shown.contains("canary"), "{shown}");
     place.write("a.env", "canary\n");
-    seen.becomes("bad, was 1 A=canary").await;
+    seen.becomes("bad").await;
     let shown = format!("{:?} {}", seen.watching, seen.watching.revisions.borrow().error().unwrap().render(false));
     assert!(shown.contains("expected `NAME=value`") && !shown.contains("canary"), "{shown}");
 }

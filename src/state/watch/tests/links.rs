@@ -18,7 +18,7 @@ async fn what_a_link_leads_to_is_watched() {
         seen.becomes(round).await;
     }
     place.shell("rm -r far");
-    seen.becomes("bad, was 5").await;
+    seen.becomes("bad").await;
     place.write("far/away/real.yaml", version("6"));
     seen.becomes("6").await;
 }
@@ -48,7 +48,7 @@ async fn a_link_may_lead_elsewhere() {
     place.write("v2/s.yaml", version("6"));
     seen.becomes("6").await;
     place.shell("ln -sfn nowhere conf/s.yaml");
-    seen.becomes("bad, was 6").await;
+    seen.becomes("bad").await;
     place.shell("ln -sfn s.yaml conf/s.yaml");
     let looped = |revision: &Revision| revision.error().is_some_and(|err| err.to_string().contains("failed to read"));
     tokio::time::timeout(PATIENCE, seen.watching.revisions.wait_for(looped)).await.unwrap().unwrap();
