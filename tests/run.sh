@@ -4,7 +4,7 @@
 # those in a real VM. Installs what it needs and says so.
 #
 #   tests/run.sh              all of it
-#   tests/run.sh STAGE…       only these: format clippy doc audit tests store fuzz podman lima; lima-all is lima with every test, however slow
+#   tests/run.sh STAGE…       only these: format clippy doc audit tests simulate store fuzz podman lima; lima-all is lima with every test, however slow
 #
 # Runs as root and as a normal user. The last line counts: each check and each test is one. A test that the machine cannot run is
 # skipped and named with its reason; with CI=true a skip fails the run.
@@ -28,7 +28,7 @@ repository=$(cd "$here/.." && pwd)
 
 # Test targets that need a real Podman. They run one after another.
 PODMAN_TARGETS=(podman apply publish background truth faults)
-STAGES=(format clippy doc audit tests store fuzz podman lima)
+STAGES=(format clippy doc audit tests simulate store fuzz podman lima)
 
 passed=0 failed=0 skipped=0
 failures="" scratch=""
@@ -85,11 +85,17 @@ stage_tests() {
   have minisign || install_packages minisign || true
   set -- --lib --bins
   for target in $(test_targets); do
-    case " ${PODMAN_TARGETS[*]} store lima " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
+    case " ${PODMAN_TARGETS[*]} simulate store lima " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
   done
   nextest "$@"
   # rustdoc's examples, which nextest does not run.
   cargo_test --doc
+}
+
+# Whatever may happen, from STEADFAST_SIMULATE_SEEDS seeds (default 10000). Optimised: as it is tested elsewhere it takes four times
+# as long.
+stage_simulate() {
+  STEADFAST_SIMULATE_SEEDS=${STEADFAST_SIMULATE_SEEDS:-10000} cargo_test --config 'profile.dev.package.steadfast.opt-level=1' --test simulate
 }
 
 # A real store that is published to.

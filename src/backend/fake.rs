@@ -86,6 +86,10 @@ pub struct State {
     pub loaded: BTreeMap<ImageId, LoadedImage>,
     /// Host ports that other programs hold.
     pub busy_ports: BTreeSet<u16>,
+    /// Containers that somebody else pauses again as soon as they are unpaused.
+    pub frozen: BTreeSet<String>,
+    /// Containers that were to be made although their agent has one of that name: whoever asks was blind.
+    pub blindly_made: Vec<Call>,
     /// Podman's own restarts are used up: whoever ends stays so.
     pub podman_gives_up: bool,
     /// How long calls take, by word.
@@ -169,8 +173,8 @@ pub struct Effect {
     pub call: Call,
     /// The `steadfast.name` of the container it changed, if it changed one.
     pub owner: Option<Option<String>>,
-    /// The agents that have a container after it.
-    pub agents: BTreeSet<String>,
+    /// Owner and agent of each container that is there after it.
+    pub agents: BTreeSet<(String, String)>,
     /// Owner and agent of each container that runs (or is frozen) after it, sorted.
     pub running: Vec<(String, String)>,
 }
@@ -340,6 +344,8 @@ impl Fake {
             (point.map(|(point, _)| point), point.is_some_and(|(_, t)| t), latency, state.answer_within)
         };
         let _under_way = UnderWay(self, word);
+        // What a slow observation shows is as old as its beginning.
+        let (early, work) = if word == "look" { (Some(work(&mut self.state())), None) } else { (None, Some(work)) };
         if let Some(latency) = latency {
             tokio::time::sleep(latency).await;
         }
@@ -356,7 +362,11 @@ impl Fake {
         if point == Some(FaultPoint::Before) {
             return Err(broken());
         }
-        let outcome = work(&mut self.state());
+        let outcome = match (early, work) {
+            (Some(outcome), _) => outcome,
+            (None, Some(work)) => work(&mut self.state()),
+            (None, None) => unreachable!("it is done early or now"),
+        };
         if self.state().dead {
             self.killed.notify_waiters();
             std::future::pending::<()>().await;
@@ -410,8 +420,9 @@ impl State {
 
     /// Notes a change that has just been made.
     fn changed(&mut self, word: &'static str, target: &str, owner: Option<Option<String>>) {
-        let agents = self.containers.values().filter_map(|one| one.labels.get(labels::AGENT).cloned()).collect();
         let label = |one: &FakeContainer, name: &str| one.labels.get(name).cloned().unwrap_or_default();
+        let agents =
+            self.containers.values().map(|one| (label(one, labels::NAME), label(one, labels::AGENT))).collect();
         let up = self.containers.values().filter(|one| matches!(one.phase, Phase::Running | Phase::Paused));
         let mut running: Vec<_> = up.map(|one| (label(one, labels::NAME), label(one, labels::AGENT))).collect();
         running.sort();

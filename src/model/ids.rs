@@ -294,7 +294,7 @@ impl ArtifactKey {
         }
         const MANIFEST: &str = "VM/MANIFEST.JSON";
         // To macOS, names that differ in case are the same, and some letters have two lower cases.
-        let folded = text.to_uppercase();
+        let folded = if text.is_ascii() { text.to_ascii_uppercase() } else { text.to_uppercase() };
         if folded == MANIFEST {
             return refuse("is the manifest itself");
         }
@@ -304,13 +304,12 @@ impl ArtifactKey {
         if folded == "VM/IMAGES" {
             return refuse("is the directory that tarballs lie in");
         }
-        if folded
-            .split('/')
-            .any(|part| [PARTIAL, PARTIAL_SIDECAR].iter().any(|end| part.ends_with(&end.to_uppercase())))
-        {
+        let ends = [PARTIAL, PARTIAL_SIDECAR].map(str::to_uppercase);
+        if folded.split('/').any(|part| ends.iter().any(|end| part.ends_with(end.as_str()))) {
             return refuse("has a segment that ends like an unfinished download");
         }
-        if folded.split('/').any(|part| part.starts_with(&TEMPORARY.to_uppercase())) {
+        let beginning = TEMPORARY.to_uppercase();
+        if folded.split('/').any(|part| part.starts_with(&beginning)) {
             return refuse("has a segment that begins like a temporary file");
         }
         Ok(Self(text))
@@ -443,7 +442,10 @@ impl From<Sha256> for Sha256Digest {
 
 impl fmt::Display for Sha256Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |four: u8| char::from(DIGITS[usize::from(four)]);
+        let text: String = self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+        f.write_str(&text)
     }
 }
 

@@ -26,8 +26,8 @@ pub(crate) const MAX_COPY_BYTES: usize = 16 * 1024 * 1024;
 /// The manifest schema this build understands.
 pub(crate) const MANIFEST_SCHEMA_VERSION: u64 = 2;
 
-/// A parsed manifest. What it says of an artifact is checked when that artifact is asked for, since the entries of
-/// agents and architectures that nobody wants may hold anything.
+/// A parsed manifest. What is wrong with an entry is said when that one is asked for, since the entries of agents and
+/// architectures that nobody wants may hold anything.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     /// When the publisher wrote it, as it stands there (RFC 3339 by convention, not checked).
@@ -38,9 +38,6 @@ pub struct Manifest {
     pub signed: Option<Arc<Signed>>,
     /// It was accepted, and what it names is not all there yet: the cached manifest is still an older one.
     pub is_pending: bool,
-    clashes: Arc<BTreeMap<ArtifactKey, Clash>>,
-    /// Keys of lists of members that cannot be what they say, for what other entries say.
-    no_lists: Arc<BTreeSet<ArtifactKey>>,
     text: Arc<str>,
     copy: Sha256Digest,
 }
@@ -60,7 +57,7 @@ pub struct ManifestAgent {
     pub image: String,
     /// The version on offer; with `image` it makes the image reference.
     pub version: String,
-    tarballs: BTreeMap<String, Box<RawValue>>,
+    tarballs: BTreeMap<String, Result<Artifact, String>>,
 }
 
 /// Why a key cannot be that of a file, for what other entries of the manifest say.
@@ -297,15 +294,9 @@ impl Artifact {
     }
 }
 
-/// What the entries say that are artifacts.
-fn artifacts(agents: &BTreeMap<String, ManifestAgent>) -> Vec<Artifact> {
-    let entries = agents.values().flat_map(|agent| agent.tarballs.values());
-    entries.filter_map(|entry| Artifact::parse(entry).ok()).collect()
-}
-
 /// The keys of lists that are also a tarball's, or lie below one or above one, or are another list's. Nothing of a tarball is to
 /// blame for that: it is fetched whole.
-fn no_lists(artifacts: &[Artifact]) -> BTreeSet<ArtifactKey> {
+fn no_lists(artifacts: &[&Artifact]) -> BTreeSet<ArtifactKey> {
     let tarballs: BTreeSet<_> = artifacts.iter().map(|artifact| artifact.key.as_str()).collect();
     let mut lists = BTreeMap::new();
     let mut refused = BTreeSet::new();
@@ -323,13 +314,13 @@ fn no_lists(artifacts: &[Artifact]) -> BTreeSet<ArtifactKey> {
 }
 
 /// The keys that cannot be files beside the others. What is no artifact takes no place, and clashes with nothing.
-fn clashes(artifacts: &mut [Artifact]) -> BTreeMap<ArtifactKey, Clash> {
+fn clashes(mut artifacts: Vec<&Artifact>) -> BTreeMap<ArtifactKey, Clash> {
     // No key has a control character: so what lies below a key follows it at once.
-    let place = |artifact: &Artifact| artifact.key.as_str().replace('/', "\0");
+    let place = |artifact: &&Artifact| artifact.key.as_str().replace('/', "\0");
     artifacts.sort_by_cached_key(place);
     let mut clashes = BTreeMap::new();
     let mut last: Option<&Artifact> = None;
-    for artifact in artifacts.iter() {
+    for artifact in artifacts {
         match last {
             Some(last) if last.key == artifact.key => {
                 if last.sha256 != artifact.sha256 {
@@ -343,6 +334,24 @@ fn clashes(artifacts: &mut [Artifact]) -> BTreeMap<ArtifactKey, Clash> {
         }
     }
     clashes
+}
+
+/// Refuses of each entry what others are at odds with.
+fn settle(agents: &mut BTreeMap<String, ManifestAgent>) {
+    let (no_lists, clashes) = {
+        let entries = agents.values().flat_map(|agent| agent.tarballs.values());
+        let artifacts: Vec<_> = entries.filter_map(|entry| entry.as_ref().ok()).collect();
+        (no_lists(&artifacts), clashes(artifacts))
+    };
+    for entry in agents.values_mut().flat_map(|agent| agent.tarballs.values_mut()) {
+        let Ok(artifact) = entry else { continue };
+        if let Some(layers) = artifact.layers.take_if(|layers| no_lists.contains(&layers.key)) {
+            debug!(key = %layers.key, "the key of a list of members is another's too; the tarball is fetched whole");
+        }
+        if let Some(clash) = clashes.get(&artifact.key) {
+            *entry = Err(format!("artifact key {} {clash}", found(artifact.key.as_str())));
+        }
+    }
 }
 
 /// Passes on what is written, up to a limit, and keeps what failed: on the way through serde only its words are left.
@@ -424,18 +433,14 @@ impl Manifest {
             None => return Err(ManifestError::Invalid("it has no schemaVersion".into())),
         }
         let raw: RawManifest = serde_json::from_str(text).map_err(broken)?;
-        let agents = raw
-            .agents
-            .into_iter()
-            .map(|(name, agent)| {
-                (name, ManifestAgent { image: agent.image, version: agent.version, tarballs: agent.tarballs })
-            })
-            .collect();
-        let mut artifacts = artifacts(&agents);
+        let offered = raw.agents.into_iter().map(|(name, RawAgent { image, version, tarballs })| {
+            let tarballs = tarballs.into_iter().map(|(arch, entry)| (arch, Artifact::parse(&entry))).collect();
+            (name, ManifestAgent { image, version, tarballs })
+        });
+        let mut agents = offered.collect();
+        settle(&mut agents);
         Ok(Self {
             updated_at: raw.updated_at,
-            clashes: Arc::new(clashes(&mut artifacts)),
-            no_lists: Arc::new(no_lists(&artifacts)),
             agents,
             signed: None,
             is_pending: false,
@@ -480,19 +485,8 @@ impl Manifest {
             arch,
             offered: tarballs.keys().cloned().collect(),
         })?;
-        let broken = |why: String| ManifestError::Artifact { agent: agent.to_owned(), arch, why };
-        let mut artifact = Artifact::parse(entry).map_err(broken)?;
-        artifact.layers = artifact.layers.filter(|layers| {
-            let is_one = !self.no_lists.contains(&layers.key);
-            if !is_one {
-                debug!(key = %layers.key, "the key of a list of members is another's too; the tarball is fetched whole");
-            }
-            is_one
-        });
-        match self.clashes.get(&artifact.key) {
-            Some(clash) => Err(broken(format!("artifact key {} {clash}", found(artifact.key.as_str())))),
-            None => Ok(artifact),
-        }
+        let broken = |why: &String| ManifestError::Artifact { agent: agent.to_owned(), arch, why: why.clone() };
+        entry.as_ref().map(Clone::clone).map_err(broken)
     }
 
     /// As [`Manifest::artifact`], of the version that is wanted.

@@ -1,53 +1,19 @@
 //! The background loop on the fake world: what wakes it, what it repairs, and what it leaves alone.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast::backend::fake::{Fake, Fault, FaultPoint};
-use steadfast::handles::Scratch;
 use steadfast::model::*;
-use steadfast::reconcile::journal::Journal;
-use steadfast::reconcile::run::{Ended, Event, Request, Revision, Runner, View};
-use steadfast::reconcile::{Awaited, Options, Report, Reporter};
+use steadfast::reconcile::run::{Request, Revision, View};
+use steadfast::reconcile::{Options, Report};
 use steadfast::status::{ConditionReason, HealthStatus, SyncStatus};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::runs::Background;
 use crate::worlds::*;
-
-/// A `run` over a fake world.
-pub struct Background {
-    pub fake: Fake,
-    pub desired: Desired,
-    pub revisions: watch::Sender<Revision>,
-    pub requests: mpsc::Sender<Request>,
-    pub view: watch::Receiver<Option<Arc<View>>>,
-    events: Arc<Mutex<Vec<String>>>,
-    pub cancel: CancellationToken,
-    pub task: JoinHandle<Ended>,
-}
-
-struct Listener(Arc<Mutex<Vec<String>>>);
-
-impl Reporter for Listener {
-    fn started(&self, _: &steadfast::plan::Step, _: &Arc<steadfast::backend::Progress>) {}
-    fn finished(
-        &self,
-        _: &steadfast::plan::Step,
-        _: Result<&steadfast::act::Done, &steadfast::act::ActError>,
-        _: Duration,
-    ) {
-    }
-    fn awaiting(&self, _: &Awaited) {}
-    fn on_event(&self, events: &Event) {
-        self.0.lock().unwrap().push(events.to_string());
-    }
-}
-
-/// Long enough for anything that is to happen.
-const LONG: Duration = Duration::from_secs(3600);
 
 impl Background {
     pub fn start(story: Story) -> Self {
@@ -55,49 +21,14 @@ impl Background {
         Self::with(desired, fake, options, cancel)
     }
 
-    pub fn with(desired: Desired, fake: Fake, options: Options, cancel: CancellationToken) -> Self {
-        let (revisions, receiver) = watch::channel(Revision { desired: Arc::new(desired.clone()), error: None });
-        let (requests, mut asked) = mpsc::channel(8);
-        let (shown, view) = watch::channel(None);
-        let events = Arc::<Mutex<Vec<String>>>::default();
-        let (world, listener, token) = (fake.world(), Listener(events.clone()), cancel.clone());
-        let began = Instant::now();
-        let wall = move || std::time::UNIX_EPOCH + began.elapsed();
-        let task = tokio::spawn(async move {
-            let (journal, scratch) = (Journal::off(), Scratch::off());
-            let runner = Runner {
-                world: &world,
-                options: &options,
-                resync: Duration::from_secs(300),
-                revisions: receiver,
-                requests: &mut asked,
-                reporter: &listener,
-                journal: &journal,
-                scratch: &scratch,
-                view: &shown,
-                is_alone: &|_| true,
-                wall: &wall,
-                heartbeat: None,
-                cancel: &token,
-            };
-            runner.run().await
+    /// An edit that replaces `a` by what never becomes healthy.
+    async fn edit_into_sickness(&mut self) {
+        self.edit(|desired| {
+            let container = &mut desired.agents.get_mut("a").unwrap().container;
+            container.healthcheck = Some(health_check());
+            container.env.insert("SICK".into(), Text::plain("1000000"));
         });
-        Self { fake, desired, revisions, requests, view, events, cancel, task }
-    }
-
-    /// Waits until the newest view is such; yields how long that took.
-    pub async fn until(&mut self, is: impl Fn(&View) -> bool) -> Duration {
-        let began = Instant::now();
-        let fits = |view: &Option<Arc<View>>| view.as_ref().is_some_and(|view| is(view));
-        let seen = tokio::time::timeout(LONG, self.view.wait_for(fits)).await.map(|seen| seen.is_ok());
-        assert_eq!(seen, Ok(true), "never came; last: {:#?}\n{:#?}", self.view.borrow(), self.told());
-        began.elapsed()
-    }
-
-    /// Waits until everything is as desired, by an observation that is taken from now on.
-    pub async fn converged(&mut self) -> Duration {
-        let passes = self.passes();
-        self.until(|view| view.status.converged && view.passes > passes).await
+        quiet(5).await;
     }
 
     /// Waits until nothing is left to do, by an observation that is taken from now on. What ended a moment ago may still have to show
@@ -109,29 +40,6 @@ impl Background {
             view.passes > passes && agents.all(|agent| agent.sync == SyncStatus::Synced) && view.backing_off.is_empty()
         })
         .await
-    }
-
-    fn passes(&self) -> u64 {
-        self.view.borrow().as_ref().map_or(0, |view| view.passes)
-    }
-
-    pub fn edit(&mut self, change: impl FnOnce(&mut Desired)) {
-        change(&mut self.desired);
-        self.revisions.send_replace(Revision { desired: Arc::new(self.desired.clone()), error: None });
-    }
-
-    pub fn spoil(&mut self, error: &str) {
-        self.revisions.send_modify(|revision| revision.error = Some(error.to_owned()));
-    }
-
-    /// An edit that replaces `a` by what never becomes healthy.
-    async fn edit_into_sickness(&mut self) {
-        self.edit(|desired| {
-            let container = &mut desired.agents.get_mut("a").unwrap().container;
-            container.healthcheck = Some(health_check());
-            container.env.insert("SICK".into(), Text::plain("1000000"));
-        });
-        quiet(5).await;
     }
 
     pub async fn ask(&self, timeout: Duration) -> Report {
@@ -148,23 +56,17 @@ impl Background {
         self.view.borrow().clone().unwrap()
     }
 
-    pub fn told(&self) -> Vec<String> {
-        self.events.lock().unwrap().clone()
-    }
-
-    pub async fn stop(self) -> Duration {
-        let began = Instant::now();
-        self.cancel.cancel();
-        assert_eq!(self.task.await.unwrap(), Ended::Stopped);
-        began.elapsed()
-    }
-
     fn phase(&self, container: &str) -> Option<Phase> {
         self.fake.state().named(container).map(|(_, one)| one.phase.clone())
     }
 
     fn count(&self, word: &str) -> usize {
         self.fake.state().count(word)
+    }
+
+    pub fn edit(&mut self, change: impl FnOnce(&mut Desired)) {
+        change(&mut self.desired);
+        self.revisions.send_replace(Revision { desired: Arc::new(self.desired.clone()), error: None });
     }
 }
 

@@ -7,7 +7,8 @@ mod containers;
 mod passes;
 mod plans;
 mod properties;
-mod schedules;
+#[path = "../support/background.rs"]
+mod runs;
 mod vm;
 #[path = "../support/wishes.rs"]
 mod wishes;

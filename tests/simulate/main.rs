@@ -2,9 +2,9 @@
 //!
 //! `scripts/simulate.sh` plays many; a seed that fails prints the command that plays it again, with its trace.
 
-#[path = "../converge/background.rs"]
-mod background;
 mod play;
+#[path = "../support/background.rs"]
+mod runs;
 mod schedule;
 #[path = "../support/wishes.rs"]
 mod wishes;
@@ -26,16 +26,16 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not `{text}`")))
 }
 
-/// Plays a schedule in this thread. The same seed and schedule lead to the same, whenever and wherever.
-fn played(seed: u64, schedule: &Schedule, fault: Option<Broken>) -> Result<(), String> {
-    broken::put_in(fault);
-    fastrand::seed(seed);
+/// Plays a schedule in this thread. The same schedule leads to the same, whenever and wherever.
+fn played(schedule: &Schedule, fault: Option<Broken>) -> Result<(), String> {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             // Whoever observes all the time lets no time pass at all.
             let day = Duration::from_secs(7 * 86_400);
-            tokio::time::timeout(day, play::play(schedule)).await.unwrap_or_else(|_| Err("it has no end".to_owned()))
+            tokio::time::timeout(day, play::play(schedule, fault))
+                .await
+                .unwrap_or_else(|_| Err("it has no end".to_owned()))
         })
     }));
     broken::put_in(None);
@@ -57,7 +57,7 @@ fn search(first: u64, count: u64, fault: Option<Broken>) -> Found {
                     if seed >= first + count || is_over {
                         return;
                     }
-                    if let Err(why) = played(seed, &Schedule::of(seed), fault) {
+                    if let Err(why) = played(&Schedule::of(seed), fault) {
                         let mut found = found.lock().unwrap();
                         if found.as_ref().is_none_or(|(first, _)| *first > seed) {
                             *found = Some((seed, why));
@@ -71,9 +71,9 @@ fn search(first: u64, count: u64, fault: Option<Broken>) -> Found {
 }
 
 /// The shortest schedule that still does not hold.
-fn shrunk(seed: u64, mut schedule: Schedule, mut why: String) -> (Schedule, String) {
+fn shrunk(mut schedule: Schedule, mut why: String) -> (Schedule, String) {
     loop {
-        let shorter = schedule.shorter().find_map(|shorter| Some((played(seed, &shorter, None).err()?, shorter)));
+        let shorter = schedule.shorter().find_map(|shorter| Some((played(&shorter, None).err()?, shorter)));
         let Some((other, shorter)) = shorter else { return (schedule, why) };
         (schedule, why) = (shorter, other);
     }
@@ -90,7 +90,7 @@ fn whatever_happens_it_gets_there_and_then_is_quiet() {
     let _ = std::panic::take_hook();
     let Some((seed, why)) = found else { return };
     std::panic::set_hook(Box::new(|_| {}));
-    let (schedule, why) = shrunk(seed, Schedule::of(seed), why);
+    let (schedule, why) = shrunk(Schedule::of(seed), why);
     let _ = std::panic::take_hook();
     panic!("seed {seed} (again by `scripts/simulate.sh --seed {seed}`): {schedule:?}\n\n{why}");
 }

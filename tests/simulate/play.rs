@@ -3,11 +3,14 @@
 //! What must hold is checked after each change that is made, and at the end: whatever happened, once nothing misbehaves any
 //! more the world comes to what the last good edit says, within a bounded time, and then is quiet.
 
-use std::collections::BTreeSet;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use steadfast::backend::fake::{Effect, Fake, FakeContainer, Fault, State};
+use steadfast::backend::fake::{Call, Effect, Fake, FakeContainer, Fault, FaultPoint, State};
 use steadfast::model::*;
+use steadfast::reconcile::broken::{self, Broken};
 use steadfast::reconcile::run::{Request, Revision};
 use steadfast::reconcile::{Options, Report};
 use tokio::sync::oneshot;
@@ -15,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::background::Background;
-use crate::schedule::{AGENTS, CALLS, Delivered, Edit, Event, How, Outside, Schedule};
+use crate::runs::Background;
+use crate::schedule::{AGENTS, CALLS, CHANGES, Delivered, Edit, Event, How, Outside, Schedule};
 use crate::worlds::*;
 
 /// Whatever failed is tried again within less, and has shown by then that it stays up.
@@ -27,6 +30,12 @@ const QUIET: Duration = Duration::from_secs(900);
 /// An edit is begun so soon, whatever else is under way.
 const PROMPT: Duration = Duration::from_secs(3);
 
+/// How long somebody who applies waits.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is in flight when Podman stops to answer is given up by then.
+const GIVEN_UP: Duration = Duration::from_secs(120);
+
 /// Fails with what is wrong.
 macro_rules! ensure {
     ($holds:expr, $($why:tt)+) => {
@@ -34,6 +43,30 @@ macro_rules! ensure {
             return Err(format!($($why)+));
         }
     };
+}
+
+/// So many may come at once, and so many a second in the long run.
+struct Allowance {
+    left: f64,
+    most: f64,
+    a_second: f64,
+}
+
+impl Allowance {
+    fn new(most: f64, a_second: f64) -> Self {
+        Self { left: most, most, a_second }
+    }
+
+    /// Something happened that may want all of them again.
+    fn renew(&mut self) {
+        self.left = self.most;
+    }
+
+    /// Whether it is kept by so many within so many seconds.
+    fn after(&mut self, seconds: f64, count: usize) -> bool {
+        self.left = (self.left + seconds * self.a_second).min(self.most) - count as f64;
+        self.left >= 0.0
+    }
 }
 
 /// A schedule under way.
@@ -48,8 +81,23 @@ struct Play {
     foreign_containers: Vec<ContainerId>,
     served: &'static str,
     parallel: usize,
-    /// Nothing has been ordered to fail, hang or take long.
-    is_sound: bool,
+    /// People edit, one agent or another fails, things take their time, and nothing else has happened.
+    is_calm: bool,
+    /// Agents whose container somebody pauses again and again.
+    frozen: BTreeSet<usize>,
+    /// When each agent was edited last.
+    edited: BTreeMap<usize, Instant>,
+    /// Agents that somebody may take the container of.
+    may_vanish: BTreeSet<usize>,
+    /// Since when Podman does not answer at all.
+    away_since: Option<Instant>,
+    /// How far the clock on the wall is ahead.
+    ahead: u64,
+    /// Observations, and starts of containers.
+    looks: Allowance,
+    starts: Allowance,
+    /// When it was looked at what has happened, and how many calls there were.
+    watched: (Instant, usize),
     /// Edits that are to be begun soon, and when they were made.
     prompt: Vec<(usize, Instant)>,
 }
@@ -59,6 +107,11 @@ fn options(parallel: usize) -> Options {
     options.policy.allow_empty = true;
     options.parallel = parallel;
     options
+}
+
+/// Whoever does the same over and over takes some time to do so.
+fn usual_latency() -> BTreeMap<&'static str, Duration> {
+    [("look", 5), ("start", 10)].map(|(word, millis)| (word, Duration::from_millis(millis))).into()
 }
 
 fn is_ours(one: &FakeContainer) -> bool {
@@ -78,32 +131,52 @@ fn is_offered(state: &State, agent: &str, version: &str) -> bool {
     manifests.into_iter().flatten().any(|one| one.agent(agent).is_ok_and(|offer| offer.version == version))
 }
 
-impl Play {
-    async fn begin(parallel: usize) -> Self {
-        let mut story = Story::new(&AGENTS);
-        story.options = options(parallel);
-        // Whatever is published is heard of within less than what is waited for.
-        story.desired.manifest_refresh = Duration::from_secs(600);
-        for (at, name) in AGENTS.into_iter().enumerate() {
-            story.agent(name).container.ports = vec![port(8001 + u16::try_from(at).unwrap())];
-        }
-        {
-            let mut state = story.fake.state();
-            offer(&mut state, "2");
-            offer(&mut state, "1");
-            state.answer_within = Some(Duration::from_secs(30));
-            for agent in AGENTS {
-                for version in ["1", "2"] {
-                    state.registry.insert(reference_of(agent, version), image_of(agent, version));
-                }
+thread_local! {
+    static BEGINNING: OnceCell<(Fake, Desired)> = const { OnceCell::new() };
+}
+
+/// A world in which everything is as wanted. It is the same each time, so it is made once.
+async fn beginning() -> (Fake, Desired) {
+    if let Some((fake, desired)) = BEGINNING.with(|made| made.get().cloned()) {
+        return (fake.fork(), desired);
+    }
+    let mut story = Story::new(&AGENTS);
+    // Whatever is published is heard of within less than what is waited for.
+    story.desired.manifest_refresh = Duration::from_secs(600);
+    for (at, name) in AGENTS.into_iter().enumerate() {
+        story.agent(name).container.ports = vec![port(8001 + u16::try_from(at).unwrap())];
+    }
+    {
+        let mut state = story.fake.state();
+        offer(&mut state, "2");
+        offer(&mut state, "1");
+        state.latency = usual_latency();
+        state.answer_within = Some(Duration::from_secs(30));
+        for agent in AGENTS {
+            for version in ["1", "2"] {
+                state.registry.insert(reference_of(agent, version), image_of(agent, version));
             }
-            state.put(foreign("bystander"));
-            let mut other = foreign("elses.next");
-            other.labels = [("steadfast.name".into(), "elses".into()), ("steadfast.agent".into(), "a".into())].into();
-            state.put(other);
         }
-        let (fake, desired) = (story.fake.clone(), story.desired.clone());
-        let mut run = Background::start(story);
+        state.put(foreign("bystander"));
+        let mut other = foreign("elses.next");
+        other.labels = [("steadfast.name".into(), "elses".into()), ("steadfast.agent".into(), "a".into())].into();
+        state.put(other);
+    }
+    let Story { fake, desired, .. } = story.settled().await;
+    BEGINNING.with(|made| made.set((fake.fork(), desired.clone())).ok());
+    (fake, desired)
+}
+
+impl Play {
+    async fn begin(schedule: &Schedule, fault: Option<Broken>) -> Self {
+        let (fake, desired) = beginning().await;
+        fastrand::seed(schedule.seed);
+        broken::put_in(fault);
+        let parallel = schedule.parallel;
+        for one in fake.state().containers.values_mut() {
+            one.started = one.started.map(|_| Instant::now());
+        }
+        let mut run = Background::with(desired.clone(), fake.clone(), options(parallel), CancellationToken::new());
         run.converged().await;
         {
             let mut state = fake.state();
@@ -121,7 +194,15 @@ impl Play {
             foreign_containers,
             served: "1",
             parallel,
-            is_sound: true,
+            is_calm: true,
+            frozen: BTreeSet::new(),
+            edited: BTreeMap::new(),
+            may_vanish: BTreeSet::new(),
+            away_since: None,
+            ahead: 0,
+            looks: Allowance::new(100.0, 1.0),
+            starts: Allowance::new(8.0 * AGENTS.len() as f64, 0.1 * AGENTS.len() as f64),
+            watched: (Instant::now(), 0),
             prompt: Vec::new(),
         }
     }
@@ -153,6 +234,7 @@ impl Play {
                 options(self.parallel),
                 CancellationToken::new(),
             );
+            run.ahead.store(self.ahead, Ordering::Relaxed);
             self.run = Some(run);
         }
     }
@@ -172,9 +254,11 @@ impl Play {
         }
     }
 
-    async fn happen(&mut self, event: &Event) {
-        self.is_sound &=
-            matches!(event, Event::Edit(..) | Event::Ask | Event::BadEdit | Event::MadeUp(..) | Event::Outside(..));
+    async fn happen(&mut self, event: &Event) -> Result<(), String> {
+        self.is_calm &= matches!(
+            event,
+            Event::Edit(..) | Event::Ask | Event::Ailing(..) | Event::Frozen(_) | Event::Slow(..) | Event::Slept(_)
+        );
         match event {
             Event::Edit(who, edit) => self.edit(*who, edit),
             Event::SwapPorts(one, other) => {
@@ -259,10 +343,41 @@ impl Play {
                     self.fake.order(Fault::transient(word, *point, usize::MAX));
                 }
                 self.fake.state().cut_events();
+                self.away_since.get_or_insert_with(Instant::now);
             }
-            Event::Lifted => self.fake.lift(),
+            Event::Lifted => {
+                self.check_patience()?;
+                self.fake.lift();
+            }
+            Event::Ailing(who, word, times) => {
+                let name = self.container(*who);
+                for name in [format!("{name}.next"), name] {
+                    self.fake.order(Fault::transient(word, FaultPoint::Before, *times).on(&name));
+                }
+            }
+            Event::Frozen(who) => {
+                let name = self.container(*who);
+                self.frozen.insert(*who);
+                let mut state = self.fake.state();
+                if let Some(one) = state.named_mut(&name).filter(|one| is_ours(one) && one.phase == Phase::Running) {
+                    one.phase = Phase::Paused;
+                    state.tell("pause", &name, None);
+                }
+                state.frozen.insert(name);
+            }
+            Event::Slept(seconds) => {
+                self.ahead += seconds;
+                if let Some(run) = &self.run {
+                    run.ahead.store(self.ahead, Ordering::Relaxed);
+                }
+            }
             Event::Slow(word, millis) => {
-                self.fake.state().latency.insert(word, Duration::from_millis(*millis));
+                let usual = usual_latency().get(word).copied().unwrap_or_default();
+                self.fake.state().latency.insert(word, usual.max(Duration::from_millis(*millis)));
+            }
+            Event::Applied(back_in) => {
+                self.apply().await?;
+                self.back_in = *back_in;
             }
             Event::Down(how, back_in) => {
                 self.down(*how).await;
@@ -270,13 +385,52 @@ impl Play {
             }
             Event::Ask => self.ask(),
         }
+        Ok(())
+    }
+
+    /// A Podman that does not answer is asked whether it does, and for nothing else.
+    fn check_patience(&mut self) -> Result<(), String> {
+        let Some(since) = self.away_since.take() else { return Ok(()) };
+        let state = self.fake.state();
+        let late = |call: &&Call| call.at > since + GIVEN_UP && CHANGES.contains(&call.word);
+        let asked = state.calls.iter().find(late);
+        ensure!(asked.is_none(), "{asked:?} of a Podman that has not answered since {since:?}");
+        Ok(())
+    }
+
+    /// What must hold at any time.
+    fn watch(&mut self) -> Result<(), String> {
+        let state = self.fake.state();
+        let (before, from) = std::mem::replace(&mut self.watched, (Instant::now(), state.calls.len()));
+        let (passed, calls) = (before.elapsed().as_secs_f64(), &state.calls[from..]);
+        let count = |word: &str| calls.iter().filter(|call| call.word == word).count();
+        let looks = self.looks.after(passed, count("look"));
+        ensure!(looks, "{} observations within {passed} s", count("look"));
+        let started = count("start") + count("unpause");
+        let starts = self.starts.after(passed, started);
+        ensure!(starts, "{started} times started or unpaused within {passed} s");
+        ensure!(state.blindly_made.is_empty(), "made although it was there: {:?}", state.blindly_made);
+        let view = self.run.as_ref().and_then(|run| run.view.borrow().clone());
+        for off in view.iter().flat_map(|view| &view.backing_off) {
+            let is_lost = off.retry_at.is_none() && off.kind == FailureKind::TransportUnavailable;
+            ensure!(!is_lost, "what may pass any moment is not tried again: {off:?}");
+            let is_blind = matches!(off.kind, FailureKind::NotFound | FailureKind::Conflict | FailureKind::ApiError);
+            ensure!(!is_blind || !self.is_calm, "nothing else had changed: {off:?}");
+            let is_fought = off.kind == FailureKind::NonConvergent;
+            ensure!(!is_fought || !self.is_calm || !self.frozen.is_empty(), "nobody changed it back: {off:?}");
+        }
+        Ok(())
     }
 
     /// An edit of one whose turn it is at once, in a world where nothing misbehaves and nothing else happens for a while.
     fn expect_promptness(&mut self, event: &Event, next: u64) {
         let Event::Edit(who, Edit::Mode(mode)) = event else { return };
         let name = agent_name(AGENTS[*who]);
-        let Some(run) = self.run.as_ref().filter(|_| next >= 4_000 && self.is_sound) else { return };
+        let observes_at_once = self.fake.state().latency.get("look") == usual_latency().get("look");
+        // What an edit a moment ago led to is not in the view yet.
+        let is_settled = self.edited.get(who).is_none_or(|at| at.elapsed() > PROMPT);
+        let is_prompt = is_settled && next >= 4_000 && self.is_calm && observes_at_once && !self.frozen.contains(who);
+        let Some(run) = self.run.as_ref().filter(|_| is_prompt) else { return };
         let Some(view) = run.view.borrow().clone() else { return };
         let Some(agent) = self.desired.agents.get(&name) else { return };
         let is_other = agent.container.env.get("MODE").is_none_or(|now| now.expose() != mode.to_string());
@@ -312,7 +466,11 @@ impl Play {
 
     fn edit(&mut self, who: usize, edit: &Edit) {
         self.touched.insert(who);
+        self.edited.insert(who, Instant::now());
         let name = agent_name(AGENTS[who]);
+        if matches!(edit, Edit::Removed | Edit::State(AgentState::Absent)) {
+            self.may_vanish.insert(who);
+        }
         match edit {
             Edit::Removed => {
                 self.desired.agents.remove(&name);
@@ -406,6 +564,7 @@ impl Play {
             Outside::Removed => {
                 state.containers.retain(|_, one| one.name.as_str() != name);
                 self.touched.insert(who);
+                self.may_vanish.insert(who);
                 ("remove", None)
             }
             Outside::Renamed(suffix) => {
@@ -433,7 +592,8 @@ impl Play {
         self.fake.lift();
         {
             let mut state = self.fake.state();
-            state.latency.clear();
+            state.latency = usual_latency();
+            state.frozen.clear();
             let version = |name: &str| match self.desired.agents.get(&agent_name(name)).map(|agent| &agent.version) {
                 Some(Version::Exact(version)) => version.clone(),
                 _ => self.served.to_owned(),
@@ -462,9 +622,9 @@ impl Play {
     }
 
     /// Waits, and asks where something is not tried again by itself.
-    async fn settle(&mut self) {
+    async fn settle(&mut self) -> Result<(), String> {
         for _ in 0..4 {
-            tokio::time::sleep(SETTLED).await;
+            self.wait(SETTLED).await?;
             let run = self.run.as_ref().unwrap();
             assert!(!run.task.is_finished(), "it ended by itself");
             let view = run.view.borrow().clone();
@@ -472,11 +632,39 @@ impl Play {
             let is_doomed = |agent: &AgentName| self.desired.agents.get(agent).is_some_and(Self::is_doomed);
             let waits = view.backing_off.iter().filter(|off| off.retry_at.is_none());
             if waits.filter(|off| !off.agent.as_ref().is_some_and(is_doomed)).count() == 0 {
-                return;
+                return Ok(());
             }
             self.ask();
         }
-        tokio::time::sleep(SETTLED).await;
+        self.wait(SETTLED).await
+    }
+
+    /// Waits, and sees that what must hold does.
+    async fn wait(&mut self, time: Duration) -> Result<(), String> {
+        const STEP: Duration = Duration::from_secs(10);
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            tokio::time::sleep_until(until.min(Instant::now() + STEP)).await;
+            self.watch()?;
+        }
+        Ok(())
+    }
+
+    /// Somebody applies while nobody keeps it up. What that claims is so.
+    async fn apply(&mut self) -> Result<(), String> {
+        self.down(How::Stopped).await;
+        let options = Options { timeout: APPLY_TIMEOUT, ..options(self.parallel) };
+        let (desired, fake) = (self.desired.clone(), self.fake.clone());
+        let story = Story { desired, fake, options, cancel: CancellationToken::new() };
+        let began = Instant::now();
+        let outcome = tokio::time::timeout(2 * APPLY_TIMEOUT, story.try_converge()).await;
+        let Ok(outcome) = outcome else { return Err(format!("apply has not ended after {:?}", began.elapsed())) };
+        self.watched = (Instant::now(), self.fake.state().calls.len());
+        let report = outcome.map_err(|refusal| format!("apply was refused: {refusal}"))?;
+        for (name, agent) in self.desired.agents.iter().filter(|(_, agent)| report.converged && !agent.suspend) {
+            self.matches(name, agent).map_err(|why| format!("apply said that it converged, and {why}"))?;
+        }
+        Ok(())
     }
 
     fn matches(&self, name: &AgentName, agent: &Agent) -> Result<(), String> {
@@ -551,13 +739,14 @@ impl Play {
     }
 
     /// Some time in which nothing happens.
-    async fn quiet(&self, doomed: usize) -> Result<(), String> {
+    async fn quiet(&mut self, doomed: usize) -> Result<(), String> {
         {
             let mut state = self.fake.state();
             state.calls.clear();
             state.effects.clear();
         }
-        tokio::time::sleep(QUIET).await;
+        self.watched = (Instant::now(), 0);
+        self.wait(QUIET).await?;
         let state = self.fake.state();
         let looks = state.count("look");
         ensure!(looks <= 20 + 200 * doomed, "{} observations in a quiet time", looks);
@@ -585,17 +774,19 @@ fn brief(effect: &Effect) -> String {
 }
 
 /// Plays it. `Err` with what does not hold.
-pub async fn play(schedule: &Schedule) -> Result<(), String> {
+pub async fn play(schedule: &Schedule, fault: Option<Broken>) -> Result<(), String> {
     let events = &schedule.events;
-    let mut play = Play::begin(schedule.parallel).await;
+    let mut play = Play::begin(schedule, fault).await;
     let before = play.fake.state().containers.clone();
     let began = tokio::time::Instant::now();
     for (at, (pause, event)) in events.iter().enumerate() {
-        tokio::time::sleep(Duration::from_millis(*pause)).await;
+        play.wait(Duration::from_millis(*pause)).await?;
         let next = events.get(at + 1).map_or(u64::MAX, |(pause, _)| *pause);
         play.expect_promptness(event, next);
-        play.happen(event).await;
-        if play.run.is_none() && !matches!(event, Event::Down(..)) {
+        play.happen(event).await?;
+        play.looks.renew();
+        play.starts.renew();
+        if play.run.is_none() && !matches!(event, Event::Down(..) | Event::Applied(_)) {
             play.back_in = play.back_in.saturating_sub(1);
         }
         if play.back_in == 0 {
@@ -606,7 +797,9 @@ pub async fn play(schedule: &Schedule) -> Result<(), String> {
     if !play.prompt.is_empty() {
         tokio::time::sleep(PROMPT).await;
     }
+    play.watch()?;
     play.check_promptness()?;
+    play.check_patience()?;
     play.repair();
     {
         let mut state = play.fake.state();
@@ -616,7 +809,7 @@ pub async fn play(schedule: &Schedule) -> Result<(), String> {
             ensure!(untouched, "a foreign container was touched");
         }
     }
-    play.settle().await;
+    play.settle().await?;
 
     {
         let state = play.fake.state();
@@ -624,6 +817,13 @@ pub async fn play(schedule: &Schedule) -> Result<(), String> {
             ensure!(effect.owner.as_ref().is_none_or(|owner| owner.as_deref() == Some("demo")), "{:?}", effect);
             let twice = effect.running.windows(2).find(|two| two[0] == two[1] && two[0].0 == "demo");
             ensure!(twice.is_none(), "two containers of one agent run after {:?}", effect);
+        }
+        for two in state.effects.windows(2) {
+            for (owner, agent) in two[0].agents.difference(&two[1].agents) {
+                let who = AGENTS.iter().position(|one| one == agent).filter(|_| owner == "demo");
+                let is_lost = who.is_some_and(|who| !play.may_vanish.contains(&who));
+                ensure!(!is_lost, "{agent} is without a container after {:?}", two[1]);
+            }
         }
         for (who, agent) in AGENTS.iter().enumerate() {
             if play.touched.contains(&who) {
@@ -657,7 +857,7 @@ pub async fn play(schedule: &Schedule) -> Result<(), String> {
             }
         }
         play.publish_revision();
-        play.settle().await;
+        play.settle().await?;
     }
     play.check(true)?;
     let view = play.run.as_ref().unwrap().view.borrow().clone().unwrap();

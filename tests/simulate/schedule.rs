@@ -36,9 +36,17 @@ pub enum Event {
     /// Nothing of Podman answers until the next [`Event::Lifted`].
     PodmanAway(FaultPoint),
     Lifted,
+    /// Steps on this agent's container fail so often, and on nobody else's.
+    Ailing(usize, &'static str, usize),
+    /// Somebody pauses the agent's container, and again whenever it is unpaused.
+    Frozen(usize),
+    /// The clock on the wall jumps ahead by so many seconds: the machine slept.
+    Slept(u64),
     Slow(&'static str, u64),
     /// `run` goes, and comes back after so many more events.
     Down(How, usize),
+    /// `run` is stopped, somebody applies, and `run` comes back after so many more events.
+    Applied(usize),
     Ask,
 }
 
@@ -89,6 +97,8 @@ pub enum How {
 /// What happens, each after a pause of so many milliseconds.
 #[derive(Clone)]
 pub struct Schedule {
+    /// Where whatever else is left to chance is drawn from.
+    pub seed: u64,
     pub events: Vec<(u64, Event)>,
     /// So many steps work at once.
     pub parallel: usize,
@@ -135,6 +145,8 @@ fn point(rng: &mut Rng) -> FaultPoint {
 /// Engine calls.
 pub const CALLS: [&str; 12] =
     ["look", "inspect", "events", "ping", "load", "pull", "tag", "create", "start", "stop", "rename", "remove"];
+/// Those that change something.
+pub const CHANGES: [&str; 8] = ["load", "pull", "tag", "create", "start", "stop", "rename", "remove"];
 const STORE_CALLS: [&str; 5] = ["published", "list", "local", "fetch", "open"];
 
 fn any_edit(rng: &mut Rng) -> Edit {
@@ -213,6 +225,9 @@ fn any_event(rng: &mut Rng) -> Event {
                 Event::Fault(word, point(rng), rng.u8(..10) < 7, of(rng, &[1, 1, 2, 5, usize::MAX]))
             }),
             (1, |rng| Event::PodmanAway(point(rng))),
+            (1, |rng| ailing(rng)),
+            (1, |rng| Event::Frozen(who(rng))),
+            (1, |rng| Event::Slept(of(rng, &[5, 3600, 10_000_000]))),
             (2, |_| Event::Lifted),
             (1, |rng| {
                 const SLOW: [&str; 8] = ["look", "start", "stop", "create", "fetch", "load", "published", "inspect"];
@@ -220,9 +235,52 @@ fn any_event(rng: &mut Rng) -> Event {
             }),
             (2, |rng| Event::Down(How::Killed(rng.usize(..8)), rng.usize(..3))),
             (1, |rng| Event::Down(How::Stopped, rng.usize(..3))),
+            (1, |rng| Event::Applied(rng.usize(..3))),
             (1, |_| Event::Ask),
         ],
     )
+}
+
+fn ailing(rng: &mut Rng) -> Event {
+    Event::Ailing(who(rng), of(rng, &["create", "start", "stop"]), of(rng, &[1, 3, usize::MAX]))
+}
+
+/// What happens where people edit a lot, and things take their time.
+fn any_edit_event(rng: &mut Rng) -> Event {
+    one_of(
+        rng,
+        &[
+            (12, |rng| Event::Edit(who(rng), Edit::Mode(rng.u8(..10)))),
+            // The same agent again and again.
+            (6, |rng| Event::Edit(0, Edit::Mode(rng.u8(..10)))),
+            (3, |rng| Event::Edit(who(rng), Edit::Checked(rng.bool()))),
+            (2, |rng| Event::Edit(who(rng), Edit::Sick(of(rng, &[None, Some(3), Some(100_000)])))),
+            (2, |rng| Event::Edit(who(rng), Edit::Crash(of(rng, &[None, Some(3)])))),
+            (2, |rng| Event::Edit(who(rng), Edit::State(of(rng, &[AgentState::Running, AgentState::Stopped])))),
+            (2, |rng| ailing(rng)),
+            (2, |rng| Event::Frozen(who(rng))),
+            (3, |rng| Event::Slow(of(rng, &["stop", "fetch", "look"]), of(rng, &[0, 3_000, 10_000]))),
+            (1, |rng| Event::Slept(of(rng, &[5, 3600]))),
+            (1, |_| Event::Ask),
+        ],
+    )
+}
+
+/// What happens where somebody cannot make up their mind about one agent.
+fn any_edit_of_one(rng: &mut Rng) -> Event {
+    one_of(
+        rng,
+        &[
+            (12, |rng| Event::Edit(0, Edit::Mode(rng.u8(..10)))),
+            (1, |rng| Event::Edit(0, Edit::Checked(rng.bool()))),
+            (3, |rng| Event::Slow(of(rng, &["stop", "create", "remove", "look"]), of(rng, &[0, 3_000, 10_000]))),
+        ],
+    )
+}
+
+/// Short ones: what was edited a moment ago is still under way.
+fn any_short_pause(rng: &mut Rng) -> u64 {
+    one_of(rng, &[(1, |_| 0), (4, |rng| rng.u64(100..5_000)), (4, |rng| rng.u64(5_000..20_000))])
 }
 
 fn any_pause(rng: &mut Rng) -> u64 {
@@ -244,8 +302,14 @@ impl Schedule {
         let rng = &mut Rng::with_seed(seed);
         // Most faults need few events, and few take less time.
         let most = of(rng, &[4, 8, 12, 30]);
-        let events = (0..rng.usize(1..=most)).map(|_| (any_pause(rng), any_event(rng))).collect();
-        Self { events, parallel: of(rng, &[1, 2, 4]) }
+        let (count, theme) = (rng.usize(1..=most), rng.u8(..10));
+        let mut one = || match theme {
+            0..2 => (any_short_pause(rng), any_edit_of_one(rng)),
+            2..5 => (any_short_pause(rng), any_edit_event(rng)),
+            _ => (any_pause(rng), any_event(rng)),
+        };
+        let events = (0..count).map(|_| one()).collect();
+        Self { seed, events, parallel: of(rng, &[1, 2, 4]) }
     }
 
     /// It without one of its events, for each.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Fake, FakeContainer, State};
+use super::{Call, Fake, FakeContainer, State};
 use crate::backend::{
     ByteStream, Chunk, Chunks, ContainerExits, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec,
     ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, Progress, Routing,
@@ -274,8 +274,15 @@ impl Engine for Fake {
 
     async fn create(&self, create: &Create) -> Result<ContainerId, EngineError> {
         self.ask("create", create.name.as_str(), |state| {
-            if let Some((id, _)) = state.named(create.name.as_str()) {
-                return Err(conflict(format!("the container name `{}` is already in use by {id}", create.name)));
+            if let Some((id, one)) = state.named(create.name.as_str()) {
+                let is_own =
+                    [labels::NAME, labels::AGENT].iter().all(|name| one.labels.get(*name) == create.labels.get(*name));
+                let why = conflict(format!("the container name `{}` is already in use by {id}", create.name));
+                if is_own {
+                    let call = Call { word: "create", target: create.name.to_string(), at: Instant::now() };
+                    state.blindly_made.push(call);
+                }
+                return Err(why);
             }
             let image = match &create.image_id {
                 Some(image) => state.list_images().store.contains_key(image).then(|| image.clone()),
@@ -350,6 +357,10 @@ impl Engine for Fake {
                 one.phase = Phase::Running;
                 let owner = owner(one);
                 state.changed("unpause", name, owner);
+                if state.frozen.contains(name) {
+                    find(state, id)?.phase = Phase::Paused;
+                    state.tell("pause", name, None);
+                }
             }
             Ok(())
         })

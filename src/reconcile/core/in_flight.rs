@@ -63,7 +63,8 @@ impl InFlight {
         self.queue = ready.into_iter().filter(|step| !self.is_taken(step)).collect();
     }
 
-    fn is_taken(&self, step: &Step) -> bool {
+    /// Whether a step of its lane is in flight.
+    pub fn is_taken(&self, step: &Step) -> bool {
         !Broken::LaneForgotten.is_in() && self.running.contains_key(&step.lane())
     }
 

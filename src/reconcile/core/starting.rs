@@ -35,7 +35,7 @@ impl Core {
         let mut ready = Vec::new();
         for step in &plan.ready {
             let lane = step.lane();
-            if self.in_flight.get(&lane).is_none() && !but.contains(&lane) && self.may_take(step, observed, now) {
+            if !self.in_flight.is_taken(step) && !but.contains(&lane) && self.may_take(step, observed, now) {
                 ready.push(step.clone());
             }
         }
