@@ -140,6 +140,8 @@ pub struct FakeContainer {
     pub volumes: Vec<Volume>,
     /// What Podman has stored of it is gone: it can never start.
     pub is_half_made: bool,
+    /// From now on its program ends with this code as soon as it is started, whatever its environment says.
+    pub breaks: Option<i32>,
 }
 
 /// A file in the cache.
@@ -542,11 +544,16 @@ impl FakeContainer {
         self.spec.env.get(name).map(crate::model::Text::expose)
     }
 
+    /// What it ends with, at once.
+    fn crash(&self) -> Option<i32> {
+        self.breaks.or_else(|| self.variable("CRASH")?.parse().ok())
+    }
+
     fn begin(&mut self, gives_up: bool) {
         self.phase = Phase::Running;
         self.checks = (0, false);
         self.started = Some(Instant::now());
-        if let Some(code) = self.variable("CRASH").and_then(|code| code.parse().ok()) {
+        if let Some(code) = self.crash() {
             self.end(code, gives_up);
         }
     }
@@ -570,7 +577,7 @@ impl FakeContainer {
 
     /// A container with `CRASH` that Podman restarts ends again each time, at once.
     fn is_in_a_crash_loop(&self) -> Option<i32> {
-        let code = self.variable("CRASH").and_then(|code| code.parse().ok())?;
+        let code = self.crash()?;
         (self.phase == Phase::Running && self.restarts > 0).then_some(code)
     }
 

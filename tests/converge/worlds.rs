@@ -46,6 +46,7 @@ pub fn foreign(name: &str) -> FakeContainer {
         ends: Vec::new(),
         volumes: vec![],
         is_half_made: false,
+        breaks: None,
     }
 }
 

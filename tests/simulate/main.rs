@@ -4,11 +4,13 @@
 
 mod play;
 #[path = "../support/background.rs"]
+#[allow(dead_code, reason = "the stories of tests/converge use the rest")]
 mod runs;
 mod schedule;
 #[path = "../support/wishes.rs"]
 mod wishes;
 #[path = "../converge/worlds.rs"]
+#[allow(dead_code, reason = "the stories of tests/converge use the rest")]
 mod worlds;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -257,7 +257,13 @@ impl Play {
     async fn happen(&mut self, event: &Event) -> Result<(), String> {
         self.is_calm &= matches!(
             event,
-            Event::Edit(..) | Event::Ask | Event::Ailing(..) | Event::Frozen(_) | Event::Slow(..) | Event::Slept(_)
+            Event::Edit(..)
+                | Event::Outside(_, Outside::Breaks(_), _)
+                | Event::Ask
+                | Event::Ailing(..)
+                | Event::Frozen(_)
+                | Event::Slow(..)
+                | Event::Slept(_)
         );
         match event {
             Event::Edit(who, edit) => self.edit(*who, edit),
@@ -405,10 +411,10 @@ impl Play {
         let (passed, calls) = (before.elapsed().as_secs_f64(), &state.calls[from..]);
         let count = |word: &str| calls.iter().filter(|call| call.word == word).count();
         let looks = self.looks.after(passed, count("look"));
-        ensure!(looks, "{} observations within {passed} s", count("look"));
+        ensure!(looks, "{} observations within {passed:.1} s", count("look"));
         let started = count("start") + count("unpause");
         let starts = self.starts.after(passed, started);
-        ensure!(starts, "{started} times started or unpaused within {passed} s");
+        ensure!(starts, "{started} times started or unpaused within {passed:.1} s");
         ensure!(state.blindly_made.is_empty(), "made although it was there: {:?}", state.blindly_made);
         let view = self.run.as_ref().and_then(|run| run.view.borrow().clone());
         for off in view.iter().flat_map(|view| &view.backing_off) {
@@ -557,6 +563,13 @@ impl Play {
                 state.die(&name, *code);
                 ("died", Some(*code))
             }
+            Outside::Breaks(code) => {
+                one.breaks = Some(*code);
+                if runs(one) {
+                    state.die(&name, *code);
+                }
+                ("died", Some(*code))
+            }
             Outside::Paused => {
                 one.phase = Phase::Paused;
                 ("pause", None)
@@ -578,8 +591,8 @@ impl Play {
         };
         // `die` tells of itself.
         let times = match (told, what) {
-            (Delivered::Not, _) | (Delivered::Once, Outside::Died(_)) => 0,
-            (Delivered::Once, _) | (Delivered::Twice, Outside::Died(_)) => 1,
+            (Delivered::Not, _) | (Delivered::Once, Outside::Died(_) | Outside::Breaks(_)) => 0,
+            (Delivered::Once, _) | (Delivered::Twice, Outside::Died(_) | Outside::Breaks(_)) => 1,
             (Delivered::Twice, _) => 2,
         };
         for _ in 0..times {
@@ -594,6 +607,7 @@ impl Play {
             let mut state = self.fake.state();
             state.latency = usual_latency();
             state.frozen.clear();
+            state.containers.values_mut().for_each(|one| one.breaks = None);
             let version = |name: &str| match self.desired.agents.get(&agent_name(name)).map(|agent| &agent.version) {
                 Some(Version::Exact(version)) => version.clone(),
                 _ => self.served.to_owned(),

@@ -77,6 +77,8 @@ pub enum Outside {
     Stopped,
     Removed,
     Renamed(&'static str),
+    /// Its program ends with this code, now and whenever it is started.
+    Breaks(i32),
 }
 
 /// Whether an event tells of it.
@@ -186,6 +188,7 @@ fn any_outside(rng: &mut Rng) -> Outside {
             (1, |_| Outside::Paused),
             (1, |_| Outside::Stopped),
             (2, |_| Outside::Removed),
+            (2, |rng| Outside::Breaks(of(rng, &[0, 3]))),
             (1, |rng| Outside::Renamed(of(rng, &["-moved", ".prev", ".next"]))),
         ],
     )
@@ -257,6 +260,7 @@ fn any_edit_event(rng: &mut Rng) -> Event {
             (2, |rng| Event::Edit(who(rng), Edit::Sick(of(rng, &[None, Some(3), Some(100_000)])))),
             (2, |rng| Event::Edit(who(rng), Edit::Crash(of(rng, &[None, Some(3)])))),
             (2, |rng| Event::Edit(who(rng), Edit::State(of(rng, &[AgentState::Running, AgentState::Stopped])))),
+            (2, |rng| Event::Outside(who(rng), Outside::Breaks(3), Delivered::Once)),
             (2, |rng| ailing(rng)),
             (2, |rng| Event::Frozen(who(rng))),
             (3, |rng| Event::Slow(of(rng, &["stop", "fetch", "look"]), of(rng, &[0, 3_000, 10_000]))),

@@ -306,6 +306,7 @@ impl Engine for Fake {
                 ends: Vec::new(),
                 volumes,
                 is_half_made: false,
+                breaks: None,
             };
             let owner = owner(&container);
             let id = state.put(container);
@@ -445,7 +446,7 @@ impl Engine for Fake {
 
     async fn logs(&self, id: &ContainerId, _: &LogRequest) -> Result<Chunks, EngineError> {
         self.on("logs", id, |state, _| {
-            let line = find(state, id)?.variable("CRASH").map(|code| format!("ending with {code}\n"));
+            let line = find(state, id)?.crash().map(|code| format!("ending with {code}\n"));
             let chunks = line.map(|line| Ok(Chunk::Stderr(Bytes::from(line))));
             Ok(Box::pin(stream::iter(chunks)) as Chunks)
         })
@@ -454,7 +455,7 @@ impl Engine for Fake {
 
     async fn log_lines(&self, id: &ContainerId, _: &LogRequest, _: Option<u64>) -> Result<LogLines, EngineError> {
         self.on("log_lines", id, |state, _| {
-            let line = find(state, id)?.variable("CRASH").map(|code| format!("ending with {code}\n"));
+            let line = find(state, id)?.crash().map(|code| format!("ending with {code}\n"));
             let line = line.map(|line| Ok(LogLine { is_stderr: true, time: None, bytes: Bytes::from(line) }));
             Ok(Box::pin(stream::iter(line)) as LogLines)
         })

@@ -64,7 +64,7 @@ impl InFlight {
     }
 
     /// Whether a step of its lane is in flight.
-    pub fn is_taken(&self, step: &Step) -> bool {
+    pub(super) fn is_taken(&self, step: &Step) -> bool {
         !Broken::LaneForgotten.is_in() && self.running.contains_key(&step.lane())
     }
 
