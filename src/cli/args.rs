@@ -1,4 +1,6 @@
 //! What may be typed: the verbs and their flags. A doc comment is a help text.
+//!
+//! Long because it is one table: each flag with its help, side by side with its likes.
 
 use std::path::PathBuf;
 use std::time::Duration;
