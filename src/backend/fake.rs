@@ -6,9 +6,13 @@
 //! its environment: `CRASH=<code>` ends at once, `SICK=<seconds>` fails its health check that long.
 
 mod engine;
+mod faults;
+mod state;
 mod store;
 mod vm;
 
+use faults::{Broken, UnderWay};
+pub use faults::{Fault, FaultPoint};
 pub use vm::FakeVm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +22,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{EngineError, EngineErrorKind, EngineMachine, ImageFacts, StoreError, World};
-use crate::model::labels::{self, Labels};
+use super::{EngineMachine, ImageFacts, World};
+use crate::model::labels::Labels;
 use crate::model::{
-    ArtifactKey, ContainerId, ContainerName, ContainerSpec, Create, ImageId, ImageRef, ImageState, Images, LoadedImage,
-    Manifest, Phase, Port, RecentExits, Sha256Digest, Volume,
+    ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, LoadedImage, Manifest, Phase,
+    RecentExits, Sha256Digest, Volume,
 };
 
 /// How long Podman takes to restart what ended.
@@ -181,81 +185,6 @@ pub struct Effect {
     pub running: Vec<(String, String)>,
 }
 
-/// When in a call a failure strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultPoint {
-    /// Nothing has been done.
-    Before,
-    /// All has been done, and the answer is lost.
-    After,
-    /// Nothing is done, and no answer ever comes.
-    Hang,
-}
-
-/// A failure to order.
-#[derive(Debug, Clone)]
-pub struct Fault {
-    /// Which call; empty for any that changes something.
-    pub word: &'static str,
-    /// About what; empty for anything.
-    pub target: String,
-    /// When in the call.
-    pub point: FaultPoint,
-    /// Whether it is of the kind that goes away by itself.
-    pub transient: bool,
-    /// How many calls succeed before it strikes.
-    pub skip: usize,
-    /// How often it strikes.
-    pub times: usize,
-}
-
-impl Fault {
-    /// A failure that goes away after this many times.
-    pub fn transient(word: &'static str, point: FaultPoint, times: usize) -> Self {
-        Self { word, target: String::new(), point, transient: true, skip: 0, times }
-    }
-
-    /// A failure that stays.
-    pub fn lasting(word: &'static str) -> Self {
-        Self { word, target: String::new(), point: FaultPoint::Before, transient: false, skip: 0, times: usize::MAX }
-    }
-
-    /// Only about this.
-    #[must_use]
-    pub fn on(mut self, target: &str) -> Self {
-        target.clone_into(&mut self.target);
-        self
-    }
-}
-
-trait Broken: Sized {
-    fn broken(call: &str, transient: bool) -> Self;
-}
-
-impl Broken for EngineError {
-    fn broken(call: &str, transient: bool) -> Self {
-        let kind = if transient { EngineErrorKind::TransportUnavailable } else { EngineErrorKind::ApiError };
-        Self::new(kind, format!("ordered failure of {call}"))
-    }
-}
-
-impl Broken for StoreError {
-    fn broken(call: &str, transient: bool) -> Self {
-        Self::Download { at: call.to_owned(), cause: "ordered failure".to_owned(), retryable: transient }
-    }
-}
-
-/// Counts a call as under way until it is dropped.
-struct UnderWay<'a>(&'a Fake, &'static str);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        if let Some(count) = self.0.state().under_way.get_mut(self.1) {
-            *count -= 1;
-        }
-    }
-}
-
 impl Fake {
     /// An empty world.
     pub fn new() -> Self {
@@ -403,141 +332,6 @@ const CHANGES: [&str; 21] = [
     "remove_file",
     "run_healthcheck",
 ];
-
-impl State {
-    fn fault_due(&mut self, word: &str, target: &str) -> Option<(FaultPoint, bool)> {
-        let meant = |fault: &&mut Fault| {
-            (fault.word == word || fault.word.is_empty() && CHANGES.contains(&word))
-                && (fault.target.is_empty() || fault.target == target)
-                && fault.times > 0
-        };
-        let fault = self.faults.iter_mut().find(meant)?;
-        if fault.skip > 0 {
-            fault.skip -= 1;
-            return None;
-        }
-        fault.times = fault.times.saturating_sub(1);
-        Some((fault.point, fault.transient))
-    }
-
-    /// Notes a change that has just been made.
-    fn changed(&mut self, word: &'static str, target: &str, owner: Option<Option<String>>) {
-        let label = |one: &FakeContainer, name: &str| one.labels.get(name).cloned().unwrap_or_default();
-        let agents =
-            self.containers.values().map(|one| (label(one, labels::NAME), label(one, labels::AGENT))).collect();
-        let up = self.containers.values().filter(|one| matches!(one.phase, Phase::Running | Phase::Paused));
-        let mut running: Vec<_> = up.map(|one| (label(one, labels::NAME), label(one, labels::AGENT))).collect();
-        running.sort();
-        let call = Call { word, target: target.to_owned(), at: Instant::now() };
-        self.effects.push(Effect { call, owner, agents, running });
-        self.tell(word, target, None);
-        if let Some(left) = &mut self.kill_after {
-            *left = left.saturating_sub(1);
-            self.dead = *left == 0;
-        }
-    }
-
-    /// Tells those who follow events of something, in Podman's word.
-    pub fn tell(&mut self, action: &str, container: &str, exit_code: Option<i32>) {
-        let kind = super::podman::event_kind(action);
-        let event = super::EngineEvent { kind, container: Some(container.to_owned()), exit_code };
-        self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
-    }
-
-    /// Everybody who follows events is cut off, as when Podman's service ends.
-    pub fn cut_events(&mut self) {
-        self.subscribers.clear();
-    }
-
-    fn serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
-    }
-
-    /// The container of this name.
-    pub fn named(&self, name: &str) -> Option<(&ContainerId, &FakeContainer)> {
-        self.containers.iter().find(|(_, one)| one.name.as_str() == name)
-    }
-
-    /// The container of this name, to be changed.
-    pub fn named_mut(&mut self, name: &str) -> Option<&mut FakeContainer> {
-        self.containers.values_mut().find(|one| one.name.as_str() == name)
-    }
-
-    /// Adds a container as somebody else would.
-    pub fn put(&mut self, container: FakeContainer) -> ContainerId {
-        let id = self.new_id();
-        self.containers.insert(id.clone(), container);
-        id
-    }
-
-    /// The volumes of a container that is made now: those it is given, and one for each place where its image declares
-    /// one and nothing is mounted.
-    fn volumes_of(&mut self, image: &ImageId, create: &Create) -> Vec<Volume> {
-        let declared = self.image_facts.get(image).map(|facts| facts.volumes.clone()).unwrap_or_default();
-        let mut volumes = create.volumes.clone();
-        for target in declared {
-            let bound = create.spec.mounts.iter().any(|mount| mount.target.expose() == target);
-            if !bound && !volumes.iter().any(|volume| volume.target == target) {
-                let name = format!("{:064x}", 0x0001_da7a_0000_u64 + self.serial());
-                volumes.push(Volume { name, target, read_only: false });
-            }
-        }
-        volumes
-    }
-
-    fn new_id(&mut self) -> ContainerId {
-        let text = format!("{:064x}", 0xc0de_0000 + self.serial());
-        ContainerId::new(text).unwrap_or_else(|_| unreachable!("64 digits are an id"))
-    }
-
-    /// The container's process ends by itself. Podman restarts it as its policy says.
-    pub fn die(&mut self, name: &str, code: i32) {
-        let gives_up = self.podman_gives_up;
-        if let Some(one) = self.named_mut(name) {
-            one.end(code, gives_up);
-            self.tell("died", name, Some(code));
-        }
-    }
-
-    /// Somebody kills the container by request, so that Podman does not restart it.
-    pub fn kill(&mut self, name: &str) {
-        if let Some(one) = self.named_mut(name) {
-            one.phase = Phase::Exited { code: 137 };
-            one.ends.push((Instant::now(), 137));
-            self.tell("died", name, Some(137));
-        }
-    }
-
-    fn list_images(&self) -> Images {
-        let state = |image: &ImageId| ImageState {
-            size: 1000,
-            tags: self.images.iter().filter(|(_, id)| *id == image).map(|(name, _)| name.clone()).collect(),
-            containers: u64::try_from(self.containers.values().filter(|one| one.image == *image).count()).ok(),
-        };
-        let all: BTreeSet<_> = self.image_store.iter().chain(self.images.values()).collect();
-        let store = all.into_iter().map(|image| (image.clone(), state(image))).collect();
-        Images { names: self.images.clone(), store }
-    }
-
-    /// How many calls with this word were made.
-    pub fn count(&self, word: &str) -> usize {
-        self.calls.iter().filter(|call| call.word == word).count()
-    }
-
-    fn port_is_taken(&self, but: &ContainerId, port: &Port) -> bool {
-        self.busy_ports.contains(&port.host_port)
-            || self.containers.iter().any(|(id, one)| {
-                id != but
-                    && matches!(one.phase, Phase::Running | Phase::Paused | Phase::Stopping)
-                    && one
-                        .spec
-                        .ports
-                        .iter()
-                        .any(|other| (other.host_port, other.protocol) == (port.host_port, port.protocol))
-            })
-    }
-}
 
 impl FakeContainer {
     fn variable(&self, name: &str) -> Option<&str> {

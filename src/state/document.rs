@@ -1,6 +1,8 @@
 //! The state file's fields, as they are written. Doc comments are what editors show; the schema is made from here.
 //!
 //! What the fields mean together belongs in `resolve.rs`.
+//!
+//! Long because it is one table: each field of the state file with its description.
 
 use std::borrow::Cow;
 

@@ -3,6 +3,8 @@
 //! What the values mean belongs in `decode.rs`; here a scalar is a piece of text, quoted or not. Everything a hostile
 //! file can blow up is bounded while the parser's events come in: nesting, the number of nodes, and what aliases
 //! expand to. An alias is an edge to the node it names, never a copy.
+//!
+//! Long because the bounds hold only together: nodes, nesting, anchors and merges are counted in one builder.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

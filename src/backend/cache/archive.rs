@@ -7,8 +7,15 @@
 //! held back (they are small), and what is left of them follows at the end. With both kinds of list in one archive, as newer
 //! Docker writes them, Docker's counts. A pure push parser: bytes in, bytes out.
 
-use bytes::{Buf, Bytes, BytesMut};
-use serde_json::{Map, Value};
+mod header;
+mod lists;
+
+use bytes::{Bytes, BytesMut};
+pub(super) use header::clean_path;
+use header::*;
+pub use lists::names_image;
+use lists::*;
+use serde_json::Value;
 
 use crate::model::ImageRef;
 
@@ -328,204 +335,6 @@ impl Filter {
             _ => false,
         }
     }
-}
-
-fn up_to(bytes: &mut Bytes, left: &mut u64) -> Bytes {
-    let length = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-    *left -= length as u64;
-    let piece = bytes.slice(..length);
-    bytes.advance(length);
-    piece
-}
-
-fn after(left: u64, state: impl FnOnce(u64) -> State) -> State {
-    if left == 0 { State::Header } else { state(left) }
-}
-
-fn padded(size: u64) -> u64 {
-    size.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64)
-}
-
-fn until_zero(bytes: &[u8]) -> &[u8] {
-    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
-}
-
-/// Octal text; or, with the highest bit set, binary.
-fn number(field: &[u8]) -> Option<u64> {
-    match field.split_first()? {
-        (0x80, rest) => {
-            let value = rest.iter().try_fold(0u64, |value, byte| Some(value.checked_mul(256)? | u64::from(*byte)))?;
-            (value < 1 << 62).then_some(value)
-        }
-        (first, _) if *first >= 0x80 => None,
-        _ => {
-            let text = std::str::from_utf8(until_zero(field)).ok()?.trim_matches(' ');
-            if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
-        }
-    }
-}
-
-fn has_right_checksum(header: &[u8]) -> bool {
-    number(&header[148..156]) == Some(checksum(header))
-}
-
-/// The sum of all bytes, with spaces for the sum itself.
-fn checksum(header: &[u8]) -> u64 {
-    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-    sum(&header[..148]) + 8 * u64::from(b' ') + sum(&header[156..])
-}
-
-fn name_in(header: &[u8]) -> Vec<u8> {
-    let name = until_zero(&header[..100]);
-    let prefix = match header[257..263] == *b"ustar\0" {
-        true if is_star(header) => until_zero(&header[345..476]),
-        true => until_zero(&header[345..500]),
-        false => &[],
-    };
-    if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
-}
-
-/// Joerg Schilling's star has times where others have the end of a name.
-fn is_star(header: &[u8]) -> bool {
-    header[257..263] == *b"ustar\0" && header[508..] == *b"tar\0"
-}
-
-/// Sets what may have been set before. Yields whether it was.
-fn replaced(place: &mut Option<Vec<u8>>, with: Option<Vec<u8>>) -> bool {
-    std::mem::replace(place, with).is_some()
-}
-
-/// Sets what has not been set. Yields whether that was so.
-fn first(place: &mut Option<Bytes>, bytes: Bytes) -> bool {
-    let is_first = place.is_none();
-    place.get_or_insert(bytes);
-    is_first
-}
-
-/// Without `.`, `..` and superfluous slashes, as whoever looks for a file in an archive sees it.
-pub(super) fn clean_path(path: &[u8]) -> String {
-    let path = String::from_utf8_lossy(path);
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
-}
-
-/// One entry, but for its content: in the form that every reader of tar understands alike, with GNU's records for what is long.
-fn write_entry(out: &mut Vec<Bytes>, name: &[u8], kind: u8, link: Option<&[u8]>, size: u64) {
-    for (what, kind) in [(link.unwrap_or_default(), b'K'), (name, b'L')] {
-        if what.len() > NAME {
-            write_file(out, b"././@LongLink", kind, &[what, b"\0"].concat());
-        }
-    }
-    out.push(header_of(name, kind, link.unwrap_or_default(), size));
-}
-
-fn write_file(out: &mut Vec<Bytes>, name: &[u8], kind: u8, content: &[u8]) {
-    out.push(header_of(name, kind, &[], content.len() as u64));
-    let mut padded = content.to_vec();
-    padded.resize(content.len().next_multiple_of(BLOCK), 0);
-    out.push(padded.into());
-}
-
-/// Names are cut where they are too long: a record has them whole.
-fn header_of(name: &[u8], kind: u8, link: &[u8], size: u64) -> Bytes {
-    let mut header = [0; BLOCK];
-    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &name[..name.len().min(NAME)]);
-    put(100, if kind == b'5' { b"0000755\0" } else { b"0000644\0" });
-    put(108, b"0000000\0");
-    put(116, b"0000000\0");
-    match size < 1 << 33 {
-        true => put(124, format!("{size:011o}\0").as_bytes()),
-        // What eleven octal digits cannot say is binary.
-        false => {
-            put(124, &[0x80]);
-            put(128, &size.to_be_bytes());
-        }
-    }
-    put(136, b"00000000000\0");
-    put(156, &[kind]);
-    put(157, &link[..link.len().min(NAME)]);
-    put(257, b"ustar  \0");
-    let sum = checksum(&header);
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    Bytes::copy_from_slice(&header)
-}
-
-/// The fields of this object that have these very names.
-fn fields(of: &Value, keys: &[&str]) -> Map<String, Value> {
-    let field = |key: &&str| Some(((*key).to_owned(), of.get(*key)?.clone()));
-    keys.iter().filter_map(field).collect()
-}
-
-/// The lists with nothing in them but the wanted image, without a name.
-fn only(lists: &Lists, wanted: &ImageRef) -> Result<Vec<(&'static str, Vec<u8>)>, Refusal> {
-    let unreadable = |name: &str, why: &dyn std::fmt::Display| damaged(format!("its {name} cannot be read: {why}"));
-    if let Some(text) = &lists.docker {
-        let images: Vec<Value> = serde_json::from_slice(text).map_err(|err| unreadable("manifest.json", &err))?;
-        let names = images.iter().map(|image| tags_of(image).collect());
-        let image = &images[pick(names.collect(), wanted)?];
-        if !image.is_object() {
-            return Err(unreadable("manifest.json", &"it lists no images"));
-        }
-        let mut image = fields(image, &["Config", "Layers"]);
-        image.insert("RepoTags".to_owned(), Value::Null);
-        return Ok(vec![("manifest.json", Value::from(vec![Value::Object(image)]).to_string().into_bytes())]);
-    }
-    let Some(text) = &lists.oci else { return Err(damaged("it has neither manifest.json nor index.json")) };
-    let index: Value = serde_json::from_slice(text).map_err(|err| unreadable("index.json", &err))?;
-    let Some(images) = index.get("manifests").and_then(Value::as_array) else {
-        return Err(unreadable("index.json", &"it lists no manifests"));
-    };
-    let names: Vec<_> = images.iter().map(annotated_name).collect();
-    // The only one is meant whatever it is called: most builders write a tag alone, or nothing.
-    let at = match names.len() {
-        1 => 0,
-        _ => pick(names.into_iter().map(|name| name.into_iter().collect()).collect(), wanted)?,
-    };
-    let image = fields(&images[at], &["mediaType", "digest", "size", "platform"]);
-    let mut index = fields(&index, &["schemaVersion", "mediaType"]);
-    index.insert("manifests".to_owned(), Value::from(vec![Value::Object(image)]));
-    let index = Value::Object(index);
-    let layout = lists.layout.as_ref().map(|layout| ("oci-layout", layout.to_vec()));
-    Ok(layout.into_iter().chain([("index.json", index.to_string().into_bytes())]).collect())
-}
-
-fn tags_of(image: &Value) -> impl Iterator<Item = &str> {
-    image.get("RepoTags").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-}
-
-fn annotated_name(image: &Value) -> Option<&str> {
-    let annotations = image.get("annotations")?;
-    let name = |key: &str| annotations.get(key)?.as_str();
-    name("io.containerd.image.name").or_else(|| name("org.opencontainers.image.ref.name"))
-}
-
-/// Which of an archive's images is the wanted one, by the names of each: the one that is called so, else the only one when it
-/// has no name.
-fn pick(names: Vec<Vec<&str>>, wanted: &ImageRef) -> Result<usize, Refusal> {
-    let exact = |name: &&str| ImageRef::new(*name).is_ok_and(|name| name.qualified() == *wanted);
-    let called = names.iter().position(|names| names.iter().any(exact));
-    let called = called.or_else(|| names.iter().position(|names| names.iter().any(|name| names_image(name, wanted))));
-    match (called, names.as_slice()) {
-        (Some(at), _) => Ok(at),
-        (None, [none]) if none.is_empty() => Ok(0),
-        _ => Err(Refusal::Other(names.into_iter().flatten().map(str::to_owned).collect())),
-    }
-}
-
-/// Whether a name that stands in an archive may mean this image. A short one is Docker's for its hub, and the one that
-/// Podman puts `localhost/` before.
-pub fn names_image(name: &str, wanted: &ImageRef) -> bool {
-    let Ok(name) = ImageRef::new(name) else { return false };
-    let full = name.qualified();
-    full == *wanted || full != name && wanted.as_str().strip_prefix("localhost/") == Some(name.as_str())
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
 //! The Podman of the fake world, with the manners of Podman 4.3.
+//!
+//! Long because it answers every call of one trait.
 
 use std::sync::Arc;
 use std::time::Duration;

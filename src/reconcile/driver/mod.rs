@@ -2,11 +2,13 @@
 //!
 //! Nothing is decided here. Every future lives in the driver, so that dropping a wait for the next thing loses nothing.
 
+mod complete;
 mod health;
 mod listen;
 mod steps;
 mod vm;
 
+pub(super) use complete::complete;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -21,19 +23,16 @@ use tokio_util::sync::CancellationToken;
 
 pub use listen::Wall;
 
-use super::core::{
-    Core, Draft, Effect, EngineNotice, Finding, How, Input, Mode, Now, Observation, RequestId, Terms, Verdict,
-};
+use super::core::{Core, Effect, EngineNotice, Input, Mode, Now, Observation, RequestId, Terms, Verdict};
 use super::journal::Journal;
 use super::run::{Request, Revision, View};
-use super::{Awaited, Options, Problem, Report, Reporter, report};
-use crate::act::{ActError, Slots, last_lines, obstacle};
+use super::{Awaited, Options, Report, Reporter};
+use crate::act::{Slots, last_lines, obstacle};
 use crate::backend::{ContainerExits, Engine, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, ContainerId, Desired, Observed};
 use crate::observe::{Published, accept_published, observe};
 use crate::plan::Lane;
-use crate::readiness::AgentHealth;
 use health::Checks;
 use listen::Listener;
 use steps::{Ended, RunningStep, Working};
@@ -350,48 +349,6 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
             None => NEVER,
         };
         self.heartbeat_at = Instant::now() + every;
-    }
-}
-
-/// Reads the last lines of those that are not ready into an outcome.
-pub(super) async fn complete<E: Engine>(engine: &E, draft: Draft) -> Report {
-    let Draft { desired, taken, findings, not_waited_for, residual, manifest_fault, how, took } = draft;
-    let problems = findings.into_iter().map(async |finding| match finding {
-        Finding::Reported(problem) => problem,
-        Finding::Unready(unready) => {
-            let mut problem = Problem::of_unready(engine, &desired, unready).await;
-            if let (How::TimedOut, Problem::Unready { health: AgentHealth::Starting, message, .. }) =
-                (how, &mut problem)
-            {
-                *message = "it did not become healthy in time".to_owned();
-            }
-            problem
-        }
-        Finding::Ended { agent, id, how } => {
-            let wanted = desired.agents.get(&agent);
-            let container = wanted.map_or_else(|| agent.to_string(), |agent| agent.container.name.to_string());
-            let log = match wanted {
-                Some(wanted) => last_lines(engine, &id, &wanted.container).await,
-                None => String::new(),
-            };
-            Problem::Failed { agent: Some(agent), error: Arc::new(ActError::EndedAtOnce { container, how, log }) }
-        }
-    });
-    let mut problems = futures_util::future::join_all(problems).await;
-    // An empty plan is no proof while health or a last observation is still awaited.
-    let converged = residual.is_empty() && problems.is_empty() && not_waited_for.is_empty() && how == How::Proved;
-    problems.splice(0..0, report::refused(manifest_fault.as_ref()));
-    Report {
-        name: desired.name.clone(),
-        converged,
-        taken,
-        problems,
-        not_waited_for,
-        residual,
-        manifest_fault,
-        timed_out: how == How::TimedOut,
-        interrupted: how == How::Interrupted,
-        took,
     }
 }
 

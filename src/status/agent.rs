@@ -1,0 +1,237 @@
+//! The status of one agent, and its conditions.
+
+use std::time::Duration;
+
+use super::{
+    AgentStatus, ArtifactStatus, Condition, ConditionKind, ConditionReason, ConditionStatus, ContainerStatus,
+    DesiredStatus, HealthStatus, ImageStatus, SyncStatus,
+};
+use crate::act::failed_check_in_words;
+use crate::handles::word;
+use crate::model::wanted::resolve_artifact;
+use crate::model::{
+    Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, FailureKind, Guest, ImageSource, Observed,
+    Owner, Phase, Seen,
+};
+use crate::plan::{ActionKind, Note, Plan, Reason, WaitingOn};
+use crate::readiness::{AgentHealth, checked_by, health_of};
+use crate::time::rfc3339;
+
+pub(super) fn agent_status(
+    name: &AgentName,
+    agent: &Agent,
+    desired: &Desired,
+    observed: &Observed,
+    plan: &Plan,
+    now: &str,
+    steady: Duration,
+) -> AgentStatus {
+    let found = observed.guest.present().and_then(|guest| serving(guest, name, agent));
+    let sync = if observed.guest.unknown().is_some() {
+        SyncStatus::Unknown
+    } else if in_sync(name, plan) {
+        SyncStatus::Synced
+    } else {
+        SyncStatus::OutOfSync
+    };
+    let looked_at = observed.guest.present().and_then(|guest| guest.looked_at);
+    let judged = found.map(|(_, container)| health_of(agent, container, looked_at, steady));
+    let health = match (&observed.guest, &judged) {
+        (Seen::Unknown { .. }, _) => HealthStatus::Unknown,
+        (_, Some(judged)) => judged.status(),
+        (_, None) if agent.state == AgentState::Absent => HealthStatus::Stopped,
+        (_, None) => HealthStatus::Degraded,
+    };
+    let right_health = match &judged {
+        Some(judged) => judged.is_as_desired(agent.state),
+        None => agent.state == AgentState::Absent,
+    };
+    let ready = sync == SyncStatus::Synced && right_health;
+    let since =
+        found.filter(|_| ready).and_then(|(_, container)| container.started_at).map_or_else(|| now.to_owned(), rfc3339);
+    AgentStatus {
+        desired: DesiredStatus {
+            state: agent.state.to_string(),
+            version: agent.version.to_string(),
+            suspend: agent.suspend,
+        },
+        sync,
+        health,
+        health_check: checked_by(agent.container.healthcheck.as_ref(), found.map(|(_, container)| container)),
+        ready,
+        container: found.map(|(name, container)| ContainerStatus {
+            id: container.id.to_string(),
+            name: name.to_string(),
+            state: word(&container.phase),
+            exit_code: match container.phase {
+                Phase::Exited { code } => Some(code),
+                _ => None,
+            },
+            started_at: container.started_at.map(rfc3339),
+            restarts: container.restarts,
+        }),
+        image: found
+            .map(|(_, container)| ImageStatus { id: container.image.to_string(), reference: made_from(container) }),
+        artifact: artifact(name, agent, desired, observed),
+        conditions: conditions(name, agent, observed, plan, ready, judged.as_ref(), &since),
+        last_log: None,
+        last_failure: None,
+    }
+}
+
+/// The container that serves an agent: its own, or amid a replacement that of its predecessor.
+pub(crate) fn serving<'g>(
+    guest: &'g Guest,
+    name: &AgentName,
+    agent: &Agent,
+) -> Option<(&'g ContainerName, &'g ContainerState)> {
+    let own = guest.containers.get_key_value(agent.container.name.as_str());
+    let own = own.filter(|(_, container)| container.owner.is_of(name));
+    let of_agent = || guest.containers.iter().filter(|(_, container)| container.owner.is_of(name));
+    let running = || of_agent().find(|(_, container)| container.phase == Phase::Running);
+    match own {
+        Some((_, container)) if container.phase == Phase::Running => own,
+        _ => running().or(own).or_else(|| of_agent().next()),
+    }
+}
+
+/// The name a container's image was asked for by. Podman's own word for it is the first name the image has had.
+pub(super) fn made_from(container: &ContainerState) -> String {
+    let asked = match &container.owner {
+        Owner::Ours { spec: Some(spec), .. } => spec.image().map(str::to_owned),
+        Owner::Ours { .. } | Owner::Foreign(_) => None,
+    };
+    asked.unwrap_or_else(|| container.image_name.clone())
+}
+
+pub(super) fn artifact(
+    name: &AgentName,
+    agent: &Agent,
+    desired: &Desired,
+    observed: &Observed,
+) -> Option<ArtifactStatus> {
+    if agent.source != ImageSource::Manifest || agent.state == AgentState::Absent {
+        return None;
+    }
+    let artifact = resolve_artifact(name, agent, agent.run_arch(desired.host_arch), observed).ok()?;
+    Some(ArtifactStatus {
+        key: artifact.key.to_string(),
+        present: observed.artifacts.present().is_some_and(|files| artifact.is_in(files)),
+        sha256: artifact.sha256.to_string(),
+        bytes: artifact.size_bytes,
+    })
+}
+
+/// Whether no step of the plan concerns the agent.
+pub(super) fn in_sync(name: &AgentName, plan: &Plan) -> bool {
+    !plan.concerns(name)
+        && !plan
+            .notes
+            .iter()
+            .any(|note| matches!(note, Note::Suspended { agent, pending } if agent == name && !pending.is_empty()))
+}
+
+pub(super) fn conditions(
+    name: &AgentName,
+    agent: &Agent,
+    observed: &Observed,
+    plan: &Plan,
+    ready: bool,
+    health: Option<&AgentHealth>,
+    since: &str,
+) -> Vec<Condition> {
+    let steps: Vec<_> = plan.ready.iter().filter(|step| step.agent.as_ref() == Some(name)).collect();
+    let waits: Vec<_> = plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(name)).collect();
+    let blocked = waits.iter().find(|waiting| waiting.on.is_blocked());
+    let (reason, message) = if ready {
+        (ConditionReason::Converged, "as the state file says".to_owned())
+    } else if let Some(waiting) = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::Vm { .. })) {
+        let reason =
+            if plan.waiting.iter().any(|waiting| waiting.on.failure() == FailureKind::Vm && waiting.on.is_blocked()) {
+                ConditionReason::Blocked
+            } else {
+                ConditionReason::VmStarting
+            };
+        (reason, waiting.on.to_string())
+    } else if let Some(why) = observed.guest.unknown() {
+        (ConditionReason::SocketUnreachable, why.to_owned())
+    } else if agent.suspend {
+        (ConditionReason::Suspended, "the agent is suspended: nothing is changed".to_owned())
+    } else if let Some(waiting) = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::UnderWay { .. })) {
+        let why = &waiting.reason;
+        let what = if matches!(why, Reason::BeingReplaced) { String::new() } else { format!(" ({why})") };
+        (ConditionReason::Replacing, format!("its container is being replaced{what}: {}", waiting.on))
+    } else if let Some(waiting) = blocked {
+        (ConditionReason::Blocked, waiting.on.to_string())
+    } else if let (Some(health), Some(step)) = (health, steps.iter().find(|step| step.reason == Reason::Unhealthy)) {
+        let (reason, message) = in_words(agent, health);
+        (reason, format!("{message}; to do: {}", step.action))
+    } else if let Some(step) = steps.first() {
+        let reason = match step.action.kind() {
+            ActionKind::FetchArtifact => ConditionReason::Downloading,
+            ActionKind::LoadImage | ActionKind::PullImage => ConditionReason::LoadingImage,
+            _ => ConditionReason::Pending,
+        };
+        (reason, format!("to do: {} ({})", step.action, step.reason))
+    } else if let Some(waiting) = waits.first() {
+        (ConditionReason::Pending, waiting.on.to_string())
+    } else {
+        match health {
+            Some(health) => in_words(agent, health),
+            None => (ConditionReason::Pending, "it has no container".to_owned()),
+        }
+    };
+    let is_to_do =
+        matches!(reason, ConditionReason::Pending | ConditionReason::Downloading | ConditionReason::LoadingImage);
+    let to_do = steps.first().filter(|_| is_to_do).map(|step| step.key());
+    let condition = |kind, status| Condition {
+        kind,
+        status,
+        reason,
+        message: message.clone(),
+        last_transition_time: since.to_owned(),
+        to_do: to_do.clone(),
+    };
+    let seen = observed.guest.unknown().is_none();
+    vec![
+        condition(ConditionKind::Ready, if seen { ready.into() } else { ConditionStatus::Unknown }),
+        condition(
+            ConditionKind::Reconciling,
+            (!ready && blocked.is_none() && !(steps.is_empty() && waits.is_empty())).into(),
+        ),
+        condition(ConditionKind::Stalled, (!ready && blocked.is_some()).into()),
+    ]
+}
+
+/// Why a container that is as wanted is not ready: a fixed word and a sentence. It tells no age, so that it stays the same
+/// until something happens.
+pub(crate) fn in_words(agent: &Agent, health: &AgentHealth) -> (ConditionReason, String) {
+    match health {
+        AgentHealth::Running | AgentHealth::Completed | AgentHealth::Stopped => {
+            (ConditionReason::Pending, format!("its container is {}", health.status().as_str().to_lowercase()))
+        }
+        AgentHealth::Starting => (ConditionReason::Starting, "its health check has not passed yet".to_owned()),
+        AgentHealth::Restarted { code, until, steady } => {
+            let how = code.map_or_else(|| "ended".to_owned(), |code| format!("exited with code {code}"));
+            let (until, steady) = (rfc3339(*until), steady.as_secs());
+            (
+                ConditionReason::Restarted,
+                format!("it {how} and was started again; ready at {until}, once it has stayed up for {steady} s"),
+            )
+        }
+        AgentHealth::Moving(phase) => (ConditionReason::Pending, format!("its container {phase}")),
+        AgentHealth::CrashLoop(crash_loop) => (ConditionReason::CrashLoop, format!("its container {crash_loop}")),
+        AgentHealth::Unhealthy(check) => {
+            (ConditionReason::Unhealthy, failed_check_in_words(&agent.container, check.as_ref()))
+        }
+        AgentHealth::Failed { code } => {
+            let policy = agent.container.restart;
+            (
+                ConditionReason::Failed,
+                format!("its container exited with code {code}, and with `restart: {policy}` it stays so"),
+            )
+        }
+        AgentHealth::Down(phase) => (ConditionReason::Pending, format!("its container {phase}")),
+        AgentHealth::Unknown(word) => (ConditionReason::Unknown, format!("Podman reports `{word}`")),
+    }
+}
