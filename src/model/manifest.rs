@@ -485,8 +485,8 @@ impl Manifest {
             arch,
             offered: tarballs.keys().cloned().collect(),
         })?;
-        let broken = |why: &String| ManifestError::Artifact { agent: agent.to_owned(), arch, why: why.clone() };
-        entry.as_ref().map(Clone::clone).map_err(broken)
+        let broken = |why| ManifestError::Artifact { agent: agent.to_owned(), arch, why };
+        entry.clone().map_err(broken)
     }
 
     /// As [`Manifest::artifact`], of the version that is wanted.

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use steadfast::backend::fake::{Fake, Fault, FaultPoint};
 use steadfast::model::*;
+use steadfast::reconcile::Report;
 use steadfast::reconcile::run::{Request, Revision, View};
-use steadfast::reconcile::{Options, Report};
 use steadfast::status::{ConditionReason, HealthStatus, SyncStatus};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::runs::Background;
+use crate::runs::{Background, LONG};
 use crate::worlds::*;
 
 impl Background {

@@ -8,6 +8,7 @@ mod passes;
 mod plans;
 mod properties;
 #[path = "../support/background.rs"]
+#[allow(dead_code, reason = "tests/simulate uses the rest")]
 mod runs;
 mod vm;
 #[path = "../support/wishes.rs"]

@@ -32,6 +32,7 @@ fn before(name: &str, phase: Phase) -> Fake {
         ends: Vec::new(),
         volumes: Vec::new(),
         is_half_made: false,
+        breaks: None,
     };
     state.containers.insert("id of a".parse().unwrap(), one);
     drop(state);

@@ -123,8 +123,11 @@ fn of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
     all[rng.usize(..all.len())]
 }
 
+/// How to draw one, and how often beside the others.
+type Weighted<T> = (u32, fn(&mut Rng) -> T);
+
 /// One of these, as often as its weight says.
-fn one_of<T>(rng: &mut Rng, all: &[(u32, fn(&mut Rng) -> T)]) -> T {
+fn one_of<T>(rng: &mut Rng, all: &[Weighted<T>]) -> T {
     let all_weights: u32 = all.iter().map(|(weight, _)| weight).sum();
     let mut left = rng.u32(..all_weights);
     for (weight, draw) in all {

@@ -44,7 +44,7 @@ impl Reporter for Listener {
 }
 
 /// Long enough for anything that is to happen.
-const LONG: Duration = Duration::from_secs(3600);
+pub const LONG: Duration = Duration::from_secs(3600);
 
 impl Background {
     pub fn with(desired: Desired, fake: Fake, options: Options, cancel: CancellationToken) -> Self {
