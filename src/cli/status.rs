@@ -358,6 +358,6 @@ mod tests {
         assert_eq!(without_times(status(1, 1, None)), without_times(status(2, 2, None)));
         assert_ne!(without_times(status(1, 1, None)), without_times(status(1, 1, Some("broken"))));
         let own = json!({"name": "demo", "observedAt": 1});
-        assert_ne!(without_times(status(1, 1, None)), without_times(own), "that nobody runs any more is news");
+        assert_ne!(without_times(status(1, 1, None)), without_times(own), "that nobody runs any more is shown");
     }
 }

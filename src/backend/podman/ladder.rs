@@ -153,12 +153,12 @@ impl Ladder {
 }
 
 fn begin(finder: Arc<RouteFinder>) -> RouteSearch {
-    let climbing = tokio::spawn(async move {
+    let searching = tokio::spawn(async move {
         let outcome = finder.find_route().await;
         finder.state().search = None;
         outcome
     });
-    let ended = climbing.map(|ended| {
+    let ended = searching.map(|ended| {
         let broke = |_| {
             EngineError::new(EngineErrorKind::Unknown, "the search for a route to Podman in the VM was interrupted")
         };

@@ -120,7 +120,7 @@ async fn nothing_to_do_costs_three_requests_and_a_ping_only_once() {
     }
     api.look(&look(&["a", "b", "c.d"])).await.unwrap();
     let requests = fake.requests();
-    assert_eq!(requests.len(), 1 + 2 * 3 + 1, "one more to find a stranger");
+    assert_eq!(requests.len(), 1 + 2 * 3 + 1, "one more to find a foreign container");
     assert!(requests.last().unwrap().contains("%5E%28c%5C%5C.d%29%24"), "{requests:?}");
 }
 

@@ -14,9 +14,9 @@ use crate::plan::ActionKind;
 pub struct Waiting {
     /// For which agent.
     pub agent: Option<AgentName>,
-    /// Kind of the step, as [`Action::kind`].
+    /// Kind of the step, as [`super::Action::kind`].
     pub kind: ActionKind,
-    /// Its target, as [`Action::target`].
+    /// Its target, as [`super::Action::target`].
     pub target: String,
     /// Why it is wanted.
     pub reason: Reason,

@@ -270,7 +270,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
                 (agent, id, lines)
             })),
             Effect::Report(event) => {
-                // That it is reached in no way is told as what it means for Podman.
+                // That it is unreachable is reported as what it means for Podman.
                 if !self.is_once && !event.is_for_the_journal_alone() {
                     reporter.on_event(&event);
                 }
