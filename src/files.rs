@@ -133,17 +133,19 @@ impl<'a> Replacement<'a> {
     pub(crate) fn begin(path: &'a Path, mode: u32) -> io::Result<Self> {
         let temporary = temporary_of(path);
         let since = Instant::now();
-        let file = loop {
+        let own = || {
             let file = open_or_create(&temporary)?;
-            if !lock(&file, Lock::Alone, PATIENCE.saturating_sub(since.elapsed()))? {
-                return Err(io::Error::other("another process has been writing it for too long"));
-            }
             // Else the one before us has put it in its place, or given up.
-            if still_names(&temporary, &file) {
-                break file;
+            let is_own = lock(&file, Lock::Alone, Duration::ZERO)? && still_names(&temporary, &file);
+            Ok(is_own.then_some(file))
+        };
+        let file = loop {
+            match live::begin(&temporary, own)? {
+                Some(file) => break file,
+                None if since.elapsed() < PATIENCE => std::thread::sleep(LOCK_PAUSE),
+                None => return Err(io::Error::other("another process has been writing it for too long")),
             }
         };
-        live::begin(&temporary);
         let begun = Self { path, temporary, file, placed: false };
         begun.file.set_len(0)?;
         begun.file.set_permissions(Permissions::from_mode(mode))?;

@@ -13,8 +13,15 @@ fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn begin(temporary: &Path) {
-    live().insert(temporary.to_owned());
+/// Makes a temporary file ours, by `how`, which does not wait. Once the process ends, that waits for ever: a file that was made
+/// and does not stand here yet would be left.
+pub(super) fn begin<T>(temporary: &Path, how: impl FnOnce() -> io::Result<Option<T>>) -> io::Result<Option<T>> {
+    let mut live = live();
+    let own = how()?;
+    if own.is_some() {
+        live.insert(temporary.to_owned());
+    }
+    Ok(own)
 }
 
 /// Takes the name away from a temporary file, by `how`. Once the process ends, that waits for ever.
