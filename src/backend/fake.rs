@@ -5,6 +5,7 @@
 //! ordered beforehand; a process that is killed is a world that does not answer any more. What a program does is told by
 //! its environment: `CRASH=<code>` ends at once, `SICK=<seconds>` fails its health check that long.
 
+mod container;
 mod engine;
 mod faults;
 mod state;
@@ -26,7 +27,7 @@ use super::{EngineMachine, ImageFacts, World};
 use crate::model::labels::Labels;
 use crate::model::{
     ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, LoadedImage, Manifest, Phase,
-    RecentExits, Sha256Digest, Volume,
+    Sha256Digest, Volume,
 };
 
 /// How long Podman takes to restart what ended.
@@ -275,10 +276,10 @@ impl Fake {
             (point.map(|(point, _)| point), point.is_some_and(|(_, t)| t), latency, state.answer_within)
         };
         let _under_way = UnderWay(self, word);
-        // What a slow observation shows is as old as its beginning.
-        let (early, work) = if word == "look" { (Some(work(&mut self.state())), None) } else { (None, Some(work)) };
+        // What a slow observation shows is some time old.
+        let age = latency.filter(|_| word == "look").map(|latency| latency / 2);
         if let Some(latency) = latency {
-            tokio::time::sleep(latency).await;
+            tokio::time::sleep(latency - age.unwrap_or_default()).await;
         }
         let dead = self.state().dead;
         if let (Some(FaultPoint::Hang), Some(patience), false) = (point, patience, dead) {
@@ -293,11 +294,10 @@ impl Fake {
         if point == Some(FaultPoint::Before) {
             return Err(broken());
         }
-        let outcome = match (early, work) {
-            (Some(outcome), _) => outcome,
-            (None, Some(work)) => work(&mut self.state()),
-            (None, None) => unreachable!("it is done early or now"),
-        };
+        let outcome = work(&mut self.state());
+        if let Some(age) = age {
+            tokio::time::sleep(age).await;
+        }
         if self.state().dead {
             self.killed.notify_waiters();
             std::future::pending::<()>().await;
@@ -332,81 +332,3 @@ const CHANGES: [&str; 21] = [
     "remove_file",
     "run_healthcheck",
 ];
-
-impl FakeContainer {
-    fn variable(&self, name: &str) -> Option<&str> {
-        self.spec.env.get(name).map(crate::model::Text::expose)
-    }
-
-    /// What it ends with, at once.
-    fn crash(&self) -> Option<i32> {
-        self.breaks.or_else(|| self.variable("CRASH")?.parse().ok())
-    }
-
-    fn begin(&mut self, gives_up: bool) {
-        self.phase = Phase::Running;
-        self.checks = (0, false);
-        self.started = Some(Instant::now());
-        if let Some(code) = self.crash() {
-            self.end(code, gives_up);
-        }
-    }
-
-    fn end(&mut self, code: i32, gives_up: bool) {
-        use crate::model::RestartPolicy as Restart;
-        let again = match self.spec.restart {
-            Restart::No => false,
-            Restart::OnFailure => code != 0,
-            Restart::Always | Restart::UnlessStopped => true,
-        };
-        self.ends.push((Instant::now(), code));
-        if again && !gives_up {
-            self.restarts += 1;
-            self.phase = Phase::Running;
-            self.started = Some(Instant::now());
-        } else {
-            self.phase = Phase::Exited { code };
-        }
-    }
-
-    /// A container with `CRASH` that Podman restarts ends again each time, at once.
-    fn is_in_a_crash_loop(&self) -> Option<i32> {
-        let code = self.crash()?;
-        (self.phase == Phase::Running && self.restarts > 0).then_some(code)
-    }
-
-    fn last_start(&self) -> Option<Instant> {
-        if self.is_in_a_crash_loop().is_some() { Some(Instant::now()) } else { self.started }
-    }
-
-    fn last_end(&self) -> Option<(Instant, i32)> {
-        match self.is_in_a_crash_loop() {
-            Some(code) => Some((Instant::now(), code)),
-            None => self.ends.last().copied(),
-        }
-    }
-
-    fn restarts_by_now(&self) -> u32 {
-        let since = self.ends.last().map_or(Duration::ZERO, |(ended, _)| ended.elapsed());
-        let more = self.is_in_a_crash_loop().map_or(0, |_| since.as_millis() / PODMAN_RESTARTS_IN.as_millis());
-        self.restarts.saturating_add(u32::try_from(more).unwrap_or(u32::MAX))
-    }
-
-    fn recent_exits(&self) -> Option<RecentExits> {
-        let (_, code) = self.last_end()?;
-        let lately = self.ends.iter().filter(|(ended, _)| ended.elapsed() < RecentExits::WITHIN).count();
-        let lately =
-            if self.is_in_a_crash_loop().is_some() { u32::MAX } else { u32::try_from(lately).unwrap_or(u32::MAX) };
-        let last_life = match self.ends.as_slice() {
-            [.., (before, _), (last, _)] => last.duration_since(*before).min(RecentExits::WITHIN),
-            _ => RecentExits::WITHIN,
-        };
-        let last_life = if self.is_in_a_crash_loop().is_some() { Duration::ZERO } else { last_life };
-        Some(RecentExits { count: lately.min(self.restarts_by_now()), code: Some(code), last_life })
-    }
-
-    fn is_well(&self) -> bool {
-        let sick: u64 = self.variable("SICK").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
-        self.started.is_some_and(|started| started.elapsed() >= Duration::from_secs(sick))
-    }
-}

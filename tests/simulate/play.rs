@@ -30,6 +30,9 @@ const QUIET: Duration = Duration::from_secs(900);
 /// An edit is begun so soon, whatever else is under way.
 const PROMPT: Duration = Duration::from_secs(3);
 
+/// What may take long without holding up anybody else.
+const WAITS: [&str; 3] = ["stop", "fetch", "published"];
+
 /// How long somebody who applies waits.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -432,10 +435,12 @@ impl Play {
     fn expect_promptness(&mut self, event: &Event, next: u64) {
         let Event::Edit(who, Edit::Mode(mode)) = event else { return };
         let name = agent_name(AGENTS[*who]);
-        let observes_at_once = self.fake.state().latency.get("look") == usual_latency().get("look");
+        let usual = usual_latency();
+        let is_quick = |(word, latency)| WAITS.contains(word) || usual.get(word).unwrap_or(&Duration::ZERO) == latency;
+        let is_quick = self.fake.state().latency.iter().all(is_quick);
         // What an edit a moment ago led to is not in the view yet.
         let is_settled = self.edited.get(who).is_none_or(|at| at.elapsed() > PROMPT);
-        let is_prompt = is_settled && next >= 4_000 && self.is_calm && observes_at_once && !self.frozen.contains(who);
+        let is_prompt = is_settled && next >= 4_000 && self.is_calm && is_quick && !self.frozen.contains(who);
         let Some(run) = self.run.as_ref().filter(|_| is_prompt) else { return };
         let Some(view) = run.view.borrow().clone() else { return };
         let Some(agent) = self.desired.agents.get(&name) else { return };
@@ -495,7 +500,7 @@ impl Play {
         }
         let free = {
             let taken: BTreeSet<_> = self.ports().into_iter().flatten().map(|port| port.host_port).collect();
-            (8001..8005).find(|number| !taken.contains(number))
+            (8001..8004).find(|number| !taken.contains(number))
         };
         if let Some(agent) = self.desired.agents.get_mut(&agent_name(AGENTS[who])) {
             let env = &mut agent.container.env;
