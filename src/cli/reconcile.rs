@@ -1,5 +1,7 @@
 //! `plan`, `apply`, `down`: short functions that differ in their last lines.
 
+mod leave;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
@@ -10,15 +12,13 @@ use super::kept::{self, Kept};
 use super::ownership;
 use super::render::progress::Printer;
 use super::render::said::{Level, say};
-use super::render::{self, plan as render_plan, report as render_report, units};
+use super::render::{self, plan as render_plan, report as render_report};
 use super::settings::{HostWorld, keep_key, state_dir};
 use super::signals::Signals;
 use super::status::{at_work, view_of_run};
 use super::{ApplyArgs, CliError, DownArgs, ExitStatus, Format, PlanArgs, PolicyArgs, Settings};
 use crate::act::Patience;
 use crate::backend::cache::{self, CacheOptions};
-use crate::control::client::{AskError, Asked};
-use crate::control::{Ended, Outcome, Request};
 use crate::files;
 use crate::handles::Scratch;
 use crate::model::Desired;
@@ -126,14 +126,14 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         }
         // `run` has an environment of its own and may read what we cannot; if not, it says so.
         Err(err) => match kept::find(settings, None) {
-            Some(kept) => return ask(settings, &args, &kept).await,
+            Some(kept) => return leave::ask(settings, &args, &kept).await,
             None => return Err(err),
         },
     };
     let dir = state_dir(&first);
     // Before Podman is looked for: it is for `run` to reach it.
     if let Some(kept) = Kept::at(dir.clone()) {
-        return leave_to_run(settings, &args, kept).await;
+        return leave::leave_to_run(settings, &args, kept).await;
     }
     if !args.policy.take_over {
         ownership::check(settings, &first)?;
@@ -155,7 +155,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
     let mut world = settings.world(&first, cache)?;
     let _lock = match take_lock(settings, &first, "apply", args.lock_timeout).await {
         Err(LockError::Held { holder: Some(holder), .. }) if holder.is_run() => {
-            return leave_to_run(settings, &args, Kept { dir, holder }).await;
+            return leave::leave_to_run(settings, &args, Kept { dir, holder }).await;
         }
         taken => taken.map_err(|err| CliError::from_lock(&err, &settings.file))?,
     };
@@ -310,96 +310,4 @@ pub(super) async fn take_lock(
     path.ancestors().skip(1).take(2).for_each(files::sweep_own_directory);
     cache::sweep(&desired.root);
     Ok(lock)
-}
-
-/// How much longer than `--timeout` an outcome is waited for: what is under way on containers is finished.
-const GRACE: Duration = Duration::from_secs(60);
-
-/// `run` holds the lock: it does by itself what is to be done, or now when it is asked.
-async fn leave_to_run(settings: &Settings, args: &ApplyArgs, kept: Kept) -> Result<ExitStatus, CliError> {
-    if kept.holder.file.is_some() && !kept.is_for(&settings.file) {
-        return Err(CliError::kept(&kept.holder, &settings.file));
-    }
-    ask(settings, args, &kept).await
-}
-
-/// The flags of an `apply` that `run` does not know of: it goes by the state file alone.
-fn not_for_run(args: &ApplyArgs) -> Vec<&'static str> {
-    let flags = [
-        ("--only", !args.policy.only.is_empty()),
-        ("--adopt", args.policy.adopt),
-        ("--no-prune", args.policy.no_prune),
-        ("--take-over", args.policy.take_over),
-        ("--allow-empty", args.allow_empty),
-    ];
-    flags.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
-}
-
-/// Has `run` reconcile now, and says what came of it as if it had been done here.
-async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> Result<ExitStatus, CliError> {
-    let flags = not_for_run(args);
-    if !flags.is_empty() {
-        return Err(CliError::new(
-            ExitStatus::Usage,
-            format!("{} does the work, and cannot honour {}", kept.holder, flags.join(", ")),
-        )
-        .hint("`run` follows the state file alone: leave that option out, or stop `run` and apply yourself"));
-    }
-    let signals = Signals::listen("no longer waiting; `steadfast run` goes on with it");
-    // Handed over, it is answered once `run` has looked and begun.
-    let timeout = if args.no_wait { Duration::ZERO } else { args.timeout };
-    let patience = timeout + GRACE;
-    let mut outcome = tokio::select! {
-        outcome = asked(settings, timeout, kept) => outcome.map_err(|err| CliError::from_asking(&kept.holder, &err))?,
-        () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
-        () = tokio::time::sleep(patience) => {
-            let message = format!("{} did not report the outcome within {}", kept.holder, units::short(patience));
-            return Err(CliError::new(ExitStatus::NotConverged, message)
-                .hint("it may hang, or be stopped: see its log"));
-        }
-    };
-    let is_over = outcome.ended == Ended::Proved;
-    match settings.output {
-        Format::Json | Format::Yaml => render::print_data(settings.output, &render_report::json_of(&outcome))?,
-        // It is not what was handed over that is reconciled.
-        Format::Text | Format::Markdown if args.no_wait && outcome.state_file_error.is_some() => {}
-        Format::Text | Format::Markdown if args.no_wait && !is_over => {
-            let how_far = "`steadfast status --watch` shows how far it is";
-            render::print(&format!("`{}`: handed over to {}; {how_far}.\n", outcome.name, kept.holder))?;
-        }
-        Format::Text | Format::Markdown => render::print(&render_report::text_of(&outcome, false))?,
-    }
-    if args.no_wait && !is_over && outcome.state_file_error.is_none() {
-        return Ok(ExitStatus::Done);
-    }
-    for note in &outcome.notes {
-        if !settings.quiet {
-            say(Level::Info, &format!("note: {note}"), &[], settings.color_stderr);
-        }
-    }
-    if args.no_wait {
-        // Nobody waited, so that no time was up.
-        outcome.ended = Ended::Proved;
-    }
-    render_report::print_problems_of(&outcome, settings.color_stderr);
-    if let Some(why) = &outcome.state_file_error {
-        let message = format!("the state file cannot be used, its last good state was reconciled:\n{why}");
-        say(Level::Error, &message, &[], settings.color_stderr);
-    }
-    Ok(ExitStatus::from_code(outcome.exit_code).unwrap_or(ExitStatus::Error))
-}
-
-async fn asked(settings: &Settings, timeout: Duration, kept: &Kept) -> Result<Outcome, AskError> {
-    let printer = Printer::new(settings.quiet, settings.color_stderr, false);
-    let mut answers = Asked::new(&kept.dir, &Request::reconcile(timeout)).await?;
-    loop {
-        let mut answer = answers.next().await?;
-        match answer.get_mut("outcome") {
-            Some(outcome) => {
-                return serde_json::from_value(outcome.take())
-                    .map_err(|err| AskError::Garbled { why: format!("the outcome: {err}") });
-            }
-            None => printer.told(&answer),
-        }
-    }
 }

@@ -1,14 +1,15 @@
 //! Checked strings. A value that enters through one of these is never asked about again.
 
+mod key;
+
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::labels::{PARTIAL, PARTIAL_SIDECAR, TEMPORARY};
 use crate::visible::acts;
+pub use key::ArtifactKey;
 
 /// Why a string is not what it should be. One sentence, lower case, naming what was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -256,141 +257,6 @@ impl fmt::Debug for ImageId {
     }
 }
 
-/// The key of an artifact in the manifest, e.g. `vm/images/openclaw-2026.4.12-arm64.tar.gz`: a relative, normal path
-/// below `vm/`, safe to join to the cache directory.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ArtifactKey(String);
-
-fn lies_below(path: &str, upper: &str) -> bool {
-    path.strip_prefix(upper).is_some_and(|rest| rest.starts_with('/'))
-}
-
-impl ArtifactKey {
-    /// Checks that the key stays below `vm/` whatever the manifest says.
-    ///
-    /// # Errors
-    /// When it is absolute, has `..`, `.`, an empty segment, a backslash or a control character, lies elsewhere, or has a
-    /// place that the cache needs itself.
-    pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
-        let text = text.into();
-        let refuse = |why: &str| Err(IdError(format!("artifact key {} {why}", found(&text))));
-        if text.len() > 512 {
-            return refuse("is longer than 512 bytes");
-        }
-        if text.starts_with('/') {
-            return refuse("is absolute; keys are relative to the cache");
-        }
-        if text.contains('\\') || text.chars().any(acts) {
-            return refuse("has a backslash or a control character");
-        }
-        if Path::new(&text).components().any(|part| !matches!(part, Component::Normal(_)))
-            || text.split('/').any(|part| part.is_empty() || part == "." || part == "..")
-        {
-            return refuse("has `..`, `.` or an empty segment; keys must be plain paths");
-        }
-        if !text.starts_with("vm/") {
-            return refuse("is not below `vm/`");
-        }
-        const MANIFEST: &str = "VM/MANIFEST.JSON";
-        // To macOS, names that differ in case are the same, and some letters have two lower cases.
-        let folded = if text.is_ascii() { text.to_ascii_uppercase() } else { text.to_uppercase() };
-        if folded == MANIFEST {
-            return refuse("is the manifest itself");
-        }
-        if lies_below(&folded, MANIFEST) {
-            return refuse("lies below the manifest itself");
-        }
-        if folded == "VM/IMAGES" {
-            return refuse("is the directory that tarballs lie in");
-        }
-        let ends = [PARTIAL, PARTIAL_SIDECAR].map(str::to_uppercase);
-        if folded.split('/').any(|part| ends.iter().any(|end| part.ends_with(end.as_str()))) {
-            return refuse("has a segment that ends like an unfinished download");
-        }
-        let beginning = TEMPORARY.to_uppercase();
-        if folded.split('/').any(|part| part.starts_with(&beginning)) {
-            return refuse("has a segment that begins like a temporary file");
-        }
-        Ok(Self(text))
-    }
-
-    /// Whether this key's file would lie in a directory of this path.
-    pub fn is_below(&self, path: &str) -> bool {
-        lies_below(&self.0, path)
-    }
-
-    /// The key as published.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The last path segment.
-    pub fn file_name(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or(&self.0)
-    }
-
-    /// Of a file named `<agent>-<version>-<arch>`, whatever follows the architecture after a dot: what stands before it,
-    /// and the architecture.
-    pub fn version_and_arch(&self) -> Option<(&str, Arch)> {
-        let (end, arch, _) = self.arch_ends_at()?;
-        Some((self.file_name().get(..end).filter(|stem| !stem.is_empty())?, arch))
-    }
-
-    /// Where in the file name the dash before the architecture stands, and where the architecture ends.
-    fn arch_ends_at(&self) -> Option<(usize, Arch, usize)> {
-        let name = self.file_name();
-        let found = Arch::ALL.into_iter().flat_map(|arch| {
-            let word = format!("-{arch}");
-            let ends: Vec<_> = name.match_indices(&word).map(|(at, word)| (at, arch, at + word.len())).collect();
-            ends
-        });
-        found.filter(|(_, _, end)| name.get(*end..).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))).max()
-    }
-
-    /// The key beside this one for bytes with this digest. It names the same agent, version and architecture.
-    pub fn beside(&self, digest: &Sha256Digest) -> ArtifactKey {
-        let short = &digest.to_string()[..16];
-        let name = self.file_name();
-        let at = self.arch_ends_at().map_or(name.len(), |(_, _, end)| end);
-        let directory = self.0.strip_suffix(name).unwrap_or_default();
-        let (before, after) = name.split_at(at);
-        let fits = name.len() + short.len() < 255;
-        let key = fits.then(|| Self::new(format!("{directory}{before}.{short}{after}")).ok()).flatten();
-        key.unwrap_or_else(|| Self(format!("vm/images/{digest}")))
-    }
-
-    /// Where this artifact lies in a cache directory.
-    pub fn path_in(&self, cache: &Path) -> PathBuf {
-        cache.join(&self.0)
-    }
-}
-
-impl fmt::Display for ArtifactKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for ArtifactKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl TryFrom<String> for ArtifactKey {
-    type Error = IdError;
-    fn try_from(text: String) -> Result<Self, IdError> {
-        Self::new(text)
-    }
-}
-
-impl From<ArtifactKey> for String {
-    fn from(key: ArtifactKey) -> String {
-        key.0
-    }
-}
-
 /// A sha256 digest. Written as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -511,101 +377,4 @@ impl fmt::Display for Arch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_stay_below_vm() {
-        for bad in [
-            "",
-            "/etc/passwd",
-            "vm/../x",
-            "vm/./x",
-            "vm//x",
-            "x/vm/y",
-            "vm",
-            "vm/",
-            "vm/a\\b",
-            "vm/a\nb",
-            "vm/manifest.json",
-            "vm/images/a.partial",
-            "vm/images/a.partial.json",
-            "vm/manifest.json/a",
-            "vm/Manifest.JSON",
-            "vm/manife\u{17f}t.json",
-            "vm/images",
-            "vm/images/a.partial/b",
-            "vm/images/a.Partial.Json/b",
-            "vm/.steadfast-tmp-manifest.json~",
-            "vm/.STEADFAST-TMP-x/a",
-        ] {
-            assert!(ArtifactKey::new(bad).is_err(), "{bad:?} was accepted");
-        }
-        let key = ArtifactKey::new("vm/images/a-1-x64.tar.gz").unwrap();
-        assert_eq!(key.path_in(Path::new("/c")), Path::new("/c/vm/images/a-1-x64.tar.gz"));
-        assert_eq!(key.file_name(), "a-1-x64.tar.gz");
-    }
-
-    #[test]
-    fn no_key_and_no_word_turns_the_direction_of_writing() {
-        assert!(ArtifactKey::new("vm/images/a-1-x64\u{202e}zg.rat").is_err());
-        assert_eq!(found("a\u{202e}b\u{1b}"), "`a\u{fffd}b\u{fffd}`");
-    }
-
-    #[test]
-    fn a_key_tells_version_and_architecture_whatever_it_ends_in() {
-        for (name, parts) in [
-            ("a-1.0-x64.tar.gz", Some(("a-1.0", Arch::X64))),
-            ("a-1.0-x64.tar.zst", Some(("a-1.0", Arch::X64))),
-            ("a-1.0-arm64.tar", Some(("a-1.0", Arch::Arm64))),
-            ("a-1.0-x64.tgz", Some(("a-1.0", Arch::X64))),
-            ("a-1.0-x64", Some(("a-1.0", Arch::X64))),
-            ("a-1-x64-2-arm64.tar", Some(("a-1-x64-2", Arch::Arm64))),
-            ("a-1.0-x64.0123456789abcdef.tar.gz", Some(("a-1.0", Arch::X64))),
-            ("a-1.0-sparc.tar.gz", None),
-            ("a-1.0-x64b.tar.gz", None),
-            ("x64.tar.gz", None),
-            ("-x64.tar.gz", None),
-        ] {
-            assert_eq!(ArtifactKey::new(format!("vm/images/{name}")).unwrap().version_and_arch(), parts, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_key_beside_another_names_the_same_version() {
-        let digest = Sha256Digest::from_bytes([0xab; 32]);
-        let beside = |key: &str| ArtifactKey::new(key).unwrap().beside(&digest);
-        assert_eq!(beside("vm/images/a-1.0-x64.tar.gz").as_str(), "vm/images/a-1.0-x64.abababababababab.tar.gz");
-        assert_eq!(beside("vm/odd").as_str(), "vm/odd.abababababababab");
-        let long = format!("vm/images/{}-x64.tar", "l".repeat(240));
-        assert_eq!(beside(&long).as_str(), format!("vm/images/{digest}"));
-    }
-
-    #[test]
-    fn digests_are_64_hex_digits_and_nothing_else() {
-        let text = "ab".repeat(32);
-        assert_eq!(Sha256Digest::parse(&text).unwrap().to_string(), text);
-        assert_eq!(Sha256Digest::parse(&text.to_uppercase()).unwrap().to_string(), text);
-        for bad in ["", "unused", &"ab".repeat(31), &"+a".repeat(32), &"é".repeat(32), &"zz".repeat(32)] {
-            assert!(Sha256Digest::parse(bad).is_err(), "{bad:?} was accepted");
-        }
-    }
-
-    #[test]
-    fn machine_words_become_arches() {
-        assert_eq!(Arch::from_machine("ia32").unwrap(), Arch::X64);
-        assert_eq!(Arch::from_machine("aarch64").unwrap(), Arch::Arm64);
-        assert_eq!(Arch::from_machine("arm").unwrap_err().to_string(), "unsupported host arch: arm");
-    }
-
-    #[test]
-    fn image_references_join_and_qualify() {
-        let by_digest = ImageRef::join("r.example/a", &format!("sha256:{}", "0".repeat(64))).unwrap();
-        assert!(by_digest.as_str().contains("@sha256:"));
-        let qualified = |text: &str| ImageRef::new(text).unwrap().qualified().to_string();
-        assert_eq!(qualified("agent:1"), "docker.io/library/agent:1");
-        assert_eq!(qualified("acme/agent:1"), "docker.io/acme/agent:1");
-        assert_eq!(qualified("localhost/agent:1"), "localhost/agent:1");
-        assert_eq!(qualified("127.0.0.1:5000/agent:1"), "127.0.0.1:5000/agent:1");
-    }
-}
+mod tests;

@@ -1,4 +1,6 @@
 //! Brings one artifact in: proved where it is, else downloaded in as many attempts as it takes, else a typed error.
+//!
+//! Long because one download is told from its beginning to its end.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};

@@ -6,6 +6,7 @@
 //!
 //! What it remembers explains and limits; what is to be done is always read off the newest observation.
 
+mod backing_off;
 mod backoff;
 pub mod broken;
 mod crash_loop;
@@ -28,9 +29,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use backing_off::BackingOff;
 pub(super) use backoff::Cause;
 pub(super) use outcome::{Draft, Finding, How};
-pub use view::{BackingOff, View};
+pub use view::View;
 
 use super::TakenStep;
 use super::run::{Event, Revision, Trigger};

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::backing_off::BackingOff;
 use super::backoff::{Cause, Failed, Failure};
 use super::crash_loop::Waiting;
 use super::in_flight::Running;
 use super::{Core, Effect, Now};
-use crate::act::in_one_line;
 use crate::model::{AgentName, ContainerId, ContainerSpec, FailureKind, Observed};
 use crate::plan::{Lane, Plan};
 use crate::readiness::AgentHealth;
@@ -42,51 +42,6 @@ pub struct View {
     pub hears_podman: bool,
     /// Why the handles cannot be written, if so.
     pub not_recorded: Option<String>,
-}
-
-/// Something that failed and is left alone for now.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BackingOff {
-    /// Which agent.
-    pub agent: Option<AgentName>,
-    /// What kind of failure it is.
-    pub kind: FailureKind,
-    /// The failure in a sentence.
-    pub cause: String,
-    /// How often in a row.
-    pub failures: u32,
-    /// When it is tried again; `None`: not before what is wanted changes.
-    pub retry_at: Option<SystemTime>,
-    /// It is a step that failed, rather than one that did not help.
-    pub is_a_step: bool,
-    /// What it is that failed, where that is a step.
-    step: Option<Cause>,
-}
-
-impl BackingOff {
-    /// The reason of the conditions of its agent.
-    fn reason(&self) -> ConditionReason {
-        match self.kind {
-            FailureKind::RolledBack => ConditionReason::RolledBack,
-            FailureKind::CrashLoop => ConditionReason::CrashLoop,
-            FailureKind::NonConvergent => ConditionReason::NonConvergent,
-            _ => ConditionReason::BackingOff,
-        }
-    }
-}
-
-impl std::fmt::Display for BackingOff {
-    /// Without the times: it is the same until it fails again. A log stays at the end.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (cause, log) = self.cause.split_at(in_one_line(&self.cause).len());
-        f.write_str(cause)?;
-        match (self.retry_at, self.failures) {
-            (None, _) => f.write_str("; not retried until the desired state changes")?,
-            (Some(_), 1) => f.write_str("; retried later")?,
-            (Some(_), failures) => write!(f, "; retried later, after {failures} failures")?,
-        }
-        f.write_str(log)
-    }
 }
 
 /// What has been reported, so that each thing is told once.
@@ -200,7 +155,7 @@ impl Core {
 
     /// What failed and is left alone for now.
     fn backing_off(&self, now: Now) -> Vec<BackingOff> {
-        let failed = self.backoff.iter().map(|(cause, failed)| backing_off(cause, failed, now));
+        let failed = self.backoff.iter().map(|(cause, failed)| BackingOff::of(cause, failed, now));
         failed.chain(self.crash_looping(now)).collect()
     }
 
@@ -219,7 +174,7 @@ impl Core {
 
     /// What fails again and again, as a problem.
     pub(super) fn recurring(&self, cause: &Cause, failed: &Failed, now: Now) -> Problem {
-        backing_off(cause, failed, now).as_problem()
+        BackingOff::of(cause, failed, now).as_problem()
     }
 
     /// One that was in a crash loop and that we started again is ready only once it has stayed up for as long as any that was
@@ -433,26 +388,6 @@ fn annotate(status: &mut Status, off: &BackingOff) {
     }
     let stalled = off.retry_at.is_none() || off.kind == FailureKind::NonConvergent;
     not_ready(&mut agent.conditions, stalled, off.reason(), &off.to_string());
-}
-
-impl BackingOff {
-    /// It as something that keeps an agent from what is wanted.
-    pub(super) fn as_problem(&self) -> Problem {
-        let (cause, message) = (self.cause.clone(), self.to_string());
-        Problem::Recurring { agent: self.agent.clone(), kind: self.kind, cause, message }
-    }
-}
-
-fn backing_off(cause: &Cause, failed: &Failed, now: Now) -> BackingOff {
-    BackingOff {
-        agent: cause.agent.clone(),
-        kind: failed.failure.kind(),
-        cause: failed.failure.to_string(),
-        failures: failed.failures,
-        retry_at: failed.retry_at.map(|at| now.wall_at(at)),
-        is_a_step: failed.failure.error().is_some(),
-        step: Some(cause.clone()),
-    }
 }
 
 #[cfg(test)]
