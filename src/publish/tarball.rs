@@ -21,12 +21,15 @@ use super::dist;
 use super::members::Written;
 use super::packing::Packing;
 use super::place;
-use crate::backend::podman::{Api, BuildImage};
+use crate::backend::podman::{Api, BuildImage, is_of_a_layer_gone};
 use crate::backend::{ByteStream, EngineError, Progress};
 use crate::model::{Arch, ArtifactKey, ImageId, ImageRef, Images, Sha256Digest};
 
 /// What the file of instructions is called where nobody says.
 const CONTAINERFILES: [&str; 2] = ["Containerfile", "Dockerfile"];
+
+/// So often is built what fails only since somebody else removes images meanwhile.
+const BUILD_TRIES: u32 = 5;
 
 /// A tarball that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -155,7 +158,16 @@ async fn built(
     let reference = agent.reference();
     let build = BuildImage { reference: &reference, platform, containerfile: &containerfile, args };
     said(&format!("building `{reference}` for {platform}"));
-    Ok(podman.build(&build, packed_directory(context.clone()), |line| said(line)).await?)
+    let mut tries = 1;
+    loop {
+        match podman.build(&build, packed_directory(context.clone()), |line| said(line)).await {
+            Err(err) if tries < BUILD_TRIES && is_of_a_layer_gone(&err) => {
+                said("somebody else removed a layer that this build was about to use; building again");
+                tries += 1;
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
 }
 
 /// A directory as a tar, as it is read.

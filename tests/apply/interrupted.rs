@@ -182,7 +182,7 @@ fn what_served_serves_on_when_its_successor_is_not_waited_for() {
     let (name, serves) = (world.name("a"), id_of(&world.name("a")));
     world.state(&[&agent("\"false\"")]);
 
-    world.run("apply --timeout 4s").expect(4).says("it did not become healthy in time");
+    world.run("apply --timeout 12s").expect(4).says("it did not become healthy in time");
     assert_eq!((id_of(&name), world.runs("a"), world.leftovers()), (serves.clone(), true, Vec::new()));
 
     let mut running = world.spawn("apply");

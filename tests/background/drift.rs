@@ -151,7 +151,7 @@ fn a_log_that_is_cut_off_goes_on_without_loss() {
     std::thread::sleep(Duration::from_millis(700));
     service.end(Signal::KILL);
     let lost = follow.end().expect(1);
-    assert!(lost.stderr.contains("cut off") && lost.stderr.contains("error: "), "{}", lost.stderr);
+    assert!(lost.stderr.contains("broke off") && lost.stderr.contains("error: "), "{}", lost.stderr);
     service.again();
 }
 

@@ -262,6 +262,11 @@ pub(super) fn is_of_a_lost_storage(err: &EngineError) -> bool {
     says(&err.message, &["container not known"])
 }
 
+/// Whether a build failed over a layer that it found and that somebody else removed before it was used (Podman 4.3.1).
+pub(crate) fn is_of_a_layer_gone(err: &EngineError) -> bool {
+    says(&err.message, &["layer not known"])
+}
+
 /// What a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum About {

@@ -96,12 +96,19 @@ pub(super) async fn start(podman: &impl Lifecycle, id: &ContainerId) -> Result<(
     }
 }
 
-/// Waits until Podman is done with a container that was stopped, which it is as a rule. Yields whether it runs again.
+/// Waits until Podman is done with a container that was stopped, which it is as a rule. Yields whether it runs again, or has
+/// been restarted meanwhile: what ends at once may be down whenever it is inspected.
 pub(super) async fn comes_back(podman: &impl Lifecycle, id: &ContainerId, began: Instant) -> Result<bool, EngineError> {
+    let mut restarts = None;
     while began.elapsed() < COMES_BACK {
         match podman.inspect(id).await? {
             Some(ContainerState { phase: Phase::Running, .. }) => return Ok(true),
-            Some(ContainerState { phase: Phase::Stopping, .. }) => tokio::time::sleep(COMES_BACK_STEP).await,
+            Some(ContainerState { phase: Phase::Stopping, restarts: now, .. }) => {
+                if *restarts.get_or_insert(now) != now {
+                    return Ok(true);
+                }
+                tokio::time::sleep(COMES_BACK_STEP).await;
+            }
             _ => break,
         }
     }

@@ -51,6 +51,7 @@ pub use address::Machine;
 pub use api::Api;
 pub use auth::Logins;
 pub use emulation::here as emulated_here;
+pub(crate) use error::is_of_a_layer_gone;
 pub use error::{ExecRefusal, is_of_plain_http};
 pub use ladder::Ladder;
 pub use place::PodmanAt;

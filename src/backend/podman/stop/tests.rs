@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::*;
 
 /// A Podman whose container ends as soon as it is started, so that no stop finds it running.
@@ -8,6 +10,9 @@ struct Restless {
     tidies_late: std::sync::atomic::AtomicBool,
     /// It restarts the container between a stop and its tidying up, so that it refuses the latter, once.
     refuses: std::sync::atomic::AtomicBool,
+    /// It is never found running, and restarted between any two inspections.
+    is_never_seen: bool,
+    restarts: std::sync::atomic::AtomicU32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,18 +30,20 @@ impl Restless {
             now: Mutex::new(Now::Running),
             tidies_late: tidies_late.into(),
             refuses: refuses.into(),
+            is_never_seen: false,
+            restarts: 0.into(),
         }
     }
 
     fn seen(&self) -> ContainerState {
         let status = match *self.now.lock().unwrap() {
-            Now::Running => "running",
-            Now::Between => "stopping",
+            Now::Running if !self.is_never_seen => "running",
+            Now::Running | Now::Between => "stopping",
             Now::Ready => "initialized",
             Now::Down => "exited",
         };
         let answer = serde_json::json!({
-            "Id": "c".repeat(64), "Name": "a", "State": {"Status": status},
+            "Id": "c".repeat(64), "Name": "a", "RestartCount": self.restarts.load(Relaxed), "State": {"Status": status},
             "HostConfig": {"RestartPolicy": {"Name": "always"}},
         });
         crate::backend::podman::wire::inspected(&answer).unwrap().1
@@ -53,6 +60,8 @@ impl Lifecycle for Restless {
         let mut now = self.now.lock().unwrap();
         if *now == Now::Between {
             *now = Now::Running;
+        } else if *now == Now::Running {
+            self.restarts.fetch_add(1, Relaxed);
         }
         Ok(Some(seen))
     }
@@ -62,15 +71,15 @@ impl Lifecycle for Restless {
     }
 
     async fn stop_once(&self, _: &ContainerId, _: Duration) -> Result<(), EngineError> {
-        let late = self.tidies_late.load(std::sync::atomic::Ordering::Relaxed);
+        let late = self.tidies_late.load(Relaxed);
         let mut now = self.now.lock().unwrap();
         match *now {
-            Now::Ready if late => self.tidies_late.store(false, std::sync::atomic::Ordering::Relaxed),
+            Now::Ready if late => self.tidies_late.store(false, Relaxed),
             Now::Ready => *now = Now::Down,
             Now::Running => *now = Now::Between,
             Now::Between | Now::Down => {}
         }
-        if self.refuses.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        if self.refuses.swap(false, Relaxed) {
             return Err(EngineError::new(EngineErrorKind::CommandFailed, "running or paused, refusing to clean up"));
         }
         Ok(())
@@ -122,9 +131,11 @@ impl Lifecycle for Restless {
 async fn what_is_down_at_each_stop_is_held_between_two_restarts() {
     let id = ContainerId::new("c".repeat(64)).unwrap();
     for (tidies_late, refuses) in [(false, false), (true, false), (false, true), (true, true)] {
-        let podman = Restless::new(tidies_late, refuses);
-        stop(&podman, &id, Duration::from_secs(1)).await.unwrap();
-        assert_eq!(*podman.now.lock().unwrap(), Now::Down, "{tidies_late} {refuses}");
+        for is_never_seen in [false, true] {
+            let podman = Restless { is_never_seen, ..Restless::new(tidies_late, refuses) };
+            stop(&podman, &id, Duration::from_secs(1)).await.unwrap();
+            assert_eq!(*podman.now.lock().unwrap(), Now::Down, "{tidies_late} {refuses} {is_never_seen}");
+        }
     }
 }
 

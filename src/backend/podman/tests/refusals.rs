@@ -160,3 +160,12 @@ async fn a_command_that_is_refused_keeps_its_environment_to_itself() {
         assert!(err.message.contains("not found") && !format!("{err:?}").contains("canary"), "{err:?}");
     }
 }
+
+#[test]
+fn a_build_whose_cached_layer_was_removed_is_told_from_one_that_is_wrong() {
+    let failed = |why: &str| EngineError::new(EngineErrorKind::ApiError, format!("failed to build image `a:1`: {why}"));
+    // Podman 4.3.1, beside somebody who removes images.
+    let gone = "checking if cached image exists from a previous build: getting top layer info: layer not known";
+    assert!(super::super::is_of_a_layer_gone(&failed(gone)));
+    assert!(!super::super::is_of_a_layer_gone(&failed("no such file or directory")));
+}
