@@ -30,9 +30,6 @@ const QUIET: Duration = Duration::from_secs(900);
 /// An edit is begun so soon, whatever else is under way.
 const PROMPT: Duration = Duration::from_secs(3);
 
-/// Longer than any schedule.
-const FOR_EVER: Duration = Duration::from_secs(86_400);
-
 /// Nothing takes longer.
 const SLOWEST: Duration = Duration::from_secs(10);
 
@@ -94,8 +91,8 @@ struct Play {
     is_calm: bool,
     /// Agents whose container somebody pauses again and again.
     frozen: BTreeSet<usize>,
-    /// Until when something takes long that others wait for.
-    slow_until: Option<Instant>,
+    /// When what others wait for was made slow, or quick again.
+    paced: Option<Instant>,
     /// When each agent was edited last.
     edited: BTreeMap<usize, Instant>,
     /// Agents that somebody may take the container of.
@@ -208,7 +205,7 @@ impl Play {
             is_calm: true,
             frozen: BTreeSet::new(),
             edited: BTreeMap::new(),
-            slow_until: None,
+            paced: None,
             may_vanish: BTreeSet::new(),
             away_since: None,
             ahead: 0,
@@ -390,10 +387,8 @@ impl Play {
                 }
             }
             Event::Slow(word, millis) => {
-                // What is under way may take as long as before.
                 if !WAITS.contains(word) {
-                    let is_usual = *millis == 0;
-                    self.slow_until = Some(Instant::now() + if is_usual { SLOWEST } else { FOR_EVER });
+                    self.paced = Some(Instant::now());
                 }
                 let usual = usual_latency().get(word).copied().unwrap_or_default();
                 self.fake.state().latency.insert(word, usual.max(Duration::from_millis(*millis)));
@@ -449,7 +444,11 @@ impl Play {
     fn expect_promptness(&mut self, event: &Event, next: u64) {
         let Event::Edit(who, Edit::Mode(mode)) = event else { return };
         let name = agent_name(AGENTS[*who]);
-        let is_quick = self.slow_until.is_none_or(|slow| slow < Instant::now());
+        let usual = usual_latency();
+        let is_usual = |(word, latency)| WAITS.contains(word) || usual.get(word).unwrap_or(&Duration::ZERO) == latency;
+        // What is under way may take as long as before.
+        let is_quick =
+            self.fake.state().latency.iter().all(is_usual) && self.paced.is_none_or(|paced| paced.elapsed() > SLOWEST);
         // What an edit a moment ago led to is not in the view yet.
         let is_settled = self.edited.get(who).is_none_or(|at| at.elapsed() > PROMPT);
         let is_prompt = is_settled && next >= 4_000 && self.is_calm && is_quick && !self.frozen.contains(who);
