@@ -47,7 +47,7 @@ struct VmHandle<'a> {
     ssh_config: &'a Path,
     socket: Option<&'a Path>,
     transport: Option<&'static str>,
-    #[serde(rename = "route")]
+    #[serde(rename = "rung")]
     route: Option<&'static str>,
 }
 

@@ -88,7 +88,7 @@ pub struct VmStatus {
     /// `api` or `shell`; null while Podman in it is not reached.
     pub transport: Option<&'static str>,
     /// `forward`, `reconnect`, `ssh` or `shell`: the way in use.
-    #[serde(rename = "route")]
+    #[serde(rename = "rung")]
     pub route: Option<&'static str>,
     /// How often each way was tried since whoever observes began.
     pub tries: BTreeMap<&'static str, u32>,

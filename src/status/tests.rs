@@ -48,3 +48,23 @@ fn a_condition_keeps_its_time_until_its_status_or_reason_changes() {
         assert_eq!(now.observed_at, "t2");
     }
 }
+
+/// Scripts read them.
+#[test]
+fn the_fields_of_a_machine_keep_their_names() {
+    let vm = VmStatus {
+        instance: "dev".to_owned(),
+        status: "Running".to_owned(),
+        transport: Some("api"),
+        route: Some("forward"),
+        tries: BTreeMap::from([("forward", 1)]),
+        cpus: Some(2),
+        memory: None,
+        disk: None,
+        error: None,
+    };
+    let shown = serde_json::to_string(&vm).unwrap();
+    let wanted =
+        r#"{"instance":"dev","status":"Running","transport":"api","rung":"forward","tries":{"forward":1},"cpus":2}"#;
+    assert_eq!(shown, wanted);
+}

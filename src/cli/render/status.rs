@@ -38,7 +38,7 @@ struct Page {
 struct Vm {
     instance: String,
     status: String,
-    #[serde(rename = "route")]
+    #[serde(rename = "rung")]
     route: Option<String>,
     error: Option<String>,
 }
