@@ -60,7 +60,7 @@ fn a_bad_edit_takes_nothing_down_and_the_next_good_one_is_done() {
     assert_eq!((starts(&id(&world, "a")), world.leftovers()), (1, Vec::new()));
 }
 
-/// Promised by issue 13: nothing is recreated that exists as wanted.
+/// Nothing is recreated that exists as wanted.
 #[test]
 fn an_edit_that_is_taken_back_interrupts_nobody() {
     let world = World::new();
