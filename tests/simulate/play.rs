@@ -210,7 +210,7 @@ impl Play {
             away_since: None,
             ahead: 0,
             looks: Allowance::new(100.0, 1.0),
-            starts: Allowance::new(20.0 * AGENTS.len() as f64, 0.1 * AGENTS.len() as f64),
+            starts: Allowance::new(8.0 * AGENTS.len() as f64, 0.1 * AGENTS.len() as f64),
             watched: (Instant::now(), 0),
             prompt: Vec::new(),
         }
