@@ -2,11 +2,11 @@
 //!
 //! A difference is told by its values, wanted and found; a wish that changed meanwhile is another difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::backoff::Attempt;
 use super::broken::Broken;
-use crate::plan::{Action, Plan, Reason, StartMode, Step, StepKey};
+use crate::plan::{Action, Lane, Plan, Reason, StartMode, Step, StepKey};
 
 /// A step that succeeded so often in a row, and is still wanted for the same difference, does not help.
 const REPEATS: u32 = 2;
@@ -34,6 +34,7 @@ impl Difference {
 #[derive(Debug)]
 struct Removed {
     difference: Difference,
+    lane: Lane,
     times: u32,
     /// It succeeded since the last observation that counted it.
     is_new: bool,
@@ -56,16 +57,19 @@ impl DriftAgain {
         match self.removed.get_mut(&step.key()) {
             Some(removed) if removed.difference.is(&difference) => removed.is_new = true,
             _ => {
-                self.removed.insert(step.key(), Removed { difference, times: 0, is_new: true });
+                self.removed.insert(step.key(), Removed { difference, lane: step.lane(), times: 0, is_new: true });
             }
         }
     }
 
-    /// What an observation that began after those successes finds wanted. Yields the steps that succeeded and do not help.
-    /// What cannot be seen has not gone away.
-    pub(super) fn observed<'p>(&mut self, plan: &'p Plan, is_all_seen: bool) -> Vec<&'p Step> {
+    /// What an observation finds wanted, except in the lanes in which a step has ended since it began. Yields the steps that
+    /// succeeded and do not help. What cannot be seen has not gone away.
+    pub(super) fn observed<'p>(&mut self, plan: &'p Plan, is_all_seen: bool, stale: &BTreeSet<Lane>) -> Vec<&'p Step> {
         let mut again = Vec::new();
         self.removed.retain(|key, removed| {
+            if stale.contains(&removed.lane) {
+                return true;
+            }
             let same = |step: &&Step| step.key() == *key && removed.difference.is(&Difference::of(step));
             let Some(step) = plan.ready.iter().find(same) else {
                 return !is_all_seen || plan.waiting.iter().any(|waiting| waiting.key() == *key);
@@ -102,15 +106,15 @@ mod tests {
         let mut drift = DriftAgain::default();
         drift.succeeded(&step("two"));
         let again = plan(&[step("two")]);
-        assert!(drift.observed(&again, true).is_empty(), "once may be somebody else's doing");
-        assert!(drift.observed(&again, true).is_empty(), "nothing was done about it since");
+        assert!(drift.observed(&again, true, &BTreeSet::new()).is_empty(), "once may be somebody else's doing");
+        assert!(drift.observed(&again, true, &BTreeSet::new()).is_empty(), "nothing was done about it since");
         drift.succeeded(&step("two"));
-        assert_eq!(drift.observed(&again, true), [&step("two")]);
+        assert_eq!(drift.observed(&again, true, &BTreeSet::new()), [&step("two")]);
 
         let mut drift = DriftAgain::default();
         for wish in ["two", "three", "four", "five"] {
             drift.succeeded(&step(wish));
-            assert!(drift.observed(&plan(&[step("six")]), true).is_empty(), "{wish}");
+            assert!(drift.observed(&plan(&[step("six")]), true, &BTreeSet::new()).is_empty(), "{wish}");
         }
     }
 
@@ -119,13 +123,27 @@ mod tests {
         let mut drift = DriftAgain::default();
         let again = plan(&[step("two")]);
         drift.succeeded(&step("two"));
-        drift.observed(&again, true);
+        drift.observed(&again, true, &BTreeSet::new());
         drift.succeeded(&step("two"));
-        assert!(drift.observed(&plan(&[]), true).is_empty());
+        assert!(drift.observed(&plan(&[]), true, &BTreeSet::new()).is_empty());
         drift.succeeded(&step("two"));
-        assert!(drift.observed(&again, true).is_empty(), "it had gone");
-        drift.observed(&plan(&[]), false);
+        assert!(drift.observed(&again, true, &BTreeSet::new()).is_empty(), "it had gone");
+        drift.observed(&plan(&[]), false, &BTreeSet::new());
         drift.succeeded(&step("two"));
-        assert_eq!(drift.observed(&again, true).len(), 1, "it was not seen, and had not gone");
+        assert_eq!(drift.observed(&again, true, &BTreeSet::new()).len(), 1, "it was not seen, and had not gone");
+    }
+
+    #[test]
+    fn what_ended_meanwhile_is_not_counted_and_all_else_is() {
+        let (mut drift, again) = (DriftAgain::default(), plan(&[step("two")]));
+        let stale = BTreeSet::from([step("two").lane()]);
+        let other = BTreeSet::from([Lane::Vm]);
+        for _ in 0..3 {
+            drift.succeeded(&step("two"));
+            assert!(drift.observed(&again, true, &stale).is_empty(), "seen before the step had ended");
+        }
+        assert!(drift.observed(&again, true, &other).is_empty());
+        drift.succeeded(&step("two"));
+        assert_eq!(drift.observed(&again, true, &other).len(), 1);
     }
 }

@@ -96,6 +96,7 @@ impl Core {
         let plan = acted.unwrap_or_else(|| full.clone());
         if !worth.stale.is_empty() && !Broken::StaleIsFresh.is_in() {
             // It may be older than what those steps did. For the others it is as good as any.
+            self.notice_what_does_not_help(&plan, is_all_seen(&observed), &worth.stale, now);
             self.start_ready(&plan, &observed, &worth.stale, now);
             return self.answer_overdue(now);
         }
@@ -166,8 +167,8 @@ impl Core {
 
     /// What an observation tells of earlier failures and successes.
     fn learn(&mut self, observed: &Observed, full: &Plan, plan: &Plan, now: Now) {
-        let is_all_seen = observed.guest.unknown().is_none() && observed.artifacts.unknown().is_none();
-        self.notice_what_does_not_help(plan, is_all_seen, now);
+        let is_all_seen = is_all_seen(observed);
+        self.notice_what_does_not_help(plan, is_all_seen, &BTreeSet::new(), now);
         if !is_all_seen {
             return;
         }
@@ -187,8 +188,8 @@ impl Core {
     }
 
     /// A difference that comes back although the step that removes it succeeds is not fought over.
-    fn notice_what_does_not_help(&mut self, plan: &Plan, is_all_seen: bool, now: Now) {
-        let again: Vec<Step> = self.drift_again.observed(plan, is_all_seen).into_iter().cloned().collect();
+    fn notice_what_does_not_help(&mut self, plan: &Plan, is_all_seen: bool, stale: &BTreeSet<Lane>, now: Now) {
+        let again: Vec<Step> = self.drift_again.observed(plan, is_all_seen, stale).into_iter().cloned().collect();
         for step in again {
             let failure = Failure::NonConvergent { step: Box::new(step.clone()) };
             let schedule = if self.is_once() { Schedule::UntilChanged } else { Schedule::Lasting };
@@ -389,4 +390,8 @@ impl Core {
         let settled = self.last_start.filter(|_| self.waits())? + self.terms.settle;
         (settled > self.observed_from).then_some(settled)
     }
+}
+
+fn is_all_seen(observed: &Observed) -> bool {
+    observed.guest.unknown().is_none() && observed.artifacts.unknown().is_none()
 }
