@@ -192,6 +192,45 @@ async fn a_crash_loop_backs_off_and_costs_the_others_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_podman_that_comes_and_goes_is_not_asked_for_what_fails_from_the_beginning_each_time() {
+    let mut run = Background::start(Story::new(&["a", "b"]));
+    run.converged().await;
+    for (word, point) in [("create", FaultPoint::Before), ("ping", FaultPoint::Hang)] {
+        run.fake.order(Fault { times: usize::MAX, ..Fault::transient(word, point, 1) });
+    }
+    run.edit(|desired| {
+        desired.agents.get_mut("a").unwrap().container.env.insert("MODE".into(), Text::plain("two"));
+    });
+    quiet(600).await;
+    let (listened, creates) = (run.count("events"), run.count("create"));
+    assert!(listened > 20 && creates <= listened + 12, "{creates} times created, {listened} times connected");
+}
+
+/// While one of them is observed, a step of the other one ends: each observation is fresh for one of them alone.
+#[tokio::test(start_paused = true)]
+async fn two_that_somebody_pauses_again_and_again_are_not_fought_over() {
+    let mut run = Background::start(Story::new(&["a", "b"]));
+    run.converged().await;
+    run.fake.state().latency.extend([("look", Duration::from_millis(5)), ("unpause", Duration::from_millis(1))]);
+    let looks = run.count("look");
+    // While the first one is unpaused, a second observation is under way already, and finds the other one paused.
+    for name in ["demo-a", "demo-a", "demo-b"] {
+        {
+            let mut state = run.fake.state();
+            state.frozen.insert(name.to_owned());
+            state.named_mut(name).unwrap().phase = Phase::Paused;
+            state.tell("pause", name, None);
+        }
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    quiet(60).await;
+    let (looks, unpauses) = (run.count("look") - looks, run.count("unpause"));
+    assert!(unpauses <= 30 && looks <= 80, "{unpauses} times unpaused, {looks} observations in a minute");
+    let view = run.view.borrow().clone().unwrap();
+    assert_eq!(view.backing_off.len(), 2, "{:?}", view.backing_off);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_podman_restarts_all_the_time_is_given_a_rest() {
     let mut run = Background::start(Story::new(&["a"]));
     run.converged().await;

@@ -276,11 +276,13 @@ impl FailureBackoff {
         self.all.retain(|cause, _| !is_over(cause));
     }
 
-    /// Forgets what failed since Podman could not be reached, now that it can.
-    pub(super) fn forget_unreachable(&mut self) {
-        self.all.retain(|_, failed| {
-            !matches!(failed.failure.kind(), FailureKind::TransportUnavailable | FailureKind::Timeout)
-        });
+    /// Podman can be reached again: what failed since it could not may be tried now. It still counts, since a Podman that comes and
+    /// goes is no reason to hammer it.
+    pub(super) fn try_unreachable_now(&mut self, now: Instant) {
+        let is_unreachable = |failed: &&mut Failed| {
+            matches!(failed.failure.kind(), FailureKind::TransportUnavailable | FailureKind::Timeout)
+        };
+        self.all.values_mut().filter(is_unreachable).for_each(|failed| failed.retry_at = Some(now));
     }
 
     /// Somebody asks: everything may be tried now.

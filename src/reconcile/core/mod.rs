@@ -271,7 +271,7 @@ impl Core {
             }
             EngineNotice::Connected => {
                 self.connected = true;
-                self.backoff.forget_unreachable();
+                self.backoff.try_unreachable_now(now.at);
                 self.observing.ask(Trigger::Podman, now.at);
             }
             EngineNotice::Lost { .. } => {
