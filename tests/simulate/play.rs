@@ -30,7 +30,10 @@ const QUIET: Duration = Duration::from_secs(900);
 /// An edit is begun so soon, whatever else is under way.
 const PROMPT: Duration = Duration::from_secs(3);
 
-/// Nothing takes longer.
+/// What does not answer is waited for so long.
+const ANSWERS: Duration = Duration::from_secs(30);
+
+/// Nothing that answers takes longer.
 const SLOWEST: Duration = Duration::from_secs(10);
 
 /// What may take long without holding up anybody else.
@@ -97,11 +100,13 @@ struct Play {
     edited: BTreeMap<usize, Instant>,
     /// Agents that somebody may take the container of.
     may_vanish: BTreeSet<usize>,
+    /// The names that somebody gave to ours, and when.
+    renamed: BTreeMap<String, Instant>,
     /// Since when Podman does not answer at all.
     away_since: Option<Instant>,
     /// How far the clock on the wall is ahead.
     ahead: u64,
-    /// Observations, and starts of containers.
+    /// Observations, and tries to start a container.
     looks: Allowance,
     starts: Allowance,
     /// When it was looked at what has happened, and how many calls there were.
@@ -159,7 +164,7 @@ async fn beginning() -> (Fake, Desired) {
         offer(&mut state, "2");
         offer(&mut state, "1");
         state.latency = usual_latency();
-        state.answer_within = Some(Duration::from_secs(30));
+        state.answer_within = Some(ANSWERS);
         for agent in AGENTS {
             for version in ["1", "2"] {
                 state.registry.insert(reference_of(agent, version), image_of(agent, version));
@@ -207,6 +212,7 @@ impl Play {
             edited: BTreeMap::new(),
             paced: None,
             may_vanish: BTreeSet::new(),
+            renamed: BTreeMap::new(),
             away_since: None,
             ahead: 0,
             looks: Allowance::new(100.0, 1.0),
@@ -424,10 +430,15 @@ impl Play {
         let count = |word: &str| calls.iter().filter(|call| call.word == word).count();
         let looks = self.looks.after(passed, count("look"));
         ensure!(looks, "{} observations within {passed:.1} s", count("look"));
-        let started = count("start") + count("unpause");
-        let starts = self.starts.after(passed, started);
-        ensure!(starts, "{started} times started or unpaused within {passed:.1} s");
-        ensure!(state.blindly_made.is_empty(), "made although it was there: {:?}", state.blindly_made);
+        // A replacement that is rolled back starts its predecessor too, and is one try.
+        let (created, started) = (count("create"), count("start") + count("unpause"));
+        let starts = self.starts.after(passed, created.max(started.saturating_sub(created)));
+        ensure!(starts, "{created} times created, {started} times started or unpaused within {passed:.1} s");
+        // Somebody may take a name between the observation and its use.
+        let unseen = ANSWERS + 2 * SLOWEST;
+        let took = |call: &Call| self.renamed.get(&call.target).is_some_and(|at| call.at < *at + unseen);
+        let blindly_made = state.blindly_made.iter().find(|call| !took(call));
+        ensure!(blindly_made.is_none(), "made although it was there: {blindly_made:?}");
         let view = self.run.as_ref().and_then(|run| run.view.borrow().clone());
         for off in view.iter().flat_map(|view| &view.backing_off) {
             let is_lost = off.retry_at.is_none() && off.kind == FailureKind::TransportUnavailable;
@@ -602,6 +613,7 @@ impl Play {
                     return;
                 }
                 state.named_mut(&name).unwrap().name = container_name(&other);
+                self.renamed.insert(other, Instant::now());
                 ("rename", None)
             }
         };
