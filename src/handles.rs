@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use serde::Serialize;
 
 use crate::files;
 use crate::model::vm::Process;
 use crate::model::{Observed, Owner, Phase, Reach, Route, VmState};
+use crate::mutex::guard;
 use crate::time::rfc3339;
 
 /// Where handles are kept.
@@ -169,11 +170,6 @@ impl Scratch {
             }
         }
     }
-}
-
-/// The value, also after a panic elsewhere: nothing here is ever left half changed.
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The word for a phase in JSON.

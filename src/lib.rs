@@ -35,6 +35,7 @@ mod files;
 pub mod fuzzing;
 pub mod handles;
 pub mod model;
+mod mutex;
 pub mod observe;
 pub mod plan;
 pub mod publish;

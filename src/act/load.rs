@@ -4,7 +4,7 @@
 //! here, unless the name points to an image that somebody else gave it to.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ use super::ActError;
 use crate::backend::{ByteStream, Engine, EngineError, EngineErrorKind, Progress, Store, StoreError, Vm, World};
 use crate::error::Chain;
 use crate::model::{Artifact, ImageId, ImageRef, Images};
+use crate::mutex::guard;
 
 /// What is to be loaded, and for which name.
 pub(super) struct Load<'a> {
@@ -183,7 +184,7 @@ impl Sending {
         let tar = tar.map_err(move |err| {
             let words = err.to_string();
             let cause = err.into_inner().and_then(|inner| inner.downcast::<StoreError>().ok());
-            *on_break.broken.lock().unwrap_or_else(PoisonError::into_inner) = cause.map(|cause| *cause);
+            *guard(&on_break.broken) = cause.map(|cause| *cause);
             std::io::Error::other(words)
         });
         let tar = tar.inspect_ok(move |bytes| counted.sent.send_modify(|sent| *sent += bytes.len() as u64));
@@ -192,7 +193,7 @@ impl Sending {
     }
 
     fn broken(&self) -> Option<StoreError> {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
+        guard(&self.broken).take()
     }
 
     /// Whether it was read to its end.

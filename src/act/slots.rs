@@ -2,9 +2,11 @@
 //! gives its slot to another, and is served before those that have not begun when it comes back.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::mutex::guard;
 
 /// So many steps work at once.
 #[derive(Debug, Clone)]
@@ -42,7 +44,7 @@ impl fmt::Debug for SlotGuard {
 
 impl SlotGuard {
     fn put(&self, permit: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
-        std::mem::replace(&mut *self.permit.lock().unwrap_or_else(PoisonError::into_inner), permit)
+        std::mem::replace(&mut *guard(&self.permit), permit)
     }
 
     async fn acquire(&self) {

@@ -17,7 +17,7 @@ pub use faults::{Fault, FaultPoint};
 pub use vm::FakeVm;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -29,6 +29,7 @@ use crate::model::{
     ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, LoadedImage, Manifest, Phase,
     Sha256Digest, Volume,
 };
+use crate::mutex::guard;
 
 /// How long Podman takes to restart what ended.
 const PODMAN_RESTARTS_IN: Duration = Duration::from_millis(150);
@@ -205,7 +206,7 @@ impl Fake {
 
     /// What is in it.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        guard(&self.inner)
     }
 
     /// Orders a failure.

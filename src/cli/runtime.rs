@@ -3,12 +3,14 @@
 
 use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
 use super::{CliError, ExitStatus, Settings};
+
+use crate::mutex::guard;
 
 /// Threads for work that blocks, made at once: while there is one, tokio keeps work that it gets no thread for until one is free,
 /// and without any it panics. A few, since some work waits for a reader that may never go.
@@ -41,12 +43,12 @@ fn make_blocking_threads(runtime: &Runtime) {
         // Each needs a thread while those before it wait.
         runtime.spawn_blocking(move || {
             let (is_open, opens) = &*gate;
-            let waiting = is_open.lock().unwrap_or_else(PoisonError::into_inner);
+            let waiting = guard(is_open);
             drop(opens.wait_while(waiting, |is_open| !*is_open));
         });
     }
     let (is_open, opens) = &*gate;
-    *is_open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    *guard(is_open) = true;
     opens.notify_all();
 }
 

@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::mutex::guard;
 
 /// Their names. Each is locked by us for as long as it stands here, so nobody else's file is called so.
 static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+    guard(&LIVE)
 }
 
 /// Makes a temporary file ours, by `how`, which does not wait. Once the process ends, that waits for ever: a file that was made

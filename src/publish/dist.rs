@@ -18,6 +18,7 @@ use crate::model::ids::clean;
 use crate::model::labels::{DIGEST_SIDECAR, LAYERS_LIST, beside};
 use crate::model::layers::MAX_LAYERS_BYTES;
 use crate::model::{Arch, LayerIndex, Sha256Digest, hashing};
+use crate::mutex::guard;
 
 /// How much of a sidecar's line is shown: a digest, and a name of some length.
 const SHOWN: usize = 160;
@@ -195,7 +196,7 @@ pub fn verified_all(tarballs: &[PathBuf]) -> Result<Vec<Hashed>, DistError> {
         let work = || {
             let mut done = Vec::new();
             loop {
-                let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+                let next = guard(&queue).next();
                 let Some((at, tarball)) = next else { return done };
                 done.push((at, verified(tarball)));
             }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use flate2::{Compression, GzBuilder};
@@ -14,6 +14,7 @@ use flate2::{Compression, GzBuilder};
 pub use crate::model::Member;
 use crate::model::Sha256Digest;
 use crate::model::hashing::Hashing;
+use crate::mutex::guard;
 
 /// The most plain bytes of one member (4 MiB).
 pub const CHUNK: usize = 4 * 1024 * 1024;
@@ -138,7 +139,7 @@ fn gone() -> io::Error {
 
 fn work(inbox: &Mutex<Receiver<Job>>, level: u32) {
     loop {
-        let job = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = guard(inbox).recv();
         let Ok((plain, answer)) = job else { return };
         // Whoever waited may have given up.
         let _ = answer.send(compress(&plain, level));

@@ -2,8 +2,8 @@
 //!
 //! Long because one download is told from its beginning to its end.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
@@ -22,6 +22,7 @@ use super::{Cache, Progress, StoreError};
 use crate::backend::Transferred;
 use crate::backend::http::{Answer, Ask, Failure, Status};
 use crate::model::{Artifact, ArtifactKey, Location, Sha256Digest};
+use crate::mutex::guard;
 
 /// Pieces that wait between the network and the disk. A piece has at most about 400 KiB.
 const IN_FLIGHT: usize = 2;
@@ -87,7 +88,7 @@ impl Cache {
     /// One fetch per artifact within this process. Between processes the partial's own lock does the same.
     pub(super) async fn lock_artifact(&self, key: &ArtifactKey) -> OwnedMutexGuard<()> {
         let lock = {
-            let mut locks = self.0.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut locks = guard(&self.0.locks);
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
             Arc::clone(locks.entry(key.clone()).or_default())
         };

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use super::paths::{Layout, failed};
 use crate::backend::StoreError;
 use crate::error::Chain;
 use crate::model::{ArtifactKey, ImageId, ImageRef, LoadedImage, Sha256Digest};
+use crate::mutex::guard;
 
 const VERSION: u32 = 1;
 
@@ -255,12 +256,12 @@ impl IndexFile {
     }
 
     fn remembered(&self, stamp: Option<Stamp>) -> Option<Arc<Index>> {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = guard(&self.memory);
         memory.as_ref().filter(|(known, _)| *known == stamp).map(|(_, index)| Arc::clone(index))
     }
 
     fn remember(&self, stamp: Option<Stamp>, index: &Arc<Index>) {
-        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, Arc::clone(index)));
+        *guard(&self.memory) = Some((stamp, Arc::clone(index)));
     }
 
     fn read_file(&self) -> Result<(Option<Stamp>, Arc<Index>), StoreError> {

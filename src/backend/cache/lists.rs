@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use tracing::info;
@@ -18,6 +17,7 @@ use crate::error::Chain;
 use crate::files::regular;
 use crate::model::layers::MAX_LAYERS_BYTES;
 use crate::model::{LayerIndex, Layers, Location, Manifest, Sha256Digest};
+use crate::mutex::guard;
 
 /// Lists of tarballs that are not in the cache: so many, of so many bytes, and no more (64 MiB).
 const MOST_SPARE: usize = 256;
@@ -79,7 +79,7 @@ impl Cache {
         if let Some(kept) = blocking(move |_| cache.kept_list(&sha256, size_bytes)).await {
             return Some(kept);
         }
-        let known = || self.0.no_lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || guard(&self.0.no_lists);
         let is_refused = || known().get(&sha256).is_some_and(|since| since.elapsed() < ASK_AGAIN);
         if asking == Asking::Never || asking == Asking::Seldom && is_refused() {
             return None;

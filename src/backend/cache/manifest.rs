@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::sync::PoisonError;
 
 use tracing::warn;
 
@@ -15,6 +14,7 @@ use crate::backend::http::{Answer, Ask, Failure, Status, Validators};
 use crate::error::Chain;
 use crate::model::manifest::{MAX_COPY_BYTES, MAX_MANIFEST_BYTES};
 use crate::model::{Location, Manifest, ManifestError, Sha256Digest};
+use crate::mutex::guard;
 
 /// How often a place is tried where nobody answers at all. Offline is normal, and nobody wants to wait for it.
 const MAX_KNOCKS: u32 = 1;
@@ -44,12 +44,12 @@ impl Cache {
     pub(super) fn remember_origin(&self, manifest: &Manifest, place: Sha256Digest, validators: Validators) {
         let Validators { etag, last_modified } = validators;
         let origin = ManifestOrigin { place, etag, last_modified, copy: manifest.copy_sha256() };
-        *self.0.origin.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
+        *guard(&self.0.origin) = Some(origin);
     }
 
     /// Where a manifest came from, when it is the one that was fetched last.
     pub(super) fn origin_of(&self, manifest: &Manifest) -> Option<ManifestOrigin> {
-        let origin = self.0.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let origin = guard(&self.0.origin).clone();
         origin.filter(|origin| origin.copy == manifest.copy_sha256())
     }
 

@@ -8,7 +8,7 @@ mod calls;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -27,6 +27,7 @@ use super::stream::Lines;
 use super::wire;
 use crate::backend::{ContainerExits, EngineError, EngineErrorKind, EngineEvent, EngineMachine, Events};
 use crate::model::{ContainerId, ContainerName, Create, Guest, Ownership, Phase};
+use crate::mutex::guard;
 
 /// How long making a container may take. It may have to wait for other work on the same storage.
 const CREATE: Duration = Duration::from_secs(60);
@@ -114,7 +115,7 @@ impl Api {
 
     /// Who answers. Asked once, and again by whoever follows events: it may have been upgraded since.
     pub(super) async fn server(&self) -> Result<Arc<Server>, EngineError> {
-        let known = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = guard(&self.server).clone();
         match known {
             Some(server) => Ok(server),
             None => self.meet().await,
@@ -132,7 +133,7 @@ impl Api {
         let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok()).unwrap_or(4);
         let prefix = if major <= 5 { "/v4.0.0/libpod".to_owned() } else { format!("/v{major}.0.0/libpod") };
         let server = Arc::new(Server { version: version.to_owned(), prefix });
-        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.clone());
+        *guard(&self.server) = Some(server.clone());
         Ok(server)
     }
 

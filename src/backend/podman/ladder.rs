@@ -15,7 +15,7 @@ mod repair;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -30,6 +30,7 @@ use crate::backend::limactl::Limactl;
 use crate::backend::{Engine, EngineError, EngineErrorKind, WayOut};
 use crate::model::vm::Process;
 use crate::model::{Forward, InstanceName, Route, Transport, VmMount};
+use crate::mutex::guard;
 
 /// How long a route may take to answer. Podman's service in the guest is started by the first request after a while of silence,
 /// which takes 2 s where the guest is emulated.
@@ -174,7 +175,7 @@ fn in_layers(kind: EngineErrorKind, why: String) -> EngineError {
 
 impl RouteFinder {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        guard(&self.state)
     }
 
     /// Tries each route that the state file allows, the best first.

@@ -6,7 +6,7 @@
 //! policy, or ignores the signal, is signalled, and the rest is stopped by Podman.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use super::lifecycle::{Lifecycle, comes_back};
 use crate::backend::{EngineError, EngineErrorKind};
 use crate::model::{ContainerId, ContainerState, Phase};
+use crate::mutex::guard;
 
 /// From this Podman on, a signal that ends a container is the last word.
 const SIGNALS_ARE_FINAL: (u32, u32) = (4, 7);
@@ -115,7 +116,7 @@ impl Stops {
         if let Some(listed) = fresh {
             return Ok(listed.found.get(id).cloned());
         }
-        let asked = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let asked = guard(&self.waiting).clone();
         let began = Instant::now();
         let found = podman.list(&asked).await?;
         let seen = found.get(id).cloned();
@@ -129,14 +130,14 @@ struct Waiting<'a>(&'a Stops, &'a ContainerId);
 
 impl<'a> Waiting<'a> {
     fn new(stops: &'a Stops, id: &'a ContainerId) -> Self {
-        stops.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        guard(&stops.waiting).insert(id.clone());
         Self(stops, id)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(self.1);
+        guard(&self.0.waiting).remove(self.1);
     }
 }
 

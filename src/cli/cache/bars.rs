@@ -1,10 +1,11 @@
 //! Download bars on a terminal.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::backend::Progress;
+use crate::mutex::guard;
 
 /// A bar for each artifact.
 pub(super) struct Bars {
@@ -29,11 +30,11 @@ impl Bars {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         });
-        self.tickers.lock().unwrap_or_else(PoisonError::into_inner).push(ticker.abort_handle());
+        guard(&self.tickers).push(ticker.abort_handle());
     }
 
     pub(super) fn clear(&self) {
-        for ticker in self.tickers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for ticker in guard(&self.tickers).drain(..) {
             ticker.abort();
         }
         if let Some(all) = &self.all {

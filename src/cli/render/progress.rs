@@ -14,6 +14,7 @@ use super::{ADD, ASIDE, REMOVE, past, styled, terminal, units};
 use crate::act::{ActError, Done};
 use crate::backend::Progress;
 use crate::model::FailureKind;
+use crate::mutex::guard;
 use crate::plan::{Action, Step};
 use crate::reconcile::run::Event;
 use crate::reconcile::{Awaited, Reporter};
@@ -143,7 +144,7 @@ impl Printer {
         let now = Instant::now();
         let entry = Entry { name, message, progress, meter: Meter::new(now), began, told: began };
         self.shared.going().entries.push(entry);
-        let mut ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ticker = guard(&self.ticker);
         if ticker.is_none() {
             let shared = self.shared.clone();
             let ticking = tokio::spawn(async move {
@@ -174,7 +175,7 @@ impl Drop for Printer {
 
 impl Shared {
     fn going(&self) -> std::sync::MutexGuard<'_, Going> {
-        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+        guard(&self.going)
     }
 
     fn line(&self, mark: &str, text: &str) {

@@ -1,7 +1,7 @@
 //! What the control socket of `run` answers, and what the service manager is told of it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -11,6 +11,7 @@ use super::service_manager::ServiceManager;
 use crate::cli::Settings;
 use crate::cli::render::report;
 use crate::control::{BackingOff, Controlled, Run, RunStatus, StateFileError, path_text};
+use crate::mutex::guard;
 use crate::reconcile::Report;
 use crate::reconcile::journal::Journal;
 use crate::reconcile::run::{FRESH, Request, View};
@@ -104,7 +105,7 @@ impl Served {
     }
 
     fn file_error(&self, message: Option<&str>) -> Option<StateFileError> {
-        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut error = guard(&self.error);
         if error.as_ref().map(|(said, _)| said.as_str()) != message {
             *error = message.map(|message| (message.to_owned(), SystemTime::now()));
         }

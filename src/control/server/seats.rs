@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::control::MAX_CLIENTS;
+use crate::mutex::guard;
 
 /// Who is served. Where all seats are taken, who has waited longest and asks for no work makes room for who comes: 32 that
 /// only listen keep nobody from having something done.
@@ -34,7 +35,7 @@ pub(super) struct Seat {
 
 impl Seats {
     fn taken(&self) -> MutexGuard<'_, BTreeMap<u64, Taken>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        guard(&self.taken)
     }
 
     /// A seat, unless something is done for everybody who has one.

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +25,7 @@ use super::{About, Condition, Local, ObjectKey, PART, Sent, StoreError, StoreErr
 use crate::backend::Progress;
 use crate::files::{self, Lock, regular};
 use crate::model::Sha256Digest;
+use crate::mutex::guard;
 
 /// S3 knows no more parts of one object.
 const MOST_PARTS: u64 = 10_000;
@@ -193,12 +194,12 @@ impl BufferPool {
     fn put(&self, bytes: Bytes) {
         // Whoever still holds it frees it.
         if let Ok(bytes) = bytes.try_into_mut() {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+            guard(&self.0).push(bytes);
         }
     }
 
     fn take(&self) -> BytesMut {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        guard(&self.0).pop().unwrap_or_default()
     }
 }
 
@@ -360,7 +361,7 @@ impl Record {
     }
 
     fn arrived(&self) -> BTreeMap<u64, String> {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        guard(&self.arrived).clone()
     }
 
     fn add(&self, part: u64, etag: String) {
@@ -369,7 +370,7 @@ impl Record {
             // Without the line, the part is sent again.
             let _ = file.write_all(format!("{line}\n").as_bytes());
         }
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).insert(part, etag);
+        guard(&self.arrived).insert(part, etag);
     }
 
     fn remove(&self) {

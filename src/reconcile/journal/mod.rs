@@ -11,7 +11,7 @@ mod write;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
@@ -21,6 +21,7 @@ use super::report::Report;
 use crate::act::{ActError, Done};
 use crate::brief::brief;
 use crate::error::Chain;
+use crate::mutex::guard;
 use crate::plan::Step;
 use write::Writer;
 
@@ -229,11 +230,6 @@ fn cut(value: &mut Value, text: usize, items: usize) {
         Value::Object(fields) => fields.values_mut().for_each(|field| cut(field, text, items)),
         _ => {}
     }
-}
-
-/// The value, also after a panic elsewhere: nothing here is ever left half changed.
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(took: Duration) -> u64 {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, Event, EventKind, RecursiveMode, Watcher};
@@ -17,6 +17,8 @@ use tokio::sync::Notify;
 
 use super::chain::Chain;
 use super::reading::Files;
+
+use crate::mutex::guard;
 
 /// How often the watches are set while the way to the files changes at the same time.
 const TRIES: usize = 4;
@@ -168,7 +170,7 @@ impl Notifier {
     /// Sets the watches; yields what stands in the way of noticing all changes.
     fn set(&mut self, chains: &[(Watched, Chain)]) -> Result<Option<PollReason>, Moved> {
         let names = chains.iter().flat_map(|(_, chain)| chain.names().map(OsString::from)).collect();
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        *guard(&self.names) = names;
         let watcher = match &mut self.watcher {
             Some(watcher) => watcher,
             none => match (self.senses.watcher)(handler(self.names.clone(), self.wake.clone())) {
@@ -235,7 +237,7 @@ fn handler(names: Arc<Mutex<HashSet<OsString>>>, wake: Arc<Notify>) -> Handler {
             // Reading is no change, and we read ourselves.
             Ok(Event { kind: EventKind::Access(kind), .. }) if kind != AccessKind::Close(AccessMode::Write) => false,
             Ok(event) => {
-                let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+                let names = guard(&names);
                 let named = |path: &PathBuf| path.file_name().is_none_or(|name| names.contains(name));
                 event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(named)
             }

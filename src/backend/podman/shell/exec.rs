@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::backend::podman::wire;
 use crate::backend::podman::{ending, logs};
 use crate::backend::{Chunk, Chunks, EngineError, EngineErrorKind, Events, Exec, ExecRequest, LogLines, LogRequest};
 use crate::model::{ContainerId, Ownership, Secrets};
+use crate::mutex::guard;
 
 /// How long after the end of its output a command may take to end itself.
 const EXIT: Duration = Duration::from_secs(10);
@@ -74,7 +75,7 @@ impl Shell {
             };
             ended.send_replace(Some(code));
         });
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = guard(&self.sessions);
         if sessions.len() >= SESSIONS
             && let Some(old) = sessions.iter().position(|session| session.end.borrow().is_some())
         {
@@ -87,7 +88,7 @@ impl Shell {
     /// See [`crate::backend::Engine::exec_exit`].
     pub async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
         let what = "ask for a command's exit code";
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sessions = guard(&self.sessions).clone();
         let Some(session) = sessions.iter().find(|session| session.id == exec) else {
             return Err(EngineError::new(EngineErrorKind::NotFound, format!("failed to {what}: no such exec session")));
         };
@@ -104,7 +105,7 @@ impl Shell {
 
     /// See [`crate::backend::Engine::exec_end`].
     pub async fn exec_end(&self, exec: &str) -> Result<(), EngineError> {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sessions = guard(&self.sessions).clone();
         let has_ended = |session: &Arc<Session>| session.id == exec && session.end.borrow().flatten().is_some();
         if self.end_marked(exec).await? || sessions.iter().any(has_ended) { Ok(()) } else { Err(ending::hidden()) }
     }
@@ -171,7 +172,7 @@ impl Shell {
 
     /// See [`crate::backend::Engine::events`]. Some from just before the call may be among them.
     pub async fn events(&self, owner: &Ownership) -> Result<Events, EngineError> {
-        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *guard(&self.version) = None;
         // The guest's own clock, so that nothing is missed while Podman starts.
         let script = format!(
             "since=$(date +%s) && echo '{}'\nset -- events --stream --format json --filter type=container --filter \

@@ -1,7 +1,6 @@
 //! One observation in one call; a second one only when a container has to be inspected.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -16,6 +15,7 @@ use crate::backend::podman::stop::{Listing, Stoppable};
 use crate::backend::podman::wire::{self, ImageLabels, Past};
 use crate::backend::{EngineError, EngineErrorKind, Look};
 use crate::model::{ContainerId, ContainerName, ContainerState, Guest, ImageId, Owner, RecentExits, labels};
+use crate::mutex::guard;
 
 pub(super) use crate::backend::podman::wire::inspected;
 
@@ -34,7 +34,7 @@ const INSPECTED_AT_ONCE: usize = 500;
 impl Shell {
     /// See [`crate::backend::Engine::look`].
     pub async fn look(&self, look: &Look) -> Result<Guest, EngineError> {
-        let known = self.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = guard(&self.version).clone();
         let script = if known.is_some() { LOOK } else { FIRST_LOOK };
         let call = self.script("list containers and images", About::Other, "podman ps", script, &[]);
         let answer = self.run_again(&call).await?;
@@ -44,7 +44,7 @@ impl Shell {
             None => {
                 let told = values.next().and_then(|value| value.as_str().map(str::to_owned));
                 let told = told.ok_or_else(|| call.unreadable("it tells no version"))?;
-                *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(told.clone());
+                *guard(&self.version) = Some(told.clone());
                 told
             }
         };
@@ -170,14 +170,14 @@ impl Shell {
 
     /// Podman's version, asked for once.
     pub(super) async fn server_version(&self) -> Result<String, EngineError> {
-        let known = self.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = guard(&self.version).clone();
         if let Some(known) = known {
             return Ok(known);
         }
         let call = self.podman("reach Podman", About::Other, ["version", "--format", "{{json .Server.APIVersion}}"]);
         let told: String =
             serde_json::from_slice(&self.run(&call).await?).map_err(|_| call.unreadable("it tells no version"))?;
-        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(told.clone());
+        *guard(&self.version) = Some(told.clone());
         Ok(told)
     }
 

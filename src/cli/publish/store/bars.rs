@@ -1,7 +1,7 @@
 //! How far it is: bars on a terminal, lines elsewhere.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -10,6 +10,7 @@ use crate::backend::Progress;
 use crate::cli::Settings;
 use crate::cli::render::said::{self, Level};
 use crate::cli::render::units;
+use crate::mutex::guard;
 use crate::publish::push::PushEvent;
 use crate::publish::store::{ObjectKey, Sent};
 
@@ -40,7 +41,7 @@ impl<'a> Bars<'a> {
                 None => line(format!("sending {key} ({})", units::bytes(progress.get().1))),
             },
             PushEvent::Sent(key, sent) => {
-                if let Some(bar) = self.bars.lock().unwrap_or_else(PoisonError::into_inner).remove(&key) {
+                if let Some(bar) = guard(&self.bars).remove(&key) {
                     bar.finish_and_clear();
                 }
                 let word = match sent {
@@ -62,7 +63,7 @@ impl<'a> Bars<'a> {
         let style = ProgressStyle::with_template("{msg} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(key.to_string());
-        self.bars.lock().unwrap_or_else(PoisonError::into_inner).insert(key, bar.clone());
+        guard(&self.bars).insert(key, bar.clone());
         tokio::spawn(async move {
             while !bar.is_finished() {
                 bar.set_position(progress.get().0);
