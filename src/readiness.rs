@@ -206,7 +206,8 @@ pub struct Unready {
 pub fn unready(desired: &Desired, observed: &Observed, plan: &Plan, policy: &Policy, steady: Duration) -> Vec<Unready> {
     let Some(guest) = observed.guest.present() else { return Vec::new() };
     let agents = desired.agents.iter().filter(|(name, agent)| policy.includes(name) && !agent.suspend);
-    let settled = agents.filter(|(name, _)| !plan.concerns(name));
+    let concerned = plan.concerned();
+    let settled = agents.filter(|(name, _)| !concerned.contains(name));
     settled
         .filter_map(|(name, agent)| {
             let container = guest.containers.get(&agent.container.name)?;

@@ -14,7 +14,7 @@ pub(crate) use condition::not_ready;
 pub use condition::{Condition, ConditionKind, ConditionReason, ConditionStatus, HealthStatus, SyncStatus};
 
 use crate::model::wanted::effective_manifest;
-use crate::model::{AgentName, Desired, Name, Observed, Owner, Route, Seen, VmPhase};
+use crate::model::{Agent, AgentName, Desired, Name, Observed, Owner, Route, Seen, VmPhase};
 use crate::plan::Plan;
 use crate::readiness::CheckedBy;
 use crate::time::rfc3339;
@@ -214,11 +214,12 @@ pub struct ArtifactStatus {
 /// ended must stay up ([`crate::readiness::steady_after`]).
 pub fn status(desired: &Desired, observed: &Observed, plan: &Plan, now: SystemTime, steady: Duration) -> Status {
     let observed_at = rfc3339(now);
-    let agents: BTreeMap<_, _> = desired
-        .agents
-        .iter()
-        .map(|(name, agent)| (name.clone(), agent_status(name, agent, desired, observed, plan, &observed_at, steady)))
-        .collect();
+    let (planned, nothing) = (Planned::by_agent(plan), Planned::default());
+    let status = |(name, agent): (&AgentName, &Agent)| {
+        let planned = planned.get(name).unwrap_or(&nothing);
+        (name.clone(), agent_status(name, agent, desired, observed, planned, &observed_at, steady))
+    };
+    let agents: BTreeMap<_, _> = desired.agents.iter().map(status).collect();
     let orphans = match observed.guest.present() {
         None => Vec::new(),
         Some(guest) => guest

@@ -108,8 +108,9 @@ pub(super) async fn plan(settings: &Settings, args: PlanArgs) -> Result<ExitStat
 /// said beside.
 async fn note_what_backs_off(settings: &Settings, desired: &Desired, plan: &Plan) {
     let Some((_, run)) = view_of_run(settings, Some(desired)).await else { return };
+    let concerned = plan.concerned();
     for off in run.backing_off {
-        let Some(agent) = off.agent.filter(|agent| plan.concerns(agent)) else { continue };
+        let Some(agent) = off.agent.filter(|agent| concerned.contains(agent)) else { continue };
         let until =
             off.retry_at.map_or_else(|| "until the desired state changes".to_owned(), |at| format!("until {at}"));
         let note = format!("note: `steadfast run` leaves agent `{agent}` alone {until}: {}", off.cause);

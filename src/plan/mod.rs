@@ -224,10 +224,10 @@ impl Plan {
         self.ready.iter().chain(self.refused.iter().flat_map(|refused| &refused.steps))
     }
 
-    /// Whether a step of it, now or later, is one for this agent.
-    pub fn concerns(&self, agent: &AgentName) -> bool {
+    /// The agents that a step of it, now or later, is for.
+    pub fn concerned(&self) -> BTreeSet<&AgentName> {
         let steps = self.steps().map(|step| &step.agent);
-        steps.chain(self.waiting.iter().map(|waiting| &waiting.agent)).flatten().any(|whose| whose == agent)
+        steps.chain(self.waiting.iter().map(|waiting| &waiting.agent)).flatten().collect()
     }
 
     /// What would be done about an agent that is suspended, a phrase each.

@@ -1,5 +1,6 @@
 //! The status of one agent, and its conditions.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
@@ -13,23 +14,65 @@ use crate::model::{
     Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, FailureKind, Guest, ImageSource, Observed,
     Owner, Phase, Seen,
 };
-use crate::plan::{ActionKind, Note, Plan, Reason, WaitingOn};
+use crate::plan::{ActionKind, Note, Plan, Reason, Step, Waiting, WaitingOn};
 use crate::readiness::{AgentHealth, checked_by, health_of};
 use crate::time::rfc3339;
+
+/// What of a plan concerns one agent.
+#[derive(Default)]
+pub(super) struct Planned<'p> {
+    steps: Vec<&'p Step>,
+    waits: Vec<&'p Waiting>,
+    /// Something would be done, were it not suspended or refused.
+    is_held_back: bool,
+    /// Nothing is done about the virtual machine, which all of them need.
+    vm_is_blocked: bool,
+}
+
+impl<'p> Planned<'p> {
+    /// That of each agent, in one pass: with each one looking for its own, ten thousand of them take seconds.
+    pub(super) fn by_agent(plan: &'p Plan) -> BTreeMap<&'p AgentName, Self> {
+        let vm_is_blocked =
+            plan.waiting.iter().any(|waiting| waiting.on.failure() == FailureKind::Vm && waiting.on.is_blocked());
+        let new = || Self { vm_is_blocked, ..Self::default() };
+        let mut all = BTreeMap::new();
+        for step in &plan.ready {
+            step.agent.iter().for_each(|agent| all.entry(agent).or_insert_with(new).steps.push(step));
+        }
+        for waiting in &plan.waiting {
+            waiting.agent.iter().for_each(|agent| all.entry(agent).or_insert_with(new).waits.push(waiting));
+        }
+        let refused = plan.refused.iter().flat_map(|refused| &refused.steps);
+        for agent in refused.filter_map(|step| step.agent.as_ref()) {
+            all.entry(agent).or_insert_with(new).is_held_back = true;
+        }
+        for note in &plan.notes {
+            if let Note::Suspended { agent, pending } = note {
+                all.entry(agent).or_insert_with(new).is_held_back |= !pending.is_empty();
+            }
+        }
+        all
+    }
+
+    /// Whether no step of the plan concerns the agent.
+    fn is_in_sync(&self) -> bool {
+        self.steps.is_empty() && self.waits.is_empty() && !self.is_held_back
+    }
+}
 
 pub(super) fn agent_status(
     name: &AgentName,
     agent: &Agent,
     desired: &Desired,
     observed: &Observed,
-    plan: &Plan,
+    planned: &Planned<'_>,
     now: &str,
     steady: Duration,
 ) -> AgentStatus {
     let found = observed.guest.present().and_then(|guest| serving(guest, name, agent));
     let sync = if observed.guest.unknown().is_some() {
         SyncStatus::Unknown
-    } else if in_sync(name, plan) {
+    } else if planned.is_in_sync() {
         SyncStatus::Synced
     } else {
         SyncStatus::OutOfSync
@@ -73,7 +116,7 @@ pub(super) fn agent_status(
         image: found
             .map(|(_, container)| ImageStatus { id: container.image.to_string(), reference: made_from(container) }),
         artifact: artifact(name, agent, desired, observed),
-        conditions: conditions(name, agent, observed, plan, ready, judged.as_ref(), &since),
+        conditions: conditions(agent, observed, planned, ready, judged.as_ref(), &since),
         last_log: None,
         last_failure: None,
     }
@@ -122,36 +165,20 @@ pub(super) fn artifact(
     })
 }
 
-/// Whether no step of the plan concerns the agent.
-pub(super) fn in_sync(name: &AgentName, plan: &Plan) -> bool {
-    !plan.concerns(name)
-        && !plan
-            .notes
-            .iter()
-            .any(|note| matches!(note, Note::Suspended { agent, pending } if agent == name && !pending.is_empty()))
-}
-
-pub(super) fn conditions(
-    name: &AgentName,
+fn conditions(
     agent: &Agent,
     observed: &Observed,
-    plan: &Plan,
+    planned: &Planned<'_>,
     ready: bool,
     health: Option<&AgentHealth>,
     since: &str,
 ) -> Vec<Condition> {
-    let steps: Vec<_> = plan.ready.iter().filter(|step| step.agent.as_ref() == Some(name)).collect();
-    let waits: Vec<_> = plan.waiting.iter().filter(|waiting| waiting.agent.as_ref() == Some(name)).collect();
+    let Planned { steps, waits, vm_is_blocked, .. } = planned;
     let blocked = waits.iter().find(|waiting| waiting.on.is_blocked());
     let (reason, message) = if ready {
         (ConditionReason::Converged, "as the state file says".to_owned())
     } else if let Some(waiting) = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::Vm { .. })) {
-        let reason =
-            if plan.waiting.iter().any(|waiting| waiting.on.failure() == FailureKind::Vm && waiting.on.is_blocked()) {
-                ConditionReason::Blocked
-            } else {
-                ConditionReason::VmStarting
-            };
+        let reason = if *vm_is_blocked { ConditionReason::Blocked } else { ConditionReason::VmStarting };
         (reason, waiting.on.to_string())
     } else if let Some(why) = observed.guest.unknown() {
         (ConditionReason::SocketUnreachable, why.to_owned())

@@ -41,8 +41,9 @@ fn mark(kind: ActionKind) -> (&'static str, Style) {
 /// The agents that are not ready although there is nothing to do about them, with the reason: a plan that is empty is not
 /// to be read as "all is well".
 fn unready<'s>(plan: &Plan, status: &'s Status) -> Vec<(&'s AgentName, &'s Condition)> {
-    let unready =
-        status.agents.iter().filter(|(name, agent)| !agent.ready && !agent.desired.suspend && !plan.concerns(name));
+    let concerned = plan.concerned();
+    let agents = status.agents.iter().filter(|(name, _)| !concerned.contains(name));
+    let unready = agents.filter(|(_, agent)| !agent.ready && !agent.desired.suspend);
     unready.filter_map(|(name, agent)| Some((name, agent.conditions.first()?))).collect()
 }
 
