@@ -103,7 +103,7 @@ podman_env_attach() {
 
 podman_env_stop() {
   [ -n "${pe_dir:-}" ] || return 0
-  local pause monitor monitors child
+  local pause monitor monitors child tries=0
   if is_macos; then
     if [ -n "$pe_machine" ]; then podman machine rm --force "$pe_machine" >/dev/null 2>&1 || true; fi
     rm -rf "$pe_dir"; pe_dir=""
@@ -120,6 +120,13 @@ podman_env_stop() {
     kill "$monitor" 2>/dev/null || true
   done
   for monitor in $monitors; do kill -9 "$monitor" 2>/dev/null || true; done
+  # Podman tidies up after a container that ended by a process of its own, which mounts the store again when it comes too late.
+  while pgrep -f -- "^[^ ]*podman .*$pe_dir/.* container cleanup" >/dev/null 2>&1 && [ "$tries" -lt 50 ]; do
+    sleep 0.1; tries=$((tries + 1))
+  done
+  awk -v below="$pe_dir/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo 2>/dev/null | sort -r | while read -r mounted; do
+    umount "$mounted" 2>/dev/null || umount -l "$mounted" 2>/dev/null || true
+  done || true
   # A normal user's Podman leaves a process behind that keeps its user namespace alive.
   for pause in "$pe_dir"/*/tmp/pause.pid; do
     if [ -r "$pause" ]; then pe_end "$(cat "$pause")"; fi

@@ -405,7 +405,8 @@ clean_up() {
   trap '' INT TERM
   podman_env_stop
   lima_env_stop
-  if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
+  # What cannot be removed is no test that failed.
+  if [ -n "$scratch" ]; then rm -rf "$scratch" || say "could not remove all of $scratch"; fi
 }
 
 main "$@"
