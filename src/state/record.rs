@@ -97,5 +97,21 @@ pub(super) fn missing_key(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, require
     // The first line of the mapping is where the key can be added; underlining all of it would say nothing.
     let span = span.start..span.start + 1;
     let at = if path.parent.is_none() { 0..0 } else { span };
-    cx.problems.add(Draft::at(at, path.to_string(), format!("the field `{required}` is missing")));
+    let draft = Draft::at(at, path.to_string(), format!("the field `{required}` is missing"));
+    cx.problems.add(match example(required).filter(|_| path.parent.is_none() || required == "version") {
+        Some(example) => draft.help(format!("write {example}")),
+        None => draft,
+    });
+}
+
+/// What to write for the fields that whoever begins forgets.
+fn example(required: &str) -> Option<&'static str> {
+    match required {
+        "apiVersion" => Some("`apiVersion: steadfast/v1`"),
+        "name" => Some("`name: demo`: whatever is made is labelled with it"),
+        "runtime" => Some("`runtime: {podman: {}}`, or `runtime: {lima: {…}}` for Podman in a virtual machine"),
+        "agents" => Some("`agents:`, and below it a mapping for each, by its name"),
+        "version" => Some("`version: \"1.2.3\"`, or `version: latest`"),
+        _ => None,
+    }
 }
