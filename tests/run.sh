@@ -70,6 +70,7 @@ stage_format() {
 stage_clippy() {
   need_component clippy cargo-clippy || { skip "clippy" "cargo clippy is not installed"; return; }
   check "clippy" cargo clippy --all-targets --all-features --locked --quiet -- -D warnings
+  check "clippy, as it is built for use" cargo clippy --locked --quiet -- -D warnings
 }
 
 stage_doc() { check "rustdoc" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked --quiet; }

@@ -58,6 +58,7 @@ pub use place::PodmanAt;
 pub use publish::BuildImage;
 pub use shell::Shell;
 pub use throwaway::{PushTo, Throwaway, ThrowawayError};
+#[cfg(feature = "fake")]
 pub(crate) use wire::event_kind;
 
 /// Podman, by whichever way it is reached.

@@ -35,6 +35,7 @@ pub enum Broken {
 
 impl Broken {
     /// All there are.
+    #[cfg(feature = "fake")]
     pub const ALL: [Self; 13] = [
         Self::RetryDropped,
         Self::LaneForgotten,

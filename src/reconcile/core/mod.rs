@@ -8,6 +8,7 @@
 
 mod backing_off;
 mod backoff;
+#[cfg_attr(not(feature = "fake"), allow(unreachable_pub, reason = "only tests put faults in"))]
 pub mod broken;
 mod crash_loop;
 mod drift_again;
