@@ -716,9 +716,11 @@ impl Play {
             return if there.is_empty() { Ok(()) } else { Err(format!("{name} is there")) };
         }
         let [one] = there[..] else { return Err(format!("{name} has {} containers: {there:#?}", there.len())) };
+        // Offline, `latest` means the last known.
+        let known = state.published.as_ref().or(state.local.as_ref()).and_then(|one| one.agent(name.as_str()).ok());
         let version = match &agent.version {
             Version::Exact(version) => version,
-            Version::Latest => self.served,
+            Version::Latest => known.map_or(self.served, |offer| offer.version.as_str()),
         };
         let right = match (agent.state, &one.phase) {
             (AgentState::Running, Phase::Running) => true,
