@@ -42,6 +42,7 @@ pub mod publish;
 pub mod readiness;
 pub mod reconcile;
 mod service;
+pub mod session;
 mod sizes;
 pub mod snapshot;
 pub mod state;

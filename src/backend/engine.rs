@@ -67,6 +67,8 @@ pub struct ExecRequest {
     pub workdir: Option<String>,
     /// Whether standard input will be sent.
     pub stdin: bool,
+    /// Whom it runs as, as the container knows them; `None` for the container's own user.
+    pub user: Option<String>,
 }
 
 /// Arguments and values may be secrets: only the program and the variables' names are shown.
@@ -278,6 +280,15 @@ pub trait Engine: Routing {
 
     /// Ends a command with all that it started and left in the background, by TERM and then KILL. Fine when it has ended.
     fn exec_end(&self, exec: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Extracts a plain tar archive below a directory of it, which is there. What stands in the place of a file is replaced.
+    /// Users and groups are those of the archive, in the container's own numbers.
+    fn put(
+        &self,
+        id: &ContainerId,
+        directory: &str,
+        tar: ByteStream,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Its log.
     fn logs(&self, id: &ContainerId, request: &LogRequest) -> impl Future<Output = Result<Chunks, EngineError>> + Send;

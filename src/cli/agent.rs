@@ -179,6 +179,7 @@ async fn run(settings: &Settings, args: ExecArgs) -> Result<i32, CliError> {
         command: args.command,
         workdir: args.workdir,
         stdin: args.interactive,
+        user: None,
     };
     // From here on, so that none comes between the command's start and our hearing of it.
     let mut signalled = signalled();

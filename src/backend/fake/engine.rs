@@ -446,6 +446,13 @@ impl Engine for Fake {
         .await
     }
 
+    async fn put(&self, id: &ContainerId, _: &str, mut tar: ByteStream) -> Result<(), EngineError> {
+        while let Some(item) = tar.next().await {
+            item.map_err(|err| EngineError::new(EngineErrorKind::ApiError, err.to_string()))?;
+        }
+        self.on("put", id, |_, _| Ok(())).await
+    }
+
     async fn logs(&self, id: &ContainerId, _: &LogRequest) -> Result<Chunks, EngineError> {
         self.on("logs", id, |state, _| {
             let line = find(state, id)?.crash().map(|code| format!("ending with {code}\n"));

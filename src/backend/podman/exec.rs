@@ -14,9 +14,9 @@ use tokio_util::io::ReaderStream;
 
 use super::api::Api;
 use super::error;
-use super::http::{Call, DEADLINE, segment};
+use super::http::{Call, DEADLINE, query, segment};
 use super::stream::Frames;
-use crate::backend::{Chunk, Chunks, EngineError, Exec, ExecRequest, LogRequest};
+use crate::backend::{ByteStream, Chunk, Chunks, EngineError, Exec, ExecRequest, LogRequest};
 use crate::model::{ContainerId, Secrets};
 
 /// How long after the end of its output a command may take to end itself.
@@ -41,6 +41,7 @@ impl Api {
             cmd: Some(request.command.clone()),
             env: Some(request.env.clone()),
             working_dir: request.workdir.clone(),
+            user: request.user.clone(),
             ..CreateExecOptions::default()
         };
         let ask = |docker: Docker| async move { docker.create_exec(id.as_str(), options()).await };
@@ -85,6 +86,13 @@ impl Api {
         let call = Call::get("ask for a command", exec_path(exec));
         let seen = self.typed(&call, |docker: Docker| async move { docker.inspect_exec(exec).await }).await?;
         Ok(seen.running == Some(true))
+    }
+
+    /// See [`crate::backend::Engine::put`].
+    pub async fn put(&self, id: &ContainerId, directory: &str, tar: ByteStream) -> Result<(), EngineError> {
+        let path = self.container_path(id, &format!("/archive?path={}", query(directory))).await?;
+        let call = Call::put(format!("write files into container `{id}`"), path);
+        self.send_archive(&call, tar).await.map(|_| ())
     }
 
     /// See [`crate::backend::Engine::logs`].

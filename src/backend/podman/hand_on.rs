@@ -84,6 +84,10 @@ macro_rules! hand_on {
             $to!(self, exec_exit(exec))
         }
 
+        async fn put(&self, id: &ContainerId, directory: &str, tar: ByteStream) -> Result<(), EngineError> {
+            $to!(self, put(id, directory, tar))
+        }
+
         async fn logs(&self, id: &ContainerId, request: &LogRequest) -> Result<Chunks, EngineError> {
             $to!(self, logs(id, request))
         }

@@ -57,6 +57,10 @@ impl Call {
         Self::new(Method::POST, what, path)
     }
 
+    pub(super) fn put(what: impl Into<String>, path: impl Into<String>) -> Self {
+        Self::new(Method::PUT, what, path)
+    }
+
     pub(super) fn delete(what: impl Into<String>, path: impl Into<String>) -> Self {
         Self::new(Method::DELETE, what, path)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::query_parameters::CreateImageOptionsBuilder;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
@@ -84,22 +85,7 @@ impl Api {
     /// See [`crate::backend::Engine::load`].
     pub async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
         let call = Call::post("load an image", self.libpod("/images/load").await?);
-        let upload = Arc::new(Upload::default());
-        let watched = upload.clone();
-        let ended = upload.clone();
-        let body = tar
-            .inspect(move |item| watched.saw(item))
-            .chain(futures_util::stream::once(async move { ended.finished() }).filter_map(|()| async { None }));
-        let sending = self.http().upload(&call, reqwest::Body::wrap_stream(body));
-        let result = tokio::select! {
-            result = sending => result,
-            // Dropping the request closes its connection: Podman sees a body that breaks off and keeps nothing of it.
-            stalled = upload.stall() => Err(EngineError { command: Some(call.command()), ..stalled }),
-        };
-        if let Some(broken) = upload.failure(EngineErrorKind::ApiError) {
-            return Err(EngineError { command: Some(call.command()), ..broken });
-        }
-        let answer = answer::parse(&result?).map_err(|why| call.unreadable(&why))?;
+        let answer = answer::parse(&self.send_archive(&call, tar).await?).map_err(|why| call.unreadable(&why))?;
         let names = answer.get("Names").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         // 4.3 joins the names of one image with commas in some answers.
         let names: Vec<_> = names.flat_map(|line| line.split(',')).map(str::to_owned).collect();
@@ -107,6 +93,26 @@ impl Api {
             return Err(call.unreadable("it names no image"));
         }
         Ok(names)
+    }
+
+    /// Sends an archive for as long as it moves.
+    pub(super) async fn send_archive(&self, call: &Call, tar: ByteStream) -> Result<Bytes, EngineError> {
+        let upload = Arc::new(Upload::new(&call.what));
+        let watched = upload.clone();
+        let ended = upload.clone();
+        let body = tar
+            .inspect(move |item| watched.saw(item))
+            .chain(futures_util::stream::once(async move { ended.finished() }).filter_map(|()| async { None }));
+        let sending = self.http().upload(call, reqwest::Body::wrap_stream(body));
+        let result = tokio::select! {
+            result = sending => result,
+            // Dropping the request closes its connection: Podman sees a body that breaks off and keeps nothing of it.
+            stalled = upload.stall() => Err(EngineError { command: Some(call.command()), ..stalled }),
+        };
+        match upload.failure(EngineErrorKind::ApiError) {
+            Some(broken) => Err(EngineError { command: Some(call.command()), ..broken }),
+            None => result,
+        }
     }
 
     /// See [`crate::backend::Engine::pull`]. `progress` counts compressed bytes of layers, as far as Podman tells.

@@ -13,6 +13,8 @@ const LOAD_STALL: Duration = Duration::from_secs(60);
 /// What became of an archive that is being sent: seen by the body as it is read, asked by the one who waits.
 #[derive(Debug)]
 pub(super) struct Upload {
+    /// Completes "failed to …".
+    what: String,
     began: Instant,
     /// Milliseconds from `began` to the last byte taken.
     last: AtomicU64,
@@ -20,18 +22,17 @@ pub(super) struct Upload {
     failure: Mutex<Option<String>>,
 }
 
-impl Default for Upload {
-    fn default() -> Self {
+impl Upload {
+    pub(super) fn new(what: &str) -> Self {
         Self {
+            what: what.to_owned(),
             began: Instant::now(),
             last: AtomicU64::new(0),
             finished: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
     }
-}
 
-impl Upload {
     pub(super) fn saw(&self, item: &std::io::Result<bytes::Bytes>) {
         self.touch();
         if let Err(err) = item
@@ -59,7 +60,7 @@ impl Upload {
     /// What the archive itself broke off with: not the engine's fault, and not helped by trying again.
     pub(super) fn failure(&self, kind: EngineErrorKind) -> Option<EngineError> {
         let broken = self.failure.lock().ok()?.clone()?;
-        Some(EngineError::new(kind, format!("failed to load an image: its archive could not be read ({broken})")))
+        Some(EngineError::new(kind, format!("failed to {}: its archive could not be read ({broken})", self.what)))
     }
 
     /// Comes back once nothing has moved for too long.
@@ -74,7 +75,7 @@ impl Upload {
                 let limit = humantime::format_duration(limit);
                 return EngineError::new(
                     EngineErrorKind::Timeout,
-                    format!("failed to load an image: {what} for {limit}"),
+                    format!("failed to {}: {what} for {limit}", self.what),
                 );
             }
             tokio::time::sleep((limit - idle).min(Duration::from_secs(1))).await;

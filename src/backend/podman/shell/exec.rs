@@ -260,6 +260,7 @@ fn exec_words(id: &ContainerId, request: &ExecRequest) -> Vec<String> {
     let mut words = Vec::new();
     words.extend(request.stdin.then(|| "--interactive".to_owned()));
     words.extend(request.workdir.iter().flat_map(|directory| ["--workdir".to_owned(), directory.clone()]));
+    words.extend(request.user.iter().flat_map(|user| ["--user".to_owned(), user.clone()]));
     words.push(id.as_str().to_owned());
     words.extend(request.command.iter().cloned());
     words

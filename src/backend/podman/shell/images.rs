@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::run::{Ended, Running, answer, complaint};
+use super::run::{Call, Ended, Running, answer, complaint};
 use super::{Shell, script};
 use crate::backend::podman::auth;
 use crate::backend::podman::emulation;
@@ -18,7 +18,7 @@ use crate::backend::podman::lifecycle::unless_gone;
 use crate::backend::podman::upload::Upload;
 use crate::backend::podman::wire;
 use crate::backend::{ByteStream, EngineError, EngineErrorKind, EngineMachine, ImageFacts, Progress};
-use crate::model::{ImageId, ImageRef, Images};
+use crate::model::{ContainerId, ImageId, ImageRef, Images};
 
 /// How long a pull may go without any output. Podman prints none while it writes a layer to its storage.
 const PULL_STALL: Duration = Duration::from_secs(5 * 60);
@@ -80,11 +80,27 @@ impl Shell {
     }
 
     /// See [`crate::backend::Engine::load`].
-    pub async fn load(&self, mut tar: ByteStream) -> Result<Vec<String>, EngineError> {
+    pub async fn load(&self, tar: ByteStream) -> Result<Vec<String>, EngineError> {
         let call = self.podman("load an image", About::Other, ["load", "--quiet"]);
-        let upload = Upload::default();
+        let names = loaded(&self.send_archive(&call, tar).await?);
+        match names.is_empty() {
+            true => Err(call.unreadable("it names no image")),
+            false => Ok(names),
+        }
+    }
+
+    /// See [`crate::backend::Engine::put`].
+    pub async fn put(&self, id: &ContainerId, directory: &str, tar: ByteStream) -> Result<(), EngineError> {
+        let what = format!("write files into container `{id}`");
+        let call = self.podman(what, About::Container, ["cp", "-", &format!("{id}:{directory}")]);
+        self.send_archive(&call, tar).await.map(|_| ())
+    }
+
+    /// Sends an archive for as long as it moves.
+    async fn send_archive(&self, call: &Call, mut tar: ByteStream) -> Result<Vec<u8>, EngineError> {
+        let upload = Upload::new(call.what());
         let work = async {
-            let Running { mut child, mut stdin, mut stdout, mut stderr } = self.spawn(&call)?;
+            let Running { mut child, mut stdin, mut stdout, mut stderr } = self.spawn(call)?;
             let send = async {
                 while let Some(item) = tar.next().await {
                     upload.saw(&item);
@@ -102,7 +118,7 @@ impl Shell {
             };
             let receive = async {
                 let complaint = async { Ok(complaint(&mut stderr).await) };
-                let (stdout, stderr) = tokio::try_join!(answer(&call, &mut stdout), complaint)?;
+                let (stdout, stderr) = tokio::try_join!(answer(call, &mut stdout), complaint)?;
                 let code = child.ended().await.map_err(|err| call.broken(&err))?;
                 Ok(Ended { code, stdout, stderr })
             };
@@ -130,11 +146,7 @@ impl Shell {
         if let Some(broken) = upload.failure(EngineErrorKind::CommandFailed) {
             return Err(EngineError { command: Some(call.shown().to_owned()), ..broken });
         }
-        let names = loaded(&self.success(&call, result?)?);
-        match names.is_empty() {
-            true => Err(call.unreadable("it names no image")),
-            false => Ok(names),
-        }
+        self.success(call, result?)
     }
 
     /// See [`crate::backend::Routing::load_seen`]. The archive may be compressed: Podman 4.3 cannot load a gzip one itself.

@@ -1,0 +1,265 @@
+//! The keeper's program in a container: put there when it is missing, and run.
+
+use std::io::Read;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, stream};
+use sha2::{Digest, Sha256};
+use steadfast_keeper::frame::Frame;
+
+use super::SessionError;
+use super::link::Link;
+use crate::backend::podman::ExecRefusal;
+use crate::backend::{Engine, EngineErrorKind, ExecRequest};
+use crate::model::ContainerId;
+use crate::mutex::guard;
+
+/// The program for each architecture, in Go's words; empty where it was not built.
+static PROGRAMS: [(&str, &[u8]); 2] = [
+    ("amd64", include_bytes!(concat!(env!("OUT_DIR"), "/keeper-x86_64.zst"))),
+    ("arm64", include_bytes!(concat!(env!("OUT_DIR"), "/keeper-aarch64.zst"))),
+];
+/// Where it may stand in a container, the best first. `/run` is there in each of Podman's; a container with a read-only root has a
+/// `tmpfs` there, and one without has `/dev/shm`.
+const PLACES: [&str; 3] = ["/run/steadfast", "/tmp/.steadfast", "/dev/shm/.steadfast"];
+/// How long a question and its answer may take.
+const ANSWER: Duration = Duration::from_secs(60);
+/// A program that is not there is an end with one of these: of the runtime, and of a shell.
+const NOT_RUN: [i32; 3] = [125, 126, 127];
+
+/// The keeper in one agent's container.
+#[derive(Debug)]
+pub struct Keeper<'a, E> {
+    pub(super) engine: &'a E,
+    pub(super) container: ContainerId,
+    /// For sentences.
+    pub(super) agent: String,
+    /// Where it was found.
+    place: Mutex<Option<&'static str>>,
+}
+
+/// What came of running it at one place.
+enum Ran<T> {
+    Answered(T),
+    /// It is not there, or cannot be run there; in Podman's words.
+    Missing(String),
+}
+
+impl<'a, E: Engine> Keeper<'a, E> {
+    /// Of the agent that runs in this container. Nothing is asked yet.
+    pub fn new(engine: &'a E, container: ContainerId, agent: &str) -> Self {
+        Self { engine, container, agent: agent.to_owned(), place: Mutex::new(None) }
+    }
+
+    /// Runs a verb of it, with this input, and yields all that it answers.
+    pub(super) async fn ask(
+        &self,
+        user: Option<&str>,
+        verb: &str,
+        words: &[&str],
+        input: &[u8],
+    ) -> Result<Vec<Frame>, SessionError> {
+        let answered = self.run(async |place| self.ask_at(place, user, verb, words, input).await);
+        match tokio::time::timeout(ANSWER, answered).await {
+            Ok(answered) => answered,
+            Err(_) => Err(self.broken(Some(format!("no answer within {}", humantime::format_duration(ANSWER))))),
+        }
+    }
+
+    async fn ask_at(
+        &self,
+        place: &str,
+        user: Option<&str>,
+        verb: &str,
+        words: &[&str],
+        input: &[u8],
+    ) -> Result<Ran<Vec<Frame>>, SessionError> {
+        let mut link = match self.open(place, user, verb, words).await? {
+            Ran::Answered(link) => link,
+            Ran::Missing(why) => return Ok(Ran::Missing(why)),
+        };
+        // A program that is not there takes no input; what it is tells its end.
+        let _ = link.writer.say(input).await;
+        let mut frames = Vec::new();
+        while let Some(frame) = link.reader.next().await? {
+            if frame.kind == steadfast_keeper::frame::Kind::End {
+                return Ok(Ran::Answered(frames));
+            }
+            frames.push(frame);
+        }
+        self.judge(&link).await
+    }
+
+    /// Connects to the keeper of a session.
+    pub(super) async fn connect(&self, session: &str) -> Result<Link, SessionError> {
+        let connected = self.run(async |place| {
+            let mut link = match self.open(place, Some(ROOT), "connect", &[session]).await? {
+                Ran::Answered(link) => link,
+                Ran::Missing(why) => return Ok(Ran::Missing(why)),
+            };
+            match link.meet().await? {
+                true => Ok(Ran::Answered(link)),
+                false => self.judge(&link).await,
+            }
+        });
+        match tokio::time::timeout(ANSWER, connected).await {
+            Ok(connected) => connected,
+            Err(_) => Err(self.broken(Some(format!("no answer within {}", humantime::format_duration(ANSWER))))),
+        }
+    }
+
+    /// Tries the place where it was last, then each; where it is missing it is put.
+    async fn run<T>(
+        &self,
+        attempt: impl AsyncFn(&'static str) -> Result<Ran<T>, SessionError>,
+    ) -> Result<T, SessionError> {
+        let known = *guard(&self.place);
+        if let Some(place) = known
+            && let Ran::Answered(answer) = attempt(place).await?
+        {
+            return Ok(answer);
+        }
+        let mut tried = Vec::new();
+        for place in PLACES {
+            if let Ran::Answered(answer) = attempt(place).await? {
+                return Ok(self.found(place, answer));
+            }
+            let missing = match self.put(place).await {
+                Ok(()) => match attempt(place).await? {
+                    Ran::Answered(answer) => return Ok(self.found(place, answer)),
+                    Ran::Missing(why) => why,
+                },
+                Err(SessionError::Engine(err)) if !err.kind.is_retryable() && err.kind != EngineErrorKind::Conflict => {
+                    err.message
+                }
+                Err(err) => return Err(err),
+            };
+            tried.push(format!("{place}: {}", missing.trim()));
+        }
+        Err(SessionError::NoPlace { agent: self.agent.clone(), tried })
+    }
+
+    fn found<T>(&self, place: &'static str, answer: T) -> T {
+        *guard(&self.place) = Some(place);
+        answer
+    }
+
+    async fn open(
+        &self,
+        place: &str,
+        user: Option<&str>,
+        verb: &str,
+        words: &[&str],
+    ) -> Result<Ran<Link>, SessionError> {
+        let program = format!("{place}/{}", program_name());
+        let command = [program.as_str(), verb, place].iter().chain(words).map(|word| (*word).to_owned()).collect();
+        let request = ExecRequest { command, stdin: true, user: user.map(str::to_owned), ..ExecRequest::default() };
+        match self.engine.exec(&self.container, &request).await {
+            Ok(exec) => Ok(Ran::Answered(Link::new(exec, &self.agent))),
+            Err(err) if is_missing(&err.message) => Ok(Ran::Missing(err.message)),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Why it ended without a word.
+    async fn judge<T>(&self, link: &Link) -> Result<Ran<T>, SessionError> {
+        let complaint = link.reader.complaint();
+        let code = self.engine.exec_exit(&link.id).now_or_never();
+        let code = match code {
+            Some(code) => code,
+            None => self.engine.exec_exit(&link.id).await,
+        };
+        let was_not_run = code.is_ok_and(|code| NOT_RUN.contains(&code));
+        if is_missing(&complaint) || was_not_run {
+            return Ok(Ran::Missing(complaint));
+        }
+        Err(self.broken(Some(complaint).filter(|complaint| !complaint.is_empty())))
+    }
+
+    pub(super) fn broken(&self, why: Option<String>) -> SessionError {
+        SessionError::Broken { agent: self.agent.clone(), why }
+    }
+
+    /// Puts the program there, with a directory that every user may keep sessions in.
+    async fn put(&self, place: &str) -> Result<(), SessionError> {
+        let arch = self.engine.machine().await?.arch;
+        let packed =
+            PROGRAMS.iter().find(|(name, packed)| *name == arch && !packed.is_empty()).map(|(_, packed)| *packed);
+        let Some(packed) = packed else { return Err(SessionError::NoKeeper { arch }) };
+        let archive = archive(place, packed).map_err(|err| SessionError::Garbled {
+            agent: self.agent.clone(),
+            why: format!("its program cannot be unpacked: {err}"),
+        })?;
+        tracing::debug!(agent = %self.agent, place, "putting the keeper into a container");
+        let tar = Box::pin(stream::once(async move { Ok(Bytes::from(archive)) }));
+        Ok(self.engine.put(&self.container, "/", tar).await?)
+    }
+}
+
+/// Who may speak to every session.
+pub(super) const ROOT: &str = "0";
+
+fn is_missing(words: &str) -> bool {
+    matches!(ExecRefusal::of_words(words), Some(ExecRefusal::NoProgram))
+}
+
+/// Told by what is in it: another build has another one.
+fn program_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let mut hash = Sha256::new();
+        PROGRAMS.iter().for_each(|(_, packed)| hash.update(packed));
+        let digest: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        format!("keeper-{digest}")
+    })
+}
+
+/// What is extracted below `/`.
+fn archive(place: &str, packed: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut program = Vec::new();
+    zstd::Decoder::new(packed)?.read_to_end(&mut program)?;
+    let below = place.trim_start_matches('/');
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut directory = |path: String, mode: u32| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(mode);
+        header.set_size(0);
+        archive.append_data(&mut header, path, std::io::empty())
+    };
+    directory(format!("{below}/"), 0o755)?;
+    // As `/tmp`: each user's sessions are its own.
+    directory(format!("{below}/sessions/"), 0o1777)?;
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(program.len() as u64);
+    archive.append_data(&mut header, format!("{below}/{}", program_name()), program.as_slice())?;
+    archive.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_programs_are_there_and_small() {
+        for (arch, packed) in PROGRAMS {
+            assert!(!packed.is_empty(), "no keeper for {arch}: `rustup target add` its musl target");
+            let archive = archive("/run/steadfast", packed).unwrap();
+            assert!(archive.len() < 1 << 20, "{arch}: {} bytes", archive.len());
+            let mut archive = tar::Archive::new(archive.as_slice());
+            let names: Vec<_> =
+                archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+            assert_eq!(
+                names,
+                [
+                    "run/steadfast/".to_owned(),
+                    "run/steadfast/sessions/".into(),
+                    format!("run/steadfast/{}", program_name())
+                ]
+            );
+        }
+    }
+}
