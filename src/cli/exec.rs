@@ -278,6 +278,9 @@ mod tests {
         assert_eq!(message, "directory `/nonexist` (-w) does not exist in container `demo-a`; the command was not run");
         let crun = "Error: crun: chdir to `/nonexist`: Not a directory: OCI runtime error\n";
         assert!(told(crun, &request).unwrap().1.contains("is not a directory"));
+        let older = "Error: crun: chdir `/nonexist`: No such file or directory: OCI runtime attempted to invoke a command that was \
+                     not found\n";
+        assert!(told(older, &request).unwrap().1.contains("does not exist"));
         let request = ExecRequest { workdir: None, ..request };
         for words in [
             format!("{runc}exec: \"serve\": executable file not found in $PATH{end}"),
