@@ -39,5 +39,7 @@ mod secrets;
 #[allow(dead_code)] // a server that other tests need more of
 mod server;
 mod support;
+#[path = "apply/terminal.rs"]
+mod terminal;
 #[path = "apply/world.rs"]
 mod world;

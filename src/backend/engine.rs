@@ -67,8 +67,26 @@ pub struct ExecRequest {
     pub workdir: Option<String>,
     /// Whether standard input will be sent.
     pub stdin: bool,
-    /// Whom it runs as, as the container knows them; `None` for the container's own user.
+    /// A terminal of this size for it. Then all that it prints is standard output.
+    pub tty: Option<TermSize>,
+    /// Who runs it, as `podman exec --user` takes it; `None` for the container's own user.
     pub user: Option<String>,
+}
+
+/// The size of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TermSize {
+    /// Characters to a line.
+    pub cols: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+impl Default for TermSize {
+    /// What a terminal has when nobody says.
+    fn default() -> Self {
+        Self { cols: 80, rows: 24 }
+    }
 }
 
 /// Arguments and values may be secrets: only the program and the variables' names are shown.
@@ -80,6 +98,8 @@ impl fmt::Debug for ExecRequest {
             .field("env", &names.collect::<Vec<_>>())
             .field("workdir", &self.workdir)
             .field("stdin", &self.stdin)
+            .field("tty", &self.tty)
+            .field("user", &self.user)
             .finish_non_exhaustive()
     }
 }
@@ -90,7 +110,7 @@ pub struct Exec {
     pub id: String,
     /// What it prints, until it ends.
     pub output: Chunks,
-    /// Its standard input, when asked for. Shutting it down is end of file.
+    /// Its standard input, when asked for. Shutting it down is end of file, unless it is a terminal: there a key is.
     pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
 }
 
@@ -274,6 +294,9 @@ pub trait Engine: Routing {
 
     /// Starts a command in it.
     fn exec(&self, id: &ContainerId, request: &ExecRequest) -> impl Future<Output = Result<Exec, EngineError>> + Send;
+
+    /// Gives the terminal of a command another size. Fails while the command is only about to begin, and once it has ended.
+    fn exec_resize(&self, exec: &str, size: TermSize) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// The exit code of a command that has ended.
     fn exec_exit(&self, exec: &str) -> impl Future<Output = Result<i32, EngineError>> + Send;

@@ -14,6 +14,7 @@ pub(crate) mod lima;
 pub mod limactl;
 pub mod podman;
 mod process;
+mod pty;
 mod ssh;
 mod store;
 mod vm;
@@ -27,7 +28,8 @@ use futures_util::Stream;
 
 pub use engine::{
     Chunk, Chunks, ContainerExits, Engine, EngineError, EngineErrorKind, EngineEvent, EngineMachine, EventKind, Events,
-    Exec, ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, PullFault, PullRefusal, Routing, WayOut,
+    Exec, ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, PullFault, PullRefusal, Routing, TermSize,
+    WayOut,
 };
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};

@@ -364,12 +364,18 @@ pub(super) struct ExecArgs {
     /// Pass standard input on
     #[arg(short, long)]
     pub(super) interactive: bool,
+    /// Give the command a terminal: with `-i` (`-it`) ours, every key included, Ctrl-C too
+    #[arg(short, long)]
+    pub(super) tty: bool,
     /// Set a variable for the command; without a value, pass on ours
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(super) env: Vec<String>,
     /// Directory to run it in
     #[arg(short, long, value_name = "DIR")]
     pub(super) workdir: Option<String>,
+    /// Who runs it, instead of the container's own user
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(super) user: Option<String>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(super) command: Vec<String>,

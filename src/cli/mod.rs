@@ -5,6 +5,7 @@ mod agent;
 mod args;
 mod cache;
 mod doctor;
+mod exec;
 mod file;
 mod history;
 mod kept;
@@ -19,6 +20,7 @@ mod service;
 mod settings;
 mod signals;
 mod status;
+mod terminal;
 mod trust;
 mod vm;
 mod why;
@@ -125,13 +127,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// What helps who types `exec` as other tools have it.
 fn exec_hint(args: &[OsString]) -> Option<&'static str> {
     let is = |word: &str| args.iter().any(|arg| arg == word);
-    if !is("exec") || is("--") {
-        return ["-t", "-it", "-ti", "--tty"].into_iter().any(is).then_some(NO_TERMINAL).filter(|_| is("exec"));
-    }
-    Some("the command comes after `--`: `steadfast exec AGENT -- CMD ARG…`")
+    let helps = is("exec") && !is("--");
+    helps.then_some("the command comes after `--`: `steadfast exec AGENT -- CMD ARG…`")
 }
-
-const NO_TERMINAL: &str = "`exec` gives a command no terminal; `-i` alone passes standard input on";
 
 async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliError> {
     if settings.output == Format::Markdown && !matches!(verb, Verb::Plan(_)) {
@@ -155,7 +153,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::History(args) => history::history(settings, args).await,
         Verb::Why(args) => why::why(settings, args).await,
         Verb::Logs(args) => logs::logs(settings, args).await,
-        Verb::Exec(args) => agent::exec(settings, args).await,
+        Verb::Exec(args) => exec::exec(settings, args).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,
         Verb::Vm(verb) => vm::vm(settings, verb).await,
         Verb::Publish(verb) => publish::publish(settings, verb).await,
@@ -171,7 +169,7 @@ mod tests {
     fn who_types_exec_as_elsewhere_is_helped() {
         let hint = |line: &str| super::exec_hint(&line.split(' ').map(Into::into).collect::<Vec<_>>());
         assert!(hint("steadfast exec a ls -l").unwrap().contains("after `--`"));
-        assert!(hint("steadfast exec a -it -- sh").unwrap().contains("no terminal"));
+        assert!(hint("steadfast exec -it a sh").unwrap().contains("after `--`"));
         assert_eq!(hint("steadfast exec a --wrong -- sh"), None);
         assert_eq!(hint("steadfast logs a -t"), None);
     }

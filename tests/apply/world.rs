@@ -286,6 +286,18 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Processes of this machine with this word among theirs.
+pub fn processes_with(word: &str) -> usize {
+    let cmdlines = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("cmdline"));
+    let words = cmdlines.filter_map(|path| std::fs::read(path).ok());
+    words.filter(|line| line.split(|byte| *byte == 0).any(|one| one == word.as_bytes())).count()
+}
+
+/// A number that no other sleep has.
+pub fn nap(number: u32) -> String {
+    format!("{}{number}", 4_000_000 + std::process::id())
+}
+
 /// A host port that is free now, outside the range the kernel hands out by itself.
 pub fn port() -> u16 {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);

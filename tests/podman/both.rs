@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde_json::Value;
-use steadfast::backend::{Engine, ExecRequest, LogRequest};
+use steadfast::backend::podman::Shell;
+use steadfast::backend::{Engine, ExecRequest, LogRequest, TermSize};
 use steadfast::model::{
-    Create, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Phase, Port, Protocol, RestartPolicy, Text,
+    ContainerId, Create, HealthCheck, HealthTest, HostKey, ImageRef, Mount, Phase, Port, Protocol, RestartPolicy, Text,
 };
 
 use crate::bench::{self, Bench, NOW, within};
@@ -213,23 +214,32 @@ async fn secrets_are_no_arguments() {
     let shell = stand_in.shell();
     bench::run(through_api(), async |bench| {
         let id = bench.started(&bench.shell("x", "sleep 1000")).await;
-        let request = ExecRequest {
-            command: vec!["sh".into(), "-c".into(), "echo \"$A\" \"$HOME\"; sleep 3".into()],
-            env: vec!["A=canary-one\ncanary-two".into(), "HOME=canary-three".into()],
-            ..ExecRequest::default()
-        };
-        let mut exec = shell.exec(&id, &request).await.unwrap();
-        let said = within(exec.output.next()).await.expect("a line").unwrap();
-        assert!(format!("{said:?}").contains("canary-one"), "{said:?}");
-        let everywhere = std::fs::read_dir("/proc").unwrap().flatten();
-        let words = everywhere.map(|process| std::fs::read(process.path().join("cmdline")).unwrap_or_default());
-        let words: Vec<_> = words.map(|words| String::from_utf8_lossy(&words).into_owned()).collect();
-        let telling: Vec<_> =
-            words.iter().filter(|words| words.contains("canary-") && !words.contains("sf-canary")).collect();
-        assert!(telling.is_empty(), "{telling:?}");
-        assert!(words.iter().any(|words| words.contains("podman\0exec")), "the command was seen at all");
+        for tty in [None, Some(TermSize::default())] {
+            keeps_its_secrets(&shell, &id, tty).await;
+        }
     })
     .await;
+}
+
+async fn keeps_its_secrets(shell: &Shell, id: &ContainerId, tty: Option<TermSize>) {
+    let request = ExecRequest {
+        command: vec!["sh".into(), "-c".into(), "echo \"$A\" \"$HOME\"; sleep 3".into()],
+        env: vec!["A=canary-one\ncanary-two".into(), "HOME=canary-three".into()],
+        tty,
+        ..ExecRequest::default()
+    };
+    let mut exec = shell.exec(id, &request).await.unwrap();
+    let said = within(exec.output.next()).await.expect("a line").unwrap();
+    let said = format!("{said:?}");
+    // Nothing of the script that brought them is echoed.
+    assert!(said.contains("canary-one") && said.matches("canary").count() == 3 && !said.contains("podman"), "{said}");
+    let everywhere = std::fs::read_dir("/proc").unwrap().flatten();
+    let words = everywhere.map(|process| std::fs::read(process.path().join("cmdline")).unwrap_or_default());
+    let words: Vec<_> = words.map(|words| String::from_utf8_lossy(&words).into_owned()).collect();
+    let telling: Vec<_> =
+        words.iter().filter(|words| words.contains("canary-") && !words.contains("sf-canary")).collect();
+    assert!(telling.is_empty(), "{telling:?}");
+    assert!(words.iter().any(|words| words.contains("podman\0exec")), "the command was seen at all");
 }
 
 /// Where a guest sees the cache, it reads a tarball by itself, compressed or not, and takes no half of one.

@@ -37,6 +37,12 @@ shift 5
 line=
 for word; do line="$line '$(printf %s "$word" | sed "s/'/'\\\\''/g")'"; done
 cd / || exit 1
+# As limactl asks ssh for a terminal: where its own standard output is one; and as ssh makes none unless standard input is one too. That of
+# util-linux's `script` begins as ssh's does: with the size and the modes of ours, which becomes raw; it hangs up when we end, its size
+# follows when we are told of one, and the exit code is the command's.
+if [ -t 0 ] && [ -t 1 ]; then
+  exec env -i PATH="{bin}:$PATH" SHELL=/bin/sh TERM="$TERM" script --quiet --return --command "$line" /dev/null
+fi
 env -i PATH="{bin}:$PATH" SHELL=/bin/sh setsid sh -c "$line"
 "#
             ),

@@ -37,6 +37,13 @@ macro_rules! conformance {
                     a_commands_environment_and_directory,
                     a_command_that_is_not_there,
                     much_output_arrives_whole,
+                    a_terminal_has_its_size_and_follows_it,
+                    keys_are_the_commands,
+                    every_byte_goes_both_ways_on_a_terminal,
+                    a_terminals_end_is_the_commands,
+                    a_command_on_a_terminal_is_ended_with_all_it_began,
+                    a_terminal_wants_a_container_that_runs,
+                    a_command_is_run_by_who_is_named,
                     logs_keep_streams_and_bytes,
                     a_tail_is_the_last_lines,
                     a_followed_log_ends_with_its_container;

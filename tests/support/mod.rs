@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod command;
 pub mod registry;
+pub mod terminal;
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Call, Fake, FakeContainer, State};
 use crate::backend::{
     ByteStream, Chunk, Chunks, ContainerExits, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec,
-    ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, Progress, Routing,
+    ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, Progress, Routing, TermSize,
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Images, Live,
@@ -432,6 +432,10 @@ impl Engine for Fake {
             Ok(Exec { id: exec, output: Box::pin(stream::empty()), stdin: None })
         })
         .await
+    }
+
+    async fn exec_resize(&self, exec: &str, _: TermSize) -> Result<(), EngineError> {
+        self.ask("exec_resize", exec, |state| state.execs.get(exec).map(|_| ()).ok_or_else(|| not_found(exec))).await
     }
 
     async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {

@@ -125,7 +125,8 @@ pub enum ExecRefusal {
 impl ExecRefusal {
     /// What the words of Podman, crun or runc mean, where that is known.
     pub fn of_words(words: &str) -> Option<Self> {
-        if words.contains("chdir to ") {
+        // crun 1.8 leaves the `to` out.
+        if words.contains("chdir to ") || words.contains("chdir `") {
             return Some(if says(words, &["not a directory"]) { Self::NotADirectory } else { Self::NoDirectory });
         }
         let is_missing = ["executable file not found", "executable file `", "no such file or directory"];

@@ -9,14 +9,14 @@ use bollard::Docker;
 use bollard::exec::CreateExecOptions;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use super::api::Api;
 use super::error;
 use super::http::{Call, DEADLINE, query, segment};
 use super::stream::Frames;
-use crate::backend::{ByteStream, Chunk, Chunks, EngineError, Exec, ExecRequest, LogRequest};
+use crate::backend::{ByteStream, Chunk, Chunks, EngineError, Exec, ExecRequest, LogRequest, TermSize};
 use crate::model::{ContainerId, Secrets};
 
 /// How long after the end of its output a command may take to end itself.
@@ -37,7 +37,8 @@ impl Api {
             attach_stdin: Some(request.stdin),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
-            tty: Some(false),
+            tty: Some(request.tty.is_some()),
+            detach_keys: request.tty.map(|_| NO_DETACHING.to_owned()),
             cmd: Some(request.command.clone()),
             env: Some(request.env.clone()),
             working_dir: request.workdir.clone(),
@@ -48,7 +49,7 @@ impl Api {
         let exec = self.typed(&create, ask).await?.id;
 
         let start = Call::post(what, self.libpod(&format!("/exec/{}/start", segment(&exec))).await?)
-            .json(&json!({ "Detach": false, "Tty": false }))
+            .json(&start_body(request.tty))
             .hiding(secrets)
             .upgrading();
         let response = self.http().open(&start, Some(EXEC)).await?;
@@ -56,11 +57,22 @@ impl Api {
         let (reader, writer) = tokio::io::split(connection);
         let (command, socket) = (start.command(), self.socket().to_owned());
         let broken = move |err: io::Error| error::broken(&start.what, &command, &socket, &err);
+        let bytes = ReaderStream::new(reader).map(move |item| item.map_err(&broken));
         Ok(Exec {
             id: exec,
-            output: decode(ReaderStream::new(reader).map(move |item| item.map_err(&broken))),
+            output: match request.tty {
+                Some(_) => Box::pin(bytes.map(|item| item.map(Chunk::Stdout))),
+                None => decode(bytes),
+            },
             stdin: request.stdin.then(|| Box::pin(writer) as _),
         })
+    }
+
+    /// See [`crate::backend::Engine::exec_resize`].
+    pub async fn exec_resize(&self, exec: &str, size: TermSize) -> Result<(), EngineError> {
+        let TermSize { cols, rows } = size;
+        let path = self.libpod(&format!("/exec/{}/resize?h={rows}&w={cols}", segment(exec))).await?;
+        self.http().send(&Call::post("resize the terminal of a command", path)).await.map(|_| ())
     }
 
     /// See [`crate::backend::Engine::exec_exit`].
@@ -105,6 +117,17 @@ impl Api {
         let response = self.http().open(&call, deadline).await?;
         let http = self.http().clone();
         Ok(decode(response.bytes_stream().map(move |item| item.map_err(|err| http.broken(&call, &err)))))
+    }
+}
+
+/// Keys that nobody types in a row. Podman would leave the command at Ctrl-P Ctrl-Q, and so keep each Ctrl-P back until the
+/// next key; that there are none, its API (to 5.x) cannot be told.
+const NO_DETACHING: &str = "ctrl-^,ctrl-@,ctrl-^,ctrl-@,ctrl-^,ctrl-@";
+
+fn start_body(tty: Option<TermSize>) -> Value {
+    match tty {
+        Some(TermSize { cols, rows }) => json!({ "Detach": false, "Tty": true, "h": rows, "w": cols }),
+        None => json!({ "Detach": false, "Tty": false }),
     }
 }
 

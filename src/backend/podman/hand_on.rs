@@ -80,6 +80,10 @@ macro_rules! hand_on {
             $to!(self, exec(id, request))
         }
 
+        async fn exec_resize(&self, exec: &str, size: TermSize) -> Result<(), EngineError> {
+            $to!(self, exec_resize(exec, size))
+        }
+
         async fn exec_exit(&self, exec: &str) -> Result<i32, EngineError> {
             $to!(self, exec_exit(exec))
         }

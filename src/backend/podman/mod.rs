@@ -43,7 +43,7 @@ use std::time::Duration;
 use self::hand_on::hand_on;
 use super::{
     ByteStream, Chunks, ContainerExits, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts,
-    LogLines, LogRequest, Look, Progress, Routing,
+    LogLines, LogRequest, Look, Progress, Routing, TermSize,
 };
 use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership};
 

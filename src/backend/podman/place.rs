@@ -8,7 +8,7 @@ use super::hand_on::hand_on;
 use super::{Ladder, Podman};
 use crate::backend::{
     ByteStream, Chunks, ContainerExits, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts,
-    LogLines, LogRequest, Look, Progress, Routing,
+    LogLines, LogRequest, Look, Progress, Routing, TermSize,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, VmState,

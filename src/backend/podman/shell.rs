@@ -17,6 +17,7 @@ mod images;
 mod look;
 mod run;
 mod script;
+mod terminal;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,7 @@ use crate::backend::podman::hand_on::hand_on;
 use crate::backend::podman::{Podman, ending};
 use crate::backend::{
     ByteStream, Chunks, ContainerExits, Engine, EngineError, EngineErrorKind, EngineMachine, Events, Exec, ExecRequest,
-    ImageFacts, LogLines, LogRequest, Look, Progress, Routing, lima,
+    ImageFacts, LogLines, LogRequest, Look, Progress, Routing, TermSize, lima,
 };
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, Route,

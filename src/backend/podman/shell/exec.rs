@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio_util::io::ReaderStream;
 
 use super::run::{Call, KillOnDrop, Running, complaint};
 use super::script::{self, Variables};
+use super::terminal::{self, Terminal};
 use super::{Shell, error};
 use crate::backend::podman::error::{About, timed_out};
 use crate::backend::podman::stream::Lines;
@@ -26,36 +27,48 @@ use crate::model::{ContainerId, Ownership, Secrets};
 use crate::mutex::guard;
 
 /// How long after the end of its output a command may take to end itself.
-const EXIT: Duration = Duration::from_secs(10);
+pub(super) const EXIT: Duration = Duration::from_secs(10);
 /// Sessions remembered for whoever asks for their exit code.
 const SESSIONS: usize = 256;
 /// The first line from the guest, once nothing but the command itself can fail. What comes before is ours.
-const BEGINS: &str = "steadfast: it begins\n";
+pub(super) const BEGINS: &str = "steadfast: it begins\n";
 
 /// One command and its end.
 #[derive(Debug)]
 pub(super) struct Session {
-    id: String,
+    pub(super) id: String,
     /// `Some` once it ended; `None` in it for an end by a signal, or by our own hand.
-    end: watch::Receiver<Option<Option<i32>>>,
+    end: End,
+    /// While it runs on one.
+    pub(super) terminal: Mutex<Option<Terminal>>,
 }
+
+type End = watch::Receiver<Option<Option<i32>>>;
 
 impl Shell {
     /// See [`crate::backend::Engine::exec`]. A failing ssh looks like a command that exits with 255.
     pub async fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Exec, EngineError> {
         let what = format!("run a command in container `{id}`");
         let session = format!("shell-{:016x}", fastrand::u64(..));
-        let before = format!("export {}={session}\n{}", ending::MARK, begin_if_it_runs(id));
+        let begins = if request.tty.is_some() { terminal::begin_or_end(id) } else { begin_if_it_runs(id) };
+        let before = format!("export {}={session}\n{begins}", ending::MARK);
         let pairs = request.env.iter().map(|line| line.split_once('=').unwrap_or((line, "")));
         let script = Variables::new(pairs.clone())
             .and_then(|variables| script::podman(&before, "exec", &variables, exec_words(id, request)))
             .map_err(|why| EngineError::new(EngineErrorKind::CommandFailed, format!("failed to {what}: {why}")))?;
         // A word of the command that is such a value is hidden with it.
         let secrets = Secrets::new(pairs.map(|(_, value)| value));
-        let call = self.sent(what, About::Container, format!("podman exec {id}"), script).hiding(secrets);
+        let shown = format!("podman exec {id}");
+        if let Some(size) = request.tty {
+            let words = script::receiver_on_terminal(&script);
+            let call = self.call(what, About::Container, shown, words).sending(script).hiding(secrets);
+            let exec = self.exec_on_terminal(call, session, size).await?;
+            return Ok(Exec { stdin: exec.stdin.filter(|_| request.stdin), ..exec });
+        }
+        let call = self.sent(what, About::Container, shown, script).hiding(secrets);
         let mut begun = self.begin(&call).await?;
         let stdin = begun.stdin.take().filter(|_| request.stdin);
-        let leash = self.remember(&session, begun.child);
+        let (leash, _) = self.remember(&session, begun.child, None);
         let broken = move |err: &io::Error| call.broken(err);
         let output = Output { chunks: begun.chunks, leash: Some(leash) };
         Ok(Exec {
@@ -66,13 +79,21 @@ impl Shell {
     }
 
     /// Follows a child to its end. It is ended when the leash is dropped without a word.
-    fn remember(&self, id: &str, mut child: KillOnDrop) -> oneshot::Sender<()> {
+    pub(super) fn remember(
+        &self,
+        id: &str,
+        mut child: KillOnDrop,
+        terminal: Option<Terminal>,
+    ) -> (oneshot::Sender<()>, End) {
         let ((ended, end), (leash, leashed)) = (watch::channel(None), oneshot::channel());
+        let session = Arc::new(Session { id: id.to_owned(), end: end.clone(), terminal: Mutex::new(terminal) });
+        let followed = session.clone();
         tokio::spawn(async move {
             let code = tokio::select! {
                 code = child.ended() => code.ok().flatten(),
                 Err(_) = leashed => None,
             };
+            *guard(&followed.terminal) = None;
             ended.send_replace(Some(code));
         });
         let mut sessions = guard(&self.sessions);
@@ -81,8 +102,8 @@ impl Shell {
         {
             sessions.remove(old);
         }
-        sessions.push_back(Arc::new(Session { id: id.to_owned(), end }));
-        leash
+        sessions.push_back(session);
+        (leash, end)
     }
 
     /// See [`crate::backend::Engine::exec_exit`].
@@ -230,7 +251,7 @@ struct Begun {
     chunks: RawChunks,
 }
 
-type RawChunks = Pin<Box<dyn Stream<Item = io::Result<Chunk>> + Send>>;
+pub(super) type RawChunks = Pin<Box<dyn Stream<Item = io::Result<Chunk>> + Send>>;
 
 /// Whether [`BEGINS`] came first, and what came after it, or instead.
 async fn first_line(call: &Call, stdout: &mut ChildStdout) -> Result<(bool, Vec<u8>), EngineError> {
@@ -259,22 +280,24 @@ fn begin_if_it_runs(id: &ContainerId) -> String {
 fn exec_words(id: &ContainerId, request: &ExecRequest) -> Vec<String> {
     let mut words = Vec::new();
     words.extend(request.stdin.then(|| "--interactive".to_owned()));
-    words.extend(request.workdir.iter().flat_map(|directory| ["--workdir".to_owned(), directory.clone()]));
+    // No keys to leave it with: Podman's own would keep each Ctrl-P back until the next key.
+    words.extend(request.tty.iter().flat_map(|_| ["--tty".to_owned(), "--detach-keys=".to_owned()]));
     words.extend(request.user.iter().flat_map(|user| ["--user".to_owned(), user.clone()]));
+    words.extend(request.workdir.iter().flat_map(|directory| ["--workdir".to_owned(), directory.clone()]));
     words.push(id.as_str().to_owned());
     words.extend(request.command.iter().cloned());
     words
 }
 
 /// What comes out, until it ends.
-struct Output {
-    chunks: RawChunks,
-    leash: Option<oneshot::Sender<()>>,
+pub(super) struct Output {
+    pub chunks: RawChunks,
+    pub leash: Option<oneshot::Sender<()>>,
 }
 
 impl Output {
     /// `ended` is asked at the end of both streams whether that was well.
-    fn stream<F>(
+    pub(super) fn stream<F>(
         self,
         broken: impl Fn(&io::Error) -> EngineError + Send + 'static,
         ended: impl FnOnce() -> F + Send + 'static,

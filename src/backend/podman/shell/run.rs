@@ -8,12 +8,14 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use super::{Shell, error};
 use crate::backend::podman::answer;
 use crate::backend::podman::error::{ANSWER_LIMIT, About, timed_out, too_large, unreadable};
-use crate::backend::{EngineError, EngineErrorKind};
+use crate::backend::pty::{Pty, Reader, Sizes};
+use crate::backend::{EngineError, EngineErrorKind, TermSize};
 use crate::model::Secrets;
 
 /// How long an ordinary call may take: an ssh session and a cold Podman in an emulated machine take several seconds.
@@ -63,6 +65,10 @@ impl Call {
     pub(super) fn within(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
+    }
+
+    pub(super) fn input(&self) -> &[u8] {
+        self.input.as_deref().unwrap_or_default()
     }
 
     pub(super) fn what(&self) -> &str {
@@ -123,6 +129,11 @@ impl KillOnDrop {
     pub(super) async fn ended(&mut self) -> std::io::Result<Option<i32>> {
         self.0.wait().await.map(code_of)
     }
+
+    /// Its process group. `None` once it was waited for: then the number may be another's.
+    pub(super) fn group(&self) -> Option<Pid> {
+        self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+    }
 }
 
 fn code_of(status: ExitStatus) -> Option<i32> {
@@ -131,10 +142,8 @@ fn code_of(status: ExitStatus) -> Option<i32> {
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // No id once it was waited for: then the number may be another's.
-        let pid = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = kill_process_group(pid, Signal::KILL);
+        if let Some(group) = self.group() {
+            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
@@ -144,6 +153,15 @@ pub(super) struct Running {
     pub child: KillOnDrop,
     pub stdin: ChildStdin,
     pub stdout: ChildStdout,
+    pub stderr: ChildStderr,
+}
+
+/// A child on a terminal: its standard input and output.
+pub(super) struct OnTerminal {
+    pub child: KillOnDrop,
+    pub reader: Reader,
+    pub writer: pipe::Sender,
+    pub sizes: Sizes,
     pub stderr: ChildStderr,
 }
 
@@ -168,7 +186,7 @@ impl Shell {
     pub(super) async fn start_child(&self, call: &Call) -> Result<Running, EngineError> {
         let mut running = self.spawn(call)?;
         // A child that ended early tells why by itself.
-        let _ = running.stdin.write_all(call.input.as_deref().unwrap_or_default()).await;
+        let _ = running.stdin.write_all(call.input()).await;
         Ok(running)
     }
 
@@ -184,6 +202,22 @@ impl Shell {
             return Err(failed(&std::io::Error::other("it has no pipes")));
         };
         Ok(Running { child, stdin, stdout, stderr })
+    }
+
+    /// Starts a command on a terminal. Nothing is sent to it.
+    pub(super) fn spawn_on_terminal(&self, call: &Call, size: TermSize) -> Result<OnTerminal, EngineError> {
+        let mut command = self.limactl.shell(&self.instance);
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
+        let failed = |err: &std::io::Error| error::not_started(call, &program, err);
+        let no_terminal = |err| call.broken(&std::io::Error::other(format!("no pseudo-terminal can be made: {err}")));
+        let Pty { reader, writer, sizes, theirs } = Pty::open(size).map_err(no_terminal)?;
+        let also_theirs = theirs.try_clone().map_err(no_terminal)?;
+        command.args(&call.words).stdin(theirs).stdout(also_theirs).process_group(0);
+        let mut child = command.spawn().map_err(|err| failed(&err))?;
+        let stderr = child.stderr.take();
+        let child = KillOnDrop(child);
+        let stderr = stderr.ok_or_else(|| failed(&std::io::Error::other("it has no pipes")))?;
+        Ok(OnTerminal { child, reader, writer, sizes, stderr })
     }
 
     /// Runs a command to its end and yields its standard output.
@@ -205,7 +239,7 @@ impl Shell {
         let work = async {
             let Running { mut child, mut stdin, mut stdout, mut stderr } = self.spawn(call)?;
             let send = async move {
-                let _ = stdin.write_all(call.input.as_deref().unwrap_or_default()).await;
+                let _ = stdin.write_all(call.input()).await;
                 // Dropped, and so closed.
                 Ok(())
             };

@@ -10,6 +10,16 @@ pub(super) fn receiver(script: &str) -> Vec<String> {
     ["sh".to_owned(), "-c".to_owned(), line].into()
 }
 
+/// The line by which a guest on a terminal says that the script may come: nothing is echoed, and a line may have any length.
+pub(super) const READY: &str = "steadfast: the script may come\n";
+
+/// As [`receiver`], where standard input is a terminal. Nothing may be sent before [`READY`].
+pub(super) fn receiver_on_terminal(script: &str) -> Vec<String> {
+    let ready = READY.trim_end();
+    let line = format!("stty raw -echo; echo '{ready}'; eval \"$(dd bs=1 count={} 2>/dev/null)\"", script.len());
+    ["sh".to_owned(), "-c".to_owned(), line].into()
+}
+
 /// One word for the shell, whatever is in it.
 pub(super) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
