@@ -184,7 +184,7 @@ impl Gone<'_> {
                 }
             }
         }
-        out.write_all(&frame::message(Kind::Replayed, &Replayed { at, missed, taken: 0 }))?;
+        out.write_all(&frame::message(Kind::Replayed, &Replayed { at, missed, taken: 0, tty: self.state.tty }))?;
         out.write_all(&frame::message(Kind::Ended, &self.state))
     }
 }

@@ -314,6 +314,9 @@ pub struct Replayed {
     /// Of the writer's input, so much was taken already.
     #[serde(default)]
     pub taken: u64,
+    /// Whether the command runs in a terminal.
+    #[serde(default)]
+    pub tty: bool,
 }
 
 /// Announces input that is written whole, with nothing of anybody else between.

@@ -32,14 +32,28 @@ impl Agents {
     /// The container of an agent that serves now; when none does, the one that did last. Found by its labels, whatever it is
     /// called.
     pub(super) async fn look(&self, agent: &AgentName) -> Result<Option<(ContainerName, ContainerState)>, EngineError> {
-        let look = Look {
+        let guest = self.engine.look(&self.everything()).await?;
+        let found = serving(&guest, agent, self.desired.agents.get(agent).map(|agent| &agent.container.name));
+        Ok(found.map(|(name, seen)| (name.clone(), seen.clone())))
+    }
+
+    /// The containers of all agents that have one, as [`Agents::look`] finds them.
+    pub(super) async fn all(&self) -> Result<Vec<(AgentName, ContainerState)>, CliError> {
+        let guest = self.engine.look(&self.everything()).await.map_err(|err| CliError::from_engine(&err))?;
+        let agents = self.desired.agents.iter();
+        let found = agents.filter_map(|(agent, wanted)| {
+            serving(&guest, agent, Some(&wanted.container.name)).map(|(_, seen)| (agent.clone(), seen.clone()))
+        });
+        Ok(found.collect())
+    }
+
+    fn everything(&self) -> Look {
+        Look {
             owner: self.desired.ownership(),
             names: BTreeSet::new(),
             health: BTreeSet::new(),
             key: self.desired.key.clone(),
-        };
-        let guest = self.engine.look(&look).await?;
-        Ok(serving(guest, agent, self.desired.agents.get(agent).map(|agent| &agent.container.name)))
+        }
     }
 
     /// As [`Agents::look`], and an error where there is none.
@@ -96,8 +110,12 @@ fn left_alone(agent: &Agent) -> Option<&'static str> {
 }
 
 /// During a replacement an agent has two containers, under the wanted name, `….next` or `….prev`: the one that runs serves.
-fn serving(guest: Guest, agent: &AgentName, wanted: Option<&ContainerName>) -> Option<(ContainerName, ContainerState)> {
-    let mine = guest.containers.into_iter().filter(|(_, seen)| seen.owner.is_of(agent));
+fn serving<'a>(
+    guest: &'a Guest,
+    agent: &AgentName,
+    wanted: Option<&ContainerName>,
+) -> Option<(&'a ContainerName, &'a ContainerState)> {
+    let mine = guest.containers.iter().filter(|(_, seen)| seen.owner.is_of(agent));
     mine.min_by_key(|(name, seen)| {
         let how_alive = match seen.phase {
             Phase::Running => 0,
@@ -105,7 +123,7 @@ fn serving(guest: Guest, agent: &AgentName, wanted: Option<&ContainerName>) -> O
             Phase::Exited { .. } => 2,
             Phase::Created | Phase::Removing | Phase::Other(_) => 3,
         };
-        (how_alive, Some(name) != wanted, Reverse(seen.started_at))
+        (how_alive, Some(*name) != wanted, Reverse(seen.started_at))
     })
 }
 
@@ -126,6 +144,18 @@ pub(super) async fn copy(mut output: impl Stream<Item = Result<Chunk, EngineErro
         }
     }
     Ok(true)
+}
+
+/// Variables as they are typed: `NAME=VALUE`, or `NAME` for ours.
+pub(super) fn variables(settings: &Settings, typed: &[String], status: ExitStatus) -> Result<Vec<String>, CliError> {
+    let pairs = typed.iter().map(|pair| {
+        if pair.contains('=') {
+            return Ok(pair.clone());
+        }
+        let unset = || CliError::new(status, format!("-e {pair} passes on a variable that is not set"));
+        Ok(format!("{pair}={}", settings.vars.get(pair).ok_or_else(unset)?))
+    });
+    pairs.collect()
 }
 
 /// Ends with the code of somebody else's command.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{cache, history, publish};
+use super::{cache, history, publish, session};
 use crate::model::AgentName;
 
 /// Keep agents in containers as a file says.
@@ -129,6 +129,9 @@ pub(super) enum Verb {
     Logs(LogsArgs),
     /// Run a command in an agent; its exit code is ours
     Exec(ExecArgs),
+    /// Keep long-lived commands in agents: start them, send to them, attach to them
+    #[command(subcommand)]
+    Session(session::SessionVerb),
     /// Work with the artifact cache alone
     #[command(subcommand)]
     Cache(CacheVerb),
@@ -183,6 +186,7 @@ impl Verb {
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,
             Verb::Trust(TrustVerb::Show(file) | TrustVerb::Reset { file, .. }) => file,
             Verb::Logs(args) => return args.file.as_deref(),
+            Verb::Session(verb) => return verb.file(),
             Verb::Publish(_) | Verb::Schema { .. } | Verb::Completions { .. } => return None,
         };
         file.file.as_deref()

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::{Agents, copy, exit_with};
+use super::agent::{Agents, copy, exit_with, variables};
 use super::render::said::{Level, say};
 use super::terminal::{self, Input, RawTerminal, Resizes};
 use super::{CliError, ExecArgs, ExitStatus, Settings};
@@ -25,7 +25,7 @@ pub(super) async fn exec(settings: &Settings, args: ExecArgs) -> Result<ExitStat
 }
 
 /// What a shell says of a command that a signal ended.
-const SIGNALLED: i32 = 128;
+pub(super) const SIGNALLED: i32 = 128;
 const SIGPIPE: i32 = 13;
 /// What a program finds out from it which terminal it is on.
 const TERM: &str = "TERM";
@@ -60,16 +60,8 @@ async fn run(settings: &Settings, args: ExecArgs) -> Result<i32, CliError> {
     let own_term = || Some(format!("{TERM}={}", settings.vars.get(TERM).filter(|term| !term.is_empty())?));
     let has_term = args.env.iter().any(|pair| pair.split('=').next() == Some(TERM));
     let own_term = if args.tty && !has_term { own_term() } else { None };
-    let env = args.env.iter().map(|pair| {
-        if pair.contains('=') {
-            return Ok(pair.clone());
-        }
-        let value = settings.vars.get(pair).ok_or_else(|| {
-            CliError::new(ExitStatus::ExecFailed, format!("-e {pair} passes on a variable that is not set"))
-        })?;
-        Ok(format!("{pair}={value}"))
-    });
-    let env = own_term.map(Ok).into_iter().chain(env).collect::<Result<_, CliError>>()?;
+    let env = variables(settings, &args.env, ExitStatus::ExecFailed)?;
+    let env = own_term.into_iter().chain(env).collect();
     // Before its size is looked at, so that no change is missed.
     let resizes = args.tty.then(terminal::resizes).transpose().map_err(|err| no_terminal(&err))?;
     let request = ExecRequest {
@@ -154,7 +146,7 @@ async fn follow_size(engine: &PodmanAt, exec: &str, from: Option<(TermSize, Resi
 }
 
 /// Listens from now on, and yields the first signal that asks us to end. A second one ends us at once.
-fn signalled() -> tokio::sync::mpsc::Receiver<i32> {
+pub(super) fn signalled() -> tokio::sync::mpsc::Receiver<i32> {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
         let Ok(mut stream) = signal(kind) else { continue };

@@ -17,6 +17,7 @@ pub(crate) mod render;
 mod run;
 mod runtime;
 mod service;
+mod session;
 mod settings;
 mod signals;
 mod status;
@@ -154,6 +155,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Why(args) => why::why(settings, args).await,
         Verb::Logs(args) => logs::logs(settings, args).await,
         Verb::Exec(args) => exec::exec(settings, args).await,
+        Verb::Session(verb) => session::session(settings, verb).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,
         Verb::Vm(verb) => vm::vm(settings, verb).await,
         Verb::Publish(verb) => publish::publish(settings, verb).await,

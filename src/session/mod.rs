@@ -4,11 +4,13 @@
 //! session goes through a command of Podman's that runs it, over whichever transport reaches Podman. Nothing of a session is kept
 //! here: its command, its input and its output are the keeper's, and survive us, Podman's service and the connection.
 
+mod attach;
 mod error;
 mod keeper;
 mod link;
 mod talk;
 
+pub use attach::{AttachOptions, Event, Input, Left, WriteOptions};
 pub use error::{SessionError, words_of};
 pub use keeper::Keeper;
 pub use link::{Link, LinkReader, LinkWriter};

@@ -32,6 +32,7 @@ struct Reading {
     replay: Option<u64>,
     missed: u64,
     taken: u64,
+    tty: bool,
     /// So slow that nobody waits for it any more.
     is_slow: bool,
 }
@@ -130,7 +131,7 @@ impl Client {
     }
 
     /// Begins to read the log.
-    pub(super) fn attach(&mut self, attach: &Attach, log: &Log, taken: u64) -> io::Result<()> {
+    pub(super) fn attach(&mut self, attach: &Attach, log: &Log, taken: u64, tty: bool) -> io::Result<()> {
         let at = match attach.from {
             Some(from) => from.min(log.end()),
             None => log.tail(attach.replay)?,
@@ -144,6 +145,7 @@ impl Client {
             replay: Some(log.end()),
             missed,
             taken,
+            tty,
             is_slow: false,
         });
         Ok(())
@@ -175,7 +177,7 @@ impl Client {
                 // What was dropped meanwhile.
                 let missed = log.begin() - reading.at;
                 reading.at = log.begin();
-                let gap = Replayed { at: reading.at, missed, taken: reading.taken };
+                let gap = Replayed { at: reading.at, missed, taken: reading.taken, tty: reading.tty };
                 self.out.extend(frame::message(Kind::Replayed, &gap));
                 continue;
             }
@@ -186,7 +188,8 @@ impl Client {
                 if reading.replay.take().is_none() {
                     break;
                 }
-                let replayed = Replayed { at: reading.at, missed: reading.missed, taken: reading.taken };
+                let replayed =
+                    Replayed { at: reading.at, missed: reading.missed, taken: reading.taken, tty: reading.tty };
                 self.out.extend(frame::message(Kind::Replayed, &replayed));
                 if !reading.follow {
                     self.reading = None;

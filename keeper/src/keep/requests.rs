@@ -136,7 +136,7 @@ impl Keeper {
         }
         let Some(client) = self.clients.get_mut(index) else { return };
         client.writer = attach.writer.as_ref().map(|writer| writer.id.clone());
-        if let Err(err) = client.attach(attach, &self.log, taken) {
+        if let Err(err) = client.attach(attach, &self.log, taken, self.state.tty) {
             client.refuse(&Problem::system("the log cannot be read", &err));
         }
     }

@@ -1,0 +1,43 @@
+//! `session start`.
+
+use super::args::StartArgs;
+use super::{failed, keeper, list};
+use crate::cli::agent::{Agents, variables};
+use crate::cli::{CliError, ExitStatus, Settings, render};
+use crate::session::message::{Size, Spec, Word};
+
+/// How large the log of an ad-hoc session may be, in bytes.
+const LOG: u64 = 8 << 20;
+/// A terminal's size until somebody attaches with another.
+const TERMINAL: Size = Size { cols: 80, rows: 24 };
+
+pub(super) async fn start(settings: &Settings, args: StartArgs) -> Result<ExitStatus, CliError> {
+    let agents = Agents::open(settings).await?;
+    let keeper = keeper(&agents, &args.session.agent).await?;
+    let env = variables(settings, &args.env, ExitStatus::Error)?;
+    let pairs = env.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let spec = Spec {
+        name: args.session.name.clone(),
+        agent: args.session.agent.to_string(),
+        id: format!("{:032x}", fastrand::u128(..)),
+        command: args.command.into_iter().map(Word::from).collect(),
+        cwd: args.cwd.map(Word::from),
+        env: pairs.map(|(name, value)| (Word::from(name), Word::from(value))).collect(),
+        stdin: args.stdin.into(),
+        tty: args.tty.then_some(TERMINAL),
+        requires: args.require.into_iter().map(Word::from).collect(),
+        restart: args.restart.into(),
+        log_max: LOG,
+        idle_stop: None,
+        declared: None,
+        replace_ended: false,
+    };
+    let state = keeper.start(&spec, args.user.as_deref()).await.map_err(|err| failed(&err, &args.session))?;
+    if settings.output.is_data() {
+        render::print_data(settings.output, &list::json(&args.session.agent, &state))?;
+    } else {
+        let pid = state.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
+        render::print(&format!("session {} started{pid}\n", args.session))?;
+    }
+    Ok(ExitStatus::Done)
+}
