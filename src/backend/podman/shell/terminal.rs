@@ -1,6 +1,6 @@
 //! A command in a container with a terminal: limactl runs on a pseudo-terminal of ours, and ssh makes one in the guest for it.
 //!
-//! limactl (2.0) has ssh do so when its standard output is a terminal. ssh gives the guest's terminal the modes of ours, which
+//! limactl (2.1.4) has ssh do so when its standard output is a terminal. ssh gives the guest's terminal the modes of ours, which
 //! is raw, and its size; of a new size it wants to be told. So nothing of the script that is sent through it is echoed, and
 //! to be sure it is sent only when the guest has said that it echoes nothing. Standard error stays a pipe: what comes there
 //! are words of ssh and limactl, while whatever the guest says comes through the terminal.
