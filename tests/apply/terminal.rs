@@ -81,8 +81,9 @@ fn keys_are_the_commands() {
     std::thread::sleep(Duration::from_millis(300));
     terminal.types("\u{1a}");
     terminal.shows("Stopped");
-    terminal.types("kill -9 %1; wait; echo\n");
-    terminal.shows("Killed");
+    terminal.types("fg; echo ba''ck\n");
+    std::thread::sleep(Duration::from_millis(300));
+    terminal.types("\u{3}");
     terminal.types("exit 7\n");
     assert_eq!(terminal.ends(), 7);
 }

@@ -60,6 +60,7 @@ impl Shell {
         let secrets = Secrets::new(pairs.map(|(_, value)| value));
         let shown = format!("podman exec {id}");
         if let Some(size) = request.tty {
+            let script = script + &terminal::say_that_it_ended(&session);
             let words = script::receiver_on_terminal(&script);
             let call = self.call(what, About::Container, shown, words).sending(script).hiding(secrets);
             let exec = self.exec_on_terminal(call, session, size).await?;

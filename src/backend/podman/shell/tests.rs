@@ -1,5 +1,7 @@
 //! Words, scripts and answers, with a stand-in for limactl that is a line of shell.
 
+mod terminal;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
