@@ -244,7 +244,8 @@ impl<E: Engine> Keeper<'_, E> {
                         let missed = replayed.missed > 0 && hear(Event::Missed(replayed.missed)).is_break();
                         let live = !std::mem::replace(&mut course.is_live, true)
                             && hear(Event::Live { tty: replayed.tty }).is_break();
-                        if missed || live { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                        let is_all = missed || live || !options.follow;
+                        if is_all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                     }
                     Err(err) => return Parted::Broke(err),
                 },

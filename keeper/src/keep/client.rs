@@ -193,7 +193,6 @@ impl Client {
                 self.out.extend(frame::message(Kind::Replayed, &replayed));
                 if !reading.follow {
                     self.reading = None;
-                    self.waits = true;
                 }
                 continue;
             }
