@@ -103,6 +103,25 @@ require_rust() {
     RUSTUP_TOOLCHAIN=$(rustup default 2>/dev/null | cut -d ' ' -f 1)
     if [ -n "$RUSTUP_TOOLCHAIN" ]; then export RUSTUP_TOOLCHAIN; else unset RUSTUP_TOOLCHAIN; fi
   fi
+  require_musl
+}
+
+# require_musl: Rust's libraries for the keeper, which goes into containers of either architecture. Without them everything but
+# sessions and workspaces works, and the build says so.
+require_musl() {
+  local target missing="" repository
+  repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  for target in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
+    [ -d "$(cd "$repository" && rustc --print target-libdir --target "$target" 2>/dev/null)" ] || missing="$missing $target"
+  done
+  [ -n "$missing" ] && [ -z "${STEADFAST_KEEPER_DIR:-}" ] || return 0
+  if have rustup; then
+    say "adding the Rust targets$missing, for what keeps sessions in containers"
+    # shellcheck disable=SC2086 # a list of names
+    (cd "$repository" && rustup target add $missing >&2) || say "they could not be added: sessions will not work in their containers"
+  else
+    say "this Rust has no$missing, and there is no rustup to add them: sessions will not work in their containers"
+  fi
 }
 
 # build_steadfast REPOSITORY: sets STEADFAST to a release build of the tree, or, where it is set already, only looks at it.

@@ -63,17 +63,17 @@ main() {
 
 stage_format() {
   need_component rustfmt cargo-fmt || { skip "format" "cargo fmt is not installed"; return; }
-  check "format" cargo fmt --check
+  check "format" cargo fmt --all --check
   check "format of the fuzz targets" cargo fmt --check --manifest-path fuzz/Cargo.toml
 }
 
 stage_clippy() {
   need_component clippy cargo-clippy || { skip "clippy" "cargo clippy is not installed"; return; }
-  check "clippy" cargo clippy --all-targets --all-features --locked --quiet -- -D warnings
+  check "clippy" cargo clippy --workspace --all-targets --all-features --locked --quiet -- -D warnings
   check "clippy, as it is built for use" cargo clippy --locked --quiet -- -D warnings
 }
 
-stage_doc() { check "rustdoc" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked --quiet; }
+stage_doc() { check "rustdoc" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features --locked --quiet; }
 
 stage_audit() {
   cargo_tool cargo-deny || { skip "licences and sources" "cargo-deny could not be installed"; return; }
@@ -89,6 +89,8 @@ stage_tests() {
     case " ${PODMAN_TARGETS[*]} simulate store lima " in *" $target "*) ;; *) set -- "$@" --test "$target" ;; esac
   done
   nextest "$@"
+  # Of the keeper those beside its code, and sessions with real commands.
+  nextest --package steadfast-keeper
   # rustdoc's examples, which nextest does not run.
   cargo_test --doc
 }

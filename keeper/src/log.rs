@@ -71,7 +71,8 @@ impl Log {
         }
         found.sort_unstable();
         for (from, path) in found {
-            let file = File::open(&path)?;
+            // Who only reads it may be nobody who may write it.
+            let file = OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path))?;
             // What the segments before it do not lead to is kept: a gap is told to who reads over it.
             log.end = from;
             log.segments.push_back(Segment { from, path, file });
@@ -186,38 +187,44 @@ impl Log {
     /// those from the oldest on. `buffer` gets their bytes.
     ///
     /// # Errors
-    /// Those of the file system; `InvalidData` for a place within a record.
+    /// Those of the file system.
     pub fn read(&self, from: u64, buffer: &mut Vec<u8>) -> io::Result<Vec<Record>> {
         buffer.clear();
-        let from = from.max(self.begin());
-        if from >= self.end {
-            return Ok(Vec::new());
-        }
-        let index = self.segments.iter().rposition(|segment| segment.from <= from).unwrap_or(0);
-        let Some(segment) = self.segments.get(index) else { return Ok(Vec::new()) };
-        let until = self.segments.get(index + 1).map_or(self.end, |next| next.from);
-        let wanted = usize::try_from(until - from).unwrap_or(usize::MAX).min(RECORD_HEAD + MAX_RECORD);
-        buffer.resize(wanted, 0);
-        segment.file.read_exact_at(buffer, from - segment.from)?;
-        let mut records = Vec::new();
-        let mut at = 0;
-        while let Some(head) = buffer.get(at..).and_then(|rest| rest.first_chunk::<RECORD_HEAD>()) {
-            let Some((stream, time, size)) = parse_head(head) else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "no record begins there"));
-            };
-            let bytes = at + RECORD_HEAD..at + RECORD_HEAD + size;
-            if bytes.end > buffer.len() {
-                break;
+        let mut from = from.max(self.begin());
+        let mut index = self.segments.iter().rposition(|segment| segment.from <= from).unwrap_or(0);
+        while from < self.end {
+            let Some(segment) = self.segments.get(index) else { break };
+            let until = self.segments.get(index + 1).map_or(self.end, |next| next.from);
+            let wanted =
+                usize::try_from(until.saturating_sub(from)).unwrap_or(usize::MAX).min(RECORD_HEAD + MAX_RECORD);
+            buffer.resize(wanted, 0);
+            let length = segment.file.read_at(buffer, from - segment.from)?;
+            buffer.truncate(length);
+            let records = records(buffer, from);
+            if !records.is_empty() {
+                return Ok(records);
             }
-            at = bytes.end;
-            records.push(Record { next: from + at as u64, time, stream, bytes });
+            // The end of a segment that is torn, or was written by somebody else, is left for the next one.
+            (from, index) = (until, index + 1);
         }
-        // A segment whose end is torn is left for the next one.
-        if records.is_empty() && until < self.end {
-            return self.read(until, buffer);
-        }
-        Ok(records)
+        buffer.clear();
+        Ok(Vec::new())
     }
+}
+
+/// The whole records that bytes begin with.
+fn records(bytes: &[u8], from: u64) -> Vec<Record> {
+    let (mut records, mut at) = (Vec::new(), 0);
+    while let Some(head) = bytes.get(at..).and_then(|rest| rest.first_chunk::<RECORD_HEAD>()) {
+        let Some((stream, time, size)) = parse_head(head) else { break };
+        let range = at + RECORD_HEAD..at + RECORD_HEAD + size;
+        if range.end > bytes.len() {
+            break;
+        }
+        at = range.end;
+        records.push(Record { next: from + at as u64, time, stream, bytes: range });
+    }
+    records
 }
 
 fn parse_head(head: &[u8; RECORD_HEAD]) -> Option<(Stream, u64, usize)> {
@@ -276,6 +283,16 @@ mod tests {
         }
         std::fs::write(&path, [9; 100]).unwrap();
         assert_eq!(Log::open(dir.path(), LEAST).unwrap().end(), 0);
+    }
+
+    #[test]
+    fn a_segment_that_is_no_log_hides_nothing_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("log.0"), [9; 100]).unwrap();
+        std::fs::write(dir.path().join("log.100"), [9; 10]).unwrap();
+        let mut log = Log::open(dir.path(), LEAST).unwrap();
+        log.append(Stream::Stdout, 1, b"after");
+        assert_eq!(all(&log, 0), b"after");
     }
 
     #[test]
