@@ -200,6 +200,7 @@ stage_podman() {
   podman_env_stop
   unset STEADFAST_TEST_PODMAN_SOCKET STEADFAST_TEST_PODMAN_ENV STEADFAST_TEST_REGISTRY STEADFAST_TEST_LOGIN_REGISTRY
   check "the quickstart, and its hand-over" env STEADFAST="${CARGO_TARGET_DIR:-target}/debug/steadfast" tests/quickstart.sh
+  check "the sessions' tutorial" env STEADFAST="${CARGO_TARGET_DIR:-target}/debug/steadfast" examples/sessions/run.sh
   check "the publisher's tutorial" env STEADFAST="${CARGO_TARGET_DIR:-target}/debug/steadfast" examples/publish/run.sh
 }
 
