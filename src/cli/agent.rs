@@ -23,7 +23,11 @@ pub(super) struct Agents {
 
 impl Agents {
     pub(super) async fn open(settings: &Settings) -> Result<Self, CliError> {
-        let desired = settings.load(None)?.desired;
+        Self::of(settings, settings.load(None)?.desired).await
+    }
+
+    /// Those of a state file that was read.
+    pub(super) async fn of(settings: &Settings, desired: Desired) -> Result<Self, CliError> {
         ownership::check(settings, &desired)?;
         let engine = settings.reached_engine(&desired).await?;
         Ok(Self { desired, engine })

@@ -4,6 +4,7 @@
 mod presence;
 mod serve;
 mod service_manager;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -32,6 +33,7 @@ use crate::state::watch as files;
 use presence::Presence;
 use serve::Served;
 use service_manager::ServiceManager;
+use sessions::Sessions;
 
 /// A download is tried so often before the loop's own backoff takes over.
 const RETRIES: u32 = 2;
@@ -65,7 +67,9 @@ pub(super) async fn run(settings: &Settings, args: RunArgs) -> Result<ExitStatus
     let (requests, asked) = mpsc::channel(16);
     let (shown, view) = watch::channel(None);
 
-    let served = Arc::new(Served::new(settings, &journal, &watching, requests, translator.flush.clone(), view));
+    let sessions = Sessions::new(settings, revisions.clone(), view.clone());
+    let served =
+        Arc::new(Served::new(settings, &journal, &watching, requests, translator.flush.clone(), view, sessions));
     let serving = match Bound::new(&state_dir(&revisions.borrow().desired)) {
         Ok(bound) => Some(bound.serve(served.clone())),
         Err(err) => {

@@ -9,6 +9,7 @@
 //! | `{"op":"watch"}` | a status line now, and again at each change |
 //! | `{"op":"reconcile","timeoutMs":N}` | event lines while it works, then `{"outcome": …}` |
 //! | `{"op":"events"}` | event lines as they happen, until the client leaves |
+//! | `{"op":"send","agent":A,"session":S,"id":I,"data":BASE64,"eof":false,"timeoutMs":N}` | `{"bytesWritten":N}`, or `{"problems":[…]}` |
 //!
 //! What cannot be answered ends with `{"error":{"kind": …, "message": …}}`; a client that reads too slowly misses events
 //! and is told so (`{"event":"lagged","missed":N}`). [`server`] serves whatever is [`Controlled`], [`client`] asks. What
@@ -44,6 +45,8 @@ pub const MAX_CLIENTS: usize = 32;
 pub const WRITE_TIME: Duration = Duration::from_secs(5);
 /// The longest time `reconcile` may be given (365 days); more is cut to it.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The most bytes that are sent to a session this way (32 KiB): more would not fit into a request line.
+pub const MAX_SEND: usize = 32 * 1024;
 /// The time `reconcile` is given when the request names none (10 min).
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -59,6 +62,30 @@ pub trait Controlled: Send + Sync + 'static {
     fn events(&self) -> broadcast::Receiver<Arc<Value>>;
     /// Reconciles now. Yields the [`Outcome`] as JSON; `None` when it is stopping. Dropped when the client leaves.
     fn reconcile(&self, timeout: Duration) -> impl Future<Output = Option<Value>> + Send;
+    /// Sends to a session, over a connection that is kept open. Yields `{"bytesWritten":N}`, or `{"problems":[…]}` as the
+    /// session's keeper says them. A refusal says that it is to be sent another way, with the same id.
+    fn send(&self, _input: SessionInput) -> impl Future<Output = Result<Value, Refused>> + Send {
+        std::future::ready(Err(Refused::new(RefusedKind::Unavailable, "no sessions are served here")))
+    }
+}
+
+/// Input for a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionInput {
+    /// In which agent.
+    pub agent: AgentName,
+    /// Which session.
+    pub session: String,
+    /// Tells it from others: the same input sent again is written once.
+    pub id: String,
+    /// The bytes, in base64 (RFC 4648): at most [`MAX_SEND`] of them.
+    pub data: String,
+    /// Close standard input afterwards.
+    #[serde(default)]
+    pub eof: bool,
+    /// How long the command may take to read them, in milliseconds.
+    pub timeout_ms: u64,
 }
 
 /// A request line.
@@ -77,11 +104,13 @@ pub enum Request {
     },
     /// What happens, as it happens.
     Events,
+    /// Input for a session.
+    Send(SessionInput),
 }
 
 impl Request {
     /// The words of `op`.
-    const OPS: [&'static str; 4] = ["status", "watch", "reconcile", "events"];
+    const OPS: [&'static str; 5] = ["status", "watch", "reconcile", "events", "send"];
 
     /// Asks to reconcile within `timeout`.
     pub fn reconcile(timeout: Duration) -> Self {
@@ -132,6 +161,8 @@ words! {
         Forbidden = "forbidden",
         /// `run` is stopping.
         Stopping = "stopping",
+        /// It cannot be done this way now.
+        Unavailable = "unavailable",
     }
 }
 

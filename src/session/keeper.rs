@@ -5,9 +5,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, stream};
+use futures_util::stream;
 use sha2::{Digest, Sha256};
-use steadfast_keeper::frame::Frame;
+use steadfast_keeper::frame::{Frame, Kind};
 
 use super::SessionError;
 use super::link::Link;
@@ -40,9 +40,24 @@ pub struct Keeper<'a, E> {
     place: Mutex<Option<&'static str>>,
 }
 
+/// What is wanted of it.
+struct Wanted<'w> {
+    user: Option<&'w str>,
+    verb: &'w str,
+    words: &'w [&'w str],
+    /// What it is told before it answers; `None` for who speaks with it.
+    input: Option<&'w [u8]>,
+}
+
+/// What was had.
+enum Got {
+    Answer(Vec<Frame>),
+    Link(Box<Link>),
+}
+
 /// What came of running it at one place.
 enum Ran<T> {
-    Answered(T),
+    Got(T),
     /// It is not there, or cannot be run there; in Podman's words.
     Missing(String),
 }
@@ -61,74 +76,43 @@ impl<'a, E: Engine> Keeper<'a, E> {
         words: &[&str],
         input: &[u8],
     ) -> Result<Vec<Frame>, SessionError> {
-        let answered = self.run(async |place| self.ask_at(place, user, verb, words, input).await);
-        match tokio::time::timeout(ANSWER, answered).await {
-            Ok(answered) => answered,
-            Err(_) => Err(self.broken(Some(format!("no answer within {}", humantime::format_duration(ANSWER))))),
+        match self.run(&Wanted { user, verb, words, input: Some(input) }).await? {
+            Got::Answer(frames) => Ok(frames),
+            Got::Link(_) => Err(self.broken(None)),
         }
-    }
-
-    async fn ask_at(
-        &self,
-        place: &str,
-        user: Option<&str>,
-        verb: &str,
-        words: &[&str],
-        input: &[u8],
-    ) -> Result<Ran<Vec<Frame>>, SessionError> {
-        let mut link = match self.open(place, user, verb, words).await? {
-            Ran::Answered(link) => link,
-            Ran::Missing(why) => return Ok(Ran::Missing(why)),
-        };
-        // A program that is not there takes no input; what it is tells its end.
-        let _ = link.writer.say(input).await;
-        let mut frames = Vec::new();
-        while let Some(frame) = link.reader.next().await? {
-            if frame.kind == steadfast_keeper::frame::Kind::End {
-                return Ok(Ran::Answered(frames));
-            }
-            frames.push(frame);
-        }
-        self.judge(&link).await
     }
 
     /// Connects to the keeper of a session.
     pub(super) async fn connect(&self, session: &str) -> Result<Link, SessionError> {
-        let connected = self.run(async |place| {
-            let mut link = match self.open(place, Some(ROOT), "connect", &[session]).await? {
-                Ran::Answered(link) => link,
-                Ran::Missing(why) => return Ok(Ran::Missing(why)),
-            };
-            match link.meet().await? {
-                true => Ok(Ran::Answered(link)),
-                false => self.judge(&link).await,
-            }
-        });
-        match tokio::time::timeout(ANSWER, connected).await {
-            Ok(connected) => connected,
+        match self.run(&Wanted { user: Some(ROOT), verb: "connect", words: &[session], input: None }).await? {
+            Got::Link(link) => Ok(*link),
+            Got::Answer(_) => Err(self.broken(None)),
+        }
+    }
+
+    async fn run(&self, wanted: &Wanted<'_>) -> Result<Got, SessionError> {
+        match tokio::time::timeout(ANSWER, self.run_somewhere(wanted)).await {
+            Ok(got) => got,
             Err(_) => Err(self.broken(Some(format!("no answer within {}", humantime::format_duration(ANSWER))))),
         }
     }
 
     /// Tries the place where it was last, then each; where it is missing it is put.
-    async fn run<T>(
-        &self,
-        attempt: impl AsyncFn(&'static str) -> Result<Ran<T>, SessionError>,
-    ) -> Result<T, SessionError> {
+    async fn run_somewhere(&self, wanted: &Wanted<'_>) -> Result<Got, SessionError> {
         let known = *guard(&self.place);
         if let Some(place) = known
-            && let Ran::Answered(answer) = attempt(place).await?
+            && let Ran::Got(got) = self.run_at(place, wanted).await?
         {
-            return Ok(answer);
+            return Ok(got);
         }
         let mut tried = Vec::new();
         for place in PLACES {
-            if let Ran::Answered(answer) = attempt(place).await? {
-                return Ok(self.found(place, answer));
+            if let Ran::Got(got) = self.run_at(place, wanted).await? {
+                return Ok(self.found(place, got));
             }
             let missing = match self.put(place).await {
-                Ok(()) => match attempt(place).await? {
-                    Ran::Answered(answer) => return Ok(self.found(place, answer)),
+                Ok(()) => match self.run_at(place, wanted).await? {
+                    Ran::Got(got) => return Ok(self.found(place, got)),
                     Ran::Missing(why) => why,
                 },
                 Err(SessionError::Engine(err)) if !err.kind.is_retryable() && err.kind != EngineErrorKind::Conflict => {
@@ -141,36 +125,44 @@ impl<'a, E: Engine> Keeper<'a, E> {
         Err(SessionError::NoPlace { agent: self.agent.clone(), tried })
     }
 
+    async fn run_at(&self, place: &str, wanted: &Wanted<'_>) -> Result<Ran<Got>, SessionError> {
+        let program = format!("{place}/{}", program_name());
+        let first = [program.as_str(), wanted.verb, place];
+        let command = first.iter().chain(wanted.words).map(|word| (*word).to_owned()).collect();
+        let user = wanted.user.map(str::to_owned);
+        let request = ExecRequest { command, stdin: true, user, ..ExecRequest::default() };
+        let mut link = match self.engine.exec(&self.container, &request).await {
+            Ok(exec) => Link::new(exec, &self.agent),
+            Err(err) if is_missing(&err.message) => return Ok(Ran::Missing(err.message)),
+            Err(err) => return Err(err.into()),
+        };
+        let Some(input) = wanted.input else {
+            return match link.meet().await? {
+                true => Ok(Ran::Got(Got::Link(Box::new(link)))),
+                false => self.judge(link).await,
+            };
+        };
+        // A program that is not there takes no input; what it is tells its end.
+        let _ = link.writer.say(input).await;
+        let mut frames = Vec::new();
+        while let Some(frame) = link.reader.next().await? {
+            if frame.kind == Kind::End {
+                return Ok(Ran::Got(Got::Answer(frames)));
+            }
+            frames.push(frame);
+        }
+        self.judge(link).await
+    }
+
     fn found<T>(&self, place: &'static str, answer: T) -> T {
         *guard(&self.place) = Some(place);
         answer
     }
 
-    async fn open(
-        &self,
-        place: &str,
-        user: Option<&str>,
-        verb: &str,
-        words: &[&str],
-    ) -> Result<Ran<Link>, SessionError> {
-        let program = format!("{place}/{}", program_name());
-        let command = [program.as_str(), verb, place].iter().chain(words).map(|word| (*word).to_owned()).collect();
-        let request = ExecRequest { command, stdin: true, user: user.map(str::to_owned), ..ExecRequest::default() };
-        match self.engine.exec(&self.container, &request).await {
-            Ok(exec) => Ok(Ran::Answered(Link::new(exec, &self.agent))),
-            Err(err) if is_missing(&err.message) => Ok(Ran::Missing(err.message)),
-            Err(err) => Err(err.into()),
-        }
-    }
-
     /// Why it ended without a word.
-    async fn judge<T>(&self, link: &Link) -> Result<Ran<T>, SessionError> {
-        let complaint = link.reader.complaint();
-        let code = self.engine.exec_exit(&link.id).now_or_never();
-        let code = match code {
-            Some(code) => code,
-            None => self.engine.exec_exit(&link.id).await,
-        };
+    async fn judge(&self, link: Link) -> Result<Ran<Got>, SessionError> {
+        let (complaint, exec) = (link.reader.complaint(), link.id);
+        let code = self.engine.exec_exit(&exec).await;
         let was_not_run = code.is_ok_and(|code| NOT_RUN.contains(&code));
         if is_missing(&complaint) || was_not_run {
             return Ok(Ran::Missing(complaint));

@@ -8,11 +8,13 @@ mod attach;
 mod error;
 mod keeper;
 mod link;
+mod pool;
 mod talk;
 
 pub use attach::{AttachOptions, Event, Input, Left, WriteOptions};
 pub use error::{SessionError, words_of};
 pub use keeper::Keeper;
 pub use link::{Link, LinkReader, LinkWriter};
+pub use pool::Pool;
 pub use steadfast_keeper::{frame, message};
 pub use talk::{SEND_LIMIT, SendOptions, is_session_name};

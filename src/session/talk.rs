@@ -8,7 +8,7 @@ use steadfast_keeper::start::{LONGEST_NAME, dir_of};
 
 use super::error::words_of;
 use super::keeper::ROOT;
-use super::{Keeper, SessionError};
+use super::{Keeper, Link, SessionError};
 use crate::backend::Engine;
 
 /// The largest input that is sent at once, in bytes.
@@ -28,6 +28,8 @@ pub fn is_session_name(name: &str) -> bool {
 /// How input is sent.
 #[derive(Debug, Clone)]
 pub struct SendOptions {
+    /// Tells it from others: what is sent again with the same id is written once.
+    pub id: String,
     /// Close standard input afterwards.
     pub eof: bool,
     /// How long the command may take to read it.
@@ -102,13 +104,12 @@ impl<E: Engine> Keeper<'_, E> {
     /// # Errors
     /// A refusal of kind `timeout` tells how much was written all the same.
     pub async fn send(&self, session: &str, bytes: &[u8], options: &SendOptions) -> Result<u64, SessionError> {
-        let (began, id) = (Instant::now(), format!("{:032x}", fastrand::u128(..)));
+        let began = Instant::now();
         loop {
             let left = options.timeout.saturating_sub(began.elapsed());
-            let sending = self.send_once(session, &id, bytes, options.eof, left);
-            let sent = match tokio::time::timeout(left + GRACE, sending).await {
-                Ok(sent) => sent,
-                Err(_) => Err(self.broken(Some("no answer came in time".to_owned()))),
+            let sent = match self.connect(session).await {
+                Ok(mut link) => self.send_over(&mut link, bytes, options, left).await,
+                Err(err) => Err(err),
             };
             match sent {
                 Err(err) if err.is_of_transport() && began.elapsed() < options.timeout.max(LONGEST_OUTAGE) => {
@@ -121,48 +122,17 @@ impl<E: Engine> Keeper<'_, E> {
         }
     }
 
-    async fn send_once(
+    /// Sends over this connection, once.
+    pub(super) async fn send_over(
         &self,
-        session: &str,
-        id: &str,
+        link: &mut Link,
         bytes: &[u8],
-        eof: bool,
+        options: &SendOptions,
         timeout: Duration,
     ) -> Result<u64, SessionError> {
-        let mut link = self.connect(session).await?;
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let send = Send { id: id.to_owned(), bytes: bytes.len() as u64, eof, timeout_ms };
-        let (reader, writer) = (&mut link.reader, &mut link.writer);
-        let say = async {
-            writer.say(&frame::message(Kind::Send, &send)).await?;
-            for piece in bytes.chunks(frame::PIECE) {
-                writer.say(&frame::bytes(Kind::Data, piece)).await?;
-            }
-            writer.say(&frame::bytes(Kind::End, &[])).await
-        };
-        let hear = async {
-            loop {
-                let frame = reader.must().await?;
-                match frame.kind {
-                    Kind::Sent => return Ok(reader.read::<Sent>(&frame)?.bytes),
-                    Kind::Problem => return Err(reader.refusal(&frame)),
-                    _ => {}
-                }
-            }
-        };
-        tokio::pin!(say, hear);
-        // An answer may come before all was said: a refusal, or that it is known already.
-        tokio::select! {
-            biased;
-            answer = &mut hear => answer,
-            said = &mut say => match said {
-                Ok(()) => hear.await,
-                // Why nobody listens may stand in what was said before.
-                Err(broken) => match hear.await {
-                    Err(SessionError::Broken { .. }) => Err(broken),
-                    answer => answer,
-                },
-            },
+        match tokio::time::timeout(timeout + GRACE, say_and_hear(link, bytes, options, timeout)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(self.broken(Some("no answer came in time".to_owned()))),
         }
     }
 
@@ -171,7 +141,7 @@ impl<E: Engine> Keeper<'_, E> {
     /// # Errors
     /// See [`SessionError`].
     pub async fn stop(&self, session: &str, signal: i32, timeout: Duration) -> Result<State, SessionError> {
-        let stop = Stop { signal, timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) };
+        let stop = Stop { signal, timeout_ms: millis(timeout) };
         self.until_ended(session, &frame::message(Kind::Stop, &stop)).await
     }
 
@@ -249,6 +219,53 @@ impl<E: Engine> Keeper<'_, E> {
         }
         SessionError::Refused(told)
     }
+}
+
+/// Announces input, sends it, and hears what came of it.
+async fn say_and_hear(
+    link: &mut Link,
+    bytes: &[u8],
+    options: &SendOptions,
+    timeout: Duration,
+) -> Result<u64, SessionError> {
+    let (id, eof) = (options.id.clone(), options.eof);
+    let send = Send { id, bytes: bytes.len() as u64, eof, timeout_ms: millis(timeout) };
+    let (reader, writer) = (&mut link.reader, &mut link.writer);
+    let say = async {
+        writer.say(&frame::message(Kind::Send, &send)).await?;
+        for piece in bytes.chunks(frame::PIECE) {
+            writer.say(&frame::bytes(Kind::Data, piece)).await?;
+        }
+        writer.say(&frame::bytes(Kind::End, &[])).await
+    };
+    let hear = async {
+        loop {
+            let frame = reader.must().await?;
+            match frame.kind {
+                Kind::Sent => return Ok(reader.read::<Sent>(&frame)?.bytes),
+                Kind::Problem => return Err(reader.refusal(&frame)),
+                _ => {}
+            }
+        }
+    };
+    tokio::pin!(say, hear);
+    // An answer may come before all was said: a refusal, or that it is known already.
+    tokio::select! {
+        biased;
+        answer = &mut hear => answer,
+        said = &mut say => match said {
+            Ok(()) => hear.await,
+            // Why nobody listens may stand in what was said before.
+            Err(broken) => match hear.await {
+                Err(SessionError::Broken { .. }) => Err(broken),
+                answer => answer,
+            },
+        },
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Says that we are alive, for ever.

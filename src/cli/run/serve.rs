@@ -8,9 +8,10 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::service_manager::ServiceManager;
+use super::sessions::Sessions;
 use crate::cli::Settings;
 use crate::cli::render::report;
-use crate::control::{BackingOff, Controlled, Run, RunStatus, StateFileError, path_text};
+use crate::control::{BackingOff, Controlled, Refused, Run, RunStatus, SessionInput, StateFileError, path_text};
 use crate::mutex::guard;
 use crate::reconcile::Report;
 use crate::reconcile::journal::Journal;
@@ -30,6 +31,7 @@ pub(super) struct Served {
     requests: mpsc::Sender<Request>,
     flush: mpsc::Sender<oneshot::Sender<()>>,
     view: watch::Receiver<Option<Arc<View>>>,
+    sessions: Sessions,
     status: watch::Sender<Arc<Value>>,
     /// What is wrong with the state file, and since when.
     error: Mutex<Option<(String, SystemTime)>>,
@@ -43,6 +45,7 @@ impl Served {
         requests: mpsc::Sender<Request>,
         flush: mpsc::Sender<oneshot::Sender<()>>,
         view: watch::Receiver<Option<Arc<View>>>,
+        sessions: Sessions,
     ) -> Self {
         Self {
             file: std::path::absolute(&settings.file).unwrap_or_else(|_| settings.file.clone()),
@@ -52,6 +55,7 @@ impl Served {
             requests,
             flush,
             view,
+            sessions,
             status: watch::channel(Arc::new(Value::Null)).0,
             error: Mutex::new(None),
         }
@@ -168,6 +172,10 @@ impl Controlled for Served {
 
     fn events(&self) -> broadcast::Receiver<Arc<Value>> {
         self.journal.subscribe()
+    }
+
+    async fn send(&self, input: SessionInput) -> Result<Value, Refused> {
+        self.sessions.send(input).await
     }
 
     async fn reconcile(&self, timeout: Duration) -> Option<Value> {

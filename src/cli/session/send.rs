@@ -1,15 +1,24 @@
 //! `session send`: bytes exactly as given.
 
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
-use serde_json::json;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use super::args::SendArgs;
+use super::args::{SendArgs, SessionRef};
 use super::{failed, keeper};
 use crate::cli::agent::Agents;
-use crate::cli::{CliError, ExitStatus, Settings, render};
-use crate::session::{SEND_LIMIT, SendOptions};
+use crate::cli::{CliError, ExitStatus, Settings, kept, render};
+use crate::control::client::Asked;
+use crate::control::{MAX_SEND, Request, SessionInput};
+use crate::model::Desired;
+use crate::session::{SEND_LIMIT, SendOptions, SessionError};
+
+/// What `run` may take beyond what the session is given.
+const GRACE: Duration = Duration::from_secs(5);
 
 pub(super) async fn send(settings: &Settings, args: SendArgs) -> Result<ExitStatus, CliError> {
     let bytes = match args.data {
@@ -25,16 +34,61 @@ pub(super) async fn send(settings: &Settings, args: SendArgs) -> Result<ExitStat
     if bytes.len() as u64 > SEND_LIMIT {
         return Err(too_much());
     }
-    let agents = Agents::open(settings).await?;
-    let keeper = keeper(&agents, &args.session.agent).await?;
-    let options = SendOptions { eof: args.eof, timeout: args.timeout };
-    let sent = keeper.send(&args.session.name, &bytes, &options).await.map_err(|err| failed(&err, &args.session))?;
+    let options = SendOptions { id: format!("{:032x}", fastrand::u128(..)), eof: args.eof, timeout: args.timeout };
+    let desired = settings.load(None)?.desired;
+    let by_run = by_run(settings, &desired, &args.session, &bytes, &options).await;
+    let sent = match by_run {
+        Some(sent) => sent,
+        None => {
+            let agents = Agents::of(settings, desired).await?;
+            keeper(&agents, &args.session.agent).await?.send(&args.session.name, &bytes, &options).await
+        }
+    };
+    let sent = sent.map_err(|err| failed(&err, &args.session))?;
     if settings.output.is_data() {
         render::print_data(settings.output, &json!({ "bytesWritten": sent }))?;
     } else {
         render::print(&format!("bytesWritten: {sent}\n"))?;
     }
     Ok(ExitStatus::Done)
+}
+
+/// Through the `run` that keeps the state file: it has a connection to the keeper, or keeps the one that it makes. `None` where
+/// there is none, or where it cannot; with the same id nothing is written twice.
+async fn by_run(
+    settings: &Settings,
+    desired: &Desired,
+    session: &SessionRef,
+    bytes: &[u8],
+    options: &SendOptions,
+) -> Option<Result<u64, SessionError>> {
+    if bytes.len() > MAX_SEND {
+        return None;
+    }
+    let kept = kept::find(settings, Some(desired))?;
+    let input = SessionInput {
+        agent: session.agent.clone(),
+        session: session.name.clone(),
+        id: options.id.clone(),
+        data: STANDARD.encode(bytes),
+        eof: options.eof,
+        timeout_ms: u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX),
+    };
+    let asked = async { Asked::new(&kept.dir, &Request::Send(input)).await?.next().await };
+    match tokio::time::timeout(options.timeout + GRACE, asked).await {
+        Ok(Ok(answer)) => {
+            if let Some(sent) = answer.get("bytesWritten").and_then(Value::as_u64) {
+                return Some(Ok(sent));
+            }
+            let problems = serde_json::from_value(answer.get("problems")?.clone()).ok()?;
+            Some(Err(SessionError::Refused(problems)))
+        }
+        Ok(Err(err)) => {
+            tracing::debug!(error = %err, "sending without `run`");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 async fn read_stdin() -> Result<Vec<u8>, CliError> {

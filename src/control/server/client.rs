@@ -42,6 +42,14 @@ impl Client {
                 let timeout = timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT);
                 self.reconcile(controlled, timeout).await
             }
+            Request::Send(input) => {
+                let sent = tokio::select! {
+                    sent = controlled.send(input) => sent,
+                    // What the session's keeper has whole by then is written all the same.
+                    over = self.over() => return Err(over),
+                };
+                self.say(&sent.map_err(Over::Refused)?).await
+            }
         }
     }
 
