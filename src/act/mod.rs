@@ -172,17 +172,17 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
         }
         Action::CreateContainer { create, start } => {
             checks::before_create(&world.engine, create, *start, patience).await?;
-            let id = create_one(&world.engine, create).await?;
+            let id = create_one(&world.engine, create, &patience.slot).await?;
             if !*start {
                 return Ok(Done::default());
             }
-            sure::start(&world.engine, &id, None)
+            sure::start(&world.engine, &id, None, &patience.slot)
                 .await
                 .map_err(|err| err.naming(&id, &create.name).hiding(&create.spec.secrets()))?;
             Ok(Done { started: Some(id), ..Done::default() })
         }
         Action::StartContainer { id, name, how: StartMode::Unpause, .. } => {
-            sure::unpause(&world.engine, id).await.map_err(|err| err.naming(id, name))?;
+            sure::unpause(&world.engine, id, &patience.slot).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
         Action::StartContainer { id, name, how: StartMode::Restart, spec, .. } => {
@@ -207,7 +207,7 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
             Ok(Done::default())
         }
         Action::RenameContainer { id, from, name } => {
-            sure::rename(&world.engine, id, name).await.map_err(|err| err.naming(id, from))?;
+            sure::rename(&world.engine, id, name, &patience.slot).await.map_err(|err| err.naming(id, from))?;
             Ok(Done::default())
         }
         Action::PruneArtifact { key, .. } => {
@@ -234,7 +234,7 @@ pub fn obstacle(action: &Action) -> Option<ActError> {
 }
 
 /// Creates a container with a label of its own, by which it is told from what inherits its other labels.
-async fn create_one<E: Engine>(engine: &E, create: &Create) -> Result<ContainerId, EngineError> {
+async fn create_one<E: Engine>(engine: &E, create: &Create, slot: &Slot) -> Result<ContainerId, EngineError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|err| {
         let why =
@@ -243,12 +243,12 @@ async fn create_one<E: Engine>(engine: &E, create: &Create) -> Result<ContainerI
     })?;
     let mut create = create.clone();
     create.labels.insert(labels::ID.to_owned(), labels::container_id(bytes));
-    sure::create(engine, &create).await.map_err(|err| err.hiding(&create.spec.secrets()))
+    sure::create(engine, &create, slot).await.map_err(|err| err.hiding(&create.spec.secrets()))
 }
 
 /// Stops a container. Others may work meanwhile.
 async fn stop<E: Engine>(engine: &E, id: &ContainerId, patience: &Patience) -> Result<(), EngineError> {
-    patience.slot.without(sure::stop(engine, id, patience.grace)).await
+    patience.slot.without(sure::stop(engine, id, patience.grace, &patience.slot)).await
 }
 
 /// Removes a container, stopping it first. Others may work until it has stopped.
@@ -259,7 +259,7 @@ async fn remove<E: Engine>(engine: &E, id: &ContainerId, patience: &Patience) ->
         // What cannot be stopped in good order is removed by force.
         Ok(()) | Err(_) => {}
     }
-    sure::remove(engine, id, patience.grace).await
+    sure::remove(engine, id, patience.grace, &patience.slot).await
 }
 
 /// Stops and starts a container that is unhealthy. The verdict may be old, and the container may have recovered since:
@@ -278,7 +278,7 @@ async fn restart<E: Engine>(
         return Ok(Done::default());
     }
     stop(engine, id, patience).await.map_err(named)?;
-    sure::start(engine, id, seen.and_then(|seen| seen.started_at)).await.map_err(named)?;
+    sure::start(engine, id, seen.and_then(|seen| seen.started_at), &patience.slot).await.map_err(named)?;
     Ok(Done { started: Some(id.clone()), ..Done::default() })
 }
 

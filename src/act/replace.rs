@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::{
-    ActError, Done, Patience, become_healthy, checks, create_one, ended, inspect_settled, last_lines, remove, stop,
-    sure, volumes,
+    ActError, Done, Patience, Slot, become_healthy, checks, create_one, ended, inspect_settled, last_lines, remove,
+    stop, sure, volumes,
 };
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
 use crate::error::Chain;
@@ -79,7 +79,7 @@ pub(super) async fn replace<V, E: Engine, S>(
         };
         prove(engine, outcome, &predecessor, &new.id, patience).await?;
     }
-    sure::remove(engine, old, patience.grace).await.map_err(|err| err.naming(old, old_name))?;
+    sure::remove(engine, old, patience.grace, &patience.slot).await.map_err(|err| err.naming(old, old_name))?;
     Ok(Done { started: start.then_some(new.id), settled: true, ..Done::default() })
 }
 
@@ -119,7 +119,7 @@ async fn make<E: Engine>(
         remove(engine, successor, patience).await?;
     }
     let next = Create { name: successor.name.clone(), ..create };
-    let id = create_one(engine, &next).await?;
+    let id = create_one(engine, &next, &patience.slot).await?;
     Ok(Startable { id, last_start: None, remake: None })
 }
 
@@ -150,7 +150,7 @@ pub(super) async fn start<V, E: Engine, S>(
     }
     let outcome = start_and_watch(engine, &mut this, name, spec, patience).await;
     prove(engine, outcome, &predecessor, &this.id, patience).await?;
-    sure::remove(engine, previous, patience.grace).await.map_err(|err| err.naming(previous, name))?;
+    sure::remove(engine, previous, patience.grace, &patience.slot).await.map_err(|err| err.naming(previous, name))?;
     Ok(Done { started: Some(this.id), settled: true, ..Done::default() })
 }
 
@@ -163,7 +163,7 @@ async fn start_or_remake<E: Engine>(
     spec: &ContainerSpec,
     patience: &Patience,
 ) -> Result<(), ActError> {
-    let err = match sure::start(engine, &this.id, this.last_start).await {
+    let err = match sure::start(engine, &this.id, this.last_start, &patience.slot).await {
         Ok(()) => return Ok(()),
         Err(err) => err.naming(&this.id, name).hiding(&spec.secrets()),
     };
@@ -175,7 +175,7 @@ async fn start_or_remake<E: Engine>(
         _ => return Err(err.into()),
     };
     tracing::warn!(container = %name, error = %err, "a container that never started cannot be started; it is recreated");
-    if let Err(kept) = sure::remove(engine, &this.id, patience.grace).await {
+    if let Err(kept) = sure::remove(engine, &this.id, patience.grace, &patience.slot).await {
         tracing::warn!(container = %name, error = %kept, "a container that cannot start cannot be removed either");
         return Err(err.into());
     }
@@ -186,9 +186,9 @@ async fn start_or_remake<E: Engine>(
     );
     let create = Create { name: name.clone(), volumes, ..create };
     let hidden = |err: EngineError| err.hiding(&spec.secrets());
-    this.id = sure::create(engine, &create).await.map_err(hidden)?;
+    this.id = sure::create(engine, &create, &patience.slot).await.map_err(hidden)?;
     this.last_start = None;
-    sure::start(engine, &this.id, None).await.map_err(|err| hidden(err.naming(&this.id, name)))?;
+    sure::start(engine, &this.id, None, &patience.slot).await.map_err(|err| hidden(err.naming(&this.id, name)))?;
     Ok(())
 }
 
@@ -249,7 +249,7 @@ async fn step_aside<E: Engine>(
         return Ok(Aside::Outdated);
     }
     if let Some(aside) = aside {
-        sure::rename(engine, old.id, aside).await?;
+        sure::rename(engine, old.id, aside, &patience.slot).await?;
     }
     if old.runs && !patience.outdated.is_cancelled() {
         stop_unless_outdated(engine, old.id, patience).await?;
@@ -257,7 +257,7 @@ async fn step_aside<E: Engine>(
     if patience.outdated.is_cancelled() {
         return Ok(Aside::Outdated);
     }
-    sure::rename(engine, new, name).await?;
+    sure::rename(engine, new, name, &patience.slot).await?;
     Ok(Aside::Done)
 }
 
@@ -330,13 +330,15 @@ async fn put_back<E: Engine>(
         if let Some(new) = new {
             remove(engine, new, patience).await?;
         }
-        match sure::rename(engine, old.id, &old.home).await {
+        match sure::rename(engine, old.id, &old.home, &patience.slot).await {
             // It has not been renamed yet, and so holds the name itself.
             Err(err) if err.kind == EngineErrorKind::Conflict => {}
             renamed => renamed?,
         }
         if old.runs {
-            start_again(engine, old.id, old.last_start).await.map_err(|err| err.naming(old.id, &old.home))?;
+            start_again(engine, old.id, old.last_start, &patience.slot)
+                .await
+                .map_err(|err| err.naming(old.id, &old.home))?;
         }
         Ok::<(), EngineError>(())
     };
@@ -364,14 +366,15 @@ async fn start_again<E: Engine>(
     engine: &E,
     id: &ContainerId,
     last_start: Option<SystemTime>,
+    slot: &Slot,
 ) -> Result<(), EngineError> {
     for _ in 0..PORT_TRIES {
-        match sure::start(engine, id, last_start).await {
+        match sure::start(engine, id, last_start, slot).await {
             Err(err) if err.kind == EngineErrorKind::Conflict => tokio::time::sleep(PORT_PAUSE).await,
             outcome => return outcome,
         }
     }
-    sure::start(engine, id, last_start).await
+    sure::start(engine, id, last_start, slot).await
 }
 
 const PORT_TRIES: u32 = 50;

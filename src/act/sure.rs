@@ -2,12 +2,14 @@
 //! before Podman said so.
 //!
 //! Then Podman is asked what became of it, so that what was done is told as done, and what was started is judged as if
-//! the answer had come. Where it does not answer in time the call has failed, and the next observation tells.
+//! the answer had come. Where it does not answer in time the call has failed, and the next observation tells. Others may
+//! work meanwhile.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::Slot;
 use crate::backend::{Engine, EngineError, EngineErrorKind};
 use crate::model::{CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Owner, Phase, labels};
 
@@ -30,12 +32,12 @@ enum Wanted<'a> {
 }
 
 /// See [`Engine::create`].
-pub(super) async fn create<E: Engine>(engine: &E, create: &Create) -> Result<ContainerId, EngineError> {
+pub(super) async fn create<E: Engine>(engine: &E, create: &Create, slot: &Slot) -> Result<ContainerId, EngineError> {
     match engine.create(create).await {
         Ok(id) => Ok(id),
-        Err(err) if err.kind == EngineErrorKind::Conflict => taken(engine, create, err).await,
+        Err(err) if err.kind == EngineErrorKind::Conflict => taken(engine, create, err, slot).await,
         Err(err) => {
-            let seen = became(engine, &Wanted::Made(create), err).await?;
+            let seen = became(engine, &Wanted::Made(create), err, slot).await?;
             seen.map(|seen| seen.id).ok_or_else(|| unreachable!("the container was created all the same"))
         }
     }
@@ -43,13 +45,18 @@ pub(super) async fn create<E: Engine>(engine: &E, create: &Create) -> Result<Con
 
 /// The name is taken: perhaps by what a process that was killed had just asked for, and Podman goes on making. Its name is
 /// taken before it can be seen.
-async fn taken<E: Engine>(engine: &E, create: &Create, err: EngineError) -> Result<ContainerId, EngineError> {
+async fn taken<E: Engine>(
+    engine: &E,
+    create: &Create,
+    err: EngineError,
+    slot: &Slot,
+) -> Result<ContainerId, EngineError> {
     let began = Instant::now();
     while began.elapsed() < SILENT {
         match engine.named(&create.name).await? {
             Some(seen) if seen.phase == Phase::Created && is_made_from(&seen, create) => return Ok(seen.id),
             Some(_) => return Err(err),
-            None => tokio::time::sleep(PAUSE).await,
+            None => slot.without(tokio::time::sleep(PAUSE)).await,
         }
         match engine.create(create).await {
             Err(again) if again.kind == EngineErrorKind::Conflict => {}
@@ -65,38 +72,55 @@ pub(super) async fn start<E: Engine>(
     engine: &E,
     id: &ContainerId,
     last: Option<SystemTime>,
+    slot: &Slot,
 ) -> Result<(), EngineError> {
-    settled(engine, engine.start(id).await, &Wanted::Started(id, last)).await
+    settled(engine, engine.start(id).await, &Wanted::Started(id, last), slot).await
 }
 
 /// See [`Engine::unpause`].
-pub(super) async fn unpause<E: Engine>(engine: &E, id: &ContainerId) -> Result<(), EngineError> {
-    settled(engine, engine.unpause(id).await, &Wanted::Unpaused(id)).await
+pub(super) async fn unpause<E: Engine>(engine: &E, id: &ContainerId, slot: &Slot) -> Result<(), EngineError> {
+    settled(engine, engine.unpause(id).await, &Wanted::Unpaused(id), slot).await
 }
 
 /// See [`Engine::stop`].
-pub(super) async fn stop<E: Engine>(engine: &E, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-    settled(engine, engine.stop(id, grace).await, &Wanted::Stopped(id)).await
+pub(super) async fn stop<E: Engine>(
+    engine: &E,
+    id: &ContainerId,
+    grace: Duration,
+    slot: &Slot,
+) -> Result<(), EngineError> {
+    settled(engine, engine.stop(id, grace).await, &Wanted::Stopped(id), slot).await
 }
 
 /// See [`Engine::rename`].
-pub(super) async fn rename<E: Engine>(engine: &E, id: &ContainerId, name: &ContainerName) -> Result<(), EngineError> {
-    settled(engine, engine.rename(id, name).await, &Wanted::Renamed(id, name)).await
+pub(super) async fn rename<E: Engine>(
+    engine: &E,
+    id: &ContainerId,
+    name: &ContainerName,
+    slot: &Slot,
+) -> Result<(), EngineError> {
+    settled(engine, engine.rename(id, name).await, &Wanted::Renamed(id, name), slot).await
 }
 
 /// See [`Engine::remove`].
-pub(super) async fn remove<E: Engine>(engine: &E, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-    settled(engine, engine.remove(id, grace).await, &Wanted::Removed(id)).await
+pub(super) async fn remove<E: Engine>(
+    engine: &E,
+    id: &ContainerId,
+    grace: Duration,
+    slot: &Slot,
+) -> Result<(), EngineError> {
+    settled(engine, engine.remove(id, grace).await, &Wanted::Removed(id), slot).await
 }
 
 async fn settled<E: Engine>(
     engine: &E,
     outcome: Result<(), EngineError>,
     wanted: &Wanted<'_>,
+    slot: &Slot,
 ) -> Result<(), EngineError> {
     match outcome {
         Ok(()) => Ok(()),
-        Err(err) => became(engine, wanted, err).await.map(|_| ()),
+        Err(err) => became(engine, wanted, err, slot).await.map(|_| ()),
     }
 }
 
@@ -105,10 +129,16 @@ async fn became<E: Engine>(
     engine: &E,
     wanted: &Wanted<'_>,
     err: EngineError,
+    slot: &Slot,
 ) -> Result<Option<ContainerState>, EngineError> {
-    if !err.kind.is_retryable() {
-        return Err(err);
-    }
+    if err.kind.is_retryable() { slot.without(asked_again(engine, wanted, err)).await } else { Err(err) }
+}
+
+async fn asked_again<E: Engine>(
+    engine: &E,
+    wanted: &Wanted<'_>,
+    err: EngineError,
+) -> Result<Option<ContainerState>, EngineError> {
     let began = Instant::now();
     let mut answered = None;
     loop {

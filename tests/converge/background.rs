@@ -430,6 +430,27 @@ async fn another_edit_amid_a_replacement_interrupts_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_whose_answers_are_lost_holds_up_nobody() {
+    let mut story = Story::new(&["a", "b"]);
+    story.options.parallel = 1;
+    let mut run = Background::start(story);
+    run.converged().await;
+    quiet(20).await;
+    run.fake.restart();
+    run.fake.order(Fault::transient("start", FaultPoint::Before, 3).on("demo-a"));
+    let edited = Instant::now();
+    run.edit(|desired| {
+        for agent in desired.agents.values_mut() {
+            agent.container.env.insert("MODE".into(), Text::plain("two"));
+        }
+    });
+    run.converged().await;
+    let state = run.fake.state();
+    let begun = state.calls.iter().find(|call| call.word == "create" && call.target == "demo-b.next").unwrap().at;
+    assert!(begun - edited < Duration::from_millis(500), "{:?}", begun - edited);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_judged_a_crash_loop_is_stopped_in_between_whatever_its_period() {
     for millis in [400, 2_500, 3_000, 12_000] {
         let mut run = Background::start(Story::new(&["a", "b"]));

@@ -224,6 +224,33 @@ async fn a_kill_while_it_is_taken_back_changes_only_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn under_another_name_too_one_at_a_time_runs_whether_an_edit_is_taken_back_or_not() {
+    for (kill, is_taken_back, is_swapped) in
+        (1..7).flat_map(|kill| [(kill, true, true), (kill, true, false), (kill, false, true), (kill, false, false)])
+    {
+        let mut story = Story::new(&["a", "b"]);
+        story.agent("a").container.ports = vec![port(8001)];
+        let mut story = story.settled().await;
+        story.set_env("a", "MODE", "two");
+        assert!(killed_after(&story, kill).await);
+        if is_taken_back {
+            story.agent("a").container.env.clear();
+        }
+        story.agent("a").container.name = container_name(if is_swapped { "demo-b" } else { "web" });
+        if is_swapped {
+            story.agent("b").container.name = container_name("demo-a");
+        }
+        let case = format!("{kill}, taken back {is_taken_back}, swapped {is_swapped}");
+        let report = story.converge().await;
+        assert!(report.converged, "{case}: {:?} after {:?}", problems(&report), taken(&report));
+        assert_eq!(story.names(), if is_swapped { ["demo-a", "demo-b"] } else { ["demo-b", "web"] }, "{case}");
+        let state = story.fake.state();
+        let twice = state.effects.iter().find(|effect| effect.running.windows(2).any(|two| two[0] == two[1]));
+        assert!(twice.is_none(), "{case}: {twice:?} after {:?}", taken(&report));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_edit_that_is_taken_back_plans_is_said() {
     // create, rename, stop, rename, start; killed before it has proved itself.
     let (story, ..) = taken_back(RestartPolicy::UnlessStopped, 5).await;

@@ -32,6 +32,21 @@ fn an_edit_that_is_taken_back_brings_the_predecessor_back() {
 }
 
 #[test]
+fn under_another_name_too_nothing_is_started_beside_what_runs() {
+    let called_web = || unproved().wants("a", |agent| agent.container.name = "web".parse().unwrap());
+    called_web().plans(&["rename container to `web`: it is named `demo-a`"]);
+    let taken_back = called_web().wants("a", |agent| agent.container.env.clear());
+    taken_back.plans(&[
+        "remove container `demo-a`: what it was to replace is as desired again",
+        "later startContainer `demo-a.prev`: it exited with code 143, once container `demo-a` is removed, or releases its name or port",
+        "later renameContainer `web`: it is named `demo-a.prev`, once container `demo-a` is removed, or releases its name or port",
+    ]);
+    // Neither while the name is another one's.
+    let plan = lines(&taken_back.foreign("web", Whose::Somebody).plan());
+    assert!(!plan.iter().any(|line| line.starts_with("start")), "{plan:#?}");
+}
+
+#[test]
 fn the_predecessor_stays_the_fallback_when_the_wish_changes_again() {
     unproved().edited("a", "MODE", "three").plans(&[
         "remove container `demo-a`: an interrupted replacement has not verified it yet",

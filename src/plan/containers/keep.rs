@@ -110,7 +110,7 @@ pub(super) fn keep(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, holder: Option
 /// Nobody has the name.
 fn nameless(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, plan: &mut Plan) {
     if let Some(right) = restorable(wanted, mine) {
-        return restore(wanted, mine, right, None, plan);
+        return restore(wanted, mine, right, beside(mine, right), plan);
     }
     let successor = successor(wanted, mine).map(|(name, _)| name);
     match (mine.others.iter().find(|(owned_name, _)| Some(*owned_name) != successor), mine.prev) {
@@ -143,15 +143,24 @@ fn nameless(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, plan: &mut Plan) {
 }
 
 /// A container of the agent under another name that is as wanted and can simply have the name: its predecessor, or one
-/// that somebody renamed. Beside one that it would replace, another than the predecessor has to prove itself.
+/// that somebody renamed. Beside one that it would replace, another than the predecessor has to prove itself; a successor
+/// that runs already does so under its new name.
 fn restorable<'a>(wanted: &Wanted<'_>, mine: &OwnContainers<'a>) -> Option<Found<'a>> {
-    if let Some(prev) = mine.prev {
-        return Some(prev).filter(|(_, prev)| wanted.is_right(prev));
+    if mine.prev.is_some_and(|(_, prev)| wanted.is_right(prev)) {
+        return mine.prev;
     }
     let right = right_elsewhere(wanted, mine)?;
-    let runs = |phase: &Phase| matches!(phase, Phase::Running | Phase::Paused | Phase::Stopping);
-    let others = mine.others.iter().chain(&mine.spare).filter(|(name, _)| *name != right.0);
-    others.map(|(_, other)| other).all(|other| !runs(&other.phase)).then_some(right)
+    let serves = mine.prev.is_none_or(|(_, prev)| right.1.phase == Phase::Running && !runs(prev));
+    (serves && beside(mine, right).is_none()).then_some(right)
+}
+
+/// Another container of the agent that runs, neither under its name nor as a predecessor. Two never run at once.
+fn beside<'a>(mine: &OwnContainers<'a>, this: Found<'_>) -> Option<Found<'a>> {
+    mine.others.iter().chain(&mine.spare).copied().find(|(name, other)| *name != this.0 && runs(other))
+}
+
+fn runs(container: &ContainerState) -> bool {
+    matches!(container.phase, Phase::Running | Phase::Paused | Phase::Stopping)
 }
 
 fn right_elsewhere<'a>(wanted: &Wanted<'_>, mine: &OwnContainers<'a>) -> Option<Found<'a>> {
@@ -166,7 +175,7 @@ fn successor<'a>(wanted: &Wanted<'_>, mine: &OwnContainers<'a>) -> Option<Found<
 }
 
 /// Gives a container that is as wanted its name (back), and starts it where a replacement had stopped it. `instead` is
-/// what has the name, and goes.
+/// what has the name, or runs in its place, and goes.
 fn restore(
     wanted: &Wanted<'_>,
     mine: &OwnContainers<'_>,
@@ -250,7 +259,9 @@ fn wait_for_name(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, taken: &Containe
     let own = restorable(wanted, mine);
     let (kind, reason) = match own.or(mine.others.first().copied()).or(mine.prev) {
         Some((owned_name, container)) => {
-            keep_alive(wanted, owned_name, container, plan);
+            if beside(mine, (owned_name, container)).is_none() {
+                keep_alive(wanted, owned_name, container, plan);
+            }
             let kind = if own.is_some() { ActionKind::RenameContainer } else { ActionKind::ReplaceContainer };
             (kind, Reason::Misnamed { from: owned_name.clone() })
         }
