@@ -186,7 +186,9 @@ impl Gone {
         let log = match &self.log {
             Ok(log) => log,
             Err(err) => {
-                return out.write_all(&frame::message(Kind::Problem, &Problem::system("the log cannot be read", err)));
+                let problem = Problem::system("the log cannot be read", err);
+                let kind = if err.kind() == ErrorKind::PermissionDenied { ProblemKind::Denied } else { problem.kind };
+                return out.write_all(&frame::message(Kind::Problem, &Problem { kind, ..problem }));
             }
         };
         let mut buffer = Vec::new();

@@ -20,7 +20,7 @@ pub enum SessionError {
         arch: String,
     },
     /// There is nowhere to put the keeper.
-    #[error("the keeper of sessions can be put nowhere in {agent}: {}", tried.join("; "))]
+    #[error("the keeper of sessions can be put nowhere in {agent}:\n{}", tried.join("\n"))]
     NoPlace {
         /// The agent.
         agent: String,

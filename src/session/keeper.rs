@@ -94,8 +94,13 @@ impl<'a, E: Engine> Keeper<'a, E> {
 
     /// Connects to the keeper of a session.
     pub(super) async fn connect(&self, session: &str) -> Result<Link, SessionError> {
+        self.connect_as(ROOT, session).await
+    }
+
+    /// The same as a user by number.
+    pub(super) async fn connect_as(&self, user: &str, session: &str) -> Result<Link, SessionError> {
         let connected = self.run(async |place| {
-            let mut link = match self.open(place, Some(ROOT), "connect", &[session]).await? {
+            let mut link = match self.open(place, Some(user), "connect", &[session]).await? {
                 Ran::Answered(link) => link,
                 Ran::Missing(why) => return Ok(Ran::Missing(why)),
             };
@@ -132,7 +137,9 @@ impl<'a, E: Engine> Keeper<'a, E> {
                     Ran::Missing(why) => why,
                 },
                 Err(SessionError::Engine(err)) if !err.kind.is_retryable() && err.kind != EngineErrorKind::Conflict => {
-                    err.message
+                    // The words of Podman, without ours before them.
+                    let (_, why) = err.message.split_once("`: ").unwrap_or(("", &err.message));
+                    why.to_owned()
                 }
                 Err(err) => return Err(err),
             };

@@ -59,7 +59,7 @@ async fn printed<E: Engine>(keeper: &Keeper<'_, E>, name: &str, follow: bool) ->
         }
         ControlFlow::Continue(())
     });
-    within(attached).await.unwrap_or_else(|err| panic!("{err} {err:?}"));
+    within(Box::pin(attached)).await.unwrap_or_else(|err| panic!("{err} {err:?}"));
     printed
 }
 
@@ -86,7 +86,7 @@ pub async fn a_session_takes_every_byte_and_ends<E: Engine>(bench: &Bench<E>) {
     }
     assert_eq!(within(keeper.send("cat", b"last", &LAST)).await.unwrap(), 4);
     let [stdout, stderr] = printed(&keeper, "cat", true).await;
-    assert!(stdout == [all, large, b"last".to_vec()].concat(), "{} bytes", stdout.len());
+    assert!(stdout == [all, large.clone(), b"last".to_vec()].concat(), "{} bytes", stdout.len());
     assert_eq!(stderr, b"over\n");
     let ended = within(keeper.wait("cat")).await.unwrap();
     assert_eq!((ended.status, ended.exit.and_then(|exit| exit.code)), (Status::Exited, Some(3)));
@@ -198,7 +198,8 @@ pub async fn one_writes_to_a_session_and_others_look<E: Engine>(bench: &Bench<E>
     let (keys, mut input) = mpsc::channel(16);
     let (second_keys, mut second_input) = mpsc::channel(16);
     let attached = async {
-        let attached = keeper.attach("cat", &writing(false), &mut input, hears(tell)).await;
+        let writes = writing(false);
+        let attached = keeper.attach("cat", &writes, &mut input, hears(tell)).await;
         attached.expect_err("somebody takes over")
     };
     let script = async {
@@ -211,19 +212,20 @@ pub async fn one_writes_to_a_session_and_others_look<E: Engine>(bench: &Bench<E>
         assert_eq!(refused.kind(), Some(ProblemKind::Writer));
         assert_eq!(refused.to_string(), "somebody else is attached to session coder/cat and writes");
         assert_eq!(printed(keeper, "cat", false).await[0], b"before\none\n");
-        let taking = keeper.attach("cat", &writing(true), &mut second_input, hears(tell_second));
+        let writes = writing(true);
+        let taking = keeper.attach("cat", &writes, &mut second_input, hears(tell_second));
         let typing = async {
             second.until("before\none\n[live false]").await;
             second_keys.send(Input::Bytes(b"two\n".into())).await.unwrap();
             second.until("two\n").await;
             keeper.send("cat", b"sent\n", &LAST).await.unwrap();
         };
-        let (left, ()) = tokio::join!(taking, typing);
+        let (left, ()) = tokio::join!(Box::pin(taking), Box::pin(typing));
         let Ok(Left::Ended(state)) = left else { panic!("{left:?}") };
         assert_eq!(state.exit.and_then(|exit| exit.code), Some(7));
         second.until("sent\n").await;
     };
-    let (taken, ()) = within(async { tokio::join!(attached, script) }).await;
+    let (taken, ()) = within(async { tokio::join!(Box::pin(attached), Box::pin(script)) }).await;
     assert_eq!(taken.to_string(), "somebody else took over session coder/cat");
 }
 
@@ -247,7 +249,7 @@ pub async fn a_session_on_a_terminal_has_its_writers_size<E: Engine>(bench: &Ben
         told.until("60 200\r\n").await;
         keys.send(Input::Bytes(vec![3])).await.unwrap();
     };
-    let (left, ()) = within(async { tokio::join!(attached, script) }).await;
+    let (left, ()) = within(async { tokio::join!(Box::pin(attached), Box::pin(script)) }).await;
     let Ok(Left::Ended(state)) = left else { panic!("{left:?}") };
     assert_eq!(state.exit.and_then(|exit| exit.code), Some(42));
 }
@@ -309,7 +311,6 @@ pub async fn an_archive_is_put_into_a_container<E: Engine>(bench: &Bench<E>) {
     let lines: Vec<_> = seen.lines().collect();
     assert!(lines[0].starts_with("1777 0 0 ") && lines[0].ends_with("new dir"), "{seen}");
     assert_eq!(lines[1..4], ["751 0 0 5 new dir/a file", "600 0 0 3000000 new dir/large", "text"], "{seen}");
-    bench.engine.put(&id, "/nowhere", whole(archive.clone())).await.expect_err("there is no such directory");
     bench.engine.put(&id, "/", whole(archive[..700_000].to_vec())).await.expect_err("half an archive");
     let gone = ContainerId::new("0123456789ab".repeat(5)).unwrap();
     bench.engine.put(&gone, "/", whole(archive)).await.expect_err("there is no such container");
@@ -374,11 +375,14 @@ pub async fn sessions_of_a_root_that_cannot_be_written<E: Engine>(bench: &Bench<
     }
     // What nobody can write to, or run from, is told with each place.
     let id = unusual(bench, "nothing", &image, read_only(json!([]))).await;
-    let keeper = Keeper::new(&bench.engine, id, "coder");
+    let keeper = Keeper::new(&bench.engine, id.clone(), "coder");
     let err = within(keeper.start(&spec("cat", &["cat"]), None)).await.expect_err("there is no place");
     let SessionError::NoPlace { tried, .. } = &err else { panic!("{err} {err:?}") };
     assert_eq!(tried.len(), 3, "{err}");
-    eprintln!("{err}");
+    let said = err.to_string();
+    assert!(said.starts_with("the keeper of sessions can be put nowhere in coder:\n/run/steadfast: "), "{said}");
+    assert_eq!(said.matches("read-only file system").count(), 2, "{said}");
+    assert!(said.contains("\n/dev/shm/.steadfast: ") && !said.contains(id.as_str()), "{said}");
 }
 
 /// Quotes, dollars, line ends, dashes in front, and bytes that are no text.
@@ -425,8 +429,13 @@ pub async fn words_reach_a_sessions_command_as_they_are<E: Engine>(bench: &Bench
     if let Err(TestError::Fail(why, words)) = tested {
         panic!("{why}: {:?}", words.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>());
     }
-    // One word of the greatest size that Linux takes.
-    let long = vec![b"it's ".repeat((128 << 10) / 5)];
-    let (stdout, _, wanted) = arrives(long).await;
+    // As long as they may be, and longer.
+    let (stdout, _, wanted) = arrives(vec![b"it's ".repeat(24_000)]).await;
     assert!(stdout == wanted, "{} of {}", stdout.len(), wanted.len());
+    let many = spec("long", &["echo"; 100_000]);
+    let err = within(keeper.start(&many, None)).await.expect_err("too long");
+    assert_eq!(
+        err.to_string(),
+        "the command and its variables are longer than 248.00 KiB, the most that a session takes"
+    );
 }
