@@ -165,6 +165,7 @@ impl<'a, E: Engine> Keeper<'a, E> {
         let request = ExecRequest { command, stdin: true, user: user.map(str::to_owned), ..ExecRequest::default() };
         match self.engine.exec(&self.container, &request).await {
             Ok(exec) => Ok(Ran::Answered(Link::new(exec, &self.agent))),
+            Err(err) if is_down(&err.message) => Err(SessionError::AgentDown { agent: self.agent.clone() }),
             Err(err) if is_missing(&err.message) => Ok(Ran::Missing(err.message)),
             Err(err) => Err(err.into()),
         }
@@ -207,6 +208,13 @@ impl<'a, E: Engine> Keeper<'a, E> {
 
 /// Who may speak to every session.
 pub(super) const ROOT: &str = "0";
+
+/// Whether these words of Podman's say that the container does not run, or is there no more.
+fn is_down(words: &str) -> bool {
+    ["exec sessions on running containers", "container state improper", "no such container"]
+        .iter()
+        .any(|phrase| words.contains(phrase))
+}
 
 fn is_missing(words: &str) -> bool {
     matches!(ExecRefusal::of_words(words), Some(ExecRefusal::NoProgram))

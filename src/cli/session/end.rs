@@ -74,7 +74,11 @@ pub(super) async fn stop(settings: &Settings, args: StopArgs) -> Result<ExitStat
     if settings.output.is_data() {
         render::print_data(settings.output, &list::json(&args.session.agent, &state))?;
     } else {
-        render::print(&format!("session {} is stopped: {}\n", args.session, words_of(&state)))?;
+        let how = words_of(&state);
+        render::print(&match state.status {
+            Status::Lost => format!("session {} is not running ({how})\n", args.session),
+            _ => format!("session {} is stopped: {how}\n", args.session),
+        })?;
     }
     Ok(ExitStatus::Done)
 }

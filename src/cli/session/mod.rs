@@ -64,6 +64,11 @@ fn failed(err: &SessionError, session: &SessionRef) -> CliError {
             "nothing was started; `steadfast exec` looks into the agent".to_owned()
         }
         _ => match err {
+            SessionError::AgentDown { agent } => {
+                format!(
+                    "`steadfast why {agent}` tells what stopped it; `steadfast apply` starts it, without its sessions"
+                )
+            }
             SessionError::NoPlace { .. } => {
                 "the container needs one directory that can be written and run from: /run, /tmp or /dev/shm".to_owned()
             }
