@@ -19,6 +19,8 @@ mod failures;
 mod images;
 #[path = "apply/interrupted.rs"]
 mod interrupted;
+#[path = "apply/killed.rs"]
+mod killed;
 #[path = "apply/locks.rs"]
 mod locks;
 #[path = "apply/lossy.rs"]
@@ -27,6 +29,9 @@ mod lossy;
 mod memory;
 #[path = "apply/ownership.rs"]
 mod ownership;
+#[path = "background/proxy.rs"]
+#[allow(dead_code)] // ways to disturb Podman that other tests need more of
+mod proxy;
 #[path = "apply/published.rs"]
 mod published;
 #[path = "apply/registry.rs"]
@@ -38,6 +43,8 @@ mod secrets;
 #[path = "cache/server.rs"]
 #[allow(dead_code)] // a server that other tests need more of
 mod server;
+#[path = "apply/sessions.rs"]
+mod sessions;
 mod support;
 #[path = "apply/terminal.rs"]
 mod terminal;

@@ -31,6 +31,8 @@ mod limactl;
 mod refusals;
 #[path = "podman/registry.rs"]
 mod registry;
+#[path = "podman/sessions.rs"]
+mod sessions;
 mod support;
 
 use bench::Place;

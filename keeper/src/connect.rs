@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,12 +15,15 @@ use crate::frame::{self, Frame, Kind, Output};
 use crate::list::{last_word, not_found};
 use crate::log::Log;
 use crate::message::{Attach, Hello, Problem, ProblemKind, Replayed, Sent, State};
-use crate::start::{SOCKET, dir_of, lock_of, no_name};
+use crate::start::{SOCKET, dir_of, no_name, seen_lock_of};
 
 /// A client that says nothing for so long is gone: its connection may be one that nobody told of its end.
 pub const SILENCE: Duration = Duration::from_secs(60);
 /// How long a keeper may take from its lock to its socket, and from its socket's end to its own.
 const BETWEEN: Duration = Duration::from_secs(5);
+/// How long the other side is heard once all is said. What it says then is dropped; but a connection that ends with something
+/// unheard is reset, and what was said last is lost with it.
+const HEARING_OUT: Duration = Duration::from_secs(2);
 
 /// `connect BASE NAME`.
 pub fn main(base: &Path, name: &str) -> ExitCode {
@@ -30,26 +34,59 @@ pub fn main(base: &Path, name: &str) -> ExitCode {
     if spoken.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Reads what the other side still says, until it ends.
+pub fn hear_out() {
+    let (until, mut buffer) = (Instant::now() + HEARING_OUT, [0; 4096]);
+    let mut left = HEARING_OUT;
+    while !left.is_zero() && !matches!(read_input(&mut buffer, left), Ok(Some(0) | None) | Err(_)) {
+        left = until.saturating_duration_since(Instant::now());
+    }
+}
+
+/// What has come on standard input within this time: 0 bytes at its end, `None` where nothing came.
+fn read_input(buffer: &mut [u8], patience: Duration) -> Result<Option<usize>, Errno> {
+    // Not through `io::stdin`, whose buffer would be in the way.
+    let input = rustix::stdio::stdin();
+    let timeout = Timespec::try_from(patience).ok();
+    loop {
+        match poll(&mut [PollFd::new(&input, PollFlags::IN)], timeout.as_ref()) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(err) => return Err(err),
+        }
+        match rustix::io::read(input, &mut *buffer) {
+            Ok(length) => return Ok(Some(length)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(err) => return Err(err),
+        }
+    }
+}
+
 fn refuse(problem: &Problem) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(&frame::message(Kind::Hello, &Hello { version: frame::VERSION }))?;
     out.write_all(&frame::message(Kind::Problem, problem))?;
-    out.flush()
+    out.flush()?;
+    hear_out();
+    Ok(())
 }
 
 fn speak(dir: &Path, name: &str) -> io::Result<()> {
     let began = Instant::now();
     loop {
-        match lock_of(dir) {
+        match seen_lock_of(dir) {
             Ok(None) => return refuse(&not_found(name)),
             Ok(Some(lock)) => {
-                let spoken = match last_word(dir) {
-                    Ok(state) => Gone { dir, state }.speak(),
+                let log = Log::open(dir, u64::MAX);
+                let state = last_word(dir);
+                // However long its end is spoken of, it may be removed meanwhile.
+                drop(lock);
+                return match state {
+                    Ok(state) => Gone { log, state }.speak(),
                     Err(err) if err.kind() == ErrorKind::NotFound => refuse(&not_found(name)),
                     Err(err) => refuse(&Problem::system(&format!("session {name} cannot be read"), &err)),
                 };
-                drop(lock);
-                return spoken;
             }
             Err(Errno::WOULDBLOCK) => match meet(dir) {
                 Ok((keeper, hello)) => return relay(keeper, &hello),
@@ -76,56 +113,44 @@ fn meet(dir: &Path) -> io::Result<(UnixStream, Frame)> {
 /// Passes bytes on, both ways, until either side is gone.
 fn relay(keeper: UnixStream, hello: &Frame) -> io::Result<()> {
     let mut to_keeper = keeper.try_clone()?;
+    let (ends, ended) = channel();
     std::thread::Builder::new().stack_size(128 * 1024).spawn(move || {
-        let mut buffer = vec![0; frame::PIECE];
-        // Not through `io::stdin`, whose lock would be in the way of nothing here, but whose buffer would be.
-        let input = rustix::stdio::stdin();
-        let silence = Timespec::try_from(SILENCE).ok();
-        loop {
-            match poll(&mut [PollFd::new(&input, PollFlags::IN)], silence.as_ref()) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(_) => break,
-            }
-            match rustix::io::read(input, &mut buffer) {
-                Ok(0) => break,
-                Ok(length) => {
-                    if to_keeper.write_all(&buffer[..length]).is_err() {
-                        break;
-                    }
-                }
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(_) => break,
-            }
+        let (mut buffer, mut is_heard) = (vec![0; frame::PIECE], true);
+        while let Ok(Some(length @ 1..)) = read_input(&mut buffer, SILENCE) {
+            // Why the keeper listens no more may be on its way to who speaks.
+            is_heard = is_heard && to_keeper.write_all(buffer.get(..length).unwrap_or_default()).is_ok();
         }
         let _ = to_keeper.shutdown(Shutdown::Both);
+        let _ = ends.send(());
     })?;
     let mut keeper = keeper;
     let mut out = io::stdout().lock();
     frame::write(&mut out, hello.kind, &hello.payload)?;
     out.flush()?;
     let mut buffer = vec![0; frame::PIECE];
-    loop {
+    let told = loop {
         match keeper.read(&mut buffer) {
-            Ok(0) => return out.flush(),
+            Ok(0) => break Ok(()),
             Ok(length) => {
                 out.write_all(&buffer[..length])?;
                 out.flush()?;
             }
             Err(err) if err.kind() == ErrorKind::Interrupted => {}
-            Err(err) => return Err(err),
+            Err(err) => break Err(err),
         }
-    }
+    };
+    // The thread hears out whoever still speaks.
+    let _ = ended.recv_timeout(HEARING_OUT);
+    told
 }
 
 /// A session whose keeper is gone.
-struct Gone<'a> {
-    dir: &'a Path,
+struct Gone {
+    log: io::Result<Log>,
     state: State,
 }
 
-impl Gone<'_> {
+impl Gone {
     fn speak(&self) -> io::Result<()> {
         let (mut from, mut out) = (io::stdin().lock(), io::stdout().lock());
         out.write_all(&frame::message(Kind::Hello, &Hello { version: frame::VERSION }))?;
@@ -158,10 +183,12 @@ impl Gone<'_> {
     }
 
     fn replay(&self, attach: &Attach, out: &mut impl Write) -> io::Result<()> {
-        let log = match Log::open(self.dir, u64::MAX) {
+        let log = match &self.log {
             Ok(log) => log,
             Err(err) => {
-                return out.write_all(&frame::message(Kind::Problem, &Problem::system("the log cannot be read", &err)));
+                let problem = Problem::system("the log cannot be read", err);
+                let kind = if err.kind() == ErrorKind::PermissionDenied { ProblemKind::Denied } else { problem.kind };
+                return out.write_all(&frame::message(Kind::Problem, &Problem { kind, ..problem }));
             }
         };
         let mut buffer = Vec::new();

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::frame::{self, Kind};
 use crate::message::{Hello, Problem, ProblemKind, State, Status, Stdin};
-use crate::start::{SOCKET, STATE, dir_of, lock_of, no_name};
+use crate::start::{SOCKET, STATE, dir_of, no_name, seen_lock_of};
 
 /// How long a keeper may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -64,7 +64,7 @@ fn all(base: &Path, out: &mut impl Write) -> io::Result<()> {
 
 /// How a session is; `None` where there is none.
 pub fn state_of(dir: &Path, name: &str) -> Option<State> {
-    let lock = match lock_of(dir) {
+    let lock = match seen_lock_of(dir) {
         Ok(None) => return None,
         Ok(Some(lock)) => lock,
         Err(Errno::WOULDBLOCK) => {

@@ -334,6 +334,8 @@ pub struct Send {
     pub timeout_ms: u64,
 }
 
+/// The longest specification, in bytes: whatever is told of its session later is told in one frame, too.
+pub const MAX_SPEC: usize = crate::frame::MAX_PAYLOAD - 8192;
 /// The largest input that is sent whole, in bytes.
 pub const MAX_SEND: u64 = 64 << 20;
 
@@ -383,6 +385,8 @@ pub enum ProblemKind {
     Slow,
     /// The client said what makes no sense, or asks for too much.
     Protocol,
+    /// What is asked for belongs to another user, whom it would not be refused.
+    Denied,
     /// The system refused.
     System,
     /// A kind of a later version.

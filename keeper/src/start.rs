@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
+use crate::connect::hear_out;
 use crate::frame::{self, Kind};
 use crate::list::last_word;
 use crate::message::{Problem, ProblemKind, Spec, State, Status, Word};
@@ -60,6 +61,10 @@ pub fn main(base: &Path) -> ExitCode {
     answer.extend(frame::bytes(Kind::End, &[]));
     let mut out = io::stdout().lock();
     let _ = out.write_all(&answer).and_then(|()| out.flush());
+    if begun.is_err() {
+        // Of a specification that cannot be read there may be more to come.
+        hear_out();
+    }
     if begun.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -105,7 +110,7 @@ fn start(base: &Path, spec: &Spec) -> Result<State, Vec<Problem>> {
 fn preflight(spec: &Spec) -> Vec<Problem> {
     let (agent, mut problems) = (&spec.agent, Vec::new());
     if let Some(cwd) = &spec.cwd {
-        let shown = cwd.text();
+        let shown = shown(cwd);
         let is = match std::fs::metadata(cwd.os()) {
             Ok(found) if found.is_dir() => None,
             Ok(_) => Some(format!("cwd {shown} is not a directory in {agent}")),
@@ -115,9 +120,9 @@ fn preflight(spec: &Spec) -> Vec<Problem> {
         problems.extend(is.map(|why| Problem::new(ProblemKind::Cwd, why)));
     }
     let mut missing: Vec<String> = Vec::new();
-    let program = spec.command.first().filter(|program| !program.0.contains(&b'/'));
+    let program = spec.command.first().filter(|program| !program.0.is_empty() && !program.0.contains(&b'/'));
     for wanted in spec.requires.iter().chain(program) {
-        let shown = wanted.text();
+        let shown = shown(wanted);
         if !on_path(spec, wanted) && !missing.contains(&shown) {
             missing.push(shown);
         }
@@ -128,20 +133,28 @@ fn preflight(spec: &Spec) -> Vec<Problem> {
     }
     match spec.command.first() {
         None => problems.push(Problem::new(ProblemKind::Command, "there is no command")),
+        Some(program) if program.0.is_empty() => {
+            problems.push(Problem::new(ProblemKind::Command, "the command is empty"));
+        }
         Some(program) if program.0.contains(&b'/') => {
             let path = spec.cwd.as_ref().map_or_else(PathBuf::new, |cwd| cwd.os().into()).join(program.os());
-            if let Err(err) = access(&path, Access::EXEC_OK) {
-                let shown = program.text();
-                let why = match err {
-                    Errno::NOENT => format!("command {shown} does not exist in {agent}"),
-                    err => format!("command {shown} cannot be run in {agent}: {}", io::Error::from(err)),
-                };
-                problems.push(Problem::new(ProblemKind::Command, why));
-            }
+            let shown = program.text();
+            let is = match access(&path, Access::EXEC_OK) {
+                Ok(()) if path.is_dir() => Some(format!("command {shown} cannot be run in {agent}: it is a directory")),
+                Ok(()) => None,
+                Err(Errno::NOENT) => Some(format!("command {shown} does not exist in {agent}")),
+                Err(err) => Some(format!("command {shown} cannot be run in {agent}: {}", io::Error::from(err))),
+            };
+            problems.extend(is.map(|why| Problem::new(ProblemKind::Command, why)));
         }
         Some(_) => {}
     }
     problems
+}
+
+/// A word in a sentence.
+fn shown(word: &Word) -> String {
+    if word.0.is_empty() { "``".to_owned() } else { word.text() }
 }
 
 /// Where programs are looked for when nothing says where.
@@ -175,9 +188,21 @@ fn claimed(dir: &Path, spec: &Spec) -> Option<Problem> {
 /// # Errors
 /// Whatever else prevents it from being seen.
 pub fn lock_of(dir: &Path) -> Result<Option<File>, Errno> {
+    locked(dir, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// As [`lock_of`], for who only looks: beside others who do.
+///
+/// # Errors
+/// As [`lock_of`].
+pub fn seen_lock_of(dir: &Path) -> Result<Option<File>, Errno> {
+    locked(dir, FlockOperation::NonBlockingLockShared)
+}
+
+fn locked(dir: &Path, how: FlockOperation) -> Result<Option<File>, Errno> {
     let errno = |err: io::Error| Errno::from_io_error(&err).unwrap_or(Errno::IO);
     match File::open(dir.join(LOCK)) {
-        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).map(|()| Some(lock)),
+        Ok(lock) => flock(&lock, how).map(|()| Some(lock)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => match std::fs::symlink_metadata(dir) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(errno(err)),
@@ -188,12 +213,16 @@ pub fn lock_of(dir: &Path) -> Result<Option<File>, Errno> {
     }
 }
 
-/// As [`lock_of`], and waits for a keeper that has said that it is over: it tells the last clients.
+/// As [`lock_of`], and waits for a keeper that has said that it is over: it tells the last clients. Who holds it and has no keeper's
+/// socket only looks, or is about to have one.
 fn lock_of_ended(dir: &Path) -> Result<Option<File>, Errno> {
     let began = Instant::now();
     loop {
         let lock = lock_of(dir);
-        let is_over = || last_word(dir).is_ok_and(|state| state.status == Status::Exited);
+        let is_over = || {
+            last_word(dir).is_ok_and(|state| state.status == Status::Exited)
+                || UnixStream::connect(dir.join(SOCKET)).is_err()
+        };
         if !matches!(lock, Err(Errno::WOULDBLOCK)) || began.elapsed() > FAREWELL || !is_over() {
             return lock;
         }

@@ -8,6 +8,7 @@ use steadfast_keeper::frame::{self, Kind, Output, Stream};
 use steadfast_keeper::message::{Attach, ProblemKind, Replayed, Size, State, Writer};
 use tokio::sync::mpsc::Receiver;
 
+use super::keeper::ROOT;
 use super::talk::PING;
 use super::{Keeper, Link, SessionError};
 use crate::backend::Engine;
@@ -125,8 +126,9 @@ impl<E: Engine> Keeper<'_, E> {
         let pending = VecDeque::new();
         let mut course = Course { next: None, writer, pending, taken: 0, said: 0, is_live: false, input_is_over };
         let mut lost: Option<Instant> = None;
+        let mut user = ROOT.to_owned();
         loop {
-            let broke = match self.connect(session).await {
+            let broke = match self.connect_as(&user, session).await {
                 Ok(mut link) => {
                     if lost.is_some() && hear(Event::Back).is_break() {
                         return Ok(Left::Stopped);
@@ -143,6 +145,14 @@ impl<E: Engine> Keeper<'_, E> {
                             err
                         }
                         Parted::Broke(err) if err.is_of_transport() => err,
+                        // Root may be without the power over what others own.
+                        Parted::Broke(err) if err.kind() == Some(ProblemKind::Denied) && user == ROOT => {
+                            match self.state(session).await?.map(|state| state.uid.to_string()) {
+                                Some(owner) if owner != ROOT => user = owner,
+                                _ => return Err(err),
+                            }
+                            continue;
+                        }
                         Parted::Broke(err) => return Err(self.in_words(session, err).await),
                     }
                 }

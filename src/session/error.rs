@@ -13,6 +13,12 @@ pub enum SessionError {
     /// Podman refused, or cannot be reached.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The agent's container ended, and its sessions with it.
+    #[error("agent {agent} is not running")]
+    AgentDown {
+        /// The agent.
+        agent: String,
+    },
     /// This build has no keeper for the machine that the containers run on.
     #[error("this build of steadfast has no keeper for {arch}, the architecture of Podman's machine")]
     NoKeeper {
@@ -20,7 +26,7 @@ pub enum SessionError {
         arch: String,
     },
     /// There is nowhere to put the keeper.
-    #[error("the keeper of sessions can be put nowhere in {agent}: {}", tried.join("; "))]
+    #[error("the keeper of sessions can be put nowhere in {agent}:\n{}", tried.join("\n"))]
     NoPlace {
         /// The agent.
         agent: String,

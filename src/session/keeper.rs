@@ -84,7 +84,12 @@ impl<'a, E: Engine> Keeper<'a, E> {
 
     /// Connects to the keeper of a session.
     pub(super) async fn connect(&self, session: &str) -> Result<Link, SessionError> {
-        match self.run(&Wanted { user: Some(ROOT), verb: "connect", words: &[session], input: None }).await? {
+        self.connect_as(ROOT, session).await
+    }
+
+    /// The same as a user by number.
+    pub(super) async fn connect_as(&self, user: &str, session: &str) -> Result<Link, SessionError> {
+        match self.run(&Wanted { user: Some(user), verb: "connect", words: &[session], input: None }).await? {
             Got::Link(link) => Ok(*link),
             Got::Answer(_) => Err(self.broken(None)),
         }
@@ -116,7 +121,9 @@ impl<'a, E: Engine> Keeper<'a, E> {
                     Ran::Missing(why) => why,
                 },
                 Err(SessionError::Engine(err)) if !err.kind.is_retryable() && err.kind != EngineErrorKind::Conflict => {
-                    err.message
+                    // The words of Podman, without ours before them.
+                    let (_, why) = err.message.split_once("`: ").unwrap_or(("", &err.message));
+                    why.to_owned()
                 }
                 Err(err) => return Err(err),
             };
@@ -133,6 +140,7 @@ impl<'a, E: Engine> Keeper<'a, E> {
         let request = ExecRequest { command, stdin: true, user, ..ExecRequest::default() };
         let mut link = match self.engine.exec(&self.container, &request).await {
             Ok(exec) => Link::new(exec, &self.agent),
+            Err(err) if is_down(&err.message) => return Err(SessionError::AgentDown { agent: self.agent.clone() }),
             Err(err) if is_missing(&err.message) => return Ok(Ran::Missing(err.message)),
             Err(err) => return Err(err.into()),
         };
@@ -192,6 +200,13 @@ impl<'a, E: Engine> Keeper<'a, E> {
 
 /// Who may speak to every session.
 pub(super) const ROOT: &str = "0";
+
+/// Whether these words of Podman's say that the container does not run, or is there no more.
+fn is_down(words: &str) -> bool {
+    ["exec sessions on running containers", "container state improper", "no such container"]
+        .iter()
+        .any(|phrase| words.contains(phrase))
+}
 
 fn is_missing(words: &str) -> bool {
     matches!(ExecRefusal::of_words(words), Some(ExecRefusal::NoProgram))

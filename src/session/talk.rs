@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use steadfast_keeper::frame::{self, Frame, Kind};
-use steadfast_keeper::message::{MAX_SEND, Problem, ProblemKind, Send, Sent, Spec, State, Stop};
+use steadfast_keeper::message::{MAX_SEND, MAX_SPEC, Problem, ProblemKind, Send, Sent, Spec, State, Stop};
 use steadfast_keeper::start::{LONGEST_NAME, dir_of};
 
 use super::error::words_of;
@@ -42,9 +42,15 @@ impl<E: Engine> Keeper<'_, E> {
     /// # Errors
     /// All that speaks against it at once, in [`SessionError::Refused`]; then nothing of it is left.
     pub async fn start(&self, spec: &Spec, user: Option<&str>) -> Result<State, SessionError> {
-        let began = Instant::now();
+        let (began, told) = (Instant::now(), frame::message(Kind::Hello, spec));
+        if told.len() > MAX_SPEC {
+            let most = crate::sizes::about(MAX_SPEC as u64);
+            let message =
+                format!("the command and its variables are longer than {most}, the most that a session takes");
+            return Err(SessionError::refused(Problem::new(ProblemKind::Command, message)));
+        }
         loop {
-            let answered = self.ask(user, "start", &[], &frame::message(Kind::Hello, spec)).await;
+            let answered = self.ask(user, "start", &[], &told).await;
             let broke = match answered {
                 Ok(frames) => return self.one_state(&frames)?.ok_or_else(|| self.broken(None)),
                 Err(err) if err.is_of_transport() && began.elapsed() < LONGEST_OUTAGE => err,

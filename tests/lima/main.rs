@@ -24,6 +24,8 @@ mod places;
 mod refusals;
 #[path = "../podman/registry.rs"]
 mod registry;
+#[path = "../podman/sessions.rs"]
+mod sessions;
 mod story;
 #[path = "../support/mod.rs"]
 mod support;

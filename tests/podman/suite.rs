@@ -1,7 +1,7 @@
 //! Every test of the suite, to be run over any number of benches: `conformance! { NAME: PLACE, … }` makes a module for each.
 //!
-//! The binary that includes this has the modules `bench`, `commands`, `containers`, `images`, `refusals` and `registry`
-//! beside it.
+//! The binary that includes this has the modules `bench`, `commands`, `containers`, `images`, `refusals`, `registry` and
+//! `sessions` beside it.
 
 macro_rules! conformance {
     ($($name:ident: $place:path),* $(,)?) => {$(
@@ -70,6 +70,16 @@ macro_rules! conformance {
                     pulled_by_tag_and_by_digest,
                     pulled_with_the_login_of_whoever_asks,
                     a_missing_tag_is_an_error_with_the_registrys_words;
+                sessions:
+                    a_session_takes_every_byte_and_ends,
+                    what_speaks_against_a_session_is_said_at_once,
+                    one_writes_to_a_session_and_others_look,
+                    a_session_on_a_terminal_has_its_writers_size,
+                    a_session_is_stopped_and_its_end_is_known,
+                    an_archive_is_put_into_a_container,
+                    sessions_want_no_shell_and_no_directory,
+                    sessions_of_a_root_that_cannot_be_written,
+                    words_reach_a_sessions_command_as_they_are;
             }
         }
     )*};

@@ -27,6 +27,7 @@ pub struct Image {
     config: serde_json::Map<String, serde_json::Value>,
     volumes: Vec<String>,
     arch: Option<&'static str>,
+    bare: bool,
     compression: Compression,
 }
 
@@ -78,6 +79,11 @@ impl Image {
     pub fn arch(mut self, arch: &'static str) -> Self {
         self.arch = Some(arch);
         self
+    }
+
+    /// With nothing in it but one program, `/busybox`, and what a test adds: no shell, no directory.
+    pub fn bare(self) -> Self {
+        Self { bare: true, ..self }.command(&["/busybox", "sleep", "1000"])
     }
 
     /// Compresses the archive.
@@ -138,6 +144,11 @@ impl Image {
     fn layer(&self) -> Vec<u8> {
         let busybox = std::fs::read(super::busybox()).expect("busybox is readable");
         let mut layer = tar::Builder::new(Vec::new());
+        if self.bare {
+            append(&mut layer, "busybox", 0o755, &busybox);
+            self.files.iter().for_each(|(path, content)| append(&mut layer, path, 0o644, content));
+            return layer.into_inner().expect("a Vec takes every byte");
+        }
         for directory in ["bin/", "etc/", "tmp/", "www/", "proc/", "sys/", "dev/"] {
             let mut header = header(tar::EntryType::Directory, 0o755, 0);
             layer.append_data(&mut header, directory, std::io::empty()).expect("a Vec takes every byte");

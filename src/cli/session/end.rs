@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::args::{OneArgs, RmArgs, SessionRef, StopArgs};
 use super::{failed, keeper, list};
 use crate::cli::agent::{Agents, exit_with};
@@ -72,23 +74,30 @@ pub(super) async fn stop(settings: &Settings, args: StopArgs) -> Result<ExitStat
     if settings.output.is_data() {
         render::print_data(settings.output, &list::json(&args.session.agent, &state))?;
     } else {
-        render::print(&format!("session {} is stopped: {}\n", args.session, words_of(&state)))?;
+        let how = words_of(&state);
+        render::print(&match state.status {
+            Status::Lost => format!("session {} is not running ({how})\n", args.session),
+            _ => format!("session {} is stopped: {how}\n", args.session),
+        })?;
     }
     Ok(ExitStatus::Done)
 }
 
 pub(super) async fn rm(settings: &Settings, args: RmArgs) -> Result<ExitStatus, CliError> {
     let agents = Agents::open(settings).await?;
-    let mut status = ExitStatus::Done;
+    let (mut status, mut removed) = (ExitStatus::Done, Vec::new());
     for session in &args.sessions {
         match remove(&agents, session, args.force).await {
-            Ok(()) if settings.output.is_data() => {}
+            Ok(()) if settings.output.is_data() => removed.push(session.to_string()),
             Ok(()) => render::print(&format!("session {session} is removed\n"))?,
             Err(err) => {
                 print_error(&err, settings.color_stderr);
                 status = err.status;
             }
         }
+    }
+    if settings.output.is_data() {
+        render::print_data(settings.output, &json!({ "removed": removed }))?;
     }
     Ok(status)
 }

@@ -105,7 +105,8 @@ fn row(agent: &AgentName, state: &State) -> [String; 6] {
     let command: Vec<_> = state.command.iter().map(|word| word.text()).collect();
     [
         format!("{agent}/{}", state.name),
-        words_of(state),
+        // Why would be a line of its own.
+        if state.status == Status::Lost { "lost".to_owned() } else { words_of(state) },
         state.pid.map_or_else(dash, |pid| pid.to_string()),
         input.to_owned(),
         if state.declared.is_some() { "declared" } else { "ad hoc" }.to_owned(),

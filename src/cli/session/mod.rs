@@ -56,11 +56,19 @@ fn failed(err: &SessionError, session: &SessionRef) -> CliError {
             format!("`steadfast session list {}` shows those that there are", session.agent)
         }
         Some(ProblemKind::NotRunning) => format!("`steadfast session logs {session}` shows what it printed"),
+        Some(ProblemKind::NoStdin) => {
+            format!("`steadfast session attach --read-only {session}` shows what it prints")
+        }
         Some(ProblemKind::Writer) => "`--takeover` writes in its place; `--read-only` only looks".to_owned(),
         Some(ProblemKind::Cwd | ProblemKind::Requires | ProblemKind::Command) => {
             "nothing was started; `steadfast exec` looks into the agent".to_owned()
         }
         _ => match err {
+            SessionError::AgentDown { agent } => {
+                format!(
+                    "`steadfast why {agent}` tells what stopped it; `steadfast apply` starts it, without its sessions"
+                )
+            }
             SessionError::NoPlace { .. } => {
                 "the container needs one directory that can be written and run from: /run, /tmp or /dev/shm".to_owned()
             }
