@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
+use super::talk::new_id;
 use super::{Keeper, Link, SendOptions, SessionError};
 use crate::backend::Engine;
 use crate::model::ContainerId;
@@ -52,13 +53,16 @@ impl Pool {
                 Err(err) => return Err(keeper.in_words(session, err).await),
             },
         };
-        match keeper.send_over(&mut link, bytes, options, options.timeout).await {
+        let id = options.id.clone().unwrap_or_else(new_id);
+        match keeper.send_over(&mut link, &id, bytes, options, options.timeout).await {
             Ok(sent) => {
                 self.keep(keeper, session, link).await;
                 Ok(sent)
             }
             // It may have been an old one.
-            Err(err) if err.is_of_transport() => keeper.send(session, bytes, options).await,
+            Err(err) if err.is_of_transport() => {
+                keeper.send(session, bytes, &SendOptions { id: Some(id), ..options.clone() }).await
+            }
             Err(err) => Err(keeper.in_words(session, err).await),
         }
     }

@@ -28,8 +28,8 @@ pub fn is_session_name(name: &str) -> bool {
 /// How input is sent.
 #[derive(Debug, Clone)]
 pub struct SendOptions {
-    /// Tells it from others: what is sent again with the same id is written once.
-    pub id: String,
+    /// Tells it from others: what is sent again with the same id is written once. `None` for one of its own.
+    pub id: Option<String>,
     /// Close standard input afterwards.
     pub eof: bool,
     /// How long the command may take to read it.
@@ -110,11 +110,11 @@ impl<E: Engine> Keeper<'_, E> {
     /// # Errors
     /// A refusal of kind `timeout` tells how much was written all the same.
     pub async fn send(&self, session: &str, bytes: &[u8], options: &SendOptions) -> Result<u64, SessionError> {
-        let began = Instant::now();
+        let (began, id) = (Instant::now(), options.id.clone().unwrap_or_else(new_id));
         loop {
             let left = options.timeout.saturating_sub(began.elapsed());
             let sent = match self.connect(session).await {
-                Ok(mut link) => self.send_over(&mut link, bytes, options, left).await,
+                Ok(mut link) => self.send_over(&mut link, &id, bytes, options, left).await,
                 Err(err) => Err(err),
             };
             match sent {
@@ -132,11 +132,12 @@ impl<E: Engine> Keeper<'_, E> {
     pub(super) async fn send_over(
         &self,
         link: &mut Link,
+        id: &str,
         bytes: &[u8],
         options: &SendOptions,
         timeout: Duration,
     ) -> Result<u64, SessionError> {
-        match tokio::time::timeout(timeout + GRACE, say_and_hear(link, bytes, options, timeout)).await {
+        match tokio::time::timeout(timeout + GRACE, say_and_hear(link, id, bytes, options, timeout)).await {
             Ok(sent) => sent,
             Err(_) => Err(self.broken(Some("no answer came in time".to_owned()))),
         }
@@ -230,11 +231,12 @@ impl<E: Engine> Keeper<'_, E> {
 /// Announces input, sends it, and hears what came of it.
 async fn say_and_hear(
     link: &mut Link,
+    id: &str,
     bytes: &[u8],
     options: &SendOptions,
     timeout: Duration,
 ) -> Result<u64, SessionError> {
-    let (id, eof) = (options.id.clone(), options.eof);
+    let (id, eof) = (id.to_owned(), options.eof);
     let send = Send { id, bytes: bytes.len() as u64, eof, timeout_ms: millis(timeout) };
     let (reader, writer) = (&mut link.reader, &mut link.writer);
     let say = async {
@@ -268,6 +270,11 @@ async fn say_and_hear(
             },
         },
     }
+}
+
+/// Never the same twice.
+pub(super) fn new_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
 }
 
 fn millis(duration: Duration) -> u64 {

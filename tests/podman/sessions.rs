@@ -39,8 +39,8 @@ fn shell(name: &str, line: &str) -> Spec {
     spec(name, &["sh", "-c", line])
 }
 
-const SEND: SendOptions = SendOptions { eof: false, timeout: Duration::from_secs(30) };
-const LAST: SendOptions = SendOptions { eof: true, ..SEND };
+const SEND: SendOptions = SendOptions { id: None, eof: false, timeout: Duration::from_secs(30) };
+const LAST: SendOptions = SendOptions { id: None, eof: true, timeout: Duration::from_secs(30) };
 
 async fn started<E: Engine>(keeper: &Keeper<'_, E>, spec: &Spec) -> State {
     within(keeper.start(spec, None)).await.unwrap_or_else(|err| panic!("{err} {err:?}"))

@@ -45,7 +45,7 @@ impl Sessions {
         let engine = self.engine().await.map_err(unavailable)?;
         let keeper = Keeper::new(&*engine, container, input.agent.as_str());
         let timeout = Duration::from_millis(input.timeout_ms);
-        let options = SendOptions { id: input.id, eof: input.eof, timeout };
+        let options = SendOptions { id: Some(input.id), eof: input.eof, timeout };
         match self.pool.send(&keeper, &input.session, &bytes, &options).await {
             Ok(sent) => Ok(json!({ "bytesWritten": sent })),
             Err(SessionError::Refused(problems)) => Ok(json!({ "problems": problems })),

@@ -34,9 +34,10 @@ pub(super) async fn send(settings: &Settings, args: SendArgs) -> Result<ExitStat
     if bytes.len() as u64 > SEND_LIMIT {
         return Err(too_much());
     }
-    let options = SendOptions { id: format!("{:032x}", fastrand::u128(..)), eof: args.eof, timeout: args.timeout };
+    let id = format!("{:032x}", fastrand::u128(..));
+    let options = SendOptions { id: Some(id.clone()), eof: args.eof, timeout: args.timeout };
     let desired = settings.load(None)?.desired;
-    let by_run = by_run(settings, &desired, &args.session, &bytes, &options).await;
+    let by_run = by_run(settings, &desired, &args.session, &bytes, &id, &options).await;
     let sent = match by_run {
         Some(sent) => sent,
         None => {
@@ -60,6 +61,7 @@ async fn by_run(
     desired: &Desired,
     session: &SessionRef,
     bytes: &[u8],
+    id: &str,
     options: &SendOptions,
 ) -> Option<Result<u64, SessionError>> {
     if bytes.len() > MAX_SEND {
@@ -69,7 +71,7 @@ async fn by_run(
     let input = SessionInput {
         agent: session.agent.clone(),
         session: session.name.clone(),
-        id: options.id.clone(),
+        id: id.to_owned(),
         data: STANDARD.encode(bytes),
         eof: options.eof,
         timeout_ms: u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX),
