@@ -182,7 +182,7 @@ mod tests {
         );
         are(
             RefusedKind::ALL,
-            "badRequest unknownOp tooLarge tooSlow busy forbidden stopping",
+            "badRequest unknownOp tooLarge tooSlow busy forbidden stopping unavailable",
             include_str!("../docs/background.md"),
         );
     }
