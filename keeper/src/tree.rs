@@ -30,8 +30,11 @@ const LIST_LIMIT: usize = 256 << 20;
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Question {
-    /// How it is: [`Top`], then every [`Entry`]. What killed preparations left is cleared away first.
-    Look,
+    /// How it is: [`Top`], then every [`Entry`].
+    Look {
+        /// What killed preparations left is cleared away first.
+        clear: bool,
+    },
     /// The digests of these files: a list of paths follows.
     Digests,
     /// Does these steps, in this order: a list of [`Step`] follows. Each is answered by an [`Outcome`].
@@ -101,8 +104,8 @@ impl From<io::Error> for Fault {
 fn answer(target: &Path, question: &Question, input: &mut impl Read, out: &mut impl Write) -> Result<(), Fault> {
     let said = |what: &str, err: io::Error| Fault::Said(format!("{} {what}: {err}", target.display()));
     match question {
-        Question::Look => {
-            let top = look::top(target).map_err(|err| said("cannot be looked at", err))?;
+        Question::Look { clear } => {
+            let top = look::top(target, *clear).map_err(|err| said("cannot be looked at", err))?;
             out.write_all(&frame::message(Kind::Told, &Told::Top(top.clone())))?;
             if top.exists {
                 let mut sheet = Sheet::new(out);

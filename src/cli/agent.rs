@@ -64,7 +64,7 @@ impl Agents {
     }
 
     /// Why the container of an agent does not run, and what would help.
-    fn why_down(&self, agent: &AgentName, name: &ContainerName, phase: &Phase) -> String {
+    pub(super) fn why_down(&self, agent: &AgentName, name: &ContainerName, phase: &Phase) -> String {
         let Some(wanted) = self.desired.agents.get(agent) else {
             return "the state file does not have that agent any more; `steadfast apply` removes its container"
                 .to_owned();
@@ -81,6 +81,11 @@ impl Agents {
             Phase::Stopping | Phase::Removing => "Podman is at work on it: try again in a moment".to_owned(),
             _ => format!("`steadfast apply` starts it; `steadfast why {agent}` tells what stopped it"),
         }
+    }
+
+    /// Where what is remembered of them is kept.
+    pub(super) fn state_dir(&self) -> std::path::PathBuf {
+        state_dir(&self.desired)
     }
 
     /// Whether another steadfast is at work on them.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{cache, history, publish};
+use super::{cache, history, publish, workspace};
 use crate::model::AgentName;
 
 /// Keep agents in containers as a file says.
@@ -129,6 +129,9 @@ pub(super) enum Verb {
     Logs(LogsArgs),
     /// Run a command in an agent; its exit code is ours
     Exec(ExecArgs),
+    /// Bring source trees into agents, and their commits back
+    #[command(subcommand)]
+    Workspace(workspace::WorkspaceVerb),
     /// Work with the artifact cache alone
     #[command(subcommand)]
     Cache(CacheVerb),
@@ -178,6 +181,7 @@ impl Verb {
             Verb::Down(args) => &args.file,
             Verb::Vm(verb) => verb.file(),
             Verb::Exec(args) => &args.file,
+            Verb::Workspace(verb) => verb.file(),
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
             Verb::Cache(CacheVerb::Import(args)) => &args.file,
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,

@@ -22,6 +22,7 @@ mod status;
 mod trust;
 mod vm;
 mod why;
+mod workspace;
 
 use args::*;
 pub use args::{Color, Format, LogFormat};
@@ -156,6 +157,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Why(args) => why::why(settings, args).await,
         Verb::Logs(args) => logs::logs(settings, args).await,
         Verb::Exec(args) => agent::exec(settings, args).await,
+        Verb::Workspace(verb) => workspace::workspace(settings, verb).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,
         Verb::Vm(verb) => vm::vm(settings, verb).await,
         Verb::Publish(verb) => publish::publish(settings, verb).await,

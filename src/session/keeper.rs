@@ -94,8 +94,20 @@ impl<'a, E: Engine> Keeper<'a, E> {
 
     /// Connects to the keeper of a session.
     pub(super) async fn connect(&self, session: &str) -> Result<Link, SessionError> {
+        self.meet(Some(ROOT), "connect", &[session]).await
+    }
+
+    /// Begins to speak about the source tree there, as this user (`None`: the container's own).
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn tree(&self, user: Option<&str>, target: &str) -> Result<Link, SessionError> {
+        self.meet(user, "tree", &[target]).await
+    }
+
+    async fn meet(&self, user: Option<&str>, verb: &str, words: &[&str]) -> Result<Link, SessionError> {
         let connected = self.run(async |place| {
-            let mut link = match self.open(place, Some(ROOT), "connect", &[session]).await? {
+            let mut link = match self.open(place, user, verb, words).await? {
                 Ran::Answered(link) => link,
                 Ran::Missing(why) => return Ok(Ran::Missing(why)),
             };

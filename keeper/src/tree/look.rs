@@ -26,8 +26,8 @@ fn word(path: &Path) -> Word {
     Word(path.as_os_str().as_bytes().to_vec())
 }
 
-/// Where the tree is, and whose. What killed preparations left in it is cleared away.
-pub(super) fn top(target: &Path) -> io::Result<Top> {
+/// Where the tree is, and whose. What killed preparations left in it is cleared away, if `clear`.
+pub(super) fn top(target: &Path, clear: bool) -> io::Result<Top> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let mut top = Top { uid, gid, ..Top::default() };
     let mut base = target;
@@ -55,7 +55,9 @@ pub(super) fn top(target: &Path) -> io::Result<Top> {
         }
     }
     if top.exists {
-        place::clear(target);
+        if clear {
+            place::clear(target);
+        }
         top.repository = repository(&target.join(".git"));
     }
     Ok(top)

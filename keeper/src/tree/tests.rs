@@ -35,7 +35,7 @@ fn entries<T: Wire>(frames: &[frame::Frame]) -> Vec<T> {
 }
 
 fn look(target: &Path) -> (Top, Vec<Entry>) {
-    let frames = asked(target, &Question::Look, &[]);
+    let frames = asked(target, &Question::Look { clear: true }, &[]);
     let Ok(Told::Top(top)) = serde_json::from_slice(&frames[0].payload) else { panic!("{frames:?}") };
     let mut found = entries::<Entry>(&frames);
     found.sort_by(|one, other| one.path.cmp(&other.path));

@@ -78,6 +78,7 @@ impl EntryKind {
 
 /// By what it is told whether a file was written since. Moments in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, i64, i64, u64)", into = "(u64, i64, i64, u64)")]
 pub struct Stamp {
     /// Its length in bytes.
     pub size: u64,
@@ -87,6 +88,18 @@ pub struct Stamp {
     pub ctime: i64,
     /// Its number in the file system.
     pub ino: u64,
+}
+
+impl From<(u64, i64, i64, u64)> for Stamp {
+    fn from((size, mtime, ctime, ino): (u64, i64, i64, u64)) -> Self {
+        Self { size, mtime, ctime, ino }
+    }
+}
+
+impl From<Stamp> for (u64, i64, i64, u64) {
+    fn from(stamp: Stamp) -> Self {
+        (stamp.size, stamp.mtime, stamp.ctime, stamp.ino)
+    }
 }
 
 /// One thing in a tree.
