@@ -231,7 +231,7 @@ fn hint(err: &WorkspaceError) -> Option<String> {
             format!("nothing was changed; to keep both: `git branch -m {branch} {branch}-before`, then pull again")
         }
         WorkspaceError::Writable { .. } => {
-            "give a target whose directory is not the agent's, or one that is not there yet".to_owned()
+            "give a target that is not there yet, or is not the agent's; a writable workspace goes by `steadfast workspace rm`".to_owned()
         }
         WorkspaceError::Unknown { .. } => "`steadfast workspace status` shows those there are".to_owned(),
         WorkspaceError::NoCommits { .. } => "`podman cp` brings single files out of a container".to_owned(),

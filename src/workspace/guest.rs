@@ -13,6 +13,9 @@ use crate::session::{Keeper, Link, SessionError};
 
 /// How long it may be silent: large files are read there.
 const SILENCE: Duration = Duration::from_secs(10 * 60);
+/// How often a look is tried again when a connection breaks, and the first pause before.
+const TRIES: u32 = 4;
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// One conversation.
 pub(super) struct Tree {
@@ -29,6 +32,33 @@ impl Tree {
         target: &str,
     ) -> Result<Self, SessionError> {
         Ok(Self { link: keeper.tree(user, target).await?, agent: agent.to_owned() })
+    }
+
+    /// Begins it and looks. Nothing is changed by that, so it is tried again over a new connection when one breaks. `clear`: what
+    /// killed preparations left is cleared away first.
+    pub(super) async fn looked<E: Engine>(
+        keeper: &Keeper<'_, E>,
+        agent: &str,
+        user: Option<&str>,
+        target: &str,
+        clear: bool,
+    ) -> Result<(Self, Top, Vec<Entry>), SessionError> {
+        let mut tries = 0;
+        loop {
+            let once = async {
+                let mut tree = Self::open(keeper, agent, user, target).await?;
+                let (top, entries) = tree.look(clear).await?;
+                Ok((tree, top, entries))
+            };
+            match once.await {
+                Err(err) if tries < TRIES && SessionError::is_of_transport(&err) => {
+                    tracing::debug!(agent, error = %err, "looking at a workspace again over a new connection");
+                    tokio::time::sleep(AGAIN * 2u32.pow(tries)).await;
+                    tries += 1;
+                }
+                looked => return looked,
+            }
+        }
     }
 
     async fn ask<T: Wire>(&mut self, question: &Question, list: Option<&[T]>) -> Result<(), SessionError> {
@@ -80,8 +110,8 @@ impl Tree {
         Ok(items)
     }
 
-    /// How the tree is. `clear`: what killed preparations left is cleared away first.
-    pub(super) async fn look(&mut self, clear: bool) -> Result<(Top, Vec<Entry>), SessionError> {
+    /// How the tree is.
+    async fn look(&mut self, clear: bool) -> Result<(Top, Vec<Entry>), SessionError> {
         self.ask::<Word>(&Question::Look { clear }, None).await?;
         let mut top = None;
         let entries = self.items(|told| {

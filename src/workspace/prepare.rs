@@ -112,11 +112,7 @@ pub async fn prepare<E: Engine>(
     let record = place.records.read(place.agent, &target);
     let keeper = place.keeper();
     let owner = want.read_only.then_some(ROOT);
-    let look = async {
-        let mut tree = Tree::open(&keeper, place.agent, owner, &target).await?;
-        let (top, entries) = tree.look(true).await?;
-        Ok::<_, WorkspaceError>((tree, top, entries))
-    };
+    let look = Tree::looked(&keeper, place.agent, owner, &target, true);
     // Who must not be able to write is asked only where that is not known yet.
     let is_proved =
         |record: &Record| record.proved && record.read_only && record.container == place.container.to_string();
@@ -125,8 +121,7 @@ pub async fn prepare<E: Engine>(
         if !must_prove {
             return Ok(None);
         }
-        let mut tree = Tree::open(&keeper, place.agent, None, &target).await?;
-        let (top, _) = tree.look(false).await?;
+        let (tree, top, _) = Tree::looked(&keeper, place.agent, None, &target, false).await?;
         Ok::<_, WorkspaceError>(Some((tree, top.uid)))
     };
     // The first conversation may have to put the keeper there; the second finds it.

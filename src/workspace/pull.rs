@@ -58,8 +58,7 @@ pub async fn pull<E: Engine>(place: &Place<'_, E>, target: &str) -> Result<Pulle
         return Err(refuse(format!("went in without a repository: `{}` has none", record.source.display())));
     };
     let owner = record.read_only.then_some(ROOT);
-    let mut tree = Tree::open(&place.keeper(), place.agent, owner, &target).await?;
-    let (top, _) = tree.look(false).await?;
+    let (mut tree, top, _) = Tree::looked(&place.keeper(), place.agent, owner, &target, false).await?;
     if !top.repository.exists {
         return Err(refuse("has no repository in the container any more".to_owned()));
     }

@@ -1,17 +1,21 @@
 //! How workspaces are: what changed on either side since; and how one is removed.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
 use serde::Serialize;
 use steadfast_keeper::message::Word;
 use steadfast_keeper::tree::{EntryKind, Top};
 
 use super::compare::{How, Row, compare};
 use super::decide::{Change, Verdict};
-use super::git::Git;
+use super::git::{Git, parse_tracked};
 use super::guest::Tree;
 use super::record::Record;
 use super::repository::{commit_of, head_commit, is_digest};
-use super::source;
-use super::{Place, ROOT, Records, WorkspaceError, target_of};
+use super::source::{self, Content};
+use super::{Place, ROOT, Records, WorkspaceError, archive, target_of};
 use crate::backend::Engine;
 
 /// How one workspace is.
@@ -162,8 +166,7 @@ type Looked = (Tree, Top, Vec<steadfast_keeper::tree::Entry>, bool);
 async fn look<E: Engine>(record: &Record, place: &Place<'_, E>) -> Result<Looked, WorkspaceError> {
     let keeper = place.keeper();
     let owner = record.read_only.then_some(ROOT);
-    let mut tree = Tree::open(&keeper, place.agent, owner, &record.target).await?;
-    let (top, entries) = tree.look(false).await?;
+    let (tree, top, entries) = Tree::looked(&keeper, place.agent, owner, &record.target, false).await?;
     let was_there = top.exists && record.container == place.container.to_string();
     Ok((tree, top, entries, was_there))
 }
@@ -220,7 +223,9 @@ pub async fn remove<E: Engine>(place: &Place<'_, E>, target: &str, force: bool) 
         if !force {
             let how = How { was_there, force: false };
             let rows = compare(&mut tree, Some(&record), None, entries, record.read_only, how).await?;
-            let mut what: Vec<_> = rows.iter().filter_map(only_there).map(|path| path.text()).collect();
+            let own: Vec<Word> = rows.iter().filter_map(only_there).cloned().collect();
+            let came_back = committed(&mut tree, &record, &top, &own).await?;
+            let mut what: Vec<_> = own.iter().filter(|path| !came_back.contains(path)).map(Word::text).collect();
             for commit in own_commits(&record, &top) {
                 let git = Git::of_source(&record.source);
                 if git.run(&["cat-file", "-e", &format!("{commit}^{{commit}}")]).await.is_err() {
@@ -248,4 +253,31 @@ pub async fn remove<E: Engine>(place: &Place<'_, E>, target: &str, force: bool) 
 fn only_there(row: &Row) -> Option<&Word> {
     let is_own = matches!(row.verdict, Verdict::Keep { change: Change::Modified | Change::Added, .. });
     (is_own && row.seen.as_ref().is_some_and(|entry| entry.kind != EntryKind::Dir)).then_some(&row.path)
+}
+
+/// Which of these are, as they are, in the guest's commit, where that has come back.
+async fn committed(
+    tree: &mut Tree,
+    record: &Record,
+    top: &Top,
+    own: &[Word],
+) -> Result<BTreeSet<Word>, WorkspaceError> {
+    let git = Git::of_source(&record.source);
+    let known = match head_commit(&top.repository).filter(|commit| is_digest(commit) && !own.is_empty()) {
+        Some(commit) => git.run(&["ls-tree", "-r", "-z", "--full-tree", &commit]).await.ok(),
+        None => None,
+    };
+    let Some(listed) = known.and_then(|printed| parse_tracked(&printed)) else { return Ok(BTreeSet::new()) };
+    let blobs: BTreeMap<Word, String> = listed.into_iter().map(|one| (one.path, one.oid)).collect();
+    let asked: Vec<Word> = own.iter().filter(|path| blobs.contains_key(path)).cloned().collect();
+    let there = tree.digests(&asked).await?;
+    let checkout: Arc<Path> = record.source.clone().into();
+    let compare = move || {
+        let is_same = |path: &Word| {
+            let blob = Content::Blob(checkout.clone(), blobs.get(path)?.clone());
+            Some(archive::digest(&blob).ok()? == *there.get(path)?)
+        };
+        asked.into_iter().filter(|path| is_same(path) == Some(true)).collect()
+    };
+    Ok(tokio::task::spawn_blocking(compare).await.unwrap_or_default())
 }

@@ -71,7 +71,8 @@ impl Bench {
 
     /// Puts a directory of this machine in the place of one in the agent, owned by root.
     pub fn bring(&self, from: &str, parent: &str) {
-        self.sh(&format!("tar -C {from} -cf {from}.tar --owner=0 --group=0 ."));
+        // Not a byte after its end: Podman would close the connection on it.
+        self.sh(&format!("tar -b1 -C {from} -cf {from}.tar --owner=0 --group=0 ."));
         let tar = std::fs::read(self.world.sandbox.path(&format!("{from}.tar"))).expect("a file");
         let path = format!("/v4.0.0/libpod/containers/{}/archive?path={parent}", self.world.name("a"));
         let (status, said) = api("PUT", &path, &tar);
@@ -90,4 +91,11 @@ impl Bench {
 pub fn names(list: &Value, field: &str) -> Vec<String> {
     let list = list.as_array().unwrap_or_else(|| panic!("no list: {list}"));
     list.iter().map(|one| one[field].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// A command that must end with this code and show these words.
+#[track_caller]
+pub fn shows(outcome: Outcome, code: i32, words: &str) {
+    let outcome = outcome.expect(code);
+    assert!(outcome.stdout.contains(words), "`{words}` is missing:\n{}", outcome.shown());
 }

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::bench::{Bench, names};
+use crate::bench::{Bench, names, shows};
 use crate::world::{api, until};
 
 fn begun(user: &str) -> Bench {
@@ -52,7 +52,7 @@ fn only_the_difference_moves_and_what_the_guest_changed_stays() {
     assert_eq!(status[0]["guest"]["modified"], json!(["f5", "f6"]), "{status}");
     assert_eq!((&status[0]["guest"]["deleted"], &status[0]["guest"]["added"]), (&json!(["f7", "f8"]), &json!(["own"])));
     assert_eq!(status[0]["host"]["changed"], json!(3), "{status}");
-    bench.world.run("workspace status").expect(0).says("there: changed `f5`");
+    shows(bench.world.run("workspace status"), 0, "there: changed `f5`");
     bench.world.run("workspace rm a /work/repo").expect(1).says("holds what is nowhere else: `f5`, `f6`, `own`");
 
     bench.guest("echo build >/work/repo/build.out");

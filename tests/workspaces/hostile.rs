@@ -1,6 +1,6 @@
 //! A guest that wants more than to give its commits back.
 
-use crate::bench::Bench;
+use crate::bench::{Bench, shows};
 
 #[test]
 fn nothing_of_the_guests_repository_is_run_or_followed() {
@@ -24,7 +24,7 @@ fn nothing_of_the_guests_repository_is_run_or_followed() {
         touched = touched.display(),
     ));
     bench.bring("there/.git", "/work/repo/.git");
-    bench.world.run("workspace pull a /work/repo").expect(0).says("steadfast/a/repo");
+    shows(bench.world.run("workspace pull a /work/repo"), 0, "steadfast/a/repo");
     assert!(!touched.exists());
     assert_eq!(bench.sh("git -C src log --format=%s steadfast/a/repo; ls src/.git/objects/info"), "guest\none\n");
     assert_eq!(bench.sh("git -C src config --get core.sshCommand || echo none"), "none\n");

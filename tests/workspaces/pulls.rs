@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, shows};
 
 #[test]
 fn commits_come_back_as_a_branch_that_only_moves_on() {
@@ -47,7 +47,7 @@ fn commits_come_back_as_a_branch_that_only_moves_on() {
     bench.world.run("workspace pull a /work/repo").expect(1).says("does not build on").says("git branch -m");
     assert_eq!(bench.sh("git -C src rev-parse steadfast/a/repo"), before);
     bench.sh("git -C src branch -m steadfast/a/repo steadfast/a/repo-before");
-    bench.world.run("workspace pull a /work/repo").expect(0).says("1 commit of a:/work/repo came back");
+    shows(bench.world.run("workspace pull a /work/repo"), 0, "of a:/work/repo came back");
     bench.world.run("workspace rm a /work/repo").expect(0);
     bench.guest("test ! -e /work/repo");
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::bench::{Bench, names};
+use crate::bench::{Bench, names, shows};
 
 const MANY: usize = 2_000;
 
@@ -106,7 +106,7 @@ fn linked_worktrees_submodules_and_heads_without_a_branch() {
     bench.world.run("workspace prepare a tree /work/detached -o json").expect(0);
     assert_eq!(bench.guest("cat /work/detached/.git/HEAD").trim(), bench.sh("git -C tree rev-parse HEAD").trim());
     bench.sh("git init -q -b trunk first; echo x >first/x");
-    bench.world.run("workspace prepare a first /work/first").expect(0).says("trunk, without a commit");
+    shows(bench.world.run("workspace prepare a first /work/first"), 0, "trunk, without a commit");
     assert_eq!(bench.guest("cat /work/first/x /work/first/.git/HEAD"), "x\nref: refs/heads/trunk\n");
 }
 
