@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -29,6 +31,16 @@ pub(super) enum Item {
     File { path: String, mode: u32, content: Content, number: usize },
 }
 
+impl Item {
+    /// The same again, when it is a directory.
+    fn as_dir(&self) -> Option<Self> {
+        match self {
+            Self::Dir { path, mode } => Some(Self::Dir { path: path.clone(), mode: *mode }),
+            Self::File { .. } => None,
+        }
+    }
+}
+
 /// What was sent.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
@@ -38,14 +50,30 @@ pub(super) struct Sent {
     pub(super) bytes: u64,
 }
 
-/// The archive of these, all of this owner, and what will have been sent once it was read to its end.
-pub(super) fn stream(items: Vec<Item>, owner: (u32, u32)) -> (ByteStream, Arc<Mutex<Sent>>) {
+/// How long nothing is sent while more is waited for: less than a transfer may stand still.
+const QUIET: Duration = Duration::from_secs(20);
+
+/// The archive of these and of what comes later, all of this owner, and what will have been sent once it was read to its end. What
+/// comes later comes once, or the archive breaks off.
+pub(super) fn stream(
+    items: Vec<Item>,
+    later: Option<Receiver<Vec<Item>>>,
+    owner: (u32, u32),
+) -> (ByteStream, Arc<Mutex<Sent>>) {
     let (pieces, inbox) = mpsc::channel(4);
     let sent = Arc::new(Mutex::new(Sent::default()));
     let tell = sent.clone();
     tokio::task::spawn_blocking(move || {
         let out = BufWriter::with_capacity(PIECE, Pieces(pieces.clone()));
-        if let Err(err) = write(items, owner, out, &tell) {
+        let written = begin(out, owner, &tell).and_then(|mut archive| {
+            let aside = items.iter().rev().find_map(Item::as_dir);
+            archive.write(items)?;
+            if let Some(later) = later {
+                archive.write_later(&later, aside)?;
+            }
+            archive.archive.into_inner()?.flush()
+        });
+        if let Err(err) = written {
             // Whoever read may have gone.
             let _ = pieces.blocking_send(Err(err));
         }
@@ -67,52 +95,76 @@ impl Write for Pieces {
     }
 }
 
-fn write(items: Vec<Item>, (uid, gid): (u32, u32), out: impl Write, sent: &Mutex<Sent>) -> io::Result<()> {
-    let mut archive = tar::Builder::new(out);
-    let mut blobs = Blobs::default();
-    let header = |kind, mode, size| {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_size(size);
-        header.set_uid(uid.into());
-        header.set_gid(gid.into());
-        header
-    };
-    for item in items {
-        match item {
-            Item::Dir { path, mode } => {
-                let mut header = header(tar::EntryType::Directory, mode, 0);
-                header.set_mtime(now());
-                archive.append_data(&mut header, path, io::empty())?;
+struct Archive<'a, W: Write> {
+    archive: tar::Builder<W>,
+    owner: (u32, u32),
+    sent: &'a Mutex<Sent>,
+}
+
+fn begin<W: Write>(out: W, owner: (u32, u32), sent: &Mutex<Sent>) -> io::Result<Archive<'_, W>> {
+    Ok(Archive { archive: tar::Builder::new(out), owner, sent })
+}
+
+impl<W: Write> Archive<'_, W> {
+    /// Waits for what comes later. A directory that is there already is said again meanwhile, so that something moves.
+    fn write_later(&mut self, later: &Receiver<Vec<Item>>, aside: Option<Item>) -> io::Result<()> {
+        loop {
+            match later.recv_timeout(QUIET) {
+                Ok(items) => return self.write(items),
+                Err(RecvTimeoutError::Timeout) => self.write(aside.iter().filter_map(Item::as_dir).collect())?,
+                Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the rest of it did not come")),
             }
-            Item::File { path, mode, content, number } => {
-                let mut append = |size: u64, mtime: u64, from: &mut dyn Read| {
-                    let mut header = header(tar::EntryType::Regular, mode, size);
-                    header.set_mtime(mtime);
-                    let mut hashing = Hashing { from, hash: Sha256::new(), left: size };
-                    archive.append_data(&mut header, &path, &mut hashing)?;
-                    let mut sent = guard(sent);
-                    sent.digests.push((number, hex(&hashing.hash.finalize())));
-                    sent.bytes += size;
-                    io::Result::Ok(())
-                };
-                match &content {
-                    Content::None => append(0, now(), &mut io::empty())?,
-                    Content::Disk(file, stamp) => {
-                        let mut opened = open(file, stamp.ino).map_err(|err| about(file, &err))?;
-                        let mtime = u64::try_from(stamp.mtime / 1_000_000_000).unwrap_or_default();
-                        let size = opened.metadata()?.len();
-                        append(size, mtime, &mut opened).map_err(|err| about(file, &err))?;
-                    }
-                    Content::Blob(checkout, oid) => {
-                        blobs.read(checkout, oid, |size, from| append(size, now(), from))?
+        }
+    }
+
+    fn write(&mut self, items: Vec<Item>) -> io::Result<()> {
+        let (uid, gid) = self.owner;
+        let (archive, sent) = (&mut self.archive, self.sent);
+        let mut blobs = Blobs::default();
+        let header = |kind, mode, size| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_size(size);
+            header.set_uid(uid.into());
+            header.set_gid(gid.into());
+            header
+        };
+        for item in items {
+            match item {
+                Item::Dir { path, mode } => {
+                    let mut header = header(tar::EntryType::Directory, mode, 0);
+                    header.set_mtime(now());
+                    archive.append_data(&mut header, path, io::empty())?;
+                }
+                Item::File { path, mode, content, number } => {
+                    let mut append = |size: u64, mtime: u64, from: &mut dyn Read| {
+                        let mut header = header(tar::EntryType::Regular, mode, size);
+                        header.set_mtime(mtime);
+                        let mut hashing = Hashing { from, hash: Sha256::new(), left: size };
+                        archive.append_data(&mut header, &path, &mut hashing)?;
+                        let mut sent = guard(sent);
+                        sent.digests.push((number, hex(&hashing.hash.finalize())));
+                        sent.bytes += size;
+                        io::Result::Ok(())
+                    };
+                    match &content {
+                        Content::None => append(0, now(), &mut io::empty())?,
+                        Content::Disk(file, stamp) => {
+                            let mut opened = open(file, stamp.ino).map_err(|err| about(file, &err))?;
+                            let mtime = u64::try_from(stamp.mtime / 1_000_000_000).unwrap_or_default();
+                            let size = opened.metadata()?.len();
+                            append(size, mtime, &mut opened).map_err(|err| about(file, &err))?;
+                        }
+                        Content::Blob(checkout, oid) => {
+                            blobs.read(checkout, oid, |size, from| append(size, now(), from))?
+                        }
                     }
                 }
             }
         }
+        Ok(())
     }
-    archive.into_inner()?.flush()
 }
 
 fn about(file: &Path, err: &io::Error) -> io::Error {

@@ -167,7 +167,8 @@ struct Work {
     items: Vec<(usize, Content, u32)>,
     /// What stands at each path when its step is taken, and how the file here is.
     values: BTreeMap<Word, (Value, Option<Stamp>, Option<usize>)>,
-    made: Option<Made>,
+    /// The repository is made, from this earlier commit on.
+    make: Option<Option<String>>,
 }
 
 impl<'a, E: Engine> Preparing<'a, E> {
@@ -228,7 +229,7 @@ impl<'a, E: Engine> Preparing<'a, E> {
         }
         let wanted = Some(&self.source.wanted);
         let rows = compare(&mut self.tree, self.was.as_ref(), wanted, entries, self.want.read_only, how).await?;
-        let mut work = Work { steps: Vec::new(), items: Vec::new(), values: BTreeMap::new(), made: None };
+        let mut work = Work { steps: Vec::new(), items: Vec::new(), values: BTreeMap::new(), make: None };
         // What goes, the deepest first; then what comes, each directory before what is in it.
         for row in rows.iter().rev().filter(|row| row.verdict == Verdict::Remove) {
             work.steps.push(Step { path: row.path.0.clone(), expected: expected(row), task: Task::Remove });
@@ -302,7 +303,6 @@ impl<'a, E: Engine> Preparing<'a, E> {
             Plan::Put => None,
             Plan::Update { from } => Some(from),
         };
-        let made = repository::make(&self.source.root, origin, from.as_deref()).await?;
         self.told.repository = if from.is_some() { RepositoryOutcome::Updated } else { RepositoryOutcome::Put };
         if self.top.repository.exists {
             // What was staged there and never committed is in its index alone.
@@ -314,20 +314,7 @@ impl<'a, E: Engine> Preparing<'a, E> {
                 work.steps.push(Step { path: index.0, expected: Expected::Anything, task });
             }
         }
-        for part in &made.parts {
-            let task = match part.kind {
-                EntryKind::Dir => Task::Dir(part.mode),
-                _ => {
-                    let number = work.items.len();
-                    let found = part.file.symlink_metadata().map_err(WorkspaceError::read(&part.file))?;
-                    let content = Content::Disk(part.file.clone(), source::stamp_of(&found));
-                    work.items.push((number, content, part.mode));
-                    Task::File(number as u64)
-                }
-            };
-            work.steps.push(Step { path: part.path.0.clone(), expected: Expected::Anything, task });
-        }
-        work.made = Some(made);
+        work.make = Some(from);
         Ok(())
     }
 
@@ -342,12 +329,12 @@ impl<'a, E: Engine> Preparing<'a, E> {
         Ok(git.says(&["merge-base", "--is-ancestor", &theirs, ours]).await.unwrap_or(false))
     }
 
-    async fn carry_out(&mut self, work: Work) -> Result<(), WorkspaceError> {
-        if work.steps.is_empty() && (self.top.exists || self.source.wanted.is_empty()) {
+    async fn carry_out(&mut self, mut work: Work) -> Result<(), WorkspaceError> {
+        if work.steps.is_empty() && work.make.is_none() && (self.top.exists || self.source.wanted.is_empty()) {
             return Ok(());
         }
         let stage = format!("{}{:016x}", String::from_utf8_lossy(STAGE), fastrand::u64(..));
-        let digests = self.send(&stage, &work).await?;
+        let (digests, made) = self.send(&stage, &mut work).await?;
         let value_of = |path: &Word| {
             let (value, host, number) = work.values.get(path)?;
             let digest = number.and_then(|number| digests.get(&number).cloned()).unwrap_or_default();
@@ -355,7 +342,7 @@ impl<'a, E: Engine> Preparing<'a, E> {
         };
         // From here on it may be there or not, and is ours in either case.
         let pending = work.values.keys().filter_map(|path| Some((path.clone(), value_of(path)?.0)));
-        let made = work.made.as_ref().map(|made| made.put.clone());
+        let made = made.map(|made| made.put);
         let mut meanwhile = self.record.clone();
         meanwhile.pending.extend(pending);
         meanwhile.pending_repository = made.clone().or(meanwhile.pending_repository);
@@ -394,8 +381,13 @@ impl<'a, E: Engine> Preparing<'a, E> {
         Ok(())
     }
 
-    /// Sends the files into a directory in the tree, and makes that first where there is none. Yields their digests.
-    async fn send(&mut self, stage: &str, work: &Work) -> Result<BTreeMap<usize, String>, WorkspaceError> {
+    /// Sends the files into a directory in the tree, and makes that first where there is none. The repository is made meanwhile.
+    /// Yields their digests.
+    async fn send(
+        &mut self,
+        stage: &str,
+        work: &mut Work,
+    ) -> Result<(BTreeMap<usize, String>, Option<Made>), WorkspaceError> {
         let base = Path::new(self.top.base.os());
         let is_foreign = self.top.exists && self.top.owner != self.top.uid;
         let (directory, names) = match (base.parent(), base.file_name()) {
@@ -416,12 +408,29 @@ impl<'a, E: Engine> Preparing<'a, E> {
             content: content.clone(),
             number: *number,
         }));
-        let (archive, sent) = archive::stream(items, (self.top.uid, self.top.gid));
+        let (later, rest) = std::sync::mpsc::channel();
+        let rest = work.make.is_some().then_some(rest);
+        let (archive, sent) = archive::stream(items, rest, (self.top.uid, self.top.gid));
         let directory = directory.to_str().ok_or_else(not_text)?;
-        self.place.engine.put(&self.place.container, directory, archive).await?;
+        let make = async {
+            let (Some(from), Some(origin)) = (&work.make, &self.source.origin) else { return Ok(None) };
+            let made = repository::make(&self.source.root, origin, from.as_deref()).await?;
+            let (items, steps) = parts(&made, work.items.len(), &way)?;
+            // Who does not take it has broken off, and says why.
+            let _ = later.send(items);
+            drop(later);
+            Ok::<_, WorkspaceError>(Some((made, steps)))
+        };
+        let (made, put) = tokio::join!(make, self.place.engine.put(&self.place.container, directory, archive));
+        let made = made?;
+        put?;
+        let made = made.map(|(made, steps)| {
+            work.steps.extend(steps);
+            made
+        });
         let sent = std::mem::take(&mut *crate::mutex::guard(&sent));
         self.told.bytes = sent.bytes;
-        Ok(sent.digests.into_iter().collect())
+        Ok((sent.digests.into_iter().collect(), made))
     }
 
     async fn end(mut self) -> Result<Prepared, WorkspaceError> {
@@ -446,6 +455,25 @@ impl<'a, E: Engine> Preparing<'a, E> {
         }
         Ok(self.told)
     }
+}
+
+/// What of a repository is sent, from this number on, and its steps.
+fn parts(made: &Made, first: usize, way: &str) -> Result<(Vec<Item>, Vec<Step>), WorkspaceError> {
+    let (mut items, mut steps) = (Vec::new(), Vec::new());
+    for part in &made.parts {
+        let task = match part.kind {
+            EntryKind::Dir => Task::Dir(part.mode),
+            _ => {
+                let number = first + items.len();
+                let found = part.file.symlink_metadata().map_err(WorkspaceError::read(&part.file))?;
+                let content = Content::Disk(part.file.clone(), source::stamp_of(&found));
+                items.push(Item::File { path: format!("{way}{number}"), mode: part.mode, content, number });
+                Task::File(number as u64)
+            }
+        };
+        steps.push(Step { path: part.path.0.clone(), expected: Expected::Anything, task });
+    }
+    Ok((items, steps))
 }
 
 fn host_stamp(content: &Content) -> Option<Stamp> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use steadfast_keeper::message::Word;
@@ -17,6 +18,7 @@ use super::repository::{commit_of, head_commit, is_digest};
 use super::source::{self, Content};
 use super::{Place, ROOT, Records, WorkspaceError, archive, target_of};
 use crate::backend::Engine;
+use crate::time::rfc3339;
 
 /// How one workspace is.
 #[derive(Debug, Clone, Serialize)]
@@ -34,8 +36,8 @@ pub struct State {
     pub commit: Option<String>,
     /// Whether the agent's user cannot write to it.
     pub read_only: bool,
-    /// When it was put, in milliseconds since 1970.
-    pub prepared_at: u64,
+    /// When it was put.
+    pub prepared_at: String,
     /// What the guest has changed; nothing where it cannot be looked at.
     pub guest: Option<GuestState>,
     /// What has changed in the source since; nothing where it cannot be looked at.
@@ -93,7 +95,7 @@ pub async fn status<'a, E: Engine + 'a>(
             container,
             agent: &record.agent,
             records,
-            patience: std::time::Duration::ZERO,
+            patience: Duration::ZERO,
         });
         states.push(one(&record, place).await);
     }
@@ -108,7 +110,7 @@ async fn one<E: Engine>(record: &Record, place: Result<Place<'_, E>, String>) ->
         name: record.name.clone(),
         commit: record.repository.as_ref().and_then(|put| put.commit.clone()),
         read_only: record.read_only,
-        prepared_at: record.at,
+        prepared_at: rfc3339(UNIX_EPOCH.checked_add(Duration::from_millis(record.at)).unwrap_or(UNIX_EPOCH)),
         guest: None,
         host: None,
         unknown: Vec::new(),
