@@ -13,9 +13,10 @@ use futures_util::stream;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
+use super::gather::stamp_of;
 use super::git::Git;
 use super::hex;
-use super::source::{Content, stamp_of};
+use super::source::Content;
 use crate::backend::ByteStream;
 use crate::mutex::guard;
 

@@ -17,11 +17,13 @@ mod archive;
 mod compare;
 mod decide;
 mod error;
+mod gather;
 mod git;
 mod guest;
 mod prepare;
 mod pull;
 mod record;
+mod report;
 mod repository;
 mod source;
 mod state;
@@ -33,9 +35,10 @@ use sha2::{Digest, Sha256};
 
 pub use decide::Change;
 pub use error::WorkspaceError;
-pub use prepare::{Kept, Prepared, RepositoryOutcome, prepare};
+pub use prepare::prepare;
 pub use pull::{Pulled, pull};
 pub use record::Records;
+pub use report::{Kept, Prepared, RepositoryOutcome};
 pub use source::{Dirty, LeftOut};
 pub use state::{GuestState, HostState, State, remove, status};
 

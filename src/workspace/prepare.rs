@@ -3,100 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde::Serialize;
 use steadfast_keeper::message::{Word, now};
 use steadfast_keeper::tree::{Entry, EntryKind, Expected, Outcome, STAGE, Stamp, Step, Task, Top};
 
 use super::archive::{self, Item};
 use super::compare::{How, Row, compare};
 use super::decide::{Change, Verdict};
+use super::gather::stamp_of;
 use super::git::Git;
 use super::guest::Tree;
 use super::record::{Put, Record, Value};
+use super::report::{Kept, Prepared, RepositoryOutcome};
 use super::repository::{self, Made, Plan, head_commit};
-use super::source::{self, Content, LeftOut, Origin, Source};
+use super::source::{self, Content, Origin, Source};
 use super::{Place, ROOT, Workspace, WorkspaceError, target_of};
 use crate::backend::Engine;
-
-/// Something of the guest's own that stays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Kept {
-    /// Which.
-    #[serde(serialize_with = "source::text")]
-    pub path: Word,
-    /// What the guest did.
-    pub change: Change,
-    /// Whether the source has something newer there, which was not put.
-    pub conflict: bool,
-}
-
-/// What became of the guest's repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RepositoryOutcome {
-    /// The source has none.
-    None,
-    /// It was put.
-    Put,
-    /// It got the new commits.
-    Updated,
-    /// It has what is wanted.
-    Unchanged,
-    /// It has something of its own, and stays.
-    Kept,
-}
-
-/// What was done.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Prepared {
-    /// The agent.
-    pub agent: String,
-    /// Where in its container.
-    pub target: String,
-    /// From where.
-    pub source: String,
-    /// Its name, of which the branch is made that `pull` brings back.
-    pub name: String,
-    /// The commit of the source.
-    pub commit: Option<String>,
-    /// Its branch.
-    pub branch: Option<String>,
-    /// Whether the agent's user cannot write to it.
-    pub read_only: bool,
-    /// What became of the repository.
-    pub repository: RepositoryOutcome,
-    /// Files and links of the source.
-    pub files: usize,
-    /// How many of them were put now.
-    pub put: usize,
-    /// How many were removed in the guest.
-    pub removed: usize,
-    /// How many bytes of files were sent, the repository's among them.
-    pub bytes: u64,
-    /// Paths of the source that are not committed.
-    pub dirty: usize,
-    /// What stays as the guest has it.
-    pub kept: Vec<Kept>,
-    /// Files that the guest has made.
-    pub added: usize,
-    /// What does not go in.
-    pub left_out: Vec<LeftOut>,
-    /// What is worth a word.
-    pub notes: Vec<String>,
-    /// What could not be done.
-    pub warnings: Vec<String>,
-}
-
-impl Prepared {
-    /// Whether the guest has all that is wanted, but for what it changed itself.
-    pub fn is_whole(&self) -> bool {
-        self.repository != RepositoryOutcome::Kept
-            && self.warnings.is_empty()
-            && self.kept.iter().all(|kept| !kept.conflict)
-    }
-}
 
 /// Brings it there. What the guest changed is kept and told, unless `force`.
 ///
@@ -466,7 +387,7 @@ fn parts(made: &Made, first: usize, way: &str) -> Result<(Vec<Item>, Vec<Step>),
             _ => {
                 let number = first + items.len();
                 let found = part.file.symlink_metadata().map_err(WorkspaceError::read(&part.file))?;
-                let content = Content::Disk(part.file.clone(), source::stamp_of(&found));
+                let content = Content::Disk(part.file.clone(), stamp_of(&found));
                 items.push(Item::File { path: format!("{way}{number}"), mode: part.mode, content, number });
                 Task::File(number as u64)
             }
