@@ -53,3 +53,4 @@ pub mod trust;
 mod visible;
 mod watcher;
 mod why;
+pub mod workspace;

@@ -27,7 +27,7 @@ repository=$(cd "$here/.." && pwd)
 . "$repository/scripts/store-env.sh"
 
 # Test targets that need a real Podman. They run one after another.
-PODMAN_TARGETS=(podman apply publish background truth faults)
+PODMAN_TARGETS=(podman apply publish background truth workspaces faults)
 STAGES=(format clippy doc audit tests simulate store fuzz podman lima)
 
 passed=0 failed=0 skipped=0

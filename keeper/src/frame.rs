@@ -57,6 +57,8 @@ kinds! {
     Wait = 9,
     /// The client is alive. Nothing is answered.
     Ping = 10,
+    /// Asks something of a tree: [`crate::tree::Question`]. Where a list belongs to it, [`Kind::Data`] follows, then [`Kind::End`].
+    Ask = 32,
     /// What the command printed: [`Output`].
     Output = 65,
     /// All that was there when the client attached has been replayed: [`crate::message::Replayed`].
@@ -69,6 +71,10 @@ kinds! {
     State = 69,
     /// The session has ended, and goes on no more: [`crate::message::State`].
     Ended = 70,
+    /// A small answer about a tree: [`crate::tree::Told`].
+    Told = 96,
+    /// A piece of a list about a tree: of [`crate::tree::Entry`] or [`crate::tree::Outcome`].
+    Entries = 97,
     /// A refusal: [`crate::message::Problem`].
     Problem = 71,
 }

@@ -14,6 +14,8 @@
 //!                      spool.<n> input that waits for the command
 //! ```
 //!
+//! Beside that it tells how a source tree in the container is, and changes it step by step ([`tree`]).
+//!
 //! The program uses no asynchronous runtime, polls nothing, and has no unsafe code beside what `rustix` hides. It needs nothing
 //! of the image: no shell, no C library, no `/tmp`.
 
@@ -27,3 +29,4 @@ pub mod log;
 pub mod message;
 pub mod proc;
 pub mod start;
+pub mod tree;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use steadfast_keeper::{child, connect, frame, keep, list, start};
+use steadfast_keeper::{child, connect, frame, keep, list, start, tree};
 
 const USAGE: &str = "keeps a command in a container; `steadfast session` speaks to it
 
@@ -13,6 +13,7 @@ const USAGE: &str = "keeps a command in a container; `steadfast session` speaks 
   list BASE [NAME]      how the sessions are, or this one
   connect BASE NAME     speaks with the keeper of one, over standard input and output
   remove BASE NAME      removes what is left of one that has ended
+  tree BASE TARGET      speaks about the source tree there, over standard input and output
   version               the version of the protocol";
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ("list", [base, only]) => list::main(&PathBuf::from(base), Some(&name(only))),
         ("connect", [base, session]) => connect::main(&PathBuf::from(base), &name(session)),
         ("remove", [base, session]) => start::remove_main(&PathBuf::from(base), &name(session)),
+        ("tree", [_, target]) => tree::main(target),
         ("version", []) => {
             println!("{}", frame::VERSION);
             ExitCode::SUCCESS

@@ -14,7 +14,7 @@ const STDERR_LIMIT: usize = 64 << 10;
 
 /// What a child left.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     /// Its exit code; `None` when a signal ended it.
     pub code: Option<i32>,
     /// What it printed.
@@ -25,7 +25,7 @@ pub(super) struct Output {
 
 /// Why there is no output.
 #[derive(Debug)]
-pub(super) enum RunError {
+pub(crate) enum RunError {
     /// It could not be started, or its pipes broke.
     Io(io::Error),
     /// It did not end in time, and was killed.
@@ -35,7 +35,7 @@ pub(super) enum RunError {
 }
 
 /// Runs `command` and feeds it `input`. Dropping the future kills the child.
-pub(super) async fn run(mut command: Command, input: &[u8], limit: Duration) -> Result<Output, RunError> {
+pub(crate) async fn run(mut command: Command, input: &[u8], limit: Duration) -> Result<Output, RunError> {
     let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(RunError::Io)?;

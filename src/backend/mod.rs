@@ -4,7 +4,7 @@
 //! Nothing here decides anything. Each method asks for a state and accepts that it is already so.
 
 pub mod cache;
-mod command;
+pub(crate) mod command;
 mod engine;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fake"))]

@@ -98,6 +98,11 @@ impl Agents {
         }
     }
 
+    /// Where what is remembered of them is kept.
+    pub(super) fn state_dir(&self) -> std::path::PathBuf {
+        state_dir(&self.desired)
+    }
+
     /// Whether another steadfast is at work on them.
     pub(super) fn are_worked_on(&self) -> bool {
         matches!(lock::check(&state_dir(&self.desired).join("lock")), Err(LockError::Held { .. }))

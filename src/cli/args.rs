@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{cache, history, publish, session};
+use super::{cache, history, publish, session, workspace};
 use crate::model::AgentName;
 
 /// Keep agents in containers as a file says.
@@ -132,6 +132,9 @@ pub(super) enum Verb {
     /// Keep long-lived commands in agents: start them, send to them, attach to them
     #[command(subcommand)]
     Session(session::SessionVerb),
+    /// Bring source trees into agents, and their commits back
+    #[command(subcommand)]
+    Workspace(workspace::WorkspaceVerb),
     /// Work with the artifact cache alone
     #[command(subcommand)]
     Cache(CacheVerb),
@@ -181,6 +184,7 @@ impl Verb {
             Verb::Down(args) => &args.file,
             Verb::Vm(verb) => verb.file(),
             Verb::Exec(args) => &args.file,
+            Verb::Workspace(verb) => verb.file(),
             Verb::Cache(CacheVerb::Sync(args)) => &args.file,
             Verb::Cache(CacheVerb::Import(args)) => &args.file,
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,

@@ -25,6 +25,7 @@ mod terminal;
 mod trust;
 mod vm;
 mod why;
+mod workspace;
 
 use args::*;
 pub use args::{Color, Format, LogFormat};
@@ -156,6 +157,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Logs(args) => logs::logs(settings, args).await,
         Verb::Exec(args) => exec::exec(settings, args).await,
         Verb::Session(verb) => session::session(settings, verb).await,
+        Verb::Workspace(verb) => workspace::workspace(settings, verb).await,
         Verb::Cache(verb) => cache::cache(settings, verb).await,
         Verb::Vm(verb) => vm::vm(settings, verb).await,
         Verb::Publish(verb) => publish::publish(settings, verb).await,

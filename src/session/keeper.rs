@@ -89,7 +89,19 @@ impl<'a, E: Engine> Keeper<'a, E> {
 
     /// The same as a user by number.
     pub(super) async fn connect_as(&self, user: &str, session: &str) -> Result<Link, SessionError> {
-        match self.run(&Wanted { user: Some(user), verb: "connect", words: &[session], input: None }).await? {
+        self.meet(Some(user), "connect", &[session]).await
+    }
+
+    /// Begins to speak about the source tree there, as this user (`None`: the container's own).
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn tree(&self, user: Option<&str>, target: &str) -> Result<Link, SessionError> {
+        self.meet(user, "tree", &[target]).await
+    }
+
+    async fn meet(&self, user: Option<&str>, verb: &str, words: &[&str]) -> Result<Link, SessionError> {
+        match self.run(&Wanted { user, verb, words, input: None }).await? {
             Got::Link(link) => Ok(*link),
             Got::Answer(_) => Err(self.broken(None)),
         }

@@ -93,7 +93,7 @@ impl LinkReader {
     }
 
     /// The next frame, which must come.
-    pub(super) async fn must(&mut self) -> Result<Frame, SessionError> {
+    pub(crate) async fn must(&mut self) -> Result<Frame, SessionError> {
         match self.next().await? {
             Some(frame) => Ok(frame),
             None => {
@@ -109,7 +109,7 @@ impl LinkReader {
     }
 
     /// Reads a message.
-    pub(super) fn read<T: serde::de::DeserializeOwned>(&self, frame: &Frame) -> Result<T, SessionError> {
+    pub(crate) fn read<T: serde::de::DeserializeOwned>(&self, frame: &Frame) -> Result<T, SessionError> {
         serde_json::from_slice(&frame.payload)
             .map_err(|err| SessionError::Garbled { agent: self.agent.clone(), why: err.to_string() })
     }

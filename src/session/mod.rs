@@ -16,5 +16,5 @@ pub use error::{SessionError, words_of};
 pub use keeper::Keeper;
 pub use link::{Link, LinkReader, LinkWriter};
 pub use pool::Pool;
-pub use steadfast_keeper::{frame, message};
+pub use steadfast_keeper::{frame, message, tree};
 pub use talk::{SEND_LIMIT, SendOptions, is_session_name};

@@ -102,7 +102,9 @@ impl Api {
 
     /// See [`crate::backend::Engine::put`].
     pub async fn put(&self, id: &ContainerId, directory: &str, tar: ByteStream) -> Result<(), EngineError> {
-        let path = self.container_path(id, &format!("/archive?path={}", query(directory))).await?;
+        // Else all of it would become the container's user's.
+        let query = format!("/archive?path={}&copyUIDGID=false", query(directory));
+        let path = self.container_path(id, &query).await?;
         let call = Call::put(format!("write files into container `{id}`"), path);
         self.send_archive(&call, tar).await.map(|_| ())
     }

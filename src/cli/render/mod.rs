@@ -17,6 +17,7 @@ pub(crate) mod status;
 pub(super) mod terminal;
 pub(crate) mod units;
 pub(crate) mod why;
+pub(crate) mod workspace;
 
 use std::io::Write;
 

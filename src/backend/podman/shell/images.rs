@@ -92,7 +92,8 @@ impl Shell {
     /// See [`crate::backend::Engine::put`].
     pub async fn put(&self, id: &ContainerId, directory: &str, tar: ByteStream) -> Result<(), EngineError> {
         let what = format!("write files into container `{id}`");
-        let call = self.podman(what, About::Container, ["cp", "-", &format!("{id}:{directory}")]);
+        // Else all of it would become the container's user's.
+        let call = self.podman(what, About::Container, ["cp", "--archive=false", "-", &format!("{id}:{directory}")]);
         self.send_archive(&call, tar).await.map(|_| ())
     }
 
