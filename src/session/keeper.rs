@@ -179,6 +179,9 @@ impl<'a, E: Engine> Keeper<'a, E> {
             Some(code) => code,
             None => self.engine.exec_exit(&link.id).await,
         };
+        if is_down(&complaint) {
+            return Err(SessionError::AgentDown { agent: self.agent.clone() });
+        }
         let was_not_run = code.is_ok_and(|code| NOT_RUN.contains(&code));
         if is_missing(&complaint) || was_not_run {
             return Ok(Ran::Missing(complaint));
@@ -211,9 +214,8 @@ pub(super) const ROOT: &str = "0";
 
 /// Whether these words of Podman's say that the container does not run, or is there no more.
 fn is_down(words: &str) -> bool {
-    ["exec sessions on running containers", "container state improper", "no such container"]
-        .iter()
-        .any(|phrase| words.contains(phrase))
+    let phrases = ["exec sessions on running containers", "is not running", "stopped container", "no such container"];
+    phrases.iter().any(|phrase| words.contains(phrase))
 }
 
 fn is_missing(words: &str) -> bool {

@@ -349,7 +349,7 @@ fn a_session_on_a_terminal_is_left_and_found_again() {
     assert_eq!(terminal.ends(), 0);
     assert!(!terminal.is_raw());
     let left = terminal.last();
-    assert!(left.ends_with("left session coder/sh running\r\n"), "{left}");
+    assert!(left.ends_with("\r\nleft session coder/sh running\r\n"), "{left}");
     assert_eq!(listed(&world, "sh")["status"], "running");
 
     let mut terminal = attach(90, 44);

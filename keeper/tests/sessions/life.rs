@@ -93,6 +93,29 @@ fn the_death_of_a_keeper_ends_its_command_and_frees_the_name() {
 }
 
 #[test]
+fn many_look_at_one_that_has_ended_and_it_is_removed_meanwhile() {
+    let base = Base::new();
+    let mut one = shell("one", "echo said; exit 3");
+    base.start(&one).unwrap();
+    base.wait_for("one", "it ends", |state| state.status == Status::Exited);
+    let mut clients: Vec<_> = (0..3).map(|_| Client::connect(base.path(), "one")).collect();
+    let began = std::time::Instant::now();
+    for client in &mut clients[..2] {
+        assert_eq!(client.wait().exit.and_then(|exit| exit.code), Some(3));
+    }
+    assert_eq!(base.state("one").map(|state| state.status), Some(Status::Exited));
+    one.replace_ended = true;
+    base.start(&one).unwrap();
+    base.wait_for("one", "it ends again", |state| state.status == Status::Exited);
+    assert_eq!(base.remove("one"), Ok(()));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let mut seen = Seen::default();
+    clients[2].attach(&logs());
+    clients[2].see(&mut seen, |frame, _| frame.kind == Kind::Ended);
+    assert_eq!(seen.stdout, b"said\n");
+}
+
+#[test]
 fn a_start_that_was_killed_half_way_leaves_a_free_name() {
     let base = Base::new();
     let dir = base.session("one");
