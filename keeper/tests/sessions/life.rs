@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use steadfast_keeper::frame::Kind;
 use steadfast_keeper::message::{IdleStop, ProblemKind, Restart, Status, Stdin, Word};
 
-use crate::harness::{Base, Client, is_alive, kill, printed, shell, spec};
+use crate::harness::{Base, Client, Seen, is_alive, kill, logs, printed, shell, spec};
 
 #[test]
 fn a_command_runs_ends_and_is_told_of() {
