@@ -79,7 +79,8 @@ pub(super) async fn attach(settings: &Settings, args: AttachArgs) -> Result<Exit
                 if tty && is_typed {
                     raw = Some(RawTerminal::enter());
                 } else if !tty {
-                    note(Level::Info, "note: what it printed before ends here", false);
+                    let leaving = if is_typed { "; ctrl-c leaves it running" } else { "" };
+                    note(Level::Info, &format!("note: what it printed before ends here{leaving}"), false);
                 }
                 Ok(())
             }
