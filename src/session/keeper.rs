@@ -183,6 +183,9 @@ impl<'a, E: Engine> Keeper<'a, E> {
     async fn judge(&self, link: Link) -> Result<Ran<Got>, SessionError> {
         let (complaint, exec) = (link.reader.complaint(), link.id);
         let code = self.engine.exec_exit(&exec).await;
+        if is_down(&complaint) {
+            return Err(SessionError::AgentDown { agent: self.agent.clone() });
+        }
         let was_not_run = code.is_ok_and(|code| NOT_RUN.contains(&code));
         if is_missing(&complaint) || was_not_run {
             return Ok(Ran::Missing(complaint));
@@ -215,9 +218,8 @@ pub(super) const ROOT: &str = "0";
 
 /// Whether these words of Podman's say that the container does not run, or is there no more.
 fn is_down(words: &str) -> bool {
-    ["exec sessions on running containers", "container state improper", "no such container"]
-        .iter()
-        .any(|phrase| words.contains(phrase))
+    let phrases = ["exec sessions on running containers", "is not running", "stopped container", "no such container"];
+    phrases.iter().any(|phrase| words.contains(phrase))
 }
 
 fn is_missing(words: &str) -> bool {

@@ -285,7 +285,7 @@ fn one_is_attached_and_writes_and_others_look() {
     start(&world, "cat", &[], "echo before; echo err >&2; cat; exit 7");
     let mut first = Terminal::start(&world.sandbox.command("session attach coder/cat"), 80, 24);
     first.shows("before");
-    first.shows("note: what it printed before ends here");
+    first.shows("note: what it printed before ends here; ctrl-c leaves it running");
     // A pipe gets whole lines, as from any terminal.
     assert!(!first.is_raw());
     first.types("typed\n");
@@ -304,8 +304,13 @@ fn one_is_attached_and_writes_and_others_look() {
     second.shows("before");
     second.types("again\n");
     prints(&mut reader, "again\n");
+    second.types("\u{3}");
+    assert_eq!(second.ends(), 130);
+    assert!(second.last().ends_with("left session coder/cat running\r\n"));
+    let mut third = Terminal::start(&world.sandbox.command("session attach coder/cat"), 80, 24);
+    third.shows("again");
     world.run(["session", "send", "coder/cat", "sent\n", "--eof"]).expect(0);
-    assert_eq!(second.ends(), 7);
+    assert_eq!(third.ends(), 7);
     let seen = reader.end().expect(7);
     assert_eq!(seen.stdout, "before\ntyped\nagain\nsent\n");
     assert_eq!(seen.stderr, "err\nnote: what it printed before ends here\n");
@@ -349,7 +354,7 @@ fn a_session_on_a_terminal_is_left_and_found_again() {
     assert_eq!(terminal.ends(), 0);
     assert!(!terminal.is_raw());
     let left = terminal.last();
-    assert!(left.ends_with("left session coder/sh running\r\n"), "{left}");
+    assert!(left.ends_with("\r\nleft session coder/sh running\r\n"), "{left}");
     assert_eq!(listed(&world, "sh")["status"], "running");
 
     let mut terminal = attach(90, 44);

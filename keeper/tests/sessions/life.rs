@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use steadfast_keeper::frame::Kind;
 use steadfast_keeper::message::{IdleStop, ProblemKind, Restart, Status, Stdin, Word};
 
-use crate::harness::{Base, Client, is_alive, kill, printed, shell, spec};
+use crate::harness::{Base, Client, Seen, is_alive, kill, logs, printed, shell, spec};
 
 #[test]
 fn a_command_runs_ends_and_is_told_of() {
@@ -90,6 +91,29 @@ fn the_death_of_a_keeper_ends_its_command_and_frees_the_name() {
     base.wait_for("one", "it has printed", |state| state.last_output_at.is_some());
     assert_eq!(printed(&base, "one").stdout, b"anew\n");
     assert_eq!(base.remove("one").unwrap_err().kind, ProblemKind::Exists);
+}
+
+#[test]
+fn many_look_at_one_that_has_ended_and_it_is_removed_meanwhile() {
+    let base = Base::new();
+    let mut one = shell("one", "echo said; exit 3");
+    base.start(&one).unwrap();
+    base.wait_for("one", "it ends", |state| state.status == Status::Exited);
+    let mut clients: Vec<_> = (0..3).map(|_| Client::connect(base.path(), "one")).collect();
+    let began = std::time::Instant::now();
+    for client in &mut clients[..2] {
+        assert_eq!(client.wait().exit.and_then(|exit| exit.code), Some(3));
+    }
+    assert_eq!(base.state("one").map(|state| state.status), Some(Status::Exited));
+    one.replace_ended = true;
+    base.start(&one).unwrap();
+    base.wait_for("one", "it ends again", |state| state.status == Status::Exited);
+    assert_eq!(base.remove("one"), Ok(()));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let mut seen = Seen::default();
+    clients[2].attach(&logs());
+    clients[2].see(&mut seen, |frame, _| frame.kind == Kind::Ended);
+    assert_eq!(seen.stdout, b"said\n");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `session attach`.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 
@@ -51,8 +52,13 @@ pub(super) async fn attach(settings: &Settings, args: AttachArgs) -> Result<Exit
     };
     let mut signals = signalled();
     let (mut raw, mut unwritten) = (None, None);
+    // Whether what was printed last ends with its line, or is not before the same eyes as what we say.
+    let (is_shown, begins_line) = (io::stdout().is_terminal() && io::stderr().is_terminal(), Cell::new(true));
     let note = |level: Level, text: &str, raw: bool| {
         if !settings.quiet {
+            if is_shown && !begins_line.replace(true) {
+                let _ = io::stderr().lock().write_all(b"\r\n");
+            }
             // In a raw terminal a line does not begin by itself.
             let text = if raw { format!("{text}\r") } else { text.to_owned() };
             say(level, &text, &[], settings.color_stderr);
@@ -60,6 +66,9 @@ pub(super) async fn attach(settings: &Settings, args: AttachArgs) -> Result<Exit
     };
     let heard = keeper.attach(&args.session.name, &options, &mut input, |event| {
         let is_raw = matches!(raw, Some(Ok(_)));
+        if let Event::Output { bytes, .. } = &event {
+            begins_line.set(bytes.last().map_or(begins_line.get(), |last| *last == b'\n'));
+        }
         let written = match event {
             Event::Output { stream: Stream::Stdout, bytes, .. } => {
                 let mut out = io::stdout().lock();
@@ -70,7 +79,8 @@ pub(super) async fn attach(settings: &Settings, args: AttachArgs) -> Result<Exit
                 if tty && is_typed {
                     raw = Some(RawTerminal::enter());
                 } else if !tty {
-                    note(Level::Info, "note: what it printed before ends here", false);
+                    let leaving = if is_typed { "; ctrl-c leaves it running" } else { "" };
+                    note(Level::Info, &format!("note: what it printed before ends here{leaving}"), false);
                 }
                 Ok(())
             }
