@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A test target that needs a Podman, or some of its tests, in a private Podman that lasts as long.
 #
-#   tests/one.sh TARGET [FILTER…]     TARGET: podman apply publish background truth faults; FILTER and flags as behind `cargo test --`
+#   tests/one.sh TARGET [FILTER…]     TARGET: podman apply publish background truth workspaces faults; FILTER and flags as behind `cargo test --`
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,6 +21,7 @@ cd "$repository"
 require_rust
 podman_env_install
 install_busybox || true
+have git || install_packages git || true
 case $target in publish) if store_env_install; then export STEADFAST_TEST_VERSITYGW=$se_versitygw; else say "no store: $se_reason"; fi ;; esac
 # Compiled outside, since private namespaces have no network.
 cargo test --locked --all-features --no-run --test "$target"

@@ -184,6 +184,9 @@ stage_podman() {
   install_busybox || true
   # A store to publish to.
   if store_env_install; then export STEADFAST_TEST_VERSITYGW=$se_versitygw; else fail "a store for tests/publish: $se_reason"; fi
+  # What workspaces are made with, and what makes terminals for tests.
+  have git || install_packages git || true
+  is_macos || { have script && have setsid; } || install_packages "$(if have dnf; then printf util-linux-script; else printf bsdutils; fi)" util-linux || true
   # Where the machine has it: `tests/faults` kills and refuses at single system calls.
   is_macos || have strace || install_packages strace || true
   local registry
