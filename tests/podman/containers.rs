@@ -352,7 +352,9 @@ pub async fn what_podman_restarts_all_the_time_stays_stopped<E: Engine>(bench: &
             tokio::time::sleep(Duration::from_millis(20)).await;
             let now = bench.engine.inspect(&id).await.unwrap().unwrap();
             assert_eq!((&now.phase, now.started_at), (&stopped.phase, stopped.started_at), "round {round}");
-            assert!(matches!(now.phase, Phase::Exited { .. }), "round {round}: {now:?}");
+            // Caught between two restarts it may be as new: made ready for a start that does not come.
+            let is_down = matches!(now.phase, Phase::Exited { .. } | Phase::Created);
+            assert!(is_down, "round {round}: {now:?}");
         }
         bench.engine.start(&id).await.unwrap();
     }
