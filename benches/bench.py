@@ -1,4 +1,4 @@
-"""Runs the rows of rows.py, background.py and publishing.py and prints their tables. Started by run.sh, which prepares the machine."""
+"""Runs the rows of rows.py, background.py, publishing.py and sessions.py and prints their tables. Started by run.sh, which prepares the machine."""
 
 import os
 import sys
@@ -7,9 +7,10 @@ import time
 import background
 import publishing
 import rows
+import sessions
 from harness import Bench, command_line, first_line, host
 
-ROWS = rows.ROWS + background.ROWS + publishing.ROWS
+ROWS = rows.ROWS + background.ROWS + publishing.ROWS + sessions.ROWS
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "docs", "benchmarks.md")
 
 

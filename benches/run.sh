@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Measures steadfast beside its peers on this machine and prints three markdown tables of medians and ratios: one for `apply`,
-# `plan` and `cache`, one for `run`, one for `publish`.
+# Measures steadfast beside its peers on this machine and prints four markdown tables of medians and ratios: one for `apply`,
+# `plan` and `cache`, one for `run`, one for `publish`, one for sessions and workspaces.
 #
 #   benches/run.sh                     all tables, about an hour of an hour
 #   benches/run.sh --quick             smaller numbers and fewer rounds, a few minutes: to see that it works, not to quote
 #   benches/run.sh --full              also the memory of a 4 GiB download; wants 25 GiB of disk
-#   benches/run.sh --rows fetch,plan   only these rows (--list names them); `apply`, `run` and `publish` name all of a table
+#   benches/run.sh --rows fetch,plan   only these rows (--list names them); `apply`, `run`, `publish` and `sessions` name all of a table
 #   benches/run.sh --rounds 7          rounds per row; the contestants take turns within each
 #   benches/run.sh --out FILE          writes the tables there as well
 #   benches/run.sh --docs              writes each table that was measured as a whole into docs/benchmarks.md
