@@ -58,7 +58,8 @@ fn fault(point: Point, rng: &mut fastrand::Rng) -> Fault {
 fn can_be(line: &str) -> bool {
     let is_wake_up = line.contains("anon_inode:[event") && !line.contains("epoll_c") && !line.contains("eventfd2(");
     // A pipe to ourselves, by which tokio hears of signals: nothing in the kernel is in its way.
-    let is_own_pipe = line.contains("recvfrom(") && line.contains(", 128, 0, NULL");
+    let is_own_pipe = line.contains("recvfrom(") && line.contains(", 128, 0, NULL")
+        || line.contains("sendto(") && line.contains(r#", "\1", 1, MSG_NOSIGNAL"#);
     !is_wake_up && !is_own_pipe
 }
 
