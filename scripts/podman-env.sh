@@ -141,7 +141,7 @@ podman_env_stop() {
   fi
   if [ -n "$pe_holder" ]; then pe_end "$pe_holder"; fi
   rm -rf "$pe_dir" 2>/dev/null || say "could not remove all of $pe_dir"
-  pe_dir=""
+  pe_dir="" pe_namespace=host
   unset CONTAINER_HOST CONTAINERS_CONF
 }
 
