@@ -18,6 +18,7 @@ mod pty;
 mod ssh;
 mod store;
 mod vm;
+mod written;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use engine::{
 };
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};
+pub(crate) use written::written;
 
 /// Everything a pass observes and acts on.
 #[derive(Debug)]

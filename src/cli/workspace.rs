@@ -10,7 +10,7 @@ use super::agent::Agents;
 use super::args::{FileArg, duration};
 use super::render::workspace as words;
 use super::{CliError, ExitStatus, Settings, render};
-use crate::backend::podman::PodmanAt;
+use crate::backend::podman::{PodmanAt, is_of_a_read_only_root};
 use crate::error::Chain;
 use crate::model::{AgentName, ContainerId, Phase};
 use crate::session::SessionError;
@@ -202,7 +202,7 @@ async fn status(
 fn told(err: &WorkspaceError) -> CliError {
     if let WorkspaceError::Engine(err) | WorkspaceError::Guest(SessionError::Engine(err)) = err {
         let told = CliError::from_engine(err);
-        return match told.message.contains("read-only file system") {
+        return match is_of_a_read_only_root(err) {
             true => told.hint("the container's root is read-only: give a target below a mount or a volume that is not"),
             false => told,
         };

@@ -9,6 +9,11 @@ use super::ids::Sha256Digest;
 /// How much is copied at a time.
 const PIECE: usize = 1024 * 1024;
 
+/// Bytes in words: two digits each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Hashes and counts what is written to, or read from, what it stands before.
 #[derive(Debug)]
 pub(crate) struct Hashing<T> {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::canonical::{CanonicalSpec, HostKey};
+use super::hashing::hex;
 use super::ids::{AgentName, Name};
 use super::observed::{Owner, Whose};
 
@@ -90,10 +91,6 @@ impl fmt::Display for RootId {
 /// The random word of a container, for [`ID`].
 pub fn container_id(bytes: [u8; 16]) -> String {
     hex(&bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Which of the containers with a state file's name are this root's.

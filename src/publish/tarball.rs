@@ -8,10 +8,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use serde::Serialize;
-use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +20,7 @@ use super::members::Written;
 use super::packing::Packing;
 use super::place;
 use crate::backend::podman::{Api, BuildImage, is_of_a_layer_gone};
-use crate::backend::{ByteStream, EngineError, Progress};
+use crate::backend::{ByteStream, EngineError, Progress, written};
 use crate::model::{Arch, ArtifactKey, ImageId, ImageRef, Images, Sha256Digest};
 
 /// What the file of instructions is called where nobody says.
@@ -172,27 +170,11 @@ async fn built(
 
 /// A directory as a tar, as it is read.
 fn packed_directory(dir: PathBuf) -> ByteStream {
-    struct Pieces(mpsc::Sender<io::Result<Bytes>>);
-    impl Write for Pieces {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-            self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map(|()| bytes.len()).map_err(gone)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let (pieces, inbox) = mpsc::channel(4);
-    tokio::task::spawn_blocking(move || {
-        let mut archive = tar::Builder::new(BufWriter::with_capacity(256 * 1024, Pieces(pieces.clone())));
+    written(256 * 1024, move |out| {
+        let mut archive = tar::Builder::new(out);
         archive.follow_symlinks(false);
-        let packed = archive.append_dir_all("", &dir).and_then(|()| archive.into_inner()?.flush());
-        if let Err(err) = packed {
-            // Whoever read may have gone.
-            let _ = pieces.blocking_send(Err(err));
-        }
-    });
-    Box::pin(stream::unfold(inbox, |mut inbox| async { inbox.recv().await.map(|piece| (piece, inbox)) }))
+        archive.append_dir_all("", &dir).and_then(|()| archive.into_inner()?.flush())
+    })
 }
 
 async fn saved(

@@ -11,9 +11,10 @@ use steadfast_keeper::frame::{Frame, Kind};
 
 use super::SessionError;
 use super::link::Link;
-use crate::backend::podman::ExecRefusal;
+use crate::backend::podman::{ExecRefusal, is_of_a_container_down};
 use crate::backend::{Engine, EngineErrorKind, ExecRequest};
 use crate::model::ContainerId;
+use crate::model::hashing::hex;
 use crate::mutex::guard;
 
 /// The program for each architecture, in Go's words; empty where it was not built.
@@ -152,7 +153,9 @@ impl<'a, E: Engine> Keeper<'a, E> {
         let request = ExecRequest { command, stdin: true, user, ..ExecRequest::default() };
         let mut link = match self.engine.exec(&self.container, &request).await {
             Ok(exec) => Link::new(exec, &self.agent),
-            Err(err) if is_down(&err.message) => return Err(SessionError::AgentDown { agent: self.agent.clone() }),
+            Err(err) if is_of_a_container_down(&err.message) => {
+                return Err(SessionError::AgentDown { agent: self.agent.clone() });
+            }
             Err(err) if is_missing(&err.message) => return Ok(Ran::Missing(err.message)),
             Err(err) => return Err(err.into()),
         };
@@ -183,7 +186,7 @@ impl<'a, E: Engine> Keeper<'a, E> {
     async fn judge(&self, link: Link) -> Result<Ran<Got>, SessionError> {
         let (complaint, exec) = (link.reader.complaint(), link.id);
         let code = self.engine.exec_exit(&exec).await;
-        if is_down(&complaint) {
+        if is_of_a_container_down(&complaint) {
             return Err(SessionError::AgentDown { agent: self.agent.clone() });
         }
         let was_not_run = code.is_ok_and(|code| NOT_RUN.contains(&code));
@@ -216,12 +219,6 @@ impl<'a, E: Engine> Keeper<'a, E> {
 /// Who may speak to every session.
 pub(super) const ROOT: &str = "0";
 
-/// Whether these words of Podman's say that the container does not run, or is there no more.
-fn is_down(words: &str) -> bool {
-    let phrases = ["exec sessions on running containers", "is not running", "stopped container", "no such container"];
-    phrases.iter().any(|phrase| words.contains(phrase))
-}
-
 fn is_missing(words: &str) -> bool {
     matches!(ExecRefusal::of_words(words), Some(ExecRefusal::NoProgram))
 }
@@ -232,8 +229,7 @@ fn program_name() -> &'static str {
     NAME.get_or_init(|| {
         let mut hash = Sha256::new();
         PROGRAMS.iter().for_each(|(_, packed)| hash.update(packed));
-        let digest: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        format!("keeper-{digest}")
+        format!("keeper-{}", hex(&hash.finalize()[..6]))
     })
 }
 

@@ -1,23 +1,20 @@
 //! Files on their way into a guest: one archive that is written while it is sent, and the digests of what was sent.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 
 use super::gather::stamp_of;
 use super::git::Git;
 use super::hex;
 use super::source::Content;
-use crate::backend::ByteStream;
+use crate::backend::{ByteStream, written};
 use crate::mutex::guard;
 
 /// How much is handed on at once, in bytes.
@@ -61,39 +58,18 @@ pub(super) fn stream(
     later: Option<Receiver<Vec<Item>>>,
     owner: (u32, u32),
 ) -> (ByteStream, Arc<Mutex<Sent>>) {
-    let (pieces, inbox) = mpsc::channel(4);
     let sent = Arc::new(Mutex::new(Sent::default()));
     let tell = sent.clone();
-    tokio::task::spawn_blocking(move || {
-        let out = BufWriter::with_capacity(PIECE, Pieces(pieces.clone()));
-        let written = begin(out, owner, &tell).and_then(|mut archive| {
-            let aside = items.iter().rev().find_map(Item::as_dir);
-            archive.write(items)?;
-            if let Some(later) = later {
-                archive.write_later(&later, aside)?;
-            }
-            archive.archive.into_inner()?.flush()
-        });
-        if let Err(err) = written {
-            // Whoever read may have gone.
-            let _ = pieces.blocking_send(Err(err));
+    let archive = written(PIECE, move |out| {
+        let mut archive = begin(out, owner, &tell)?;
+        let aside = items.iter().rev().find_map(Item::as_dir);
+        archive.write(items)?;
+        if let Some(later) = later {
+            archive.write_later(&later, aside)?;
         }
+        archive.archive.into_inner()?.flush()
     });
-    let archive = stream::unfold(inbox, |mut inbox| async { inbox.recv().await.map(|piece| (piece, inbox)) });
-    (Box::pin(archive), sent)
-}
-
-struct Pieces(mpsc::Sender<io::Result<Bytes>>);
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map(|()| bytes.len()).map_err(gone)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    (archive, sent)
 }
 
 struct Archive<'a, W: Write> {

@@ -44,6 +44,7 @@ pub use state::{GuestState, HostState, State, remove, status};
 
 use crate::backend::Engine;
 use crate::model::ContainerId;
+use crate::model::hashing::hex;
 use crate::session::Keeper;
 
 /// Who may write to a tree that its agent may not.
@@ -104,14 +105,6 @@ fn target_of(target: &str) -> Result<String, WorkspaceError> {
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
-}
-
-fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write;
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

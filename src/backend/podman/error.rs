@@ -232,6 +232,17 @@ pub fn is_of_plain_http(err: &EngineError) -> bool {
     says(&err.message, &["server gave http response to https client"])
 }
 
+/// Whether these words say that a container does not run, or is there no more (4.3).
+pub(crate) fn is_of_a_container_down(words: &str) -> bool {
+    let phrases = ["exec sessions on running containers", "is not running", "stopped container", "no such container"];
+    phrases.iter().any(|phrase| words.contains(phrase))
+}
+
+/// Whether it failed over a container's root that cannot be written (4.3).
+pub(crate) fn is_of_a_read_only_root(err: &EngineError) -> bool {
+    err.message.contains("read-only file system")
+}
+
 /// What Podman's sentence alone tells.
 pub(super) fn kind_by_words(about: About, sentence: &str) -> Option<EngineErrorKind> {
     const TAKEN: [&str; 6] = [

@@ -7,13 +7,12 @@ use serde_json::json;
 use super::args::{OneArgs, RmArgs, SessionRef, StopArgs};
 use super::{failed, keeper, list};
 use crate::cli::agent::{Agents, exit_with};
+use crate::cli::exec::SIGNALLED;
 use crate::cli::render::errors::print as print_error;
 use crate::cli::{CliError, ExitStatus, Settings, render};
 use crate::session::message::{State, Status};
 use crate::session::{SessionError, words_of};
 
-/// What a shell says of a command that a signal ended.
-const SIGNALLED: i32 = 128;
 /// KILL.
 const KILL: i32 = 9;
 /// The signals that one asks by name.
