@@ -262,7 +262,7 @@ pub(super) fn check_root(root: &Path, name: Option<&Name>) -> Result<(), CliErro
 
 /// The directory of a state file's state below its root.
 pub(super) fn state_dir(desired: &Desired) -> PathBuf {
-    desired.root.join("state").join(desired.name.as_str())
+    desired.state_dir()
 }
 
 fn key_path(root: &Path) -> PathBuf {

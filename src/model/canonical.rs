@@ -4,6 +4,9 @@
 //! Podman reports of a live container is rewritten too much (added variables, rewritten binds, expanded capabilities)
 //! to be compared instead (Podman 4.3); it is consulted only where a label cannot be read any more.
 
+mod session;
+
+pub use session::CanonicalSession;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::canonical::HostKey;
-use super::ids::{AgentName, Arch, Name, Sha256Digest};
+use super::ids::{AgentName, Arch, Name, SessionName, Sha256Digest, WorkspaceName};
 use super::labels::{Ownership, RootClaim};
 use super::manifest::Artifact;
+use super::session::{SessionSpec, WorkspaceSpec};
 use super::spec::ContainerSpec;
 use super::vm::{Forward, VmMake, VmSpec};
 
@@ -47,6 +48,11 @@ impl Desired {
     /// Whose containers are looked for.
     pub fn ownership(&self) -> Ownership {
         Ownership { name: self.name.clone(), root: self.claim.clone() }
+    }
+
+    /// The directory of this state file's own state below its root.
+    pub fn state_dir(&self) -> PathBuf {
+        self.root.join("state").join(self.name.as_str())
     }
 
     /// The virtual machine that is wanted, if one is.
@@ -158,12 +164,28 @@ pub struct Agent {
     pub suspend: bool,
     /// The container.
     pub container: ContainerSpec,
+    /// Source trees that are to be in it.
+    pub workspaces: BTreeMap<WorkspaceName, WorkspaceSpec>,
+    /// Commands that are to run in it.
+    pub sessions: BTreeMap<SessionName, SessionSpec>,
 }
 
 impl Agent {
-    /// Whether both want the same, wherever they stand in the file.
+    /// Whether both want the same container, wherever they stand in the file and whatever is to be in it.
     pub fn wants_same(&self, other: &Self) -> bool {
-        let Self { place: _, version, image, source, arches, pins, state, suspend, container } = self;
+        let Self {
+            place: _,
+            version,
+            image,
+            source,
+            arches,
+            pins,
+            state,
+            suspend,
+            container,
+            workspaces: _,
+            sessions: _,
+        } = self;
         (version, image, source, arches) == (&other.version, &other.image, &other.source, &other.arches)
             && (pins, state, suspend, container) == (&other.pins, &other.state, &other.suspend, &other.container)
     }

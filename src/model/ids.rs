@@ -45,6 +45,20 @@ fn dns_label(what: &str, text: &str) -> Result<(), IdError> {
     )))
 }
 
+fn session_name(text: &str) -> Result<(), IdError> {
+    let ok = !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-');
+    if ok {
+        return Ok(());
+    }
+    Err(IdError(format!(
+        "{} is not a session name: use 1 to 63 of a-z, 0-9 and `-`, not beginning with `-`",
+        found(text)
+    )))
+}
+
 fn container_name(text: &str) -> Result<(), IdError> {
     let mut bytes = text.bytes();
     let ok = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
@@ -159,6 +173,14 @@ checked_string! {
 checked_string! {
     /// The name of one agent. A DNS label.
     AgentName, |text| dns_label("an agent name", text)
+}
+checked_string! {
+    /// The name of a session of an agent: 1 to 63 of `a-z`, `0-9` and `-`, not beginning with `-`.
+    SessionName, session_name
+}
+checked_string! {
+    /// The name of a workspace of an agent: a DNS label. The branch that its commits come back as is called after it.
+    WorkspaceName, |text| dns_label("a workspace name", text)
 }
 checked_string! {
     /// A container name as Podman takes it, without a leading slash.

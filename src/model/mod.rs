@@ -13,12 +13,13 @@ pub(crate) mod manifest;
 pub(crate) mod observed;
 pub(crate) mod ports;
 pub(crate) mod redact;
+pub(crate) mod session;
 pub(crate) mod spec;
 pub(crate) mod text;
 pub(crate) mod vm;
 pub(crate) mod wanted;
 
-pub use canonical::{CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
+pub use canonical::{CanonicalSession, CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{
     Agent, AgentState, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Place, Runtime,
     TemplateChange, Transport, Version, Wanted,
@@ -26,7 +27,7 @@ pub use desired::{
 pub use failure::FailureKind;
 pub use ids::{
     AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, InstanceName, Name,
-    Sha256Digest,
+    SessionName, Sha256Digest, WorkspaceName,
 };
 pub use labels::{Ownership, RootClaim, RootId};
 pub use layers::{LayerIndex, Layers, LayersError, Member};
@@ -37,6 +38,7 @@ pub use observed::{
 };
 pub use ports::PortRange;
 pub use redact::Secrets;
+pub use session::{Dirty, IdleAction, SessionIdle, SessionRestart, SessionSpec, SessionStdin, WorkspaceSpec};
 pub use spec::{
     ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy, Volume,
 };

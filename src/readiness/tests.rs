@@ -27,6 +27,8 @@ fn agent(restart: RestartPolicy, state: AgentState) -> Agent {
             no_healthcheck: false,
             hidden_ports: Default::default(),
         },
+        workspaces: Default::default(),
+        sessions: Default::default(),
     }
 }
 

@@ -112,8 +112,22 @@ impl<'a> Agents<'a> {
         let (line, column) = self.lines.position(cx.tree.span(key).start);
         let place = Place { file: self.file.to_owned(), line, column };
         let suspend = doc.suspend.is_some_and(|flag| flag.value.0);
-        self.agents
-            .insert(agent_name, Agent { place, version, image, source, arches, pins, state, suspend, container });
+        self.agents.insert(
+            agent_name,
+            Agent {
+                place,
+                version,
+                image,
+                source,
+                arches,
+                pins,
+                state,
+                suspend,
+                container,
+                workspaces: BTreeMap::new(),
+                sessions: BTreeMap::new(),
+            },
+        );
     }
 
     fn image(

@@ -13,19 +13,7 @@ use steadfast_keeper::tree::{EntryKind, Stamp};
 use super::WorkspaceError;
 use super::gather::{Gathered, Name};
 use super::git::{Git, Status, parse_status, parse_tracked};
-
-/// What becomes of what is not committed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dirty {
-    /// It goes in.
-    #[default]
-    Include,
-    /// Nothing goes in.
-    Refuse,
-    /// The commit goes in.
-    Ignore,
-}
+pub use crate::model::Dirty;
 
 /// Where the content of a path is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -78,6 +78,8 @@ pub fn agent(name: &str) -> Agent {
             no_healthcheck: false,
             hidden_ports: Default::default(),
         },
+        workspaces: BTreeMap::new(),
+        sessions: BTreeMap::new(),
     }
 }
 
