@@ -42,6 +42,9 @@ const WAITS: [&str; 3] = ["stop", "fetch", "published"];
 /// How long somebody who applies waits.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What is in flight then is let end, twice the time of a stop among it, and what is left is observed once more.
+const APPLY_ENDS: Duration = Duration::from_secs(60 + 30 + 20 + 10 + 1);
+
 /// What is in flight when Podman stops to answer is given up by then.
 const GIVEN_UP: Duration = Duration::from_secs(120);
 
@@ -699,7 +702,7 @@ impl Play {
         let (desired, fake) = (self.desired.clone(), self.fake.clone());
         let story = Story { desired, fake, options, cancel: CancellationToken::new() };
         let began = Instant::now();
-        let outcome = tokio::time::timeout(2 * APPLY_TIMEOUT, story.try_converge()).await;
+        let outcome = tokio::time::timeout(APPLY_ENDS, story.try_converge()).await;
         let Ok(outcome) = outcome else { return Err(format!("apply has not ended after {:?}", began.elapsed())) };
         self.watched = (Instant::now(), self.fake.state().calls.len());
         let report = outcome.map_err(|refusal| format!("apply was refused: {refusal}"))?;
