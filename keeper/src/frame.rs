@@ -71,6 +71,8 @@ kinds! {
     State = 69,
     /// The session has ended, and goes on no more: [`crate::message::State`].
     Ended = 70,
+    /// Something has changed about the sessions that are watched: look again. Empty.
+    Changed = 72,
     /// A small answer about a tree: [`crate::tree::Told`].
     Told = 96,
     /// A piece of a list about a tree: of [`crate::tree::Entry`] or [`crate::tree::Outcome`].

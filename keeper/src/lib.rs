@@ -14,6 +14,8 @@
 //!                      spool.<n> input that waits for the command
 //! ```
 //!
+//! Who watches all of them ([`watch`]) is told at once when one comes or goes, ends, is started again, or loses its keeper.
+//!
 //! Beside that it tells how a source tree in the container is, and changes it step by step ([`tree`]).
 //!
 //! The program uses no asynchronous runtime, polls nothing, and has no unsafe code beside what `rustix` hides. It needs nothing
@@ -30,3 +32,4 @@ pub mod message;
 pub mod proc;
 pub mod start;
 pub mod tree;
+pub mod watch;

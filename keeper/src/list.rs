@@ -140,6 +140,7 @@ fn unknown(name: &str, why: &str) -> State {
         uid: 0,
         lost: 0,
         stopped: false,
+        idle_stopped: false,
         why: Some(why.to_owned()),
         version: frame::VERSION,
     }

@@ -5,13 +5,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use steadfast_keeper::{child, connect, frame, keep, list, start, tree};
+use steadfast_keeper::{child, connect, frame, keep, list, start, tree, watch};
 
 const USAGE: &str = "keeps a command in a container; `steadfast session` speaks to it
 
   start BASE            starts the session whose specification comes on standard input
   list BASE [NAME]      how the sessions are, or this one
   connect BASE NAME     speaks with the keeper of one, over standard input and output
+  watch BASE            tells that something has changed about any session, until standard input ends
   remove BASE NAME      removes what is left of one that has ended
   tree BASE TARGET      speaks about the source tree there, over standard input and output
   version               the version of the protocol";
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ("list", [base]) => list::main(&PathBuf::from(base), None),
         ("list", [base, only]) => list::main(&PathBuf::from(base), Some(&name(only))),
         ("connect", [base, session]) => connect::main(&PathBuf::from(base), &name(session)),
+        ("watch", [base]) => watch::main(&PathBuf::from(base)),
         ("remove", [base, session]) => start::remove_main(&PathBuf::from(base), &name(session)),
         ("tree", [_, target]) => tree::main(target),
         ("version", []) => {

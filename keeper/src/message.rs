@@ -259,7 +259,10 @@ pub struct State {
     /// Whether it was told to end.
     #[serde(default)]
     pub stopped: bool,
-    /// Why it could not be started again, or asked.
+    /// Whether it was its own keeper that told it to end, because it was idle: nobody else did.
+    #[serde(default)]
+    pub idle_stopped: bool,
+    /// Why it could not be started again, or asked; or that it was idle.
     #[serde(default)]
     pub why: Option<String>,
     /// The version of the keeper's protocol.
@@ -443,6 +446,6 @@ mod tests {
         let state: State =
             serde_json::from_str(r#"{"name":"a","id":"1","status":"hibernating","mood":7,"exit":{"core":true}}"#)
                 .unwrap();
-        assert_eq!((state.status, state.exit), (Status::Other, Some(Exit::default())));
+        assert_eq!((state.status, state.exit, state.idle_stopped), (Status::Other, Some(Exit::default()), false));
     }
 }

@@ -49,6 +49,7 @@ pub(super) fn first_state(spec: &Spec) -> State {
         uid: geteuid().as_raw(),
         lost: 0,
         stopped: false,
+        idle_stopped: false,
         why: None,
         version: crate::frame::VERSION,
     }
@@ -191,7 +192,7 @@ impl Keeper {
                 }
             }
             Phase::Alive(child) if child.exit.is_none() && is_idle => {
-                self.state.why = Some("it was idle".to_owned());
+                (self.state.idle_stopped, self.state.why) = (true, Some("it was idle".to_owned()));
                 self.stop(Signal::TERM, IDLE_GRACE);
             }
             Phase::BackingOff(until) if now >= *until => {

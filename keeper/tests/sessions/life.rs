@@ -139,7 +139,7 @@ fn what_fails_is_started_again_later_and_later() {
     let refused = Client::connect(base.path(), "one").send("a", b"x", false, 100).unwrap_err();
     assert_eq!(refused.kind, ProblemKind::NotRunning);
     let stopped = Client::connect(base.path(), "one").stop(15, 1000);
-    assert_eq!((stopped.status, stopped.stopped), (Status::Exited, true));
+    assert_eq!((stopped.status, stopped.stopped, stopped.idle_stopped), (Status::Exited, true, false));
     let mut fine = shell("two", "exit 0");
     fine.restart = Restart::OnFailure;
     base.start(&fine).unwrap();
@@ -187,8 +187,15 @@ fn an_idle_session_is_stopped_where_that_is_wanted() {
     idle.restart = Restart::Always;
     base.start(&idle).unwrap();
     let ended = base.wait_for("one", "it is stopped", |state| state.status == Status::Exited);
-    assert!(ended.stopped);
+    assert!(ended.stopped && ended.idle_stopped);
     assert_eq!(ended.why.as_deref(), Some("it was idle"));
+    // What its keeper wrote down says so, too.
+    let began = std::time::Instant::now();
+    while base.session("one").join("sock").exists() {
+        assert!(began.elapsed() < Duration::from_secs(10), "its keeper stays");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(base.state("one").unwrap().idle_stopped);
 }
 
 #[test]

@@ -5,3 +5,4 @@ mod input;
 mod life;
 mod output;
 mod terminal;
+mod watch;
