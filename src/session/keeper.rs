@@ -101,7 +101,7 @@ impl<'a, E: Engine> Keeper<'a, E> {
         self.meet(user, "tree", &[target]).await
     }
 
-    async fn meet(&self, user: Option<&str>, verb: &str, words: &[&str]) -> Result<Link, SessionError> {
+    pub(super) async fn meet(&self, user: Option<&str>, verb: &str, words: &[&str]) -> Result<Link, SessionError> {
         match self.run(&Wanted { user, verb, words, input: None }).await? {
             Got::Link(link) => Ok(*link),
             Got::Answer(_) => Err(self.broken(None)),

@@ -103,6 +103,12 @@ impl LinkReader {
         }
     }
 
+    /// The refusal that came in the place of a hello.
+    pub(super) fn refused(&mut self) -> Option<SessionError> {
+        let frame = self.early.take_if(|frame| frame.kind == Kind::Problem)?;
+        Some(self.refusal(&frame))
+    }
+
     /// What was written to standard error.
     pub(super) fn complaint(&self) -> String {
         String::from_utf8_lossy(&self.complaint).trim().to_owned()

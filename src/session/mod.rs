@@ -7,9 +7,11 @@
 mod attach;
 mod error;
 mod keeper;
+mod last;
 mod link;
 mod pool;
 mod talk;
+mod watch;
 
 pub use attach::{AttachOptions, Event, Input, Left, WriteOptions};
 pub use error::{SessionError, words_of};
@@ -18,3 +20,4 @@ pub use link::{Link, LinkReader, LinkWriter};
 pub use pool::Pool;
 pub use steadfast_keeper::{frame, message, tree};
 pub use talk::{SEND_LIMIT, SendOptions, is_session_name};
+pub use watch::Watch;

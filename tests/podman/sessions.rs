@@ -288,6 +288,83 @@ pub async fn a_session_is_stopped_and_its_end_is_known<E: Engine>(bench: &Bench<
     assert_eq!(runs.to_string(), "session closed runs");
 }
 
+/// How many commands that watch run in a container.
+async fn watchers<E: Engine>(bench: &Bench<E>, id: &ContainerId) -> usize {
+    let line = "for dir in /proc/[0-9]*; do busybox tr '\\0' ' ' <$dir/cmdline; echo; done";
+    let request = ExecRequest { command: ["sh", "-c", line].map(str::to_owned).into(), ..ExecRequest::default() };
+    let (seen, _) = output(bench.engine.exec(id, &request).await.unwrap()).await.text();
+    seen.lines().filter(|line| line.starts_with("/run/steadfast/keeper-") && line.contains(" watch ")).count()
+}
+
+pub async fn who_watches_hears_of_every_change<E: Engine>(bench: &Bench<E>) {
+    let id = bench.started(&bench.shell("x", "sleep 1000")).await;
+    let keeper = &Keeper::new(&bench.engine, id.clone(), "coder");
+    let state = started(keeper, &spec("one", &["cat"])).await;
+    let mut watch = within(keeper.watch()).await.unwrap();
+    let run = async |line: String| {
+        let command = ["sh", "-c", line.as_str()].map(str::to_owned).into();
+        let request = ExecRequest { command, ..ExecRequest::default() };
+        output(bench.engine.exec(&id, &request).await.unwrap()).await.text()
+    };
+    let quiet = Duration::from_millis(500);
+    // Dropped halfway, again and again.
+    tokio::time::timeout(quiet, watch.next()).await.expect_err("nothing happens");
+    run(format!("kill -9 {}", state.pid.unwrap())).await;
+    within(watch.next()).await.unwrap();
+    let ended = keeper.state("one").await.unwrap().unwrap();
+    assert_eq!((ended.status, ended.exit.and_then(|exit| exit.signal)), (Status::Exited, Some(9)));
+    tokio::time::timeout(quiet, watch.next()).await.expect_err("it is told once");
+
+    let state = started(keeper, &spec("two", &["cat"])).await;
+    within(watch.next()).await.unwrap();
+    let began = std::time::Instant::now();
+    run(format!("read _ _ _ keeper _ </proc/{}/stat; kill -9 $keeper", state.pid.unwrap())).await;
+    within(watch.next()).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(keeper.state("two").await.unwrap().unwrap().status, Status::Lost);
+    keeper.remove(&ended).await.unwrap();
+    within(watch.next()).await.unwrap();
+
+    // Nothing is left behind.
+    assert_eq!(watchers(bench, &id).await, 1);
+    drop(watch);
+    let began = std::time::Instant::now();
+    while watchers(bench, &id).await > 0 {
+        assert!(began.elapsed() < Duration::from_secs(75), "it goes on for nobody");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut watch = within(keeper.watch()).await.unwrap();
+    bench.engine.stop(&id, NOW).await.unwrap();
+    let err = within(watch.next()).await.expect_err("the container has ended");
+    assert!(err.is_of_transport(), "{err:?}");
+    let err = within(keeper.watch()).await.expect_err("the container has ended");
+    assert_eq!(err.to_string(), "agent coder is not running");
+}
+
+pub async fn the_last_that_a_session_printed_is_told<E: Engine>(bench: &Bench<E>) {
+    let id = bench.started(&bench.shell("x", "sleep 1000")).await;
+    let keeper = &Keeper::new(&bench.engine, id, "coder");
+    let line = "echo out; sleep 0.2; echo err >&2; sleep 0.2; printf 'b\\377d\\n'; read line; busybox yes x | busybox head -c 50000; exit 1";
+    started(keeper, &shell("one", line)).await;
+    let said = "out\nerr\nb\u{fffd}d\n";
+    let mut heard = String::new();
+    let began = std::time::Instant::now();
+    while heard != said {
+        assert!(began.elapsed() < Duration::from_secs(30) && said.starts_with(&heard), "{heard:?}");
+        heard = keeper.last_words("one", 1000).await.unwrap();
+    }
+    assert_eq!(keeper.last_words("one", 10).await.unwrap(), "err\nb\u{fffd}d\n");
+    keeper.send("one", b"go\n", &SEND).await.unwrap();
+    within(keeper.wait("one")).await.unwrap();
+    // However large the pieces are in which it came.
+    for bytes in [0, 6, 4096] {
+        assert_eq!(keeper.last_words("one", bytes).await.unwrap(), "x\n".repeat(bytes / 2));
+    }
+    assert!(keeper.last_words("one", 60_000).await.unwrap().starts_with(said));
+    let err = keeper.last_words("two", 10).await.unwrap_err();
+    assert_eq!(err.to_string(), "session coder/two does not exist");
+}
+
 pub async fn an_archive_is_put_into_a_container<E: Engine>(bench: &Bench<E>) {
     let id = bench.started(&bench.shell("x", "sleep 1000")).await;
     let mut archive = tar::Builder::new(Vec::new());

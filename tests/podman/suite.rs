@@ -76,6 +76,8 @@ macro_rules! conformance {
                     one_writes_to_a_session_and_others_look,
                     a_session_on_a_terminal_has_its_writers_size,
                     a_session_is_stopped_and_its_end_is_known,
+                    who_watches_hears_of_every_change,
+                    the_last_that_a_session_printed_is_told,
                     an_archive_is_put_into_a_container,
                     sessions_want_no_shell_and_no_directory,
                     sessions_of_a_root_that_cannot_be_written,
