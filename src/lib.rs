@@ -34,6 +34,7 @@ mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod handles;
+mod inside;
 pub mod model;
 mod mutex;
 pub mod observe;

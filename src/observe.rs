@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 
-use crate::backend::{Engine, Look, Store, StoreError, Vm, World};
+use crate::backend::{Engine, InAgent, Inside, Look, LookInside, Store, StoreError, Vm, World};
 use crate::error::Chain;
 use crate::model::wanted::{misnamed, wanted_artifacts};
 use crate::model::{
-    AgentState, ArtifactKey, CachedArtifact, Desired, Forward, Guest, ImageSource, Manifest, Observed, Protocol, Seen,
-    VmPhase, VmState,
+    AgentName, AgentState, ArtifactKey, CachedArtifact, Desired, Forward, Guest, ImageSource, Manifest, Observed,
+    Phase, Protocol, Seen, VmPhase, VmState,
 };
 use crate::trust::TrustError;
 use crate::trust::kept::KeptError;
@@ -119,10 +119,21 @@ async fn published<S: Store>(store: &S, desired: &Desired, accept: bool) -> Publ
 
 /// Observes everything. `published` is an observation taken earlier in the same pass or convergence, which is good enough: a
 /// manifest that changes meanwhile is the next one's business.
-pub async fn observe<V: Vm, E: Engine, S: Store>(
+pub async fn observe<V: Vm, E: Engine + Inside, S: Store>(
     world: &World<V, E, S>,
     desired: &Desired,
     published: &Published,
+) -> Observed {
+    observe_with(world, desired, published, true).await
+}
+
+/// As [`observe`]. Whether the sources of workspaces are compared with what was put is said by `sources`: that reads the names of
+/// all that is in them.
+pub async fn observe_with<V: Vm, E: Engine + Inside, S: Store>(
+    world: &World<V, E, S>,
+    desired: &Desired,
+    published: &Published,
+    sources: bool,
 ) -> Observed {
     let ((local, artifacts), (vm, guest)) =
         tokio::join!(look_at_cache(&world.store, desired), look_at_engine(world, desired));
@@ -131,6 +142,7 @@ pub async fn observe<V: Vm, E: Engine, S: Store>(
     let loaded = world.store.loaded_images().await.unwrap_or_default();
     let published = published.manifest.clone();
     let mut observed = Observed { published, local, artifacts, vm, reach, guest, loaded, ..Observed::nothing() };
+    look_inside(world, desired, sources, &mut observed).await;
     prove_wanted(world, desired, &mut observed).await;
     look_at_transfers(world, desired, &mut observed).await;
     look_at_others(world, desired, &mut observed).await;
@@ -240,6 +252,40 @@ async fn look_at_guest<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desire
         }
     }
 }
+
+/// What is inside of the containers of agents that have sessions or workspaces, or are remembered to have had some.
+async fn look_inside<V, E: Inside, S>(
+    world: &World<V, E, S>,
+    desired: &Desired,
+    sources: bool,
+    observed: &mut Observed,
+) {
+    let Some(guest) = observed.guest.present() else { return };
+    let state_dir = desired.state_dir();
+    let remembered = world.engine.remembered(&state_dir).await;
+    let agents = desired.agents.iter().filter(|(name, agent)| {
+        let has_some = !agent.sessions.is_empty() || !agent.workspaces.is_empty() || remembered.contains(*name);
+        has_some && agent.state == AgentState::Running
+    });
+    let looks = agents.filter_map(|(name, agent)| {
+        let seen = guest.containers.get(&agent.container.name)?;
+        let is_its = seen.owner.is_of(name) && seen.phase == Phase::Running;
+        let at = InAgent { agent: name.clone(), container: seen.id.clone(), state_dir: state_dir.clone() };
+        let sources = agent.workspaces.values().filter(|_| sources).cloned().collect();
+        let sessions = !agent.sessions.is_empty() || remembered.contains(name);
+        is_its.then(|| LookInside { at, sessions, sources })
+    });
+    let looks: Vec<_> = looks.collect();
+    let looked = looks.into_iter().map(|look| async move {
+        let found = world.engine.look_inside(&look).await;
+        (look.at.agent, found)
+    });
+    let inside: BTreeMap<AgentName, _> = stream::iter(looked).buffer_unordered(INSIDE_AT_ONCE).collect().await;
+    observed.inside = inside;
+}
+
+/// So many containers are looked into at the same time.
+const INSIDE_AT_ONCE: usize = 8;
 
 /// Whether what has a wanted name, and not from us, serves agents of other state files.
 async fn look_at_others<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desired, observed: &mut Observed) {

@@ -4,12 +4,13 @@
 //! observation stands in it ([`crate::model::Guest::looked_at`]), and how a container ended lately was looked up beside.
 //! Whether something is to be done is [`crate::plan`]'s to say.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use crate::model::{
-    Agent, AgentName, AgentState, CheckResult, ContainerId, ContainerState, Desired, Health, HealthCheck, Observed,
-    Phase, RecentExits,
+    Agent, AgentName, AgentState, CheckResult, ContainerId, ContainerState, Desired, EndedBy, Health, HealthCheck,
+    Inside, Observed, Phase, RecentExits, SessionPhase,
 };
 use crate::plan::{Plan, Policy, is_in_a_crash_loop, stays_ended};
 use crate::status::HealthStatus;
@@ -55,8 +56,32 @@ pub enum AgentHealth {
     },
     /// It should run and does not.
     Down(Phase),
+    /// Its container is as it should be, and one of its sessions is not.
+    Session(SessionTrouble),
     /// Podman says something of it that this build does not know.
     Unknown(String),
+}
+
+/// A session that is not as it should be although nothing is to be done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionTrouble {
+    /// Which, as `AGENT/NAME`.
+    pub session: String,
+    /// How it is.
+    pub phase: SessionPhase,
+    /// How often its keeper has started it again.
+    pub restarts: u32,
+}
+
+impl fmt::Display for SessionTrouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session `{}` {}", self.session, self.phase)?;
+        match self.restarts {
+            0 => Ok(()),
+            1 => f.write_str("; it was started again once"),
+            times => write!(f, "; it was started again {times} times"),
+        }
+    }
 }
 
 /// A crash loop.
@@ -94,7 +119,7 @@ impl AgentHealth {
             Self::Completed => HealthStatus::Completed,
             Self::Stopped => HealthStatus::Stopped,
             Self::Starting | Self::Restarted { .. } | Self::Moving(_) => HealthStatus::Progressing,
-            Self::CrashLoop(_) | Self::Unhealthy(_) | Self::Down(_) => HealthStatus::Degraded,
+            Self::CrashLoop(_) | Self::Unhealthy(_) | Self::Down(_) | Self::Session(_) => HealthStatus::Degraded,
             Self::Failed { .. } => HealthStatus::Failed,
             Self::Unknown(_) => HealthStatus::Unknown,
         }
@@ -120,6 +145,7 @@ impl AgentHealth {
         match self {
             Self::Restarted { until, .. } => Some(*until),
             Self::CrashLoop(crash_loop) => crash_loop.until,
+            Self::Session(SessionTrouble { phase: SessionPhase::BackingOff { until, .. }, .. }) => *until,
             _ => None,
         }
     }
@@ -147,6 +173,38 @@ pub fn health_of(
         Phase::Exited { .. } | Phase::Created | Phase::Paused => AgentHealth::Down(container.phase.clone()),
         Phase::Other(word) => AgentHealth::Unknown(word.clone()),
     }
+}
+
+/// How an agent is: its container, and what it declares inside of it.
+pub fn agent_health(
+    name: &AgentName,
+    agent: &Agent,
+    container: &ContainerState,
+    observed: &Observed,
+    steady: Duration,
+) -> AgentHealth {
+    let looked_at = observed.guest.present().and_then(|guest| guest.looked_at);
+    let health = health_of(agent, container, looked_at, steady);
+    let inside = observed.inside.get(name).filter(|inside| inside.container == container.id);
+    match inside.filter(|_| health == AgentHealth::Running && agent.state == AgentState::Running) {
+        Some(inside) => session_trouble(name, agent, inside).map_or(health, AgentHealth::Session),
+        None => health,
+    }
+}
+
+/// The first session that is not as it should be.
+fn session_trouble(name: &AgentName, agent: &Agent, inside: &Inside) -> Option<SessionTrouble> {
+    let found = inside.sessions.present()?;
+    agent.sessions.keys().find_map(|session| {
+        let state = found.get(session)?;
+        let is_bad = match &state.phase {
+            SessionPhase::BackingOff { .. } => true,
+            SessionPhase::Exited { exit, by: EndedBy::Itself } => !exit.is_success(),
+            _ => false,
+        };
+        let (session, phase) = (format!("{name}/{session}"), state.phase.clone());
+        is_bad.then_some(SessionTrouble { session, phase, restarts: state.restarts })
+    })
 }
 
 fn running(container: &ContainerState, looked_at: Option<SystemTime>, steady: Duration) -> AgentHealth {
@@ -206,7 +264,11 @@ pub struct Unready {
 pub fn unready(desired: &Desired, observed: &Observed, plan: &Plan, policy: &Policy, steady: Duration) -> Vec<Unready> {
     let Some(guest) = observed.guest.present() else { return Vec::new() };
     let agents = desired.agents.iter().filter(|(name, agent)| policy.includes(name) && !agent.suspend);
-    let concerned = plan.concerned();
+    // Of one that waits to begin something inside, its container is judged all the same.
+    let steps = plan.steps().map(|step| (step.agent.as_ref(), step.action.kind()));
+    let waits = plan.waiting.iter().map(|waiting| (waiting.agent.as_ref(), waiting.kind));
+    let containers = steps.chain(waits).filter(|(_, kind)| !kind.is_inside());
+    let concerned: BTreeSet<_> = containers.filter_map(|(agent, _)| agent).collect();
     let settled = agents.filter(|(name, _)| !concerned.contains(name));
     settled
         .filter_map(|(name, agent)| {
@@ -214,7 +276,7 @@ pub fn unready(desired: &Desired, observed: &Observed, plan: &Plan, policy: &Pol
             if !container.owner.is_of(name) {
                 return None;
             }
-            let health = health_of(agent, container, guest.looked_at, steady);
+            let health = agent_health(name, agent, container, observed, steady);
             let unready = !health.is_as_desired(agent.state);
             unready.then(|| Unready { agent: name.clone(), id: container.id.clone(), health })
         })

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
 use crate::act::{Patience, last_lines, obstacle};
-use crate::backend::{Engine, Store, Vm, World};
+use crate::backend::{Engine, Inside, Store, Vm, World};
 use crate::model::{Desired, Observed, Owner, Seen};
 use crate::observe::{ManifestFault, look_at_published, observe, observe_without_engine};
 use crate::plan::{Plan, Policy, WaitingOn, look_replaced, plan};
@@ -32,7 +32,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Observes the world and judges it. `at_work` is who holds the lock: what looks like an interrupted replacement is theirs,
     /// and goes on.
-    pub async fn take<V: Vm, E: Engine, S: Store>(
+    pub async fn take<V: Vm, E: Engine + Inside, S: Store>(
         world: &World<V, E, S>,
         desired: &Desired,
         policy: &Policy,

@@ -2,6 +2,7 @@
 
 mod agent;
 mod condition;
+mod inside;
 
 use agent::*;
 pub(crate) use agent::{in_words, serving};
@@ -12,9 +13,12 @@ use serde::Serialize;
 
 pub(crate) use condition::not_ready;
 pub use condition::{Condition, ConditionKind, ConditionReason, ConditionStatus, HealthStatus, SyncStatus};
+pub use inside::{ExitStatus, SessionStatus, SessionWord, WorkspaceStatus, WorkspaceWord};
 
 use crate::model::wanted::effective_manifest;
-use crate::model::{Agent, AgentName, Desired, Name, Observed, Owner, Route, Seen, VmPhase};
+use crate::model::{
+    Agent, AgentName, Desired, Name, Observed, Owner, Route, Seen, SessionName, VmPhase, WorkspaceName,
+};
 use crate::plan::Plan;
 use crate::readiness::CheckedBy;
 use crate::time::rfc3339;
@@ -138,6 +142,12 @@ pub struct AgentStatus {
     pub image: Option<ImageStatus>,
     /// Its tarball.
     pub artifact: Option<ArtifactStatus>,
+    /// Its sessions by name: those that it declares, and ad-hoc ones where somebody looked.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sessions: BTreeMap<SessionName, SessionStatus>,
+    /// Its workspaces by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub workspaces: BTreeMap<WorkspaceName, WorkspaceStatus>,
     /// `Ready`, `Reconciling` and `Stalled`.
     pub conditions: Vec<Condition>,
     /// The last lines of its log, where it does not run as it should and they could be had.

@@ -1,7 +1,7 @@
 //! What an action can fail of, and what the loop does next.
 
-use crate::backend::{EngineError, EngineErrorKind, PullFault, StoreError, VmError};
-use crate::model::{FailureKind, ImageId, ImageRef};
+use crate::backend::{EngineError, EngineErrorKind, InsideError, PullFault, StoreError, VmError};
+use crate::model::{FailureKind, ImageId, ImageRef, SessionExit};
 
 /// Why an action failed.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,19 @@ pub enum ActError {
     /// Podman.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// What is inside of a container.
+    #[error(transparent)]
+    Inside(#[from] InsideError),
+    /// The command of a session ended badly as soon as it was started.
+    #[error("session `{session}` {exit} as soon as it was started{}", tail(log))]
+    SessionEnded {
+        /// Which, as `AGENT/NAME`.
+        session: String,
+        /// How it ended.
+        exit: SessionExit,
+        /// Its last log lines.
+        log: String,
+    },
     /// A bind mount's source is not there.
     #[error("mount source `{path}` of container `{container}` does not exist")]
     MountSource {
@@ -164,7 +177,9 @@ impl ActError {
             ActError::Store(err) => err.is_retryable(),
             ActError::Vm(err) => err.is_retryable(),
             ActError::Engine(err) => err.kind.is_retryable() || err.kind == EngineErrorKind::NotFound,
-            ActError::MountSource { .. }
+            ActError::Inside(err) => err.is_retryable,
+            ActError::SessionEnded { .. }
+            | ActError::MountSource { .. }
             | ActError::PortTaken { .. }
             | ActError::ImageNameTaken { .. }
             | ActError::NoRoom { .. }
@@ -194,6 +209,8 @@ impl ActError {
             ActError::Store(err) => err.kind(),
             ActError::Vm(err) => err.kind(),
             ActError::Engine(err) => err.kind.into(),
+            ActError::Inside(err) => err.kind,
+            ActError::SessionEnded { .. } => FailureKind::Session,
             ActError::MountSource { .. } => FailureKind::MountSource,
             ActError::PortTaken { .. } | ActError::ImageNameTaken { .. } => FailureKind::Conflict,
             ActError::NoRoom { .. } => FailureKind::NoSpace,

@@ -4,6 +4,7 @@
 mod checks;
 mod error;
 mod health;
+mod inside;
 mod load;
 mod replace;
 mod slots;
@@ -22,7 +23,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Chunk, Engine, EngineError, EngineErrorKind, LogRequest, Progress, Store, Vm, World};
+use crate::backend::{Chunk, Engine, EngineError, EngineErrorKind, Inside, LogRequest, Progress, Store, Vm, World};
 use crate::model::{
     ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Health, Phase, RestartPolicy, labels,
 };
@@ -114,7 +115,7 @@ pub(crate) fn ended(seen: Option<&ContainerState>, restart: RestartPolicy) -> Op
 ///
 /// # Errors
 /// What went wrong; [`ActError::disposition`] says whether trying again may help.
-pub async fn act<V: Vm, E: Engine, S: Store>(
+pub async fn act<V: Vm, E: Engine + Inside, S: Store>(
     world: &World<V, E, S>,
     action: &Action,
     progress: Arc<Progress>,
@@ -208,6 +209,18 @@ pub async fn act<V: Vm, E: Engine, S: Store>(
         }
         Action::RenameContainer { id, from, name } => {
             sure::rename(&world.engine, id, name, &patience.slot).await.map_err(|err| err.naming(id, from))?;
+            Ok(Done::default())
+        }
+        Action::PrepareWorkspace { at, name, spec } => {
+            world.engine.prepare_workspace(at, name, spec).await?;
+            Ok(Done::default())
+        }
+        Action::StartSession { at, start } => {
+            inside::start(&world.engine, at, start, patience).await?;
+            Ok(Done::default())
+        }
+        Action::StopSession { at, name, id } => {
+            patience.slot.without(world.engine.end_session(at, name, id, patience.grace)).await?;
             Ok(Done::default())
         }
         Action::PruneArtifact { key, .. } => {

@@ -8,12 +8,14 @@
 mod container;
 mod engine;
 mod faults;
+mod inside;
 mod state;
 mod store;
 mod vm;
 
 use faults::{Broken, UnderWay};
 pub use faults::{Fault, FaultPoint};
+pub use inside::{FakeInside, FakeSession, FakeWorkspace};
 pub use vm::FakeVm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +92,8 @@ pub struct State {
     pub remembered: BTreeMap<Sha256Digest, ImageId>,
     /// Which images loading brought, as the cache remembers.
     pub loaded: BTreeMap<ImageId, LoadedImage>,
+    /// What is inside of containers.
+    pub inside: FakeInside,
     /// Host ports that other programs hold.
     pub busy_ports: BTreeSet<u16>,
     /// Containers that somebody else pauses again as soon as they are unpaused.
@@ -310,7 +314,10 @@ impl Fake {
     }
 }
 
-const CHANGES: [&str; 21] = [
+const CHANGES: [&str; 24] = [
+    "start_session",
+    "end_session",
+    "prepare_workspace",
     "vm_adopt",
     "vm_create",
     "vm_start",

@@ -10,6 +10,7 @@ mod engine;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub(crate) mod http;
+mod inside;
 pub(crate) mod lima;
 pub mod limactl;
 pub mod podman;
@@ -32,6 +33,7 @@ pub use engine::{
     Exec, ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, PullFault, PullRefusal, Routing, TermSize,
     WayOut,
 };
+pub use inside::{InAgent, Inside, InsideError, LookInside, SessionChanges, SessionStart, WorkspaceOutcome};
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};
 pub(crate) use written::written;

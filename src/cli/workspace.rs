@@ -157,6 +157,7 @@ async fn prepare(
 ) -> Result<ExitStatus, CliError> {
     let place = place(agents, records, &args.agent, args.lock_timeout).await?;
     let want = Workspace {
+        name: None,
         source: args.source,
         target: args.target,
         read_only: args.read_only,

@@ -73,6 +73,10 @@ words! {
         RolledBack = "rolledBack",
         /// A replacement failed, and its predecessor did not come back.
         RollBackFailed = "rollBackFailed",
+        /// A session could not be started, or did not stay up.
+        Session = "session",
+        /// A workspace could not be prepared.
+        Workspace = "workspace",
         /// It was told to stop.
         Interrupted = "interrupted",
         /// A difference comes back although its step succeeds.

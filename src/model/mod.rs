@@ -7,6 +7,7 @@ pub(crate) mod desired;
 pub(crate) mod failure;
 pub(crate) mod hashing;
 pub(crate) mod ids;
+pub(crate) mod inside;
 pub mod labels;
 pub(crate) mod layers;
 pub(crate) mod manifest;
@@ -29,6 +30,7 @@ pub use ids::{
     AgentName, Arch, ArtifactKey, ContainerId, ContainerName, IdError, ImageId, ImageRef, InstanceName, Name,
     SessionName, Sha256Digest, WorkspaceName,
 };
+pub use inside::{EndedBy, Inside, SessionExit, SessionOrigin, SessionPhase, SessionState, WorkspaceState};
 pub use labels::{Ownership, RootClaim, RootId};
 pub use layers::{LayerIndex, Layers, LayersError, Member};
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use super::ids::{ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
+use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, ImageRef, Sha256Digest};
+use super::inside::Inside;
 use super::manifest::Manifest;
 use super::ports::PortRange;
 use super::spec::{HealthCheck, Volume};
@@ -64,6 +65,8 @@ pub struct Observed {
     pub loaded: BTreeMap<ImageId, LoadedImage>,
     /// Images with a name that is wanted here, of which agents of other state files are made.
     pub others: BTreeSet<ImageId>,
+    /// What is inside of the containers that were looked into: those of agents with sessions or workspaces.
+    pub inside: BTreeMap<AgentName, Inside>,
     /// How many bytes of artifacts that are wanted and not in the cache would travel, where that is less than all of them.
     pub transfers: BTreeMap<ArtifactKey, u64>,
 }
@@ -80,6 +83,7 @@ impl Observed {
             guest: Seen::Absent,
             loaded: BTreeMap::new(),
             others: BTreeSet::new(),
+            inside: BTreeMap::new(),
             transfers: BTreeMap::new(),
         }
     }

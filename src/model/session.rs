@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::redact::Secrets;
 use super::text::Text;
 
 words! {
@@ -79,6 +80,12 @@ pub struct SessionSpec {
 impl SessionSpec {
     /// How large a session's log may be unless something else is said, in bytes: 8 MiB.
     pub const LOG: u64 = 8 << 20;
+
+    /// The values in it that must never be shown.
+    pub fn secrets(&self) -> Secrets {
+        let texts = self.command.iter().chain(&self.cwd).chain(self.env.values());
+        Secrets::new(texts.filter(|text| text.is_sensitive()).map(Text::expose))
+    }
 }
 
 /// What becomes of what is not committed in the source of a workspace.

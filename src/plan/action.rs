@@ -10,9 +10,11 @@ pub(crate) use waiting::name_taken;
 pub use waiting::{Waiting, WaitingOn};
 
 use super::ActionKind;
+use crate::backend::{InAgent, SessionStart};
 use crate::model::{
     AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, Forward, ImageId,
-    ImageRef, InstanceName, Location, Manifest, ManifestSource, Ownership, PortRange, VmMake,
+    ImageRef, InstanceName, Location, Manifest, ManifestSource, Ownership, PortRange, SessionName, VmMake,
+    WorkspaceName, WorkspaceSpec,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -164,6 +166,31 @@ pub enum Action {
         /// Its name.
         name: ContainerName,
     },
+    /// Bring a workspace into an agent, or what of it is new. What the guest changed is kept.
+    PrepareWorkspace {
+        /// Into which agent.
+        at: InAgent,
+        /// Its name.
+        name: WorkspaceName,
+        /// What it is to be.
+        spec: Box<WorkspaceSpec>,
+    },
+    /// Start a session in an agent, in the place of what is there under its name.
+    StartSession {
+        /// In which agent.
+        at: InAgent,
+        /// What to start.
+        start: Box<SessionStart>,
+    },
+    /// Stop a session, and remove what is left of it.
+    StopSession {
+        /// In which agent.
+        at: InAgent,
+        /// Its name.
+        name: SessionName,
+        /// Of this one start of it.
+        id: String,
+    },
     /// Remove an artifact that nothing needs any more.
     PruneArtifact {
         /// Which.
@@ -216,12 +243,15 @@ impl Action {
             Action::ReplaceContainer { .. } => ActionKind::ReplaceContainer,
             Action::RenameContainer { .. } => ActionKind::RenameContainer,
             Action::RemoveContainer { .. } => ActionKind::RemoveContainer,
+            Action::PrepareWorkspace { .. } => ActionKind::PrepareWorkspace,
+            Action::StartSession { .. } => ActionKind::StartSession,
+            Action::StopSession { .. } => ActionKind::StopSession,
             Action::PruneArtifact { .. } => ActionKind::PruneArtifact,
             Action::PruneImage { .. } => ActionKind::PruneImage,
         }
     }
 
-    /// What it acts on: a key, an image reference, a container name, an instance, or ports.
+    /// What it acts on: a key, an image reference, a container name, an instance, ports, or `AGENT/NAME`.
     pub fn target(&self) -> String {
         match self {
             Action::SyncManifest { .. } => "vm/manifest.json".to_owned(),
@@ -243,6 +273,9 @@ impl Action {
             | Action::StopContainer { name, .. }
             | Action::RenameContainer { name, .. }
             | Action::RemoveContainer { name, .. } => name.to_string(),
+            Action::PrepareWorkspace { at, name, .. } => format!("{}/{name}", at.agent),
+            Action::StartSession { at, start } => format!("{}/{}", at.agent, start.name),
+            Action::StopSession { at, name, .. } => format!("{}/{name}", at.agent),
         }
     }
 
@@ -286,6 +319,7 @@ impl fmt::Display for Action {
             Action::StartVm { how: Boot::Restart, .. } => "restart VM",
             Action::StartContainer { how: StartMode::Unpause, .. } => "unpause container",
             Action::StartContainer { how: StartMode::Restart, .. } => "restart container",
+            Action::StartSession { start, .. } if start.replaces.is_some() => "restart session",
             _ => self.kind().verb(),
         };
         write!(f, "{verb} `{}`", self.target())

@@ -44,6 +44,12 @@ words! {
         RenameContainer = "renameContainer",
         /// Remove a container.
         RemoveContainer = "removeContainer",
+        /// Bring a workspace into an agent.
+        PrepareWorkspace = "prepareWorkspace",
+        /// Start a session.
+        StartSession = "startSession",
+        /// Stop a session.
+        StopSession = "stopSession",
         /// Remove an artifact from the cache.
         PruneArtifact = "pruneArtifact",
         /// Remove an image from Podman.
@@ -73,6 +79,9 @@ impl ActionKind {
             Self::ReplaceContainer => "replace container",
             Self::RenameContainer => "rename container to",
             Self::RemoveContainer => "remove container",
+            Self::PrepareWorkspace => "prepare workspace",
+            Self::StartSession => "start session",
+            Self::StopSession => "stop session",
             Self::PruneArtifact => "prune artifact",
             Self::PruneImage => "prune image",
         }
@@ -92,10 +101,18 @@ impl ActionKind {
             | Self::FetchArtifact
             | Self::LoadImage
             | Self::PullImage
+            | Self::PrepareWorkspace
+            | Self::StartSession
+            | Self::StopSession
             | Self::PruneArtifact
             | Self::PruneImage => false,
             vm => !vm.is_vm(),
         }
+    }
+
+    /// Whether it is about something inside of a container.
+    pub const fn is_inside(self) -> bool {
+        matches!(self, Self::PrepareWorkspace | Self::StartSession | Self::StopSession)
     }
 
     /// Whether it is about the virtual machine.
@@ -113,7 +130,7 @@ impl ActionKind {
     }
 }
 
-/// What a step is remembered by: what is done about one container is one thing, whichever step it takes.
+/// What a step is remembered by: what is done about one container is one thing, whichever step it takes, and so for a session.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepKey {
     /// `None`: whatever is done about the container.
@@ -124,6 +141,7 @@ pub struct StepKey {
 impl StepKey {
     /// That of a step of this kind on this target.
     pub fn new(kind: ActionKind, target: impl Into<String>) -> Self {
+        let kind = if kind == ActionKind::StopSession { ActionKind::StartSession } else { kind };
         Self { kind: (!kind.is_container()).then_some(kind), target: target.into() }
     }
 }
@@ -157,6 +175,13 @@ impl Step {
     /// What it is remembered by.
     pub fn key(&self) -> StepKey {
         StepKey::new(self.action.kind(), self.action.target())
+    }
+
+    /// Of one inside of a container, the lane of that container: while a step in that is in flight, none inside begins. The other
+    /// way round nobody waits.
+    pub fn container_lane(&self) -> Option<Lane> {
+        let agent = self.agent.as_ref().filter(|_| self.action.kind().is_inside());
+        agent.map(|agent| Lane::Agent(agent.clone()))
     }
 
     /// Its lane.

@@ -7,6 +7,7 @@ pub(crate) mod action;
 mod artifacts;
 mod containers;
 mod images;
+mod inside;
 mod interrupts;
 mod key;
 mod ports;
@@ -199,6 +200,15 @@ pub struct Summary {
     pub stop: usize,
     /// Containers to remove.
     pub remove: usize,
+    /// Sessions to start, or to start anew.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_sessions: usize,
+    /// Sessions to stop.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stop_sessions: usize,
+    /// Workspaces to prepare.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub prepare_workspaces: usize,
     /// Artifacts to fetch.
     pub fetch: usize,
     /// Their bytes.
@@ -211,6 +221,12 @@ pub struct Summary {
     pub unknown: usize,
     /// Agents (and steps of none) that neither this plan nor patience will help: a person must.
     pub blocked: usize,
+}
+
+/// One that most plans have none of.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl Plan {
@@ -254,6 +270,9 @@ impl Plan {
                 ActionKind::StopContainer => summary.stop += 1,
                 ActionKind::RemoveContainer => summary.remove += 1,
                 ActionKind::FetchArtifact => summary.fetch += 1,
+                ActionKind::StartSession => summary.start_sessions += 1,
+                ActionKind::StopSession => summary.stop_sessions += 1,
+                ActionKind::PrepareWorkspace => summary.prepare_workspaces += 1,
                 _ => {}
             }
         }
@@ -342,6 +361,7 @@ fn layers(
     let fetched = artifacts::plan(desired, observed, active, plan);
     let images = images::plan(observed, active, &fetched, policy, hidden, plan);
     containers::plan(desired, observed, active, &images, policy, hidden, plan);
+    inside::plan(desired, observed, active, policy, plan);
 }
 
 /// Plans the removal of everything the state file owns; `vm` says that the virtual machine goes too, and with it all that is

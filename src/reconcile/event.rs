@@ -1,6 +1,7 @@
 //! What `run` tells while it runs. Each thing once, when it comes and when it goes.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -61,6 +62,15 @@ pub enum Event {
     },
     /// The published manifest is trusted again.
     ManifestTrusted,
+    /// A session has neither printed nor been sent anything for long, and its state file wants that to be told.
+    SessionIdle {
+        /// Of which agent.
+        agent: AgentName,
+        /// Which, as `AGENT/NAME`.
+        session: String,
+        /// For how long, at the least.
+        after: Duration,
+    },
     /// The machine slept, or its clock was set.
     Slept,
 }
@@ -79,6 +89,7 @@ impl Event {
             Event::FileRejected { .. } => "stateFileRejected",
             Event::ManifestRefused { .. } => "manifestRefused",
             Event::ManifestTrusted => "manifestTrusted",
+            Event::SessionIdle { .. } => "sessionIdle",
             Event::Slept => "slept",
         }
     }
@@ -90,6 +101,9 @@ impl Event {
             Event::Problem { agent, why, cause } if cause == why => json!({ "agent": agent, "message": why }),
             Event::Problem { agent, why, cause } => json!({ "agent": agent, "message": why, "cause": cause }),
             Event::Recovered { agent } => json!({ "agent": agent }),
+            Event::SessionIdle { agent, session, after } => {
+                json!({ "agent": agent, "session": session, "afterMs": u64::try_from(after.as_millis()).unwrap_or(u64::MAX) })
+            }
             Event::PodmanLost { why } | Event::FileRejected { why } | Event::ManifestRefused { why, .. } => {
                 json!({ "message": why })
             }
@@ -123,6 +137,7 @@ impl Event {
             | Event::FileAccepted
             | Event::FileRestored
             | Event::ManifestTrusted
+            | Event::SessionIdle { .. }
             | Event::Slept => false,
         }
     }
@@ -157,6 +172,10 @@ impl fmt::Display for Event {
             Event::ManifestRefused { why, was_fetched: true } => write!(f, "{why}; nothing of it is used"),
             Event::ManifestRefused { why, was_fetched: false } => f.write_str(why),
             Event::ManifestTrusted => f.write_str("the published manifest is trusted again"),
+            Event::SessionIdle { session, after, .. } => {
+                let after = humantime::format_duration(*after);
+                write!(f, "session `{session}` is idle: nothing was printed or sent for {after}")
+            }
             Event::Slept => f.write_str("the machine slept, or its clock was set: observing everything again"),
         }
     }

@@ -27,7 +27,7 @@ pub use options::{Awaited, Options, Refusal, Reporter, Silent};
 pub use report::{Problem, Report, TakenStep};
 
 use self::core::{Goal, How, Mode, Verdict};
-use crate::backend::{Engine, Store, Vm, World};
+use crate::backend::{Engine, Inside, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{Desired, Observed};
 use crate::observe::{ManifestFault, look_at_published, observe};
@@ -60,7 +60,7 @@ impl<V, E, S> std::fmt::Debug for Reconciler<'_, V, E, S> {
     }
 }
 
-impl<V: Vm, E: Engine, S: Store> Reconciler<'_, V, E, S> {
+impl<V: Vm, E: Engine + Inside, S: Store> Reconciler<'_, V, E, S> {
     /// Observes once and plans.
     pub async fn plan(&self) -> (Observed, Plan, Option<ManifestFault>) {
         let published = look_at_published(&self.world.store, self.desired).await;

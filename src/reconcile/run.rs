@@ -15,7 +15,7 @@ use super::core::{Mode, Verdict};
 use super::driver::{Driver, RunInputs};
 use super::journal::Journal;
 use super::{Options, Report, Reporter};
-use crate::backend::{Engine, Store, Vm, World};
+use crate::backend::{Engine, Inside, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::Desired;
 
@@ -93,7 +93,7 @@ pub enum Ended {
     OtherRuntime,
 }
 
-impl<V: Vm, E: Engine, S: Store> Runner<'_, V, E, S> {
+impl<V: Vm, E: Engine + Inside, S: Store> Runner<'_, V, E, S> {
     /// Runs until it is cancelled.
     pub async fn run(mut self) -> Ended {
         let revision = self.revisions.borrow_and_update().clone();

@@ -19,6 +19,10 @@ pub enum Trigger {
     Step,
     /// The verdict of a health check changed.
     Health,
+    /// A session in a container began, ended, or was lost.
+    Session,
+    /// A session would be idle by now.
+    Idle,
     /// The time for another try has come.
     Retry,
     /// The published manifest was fetched.
@@ -42,6 +46,8 @@ impl Trigger {
             Trigger::Exit => "exit",
             Trigger::Step => "step",
             Trigger::Health => "health",
+            Trigger::Session => "session",
+            Trigger::Idle => "idle",
             Trigger::Retry => "retry",
             Trigger::Manifest => "manifest",
             Trigger::Resync => "resync",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     AgentStatus, ArtifactStatus, Condition, ConditionKind, ConditionReason, ConditionStatus, ContainerStatus,
-    DesiredStatus, HealthStatus, ImageStatus, SyncStatus,
+    DesiredStatus, HealthStatus, ImageStatus, SyncStatus, inside,
 };
 use crate::act::failed_check_in_words;
 use crate::handles::word;
@@ -15,7 +15,7 @@ use crate::model::{
     Owner, Phase, Seen,
 };
 use crate::plan::{ActionKind, Note, Plan, Reason, Step, Waiting, WaitingOn};
-use crate::readiness::{AgentHealth, checked_by, health_of};
+use crate::readiness::{AgentHealth, agent_health, checked_by};
 use crate::time::rfc3339;
 
 /// What of a plan concerns one agent.
@@ -77,8 +77,7 @@ pub(super) fn agent_status(
     } else {
         SyncStatus::OutOfSync
     };
-    let looked_at = observed.guest.present().and_then(|guest| guest.looked_at);
-    let judged = found.map(|(_, container)| health_of(agent, container, looked_at, steady));
+    let judged = found.map(|(_, container)| agent_health(name, agent, container, observed, steady));
     let health = match (&observed.guest, &judged) {
         (Seen::Unknown { .. }, _) => HealthStatus::Unknown,
         (_, Some(judged)) => judged.status(),
@@ -116,6 +115,8 @@ pub(super) fn agent_status(
         image: found
             .map(|(_, container)| ImageStatus { id: container.image.to_string(), reference: made_from(container) }),
         artifact: artifact(name, agent, desired, observed),
+        sessions: inside::sessions(name, agent, observed, found.map(|(_, container)| container)),
+        workspaces: inside::workspaces(name, agent, observed, found.map(|(_, container)| container)),
         conditions: conditions(agent, observed, planned, ready, judged.as_ref(), &since),
         last_log: None,
         last_failure: None,
@@ -259,6 +260,7 @@ pub(crate) fn in_words(agent: &Agent, health: &AgentHealth) -> (ConditionReason,
             )
         }
         AgentHealth::Down(phase) => (ConditionReason::Pending, format!("its container {phase}")),
+        AgentHealth::Session(trouble) => (ConditionReason::Session, trouble.to_string()),
         AgentHealth::Unknown(word) => (ConditionReason::Unknown, format!("Podman reports `{word}`")),
     }
 }

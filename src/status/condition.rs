@@ -99,6 +99,8 @@ words! {
         Starting = "Starting",
         /// Its health check fails.
         Unhealthy = "Unhealthy",
+        /// One of its sessions ended badly.
+        Session = "Session",
         /// Its container is being replaced.
         Replacing = "Replacing",
         /// It is suspended.

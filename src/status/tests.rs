@@ -18,6 +18,8 @@ fn with(status: ConditionStatus, reason: ConditionReason, time: &str) -> Status 
         container: None,
         image: None,
         artifact: None,
+        sessions: BTreeMap::new(),
+        workspaces: BTreeMap::new(),
         conditions: vec![condition],
         last_log: None,
         last_failure: None,

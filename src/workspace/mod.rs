@@ -27,6 +27,7 @@ mod report;
 mod repository;
 mod source;
 mod state;
+mod summary;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub use record::Records;
 pub use report::{Kept, Prepared, RepositoryOutcome};
 pub use source::{Dirty, LeftOut};
 pub use state::{GuestState, HostState, State, remove, status};
+pub use summary::{Summary, fingerprint};
 
 use crate::backend::Engine;
 use crate::model::ContainerId;
@@ -53,6 +55,8 @@ const ROOT: &str = "0";
 /// A workspace that is wanted.
 #[derive(Debug, Clone)]
 pub struct Workspace {
+    /// The name of the branch that its commits come back as. `None`: the name that it has, or one made from its target.
+    pub name: Option<String>,
     /// The directory of this machine.
     pub source: PathBuf,
     /// Where it goes in the container: absolute.

@@ -15,7 +15,8 @@ use super::guest::Tree;
 use super::record::{Put, Record, Value};
 use super::report::{Kept, Prepared, RepositoryOutcome};
 use super::repository::{self, Made, Plan, head_commit};
-use super::source::{self, Content, Origin, Source};
+use super::source::{self, Content, Source};
+use super::summary::Summary;
 use super::{Place, ROOT, Workspace, WorkspaceError, target_of};
 use crate::backend::Engine;
 
@@ -102,9 +103,12 @@ impl<'a, E: Engine> Preparing<'a, E> {
         top: Top,
         tree: Tree,
     ) -> Self {
-        let name = was.as_ref().map_or_else(|| free_name(place, &target), |was| was.name.clone());
+        let had = was.as_ref().map(|was| was.name.clone());
+        let name = want.name.clone().or(had).unwrap_or_else(|| free_name(place, &target));
         let mut record = was.clone().unwrap_or_else(|| Record::new(place.agent, &target, name.clone(), &source.root));
         record.source.clone_from(&source.root);
+        record.asked.clone_from(&want.source);
+        record.name.clone_from(&name);
         record.proved &= record.container == place.container.to_string() && record.read_only == want.read_only;
         record.container = place.container.to_string();
         (record.read_only, record.dirty) = (want.read_only, want.dirty);
@@ -200,7 +204,7 @@ impl<'a, E: Engine> Preparing<'a, E> {
         let Some(origin) = &self.source.origin else { return Ok(()) };
         let was = self.was.as_ref();
         let puts: Vec<_> = was.iter().flat_map(|was| [&was.repository, &was.pending_repository]).flatten().collect();
-        let holds = self.holds(origin).await?;
+        let holds = holds(&self.source.root, head_commit(&self.top.repository), origin.commit.clone()).await;
         let plan = repository::decide(&puts, Some(origin), &self.top.repository, holds, force);
         let from = match plan {
             Plan::None => return Ok(()),
@@ -237,17 +241,6 @@ impl<'a, E: Engine> Preparing<'a, E> {
         }
         work.make = Some(from);
         Ok(())
-    }
-
-    /// Whether the wanted commit builds on what the guest's head is at.
-    async fn holds(&self, origin: &Origin) -> Result<bool, WorkspaceError> {
-        let (Some(theirs), Some(ours)) = (head_commit(&self.top.repository), &origin.commit) else { return Ok(false) };
-        if !repository::is_digest(&theirs) || theirs == *ours {
-            return Ok(false);
-        }
-        let git = Git::of_source(&self.source.root);
-        // One that is not known here is none that it builds on.
-        Ok(git.says(&["merge-base", "--is-ancestor", &theirs, ours]).await.unwrap_or(false))
     }
 
     async fn carry_out(&mut self, mut work: Work) -> Result<(), WorkspaceError> {
@@ -374,8 +367,21 @@ impl<'a, E: Engine> Preparing<'a, E> {
             self.record.at = now();
             self.place.records.write(&self.record)?;
         }
+        let kept = self.told.kept.iter().filter(|kept| kept.conflict).count();
+        let fingerprint = if self.told.warnings.is_empty() { self.source.fingerprint() } else { String::new() };
+        self.place.records.summarise(&Summary::of(&self.record, kept, fingerprint))?;
         Ok(self.told)
     }
+}
+
+/// Whether the wanted commit builds on what the guest's head is at.
+async fn holds(root: &Path, theirs: Option<String>, ours: Option<String>) -> bool {
+    let (Some(theirs), Some(ours)) = (theirs, ours) else { return false };
+    if !repository::is_digest(&theirs) || theirs == ours {
+        return false;
+    }
+    // One that is not known here is none that it builds on.
+    Git::of_source(root).says(&["merge-base", "--is-ancestor", &theirs, &ours]).await.unwrap_or(false)
 }
 
 /// What of a repository is sent, from this number on, and its steps.

@@ -86,6 +86,9 @@ pub(super) struct Record {
     /// Of the branch that its commits come back as.
     pub(super) name: String,
     pub(super) source: PathBuf,
+    /// The source as it was asked for: what links it goes through is not resolved.
+    #[serde(default)]
+    pub(super) asked: PathBuf,
     pub(super) read_only: bool,
     pub(super) dirty: Dirty,
     pub(super) include: Vec<PathBuf>,
@@ -117,6 +120,7 @@ impl Record {
             target: target.to_owned(),
             name,
             source: source.to_owned(),
+            asked: PathBuf::new(),
             read_only: false,
             dirty: Dirty::default(),
             include: Vec::new(),
@@ -155,6 +159,10 @@ impl Records {
     /// Below the state directory of that file.
     pub fn new(state_dir: &Path) -> Self {
         Self { dir: state_dir.join("workspaces") }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(super) fn path(&self, agent: &str, target: &str) -> PathBuf {
@@ -206,6 +214,7 @@ impl Records {
     }
 
     pub(super) fn remove(&self, agent: &str, target: &str) -> Result<(), WorkspaceError> {
+        self.unsummarise(agent, target);
         let path = self.path(agent, target);
         match std::fs::remove_file(&path) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => Err(WorkspaceError::Record { path, err }),

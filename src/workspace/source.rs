@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use steadfast_keeper::message::Word;
 use steadfast_keeper::tree::{EntryKind, Stamp};
 
@@ -14,6 +15,7 @@ use super::WorkspaceError;
 use super::gather::{Gathered, Name};
 use super::git::{Git, Status, parse_status, parse_tracked};
 pub use crate::model::Dirty;
+use crate::model::hashing::hex;
 
 /// Where the content of a path is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +74,34 @@ pub(super) struct Source {
     pub(super) dirty: usize,
     /// What is worth a word.
     pub(super) notes: Vec<String>,
+}
+
+impl Source {
+    /// A digest of it: names, kinds, modes, stamps and commits. The same as long as nothing of it changes.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        add(self.root.as_os_str().as_bytes());
+        let origin = self.origin.as_ref();
+        for text in [origin.and_then(|origin| origin.commit.as_ref()), origin.and_then(|origin| origin.branch.as_ref())]
+        {
+            add(text.map(String::as_bytes).unwrap_or_default());
+        }
+        for (path, Wanted { kind, mode, link, content }) in &self.wanted {
+            add(&path.0);
+            add(format!("{kind:?} {mode:o}").as_bytes());
+            add(link);
+            match content {
+                Content::None => add(&[]),
+                Content::Disk(_, stamp) => add(format!("{stamp:?}").as_bytes()),
+                Content::Blob(_, oid) => add(oid.as_bytes()),
+            }
+        }
+        hex(&hash.finalize())
+    }
 }
 
 /// A checkout whose names are to be gathered: the source, or a submodule in it.

@@ -4,6 +4,7 @@
 
 mod background;
 mod containers;
+mod inside;
 mod passes;
 mod plans;
 mod properties;

@@ -167,10 +167,79 @@ impl Ideal {
                     self.open();
                 }
             }
+            Action::PrepareWorkspace { at, name, spec } => {
+                let WorkspaceSpec { source, target, read_only, dirty, include } = (**spec).clone();
+                let (container, name) = (at.container.clone(), name.to_string());
+                let (prepared, now) = ("v0".to_owned(), Some(Ok("v0".to_owned())));
+                let state = WorkspaceState {
+                    container,
+                    source,
+                    read_only,
+                    dirty,
+                    include,
+                    name,
+                    commit: None,
+                    prepared_at: None,
+                    kept: 0,
+                    prepared,
+                    now,
+                };
+                self.inside_of(at).workspaces.insert(target, state);
+            }
+            Action::StartSession { at, start } => {
+                let workspaces = &self.inside_of(at).workspaces;
+                let is_there = |cwd: &str| workspaces.keys().any(|target| cwd.starts_with(target.as_str()));
+                assert!(start.spec.cwd.as_ref().is_none_or(|cwd| is_there(cwd.expose())), "too early: {start:?}");
+                let state = SessionState {
+                    id: format!("{}", self.made),
+                    origin: SessionOrigin::Declared(CanonicalSession::from_text(&start.declared)),
+                    phase: SessionPhase::Running,
+                    pid: None,
+                    pid_started: None,
+                    started_at: None,
+                    restarts: 0,
+                    idle: None,
+                    waits_for_input: None,
+                };
+                let before = self.sessions_of(at).insert(start.name.clone(), state);
+                assert_eq!(before.map(|before| before.id), start.replaces, "two of a session");
+            }
+            Action::StopSession { at, name, .. } => drop(self.sessions_of(at).remove(name).expect("it is there")),
             Action::ForwardPorts { ports, .. } => self.vm().forwards.extend(ports.iter().cloned()),
             Action::DeleteVm { .. } => (self.seen.vm, self.seen.guest) = (Seen::Absent, Seen::Absent),
             Action::StopVm { .. } => panic!("never planned"),
         }
+    }
+
+    fn inside_of(&mut self, at: &steadfast::backend::InAgent) -> &mut Inside {
+        assert_eq!(self.one(&at.container).phase, Phase::Running, "in a container that runs");
+        let inside = self.seen.inside.get_mut(&at.agent).expect("it was looked into");
+        assert_eq!(inside.container, at.container);
+        inside
+    }
+
+    fn sessions_of(&mut self, at: &steadfast::backend::InAgent) -> &mut BTreeMap<SessionName, SessionState> {
+        match &mut self.inside_of(at).sessions {
+            Seen::Present(sessions) => sessions,
+            seen => panic!("a session among {seen:?}"),
+        }
+    }
+
+    /// What runs is looked into.
+    pub fn look_inside(&mut self) {
+        let Seen::Present(guest) = &self.seen.guest else { return self.seen.inside.clear() };
+        let mut inside = BTreeMap::new();
+        for one in guest.containers.values().filter(|one| one.phase == Phase::Running) {
+            let Owner::Ours { agent: Some(agent), .. } = &one.owner else { continue };
+            let had = self.seen.inside.remove(agent).filter(|had| had.container == one.id);
+            let new = || Inside {
+                container: one.id.clone(),
+                sessions: Seen::Present(BTreeMap::new()),
+                workspaces: BTreeMap::new(),
+            };
+            inside.insert(agent.clone(), had.unwrap_or_else(new));
+        }
+        self.seen.inside = inside;
     }
 
     /// What ran in a machine does not when it comes up.

@@ -8,6 +8,7 @@ mod artifacts;
 mod containers;
 mod ideal;
 mod images;
+mod inside;
 mod leftovers;
 mod names;
 mod observes;

@@ -34,6 +34,7 @@ struct Wish {
     checked: bool,
     port: Option<u16>,
     suspend: bool,
+    at_work: u8,
 }
 
 fn any_wish() -> impl Strategy<Value = Wish> {
@@ -43,8 +44,8 @@ fn any_wish() -> impl Strategy<Value = Wish> {
         select(vec![AgentState::Running, AgentState::Running, AgentState::Stopped, AgentState::Absent]),
         select(vec![RestartPolicy::No, RestartPolicy::OnFailure, RestartPolicy::UnlessStopped]),
     );
-    let how = (0..2u8, 0..4usize, any::<bool>(), prop::option::of(8001..8004u16), prop::bool::weighted(0.1));
-    (what, how).prop_map(|((version, source, state, restart), (mode, name, checked, port, suspend))| Wish {
+    let how = (0..2u8, 0..4usize, any::<bool>(), prop::option::of(8001..8004u16), prop::bool::weighted(0.1), 0..4u8);
+    (what, how).prop_map(|((version, source, state, restart), (mode, name, checked, port, suspend, at_work))| Wish {
         version,
         source,
         state,
@@ -54,6 +55,7 @@ fn any_wish() -> impl Strategy<Value = Wish> {
         checked,
         port,
         suspend,
+        at_work,
     })
 }
 
@@ -68,6 +70,9 @@ fn wanted(name: &str, wish: &Wish) -> Agent {
     one.container.env.insert("MODE".into(), Text::plain(wish.mode.to_string()));
     one.container.healthcheck = wish.checked.then(health_check);
     one.container.ports = wish.port.into_iter().map(port).collect();
+    if wish.at_work > 1 {
+        at_work(&mut one);
+    }
     one
 }
 

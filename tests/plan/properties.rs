@@ -218,7 +218,8 @@ proptest! {
         let mut ideal = Ideal::new(as_observed(&scene).observed);
         ideal.inside = scene.observed.guest.present().cloned();
         let mut past = Vec::new();
-        for _ in 0..12 {
+        for _ in 0..14 {
+            ideal.look_inside();
             scene.observed = ideal.seen.clone();
             let plan = scene.plan();
             past.push(lines(&plan));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use steadfast::backend::fake::{Call, Effect, Fake, FakeContainer, Fault, FaultPoint, State};
+use steadfast::backend::fake::{Call, Effect, Fake, FakeContainer, FakeSession, Fault, FaultPoint, State};
 use steadfast::model::*;
 use steadfast::reconcile::broken::{self, Broken};
 use steadfast::reconcile::run::{Request, Revision};
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::runs::Background;
-use crate::schedule::{AGENTS, CALLS, CHANGES, Delivered, Edit, Event, How, Outside, Schedule};
+use crate::schedule::{AGENTS, CALLS, CHANGES, Delivered, Edit, Event, How, Outside, Schedule, Work};
 use crate::worlds::*;
 
 /// Whatever failed is tried again within less, and has shown by then that it stays up.
@@ -128,6 +128,10 @@ fn options(parallel: usize) -> Options {
 /// Whoever does the same over and over takes some time to do so.
 fn usual_latency() -> BTreeMap<&'static str, Duration> {
     [("look", 5), ("start", 10)].map(|(word, millis)| (word, Duration::from_millis(millis))).into()
+}
+
+fn source_of(who: usize) -> std::path::PathBuf {
+    format!("/src/{}", AGENTS[who]).into()
 }
 
 fn is_ours(one: &FakeContainer) -> bool {
@@ -326,6 +330,36 @@ impl Play {
                     self.foreign_containers.push(id);
                 }
             }
+            Event::KeeperKilled(who, told) => {
+                let name = self.container(*who);
+                let mut state = self.fake.state();
+                let id = state.named(&name).map(|(id, _)| id.clone());
+                let theirs =
+                    state.inside.sessions.iter_mut().filter(|((container, _), _)| Some(container) == id.as_ref());
+                theirs.for_each(|(_, session)| session.is_lost = true);
+                if *told {
+                    state.tell_of_sessions();
+                }
+            }
+            Event::SessionEnds(who, code) => {
+                let name = self.container(*who);
+                let mut state = self.fake.state();
+                let id = state.named(&name).map(|(id, _)| id.clone());
+                let exit = SessionExit { code: Some(*code), ..SessionExit::default() };
+                let theirs =
+                    state.inside.sessions.iter_mut().filter(|((container, _), _)| Some(container) == id.as_ref());
+                theirs.for_each(|(_, session)| session.ended = Some((exit, EndedBy::Itself)));
+            }
+            Event::ByHand(who, session) => {
+                let name = self.container(*who);
+                let mut state = self.fake.state();
+                if let Some(id) = state.named(&name).filter(|(_, one)| is_ours(one)).map(|(id, _)| id.clone()) {
+                    state.start_by_hand(&id, &session_name(session));
+                }
+            }
+            Event::SourceChanged(who) => {
+                *self.fake.state().inside.sources.entry(source_of(*who)).or_default() += 1;
+            }
             Event::EventsCut => self.fake.state().cut_events(),
             Event::MadeUp(who, word, code) => self.fake.state().tell(word, &self.container(*who), *code),
             Event::PodmanGivesUp(does) => self.fake.state().podman_gives_up = *does,
@@ -442,6 +476,8 @@ impl Play {
         let took = |call: &Call| self.renamed.get(&call.target).is_some_and(|at| call.at < *at + unseen);
         let blindly_made = state.blindly_made.iter().find(|call| !took(call));
         ensure!(blindly_made.is_none(), "made although it was there: {blindly_made:?}");
+        ensure!(state.inside.too_early.is_empty(), "before its workspace: {:?}", state.inside.too_early);
+        self.watch_ends(&state)?;
         let view = self.run.as_ref().and_then(|run| run.view.borrow().clone());
         for off in view.iter().flat_map(|view| &view.backing_off) {
             let is_lost = off.retry_at.is_none() && off.kind == FailureKind::TransportUnavailable;
@@ -450,6 +486,20 @@ impl Play {
             ensure!(!is_blind || !self.is_calm, "nothing else had changed: {off:?}");
             let is_fought = off.kind == FailureKind::NonConvergent;
             ensure!(!is_fought || !self.is_calm || !self.frozen.is_empty(), "nobody changed it back: {off:?}");
+        }
+        Ok(())
+    }
+
+    /// Nobody's session is ended that runs as it is declared, and had been for a while: what was sent to it would be lost.
+    fn watch_ends(&self, state: &State) -> Result<(), String> {
+        for (call, session) in &state.inside.ended {
+            ensure!(session.declared.is_some(), "a session that somebody started by hand was ended: {call:?}");
+            let (name, what) = call.target.split_once('/').unwrap_or_default();
+            let Some(who) = AGENTS.iter().position(|agent| *agent == name) else { continue };
+            let wanted = self.desired.agents.get(&agent_name(name)).and_then(|agent| agent.sessions.get(what));
+            let wanted = wanted.map(|spec| CanonicalSession::new(spec, &self.desired.key).to_text());
+            let is_old = self.edited.get(&who).is_none_or(|at| *at + 2 * GIVEN_UP < call.at);
+            ensure!(!is_old || wanted != session.declared, "it ran as declared, and was ended: {call:?}");
         }
         Ok(())
     }
@@ -559,6 +609,29 @@ impl Play {
                 Edit::Port(true) if agent.container.ports.is_empty() => {
                     agent.container.ports = free.map(port).into_iter().collect();
                 }
+                Edit::Work(work) => {
+                    agent.sessions.clear();
+                    agent.workspaces.clear();
+                    let source = source_of(who);
+                    let mut put = |cwd: Option<&str>, command: String, missing: bool| {
+                        let mut spec = session(cwd);
+                        spec.command = vec![Text::plain(command)];
+                        if missing {
+                            spec.env.insert("MISSING".into(), Text::plain("yes"));
+                        }
+                        agent.sessions.insert(session_name("pi"), spec);
+                    };
+                    match work {
+                        Work::None | Work::Workspace => {}
+                        Work::Session(command) => put(None, format!("pi {command}"), false),
+                        Work::InWorkspace(command) => put(Some("/root/repo/sub"), format!("pi {command}"), false),
+                        Work::Missing => put(None, "pi".to_owned(), true),
+                    }
+                    if matches!(work, Work::InWorkspace(_) | Work::Workspace) {
+                        let spec = workspace(source.to_str().unwrap(), "/root/repo");
+                        agent.workspaces.insert(WorkspaceName::new("repo").unwrap(), spec);
+                    }
+                }
                 Edit::Port(true) | Edit::Removed | Edit::Added => {}
             }
             if agent.source == ImageSource::Registry && agent.version == Version::Latest {
@@ -638,6 +711,8 @@ impl Play {
             let mut state = self.fake.state();
             state.latency = usual_latency();
             state.frozen.clear();
+            let by_hand = |session: &FakeSession| session.declared.is_none();
+            state.inside.sessions.retain(|(_, name), session| name.as_str() != "pi" || !by_hand(session));
             state.containers.values_mut().for_each(|one| one.breaks = None);
             let version = |name: &str| match self.desired.agents.get(&agent_name(name)).map(|agent| &agent.version) {
                 Some(Version::Exact(version)) => version.clone(),
@@ -663,6 +738,7 @@ impl Play {
         let has = |name: &str| agent.container.env.contains_key(name);
         let sick = agent.container.env.get("SICK").is_some_and(|seconds| seconds.expose().len() > 1);
         agent.suspend
+            || agent.sessions.values().any(|spec| spec.env.contains_key("MISSING"))
             || agent.state == AgentState::Running && (has("CRASH") || sick && agent.container.healthcheck.is_some())
     }
 
@@ -734,6 +810,10 @@ impl Play {
             },
             (_, phase) => matches!(phase, Phase::Created | Phase::Exited { .. }),
         };
+        if agent.state == AgentState::Running && one.phase == Phase::Running {
+            let id = state.named(one.name.as_str()).map(|(id, _)| id.clone()).unwrap();
+            self.matches_inside(&state, &id, name, agent)?;
+        }
         let named = ContainerSpec { name: agent.container.name.clone(), ..one.spec.clone() };
         let same = named == agent.container && one.image == image_of(name.as_str(), version);
         if right && same && one.name == agent.container.name {
@@ -741,6 +821,35 @@ impl Play {
         } else {
             Err(format!("{name} at {version} is {one:#?}, wanted {agent:#?}"))
         }
+    }
+
+    /// What is declared inside of a container that runs.
+    fn matches_inside(
+        &self,
+        state: &State,
+        container: &ContainerId,
+        name: &AgentName,
+        agent: &Agent,
+    ) -> Result<(), String> {
+        for (session, spec) in &agent.sessions {
+            let found = state.inside.sessions.get(&(container.clone(), session.clone()));
+            let declared = CanonicalSession::new(spec, &self.desired.key).to_text();
+            let ended_well = |found: &FakeSession| found.ended.is_some_and(|(exit, _)| exit.is_success());
+            let runs = |found: &FakeSession| found.runs_in(state, container) || ended_well(found);
+            let right = found.is_some_and(|found| runs(found) && found.declared.as_ref() == Some(&declared));
+            ensure!(right, "session {name}/{session} is {found:?}, wanted {spec:?}");
+        }
+        for ((_, session), found) in state.inside.sessions.iter().filter(|((id, _), _)| id == container) {
+            let known = found.declared.is_none() || agent.sessions.contains_key(session);
+            ensure!(known, "session {name}/{session} is left although nobody declares it");
+        }
+        for (workspace, spec) in &agent.workspaces {
+            let version = state.inside.sources.get(&spec.source).copied().unwrap_or_default();
+            let found = state.inside.workspaces.get(&(name.clone(), spec.target.clone()));
+            let right = found.is_some_and(|found| found.is(container, version));
+            ensure!(right, "workspace {name}/{workspace} is {found:?}, wanted at {version}");
+        }
+        Ok(())
     }
 
     fn describe(&self) -> String {
@@ -805,8 +914,18 @@ impl Play {
         if doomed == 0 {
             let effects: Vec<_> = state.effects.iter().map(brief).collect();
             ensure!(effects.is_empty(), "changes in a quiet time: {effects:?}");
-            const LOOKS: [&str; 9] =
-                ["look", "list", "local", "logs", "ping", "published", "inspect", "run_healthcheck", "exec"];
+            const LOOKS: [&str; 10] = [
+                "sessions",
+                "look",
+                "list",
+                "local",
+                "logs",
+                "ping",
+                "published",
+                "inspect",
+                "run_healthcheck",
+                "exec",
+            ];
             let other = state.calls.iter().find(|call| !LOOKS.contains(&call.word));
             ensure!(other.is_none(), "{other:?} in a quiet time");
         }
@@ -902,6 +1021,7 @@ pub async fn play(schedule: &Schedule, fault: Option<Broken>) -> Result<(), Stri
             for name in ["CRASH", "SICK"] {
                 agent.container.env.remove(name);
             }
+            agent.sessions.values_mut().for_each(|spec| drop(spec.env.remove("MISSING")));
         }
         play.publish_revision();
         play.settle().await?;

@@ -21,6 +21,14 @@ pub enum Event {
     Outside(usize, Outside, Delivered),
     /// Somebody else takes the name of the agent's container, where it is free.
     Foreign(usize),
+    /// The keeper of its session is killed, and whoever watches may hear of it.
+    KeeperKilled(usize, bool),
+    /// The command of its session ends with this code, and its keeper does not start it again.
+    SessionEnds(usize, i32),
+    /// Somebody starts a session of this name.
+    ByHand(usize, &'static str),
+    /// The source of its workspace is another from now on.
+    SourceChanged(usize),
     EventsCut,
     /// An event that nothing stands behind.
     MadeUp(usize, &'static str, Option<i32>),
@@ -65,6 +73,7 @@ pub enum Edit {
     Crash(Option<u8>),
     /// It is unhealthy so many seconds after each start.
     Sick(Option<u32>),
+    Work(Work),
     Removed,
     Added,
 }
@@ -148,10 +157,38 @@ fn point(rng: &mut Rng) -> FaultPoint {
 }
 
 /// Engine calls.
-pub const CALLS: [&str; 12] =
-    ["look", "inspect", "events", "ping", "load", "pull", "tag", "create", "start", "stop", "rename", "remove"];
+pub const CALLS: [&str; 16] = [
+    "look",
+    "inspect",
+    "events",
+    "ping",
+    "load",
+    "pull",
+    "tag",
+    "create",
+    "start",
+    "stop",
+    "rename",
+    "remove",
+    "sessions",
+    "start_session",
+    "end_session",
+    "prepare_workspace",
+];
 /// Those that change something.
-pub const CHANGES: [&str; 8] = ["load", "pull", "tag", "create", "start", "stop", "rename", "remove"];
+pub const CHANGES: [&str; 11] = [
+    "load",
+    "pull",
+    "tag",
+    "create",
+    "start",
+    "stop",
+    "rename",
+    "remove",
+    "start_session",
+    "end_session",
+    "prepare_workspace",
+];
 const STORE_CALLS: [&str; 5] = ["published", "list", "local", "fetch", "open"];
 
 fn any_edit(rng: &mut Rng) -> Edit {
@@ -176,8 +213,37 @@ fn any_edit(rng: &mut Rng) -> Edit {
             (2, |rng| Edit::Port(rng.bool())),
             (2, |rng| Edit::Crash(of(rng, &[None, None, Some(0), Some(3)]))),
             (2, |rng| Edit::Sick(of(rng, &[None, Some(3), Some(100_000)]))),
+            (3, |rng| Edit::Work(any_work(rng))),
             (1, |_| Edit::Removed),
             (2, |_| Edit::Added),
+        ],
+    )
+}
+
+/// Sessions and workspaces of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// None.
+    None,
+    /// A session that runs this command.
+    Session(u8),
+    /// One that works in a workspace.
+    InWorkspace(u8),
+    /// A workspace alone.
+    Workspace,
+    /// A session that can never be started.
+    Missing,
+}
+
+fn any_work(rng: &mut Rng) -> Work {
+    one_of(
+        rng,
+        &[
+            (2, |_| Work::None),
+            (3, |rng| Work::Session(rng.u8(..3))),
+            (5, |rng| Work::InWorkspace(rng.u8(..3))),
+            (1, |_| Work::Workspace),
+            (1, |_| Work::Missing),
         ],
     )
 }
@@ -213,6 +279,10 @@ fn any_event(rng: &mut Rng) -> Event {
                 )
             }),
             (1, |rng| Event::Foreign(who(rng))),
+            (2, |rng| Event::KeeperKilled(who(rng), rng.bool())),
+            (1, |rng| Event::SessionEnds(who(rng), of(rng, &[0, 1]))),
+            (1, |rng| Event::ByHand(who(rng), of(rng, &["pi", "mine"]))),
+            (1, |rng| Event::SourceChanged(who(rng))),
             (1, |_| Event::EventsCut),
             (1, |rng| {
                 let word = of(rng, &["died", "die", "start", "remove", "exec_died", "", "häh"]);
@@ -262,6 +332,7 @@ fn any_edit_event(rng: &mut Rng) -> Event {
             (3, |rng| Event::Edit(who(rng), Edit::Checked(rng.bool()))),
             (2, |rng| Event::Edit(who(rng), Edit::Sick(of(rng, &[None, Some(3), Some(100_000)])))),
             (2, |rng| Event::Edit(who(rng), Edit::Crash(of(rng, &[None, Some(3)])))),
+            (3, |rng| Event::Edit(who(rng), Edit::Work(any_work(rng)))),
             (2, |rng| Event::Edit(who(rng), Edit::State(of(rng, &[AgentState::Running, AgentState::Stopped])))),
             (2, |rng| Event::Outside(who(rng), Outside::Breaks(3), Delivered::Once)),
             (2, |rng| ailing(rng)),

@@ -157,3 +157,39 @@ pub fn lines(plan: &Plan) -> Vec<String> {
     let notes = plan.notes.iter().map(|note| format!("note: {note}"));
     ready.chain(waiting).chain(refused).chain(notes).collect()
 }
+
+pub fn session_name(name: &str) -> SessionName {
+    SessionName::new(name).unwrap()
+}
+
+/// A session that runs in `cwd`, if that is said.
+pub fn session(cwd: Option<&str>) -> SessionSpec {
+    SessionSpec {
+        command: vec!["pi".into()],
+        cwd: cwd.map(Text::plain),
+        env: BTreeMap::new(),
+        stdin: SessionStdin::Pipe,
+        tty: false,
+        requires: Vec::new(),
+        restart: SessionRestart::OnFailure,
+        user: None,
+        log_max: SessionSpec::LOG,
+        idle: None,
+    }
+}
+
+pub fn workspace(source: &str, target: &str) -> WorkspaceSpec {
+    WorkspaceSpec {
+        source: source.into(),
+        target: target.into(),
+        read_only: false,
+        dirty: Dirty::Include,
+        include: Vec::new(),
+    }
+}
+
+/// The agent has session `pi` in workspace `repo`.
+pub fn at_work(agent: &mut Agent) {
+    agent.workspaces.insert(WorkspaceName::new("repo").unwrap(), workspace("/src/repo", "/root/repo"));
+    agent.sessions.insert(session_name("pi"), session(Some("/root/repo/sub")));
+}

@@ -404,6 +404,7 @@ impl Engine for Fake {
     async fn remove(&self, id: &ContainerId, _: Duration) -> Result<(), EngineError> {
         self.on("remove", id, |state, name| {
             if let Some(one) = state.containers.remove(id) {
+                state.inside.sessions.retain(|(container, _), _| container != id);
                 state.changed("remove", name, owner(&one));
             }
             Ok(())

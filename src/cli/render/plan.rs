@@ -23,10 +23,13 @@ fn mark(kind: ActionKind) -> (&'static str, Style) {
         | ActionKind::RenameContainer
         | ActionKind::StartVm
         | ActionKind::StopVm
-        | ActionKind::AdoptVm => ("  ~", CHANGE),
-        ActionKind::RemoveContainer | ActionKind::PruneArtifact | ActionKind::PruneImage | ActionKind::DeleteVm => {
-            ("  -", REMOVE)
-        }
+        | ActionKind::AdoptVm
+        | ActionKind::PrepareWorkspace => ("  ~", CHANGE),
+        ActionKind::RemoveContainer
+        | ActionKind::PruneArtifact
+        | ActionKind::PruneImage
+        | ActionKind::DeleteVm
+        | ActionKind::StopSession => ("  -", REMOVE),
         ActionKind::ObserveContainer => ("  ?", CHANGE),
         ActionKind::SyncManifest
         | ActionKind::FetchArtifact
@@ -34,7 +37,8 @@ fn mark(kind: ActionKind) -> (&'static str, Style) {
         | ActionKind::ForwardPorts
         | ActionKind::LoadImage
         | ActionKind::PullImage
-        | ActionKind::CreateContainer => ("  +", ADD),
+        | ActionKind::CreateContainer
+        | ActionKind::StartSession => ("  +", ADD),
     }
 }
 
@@ -84,7 +88,7 @@ pub(crate) fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> Strin
             step.action,
             whose(step.agent.as_ref(), color)
         );
-        why(&mut out, &step.reason, color);
+        why(&mut out, step.action.kind(), &step.reason, color);
         for (field, values) in made(desired, step.action.kind(), step.agent.as_ref()) {
             let values: Vec<_> = values.iter().map(|value| terminal::line(value)).collect();
             let _ = writeln!(out, "        {field}: {}", values.join(", "));
@@ -106,7 +110,7 @@ pub(crate) fn text(desired: &Desired, snapshot: &Snapshot, color: bool) -> Strin
             let (verb, target) = (waiting.kind.verb(), &waiting.target);
             let whose = whose(waiting.agent.as_ref(), color);
             let _ = writeln!(out, "  {} {verb} `{target}`{whose}", styled(mark, style, color));
-            why(&mut out, &waiting.reason, color);
+            why(&mut out, waiting.kind, &waiting.reason, color);
             for (field, values) in made(desired, waiting.kind, waiting.agent.as_ref()) {
                 let values: Vec<_> = values.iter().map(|value| terminal::line(value)).collect();
                 let _ = writeln!(out, "        {field}: {}", values.join(", "));
@@ -208,7 +212,7 @@ fn whose(agent: Option<&AgentName>, color: bool) -> String {
     agent.map(|agent| styled(&format!("  [{agent}]"), ASIDE, color)).unwrap_or_default()
 }
 
-fn why(out: &mut String, reason: &Reason, color: bool) {
+fn why(out: &mut String, kind: ActionKind, reason: &Reason, color: bool) {
     if reason.changes().is_empty() {
         let _ = writeln!(out, "        {}", styled(&reason.to_string(), ASIDE, color));
         return;
@@ -217,7 +221,12 @@ fn why(out: &mut String, reason: &Reason, color: bool) {
         let (from, to) = (terminal::line(shown(&change.from)), terminal::line(shown(&change.to)));
         let _ = writeln!(out, "        {}: {from} → {to}", change.field);
     }
-    let _ = writeln!(out, "        {}", styled("# this forces the replacement", ASIDE, color));
+    let forced = match kind {
+        ActionKind::StartSession => "# this restarts the session, and nothing else",
+        ActionKind::PrepareWorkspace => "# what the guest changed stays",
+        _ => "# this forces the replacement",
+    };
+    let _ = writeln!(out, "        {}", styled(forced, ASIDE, color));
 }
 
 fn shown(value: &Option<String>) -> &str {
@@ -226,8 +235,22 @@ fn shown(value: &Option<String>) -> &str {
 
 /// One sentence of counts and costs.
 fn summary(plan: &Plan, guest: Option<&Guest>) -> String {
-    let Summary { create, replace, rename, start, stop, remove, fetch, fetch_bytes, transfer_bytes, unknown, blocked } =
-        plan.summary();
+    let Summary {
+        create,
+        replace,
+        rename,
+        start,
+        stop,
+        remove,
+        start_sessions,
+        stop_sessions,
+        prepare_workspaces,
+        fetch,
+        fetch_bytes,
+        transfer_bytes,
+        unknown,
+        blocked,
+    } = plan.summary();
     let mut parts: Vec<_> = plan.ready.iter().filter_map(|step| vm_part(&step.action)).collect();
     let part = |parts: &mut Vec<String>, count: usize, what: &str| {
         if count > 0 {
@@ -240,6 +263,15 @@ fn summary(plan: &Plan, guest: Option<&Guest>) -> String {
     part(&mut parts, start, "start");
     part(&mut parts, stop, "stop");
     part(&mut parts, remove, "remove");
+    for (count, thing, what) in [
+        (prepare_workspaces, "workspace", "prepare"),
+        (start_sessions, "session", "start"),
+        (stop_sessions, "session", "stop"),
+    ] {
+        if count > 0 {
+            parts.push(format!("{} to {what}", units::count(count, thing)));
+        }
+    }
     if fetch > 0 {
         let moved = Moved { bytes: fetch_bytes, transfer: transfer_bytes };
         parts.push(format!("{} to fetch ({})", units::count(fetch, "artifact"), units::moved(moved)));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{ContainerName, FieldChange, Phase, VmPhase};
+use crate::model::{ContainerName, FieldChange, Phase, SessionPhase, VmPhase};
 
 /// Why a step is planned. A fact about what was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,23 @@ pub enum Reason {
     TakenBack,
     /// It holds a host port that another agent takes over, which gives up one that this agent takes.
     PortSwap,
+    /// There is no such session, or only what is left of an ad-hoc one.
+    SessionMissing,
+    /// The session is not as it should be: it ended, or was lost.
+    SessionEnded(SessionPhase),
+    /// The session is not in the state file any more.
+    SessionUndeclared,
+    /// The workspace is not in this container.
+    WorkspaceMissing,
+    /// The source of the workspace is another than what was put, by digests of both.
+    SourceChanged {
+        /// As it was put.
+        from: String,
+        /// As it is.
+        to: String,
+    },
+    /// Whether the source of the workspace changed cannot be told.
+    SourceUnreadable,
     /// The state file is being taken down.
     TakenDown,
     /// Somebody asked for it.
@@ -130,6 +147,12 @@ impl fmt::Display for Reason {
             Reason::NameSwap { from } => return write!(f, "another agent takes over its name `{from}`"),
             Reason::TakenBack => "what it was to replace is as desired again",
             Reason::PortSwap => "another agent takes over its host port",
+            Reason::SessionMissing => "it does not run",
+            Reason::SessionEnded(phase) => return write!(f, "it {phase}"),
+            Reason::SessionUndeclared => "it is not in the state file any more",
+            Reason::WorkspaceMissing => "it is not in the container",
+            Reason::SourceChanged { .. } => "its source changed",
+            Reason::SourceUnreadable => "whether its source changed cannot be told",
             Reason::Asked => "as asked",
             Reason::TakenDown => "the state file is taken down",
             Reason::Superseded => "newer versions are in use",

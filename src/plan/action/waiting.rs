@@ -6,6 +6,7 @@ use super::Reason;
 use crate::model::wanted::ManifestCause;
 use crate::model::{
     AgentName, ArtifactKey, ContainerName, FailureKind, ImageId, ImageRef, InstanceName, Phase, VmPhase, Whose,
+    WorkspaceName,
 };
 use crate::plan::ActionKind;
 
@@ -134,6 +135,23 @@ pub enum WaitingOn {
         /// How it is.
         phase: VmPhase,
     },
+    /// The agent in whose container it is to be.
+    AgentReady {
+        /// Which.
+        agent: AgentName,
+    },
+    /// The workspace that it is to work in.
+    Workspace {
+        /// Of which agent.
+        agent: AgentName,
+        /// Its name.
+        name: WorkspaceName,
+    },
+    /// A session of its name that somebody started by hand.
+    AdHocSession {
+        /// Which, as `AGENT/NAME`.
+        session: String,
+    },
     /// An observation that was not possible.
     Sight {
         /// Why.
@@ -155,6 +173,9 @@ impl WaitingOn {
             WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::ForeignVm { .. } => {
                 "vm"
             }
+            WaitingOn::AgentReady { .. } => "agent",
+            WaitingOn::Workspace { .. } => "workspace",
+            WaitingOn::AdHocSession { .. } => "session",
             WaitingOn::Precondition { .. } => "precondition",
             WaitingOn::Transition { .. } | WaitingOn::Down { .. } | WaitingOn::Sight { .. } => "sight",
         }
@@ -169,11 +190,14 @@ impl WaitingOn {
             | WaitingOn::Removal { .. }
             | WaitingOn::Foreign { .. }
             | WaitingOn::OtherAgent { .. }
+            | WaitingOn::AdHocSession { .. }
             | WaitingOn::UnderWay { .. } => FailureKind::Conflict,
             WaitingOn::Vm { .. } | WaitingOn::Made { .. } | WaitingOn::Answer { .. } | WaitingOn::ForeignVm { .. } => {
                 FailureKind::Vm
             }
             WaitingOn::Precondition { kind, .. } => *kind,
+            WaitingOn::AgentReady { .. } => FailureKind::NotReady,
+            WaitingOn::Workspace { .. } => FailureKind::Workspace,
             WaitingOn::Artifact { .. }
             | WaitingOn::Transition { .. }
             | WaitingOn::Down { .. }
@@ -191,6 +215,7 @@ impl WaitingOn {
             | WaitingOn::OtherAgent { .. }
             | WaitingOn::ForeignVm { .. }
             | WaitingOn::Precondition { .. }
+            | WaitingOn::AdHocSession { .. }
             | WaitingOn::Down { .. }
             | WaitingOn::Sight { .. } => true,
             WaitingOn::Artifact { .. }
@@ -200,6 +225,8 @@ impl WaitingOn {
             | WaitingOn::Vm { .. }
             | WaitingOn::Made { .. }
             | WaitingOn::Answer { .. }
+            | WaitingOn::AgentReady { .. }
+            | WaitingOn::Workspace { .. }
             | WaitingOn::Transition { .. } => false,
         }
     }
@@ -245,6 +272,14 @@ impl fmt::Display for WaitingOn {
             WaitingOn::Answer { instance, why } => write!(f, "once Podman in VM `{instance}` answers: {why}"),
             WaitingOn::ForeignVm { instance, whose } => write!(f, "VM `{instance}` exists and {whose}"),
             WaitingOn::UnderWay { by } => write!(f, "under way: {by} does it"),
+            WaitingOn::AgentReady { agent } => write!(f, "once agent `{agent}` is ready"),
+            WaitingOn::Workspace { agent, name } => write!(f, "once workspace `{agent}/{name}` is prepared"),
+            WaitingOn::AdHocSession { session } => {
+                write!(
+                    f,
+                    "session `{session}` was started by hand and runs: `steadfast session rm --force {session}` ends it"
+                )
+            }
             WaitingOn::Precondition { why, .. } => f.write_str(why),
             WaitingOn::Down { instance, phase } => {
                 write!(f, "unknown until it can be observed: VM `{instance}` {phase}")

@@ -31,12 +31,16 @@ pub enum Broken {
     CrashLoopStarted,
     /// A difference that comes back is fought over.
     DriftFought,
+    /// Sources of workspaces are not looked at.
+    SourcesForgotten,
+    /// A session is taken for another than the one that runs.
+    SessionMistaken,
 }
 
 impl Broken {
     /// All there are.
     #[cfg(feature = "fake")]
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::RetryDropped,
         Self::LaneForgotten,
         Self::DifferenceByWords,
@@ -50,6 +54,8 @@ impl Broken {
         Self::StaleIsFresh,
         Self::CrashLoopStarted,
         Self::DriftFought,
+        Self::SourcesForgotten,
+        Self::SessionMistaken,
     ];
 
     /// Whether it is put in.

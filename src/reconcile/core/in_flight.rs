@@ -63,9 +63,11 @@ impl InFlight {
         self.queue = ready.into_iter().filter(|step| !self.is_taken(step)).collect();
     }
 
-    /// Whether a step of its lane is in flight.
+    /// Whether a step of its lane is in flight, or one on the container that it is to be in.
     pub(super) fn is_taken(&self, step: &Step) -> bool {
-        !Broken::LaneForgotten.is_in() && self.running.contains_key(&step.lane())
+        let is_running = |lane: &Lane| self.running.contains_key(lane);
+        !Broken::LaneForgotten.is_in()
+            && (is_running(&step.lane()) || step.container_lane().is_some_and(|lane| is_running(&lane)))
     }
 
     /// Nothing more is to be started of the plan that is there.

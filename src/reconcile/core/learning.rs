@@ -9,7 +9,7 @@ use super::{Checked, Core, Effect, Finding, Goal, Now, Observation};
 use crate::act::ended;
 use crate::backend::{EngineEvent, EventKind};
 use crate::model::{
-    AgentName, AgentState, ContainerName, Guest, Health, Observed, Phase, Reach, Route, Seen, Transport,
+    AgentName, AgentState, ContainerName, Guest, Health, Observed, Phase, Reach, Route, Seen, Text, Transport,
 };
 use crate::plan::{Action, Lane, Plan, Policy, Reason, Step, StepKey, WaitingOn, plan, plan_down};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, steady_after, unready};
@@ -61,6 +61,12 @@ impl Core {
         if Broken::UnknownIsAbsent.is_in() && observed.guest.unknown().is_some() {
             let blind = Observed { guest: Seen::Present(Guest::default()), ..observed.clone() };
             return (plan(&self.desired, &blind, &self.policy), None);
+        }
+        if Broken::SessionMistaken.is_in() {
+            let mut mistaken = (*self.desired).clone();
+            let sessions = mistaken.agents.values_mut().flat_map(|agent| agent.sessions.values_mut());
+            sessions.for_each(|spec| spec.command.push(Text::plain(self.observing.count.to_string())));
+            return (plan(&mistaken, observed, &self.policy), None);
         }
         let full = plan(&self.desired, observed, &self.policy);
         let backing_off = self.replacements_backing_off(&full, now);
@@ -121,6 +127,7 @@ impl Core {
         self.stop_crash_looping(&observed, now);
         self.keep_checking(&observed);
         self.plan_next_observation(&observed, &plan, now);
+        self.notice_sessions(&observed, now);
         if !self.is_once() {
             self.manifest.await_offer(&self.desired, &plan, now.at);
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Cause, Draft, View};
 use crate::act::{ActError, Done};
-use crate::backend::EngineEvent;
+use crate::backend::{EngineEvent, InAgent};
 use crate::model::{AgentName, ContainerId, ContainerSpec, Desired, Health, HealthCheck, Observed};
 use crate::observe::Published;
 use crate::plan::{Action, Lane, Policy, Step};
@@ -99,6 +99,8 @@ pub(in crate::reconcile) enum Input {
     VmEvent,
     /// The verdict of a health check changed.
     HealthChanged,
+    /// Something about a session changed.
+    SessionChanged,
     /// The published manifest came, or could not be fetched.
     ManifestArrived(Box<Published>),
     /// The last lines of a container's log were read.
@@ -145,8 +147,9 @@ pub(in crate::reconcile) struct Checked {
 /// What is to be done.
 #[derive(Debug)]
 pub(in crate::reconcile) enum Effect {
-    /// Observe the world. Of these steps it is to be seen whether what they failed of is over.
-    Observe { desired: Arc<Desired>, published: Arc<Published>, recheck: Vec<(Cause, Action)> },
+    /// Observe the world, and whether the `sources` of workspaces changed. Of the steps to recheck it is to be seen whether what they
+    /// failed of is over.
+    Observe { desired: Arc<Desired>, published: Arc<Published>, recheck: Vec<(Cause, Action)>, sources: bool },
     /// An observation was planned for, and this asked for it.
     Planned { asked_by: String, ready: usize, waiting: usize, took: Duration },
     /// Take a step.
@@ -159,6 +162,8 @@ pub(in crate::reconcile) enum Effect {
     FetchManifest,
     /// Check the health of these, and of no others.
     CheckHealth(Vec<Checked>),
+    /// Watch the sessions of these, and of no others.
+    WatchSessions(Vec<InAgent>),
     /// Read the last lines of a container's log.
     ReadLog { agent: AgentName, id: ContainerId, spec: Box<ContainerSpec> },
     /// Tell of something.

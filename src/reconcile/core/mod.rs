@@ -19,6 +19,7 @@ mod manifest;
 mod messages;
 mod observing;
 mod outcome;
+mod sessions;
 mod starting;
 mod view;
 mod waiters;
@@ -51,6 +52,7 @@ use in_flight::InFlight;
 use learning::CrashLoopStops;
 use manifest::ManifestState;
 use observing::Observing;
+use sessions::Sessions;
 use view::Reported;
 use waiters::Waiters;
 
@@ -91,6 +93,7 @@ pub(super) struct Core {
     unsure: BTreeMap<AgentName, Action>,
     /// Agents that this convergence does nothing more about, and what it found of them.
     given_up: BTreeMap<AgentName, Option<Finding>>,
+    sessions: Sessions,
     /// The newest plan, and who is not ready although nothing is to be done about it.
     plan: Plan,
     unready: Vec<Unready>,
@@ -137,6 +140,7 @@ impl Core {
             started: BTreeMap::new(),
             unsure: BTreeMap::new(),
             given_up: BTreeMap::new(),
+            sessions: Sessions::default(),
             plan: Plan::default(),
             unready: Vec::new(),
             others_wait: false,
@@ -163,6 +167,7 @@ impl Core {
             }
             Input::VmEvent => self.observing.ask_soon(Trigger::Vm, now.at),
             Input::HealthChanged => self.observing.ask_soon(Trigger::Health, now.at),
+            Input::SessionChanged => self.observing.ask_soon(Trigger::Session, now.at),
             Input::ManifestArrived(published) => self.manifest_arrived(*published, now),
             Input::LogRead { agent, id, lines } => self.log_read(&agent, &id, lines),
             Input::Asked { id, timeout } => self.asked(id, timeout, now),
@@ -206,7 +211,9 @@ impl Core {
     /// Begins what is due, and says when to be woken.
     fn proceed(&mut self, now: Now) {
         if self.may_observe(now) && self.observing.begin(now.at) {
+            let sources = self.looks_at_sources(now);
             self.effects.push(Effect::Observe {
+                sources,
                 desired: self.desired.clone(),
                 published: self.manifest.published().clone(),
                 recheck: self.backoff.to_recheck(),

@@ -97,6 +97,11 @@ impl Observing {
         self.asked_by.insert(trigger);
     }
 
+    /// Whether one of these asked for the next one.
+    pub(super) fn is_asked_by(&self, triggers: &[Trigger]) -> bool {
+        triggers.iter().any(|trigger| self.asked_by.contains(trigger))
+    }
+
     /// Whether one is to begin now. Then it has begun.
     pub(super) fn begin(&mut self, now: Instant) -> bool {
         if self.under_way.is_some() || self.next.is_none_or(|at| at > now) {

@@ -35,7 +35,9 @@ impl Core {
         let mut ready = Vec::new();
         for step in &plan.ready {
             let lane = step.lane();
-            if !self.in_flight.is_taken(step) && !but.contains(&lane) && self.may_take(step, observed, now) {
+            // What was seen in a container is as old as what was seen of it.
+            let is_stale = but.contains(&lane) || step.container_lane().is_some_and(|lane| but.contains(&lane));
+            if !self.in_flight.is_taken(step) && !is_stale && self.may_take(step, observed, now) {
                 ready.push(step.clone());
             }
         }

@@ -6,6 +6,7 @@ mod complete;
 mod health;
 mod inputs;
 mod listen;
+mod sessions;
 mod steps;
 mod vm;
 
@@ -30,13 +31,14 @@ use super::journal::Journal;
 use super::run::{Request, Revision, View};
 use super::{Awaited, Options, Report, Reporter};
 use crate::act::{Slots, last_lines, obstacle};
-use crate::backend::{ContainerExits, Engine, Store, Vm, World};
+use crate::backend::{ContainerExits, Engine, Inside, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, ContainerId, Desired, Observed};
-use crate::observe::{Published, accept_published, observe};
+use crate::observe::{Published, accept_published, observe_with};
 use crate::plan::Lane;
 use health::Checks;
 use listen::Listener;
+use sessions::SessionWatches;
 use steps::{Ended, RunningStep, Working};
 use vm::VmWatch;
 
@@ -97,6 +99,7 @@ pub(super) struct Driver<'a, V, E, S> {
     checks: Checks<'a, E>,
     listener: Option<Listener<'a, E>>,
     vm_watch: VmWatch<'a, V>,
+    session_watches: SessionWatches<'a, E>,
     awaited: Awaited,
     /// What asked for the newest observation.
     trigger: String,
@@ -104,7 +107,7 @@ pub(super) struct Driver<'a, V, E, S> {
     heartbeat_at: Instant,
 }
 
-impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
+impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
     pub(super) fn new(
         outside: Context<'a, V, E, S>,
         mode: Mode,
@@ -129,6 +132,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
             listener: (!is_once).then(|| Listener::new(&world.engine, desired.ownership(), wall)),
             vm_watch: VmWatch::new(&world.vm, !is_once && desired.vm().is_some()),
             checks: Checks::new(&world.engine),
+            session_watches: SessionWatches::new(&world.engine),
             slots: Slots::new(options.parallel),
             outside,
             is_once,
@@ -220,6 +224,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
                 () = self.vm_watch.next() => return Input::VmEvent,
                 published = arrival(&mut self.fetching) => return Input::ManifestArrived(Box::new(published)),
                 () = self.checks.next() => return Input::HealthChanged,
+                () = self.session_watches.next() => return Input::SessionChanged,
                 Some((agent, id, lines)) = self.logs.next(), if !self.logs.is_empty() => {
                     return Input::LogRead { agent, id, lines };
                 }
@@ -233,11 +238,11 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
     fn perform(&mut self, effect: Effect) {
         let Context { world, reporter, journal, scratch, is_alone, .. } = self.outside;
         match effect {
-            Effect::Observe { desired, published, recheck } => {
+            Effect::Observe { desired, published, recheck, sources } => {
                 let is_local = self.outside.options.patience.local;
                 self.observing = Some(Box::pin(async move {
                     let is_alone = is_alone(&desired);
-                    let observed = observe(world, &desired, &published).await;
+                    let observed = observe_with(world, &desired, &published, sources).await;
                     scratch.record(&observed).await;
                     let is_over = |action: &_| is_local && obstacle(action).is_none();
                     let cleared = recheck.into_iter().filter(|(_, action)| is_over(action)).map(|(cause, _)| cause);
@@ -267,6 +272,7 @@ impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
                 self.fetching = Some(Box::pin(async move { accept_published(&world.store, &desired).await }));
             }
             Effect::CheckHealth(checked) => self.checks.keep(&checked),
+            Effect::WatchSessions(wanted) => self.session_watches.keep(wanted),
             Effect::ReadLog { agent, id, spec } => self.logs.push(Box::pin(async move {
                 let lines = last_lines(&world.engine, &id, &spec).await;
                 (agent, id, lines)

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Driver};
 use crate::act::{ActError, Done, Patience, act};
-use crate::backend::{Engine, Progress, Store, Vm};
+use crate::backend::{Engine, Inside, Progress, Store, Vm};
 use crate::plan::{Action, Lane, Step};
 use crate::reconcile::core::Input;
 use crate::reconcile::journal::Journal;
@@ -57,7 +57,7 @@ pub(super) struct Ended {
     took: Duration,
 }
 
-impl<'a, V: Vm, E: Engine, S: Store> Driver<'a, V, E, S> {
+impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
     /// Takes a step. Once all is broken off, transfers are dropped where they are (what they have stays for the next time);
     /// steps on containers are finished, so that none is left half done without need.
     pub(super) fn start(&mut self, step: Step, grace: Option<Duration>, deadline: Option<StdInstant>) {

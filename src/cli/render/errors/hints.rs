@@ -109,6 +109,12 @@ pub(crate) fn kind_hint(kind: FailureKind, agent: &AgentName, container: Option<
             format!("`steadfast logs {agent}` shows all it said; to run it again: {remove}, then `steadfast apply`")
         }
         FailureKind::EndedAtOnce | FailureKind::CrashLoop => format!("`steadfast logs {agent}` shows all it said"),
+        FailureKind::Session => {
+            format!(
+                "`steadfast session list {agent}` shows how its sessions are, `steadfast session logs` what they print"
+            )
+        }
+        FailureKind::Workspace => format!("`steadfast workspace status {agent}` compares both sides"),
         FailureKind::NotReady => "it may just need longer: `steadfast status --watch` shows when it is ready".into(),
         FailureKind::Unhealthy => {
             format!("`steadfast logs {agent}` and `steadfast exec {agent} -- CMD` help to find out why")
@@ -146,6 +152,8 @@ pub(super) fn act_hint(err: &ActError) -> Option<String> {
         ActError::Store(err) => store_hint(err),
         ActError::Vm(err) => vm_hint(err),
         ActError::Engine(err) => engine_hint(err),
+        ActError::Inside(err) => inside_hint(err.kind).map(str::to_owned),
+        ActError::SessionEnded { session, .. } => Some(format!("`steadfast session logs {session}` shows all it said")),
         ActError::MountSource { .. } => {
             Some("create it first: Podman would make an empty directory owned by root in its place".into())
         }
@@ -173,6 +181,17 @@ pub(super) fn act_hint(err: &ActError) -> Option<String> {
         }
         ActError::RolledBack { cause, .. } | ActError::RollBackFailed { cause, .. } => act_hint(cause),
         ActError::Interrupted => None,
+    }
+}
+
+fn inside_hint(kind: FailureKind) -> Option<&'static str> {
+    match kind {
+        FailureKind::Session => Some("nothing was started; `steadfast exec AGENT -- CMD` looks into the agent"),
+        FailureKind::Workspace => {
+            Some("what is in the agent stays as it is; `steadfast workspace status` compares both sides")
+        }
+        FailureKind::TransportUnavailable | FailureKind::Timeout => Some("`steadfast doctor` checks every layer"),
+        _ => None,
     }
 }
 
