@@ -9,7 +9,8 @@ use super::decode::near;
 const CONTAINER: [&str; 9] =
     ["command", "env", "envFile", "mounts", "ports", "restart", "addHosts", "healthcheck", "name"];
 /// Fields of an agent that `container` does not have.
-const AGENT: [&str; 7] = ["version", "image", "source", "arches", "sha256", "state", "suspend"];
+const AGENT: [&str; 9] =
+    ["version", "image", "source", "arches", "sha256", "state", "suspend", "workspaces", "sessions"];
 
 /// The way out for the unknown field `text` where `known` are the fields; `None` when there is nothing better than to list
 /// them.
@@ -84,6 +85,9 @@ fn elsewhere(word: &str) -> Option<&'static str> {
         "start_period" | "initialDelaySeconds" => "startPeriod",
         "livenessProbe" | "readinessProbe" | "health_check" => "healthcheck",
         "publish" | "portMappings" => "ports",
+        "workdir" | "working_dir" | "workingDir" | "dir" | "directory" => "cwd",
+        "require" | "needs" => "requires",
+        "action" | "then" => "do",
         _ => return None,
     })
 }
