@@ -223,6 +223,12 @@ mod tests {
         assert_eq!(meant("verison", &agent()), "did you mean `version`?");
         assert_eq!(meant("tag", &agent()), "did you mean `version`?");
         assert_eq!(meant("readonly", &["source", "target", "readOnly"]), "did you mean `readOnly`?");
+        let session = ["command", "cwd", "env", "requires", "restart"];
+        for (word, ours) in
+            [("working_dir", "cwd"), ("environment", "env"), ("require", "requires"), ("cmd", "command")]
+        {
+            assert_eq!(meant(word, &session), format!("did you mean `{ours}`?"), "{word}");
+        }
         assert_eq!(meant("services", &["name", "agents"]), "did you mean `agents`?");
     }
 
@@ -247,6 +253,9 @@ mod tests {
     fn the_right_field_in_the_wrong_mapping_is_sent_to_its_place() {
         assert_eq!(help("ports", &agent()).unwrap(), "`ports` stands under `container`, a level below");
         assert_eq!(help("environment", &agent()).unwrap(), "`env` stands under `container`, a level below");
-        assert_eq!(help("image", &container()).unwrap(), "`image` stands beside `container`, a level above");
+        for word in ["image", "sessions", "workspaces"] {
+            let expected = format!("`{word}` stands beside `container`, a level above");
+            assert_eq!(help(word, &container()).unwrap(), expected);
+        }
     }
 }
