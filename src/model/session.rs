@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::redact::Secrets;
-use super::text::Text;
+use super::spec::secret_parts;
+use super::text::{Text, url_with_password};
 
 words! {
     /// What becomes of a session's standard input.
@@ -81,10 +82,20 @@ impl SessionSpec {
     /// How large a session's log may be unless something else is said, in bytes: 8 MiB.
     pub const LOG: u64 = 8 << 20;
 
-    /// The values in it that must never be shown.
+    /// The values in it that must never be shown, for whatever repeats what a session was given: as of
+    /// [`super::ContainerSpec::secrets`].
     pub fn secrets(&self) -> Secrets {
-        let texts = self.command.iter().chain(&self.cwd).chain(self.env.values());
-        Secrets::new(texts.filter(|text| text.is_sensitive()).map(Text::expose))
+        let Self { command, cwd, env, stdin: _, tty: _, requires: _, restart: _, user: _, log_max: _, idle: _ } = self;
+        let mut values: Vec<&str> = Vec::new();
+        for text in env.values().chain(command).filter(|text| text.is_sensitive()).map(Text::expose) {
+            values.push(text);
+            values.extend(url_with_password(text).map(|(_, password)| password));
+        }
+        for path in cwd.iter().filter(|path| path.is_sensitive()).map(Text::expose) {
+            values.push(path);
+            values.extend(secret_parts(path));
+        }
+        Secrets::new(values)
     }
 }
 
@@ -135,6 +146,34 @@ impl WorkspaceSpec {
     }
 }
 
+/// The longest path that a kernel takes, in bytes.
+const LONGEST_PATH: usize = 4095;
+
+/// A directory of a container: absolute, and without what says nothing in it. What is wrong is told as the rest of a sentence.
+pub(crate) fn guest_path(text: &str) -> Result<String, &'static str> {
+    if !text.starts_with('/') {
+        return Err("is not absolute: a path in the container begins with `/`");
+    }
+    let parts: Vec<_> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.contains(&"..") {
+        return Err("goes up with `..`: write the path itself");
+    }
+    if text.len() > LONGEST_PATH || text.contains('\0') {
+        return Err("is no path: it is longer than 4095 bytes, or has a NUL character");
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+/// Where a workspace goes, as [`guest_path`] has it: never where all of the container is, or the kernel shows itself.
+pub(crate) fn workspace_target(text: &str) -> Result<String, &'static str> {
+    let path = guest_path(text)?;
+    match path.split('/').nth(1) {
+        None | Some("") => Err("is the root of the container: name a directory in it"),
+        Some("proc" | "sys" | "dev") => Err("lies where the kernel shows itself: name another directory"),
+        Some(_) => Ok(path),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +189,40 @@ mod tests {
         };
         assert!(workspace.holds("/root/repo") && workspace.holds("/root/repo/sub"));
         assert!(!workspace.holds("/root/repository") && !workspace.holds("/root"));
+    }
+
+    #[test]
+    fn what_a_session_is_given_and_must_not_be_shown_is_redacted() {
+        let spec = SessionSpec {
+            command: vec!["run".into(), Text::sensitive("word-canary")],
+            cwd: Some(Text::sensitive("/root/dir-canary")),
+            env: BTreeMap::from([
+                ("A".to_owned(), Text::sensitive("line canary\nsecond line")),
+                ("B".to_owned(), Text::sensitive("https://user:url-canary@host/")),
+                ("C".to_owned(), "shown".into()),
+            ]),
+            stdin: SessionStdin::Pipe,
+            tty: false,
+            requires: vec!["git".to_owned()],
+            restart: SessionRestart::OnFailure,
+            user: Some("root".to_owned()),
+            log_max: SessionSpec::LOG,
+            idle: None,
+        };
+        let secrets = spec.secrets();
+        let said = secrets.redact("word-canary, dir-canary, line canary, second line, url-canary");
+        assert!(!said.contains("canary") && !said.contains("second"), "{said}");
+        assert_eq!(secrets.redact("run shown as root in /root: git"), "run shown as root in /root: git");
+    }
+
+    #[test]
+    fn a_target_is_a_place_in_the_container() {
+        assert_eq!(workspace_target("/root//repo/./").unwrap(), "/root/repo");
+        for wrong in ["repo", "", "/", "//", "/./", "/a/../b", "/proc/x", "/dev", "//sys", "/a\0b"] {
+            assert!(workspace_target(wrong).is_err(), "{wrong}");
+        }
+        assert!(workspace_target(&format!("/{}", "a".repeat(4096))).is_err());
+        assert_eq!(guest_path("/").unwrap(), "/");
+        assert_eq!(guest_path("/proc/1/").unwrap(), "/proc/1");
     }
 }

@@ -76,7 +76,7 @@ impl ContainerSpec {
         let paths = mounts.iter().flat_map(|Mount { source, target, read_only: _ }| [source, target]);
         for path in paths.filter(|path| path.is_sensitive()).map(Text::expose) {
             values.push(path.into());
-            values.extend(path.split('/').filter(|part| !ROOTS.contains(part)).map(Cow::Borrowed));
+            values.extend(secret_parts(path).map(Cow::Borrowed));
         }
         for port in hidden_ports {
             let Port { host_port, container_port, .. } = port;
@@ -94,6 +94,11 @@ pub(crate) const HOST_GATEWAY: &str = "host-gateway";
 /// A line of `add_hosts`: `host:address`. An IPv6 address has colons of its own, a host has none.
 pub(crate) fn split_host(line: &str) -> Option<(&str, &str)> {
     line.split_once(':')
+}
+
+/// The parts of a path that must not be shown.
+pub(super) fn secret_parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !ROOTS.contains(part))
 }
 
 /// Directories that everybody has, and that no secret is called.

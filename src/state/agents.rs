@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::Path as FilePath;
 
-use super::Input;
-use super::container::{self, EnvFiles, Ports, Published};
+use super::container::{self, Ports, Published};
 use super::decode::{At, Cx, Decode, Path, cut, has_key, is_null};
 use super::document::{AgentDoc, PinsDoc};
 use super::ports::{Holder, Taken};
@@ -14,6 +13,8 @@ use super::resolve::{arches, checked};
 use super::scalar::Word;
 use super::snippet::Lines;
 use super::tree::NodeId;
+use super::variables::EnvFiles;
+use super::{Input, sessions, workspaces};
 use crate::model::{
     Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Place, Port, Protocol,
     Sha256Digest, Version,
@@ -66,8 +67,8 @@ impl<'a> Agents<'a> {
     }
 
     /// The agents, and the env files that were looked at.
-    pub(super) fn into_parts(self) -> (BTreeMap<AgentName, Agent>, Vec<PathBuf>) {
-        (self.agents, self.env_files.into_paths())
+    pub(super) fn into_parts(self) -> (BTreeMap<AgentName, Agent>, EnvFiles) {
+        (self.agents, self.env_files)
     }
 
     /// Resolves one agent. What is wrong with it does not hide what is wrong with the others.
@@ -99,6 +100,9 @@ impl<'a> Agents<'a> {
         let usual_name = self.owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok());
         let resolved =
             container::resolve(cx, self.dir, self.in_vm, &mut self.env_files, usual_name, container, container_path);
+        let mounts = resolved.as_ref().map_or(&[][..], |(container, _)| &container.mounts);
+        let workspaces = workspaces::resolve(cx, self.dir, mounts, doc.workspaces, path.key("workspaces"));
+        let sessions = sessions::resolve(cx, doc.sessions, path.key("sessions"));
         let Some((container, ports)) = resolved else { return };
         if !self.seen.insert(name.to_owned()) {
             // The same key again, which was reported: its name and ports are not reported again.
@@ -114,19 +118,7 @@ impl<'a> Agents<'a> {
         let suspend = doc.suspend.is_some_and(|flag| flag.value.0);
         self.agents.insert(
             agent_name,
-            Agent {
-                place,
-                version,
-                image,
-                source,
-                arches,
-                pins,
-                state,
-                suspend,
-                container,
-                workspaces: BTreeMap::new(),
-                sessions: BTreeMap::new(),
-            },
+            Agent { place, version, image, source, arches, pins, state, suspend, container, workspaces, sessions },
         );
     }
 

@@ -1,75 +1,18 @@
 //! From a `container:` mapping to the spec of a container.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::decode::{At, Cx, List, Path, Table};
+use super::decode::{At, Cx, List, Path};
 use super::document::{ContainerDoc, HealthDoc, MountDoc, MountEntry, PortDoc, PortEntry, TestEntry};
-use super::env_file;
 use super::ports;
-use super::problem::Draft;
 use super::resolve::{checked, file_path, refuse};
-use super::scalar::{Loose, Str, Word};
+use super::scalar::Str;
 use super::substitute::references;
+use super::variables::{self, EnvFiles, text};
 use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
-use crate::model::text::{names_a_secret, url_with_password};
-use crate::model::{ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, Text};
-
-/// The most bytes all agents of a file may take from env files together.
-const MAX_ENV_BYTES: usize = 64 * 1024 * 1024;
-
-type Variables = Arc<Vec<(String, String)>>;
-
-/// The env files read so far: a file that many agents name is read once.
-#[derive(Debug, Default)]
-pub(super) struct EnvFiles {
-    /// `None`: it is broken, and that was reported.
-    read: BTreeMap<PathBuf, Option<Variables>>,
-    bytes: usize,
-}
-
-impl EnvFiles {
-    /// Every path that was looked at.
-    pub(super) fn into_paths(self) -> Vec<PathBuf> {
-        self.read.into_keys().collect()
-    }
-
-    /// A path that came `from_env` may hold a secret like any such value: errors tell it as it was written.
-    fn get(&mut self, cx: &mut Cx<'_>, node: u32, from_env: bool, path: Path<'_>, file: PathBuf) -> Option<Variables> {
-        if let Some(read) = self.read.get(&file) {
-            return read.clone();
-        }
-        let span = cx.tree.span(node);
-        let written = cx.tree.text(node);
-        let draft = |wrong: env_file::Wrong| {
-            let draft = |message: String| Draft::at(span.clone(), path.to_string(), message);
-            let draft = match wrong.at {
-                Some((line, _)) if from_env => draft(format!("line {line} of `{written}`: {}", wrong.message)),
-                Some(at) => draft(wrong.message).elsewhere(&file, at),
-                None if from_env => draft(wrong.message.replace(&file.display().to_string(), written)),
-                None => draft(wrong.message),
-            };
-            match wrong.help {
-                Some(help) => draft.help(help),
-                None => draft,
-            }
-        };
-        let variables = match env_file::read(&file) {
-            Ok(read) => {
-                read.warnings.into_iter().for_each(|warning| cx.problems.warn(draft(warning)));
-                Some(Arc::new(read.variables))
-            }
-            Err(wrong) => {
-                wrong.into_iter().for_each(|wrong| cx.problems.add(draft(wrong)));
-                None
-            }
-        };
-        self.read.insert(file, variables.clone());
-        variables
-    }
-}
+use crate::model::{ContainerName, ContainerSpec, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol};
 
 /// A port, and whether part of it came from the environment.
 pub(super) struct Published {
@@ -97,7 +40,7 @@ pub(super) fn resolve(
         Some(name) => checked(cx, name, path.key("name"), check_name),
         None => usual_name,
     };
-    let env = environment(cx, dir, env_files, env, env_file.as_ref(), path);
+    let env = variables::of_container(cx, dir, env_files, env, env_file.as_ref(), path);
     let mounts = self::mounts(cx, dir, in_vm, mounts, path);
     let ports = ports.map(|ports| self::ports(cx, ports.value.0, path.key("ports"))).unwrap_or_default();
     let add_hosts = add_hosts.map(|list| list.value.0).unwrap_or_default();
@@ -148,56 +91,6 @@ fn check_name(name: &str) -> Result<ContainerName, String> {
         }
     }
     Ok(checked)
-}
-
-/// A string of the file as the model keeps it.
-fn text(string: Str, secret: bool) -> Text {
-    if string.from_env || secret || url_with_password(&string.value).is_some() {
-        Text::sensitive(string.value)
-    } else {
-        Text::plain(string.value)
-    }
-}
-
-fn environment(
-    cx: &mut Cx<'_>,
-    dir: &std::path::Path,
-    env_files: &mut EnvFiles,
-    entries: Option<At<Table<Loose>>>,
-    env_file: Option<&At<Word>>,
-    path: Path<'_>,
-) -> BTreeMap<String, Text> {
-    let mut env = Vec::new();
-    if let Some(file) = env_file
-        && let path = path.key("envFile")
-        && let Some(file_path) = file_path(cx, dir, file, path)
-        && let Some(variables) = env_files.get(cx, file.node, file.value.0.from_env, path, file_path)
-    {
-        env_files.bytes += variables.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        if env_files.bytes > MAX_ENV_BYTES {
-            let most = crate::sizes::limit(MAX_ENV_BYTES);
-            cx.wrong(file.node, path, format!("the env files of all agents together are larger than {most}"));
-        } else {
-            env.extend(variables.iter().map(|(name, value)| (name.clone(), Text::sensitive(value))));
-        }
-    }
-    let entries = entries.map(|table| table.value.0).unwrap_or_default();
-    env.reserve_exact(entries.len());
-    let path = path.key("env");
-    for entry in entries {
-        let secret = names_a_secret(&entry.name) || url_with_password(&entry.at.value.0.value).is_some();
-        if secret && !entry.at.value.0.from_env {
-            cx.problems.mask(cx.tree.span(entry.at.node));
-        }
-        if !env_file::is_name(&entry.name) {
-            let message =
-                "a variable's name has letters, digits, `_`, `.` and `-` only, and does not start with a digit";
-            cx.wrong(entry.key, path.key(&entry.name), message);
-        }
-        env.push((entry.name, text(entry.at.value.0, secret)));
-    }
-    // The last of a name wins. Built in one go the map takes half the memory of one that grew.
-    env.into_iter().collect()
 }
 
 /// A path of the virtual machine: there is no home directory and no state file there for it to be relative to.

@@ -12,14 +12,18 @@ use super::decode::{Cx, Decode, Later, List, Path, Table, cut, is_null};
 use super::record::record;
 use super::scalar::{Choice, Flag, Loose, REFERENCE, Size, Time, VersionWord, Whole, Word, Words};
 use super::tree::{NodeId, View};
-use crate::model::{AgentState, ImageSource, Protocol, RestartPolicy, TemplateChange, Transport};
+use crate::model::{
+    AgentState, Dirty, IdleAction, ImageSource, Protocol, RestartPolicy, SessionRestart, SessionStdin, TemplateChange,
+    Transport,
+};
 
 record! {
     /// The agents you want on this machine. steadfast makes the machine match this file and keeps it so.
     /// `${env:NAME}` and `${env:NAME:-default}` are replaced in any string value. Any other `${` is an error; `$${` is a
-    /// literal `${`. What comes from `${env:…}` is never shown where it stands in `command`, `env`, `mounts`, `ports`,
+    /// literal `${`. What comes from `${env:…}` is never shown where it stands in `command`, `cwd`, `env`, `mounts`, `ports`,
     /// `addHosts` or a health check's `test`; names, `root`, `manifest`, `cache`, `runtime`, `image`, `version`, `sha256`,
-    /// `state`, `restart` and times are no secrets and are shown, but for a URL's password and query.
+    /// `state`, `restart`, `user`, `requires`, workspaces, sizes and times are no secrets and are shown, but for a URL's
+    /// password and query.
     #[schemars(rename = "StateFile")]
     StateDoc {
         /// The version of this file format.
@@ -58,6 +62,12 @@ const SHA256: &str = r"^[0-9a-fA-F]{64}$|\$\{env:";
 
 /// A DNS label, for schemas.
 pub(super) const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+
+/// The name of a session, for schemas.
+const SESSION_NAME: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
+
+/// An absolute path in a container, or a string with a substitution, for schemas.
+const GUEST_PATH: &str = r"^/|\$\{env:";
 
 /// A minisign public key, for schemas.
 const PUBLIC_KEY: &str = r"^RW[Q-T][A-Za-z0-9+/]{53}$|\$\{env:";
@@ -225,6 +235,19 @@ record! {
         /// The container it runs in.
         #[schemars(extend("examples" = [{"command": ["serve"], "ports": ["127.0.0.1:8080:80"]}]))]
         optional container "container": ContainerDoc,
+        /// Source trees of this machine that are to be in it, by name. A name is a DNS label; the commits made in the agent
+        /// come back as a branch that is called after it.
+        #[schemars(extend(
+            "propertyNames" = {"pattern": DNS_LABEL},
+            "examples" = [{"repo": {"source": "./repo", "target": "/root/repo"}}]
+        ))]
+        optional workspaces "workspaces": Table<Later<WorkspaceDoc>>,
+        /// Long-lived commands that are to run in it, by name: 1 to 63 of `a-z`, `0-9` and `-`, not beginning with `-`.
+        #[schemars(extend(
+            "propertyNames" = {"pattern": SESSION_NAME},
+            "examples" = [{"pi": {"command": ["pi", "--mode", "rpc"], "cwd": "/root/repo"}}]
+        ))]
+        optional sessions "sessions": Table<Later<SessionDoc>>,
     }
 }
 
@@ -496,4 +519,116 @@ impl JsonSchema for TestEntry {
              "description": "No health check, not even the image's own."},
         ]})
     }
+}
+
+record! {
+    /// A source tree of this machine that is to be in the agent: a git checkout, or a directory that belongs to no repository.
+    #[schemars(rename = "Workspace")]
+    WorkspaceDoc {
+        /// The directory of this machine, also with `runtime.lima`.
+        #[schemars(extend("minLength" = 1, "examples" = ["./repo"]))]
+        required source "source": Word,
+        /// Where it goes: an absolute path in the container, in no other workspace, and in no mount that is `readOnly`.
+        #[schemars(extend("pattern" = GUEST_PATH, "examples" = ["/root/repo"]))]
+        required target "target": Word,
+        /// Whether the agent's user may not write to it. To root nothing is read-only, so that is refused once it is tried.
+        #[schemars(extend("default" = false, "examples" = [true]))]
+        optional read_only "readOnly": Flag,
+        /// What becomes of what is not committed: `include` brings it in, `refuse` brings nothing in while there is any,
+        /// `ignore` brings in what is committed.
+        #[schemars(extend("default" = "include", "examples" = ["include"]))]
+        optional dirty "dirty": Choice<Dirty>,
+        /// Files and directories that git ignores and that go in all the same: paths relative to the source.
+        #[schemars(extend(
+            "default" = [],
+            "items" = {"type": "string", "minLength": 1, "not": {"pattern": "^/"}},
+            "examples" = [[".env.example"]]
+        ))]
+        optional include "include": List<Word>,
+    }
+}
+
+impl Words for Dirty {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("include", Self::Include), ("refuse", Self::Refuse), ("ignore", Self::Ignore)];
+}
+
+record! {
+    /// A long-lived command in the agent.
+    #[schemars(rename = "Session")]
+    SessionDoc {
+        /// The program and its arguments. The image's entrypoint has no part in it.
+        #[schemars(extend("minItems" = 1, "prefixItems" = [{"minLength": 1}], "examples" = [["pi", "--mode", "rpc"]]))]
+        required command "command": List<Loose>,
+        /// Where it runs: an absolute path in the container. In a workspace, the command waits until that is there. The
+        /// container's working directory, when the file names none.
+        #[schemars(extend("pattern" = GUEST_PATH, "examples" = ["/root/repo"]))]
+        optional cwd "cwd": Word,
+        /// Environment variables, on top of the container's own. What is secret among them is as in `container.env`.
+        #[schemars(extend("examples" = [{"MODE": "rpc", "TOKEN": "${env:PI_TOKEN}"}]))]
+        optional env "env": Table<Loose>,
+        /// Its standard input: a `pipe` that can be sent to, or `closed`.
+        #[schemars(extend("default" = "pipe", "examples" = ["pipe"]))]
+        optional stdin "stdin": Choice<SessionStdin>,
+        /// Whether it runs in a terminal.
+        #[schemars(extend("default" = false, "examples" = [false]))]
+        optional tty "tty": Flag,
+        /// Programs that must be on its PATH before it is started.
+        #[schemars(extend(
+            "default" = [],
+            "items" = {"type": "string", "pattern": r"^\S+$|\$\{env:"},
+            "examples" = [["git", "pi"]]
+        ))]
+        optional requires "requires": List<Word>,
+        /// When it is started again after it ended: `no`, `on-failure` (another exit code than 0, or a signal), `always`.
+        #[schemars(extend("default" = "on-failure", "examples" = ["on-failure"]))]
+        optional restart "restart": Choice<SessionRestart>,
+        /// Whom it runs as: a name or number of the container, with `:GROUP` behind it or not. The container's user, when the
+        /// file names none.
+        #[schemars(extend("minLength" = 1, "examples" = ["root"]))]
+        optional user "user": Loose,
+        /// What is kept of what it prints.
+        #[schemars(extend("examples" = [{"maxSize": "8MiB"}]))]
+        optional log "log": LogDoc,
+        /// When it counts as idle, and what is done then.
+        #[schemars(extend("examples" = [{"after": "30m", "do": "notify"}]))]
+        optional idle "idle": IdleDoc,
+    }
+}
+
+impl Words for SessionStdin {
+    const WORDS: &'static [(&'static str, Self)] = &[("pipe", Self::Pipe), ("closed", Self::Closed)];
+}
+
+impl Words for SessionRestart {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("no", Self::No), ("on-failure", Self::OnFailure), ("always", Self::Always)];
+    const FALSE: Option<Self> = Some(Self::No);
+}
+
+record! {
+    /// What is kept of what a session prints.
+    #[schemars(rename = "SessionLog")]
+    LogDoc {
+        /// How much, the newest: from 64KiB to 1GiB.
+        #[schemars(extend("default" = "8MiB", "examples" = ["8MiB"]))]
+        optional max_size "maxSize": Size,
+    }
+}
+
+record! {
+    /// When a session counts as idle, and what is done then.
+    #[schemars(rename = "SessionIdle")]
+    IdleDoc {
+        /// After it has neither printed nor been sent anything for so long: at least 1s.
+        #[schemars(extend("examples" = ["30m"]))]
+        required after "after": Time,
+        /// `notify` tells of it and lets it go on, `stop` stops it, and it stays so.
+        #[schemars(extend("examples" = ["notify"]))]
+        required action "do": Choice<IdleAction>,
+    }
+}
+
+impl Words for IdleAction {
+    const WORDS: &'static [(&'static str, Self)] = &[("notify", Self::Notify), ("stop", Self::Stop)];
 }

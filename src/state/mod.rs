@@ -12,6 +12,7 @@ mod container;
 mod decode;
 mod document;
 mod env_file;
+mod exposure;
 mod identity;
 mod ports;
 mod problem;
@@ -20,14 +21,17 @@ mod record;
 mod resolve;
 mod scalar;
 mod schema;
+mod sessions;
 mod snippet;
 mod starter;
 mod substitute;
 mod syntax;
 mod template;
 mod tree;
+mod variables;
 pub(crate) mod watch;
 mod words;
+mod workspaces;
 
 #[cfg(test)]
 mod tests;
@@ -73,7 +77,8 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Parses, checks and resolves a state file. Reads the env files and the Lima template it names, and nothing else.
+/// Parses, checks and resolves a state file. Reads the env files and the Lima template it names, and nothing else; where the
+/// directories lead that agents can write to, it looks.
 ///
 /// # Errors
 /// [`StateError::Invalid`] with every problem of the file.

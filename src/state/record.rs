@@ -98,7 +98,8 @@ pub(super) fn missing_key(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, require
     let span = span.start..span.start + 1;
     let at = if path.parent.is_none() { 0..0 } else { span };
     let draft = Draft::at(at, path.to_string(), format!("the field `{required}` is missing"));
-    cx.problems.add(match example(required).filter(|_| path.parent.is_none() || required == "version") {
+    let inner = ["version", "source", "target", "command", "after", "do"].contains(&required);
+    cx.problems.add(match example(required).filter(|_| path.parent.is_none() || inner) {
         Some(example) => draft.help(format!("write {example}")),
         None => draft,
     });
@@ -112,6 +113,11 @@ fn example(required: &str) -> Option<&'static str> {
         "runtime" => Some("`runtime: {podman: {}}`, or `runtime: {lima: {…}}` for Podman in a virtual machine"),
         "agents" => Some("`agents:`, and below it a mapping for each, by its name"),
         "version" => Some("`version: \"1.2.3\"`, or `version: latest`"),
+        "source" => Some("`source:` and the path of a file or directory"),
+        "target" => Some("`target: /directory`, an absolute path in the container"),
+        "command" => Some("`command: [PROGRAM, ARGUMENT]`"),
+        "after" => Some("`after: 30m`, how long it may neither print nor be sent anything"),
+        "do" => Some("`do: notify` to be told, or `do: stop` to have it stopped"),
         _ => None,
     }
 }

@@ -14,7 +14,7 @@ use super::document::{ArchWord, CacheDoc, StateDoc};
 use super::problem::Draft;
 use super::scalar::{Choice, Loose, Str, Word};
 use super::tree::View;
-use super::{Context, Input, Loaded};
+use super::{Context, Input, Loaded, exposure};
 use crate::model::text::url_with_password;
 use crate::model::{
     Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Name,
@@ -56,13 +56,15 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     }
     let (agents, env_files) = all.into_parts();
     if !cx.problems.is_empty() {
-        cx.problems.concern(env_files);
+        cx.problems.concern(env_files.into_paths());
         return None;
     }
     if at.is_none() {
         warn_of_no_manifest(cx, &agents);
     }
     let (name, root, runtime) = (name?, root?, runtime?);
+    exposure::warn(cx, input, &root, &env_files, &agents, in_vm);
+    let env_files = env_files.into_paths();
     let trust = keys.map(|keys| Trust { owner: name.clone(), keys });
     let manifest = at.map(|at| ManifestSource { at, trust });
     let key = (context.key)(&root);

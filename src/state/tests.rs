@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::model::{AgentName, HealthTest, Location, RestartPolicy, Runtime, Version};
 
+mod sessions;
+
 fn input(text: impl Into<String>) -> Input {
     Input { name: "s.yaml".into(), text: text.into(), dir: "/srv/demo".into() }
 }

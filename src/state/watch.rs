@@ -4,7 +4,7 @@
 //! is whether their bytes changed. A bad edit keeps the last good one. What a revision means for the machine belongs in
 //! [`crate::reconcile`].
 
-mod chain;
+pub(super) mod chain;
 mod notifier;
 mod reading;
 #[cfg(test)]

@@ -9,7 +9,8 @@ use super::decode::near;
 const CONTAINER: [&str; 9] =
     ["command", "env", "envFile", "mounts", "ports", "restart", "addHosts", "healthcheck", "name"];
 /// Fields of an agent that `container` does not have.
-const AGENT: [&str; 7] = ["version", "image", "source", "arches", "sha256", "state", "suspend"];
+const AGENT: [&str; 9] =
+    ["version", "image", "source", "arches", "sha256", "state", "suspend", "workspaces", "sessions"];
 
 /// The way out for the unknown field `text` where `known` are the fields; `None` when there is nothing better than to list
 /// them.
@@ -84,6 +85,9 @@ fn elsewhere(word: &str) -> Option<&'static str> {
         "start_period" | "initialDelaySeconds" => "startPeriod",
         "livenessProbe" | "readinessProbe" | "health_check" => "healthcheck",
         "publish" | "portMappings" => "ports",
+        "workdir" | "working_dir" | "workingDir" | "dir" | "directory" => "cwd",
+        "require" | "needs" => "requires",
+        "action" | "then" => "do",
         _ => return None,
     })
 }
@@ -219,6 +223,12 @@ mod tests {
         assert_eq!(meant("verison", &agent()), "did you mean `version`?");
         assert_eq!(meant("tag", &agent()), "did you mean `version`?");
         assert_eq!(meant("readonly", &["source", "target", "readOnly"]), "did you mean `readOnly`?");
+        let session = ["command", "cwd", "env", "requires", "restart"];
+        for (word, ours) in
+            [("working_dir", "cwd"), ("environment", "env"), ("require", "requires"), ("cmd", "command")]
+        {
+            assert_eq!(meant(word, &session), format!("did you mean `{ours}`?"), "{word}");
+        }
         assert_eq!(meant("services", &["name", "agents"]), "did you mean `agents`?");
     }
 
@@ -243,6 +253,9 @@ mod tests {
     fn the_right_field_in_the_wrong_mapping_is_sent_to_its_place() {
         assert_eq!(help("ports", &agent()).unwrap(), "`ports` stands under `container`, a level below");
         assert_eq!(help("environment", &agent()).unwrap(), "`env` stands under `container`, a level below");
-        assert_eq!(help("image", &container()).unwrap(), "`image` stands beside `container`, a level above");
+        for word in ["image", "sessions", "workspaces"] {
+            let expected = format!("`{word}` stands beside `container`, a level above");
+            assert_eq!(help(word, &container()).unwrap(), expected);
+        }
     }
 }

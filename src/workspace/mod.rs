@@ -47,6 +47,7 @@ pub use summary::{Summary, fingerprint};
 use crate::backend::Engine;
 use crate::model::ContainerId;
 use crate::model::hashing::hex;
+use crate::model::session::workspace_target;
 use crate::session::Keeper;
 
 /// Who may write to a tree that its agent may not.
@@ -92,34 +93,9 @@ impl<E: Engine> Place<'_, E> {
 
 /// The target as it is remembered: absolute, without a slash at its end.
 fn target_of(target: &str) -> Result<String, WorkspaceError> {
-    let refuse = |why: &str| Err(WorkspaceError::target(target, why));
-    if !target.starts_with('/') {
-        return refuse("is not absolute");
-    }
-    let parts: Vec<_> = target.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    if parts.contains(&"..") || target.contains('\0') {
-        return refuse("goes up with `..`; give it without");
-    }
-    match parts.as_slice() {
-        [] => refuse("is the root of the container"),
-        ["proc" | "sys" | "dev", ..] => refuse("lies where the kernel shows itself"),
-        parts => Ok(format!("/{}", parts.join("/"))),
-    }
+    workspace_target(target).map_err(|why| WorkspaceError::target(target, why))
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_target_is_a_place_in_the_container() {
-        assert_eq!(target_of("/root//repo/./").unwrap(), "/root/repo");
-        for wrong in ["repo", "/", "//", "/a/../b", "/proc/x", "/dev"] {
-            assert!(target_of(wrong).is_err(), "{wrong}");
-        }
-    }
 }

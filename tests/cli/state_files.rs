@@ -218,6 +218,26 @@ fn a_comment_behind_a_value_of_an_env_file_is_warned_of_once() {
 }
 
 #[test]
+fn an_agent_that_can_write_to_the_state_file_is_warned_of_once() {
+    let sandbox = Sandbox::new();
+    let lines = "version: \"1\"\nimage: a/b\nsource: registry\ncontainer: {mounts: [{source: ., target: /w}]}\n";
+    sandbox.write("s.yaml", with_agent(lines));
+    for verb in ["validate", "plan", "apply"] {
+        let said = sandbox.run(format!("{verb} -f s.yaml")).stderr;
+        assert_eq!(said.matches("warning").count(), 1, "{verb}: {said}");
+        for words in
+            ["s.yaml:9:35", "the state file", "in this mount, to which the agent can write", "`readOnly: true`"]
+        {
+            assert!(said.contains(words), "{verb}: `{words}` is missing: {said}");
+        }
+    }
+    let json = sandbox.run("validate -f s.yaml -o json").expect(0).json();
+    assert_eq!(json["warnings"][0]["path"], "agents.hello.container.mounts[0].source", "{json}");
+    sandbox.write("s.yaml", with_agent(&lines.replace("/w}", "/w, readOnly: true}")));
+    assert_eq!(sandbox.run("validate -f s.yaml").expect(0).stderr, "", "what is advised is right");
+}
+
+#[test]
 fn an_image_without_a_manifest_is_reported_where_it_can_come_from() {
     let mut sandbox = Sandbox::new();
     let lines = "version: \"1.4.0\"\nimage: ghcr.io/acme/worker\n";

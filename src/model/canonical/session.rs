@@ -125,8 +125,9 @@ mod tests {
 
     #[test]
     fn each_field_that_makes_it_another_one_is_told_and_no_other() {
+        type Edit = (fn(&mut SessionSpec), &'static [&'static str]);
         let key = HostKey::from_bytes([1; 32]);
-        let edits: [(fn(&mut SessionSpec), &[&str]); 13] = [
+        let edits: [Edit; 13] = [
             (|_| {}, &[]),
             (|spec| spec.command[2] = "json".into(), &["sessions.pi.command"]),
             (|spec| spec.cwd = None, &["sessions.pi.cwd"]),

@@ -13,7 +13,7 @@ const MAX_LINKS: usize = 40;
 
 /// The look-ups from the root to a file, in order.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Chain(Vec<Step>);
+pub(in crate::state) struct Chain(Vec<Step>);
 
 /// One look-up.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ enum Found {
 
 impl Chain {
     /// Walks to `file`, an absolute path.
-    pub(super) fn to(file: &Path) -> Self {
+    pub(in crate::state) fn to(file: &Path) -> Self {
         let mut steps = Vec::new();
         let mut at = PathBuf::from("/");
         let mut links = 0;
@@ -100,7 +100,7 @@ impl Chain {
 
     /// The directories that hold the links, and the end or the place where it is missing: without these, changes are
     /// missed.
-    pub(super) fn near(&self) -> impl Iterator<Item = &Path> {
+    pub(in crate::state) fn near(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().filter(|step| !matches!(step.found, Found::Way { .. })).map(|step| step.dir.as_path())
     }
 
