@@ -8,7 +8,7 @@ use futures_util::stream;
 
 use crate::backend::podman::{Podman, PodmanAt};
 use crate::backend::{
-    Engine, InAgent, Inside, InsideError, LookInside, SessionChanges, SessionStart, WorkspaceOutcome,
+    Engine, InAgent, Inside, InsideError, LookInside, SessionChanges, SessionStart, SessionStarted, WorkspaceOutcome,
 };
 use crate::error::Chain;
 use crate::files;
@@ -17,7 +17,7 @@ use crate::model::{
     SessionName, SessionOrigin, SessionPhase, SessionRestart, SessionSpec, SessionState, SessionStdin, Text,
     WorkspaceName, WorkspaceSpec, WorkspaceState,
 };
-use crate::session::message::{IdleStop, ProblemKind, Restart, Size, Spec, State, Status, Stdin, Word};
+use crate::session::message::{IdleStop, Problem, ProblemKind, Restart, Size, Spec, State, Status, Stdin, Word};
 use crate::session::{Keeper, SessionError, Watch};
 use crate::workspace::{Place, Records, Summary, Workspace, WorkspaceError, fingerprint, prepare};
 
@@ -61,7 +61,7 @@ impl<E: RunsKeepers> Inside for E {
         Ok(Box::pin(stream::unfold(watch, next)))
     }
 
-    async fn start_session(&self, at: &InAgent, start: &SessionStart) -> Result<(), InsideError> {
+    async fn start_session(&self, at: &InAgent, start: &SessionStart) -> Result<SessionStarted, InsideError> {
         let session = format!("{}/{}", at.agent, start.name);
         let directory = at.state_dir.join(SESSIONS);
         let remembered = files::make_directory(&directory)
@@ -73,7 +73,19 @@ impl<E: RunsKeepers> Inside for E {
         })?;
         let spec = keeper_spec(at, start);
         let user = start.spec.user.as_deref();
-        keeper(self, at).start(&spec, user).await.map(drop).map_err(|err| of_session(&err))
+        match keeper(self, at).start(&spec, user).await {
+            Ok(_) => Ok(SessionStarted::Yes),
+            // All that speaks against it was told at once.
+            Err(SessionError::Refused(problems)) => {
+                let other = |problem: &Problem| problem.kind != ProblemKind::Exists;
+                let others: Vec<_> = problems.iter().filter(|problem| other(problem)).cloned().collect();
+                match others.is_empty() {
+                    true => Ok(SessionStarted::InTheWay),
+                    false => Err(of_session(&SessionError::Refused(others))),
+                }
+            }
+            Err(err) => Err(of_session(&err)),
+        }
     }
 
     async fn last_words(&self, at: &InAgent, name: &SessionName) -> String {
@@ -288,7 +300,7 @@ fn of_session(err: &SessionError) -> InsideError {
         SessionError::AgentDown { .. } => true,
         // The container is another one by now.
         SessionError::Engine(err) => err.kind.is_retryable() || err.kind == crate::backend::EngineErrorKind::NotFound,
-        err => err.is_of_transport() || matches!(err.kind(), Some(ProblemKind::Exists)),
+        err => err.is_of_transport(),
     };
     InsideError { kind, message: Chain(err).to_string(), is_retryable }
 }

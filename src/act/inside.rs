@@ -1,8 +1,8 @@
 //! Sessions, started and seen to stay up.
 
 use super::{ActError, Patience};
-use crate::backend::{InAgent, Inside, LookInside, SessionStart};
-use crate::model::{EndedBy, SessionPhase};
+use crate::backend::{InAgent, Inside, InsideError, LookInside, SessionStart, SessionStarted};
+use crate::model::{EndedBy, FailureKind, SessionPhase};
 
 /// Starts a session. One that ends badly before it has settled has failed, whatever its keeper does about it later.
 pub(super) async fn start<E: Inside>(
@@ -11,10 +11,20 @@ pub(super) async fn start<E: Inside>(
     start: &SessionStart,
     patience: &Patience,
 ) -> Result<(), ActError> {
-    if let Some(id) = &start.replaces {
-        patience.slot.without(engine.end_session(at, &start.name, id, patience.grace)).await?;
+    // What runs goes on where its successor could not be started.
+    if engine.start_session(at, start).await? == SessionStarted::InTheWay {
+        if let Some(id) = &start.replaces {
+            patience.slot.without(engine.end_session(at, &start.name, id, patience.grace)).await?;
+        }
+        if engine.start_session(at, start).await? == SessionStarted::InTheWay {
+            return Err(InsideError {
+                kind: FailureKind::Conflict,
+                message: format!("session {}/{} exists: somebody started it meanwhile", at.agent, start.name),
+                is_retryable: true,
+            }
+            .into());
+        }
     }
-    engine.start_session(at, start).await?;
     patience.slot.without(tokio::time::sleep(patience.settle)).await;
     let look = LookInside { at: at.clone(), sessions: true, sources: Vec::new() };
     let found = engine.look_inside(&look).await;

@@ -47,6 +47,15 @@ pub struct SessionStart {
     pub replaces: Option<String>,
 }
 
+/// What came of starting a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionStarted {
+    /// It runs.
+    Yes,
+    /// It would, were it not for the one in its place, which runs.
+    InTheWay,
+}
+
 /// What came of preparing a workspace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkspaceOutcome {
@@ -82,9 +91,13 @@ pub trait Inside: Send + Sync {
     /// Watches the sessions in a container: each item says that something about one of them changed since. Ends when the watch does.
     fn watch_sessions(&self, at: &InAgent) -> impl Future<Output = Result<SessionChanges, InsideError>> + Send;
 
-    /// Starts a session; back once its keeper says that it runs.
-    fn start_session(&self, at: &InAgent, start: &SessionStart)
-    -> impl Future<Output = Result<(), InsideError>> + Send;
+    /// Starts a session; back once its keeper says that it runs. What has ended in its place is removed; what runs there and is
+    /// to be replaced has to be ended first, which it yields once nothing else speaks against the start.
+    fn start_session(
+        &self,
+        at: &InAgent,
+        start: &SessionStart,
+    ) -> impl Future<Output = Result<SessionStarted, InsideError>> + Send;
 
     /// The last lines of what a session printed. Best effort: empty when they cannot be had soon.
     fn last_words(&self, at: &InAgent, name: &SessionName) -> impl Future<Output = String> + Send;

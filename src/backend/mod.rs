@@ -33,7 +33,9 @@ pub use engine::{
     Exec, ExecRequest, ImageFacts, LogLine, LogLines, LogRequest, Look, PullFault, PullRefusal, Routing, TermSize,
     WayOut,
 };
-pub use inside::{InAgent, Inside, InsideError, LookInside, SessionChanges, SessionStart, WorkspaceOutcome};
+pub use inside::{
+    InAgent, Inside, InsideError, LookInside, SessionChanges, SessionStart, SessionStarted, WorkspaceOutcome,
+};
 pub use store::{Store, StoreError};
 pub use vm::{Vm, VmError, VmEvents};
 pub(crate) use written::written;

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::{Call, Fake, State};
 use crate::backend::{
-    EngineError, InAgent, Inside, InsideError, LookInside, SessionChanges, SessionStart, WorkspaceOutcome,
+    EngineError, InAgent, Inside, InsideError, LookInside, SessionChanges, SessionStart, SessionStarted,
+    WorkspaceOutcome,
 };
 use crate::model::{
     AgentName, CanonicalSession, ContainerId, EndedBy, FailureKind, Inside as Found, Phase, Seen, SessionExit,
@@ -210,18 +211,18 @@ impl Inside for Fake {
         .await
     }
 
-    async fn start_session(&self, at: &InAgent, start: &SessionStart) -> Result<(), InsideError> {
+    async fn start_session(&self, at: &InAgent, start: &SessionStart) -> Result<SessionStarted, InsideError> {
         let target = format!("{}/{}", at.agent, start.name);
         self.call("start_session", target.clone(), |state| {
             let life = state.life(&at.container)?;
             let key = (at.container.clone(), start.name.clone());
+            if start.spec.env.get("MISSING").is_some_and(|value| value.expose() == "yes") {
+                return Err(refused(format!("not on the PATH in {}: pi", at.agent)));
+            }
             if let Some(there) = state.inside.sessions.get(&key)
                 && State::phase_of(there, life) == SessionPhase::Running
             {
-                return Err(refused(format!("session {target} exists")));
-            }
-            if start.spec.env.get("MISSING").is_some_and(|value| value.expose() == "yes") {
-                return Err(refused(format!("not on the PATH in {}: pi", at.agent)));
+                return Ok(SessionStarted::InTheWay);
             }
             let cwd = start.spec.cwd.as_ref().map(Text::expose);
             let mut theirs = state.inside.workspaces.values().filter(|one| one.container == at.container);
@@ -236,7 +237,7 @@ impl Inside for Fake {
             state.inside.sessions.insert(key, session);
             state.tell_of_sessions();
             state.changed("start_session", &target, None);
-            Ok(())
+            Ok(SessionStarted::Yes)
         })
         .await
     }

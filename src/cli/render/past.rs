@@ -15,6 +15,7 @@ pub(super) fn done(action: &str) -> String {
         "restart" => "restarted",
         "unpause" => "unpaused",
         "stop" => "stopped",
+        "prepare" => "prepared",
         "rename" => "renamed",
         "replace" => "replaced",
         "remove" => "removed",

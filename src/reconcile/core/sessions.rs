@@ -13,11 +13,14 @@ use crate::reconcile::run::{Event, Trigger};
 /// How often the sources of workspaces are looked at, at the most rarely, where nobody asks.
 const SOURCES: Duration = Duration::from_secs(300);
 
+/// An observation takes some time: less than this apart, two moments are the same.
+const JITTER: Duration = Duration::from_secs(5);
+
 /// What is known of sessions from one observation to the next.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    /// Those that are idle, which was told: by their one start.
-    idle: BTreeMap<(AgentName, SessionName), String>,
+    /// Those that are idle, which was told: since when.
+    idle: BTreeMap<(AgentName, SessionName), Instant>,
     /// When the sources of workspaces were last looked at.
     sources: Option<Instant>,
 }
@@ -77,12 +80,14 @@ impl Core {
                 match after.checked_sub(quiet).filter(|left| !left.is_zero()) {
                     Some(left) => next = Some(next.map_or(left, |next| next.min(left))),
                     None => {
-                        if self.sessions.idle.get(&key) != Some(&state.id) {
+                        let since = now.at.checked_sub(quiet).unwrap_or(now.at);
+                        let told = self.sessions.idle.get(&key);
+                        if told.is_none_or(|told| since > *told + JITTER) {
                             let session = format!("{name}/{session}");
                             let agent = name.clone();
                             self.effects.push(Effect::Report(Event::SessionIdle { agent, session, after }));
                         }
-                        idle.insert(key, state.id.clone());
+                        idle.insert(key, since);
                     }
                 }
             }
