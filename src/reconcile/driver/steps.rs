@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Driver};
 use crate::act::{ActError, Done, Patience, act};
 use crate::backend::{Engine, Inside, Progress, Store, Vm};
-use crate::plan::{Action, Lane, Step};
+use crate::model::AgentName;
+use crate::plan::{Action, Lane, Reason, Step};
 use crate::reconcile::core::Input;
 use crate::reconcile::journal::Journal;
 
@@ -82,6 +83,7 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
             undo: self.is_once,
             ..options.patience.clone()
         };
+        let state_dir = self.desired.state_dir();
         self.steps.push(Box::pin(async move {
             let began = Instant::now();
             let mut patience = patience;
@@ -105,6 +107,9 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
             } else {
                 work.await
             };
+            if let (Ok(_), Some(agent)) = (&outcome, leaves_for_good(&step)) {
+                world.engine.forget_inside(&state_dir, agent).await;
+            }
             let took = began.elapsed();
             reporter.finished(&step, outcome.as_ref(), took);
             Ended { step, outcome: outcome.map_err(Arc::new), took }
@@ -140,10 +145,23 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
     }
 }
 
+/// The agent that has no container any more once this step is taken, and is to have none: what this machine remembers of what was in it
+/// is of no use.
+fn leaves_for_good(step: &Step) -> Option<&AgentName> {
+    let is_removal = matches!(step.action, Action::RemoveContainer { .. });
+    let for_good = matches!(step.reason, Reason::Orphaned | Reason::WantedAbsent | Reason::TakenDown);
+    step.agent.as_ref().filter(|_| is_removal && for_good)
+}
+
 /// Whether a step can be dropped anywhere and is resumed by the next one of its kind: bytes that were moved stay moved, and a
 /// machine goes on booting.
 fn is_transfer(step: &Step) -> bool {
-    let moves_bytes =
-        matches!(step.action, Action::FetchArtifact { .. } | Action::LoadImage { .. } | Action::PullImage { .. });
+    let moves_bytes = matches!(
+        step.action,
+        Action::FetchArtifact { .. }
+            | Action::LoadImage { .. }
+            | Action::PullImage { .. }
+            | Action::PrepareWorkspace { .. }
+    );
     moves_bytes || step.lane() == Lane::Vm
 }
