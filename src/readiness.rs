@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::model::{
     Agent, AgentName, AgentState, CheckResult, ContainerId, ContainerState, Desired, EndedBy, Health, HealthCheck,
-    Inside, Observed, Phase, RecentExits, SessionPhase,
+    Inside, Observed, Phase, RecentExits, SessionName, SessionPhase,
 };
 use crate::plan::{Plan, Policy, is_in_a_crash_loop, stays_ended};
 use crate::status::HealthStatus;
@@ -65,8 +65,10 @@ pub enum AgentHealth {
 /// A session that is not as it should be although nothing is to be done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionTrouble {
-    /// Which, as `AGENT/NAME`.
-    pub session: String,
+    /// Of which agent.
+    pub agent: AgentName,
+    /// Its name.
+    pub name: SessionName,
     /// How it is.
     pub phase: SessionPhase,
     /// How often its keeper has started it again.
@@ -75,7 +77,7 @@ pub struct SessionTrouble {
 
 impl fmt::Display for SessionTrouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "session `{}` {}", self.session, self.phase)?;
+        write!(f, "session `{}/{}` {}", self.agent, self.name, self.phase)?;
         match self.restarts {
             0 => Ok(()),
             1 => f.write_str("; it was started again once"),
@@ -202,8 +204,8 @@ fn session_trouble(name: &AgentName, agent: &Agent, inside: &Inside) -> Option<S
             SessionPhase::Exited { exit, by: EndedBy::Itself } => !exit.is_success(),
             _ => false,
         };
-        let (session, phase) = (format!("{name}/{session}"), state.phase.clone());
-        is_bad.then_some(SessionTrouble { session, phase, restarts: state.restarts })
+        let (agent, phase) = (name.clone(), state.phase.clone());
+        is_bad.then_some(SessionTrouble { agent, name: session.clone(), phase, restarts: state.restarts })
     })
 }
 

@@ -14,7 +14,7 @@ use crate::model::{Desired, Observed, Owner, Seen};
 use crate::observe::{ManifestFault, look_at_published, observe, observe_without_engine};
 use crate::plan::{Plan, Policy, WaitingOn, look_replaced, plan};
 use crate::readiness::steady_after;
-use crate::status::{HealthStatus, Status, status};
+use crate::status::{Status, status};
 
 /// An observation, the plan made from it, and the status that both show.
 #[derive(Debug)]
@@ -71,11 +71,7 @@ impl Snapshot {
     /// The last lines of those whose container ended, or fails its check.
     async fn read_logs<E: Engine>(&mut self, engine: &E, desired: &Desired) {
         let Some(guest) = self.observed.guest.present() else { return };
-        let silent = self.status.agents.iter_mut().filter(|(_, agent)| {
-            !agent.ready
-                && matches!(agent.health, HealthStatus::Degraded | HealthStatus::Failed)
-                && agent.container.is_some()
-        });
+        let silent = self.status.agents.iter_mut().filter(|(_, agent)| !agent.ready && agent.container_is_unwell());
         let reads = silent.filter_map(|(name, agent)| {
             let wanted = desired.agents.get(name)?;
             let container = guest.containers.get(&wanted.container.name)?;

@@ -22,19 +22,7 @@ pub(super) fn plan(
 ) {
     // What cannot be seen was said of the containers.
     let Some(guest) = observed.guest.present() else { return };
-    let containers = plan.ready.iter().map(|step| (&step.agent, step.action.kind()));
-    let containers = containers.chain(plan.waiting.iter().map(|waiting| (&waiting.agent, waiting.kind)));
-    let mut to_come = BTreeMap::<AgentName, bool>::new();
-    for (agent, kind) in containers {
-        let is_other = match kind {
-            ActionKind::CreateContainer | ActionKind::ReplaceContainer | ActionKind::ObserveContainer => true,
-            ActionKind::StartContainer | ActionKind::StopContainer => false,
-            _ => continue,
-        };
-        if let Some(agent) = agent {
-            *to_come.entry(agent.clone()).or_default() |= is_other;
-        }
-    }
+    let coming = Coming::of_all(plan, policy);
     for &(name, agent) in active {
         let inside = observed.inside.get(name);
         let nothing = agent.sessions.is_empty() && agent.workspaces.is_empty() && inside.is_none();
@@ -48,21 +36,64 @@ pub(super) fn plan(
             state_dir: desired.state_dir(),
         };
         let wanted = Wanted { name, agent, key: &desired.key, prune: policy.prune };
-        match container {
-            Some(seen) if to_come.get(name) != Some(&true) && seen.phase == Phase::Running => {
-                let held = not_ready(name, seen, to_come.contains_key(name));
-                wanted.compare(&at(seen), inside.filter(|inside| inside.container == seen.id), held, plan);
-            }
-            seen => {
-                let goes = to_come.get(name) == Some(&true);
-                if let Some(note) =
-                    seen.filter(|_| goes).zip(inside).and_then(|(seen, inside)| what_goes(name, agent, seen, inside))
-                {
-                    plan.notes.push(note);
-                }
-                wanted.wait_for_agent(&down(name, agent, container, to_come.contains_key(name)), plan);
-            }
+        let coming = coming.get(name).copied().unwrap_or_default();
+        let inside = inside.filter(|inside| container.is_some_and(|seen| seen.id == inside.container));
+        if let (Some(seen), Some(inside), true) = (container, inside, coming.is_another()) {
+            plan.notes.extend(what_goes(name, agent, seen, inside));
         }
+        match container {
+            Some(seen) if coming != Coming::Another && seen.phase == Phase::Running => {
+                let held = not_ready(name, seen, coming == Coming::Step);
+                if coming == Coming::AnotherLater {
+                    wanted.keep_alive(&at(seen), inside, held.is_some(), plan);
+                } else {
+                    wanted.compare(&at(seen), inside, held, plan);
+                }
+            }
+            _ => wanted.wait_for_agent(&down(name, agent, container, coming != Coming::Nothing), plan),
+        }
+    }
+}
+
+/// What is about to become of an agent's container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Coming {
+    #[default]
+    Nothing,
+    /// It is started or stopped.
+    Step,
+    /// Another one takes its place, and that waits, or failed and backs off: what there is goes on meanwhile.
+    AnotherLater,
+    /// Another one takes its place.
+    Another,
+}
+
+impl Coming {
+    fn of_all(plan: &Plan, policy: &Policy) -> BTreeMap<AgentName, Self> {
+        let ready = plan.ready.iter().map(|step| (step.agent.as_ref(), step.action.kind(), false));
+        let waits = plan.waiting.iter().map(|waiting| {
+            let soon = matches!(waiting.on, WaitingOn::Removal { .. } | WaitingOn::UnderWay { .. });
+            (waiting.agent.as_ref(), waiting.kind, !soon)
+        });
+        let mut all = BTreeMap::<AgentName, Self>::new();
+        for (agent, kind, waits) in ready.chain(waits) {
+            let Some(agent) = agent else { continue };
+            let coming = match kind {
+                ActionKind::ReplaceContainer if waits || policy.backing_off.contains(agent) => Self::AnotherLater,
+                ActionKind::CreateContainer | ActionKind::ReplaceContainer | ActionKind::ObserveContainer => {
+                    Self::Another
+                }
+                ActionKind::StartContainer | ActionKind::StopContainer => Self::Step,
+                _ => continue,
+            };
+            let before = all.entry(agent.clone()).or_default();
+            *before = coming.max(*before);
+        }
+        all
+    }
+
+    fn is_another(self) -> bool {
+        self >= Self::AnotherLater
     }
 }
 
@@ -123,6 +154,46 @@ impl Wanted<'_> {
         plan.waiting.push(super::Waiting { agent, kind, target, reason, on });
     }
 
+    /// The container goes on for a while, and then another one takes its place: a session that runs in it as declared is started
+    /// again when it ended, and all else waits for the other one.
+    fn keep_alive(&self, at: &InAgent, inside: Option<&Inside>, is_held: bool, plan: &mut Plan) {
+        let found = inside.and_then(|inside| inside.sessions.present());
+        let mut ended = BTreeSet::new();
+        for (name, spec) in &self.agent.sessions {
+            let state = found.and_then(|found| found.get(name));
+            let verdict = session(self.name, name, spec, state, self.key);
+            if let Verdict::Start(reason @ Reason::SessionEnded(_)) = verdict
+                && !is_held
+            {
+                plan.step(self.name.clone(), self.start(at, name, spec, state), reason);
+                ended.insert(name);
+            }
+        }
+        let (on, waiting) = (WaitingOn::AgentReady { agent: self.name.clone() }, plan.waiting.len());
+        self.wait_for_agent(&on, plan);
+        let is_begun = |waiting: &super::Waiting| {
+            ended.iter().any(|name| waiting.kind == ActionKind::StartSession && waiting.target == self.whole(name))
+        };
+        let kept = plan.waiting.split_off(waiting).into_iter().filter(|waiting| !is_begun(waiting));
+        plan.waiting.extend(kept);
+    }
+
+    fn whole(&self, name: &SessionName) -> String {
+        format!("{}/{name}", self.name)
+    }
+
+    fn start(&self, at: &InAgent, name: &SessionName, spec: &SessionSpec, replaces: Option<&SessionState>) -> Action {
+        Action::StartSession {
+            at: at.clone(),
+            start: Box::new(SessionStart {
+                name: name.clone(),
+                spec: spec.clone(),
+                declared: CanonicalSession::new(spec, self.key).to_text(),
+                replaces: replaces.map(|state| state.id.clone()),
+            }),
+        }
+    }
+
     /// The container runs: is in it what is to be? `held` is what all that is to be begun waits for.
     fn compare(&self, at: &InAgent, inside: Option<&Inside>, held: Option<WaitingOn>, plan: &mut Plan) {
         let mut take = |action: Action, reason: Reason, on: Option<WaitingOn>| match on {
@@ -147,15 +218,7 @@ impl Wanted<'_> {
             Some(Seen::Absent) | None => (None, unseen("nobody has looked yet")),
         };
         for (name, spec) in &self.agent.sessions {
-            let start = |replaces: Option<&SessionState>| Action::StartSession {
-                at: at.clone(),
-                start: Box::new(SessionStart {
-                    name: name.clone(),
-                    spec: spec.clone(),
-                    declared: CanonicalSession::new(spec, self.key).to_text(),
-                    replaces: replaces.map(|state| state.id.clone()),
-                }),
-            };
+            let start = |replaces| self.start(at, name, spec, replaces);
             let Some(found) = found else {
                 take(start(None), Reason::NotSeen, blind.clone());
                 continue;

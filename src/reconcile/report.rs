@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::act::{ActError, Done, last_lines};
-use crate::backend::Engine;
+use crate::backend::{Engine, InAgent, Inside};
 use crate::model::{AgentName, Desired, FailureKind, Name};
 use crate::observe::{Distrust, ManifestFault};
 use crate::plan::{Plan, Step, Waiting};
@@ -139,11 +139,19 @@ pub enum Problem {
 
 impl Problem {
     /// What is wrong with an agent that is not ready, with the last lines of its log.
-    pub(super) async fn of_unready<E: Engine>(engine: &E, desired: &Desired, unready: Unready) -> Self {
+    pub(super) async fn of_unready<E: Engine + Inside>(engine: &E, desired: &Desired, unready: Unready) -> Self {
         let Unready { agent, id, health } = unready;
         let Some(wanted) = desired.agents.get(&agent) else { unreachable!("it is an agent of the state file") };
         let (_, message) = in_words(wanted, &health);
-        let log = last_lines(engine, &id, &wanted.container).await;
+        let log = match &health {
+            AgentHealth::Session(trouble) => {
+                let at = InAgent { agent: agent.clone(), container: id, state_dir: desired.state_dir() };
+                let said = engine.last_words(&at, &trouble.name).await;
+                let secrets = wanted.sessions.get(&trouble.name).map(|spec| spec.secrets()).unwrap_or_default();
+                secrets.redact(said.trim_end())
+            }
+            _ => last_lines(engine, &id, &wanted.container).await,
+        };
         Problem::Unready { agent, container: wanted.container.name.to_string(), health, message, log }
     }
 
@@ -170,6 +178,7 @@ impl Problem {
                 AgentHealth::CrashLoop(_) => FailureKind::CrashLoop,
                 AgentHealth::Unhealthy(_) => FailureKind::Unhealthy,
                 AgentHealth::Failed { .. } => FailureKind::Failed,
+                AgentHealth::Session(_) => FailureKind::Session,
                 _ => FailureKind::NotReady,
             },
             Problem::Blocked { waiting } => waiting.on.failure(),
@@ -214,6 +223,7 @@ impl std::fmt::Display for Problem {
                     AgentHealth::Unhealthy(_) | AgentHealth::Starting => {
                         write!(f, "container `{container}` is not healthy: {message}")?
                     }
+                    AgentHealth::Session(_) => f.write_str(message)?,
                     _ => write!(f, "container `{container}` is not ready: {message}")?,
                 }
                 f.write_str(&crate::act::tail(log))

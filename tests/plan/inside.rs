@@ -187,9 +187,10 @@ fn ad_hoc_sessions_are_left_alone() {
         .session("mine", None, SessionPhase::Running)
         .session("ended", None, SessionPhase::Lost)
         .plans(&[]);
-    wanting().prepared().session("pi", None, SessionPhase::Running).plans(&[
-        "later startSession `a/pi`: it does not run, session `a/pi` was started by hand and runs: `steadfast session rm --force a/pi` ends it",
-    ]);
+    wanting()
+        .prepared()
+        .session("pi", None, SessionPhase::Running)
+        .plans(&["later startSession `a/pi`: it does not run, session `a/pi` was started by hand and runs"]);
     wanting()
         .prepared()
         .session("pi", None, SessionPhase::Exited { exit: exit(0), by: EndedBy::Itself })
@@ -246,6 +247,27 @@ fn a_workspace_is_prepared_again_for_what_changed_here_and_for_another_container
         let line = format!("prepare workspace `a/repo`: workspaces.repo.{field} changed");
         runs().workspace(edit).plans(&[&line]);
     }
+}
+
+#[test]
+fn what_runs_is_kept_alive_while_its_replacement_waits_or_backs_off() {
+    let runs = || wanting().prepared().session("pi", Some(&pi()), SessionPhase::Running);
+    let lost = || wanting().prepared().session("pi", Some(&pi()), SessionPhase::Lost);
+    let workspace = "later prepareWorkspace `a/repo`: it is not in the container, once agent `a` is ready";
+    let session = "later startSession `a/pi`: it does not run, once agent `a` is ready";
+    let again = "restart session `a/pi`: it was lost with its keeper or its container's last life";
+    let edited = |scene: Scene| {
+        let scene = scene.edited("a", "MODE", "two").allowing(|policy| policy.backing_off = [agent_name("a")].into());
+        let lines = lines(&scene.plan()).into_iter().filter(|line| !line.starts_with("note"));
+        lines.collect::<Vec<_>>()
+    };
+    let replace = "replace container `demo-a`: container.env.MODE changed";
+    assert_eq!(edited(runs()), [replace, workspace, session]);
+    assert_eq!(edited(lost()), [replace, again, workspace]);
+    // One that is to be another is left as it is until then.
+    let other =
+        |scene: Scene| scene.wants("a", |agent| agent.sessions.get_mut("pi").unwrap().command = vec!["other".into()]);
+    assert_eq!(edited(other(lost())), [replace, workspace, session]);
 }
 
 #[test]

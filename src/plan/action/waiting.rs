@@ -275,10 +275,7 @@ impl fmt::Display for WaitingOn {
             WaitingOn::AgentReady { agent } => write!(f, "once agent `{agent}` is ready"),
             WaitingOn::Workspace { agent, name } => write!(f, "once workspace `{agent}/{name}` is prepared"),
             WaitingOn::AdHocSession { session } => {
-                write!(
-                    f,
-                    "session `{session}` was started by hand and runs: `steadfast session rm --force {session}` ends it"
-                )
+                write!(f, "session `{session}` was started by hand and runs")
             }
             WaitingOn::Precondition { why, .. } => f.write_str(why),
             WaitingOn::Down { instance, phase } => {

@@ -11,7 +11,7 @@ use super::in_flight::Running;
 use super::{Core, Effect, Now};
 use crate::model::{AgentName, ContainerId, ContainerSpec, FailureKind, Observed};
 use crate::plan::{Lane, Plan};
-use crate::readiness::AgentHealth;
+use crate::readiness::{AgentHealth, SessionTrouble};
 use crate::reconcile::run::{Event, Trigger};
 use crate::reconcile::{Awaited, Problem, report};
 use crate::status::{
@@ -309,6 +309,7 @@ impl Core {
             // How often is left out: it is one and the same problem while it goes on.
             let why = match &unready.health {
                 AgentHealth::CrashLoop(_) => format!("container `{}` is in a crash loop", agent.container.name),
+                AgentHealth::Session(trouble) => SessionTrouble { restarts: 0, ..trouble.clone() }.to_string(),
                 health => in_words(agent, health).1,
             };
             let key = (Some(unready.agent.clone()), Subject::Unready);
@@ -358,7 +359,7 @@ impl Core {
 
 /// Whether an agent's container ended or fails its check, and so may have said why.
 fn has_last_words(agent: &AgentStatus) -> bool {
-    matches!(agent.health, HealthStatus::Degraded | HealthStatus::Failed) && agent.container.is_some()
+    agent.container_is_unwell()
 }
 
 /// A failure as the journal tells it.

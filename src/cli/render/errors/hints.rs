@@ -62,6 +62,9 @@ pub(super) fn general_hint(problem: &Problem) -> Option<String> {
                     .into(),
             ),
             WaitingOn::ImageName { reference, held_by } => Some(name_taken_hint(reference, held_by)),
+            WaitingOn::AdHocSession { session } => Some(format!(
+                "end it (`steadfast session rm --force {session}`), or give the declared one another name"
+            )),
             WaitingOn::LocalImage { .. } => {
                 Some("build or load it (`podman load`, `podman build`), or choose `source: registry`".into())
             }
