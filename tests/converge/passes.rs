@@ -441,3 +441,16 @@ async fn a_predecessor_goes_only_once_its_successor_is_healthy() {
     assert_eq!(story.names(), ["demo-a"]);
     assert_eq!((story.id("demo-a"), story.phase("demo-a")), (before, Phase::Running));
 }
+
+/// The end of an observation and the end of all time at the same moment.
+#[tokio::test(start_paused = true)]
+async fn its_time_is_up_whatever_else_happens_at_that_moment() {
+    let mut story = Story::new(&["a", "b", "c"]);
+    story.options.timeout = Duration::from_secs(60);
+    story.fake.state().latency.insert("local", Duration::from_secs(30));
+    story.fake.state().latency.insert("look", Duration::from_secs(30));
+    let began = Instant::now();
+    let report = story.converge().await;
+    assert!(report.timed_out && !report.converged, "{:?}", report.problems);
+    assert!(began.elapsed() <= Duration::from_secs(71), "{:?}", began.elapsed());
+}

@@ -31,6 +31,8 @@ pub enum Broken {
     CrashLoopStarted,
     /// A difference that comes back is fought over.
     DriftFought,
+    /// What is due when something else happens is put off to the next moment.
+    MomentMissed,
     /// Sources of workspaces are not looked at.
     SourcesForgotten,
     /// A session is taken for another than the one that runs.
@@ -40,7 +42,7 @@ pub enum Broken {
 impl Broken {
     /// All there are.
     #[cfg(feature = "fake")]
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::RetryDropped,
         Self::LaneForgotten,
         Self::DifferenceByWords,
@@ -54,6 +56,7 @@ impl Broken {
         Self::StaleIsFresh,
         Self::CrashLoopStarted,
         Self::DriftFought,
+        Self::MomentMissed,
         Self::SourcesForgotten,
         Self::SessionMistaken,
     ];

@@ -94,6 +94,8 @@ pub(super) struct Core {
     /// Agents that this convergence does nothing more about, and what it found of them.
     given_up: BTreeMap<AgentName, Option<Finding>>,
     sessions: Sessions,
+    /// When it is to be woken.
+    wake_at: Option<Instant>,
     /// The newest plan, and who is not ready although nothing is to be done about it.
     plan: Plan,
     unready: Vec<Unready>,
@@ -141,6 +143,7 @@ impl Core {
             unsure: BTreeMap::new(),
             given_up: BTreeMap::new(),
             sessions: Sessions::default(),
+            wake_at: None,
             plan: Plan::default(),
             unready: Vec::new(),
             others_wait: false,
@@ -150,6 +153,8 @@ impl Core {
 
     /// What is to be done about what happened.
     pub(super) fn on(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        // What came at the same moment as the time to be woken, or before that was noticed, is not all that is due.
+        let is_due = self.wake_at.is_some_and(|at| at <= now.at) && !matches!(input, Input::Timer);
         match input {
             Input::Begin => self.begin(now),
             Input::Observed(observation) => self.observed(*observation, now),
@@ -175,6 +180,9 @@ impl Core {
             Input::Gone { id } => self.waiters.gone(id),
             Input::Timer => self.on_timer(now),
             Input::Stop => self.stop(ending::Why::Stopped, now),
+        }
+        if is_due && !Broken::MomentMissed.is_in() {
+            self.on_timer(now);
         }
         self.proceed(now);
         std::mem::take(&mut self.effects)
@@ -222,7 +230,8 @@ impl Core {
         let times = self.observing.next().chain(self.manifest.next()).chain(self.waiters.next()).chain(self.deadline());
         let times = times.chain(self.backoff.next(now.at)).chain(self.crash_loops.next(now.at));
         let times = times.chain(self.ending.as_ref().and_then(Ending::limit));
-        self.effects.push(Effect::WakeAt(times.filter(|at| *at > now.at).min()));
+        self.wake_at = times.filter(|at| *at > now.at).min();
+        self.effects.push(Effect::WakeAt(self.wake_at));
     }
 
     fn may_observe(&self, now: Now) -> bool {
