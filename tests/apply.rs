@@ -11,6 +11,8 @@ mod agents;
 mod containers;
 #[path = "apply/converge.rs"]
 mod converge;
+#[path = "apply/declared.rs"]
+mod declared;
 #[path = "apply/disks.rs"]
 mod disks;
 #[path = "apply/failures.rs"]

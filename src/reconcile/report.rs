@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::act::{ActError, Done, last_lines};
-use crate::backend::Engine;
+use crate::act::{ActError, Done, LastWords};
+use crate::backend::{Engine, Inside};
 use crate::model::{AgentName, Desired, FailureKind, Name};
 use crate::observe::{Distrust, ManifestFault};
 use crate::plan::{Plan, Step, Waiting};
@@ -139,11 +139,11 @@ pub enum Problem {
 
 impl Problem {
     /// What is wrong with an agent that is not ready, with the last lines of its log.
-    pub(super) async fn of_unready<E: Engine>(engine: &E, desired: &Desired, unready: Unready) -> Self {
+    pub(super) async fn of_unready<E: Engine + Inside>(engine: &E, desired: &Desired, unready: Unready) -> Self {
         let Unready { agent, id, health } = unready;
         let Some(wanted) = desired.agents.get(&agent) else { unreachable!("it is an agent of the state file") };
         let (_, message) = in_words(wanted, &health);
-        let log = last_lines(engine, &id, &wanted.container).await;
+        let log = LastWords::of(desired, &agent, wanted, &id, &health).read(engine).await;
         Problem::Unready { agent, container: wanted.container.name.to_string(), health, message, log }
     }
 
@@ -214,6 +214,7 @@ impl std::fmt::Display for Problem {
                     AgentHealth::Unhealthy(_) | AgentHealth::Starting => {
                         write!(f, "container `{container}` is not healthy: {message}")?
                     }
+                    AgentHealth::Session(_) => f.write_str(message)?,
                     _ => write!(f, "container `{container}` is not ready: {message}")?,
                 }
                 f.write_str(&crate::act::tail(log))

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::act::{ActError, last_lines};
-use crate::backend::Engine;
+use crate::backend::{Engine, Inside};
 use crate::readiness::AgentHealth;
 use crate::reconcile::core::{Draft, Finding, How};
 use crate::reconcile::{Problem, Report, report};
 
 /// Reads the last lines of those that are not ready into an outcome.
-pub(in crate::reconcile) async fn complete<E: Engine>(engine: &E, draft: Draft) -> Report {
+pub(in crate::reconcile) async fn complete<E: Engine + Inside>(engine: &E, draft: Draft) -> Report {
     let Draft { desired, taken, findings, not_waited_for, residual, manifest_fault, how, took } = draft;
     let problems = findings.into_iter().map(async |finding| match finding {
         Finding::Reported(problem) => problem,
