@@ -7,6 +7,8 @@
 
 #[path = "apply/agents.rs"]
 mod agents;
+#[path = "apply/brought.rs"]
+mod brought;
 #[path = "apply/containers.rs"]
 mod containers;
 #[path = "apply/converge.rs"]

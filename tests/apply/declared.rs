@@ -249,8 +249,7 @@ fn one_by_hand_of_a_declared_name_is_not_fought() {
     start(&world, "pi", &[], "exec sleep 1000");
     let by_hand = listed(&world, "pi")["pid"].as_i64().expect("it runs");
     declare(&world, "", "sessions: {pi: {command: [sleep, \"1000\"]}, other: {command: [sleep, \"1000\"]}}");
-    let outcome = world.run("apply -o json");
-    assert_eq!(outcome.code, 3, "{}", outcome.shown());
+    let outcome = world.run("apply -o json").expect(1);
     assert_eq!(steps(&outcome.json()), ["startSession coder/other"]);
     let way_out = "session `coder/pi` was started by hand and runs: `steadfast session rm --force coder/pi` ends it";
     assert!(problems(&outcome).iter().any(|told| told.contains(way_out)), "{}", outcome.shown());
@@ -428,8 +427,8 @@ fn secrets_stay_out_of_what_is_said_of_a_failure() {
         "command: [\"${env:IN_COMMAND}\"]",
         "command: [\"/bin/${env:IN_COMMAND}\"]",
     ];
-    for fields in failing {
-        declare(&world, "", &format!("sessions: {{pi: {{{fields}}}}}"));
+    for (number, fields) in failing.into_iter().enumerate() {
+        declare(&world, "", &format!("sessions: {{pi-{number}: {{{fields}}}}}"));
         for verb in ["apply -o json", "apply -vv", "status", "why coder", "why coder -o json", "history -o json"] {
             let outcome = world.run(verb);
             assert!(!verb.starts_with("apply") || outcome.code != 0, "{}", outcome.shown());
