@@ -138,7 +138,7 @@ impl<E: RunsKeepers> Inside for E {
         let want = Workspace { name: Some(name.to_string()), ..Workspace::from(spec) };
         let prepared = prepare(&place, &want, false).await.map_err(|err| of_workspace(at, name, &err))?;
         if !prepared.warnings.is_empty() {
-            let message = format!("workspace {}/{name}: {}", at.agent, prepared.warnings.join("; "));
+            let message = format!("workspace `{}/{name}`: {}", at.agent, prepared.warnings.join("; "));
             return Err(InsideError { kind: FailureKind::Workspace, message, is_retryable: true });
         }
         let kept = prepared.kept.iter().filter(|kept| kept.conflict).count();
@@ -331,6 +331,6 @@ fn of_workspace(at: &InAgent, name: &WorkspaceName, err: &WorkspaceError) -> Ins
         WorkspaceError::Record { .. } => (FailureKind::Io, true),
         _ => (FailureKind::Workspace, false),
     };
-    let message = format!("workspace {}/{name}: {}", at.agent, Chain(err));
+    let message = format!("workspace `{}/{name}`: {}", at.agent, Chain(err));
     InsideError { kind, message, is_retryable }
 }

@@ -23,6 +23,11 @@ mod failures;
 mod images;
 #[path = "apply/interrupted.rs"]
 mod interrupted;
+#[path = "background/keeper.rs"]
+#[allow(dead_code)] // made for `run`, which other tests ask more of
+mod keeper;
+#[path = "apply/kept.rs"]
+mod kept;
 #[path = "apply/killed.rs"]
 mod killed;
 #[path = "apply/locks.rs"]
