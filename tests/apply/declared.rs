@@ -462,3 +462,50 @@ fn another_user_than_the_image_s_keeps_its_sessions() {
     is_settled(&world);
     assert_eq!(world.run("session list").expect(0).stdout, "no sessions\n");
 }
+
+#[test]
+fn an_agent_that_is_stopped_suspended_or_gone_takes_its_sessions_along() {
+    let world = World::new();
+    world.sandbox.write("repo/file", "text\n");
+    let naps = [1, 2].map(|number| nap(140 + number));
+    let state = |more: &str, session: &str| {
+        let workspace = "workspaces: {repo: {source: ./repo, target: /root/repo}}";
+        declare(&world, "", &format!("{more}{workspace}, sessions: {{{session}}}"));
+    };
+    let [first, second] = naps.each_ref().map(|nap| sleeps("pi", nap));
+    state("", &first);
+    world.applied();
+    let runs = || naps.each_ref().map(|nap| processes_with(nap));
+    assert_eq!(runs(), [1, 0]);
+
+    state("suspend: true, ", &second);
+    is_settled(&world);
+    assert_eq!((runs(), session(&world, "pi")["status"].clone()), ([1, 0], json!("running")));
+    state("state: stopped, ", &second);
+    assert_eq!(kinds(&world.applied()), ["stopContainer"]);
+    is_settled(&world);
+    assert_eq!((runs(), session(&world, "pi")["status"].clone()), ([0, 0], json!("absent")));
+    state("", &second);
+    assert_eq!(kinds(&world.applied()), ["startContainer", "startSession"]);
+    assert_eq!(runs(), [0, 1]);
+    is_settled(&world);
+
+    world.run("down").expect(0);
+    assert_eq!(runs(), [0, 0]);
+    assert_eq!(kinds(&world.applied()), ["createContainer", "prepareWorkspace", "startSession"]);
+    assert_eq!(runs(), [0, 1]);
+    is_settled(&world);
+    // Gone for good, nothing is remembered of it.
+    world.state(&[&world.agent("other", "")]);
+    let mut taken = kinds(&world.applied());
+    taken.sort();
+    assert_eq!((taken, runs()), (vec!["createContainer".to_owned(), "removeContainer".to_owned()], [0, 0]));
+    for memory in ["sessions", "workspaces"] {
+        let left = crate::world::files_below(&world.state_dir().join(memory));
+        let left: Vec<_> = left
+            .iter()
+            .filter(|path| path.is_file() && path.extension().is_none_or(|ending| ending != "lock"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}

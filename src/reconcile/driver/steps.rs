@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Driver};
 use crate::act::{ActError, Done, Patience, act};
 use crate::backend::{Engine, Inside, Progress, Store, Vm};
+use crate::model::{AgentName, AgentState, Desired};
 use crate::plan::{Action, Lane, Step};
 use crate::reconcile::core::Input;
 use crate::reconcile::journal::Journal;
@@ -73,6 +74,7 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
         in_hand.tell(journal);
         let lane = step.lane();
         self.in_hand.insert(lane.clone(), in_hand);
+        let desired = self.desired.clone();
         let (slots, working, stop) = (self.slots.clone(), self.working.0.clone(), self.stop.clone());
         let patience = Patience {
             grace: grace.unwrap_or(options.patience.grace),
@@ -95,7 +97,11 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
             reporter.started(&step, &progress);
             let work = async {
                 let _slot = patience.slot.begin().await;
-                act(world, &step.action, progress, &patience).await
+                let done = act(world, &step.action, progress, &patience).await?;
+                if let Some(agent) = gone_for_good(&step, &desired) {
+                    world.engine.forget_inside(&desired.state_dir(), agent).await;
+                }
+                Ok(done)
             };
             let outcome = if is_transfer(&step) {
                 tokio::select! {
@@ -140,10 +146,22 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
     }
 }
 
+/// The agent whose container a step removes, where it is to have none.
+fn gone_for_good<'s>(step: &'s Step, desired: &Desired) -> Option<&'s AgentName> {
+    let agent = step.agent.as_ref().filter(|_| matches!(step.action, Action::RemoveContainer { .. }))?;
+    let is_wanted = desired.agents.get(agent).is_some_and(|wanted| wanted.state != AgentState::Absent);
+    (!is_wanted).then_some(agent)
+}
+
 /// Whether a step can be dropped anywhere and is resumed by the next one of its kind: bytes that were moved stay moved, and a
 /// machine goes on booting.
 fn is_transfer(step: &Step) -> bool {
-    let moves_bytes =
-        matches!(step.action, Action::FetchArtifact { .. } | Action::LoadImage { .. } | Action::PullImage { .. });
+    let moves_bytes = matches!(
+        step.action,
+        Action::FetchArtifact { .. }
+            | Action::LoadImage { .. }
+            | Action::PullImage { .. }
+            | Action::PrepareWorkspace { .. }
+    );
     moves_bytes || step.lane() == Lane::Vm
 }
