@@ -226,7 +226,7 @@ fn a_workspace_is_prepared_again_for_what_changed_here_and_for_another_container
     runs().workspace(|state| state.now = None).plans(&[]);
     runs().workspace(|state| state.kept = 3).plans(&[]);
     runs().workspace(|state| state.now = Some(Err("source `/src/repo` is not a directory".into()))).plans(&[
-        "later prepareWorkspace `a/repo`: whether its source changed cannot be told, source `/src/repo` is not a directory",
+        "later prepareWorkspace `a/repo`: whether its source changed cannot be told, workspace `a/repo`: source `/src/repo` is not a directory",
     ]);
     runs().workspace(|state| state.prepared.clear()).plans(&[PREPARE]);
     runs().workspace(|state| state.container = ContainerId::new("former").unwrap()).plans(&[PREPARE]);
