@@ -12,7 +12,9 @@ use serde::Serialize;
 
 use crate::files;
 use crate::model::vm::Process;
-use crate::model::{Observed, Owner, Phase, Reach, Route, VmState};
+use crate::model::{
+    AgentName, ContainerId, Observed, Owner, Phase, Reach, Route, SessionOrigin, SessionPhase, VmState,
+};
 use crate::mutex::guard;
 use crate::time::rfc3339;
 
@@ -92,6 +94,33 @@ struct Handle<'a> {
     pid: Option<u32>,
     started_at: Option<String>,
     image: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    sessions: BTreeMap<&'a str, SessionHandle<'a>>,
+}
+
+/// A session that runs: its process in the container, which its start time tells from another of that number.
+#[derive(Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct SessionHandle<'a> {
+    id: &'a str,
+    pid: Option<i32>,
+    pid_started: Option<u64>,
+    declared: bool,
+}
+
+fn sessions<'a>(
+    observed: &'a Observed,
+    agent: Option<&AgentName>,
+    id: &ContainerId,
+) -> BTreeMap<&'a str, SessionHandle<'a>> {
+    let inside = agent.and_then(|agent| observed.inside.get(agent)).filter(|inside| inside.container == *id);
+    let found = inside.and_then(|inside| inside.sessions.present()).into_iter().flatten();
+    let running = found.filter(|(_, state)| state.phase == SessionPhase::Running);
+    let handle = running.map(|(name, state)| {
+        let declared = matches!(state.origin, SessionOrigin::Declared(_));
+        (name.as_str(), SessionHandle { id: &state.id, pid: state.pid, pid_started: state.pid_started, declared })
+    });
+    handle.collect()
 }
 
 impl Scratch {
@@ -129,11 +158,12 @@ impl Scratch {
                 let Owner::Ours { agent, .. } = &seen.owner else { return None };
                 let handle = Handle {
                     id: seen.id.as_str(),
-                    agent: agent.as_ref().map(crate::model::AgentName::as_str),
+                    agent: agent.as_ref().map(AgentName::as_str),
                     state: word(&seen.phase),
                     pid: seen.pid,
                     started_at: seen.started_at.map(rfc3339),
                     image: seen.image.as_str(),
+                    sessions: sessions(observed, agent.as_ref(), &seen.id),
                 };
                 Some((name.as_str(), handle))
             })

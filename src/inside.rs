@@ -21,8 +21,8 @@ use crate::session::message::{IdleStop, Problem, ProblemKind, Restart, Size, Spe
 use crate::session::{Keeper, SessionError, Watch};
 use crate::workspace::{Place, Records, Summary, Workspace, WorkspaceError, fingerprint, prepare};
 
-/// How long a container has to say how its sessions are.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a container has to say how its sessions are: by `limactl shell` a question takes seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// A terminal's size until somebody attaches with another.
 const TERMINAL: Size = Size { cols: 80, rows: 24 };
 /// TERM.

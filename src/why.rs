@@ -22,6 +22,8 @@ use crate::status::AgentStatus;
 use crate::time::rfc3339;
 use crate::words::Word;
 
+/// The stage of what is inside of a container.
+const INSIDE: u8 = 3;
 /// How many of the last failures are told.
 const MOST_FAILURES: usize = 3;
 
@@ -225,8 +227,11 @@ impl Past {
     /// A step was done: what failed at this point of its way to be ready, or before it, did not fail last.
     fn get_over(&mut self, done: &Entry) {
         let Some(reached) = ReportedStep::of(done).stage() else { return };
-        let is_over = |failure: &Failure| {
-            failure.done.as_ref().and_then(ReportedStep::stage).is_none_or(|stage| stage <= reached)
+        let target = done.text("target");
+        let is_over = |failure: &Failure| match failure.done.as_ref() {
+            // Of sessions and workspaces each goes its own way.
+            Some(failed) if failed.stage() == Some(INSIDE) => reached == INSIDE && failed.target == target,
+            failed => failed.and_then(ReportedStep::stage).is_none_or(|stage| stage <= reached),
         };
         let (over, failures) = std::mem::take(&mut self.failures).into_iter().partition(is_over);
         self.failures = failures;
@@ -272,7 +277,7 @@ impl ReportedStep {
         Self { kind: entry.kind(), target: entry.text("target").to_owned() }
     }
 
-    /// How far on its way to be ready an agent is with it: fetched, loaded, in a container. `None` for what is none of these, such
+    /// How far on its way to be ready an agent is with it: fetched, loaded, in a container, inside of that. `None` for what is none of these, such
     /// as clearing away what a replacement left.
     fn stage(&self) -> Option<u8> {
         let is_leftover = || [NEXT_SUFFIX, PREV_SUFFIX].iter().any(|end| self.target.ends_with(end));
@@ -281,6 +286,7 @@ impl ReportedStep {
             Some(ActionKind::LoadImage | ActionKind::PullImage) => Some(1),
             Some(ActionKind::RemoveContainer) if is_leftover() => None,
             Some(ActionKind::PruneArtifact | ActionKind::PruneImage) => None,
+            Some(ActionKind::PrepareWorkspace | ActionKind::StartSession | ActionKind::StopSession) => Some(INSIDE),
             _ => Some(2),
         }
     }

@@ -124,7 +124,9 @@ mod tests {
     use crate::model::FailureKind;
     use crate::plan::ActionKind;
     use crate::readiness::CheckedBy;
-    use crate::status::{ConditionKind, ConditionReason, ConditionStatus, HealthStatus, SyncStatus};
+    use crate::status::{
+        ConditionKind, ConditionReason, ConditionStatus, HealthStatus, SessionWord, SyncStatus, WorkspaceWord,
+    };
 
     /// All words that stand in backticks on a page.
     fn documented(page: &str) -> BTreeSet<&str> {
@@ -149,7 +151,7 @@ mod tests {
             ActionKind::ALL,
             "syncManifest fetchArtifact createVm startVm recreateVm adoptVm stopVm deleteVm forwardPorts loadImage pullImage \
              observeContainer createContainer startContainer stopContainer replaceContainer renameContainer removeContainer \
-             pruneArtifact pruneImage",
+             prepareWorkspace startSession stopSession pruneArtifact pruneImage",
             JSON,
         );
         are(
@@ -157,7 +159,8 @@ mod tests {
             "manifestFetch manifestInvalid manifest untrusted trustRecord download digestMismatch sizeMismatch noSpace damaged \
              otherImage escapes io limactlMissing limactlRoot limactlTooOld noInstance vmNotReady vmBusy vm notFound conflict \
              timeout permissionDenied transportUnavailable apiError commandFailed unknown mountSource imageMissing \
-             architecture endedAtOnce unhealthy rolledBack rollBackFailed interrupted nonConvergent crashLoop failed notReady",
+             architecture endedAtOnce unhealthy rolledBack rollBackFailed session workspace interrupted nonConvergent crashLoop \
+             failed notReady",
             JSON,
         );
         are(
@@ -177,9 +180,11 @@ mod tests {
         are(
             ConditionReason::ALL,
             "Converged CrashLoop Failed Downloading LoadingImage VmStarting SocketUnreachable BackingOff NonConvergent \
-             RolledBack Pending Blocked Restarted Starting Unhealthy Replacing Suspended Unknown",
+             RolledBack Pending Blocked Restarted Starting Unhealthy Session Replacing Suspended Unknown",
             JSON,
         );
+        are(SessionWord::ALL, "running backingOff exited lost absent unknown", JSON);
+        are(WorkspaceWord::ALL, "prepared outdated absent unknown", JSON);
         are(
             RefusedKind::ALL,
             "badRequest unknownOp tooLarge tooSlow busy forbidden stopping unavailable",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sessions in a minute, besides the build: an agent that speaks JSON lines on its standard input and output (chat.rs) is started, sent
-# to, attached to, and killed in every way.
+# to, attached to, edited, and killed in every way: as the state file declares it, and by hand.
 #
 #   examples/sessions/run.sh        cleans up after itself, also on Ctrl-C
 #
@@ -34,12 +34,9 @@ main() {
   export SESSIONS_DIR=$scratch STEADFAST_FILE=$scratch/steadfast.yaml
   cp "$here/steadfast.yaml" "$STEADFAST_FILE"
 
-  headline "Make an image with the agent in it, and apply"
+  headline "Make an image with the agent in it, and apply: container and session are started"
   image
   show steadfast apply
-
-  headline "Start a session. What fails is started again"
-  show steadfast session start hello/chat --restart on-failure -- chat
   show steadfast session list
 
   headline "Send to it, and read what it says"
@@ -70,18 +67,28 @@ main() {
   until_said 'welcome back'
   show steadfast session logs hello/chat
 
-  headline "Kill the container. The session went with it, and says so"
+  headline "Edit its command in the state file: the session is restarted, the container goes on"
+  edit 's/command: \[chat\]/command: [chat, politely]/'
+  show steadfast plan
+  show steadfast apply
+  show steadfast session list
+
+  headline "Start one by hand beside it. What fails is started again there, too"
+  show steadfast session start hello/talk --restart on-failure -- chat
+  show steadfast session list
+
+  headline "Kill the container. What the state file declares comes back; what was started by hand went with it, and says so"
   show podman --url "$CONTAINER_HOST" kill sessions-hello
   show steadfast apply
   show steadfast session list
-  show steadfast session rm hello/chat
+  show steadfast session rm hello/talk
 
   headline "End one by the end of its input, and have its exit code"
-  show steadfast session start hello/chat -- chat
-  show steadfast session send hello/chat --eof '{"say": "that was all"}
+  show steadfast session start hello/talk -- chat
+  show steadfast session send hello/talk --eof '{"say": "that was all"}
 '
-  show steadfast session wait hello/chat
-  show steadfast session logs hello/chat
+  show steadfast session wait hello/talk
+  show steadfast session logs hello/talk
 
   headline "Take everything down"
   show steadfast down
@@ -101,6 +108,13 @@ show() {
   done
   printf '%s$%s%s\n' "$bold" "$(printf '%s' "$line" | sed "s|--url ${CONTAINER_HOST:-none}|--url \$CONTAINER_HOST|")" "$plain"
   in_podman_ns "$@"
+}
+
+# Edits the state file, and says how.
+edit() {
+  printf '%s$ sed -i %s %s%s\n' "$bold" "'$1'" steadfast.yaml "$plain"
+  sed "$1" "$STEADFAST_FILE" >"$scratch/edited.yaml"
+  mv "$scratch/edited.yaml" "$STEADFAST_FILE"
 }
 
 # The agent's image, with chat.rs in it.

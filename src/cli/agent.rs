@@ -103,6 +103,11 @@ impl Agents {
         state_dir(&self.desired)
     }
 
+    /// Whether the state file declares this session.
+    pub(super) fn declares(&self, agent: &AgentName, session: &str) -> bool {
+        self.desired.agents.get(agent).is_some_and(|agent| agent.sessions.contains_key(session))
+    }
+
     /// Whether another steadfast is at work on them.
     pub(super) fn are_worked_on(&self) -> bool {
         matches!(lock::check(&state_dir(&self.desired).join("lock")), Err(LockError::Held { .. }))

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, ActionKind, Plan, Policy, Reason, WaitingOn, is_in_a_crash_loop, stays_ended};
+use super::{Action, ActionKind, Note, Plan, Policy, Reason, WaitingOn, is_in_a_crash_loop, stays_ended};
 use crate::backend::{InAgent, SessionStart};
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSession, ContainerState, Desired, EndedBy, FailureKind, FieldChange, Health,
@@ -53,9 +53,28 @@ pub(super) fn plan(
                 let held = not_ready(name, seen, to_come.contains_key(name));
                 wanted.compare(&at(seen), inside.filter(|inside| inside.container == seen.id), held, plan);
             }
-            _ => wanted.wait_for_agent(&down(name, agent, container, to_come.contains_key(name)), plan),
+            seen => {
+                let goes = to_come.get(name) == Some(&true);
+                if let Some(note) =
+                    seen.filter(|_| goes).zip(inside).and_then(|(seen, inside)| what_goes(name, agent, seen, inside))
+                {
+                    plan.notes.push(note);
+                }
+                wanted.wait_for_agent(&down(name, agent, container, to_come.contains_key(name)), plan);
+            }
         }
     }
+}
+
+/// What of an agent's work goes with its container: that in workspaces which lie in no mount.
+fn what_goes(name: &AgentName, agent: &Agent, container: &ContainerState, inside: &Inside) -> Option<Note> {
+    let is_mounted = |target: &str| {
+        let mut mounts = agent.container.mounts.iter().map(|mount| mount.target.expose());
+        mounts.any(|mount| target.strip_prefix(mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    };
+    let there = inside.workspaces.iter().filter(|(_, state)| state.container == container.id && !state.read_only);
+    let targets: Vec<_> = there.map(|(target, _)| target.clone()).filter(|target| !is_mounted(target)).collect();
+    (!targets.is_empty()).then(|| Note::WorkspacesGo { agent: name.clone(), targets })
 }
 
 /// Why nothing is begun in a container that runs, if so.

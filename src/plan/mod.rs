@@ -109,6 +109,13 @@ pub enum Note {
         /// Its name.
         name: crate::model::ContainerName,
     },
+    /// A container with workspaces is replaced, and what its agent changed in them goes with it.
+    WorkspacesGo {
+        /// Of which agent.
+        agent: AgentName,
+        /// Where they are, but for those that lie in a mount.
+        targets: Vec<String>,
+    },
     /// The virtual machine was made from another template than the one there is now, and is kept.
     TemplateChanged {
         /// Which.
@@ -159,6 +166,13 @@ impl std::fmt::Display for Note {
             Note::OrphanKept { name } => {
                 write!(f, "container `{name}` belongs to no agent of the state file and is kept (--no-prune)")
             }
+            Note::WorkspacesGo { agent, targets } => write!(
+                f,
+                "what agent `{agent}` changed in {} goes with its container, which is replaced: `steadfast workspace status {agent}` \
+                 shows what, and `steadfast workspace pull {agent} {}` brings its commits back before",
+                targets.join(", "),
+                targets.first().map(String::as_str).unwrap_or_default()
+            ),
             Note::TemplateChanged { instance } => write!(
                 f,
                 "VM `{instance}` was made from another version of its template and is kept; `onTemplateChange: recreate` makes it \

@@ -206,3 +206,13 @@ async fn the_status_shows_them_under_their_agent() {
     });
     run.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_of_an_agent_goes_with_its_container() {
+    let mut story = wanted().settled().await;
+    assert_eq!(story.fake.state().inside.workspaces.len(), 1);
+    story.desired.agents.remove("a");
+    assert!(story.converge().await.converged);
+    let state = story.fake.state();
+    assert!(state.inside.workspaces.is_empty() && state.inside.remembered.is_empty());
+}

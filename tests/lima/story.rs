@@ -17,6 +17,7 @@ fn a_machine_is_made_kept_and_repaired() {
     made_from_nothing(world);
     the_template_keeps_its_promises(world);
     secrets_stay_in_the_container(world);
+    sessions_and_workspaces_are_kept_in_it(world);
     a_new_port_needs_no_restart(world);
     a_full_disk_costs_nothing_but_the_step(world);
     looking_goes_around_what_is_lost_and_acting_repairs_it(world);
@@ -101,6 +102,44 @@ fn secrets_stay_in_the_container(world: &World) {
     for verb in ["plan -o json", "status -o json", "vm status", "history", "doctor"] {
         world.run(verb).keeps_quiet_about(&[CANARY]);
     }
+}
+
+/// By whichever way Podman in it is reached.
+fn sessions_and_workspaces_are_kept_in_it(world: &World) {
+    let inside = "    workspaces: {repo: {source: repo, target: /work/repo}}\n    sessions:\n      echo:\n        \
+                  command: [sh, -c, 'while read line; do echo got $line in $PWD; done']\n        cwd: /work/repo\n";
+    world.sandbox.write("repo/hello", "from here\n");
+    let state = |lima: &str| {
+        world.state("1", &[], lima);
+        let file = world.sandbox.path("steadfast.yaml");
+        let text = std::fs::read_to_string(&file).expect("the state file");
+        std::fs::write(file, text + inside).expect("the state file");
+    };
+    let pid = || {
+        let listed = world.run("session list hello -o json").expect(0).json();
+        assert_eq!(listed["sessions"][0]["declared"], true, "{listed}");
+        listed["sessions"][0]["pid"].as_i64().expect("a pid")
+    };
+    let says = |words: &str| {
+        world.run(["session", "send", "hello/echo", &format!("{words}\n")]).expect(0);
+        let said = format!("got {words} in /work/repo");
+        until("the session answers", || world.run("session logs hello/echo").stdout.contains(&said));
+    };
+    state("");
+    assert_eq!(world.apply_kinds(), ["prepareWorkspace", "startSession"]);
+    assert_eq!(world.run("exec hello -- cat /work/repo/hello").expect(0).stdout, "from here\n");
+    let first = pid();
+    says("one");
+    state(", transport: shell");
+    assert_eq!(world.apply_kinds(), Vec::<String>::new(), "the way there makes no difference");
+    says("two");
+    world.sandbox.write("repo/hello", "from here, again\n");
+    assert_eq!(world.apply_kinds(), ["prepareWorkspace"]);
+    assert_eq!(world.run("exec hello -- cat /work/repo/hello").expect(0).stdout, "from here, again\n");
+    assert_eq!(pid(), first);
+    world.state("1", &[], "");
+    assert_eq!(world.apply_kinds(), ["stopSession"]);
+    world.run("workspace rm hello /work/repo").expect(0);
 }
 
 fn a_new_port_needs_no_restart(world: &World) {

@@ -225,12 +225,14 @@ impl Ideal {
         }
     }
 
-    /// What runs is looked into.
-    pub fn look_inside(&mut self) {
+    /// Those of agents that run under their name are looked into.
+    pub fn look_inside(&mut self, desired: &Desired) {
         let Seen::Present(guest) = &self.seen.guest else { return self.seen.inside.clear() };
         let mut inside = BTreeMap::new();
-        for one in guest.containers.values().filter(|one| one.phase == Phase::Running) {
-            let Owner::Ours { agent: Some(agent), .. } = &one.owner else { continue };
+        for (agent, wanted) in &desired.agents {
+            let found = guest.containers.get(&wanted.container.name);
+            let runs = |one: &&ContainerState| one.phase == Phase::Running && one.owner.is_of(agent);
+            let Some(one) = found.filter(runs) else { continue };
             let had = self.seen.inside.remove(agent).filter(|had| had.container == one.id);
             let new = || Inside {
                 container: one.id.clone(),

@@ -219,7 +219,7 @@ proptest! {
         ideal.inside = scene.observed.guest.present().cloned();
         let mut past = Vec::new();
         for _ in 0..14 {
-            ideal.look_inside();
+            ideal.look_inside(&scene.desired);
             scene.observed = ideal.seen.clone();
             let plan = scene.plan();
             past.push(lines(&plan));

@@ -80,7 +80,68 @@ struct Agent {
     last_failure: Option<LastFailure>,
     container: Option<Container>,
     #[serde(default)]
+    sessions: BTreeMap<String, Session>,
+    #[serde(default)]
+    workspaces: BTreeMap<String, Workspace>,
+    #[serde(default)]
     conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Session {
+    status: String,
+    #[serde(default)]
+    declared: bool,
+    #[serde(default)]
+    restarts: u32,
+    #[serde(default)]
+    idle_ms: Option<u64>,
+    #[serde(default)]
+    idle: bool,
+    #[serde(default)]
+    waiting_for_input: Option<bool>,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+impl Session {
+    fn in_words(&self) -> String {
+        let how = self.message.clone().unwrap_or_else(|| self.status.clone());
+        let mut words = vec![how];
+        match self.restarts {
+            0 => {}
+            1 => words.push("started again once".to_owned()),
+            times => words.push(format!("started again {times} times")),
+        }
+        match self.idle_ms.map(Duration::from_millis) {
+            Some(idle) if self.idle => words.push(format!("idle for {}", units::short(idle))),
+            _ if self.waiting_for_input == Some(true) => words.push("waits for input".to_owned()),
+            _ => {}
+        }
+        if !self.declared {
+            words.push("ad hoc".to_owned());
+        }
+        words.join(", ")
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Workspace {
+    status: String,
+    target: String,
+    #[serde(default)]
+    kept: usize,
+}
+
+impl Workspace {
+    fn in_words(&self) -> String {
+        let kept = match self.kept {
+            0 => String::new(),
+            kept => format!("; of {} the agent's own version is kept", units::count(kept, "newer path")),
+        };
+        format!("{} at {}{kept}", self.status, self.target)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -287,6 +348,12 @@ fn table(out: &mut String, status: &Page, color: bool) {
             _ => CHANGE,
         };
         let _ = writeln!(out, "  {}", styled(&line(row), style, color));
+        for (name, workspace) in &agent.workspaces {
+            let _ = writeln!(out, "      workspace {name}: {}", workspace.in_words());
+        }
+        for (name, session) in &agent.sessions {
+            let _ = writeln!(out, "      session {name}: {}", session.in_words());
+        }
         if let Some(problem) = problem(agent) {
             let seen_above = seen_above(agent);
             if !seen_above && !alike.contains_key(&problem) {

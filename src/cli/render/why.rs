@@ -188,6 +188,14 @@ fn seen(page: &mut Page, why: &Why, known: &Known) {
         let there = if artifact.present { "is in the cache" } else { "is not in the cache" };
         page.row("", &format!("artifact `{}` {there}", artifact.key));
     }
+    for (name, workspace) in &status.workspaces {
+        page.row("", &format!("workspace `{name}` at {} is {}", workspace.target, workspace.status));
+    }
+    for (name, session) in &status.sessions {
+        let kind = if session.declared { "" } else { ", ad hoc" };
+        let how = session.message.clone().unwrap_or_else(|| format!("is {}", session.status));
+        page.row("", &format!("session `{name}` {how}{kind}"));
+    }
 }
 
 fn since(known: &Known) -> Option<String> {
@@ -245,6 +253,7 @@ fn hints(why: &Why) -> Vec<String> {
         let kind = match known.status.conditions.first().map(|condition| condition.reason) {
             Some(ConditionReason::CrashLoop) => FailureKind::CrashLoop,
             Some(ConditionReason::Unhealthy) => FailureKind::Unhealthy,
+            Some(ConditionReason::Session) => FailureKind::Session,
             _ => FailureKind::NotReady,
         };
         hints.extend(kind_hint(kind, agent, container));

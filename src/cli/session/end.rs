@@ -9,6 +9,7 @@ use super::{failed, keeper, list};
 use crate::cli::agent::{Agents, exit_with};
 use crate::cli::exec::SIGNALLED;
 use crate::cli::render::errors::print as print_error;
+use crate::cli::render::said::{Level, say};
 use crate::cli::{CliError, ExitStatus, Settings, render};
 use crate::session::message::{State, Status};
 use crate::session::{SessionError, words_of};
@@ -78,6 +79,11 @@ pub(super) async fn stop(settings: &Settings, args: StopArgs) -> Result<ExitStat
             Status::Lost => format!("session {} is not running ({how})\n", args.session),
             _ => format!("session {} is stopped: {how}\n", args.session),
         })?;
+        if state.declared.is_some() && agents.declares(&args.session.agent, args.session.name.as_str()) {
+            let text = format!("the state file declares session {}", args.session);
+            let hint = "unless it says `restart: no`, `run` and the next `apply` start it again; take it out of the file to have it stay so";
+            say(Level::Info, &text, &[hint.to_owned()], settings.color_stderr);
+        }
     }
     Ok(ExitStatus::Done)
 }

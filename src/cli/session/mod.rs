@@ -66,7 +66,7 @@ fn failed(err: &SessionError, session: &SessionRef) -> CliError {
         _ => match err {
             SessionError::AgentDown { agent } => {
                 format!(
-                    "`steadfast why {agent}` tells what stopped it; `steadfast apply` starts it, without its sessions"
+                    "`steadfast why {agent}` tells what stopped it; `steadfast apply` starts it, and the sessions that it declares"
                 )
             }
             SessionError::NoPlace { .. } => {

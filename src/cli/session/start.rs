@@ -3,6 +3,7 @@
 use super::args::StartArgs;
 use super::{failed, keeper, list};
 use crate::cli::agent::{Agents, variables};
+use crate::cli::render::said::{Level, say};
 use crate::cli::{CliError, ExitStatus, Settings, render};
 use crate::session::message::{Size, Spec, Word};
 
@@ -32,6 +33,17 @@ pub(super) async fn start(settings: &Settings, args: StartArgs) -> Result<ExitSt
         declared: None,
         replace_ended: false,
     };
+    if agents.declares(&args.session.agent, args.session.name.as_str()) {
+        let session = &args.session;
+        say(
+            Level::Warn,
+            &format!("the state file declares session {session} too, and nothing else takes its place while it runs"),
+            &[format!(
+                "`steadfast session rm --force {session}` ends it, and `steadfast apply` starts what is declared"
+            )],
+            settings.color_stderr,
+        );
+    }
     let state = keeper.start(&spec, args.user.as_deref()).await.map_err(|err| failed(&err, &args.session))?;
     if settings.output.is_data() {
         render::print_data(settings.output, &list::json(&args.session.agent, &state))?;

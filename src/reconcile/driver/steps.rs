@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Driver};
 use crate::act::{ActError, Done, Patience, act};
 use crate::backend::{Engine, Inside, Progress, Store, Vm};
-use crate::model::{AgentName, AgentState, Desired};
-use crate::plan::{Action, Lane, Step};
+use crate::model::AgentName;
+use crate::plan::{Action, Lane, Reason, Step};
 use crate::reconcile::core::Input;
 use crate::reconcile::journal::Journal;
 
@@ -74,7 +74,6 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
         in_hand.tell(journal);
         let lane = step.lane();
         self.in_hand.insert(lane.clone(), in_hand);
-        let desired = self.desired.clone();
         let (slots, working, stop) = (self.slots.clone(), self.working.0.clone(), self.stop.clone());
         let patience = Patience {
             grace: grace.unwrap_or(options.patience.grace),
@@ -84,6 +83,7 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
             undo: self.is_once,
             ..options.patience.clone()
         };
+        let state_dir = self.desired.state_dir();
         self.steps.push(Box::pin(async move {
             let began = Instant::now();
             let mut patience = patience;
@@ -97,11 +97,7 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
             reporter.started(&step, &progress);
             let work = async {
                 let _slot = patience.slot.begin().await;
-                let done = act(world, &step.action, progress, &patience).await?;
-                if let Some(agent) = gone_for_good(&step, &desired) {
-                    world.engine.forget_inside(&desired.state_dir(), agent).await;
-                }
-                Ok(done)
+                act(world, &step.action, progress, &patience).await
             };
             let outcome = if is_transfer(&step) {
                 tokio::select! {
@@ -111,6 +107,9 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
             } else {
                 work.await
             };
+            if let (Ok(_), Some(agent)) = (&outcome, leaves_for_good(&step)) {
+                world.engine.forget_inside(&state_dir, agent).await;
+            }
             let took = began.elapsed();
             reporter.finished(&step, outcome.as_ref(), took);
             Ended { step, outcome: outcome.map_err(Arc::new), took }
@@ -146,11 +145,12 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
     }
 }
 
-/// The agent whose container a step removes, where it is to have none.
-fn gone_for_good<'s>(step: &'s Step, desired: &Desired) -> Option<&'s AgentName> {
-    let agent = step.agent.as_ref().filter(|_| matches!(step.action, Action::RemoveContainer { .. }))?;
-    let is_wanted = desired.agents.get(agent).is_some_and(|wanted| wanted.state != AgentState::Absent);
-    (!is_wanted).then_some(agent)
+/// The agent that has no container any more once this step is taken, and is to have none: what this machine remembers of what was in it
+/// is of no use.
+fn leaves_for_good(step: &Step) -> Option<&AgentName> {
+    let is_removal = matches!(step.action, Action::RemoveContainer { .. });
+    let for_good = matches!(step.reason, Reason::Orphaned | Reason::WantedAbsent | Reason::TakenDown);
+    step.agent.as_ref().filter(|_| is_removal && for_good)
 }
 
 /// Whether a step can be dropped anywhere and is resumed by the next one of its kind: bytes that were moved stay moved, and a
