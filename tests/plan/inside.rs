@@ -92,7 +92,7 @@ fn a_session_waits_for_its_workspace_and_both_for_their_agent() {
     wanting().prepared().session("pi", Some(&pi()), SessionPhase::Running).plans(&[]);
     let later = |reason| {
         [
-            format!("later prepareWorkspace `a/repo`: it is not in the container, once agent `a` is ready"),
+            "later prepareWorkspace `a/repo`: it is not in the container, once agent `a` is ready".to_owned(),
             format!("later startSession `a/pi`: {reason}, once agent `a` is ready"),
         ]
     };
