@@ -19,6 +19,8 @@ mod declared;
 mod disks;
 #[path = "apply/failures.rs"]
 mod failures;
+#[path = "apply/hidden.rs"]
+mod hidden;
 #[path = "apply/images.rs"]
 mod images;
 #[path = "apply/interrupted.rs"]
