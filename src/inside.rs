@@ -63,14 +63,17 @@ impl<E: RunsKeepers> Inside for E {
 
     async fn start_session(&self, at: &InAgent, start: &SessionStart) -> Result<SessionStarted, InsideError> {
         let session = format!("{}/{}", at.agent, start.name);
-        let directory = at.state_dir.join(SESSIONS);
-        let remembered = files::make_directory(&directory)
-            .and_then(|()| files::open_or_create(&directory.join(at.agent.as_str())).map(drop));
-        remembered.map_err(|err| InsideError {
+        remember_sessions(at).map_err(|err| InsideError {
             kind: FailureKind::Io,
-            message: format!("session {session} cannot be remembered in `{}`: {err}", directory.display()),
+            message: format!("session `{session}` cannot be remembered in `{}`: {err}", at.state_dir.display()),
             is_retryable: true,
         })?;
+        let failed = |err: &SessionError| {
+            let err = of_session(err);
+            // Of several that fail, each says which it is, in one line.
+            let why = err.message.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+            InsideError { message: format!("session `{session}` cannot be started: {why}"), ..err }
+        };
         let spec = keeper_spec(at, start);
         let user = start.spec.user.as_deref();
         match keeper(self, at).start(&spec, user).await {
@@ -81,10 +84,10 @@ impl<E: RunsKeepers> Inside for E {
                 let others: Vec<_> = problems.iter().filter(|problem| other(problem)).cloned().collect();
                 match others.is_empty() {
                     true => Ok(SessionStarted::InTheWay),
-                    false => Err(of_session(&SessionError::Refused(others))),
+                    false => Err(failed(&SessionError::Refused(others))),
                 }
             }
-            Err(err) => Err(of_session(&err)),
+            Err(err) => Err(failed(&err)),
         }
     }
 
@@ -135,7 +138,7 @@ impl<E: RunsKeepers> Inside for E {
         let want = Workspace { name: Some(name.to_string()), ..Workspace::from(spec) };
         let prepared = prepare(&place, &want, false).await.map_err(|err| of_workspace(at, name, &err))?;
         if !prepared.warnings.is_empty() {
-            let message = format!("workspace {}/{name}: {}", at.agent, prepared.warnings.join("; "));
+            let message = format!("workspace `{}/{name}`: {}", at.agent, prepared.warnings.join("; "));
             return Err(InsideError { kind: FailureKind::Workspace, message, is_retryable: true });
         }
         let kept = prepared.kept.iter().filter(|kept| kept.conflict).count();
@@ -146,6 +149,12 @@ impl<E: RunsKeepers> Inside for E {
         forget_sessions(state_dir, agent);
         Records::new(state_dir).forget(agent.as_str());
     }
+}
+
+fn remember_sessions(at: &InAgent) -> std::io::Result<()> {
+    let directory = at.state_dir.join(SESSIONS);
+    files::make_directory(&directory)?;
+    files::open_or_create(&directory.join(at.agent.as_str())).map(drop)
 }
 
 fn forget_sessions(state_dir: &Path, agent: &AgentName) {
@@ -203,8 +212,12 @@ async fn look_at_sessions<E: Engine>(engine: &E, at: &InAgent) -> Seen<BTreeMap<
     };
     let sessions: BTreeMap<_, _> =
         listed.into_iter().filter_map(|state| Some((state.name.parse().ok()?, seen(state)))).collect();
-    if !sessions.values().any(|state: &SessionState| matches!(state.origin, SessionOrigin::Declared(_))) {
-        forget_sessions(&at.state_dir, &at.agent);
+    let is_declared = |state: &SessionState| matches!(state.origin, SessionOrigin::Declared(_));
+    match sessions.values().any(is_declared) {
+        // One may have begun after this memory was last found to be of no use, or without it: the root was removed.
+        true if at.state_dir.is_dir() => drop(remember_sessions(at)),
+        true => {}
+        false => forget_sessions(&at.state_dir, &at.agent),
     }
     Seen::Present(sessions)
 }
@@ -318,6 +331,6 @@ fn of_workspace(at: &InAgent, name: &WorkspaceName, err: &WorkspaceError) -> Ins
         WorkspaceError::Record { .. } => (FailureKind::Io, true),
         _ => (FailureKind::Workspace, false),
     };
-    let message = format!("workspace {}/{name}: {}", at.agent, Chain(err));
+    let message = format!("workspace `{}/{name}`: {}", at.agent, Chain(err));
     InsideError { kind, message, is_retryable }
 }

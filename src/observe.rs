@@ -273,7 +273,7 @@ async fn look_inside<V, E: Inside, S>(
         let at = InAgent { agent: name.clone(), container: seen.id.clone(), state_dir: state_dir.clone() };
         let sources = agent.workspaces.values().filter(|_| sources).cloned().collect();
         let sessions = !agent.sessions.is_empty() || remembered.contains(name);
-        is_its.then(|| LookInside { at, sessions, sources })
+        is_its.then_some(LookInside { at, sessions, sources })
     });
     let looks: Vec<_> = looks.collect();
     let looked = looks.into_iter().map(|look| async move {

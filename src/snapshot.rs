@@ -8,13 +8,13 @@ use std::time::SystemTime;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
-use crate::act::{Patience, last_lines, obstacle};
+use crate::act::{LastWords, Patience, obstacle};
 use crate::backend::{Engine, Inside, Store, Vm, World};
 use crate::model::{Desired, Observed, Owner, Seen};
 use crate::observe::{ManifestFault, look_at_published, observe, observe_without_engine};
 use crate::plan::{Plan, Policy, WaitingOn, look_replaced, plan};
-use crate::readiness::steady_after;
-use crate::status::{Status, status};
+use crate::readiness::{agent_health, steady_after};
+use crate::status::{HealthStatus, Status, status};
 
 /// An observation, the plan made from it, and the status that both show.
 #[derive(Debug)]
@@ -69,13 +69,20 @@ impl Snapshot {
     }
 
     /// The last lines of those whose container ended, or fails its check.
-    async fn read_logs<E: Engine>(&mut self, engine: &E, desired: &Desired) {
-        let Some(guest) = self.observed.guest.present() else { return };
-        let silent = self.status.agents.iter_mut().filter(|(_, agent)| !agent.ready && agent.container_is_unwell());
+    async fn read_logs<E: Engine + Inside>(&mut self, engine: &E, desired: &Desired) {
+        let (observed, steady) = (&self.observed, steady_after(Patience::default().settle));
+        let Some(guest) = observed.guest.present() else { return };
+        let silent = self.status.agents.iter_mut().filter(|(_, agent)| {
+            !agent.ready
+                && matches!(agent.health, HealthStatus::Degraded | HealthStatus::Failed)
+                && agent.container.is_some()
+        });
         let reads = silent.filter_map(|(name, agent)| {
             let wanted = desired.agents.get(name)?;
             let container = guest.containers.get(&wanted.container.name)?;
-            Some(async move { agent.last_log = Some(last_lines(engine, &container.id, &wanted.container).await) })
+            let health = agent_health(name, wanted, container, observed, steady);
+            let words = LastWords::of(desired, name, wanted, &container.id, &health);
+            Some(async move { agent.last_log = Some(words.read(engine).await) })
         });
         join_all(reads).await;
     }

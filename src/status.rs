@@ -159,14 +159,6 @@ pub struct AgentStatus {
 }
 
 impl AgentStatus {
-    /// Whether its container ended or fails its check, and so may have said why.
-    pub(crate) fn container_is_unwell(&self) -> bool {
-        let is_of_session =
-            self.conditions.first().is_some_and(|condition| condition.reason == ConditionReason::Session);
-        let is_unwell = matches!(self.health, HealthStatus::Degraded | HealthStatus::Failed);
-        is_unwell && !is_of_session && self.container.is_some()
-    }
-
     /// Takes the word of somebody who knows more of its past that it is not ready.
     pub fn doubt(&mut self, health: HealthStatus, reason: ConditionReason, message: &str, stalled: bool) {
         self.ready = false;

@@ -7,18 +7,29 @@
 
 #[path = "apply/agents.rs"]
 mod agents;
+#[path = "apply/brought.rs"]
+mod brought;
 #[path = "apply/containers.rs"]
 mod containers;
 #[path = "apply/converge.rs"]
 mod converge;
+#[path = "apply/declared.rs"]
+mod declared;
 #[path = "apply/disks.rs"]
 mod disks;
 #[path = "apply/failures.rs"]
 mod failures;
+#[path = "apply/hidden.rs"]
+mod hidden;
 #[path = "apply/images.rs"]
 mod images;
 #[path = "apply/interrupted.rs"]
 mod interrupted;
+#[path = "background/keeper.rs"]
+#[allow(dead_code)] // made for `run`, which other tests ask more of
+mod keeper;
+#[path = "apply/kept.rs"]
+mod kept;
 #[path = "apply/killed.rs"]
 mod killed;
 #[path = "apply/locks.rs"]

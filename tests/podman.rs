@@ -25,6 +25,8 @@ mod commands;
 mod containers;
 #[path = "podman/images.rs"]
 mod images;
+#[path = "podman/inside.rs"]
+mod inside;
 #[path = "podman/limactl.rs"]
 mod limactl;
 #[path = "podman/refusals.rs"]

@@ -13,6 +13,7 @@ mod volumes;
 
 pub use error::{ActError, Disposition, Ending};
 pub(crate) use error::{in_one_line, tail};
+pub(crate) use inside::LastWords;
 use std::sync::Arc;
 use std::time::Duration;
 

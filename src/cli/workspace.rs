@@ -158,7 +158,8 @@ async fn prepare(
     let place = place(agents, records, &args.agent, args.lock_timeout).await?;
     let want = Workspace {
         name: None,
-        source: args.source,
+        // As a state file has it, wherever the next one stands.
+        source: std::path::absolute(&args.source).unwrap_or(args.source),
         target: args.target,
         read_only: args.read_only,
         dirty: match args.dirty {

@@ -271,7 +271,8 @@ fn workspace(
             Some((Reason::SourceChanged { from: state.prepared.clone(), to: now.clone() }, None))
         }
         Some(Err(why)) => {
-            let on = WaitingOn::Precondition { kind: FailureKind::Workspace, why: why.clone() };
+            let why = format!("workspace `{}/{name}`: {why}", at.agent);
+            let on = WaitingOn::Precondition { kind: FailureKind::Workspace, why };
             Some((Reason::SourceUnreadable, Some(on)))
         }
         Some(Ok(_)) | None => None,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::act::{ActError, Done, last_lines};
-use crate::backend::{Engine, InAgent, Inside};
+use crate::act::{ActError, Done, LastWords};
+use crate::backend::{Engine, Inside};
 use crate::model::{AgentName, Desired, FailureKind, Name};
 use crate::observe::{Distrust, ManifestFault};
 use crate::plan::{Plan, Step, Waiting};
@@ -143,15 +143,7 @@ impl Problem {
         let Unready { agent, id, health } = unready;
         let Some(wanted) = desired.agents.get(&agent) else { unreachable!("it is an agent of the state file") };
         let (_, message) = in_words(wanted, &health);
-        let log = match &health {
-            AgentHealth::Session(trouble) => {
-                let at = InAgent { agent: agent.clone(), container: id, state_dir: desired.state_dir() };
-                let said = engine.last_words(&at, &trouble.name).await;
-                let secrets = wanted.sessions.get(&trouble.name).map(|spec| spec.secrets()).unwrap_or_default();
-                secrets.redact(said.trim_end())
-            }
-            _ => last_lines(engine, &id, &wanted.container).await,
-        };
+        let log = LastWords::of(desired, &agent, wanted, &id, &health).read(engine).await;
         Problem::Unready { agent, container: wanted.container.name.to_string(), health, message, log }
     }
 

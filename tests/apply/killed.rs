@@ -54,7 +54,7 @@ fn who_was_attached_and_is_killed_blocks_nobody() {
 }
 
 /// Kills the keeper of a session from within.
-fn kill_keeper(world: &World, name: &str) {
+pub fn kill_keeper(world: &World, name: &str) {
     let line = format!(
         "for dir in /proc/[0-9]*; do case \"$(busybox tr '\\0' ' ' <$dir/cmdline)\" in *' keep /run/steadfast/sessions/{name} ') \
          kill -9 ${{dir#/proc/}} && echo killed;; esac; done 2>/dev/null"

@@ -8,12 +8,12 @@ use crate::support;
 use crate::world::World;
 
 /// Passes everything on, and keeps the first line of each request.
-struct Proxy {
+pub struct Proxy {
     seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    fn start(at: &std::path::Path) -> Self {
+    pub fn start(at: &std::path::Path) -> Self {
         let listener = UnixListener::bind(at).unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&seen);
@@ -26,7 +26,7 @@ impl Proxy {
         Self { seen }
     }
 
-    fn take(&self) -> Vec<String> {
+    pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 }

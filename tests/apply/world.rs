@@ -286,11 +286,19 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Processes of this machine with this word among theirs.
+/// How many processes of this machine have this word among theirs.
 pub fn processes_with(word: &str) -> usize {
-    let cmdlines = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("cmdline"));
-    let words = cmdlines.filter_map(|path| std::fs::read(path).ok());
-    words.filter(|line| line.split(|byte| *byte == 0).any(|one| one == word.as_bytes())).count()
+    pids_with(word).len()
+}
+
+/// Processes of this machine with this word among theirs.
+pub fn pids_with(word: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let has_it = |entry: &std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|one| one == word.as_bytes())
+    };
+    processes.filter(has_it).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// A number that no other sleep has.

@@ -116,10 +116,8 @@ async fn a_session_whose_keeper_was_killed_is_started_again_once() {
         state.tell("exec_died", "demo-a", None);
     }
     run.mended().await;
-    let state = run.fake.state();
-    let started = state.effects.iter().filter(|effect| effect.call.word == "start_session").count();
+    let started = run.fake.state().effects.iter().filter(|effect| effect.call.word == "start_session").count();
     assert_eq!(started, 1);
-    drop(state);
     run.stop().await;
 }
 

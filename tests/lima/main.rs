@@ -18,6 +18,8 @@ mod commands;
 mod containers;
 #[path = "../podman/images.rs"]
 mod images;
+#[path = "../podman/inside.rs"]
+mod inside;
 mod instance;
 mod places;
 #[path = "../podman/refusals.rs"]

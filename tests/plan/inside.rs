@@ -92,7 +92,7 @@ fn a_session_waits_for_its_workspace_and_both_for_their_agent() {
     wanting().prepared().session("pi", Some(&pi()), SessionPhase::Running).plans(&[]);
     let later = |reason| {
         [
-            format!("later prepareWorkspace `a/repo`: it is not in the container, once agent `a` is ready"),
+            "later prepareWorkspace `a/repo`: it is not in the container, once agent `a` is ready".to_owned(),
             format!("later startSession `a/pi`: {reason}, once agent `a` is ready"),
         ]
     };
@@ -231,7 +231,7 @@ fn a_workspace_is_prepared_again_for_what_changed_here_and_for_another_container
     runs().workspace(|state| state.now = None).plans(&[]);
     runs().workspace(|state| state.kept = 3).plans(&[]);
     runs().workspace(|state| state.now = Some(Err("source `/src/repo` is not a directory".into()))).plans(&[
-        "later prepareWorkspace `a/repo`: whether its source changed cannot be told, source `/src/repo` is not a directory",
+        "later prepareWorkspace `a/repo`: whether its source changed cannot be told, workspace `a/repo`: source `/src/repo` is not a directory",
     ]);
     runs().workspace(|state| state.prepared.clear()).plans(&[PREPARE]);
     runs().workspace(|state| state.container = ContainerId::new("former").unwrap()).plans(&[PREPARE]);

@@ -1,7 +1,7 @@
 //! Every test of the suite, to be run over any number of benches: `conformance! { NAME: PLACE, … }` makes a module for each.
 //!
-//! The binary that includes this has the modules `bench`, `commands`, `containers`, `images`, `refusals`, `registry` and
-//! `sessions` beside it.
+//! The binary that includes this has the modules `bench`, `commands`, `containers`, `images`, `inside`, `refusals`,
+//! `registry` and `sessions` beside it.
 
 macro_rules! conformance {
     ($($name:ident: $place:path),* $(,)?) => {$(
@@ -82,6 +82,9 @@ macro_rules! conformance {
                     sessions_want_no_shell_and_no_directory,
                     sessions_of_a_root_that_cannot_be_written,
                     words_reach_a_sessions_command_as_they_are;
+                inside:
+                    a_declared_session_is_begun_and_ended_and_nothing_else_is_touched,
+                    a_workspace_is_brought_and_compared_with_its_source;
             }
         }
     )*};

@@ -478,15 +478,15 @@ impl Play {
         ensure!(blindly_made.is_none(), "made although it was there: {blindly_made:?}");
         ensure!(state.inside.too_early.is_empty(), "before its workspace: {:?}", state.inside.too_early);
         self.watch_ends(&state)?;
-        for who in 0..AGENTS.len() {
-            let theirs = state.containers.iter().filter(|(_, one)| is_of(one, AGENTS[who])).map(|(id, _)| id.clone());
+        for agent in AGENTS {
+            let theirs = state.containers.iter().filter(|(_, one)| is_of(one, agent)).map(|(id, _)| id.clone());
             let theirs: BTreeSet<_> = theirs.collect();
             let sessions = state.inside.sessions.iter().filter(|((id, _), session)| {
                 theirs.contains(id) && session.declared.is_some() && session.runs_in(&state, id)
             });
             let mut names = BTreeSet::new();
             let twice = sessions.map(|((_, name), _)| name).find(|name| !names.insert(*name));
-            ensure!(twice.is_none(), "two of session {}/{twice:?} run", AGENTS[who]);
+            ensure!(twice.is_none(), "two of session {agent}/{twice:?} run");
         }
         let view = self.run.as_ref().and_then(|run| run.view.borrow().clone());
         for off in view.iter().flat_map(|view| &view.backing_off) {

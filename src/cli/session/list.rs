@@ -9,7 +9,7 @@ use super::{failed, keeper};
 use crate::cli::agent::Agents;
 use crate::cli::render::said::{Level, say};
 use crate::cli::{CliError, ExitStatus, Settings, render};
-use crate::model::{AgentName, Phase};
+use crate::model::{AgentName, CanonicalSession, Phase};
 use crate::session::message::{State, Status, Stdin};
 use crate::session::{Keeper, words_of};
 
@@ -78,11 +78,19 @@ pub(super) fn json(agent: &AgentName, state: &State) -> Value {
         "idleMs": state.idle_ms,
         "waitingForInput": state.waiting_for_input,
         "declared": state.declared.is_some(),
-        "command": state.command.iter().map(|word| word.text()).collect::<Vec<_>>(),
+        "command": command(state),
         "user": state.uid,
         "lostBytes": state.lost,
         "why": state.why,
     })
+}
+
+/// Its command as it may be shown: what is sensitive in a state file is so here.
+fn command(state: &State) -> Vec<String> {
+    match &state.declared {
+        Some(declared) => CanonicalSession::from_text(declared).map(|session| session.command()).unwrap_or_default(),
+        None => state.command.iter().map(|word| word.text()).collect(),
+    }
 }
 
 fn status_word(state: &State) -> &'static str {
@@ -102,7 +110,6 @@ fn row(agent: &AgentName, state: &State) -> [String; 6] {
         (false, Stdin::Pipe) => "pipe",
         (false, Stdin::Closed) => "closed",
     };
-    let command: Vec<_> = state.command.iter().map(|word| word.text()).collect();
     [
         format!("{agent}/{}", state.name),
         // Why would be a line of its own.
@@ -110,7 +117,7 @@ fn row(agent: &AgentName, state: &State) -> [String; 6] {
         state.pid.map_or_else(dash, |pid| pid.to_string()),
         input.to_owned(),
         if state.declared.is_some() { "declared" } else { "ad hoc" }.to_owned(),
-        crate::brief::brief(&command.join(" "), 60).into_owned(),
+        crate::brief::brief(&command(state).join(" "), 60).into_owned(),
     ]
 }
 

@@ -41,6 +41,15 @@ impl CanonicalSession {
         serde_json::from_str(text).ok()
     }
 
+    /// Its command, sensitive words as hashes.
+    pub fn command(&self) -> Vec<String> {
+        match self.fields.get("command") {
+            Some(Leaf::List(words)) => words.iter().map(Leaf::shown).collect(),
+            Some(word) => vec![word.shown()],
+            None => Vec::new(),
+        }
+    }
+
     /// The fields in which what is wanted differs from this, sorted, each as `sessions.NAME.FIELD`. Hashes under a lost key count
     /// as equal; fields that a newer build wrote and this one does not know are ignored.
     pub fn changes(&self, name: &str, spec: &SessionSpec, key: &HostKey) -> Vec<FieldChange> {

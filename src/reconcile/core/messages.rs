@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Cause, Draft, View};
-use crate::act::{ActError, Done};
+use crate::act::{ActError, Done, LastWords};
 use crate::backend::{EngineEvent, InAgent};
-use crate::model::{AgentName, ContainerId, ContainerSpec, Desired, Health, HealthCheck, Observed};
+use crate::model::{AgentName, ContainerId, Desired, Health, HealthCheck, Observed};
 use crate::observe::Published;
 use crate::plan::{Action, Lane, Policy, Step};
 use crate::reconcile::run::{Event, Revision};
@@ -164,8 +164,8 @@ pub(in crate::reconcile) enum Effect {
     CheckHealth(Vec<Checked>),
     /// Watch the sessions of these, and of no others.
     WatchSessions(Vec<InAgent>),
-    /// Read the last lines of a container's log.
-    ReadLog { agent: AgentName, id: ContainerId, spec: Box<ContainerSpec> },
+    /// Read the last lines of a container's log, or of a session's in it.
+    ReadLog { agent: AgentName, words: Box<LastWords> },
     /// Tell of something.
     Report(Event),
     /// Tell of the steps in flight.

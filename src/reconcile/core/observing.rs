@@ -30,6 +30,8 @@ const CRASH_LOOPING: Backoff = Backoff { first: Duration::from_secs(10), longest
 pub(super) struct Observing {
     /// What asked for the next one.
     asked_by: BTreeSet<Trigger>,
+    /// What the one under way was begun for, and those before it that came to nothing.
+    begun_for: BTreeSet<Trigger>,
     next: Option<Instant>,
     resync: Option<Duration>,
     resync_at: Option<Instant>,
@@ -65,6 +67,7 @@ impl Observing {
     pub(super) fn new(resync: Option<Duration>, now: Instant) -> Self {
         Self {
             asked_by: BTreeSet::from([Trigger::Start]),
+            begun_for: BTreeSet::new(),
             next: Some(now),
             resync,
             resync_at: resync.map(|resync| now + jittered(resync)),
@@ -97,9 +100,9 @@ impl Observing {
         self.asked_by.insert(trigger);
     }
 
-    /// Whether one of these asked for the next one.
+    /// Whether one of these asked for the one that has begun.
     pub(super) fn is_asked_by(&self, triggers: &[Trigger]) -> bool {
-        triggers.iter().any(|trigger| self.asked_by.contains(trigger))
+        triggers.iter().any(|trigger| self.begun_for.contains(trigger))
     }
 
     /// Whether one is to begin now. Then it has begun.
@@ -108,6 +111,7 @@ impl Observing {
             return false;
         }
         self.next = None;
+        self.begun_for.append(&mut self.asked_by);
         self.outdated = false;
         self.under_way = Some((now, BTreeSet::new()));
         true
@@ -140,9 +144,9 @@ impl Observing {
         worth
     }
 
-    /// What asked for the one that ended. From now on the next is asked for.
+    /// What asked for the one that ended. What asked since it began asked for the next.
     pub(super) fn take_triggers(&mut self) -> BTreeSet<Trigger> {
-        std::mem::take(&mut self.asked_by)
+        std::mem::take(&mut self.begun_for)
     }
 
     /// When something is to be done.
@@ -204,5 +208,28 @@ impl Observing {
         if blind {
             self.ask(Trigger::Retry, now + BLIND.delay(self.blind));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_meanwhile_asks_for_the_next() {
+        let now = Instant::now();
+        let mut observing = Observing::new(None, now);
+        assert!(observing.begin(now));
+        observing.ask(Trigger::Request, now);
+        assert!(observing.is_asked_by(&[Trigger::Start]) && !observing.is_asked_by(&[Trigger::Request]));
+        observing.end(now);
+        assert_eq!(observing.take_triggers(), BTreeSet::from([Trigger::Start]));
+        assert!(observing.begin(now) && observing.is_asked_by(&[Trigger::Request]));
+        // It came to nothing: what it was for is what the next one is for.
+        observing.end(now);
+        observing.ask(Trigger::Step, now);
+        assert!(observing.begin(now) && observing.is_asked_by(&[Trigger::Request]));
+        observing.end(now);
+        assert_eq!(observing.take_triggers(), BTreeSet::from([Trigger::Request, Trigger::Step]));
     }
 }

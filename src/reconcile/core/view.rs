@@ -9,9 +9,10 @@ use super::backoff::{Cause, Failed, Failure};
 use super::crash_loop::Waiting;
 use super::in_flight::Running;
 use super::{Core, Effect, Now};
-use crate::model::{AgentName, ContainerId, ContainerSpec, FailureKind, Observed};
+use crate::act::LastWords;
+use crate::model::{AgentName, ContainerId, FailureKind, Observed};
 use crate::plan::{Lane, Plan};
-use crate::readiness::{AgentHealth, SessionTrouble};
+use crate::readiness::{AgentHealth, SessionTrouble, agent_health};
 use crate::reconcile::run::{Event, Trigger};
 use crate::reconcile::{Awaited, Problem, report};
 use crate::status::{
@@ -214,13 +215,14 @@ impl Core {
 
     /// What the newest try came to, and the last log lines of those that do not run as they should.
     fn tell_of_the_past(&mut self, status: &mut Status, observed: &Observed, now: Now) {
-        let desired = self.desired.clone();
+        let (desired, steady) = (self.desired.clone(), self.steady());
         let mut silent = Vec::new();
         for (name, agent) in &mut status.agents {
             let Some(wanted) = desired.agents.get(name).filter(|_| !agent.ready) else { continue };
             let container = observed.guest.present().and_then(|guest| guest.containers.get(&wanted.container.name));
             if let Some(container) = container.filter(|seen| has_last_words(agent) && seen.owner.is_of(name)) {
-                silent.push((name, &container.id, &wanted.container));
+                let health = agent_health(name, wanted, container, observed, steady);
+                silent.push((name, LastWords::of(&desired, name, wanted, &container.id, &health)));
             }
             if agent.sync != SyncStatus::Synced && !agent.desired.suspend {
                 agent.last_failure = self.backoff.newest_of(name).map(in_the_journal);
@@ -238,18 +240,17 @@ impl Core {
 
     /// Of these, and of no others, the last log lines are shown. They are read beside: an engine that is slow to tell them holds
     /// nothing up.
-    fn keep_logs(&mut self, wanted: Vec<(&AgentName, &ContainerId, &ContainerSpec)>, now: Now) {
+    fn keep_logs(&mut self, wanted: Vec<(&AgentName, LastWords)>, now: Now) {
         let logs = &mut self.reported.logs;
-        logs.retain(|agent, log| wanted.iter().any(|(name, id, _)| (*name, *id) == (agent, &log.id)));
-        for (agent, id, spec) in wanted {
+        logs.retain(|agent, log| wanted.iter().any(|(name, words)| (*name, words.container()) == (agent, &log.id)));
+        for (agent, words) in wanted {
             let read = logs.get(agent);
             if read.is_some_and(|log| log.is_reading || now.at.duration_since(log.asked) < FRESH_LOG) {
                 continue;
             }
             let lines = logs.remove(agent).and_then(|log| log.lines);
-            logs.insert(agent.clone(), Log { id: id.clone(), asked: now.at, is_reading: true, lines });
-            let (agent, id, spec) = (agent.clone(), id.clone(), Box::new(spec.clone()));
-            self.effects.push(Effect::ReadLog { agent, id, spec });
+            logs.insert(agent.clone(), Log { id: words.container().clone(), asked: now.at, is_reading: true, lines });
+            self.effects.push(Effect::ReadLog { agent: agent.clone(), words: Box::new(words) });
         }
     }
 
@@ -359,7 +360,7 @@ impl Core {
 
 /// Whether an agent's container ended or fails its check, and so may have said why.
 fn has_last_words(agent: &AgentStatus) -> bool {
-    agent.container_is_unwell()
+    matches!(agent.health, HealthStatus::Degraded | HealthStatus::Failed) && agent.container.is_some()
 }
 
 /// A failure as the journal tells it.

@@ -30,7 +30,7 @@ use super::core::{Core, Effect, EngineNotice, Input, Mode, Now, Observation, Req
 use super::journal::Journal;
 use super::run::{Request, Revision, View};
 use super::{Awaited, Options, Report, Reporter};
-use crate::act::{Slots, last_lines, obstacle};
+use crate::act::{Slots, obstacle};
 use crate::backend::{ContainerExits, Engine, Inside, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{AgentName, ContainerId, Desired, Observed};
@@ -273,9 +273,9 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
             }
             Effect::CheckHealth(checked) => self.checks.keep(&checked),
             Effect::WatchSessions(wanted) => self.session_watches.keep(wanted),
-            Effect::ReadLog { agent, id, spec } => self.logs.push(Box::pin(async move {
-                let lines = last_lines(&world.engine, &id, &spec).await;
-                (agent, id, lines)
+            Effect::ReadLog { agent, words } => self.logs.push(Box::pin(async move {
+                let lines = words.read(&world.engine).await;
+                (agent, words.container().clone(), lines)
             })),
             Effect::Report(event) => {
                 // That it is unreachable is reported as what it means for Podman.
