@@ -167,7 +167,7 @@ fn keeper<'a, E: Engine>(engine: &'a E, at: &InAgent) -> Keeper<'a, E> {
 }
 
 fn keeper_spec(at: &InAgent, start: &SessionStart) -> Spec {
-    let SessionStart { name, spec, declared, replaces: _ } = start;
+    let SessionStart { name, spec, declared, replaces: _, life: _ } = start;
     let SessionSpec { command, cwd, env, stdin, tty, requires, restart, user: _, log_max, idle } = spec;
     let word = |text: &Text| Word::from(text.expose());
     Spec {
@@ -201,9 +201,15 @@ fn keeper_spec(at: &InAgent, start: &SessionStart) -> Spec {
 }
 
 async fn look_at_sessions<E: Engine>(engine: &E, at: &InAgent) -> Seen<BTreeMap<SessionName, SessionState>> {
-    let keeper = keeper(engine, at);
+    let mut keeper = keeper(engine, at);
+    // Where nothing was ever begun, looking leaves nothing behind.
+    let is_remembered = at.state_dir.join(SESSIONS).join(at.agent.as_str()).exists();
+    if !is_remembered {
+        keeper = keeper.only_if_there();
+    }
     let listed = match tokio::time::timeout(PATIENCE, keeper.list()).await {
         Ok(Ok(listed)) => listed,
+        Ok(Err(SessionError::NoPlace { .. })) if !is_remembered => Vec::new(),
         Ok(Err(err)) => return Seen::Unknown { why: Chain(&err).to_string() },
         Err(_) => {
             let why = format!("no answer within {}", humantime::format_duration(PATIENCE));

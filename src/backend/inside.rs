@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
 
@@ -45,6 +45,8 @@ pub struct SessionStart {
     pub declared: String,
     /// What is in its place: that start of it is ended first, and what is left of it removed.
     pub replaces: Option<String>,
+    /// When its container was last started: what became of a session in another life of that says nothing.
+    pub life: Option<SystemTime>,
 }
 
 /// What came of starting a session.

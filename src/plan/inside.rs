@@ -4,6 +4,7 @@
 //! has changed in a workspace is no difference; a session that runs as declared is never ended.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use super::{Action, ActionKind, Note, Plan, Policy, Reason, WaitingOn, is_in_a_crash_loop, stays_ended};
 use crate::backend::{InAgent, SessionStart};
@@ -35,7 +36,8 @@ pub(super) fn plan(
             container: container.id.clone(),
             state_dir: desired.state_dir(),
         };
-        let wanted = Wanted { name, agent, key: &desired.key, prune: policy.prune };
+        let life = container.and_then(|seen| seen.started_at);
+        let wanted = Wanted { name, agent, key: &desired.key, prune: policy.prune, life };
         let coming = coming.get(name).copied().unwrap_or_default();
         let inside = inside.filter(|inside| container.is_some_and(|seen| seen.id == inside.container));
         if let (Some(seen), Some(inside), true) = (container, inside, coming.is_another()) {
@@ -134,6 +136,8 @@ struct Wanted<'a> {
     agent: &'a Agent,
     key: &'a HostKey,
     prune: bool,
+    /// When its container was last started.
+    life: Option<SystemTime>,
 }
 
 impl Wanted<'_> {
@@ -190,6 +194,7 @@ impl Wanted<'_> {
                 spec: spec.clone(),
                 declared: CanonicalSession::new(spec, self.key).to_text(),
                 replaces: replaces.map(|state| state.id.clone()),
+                life: self.life,
             }),
         }
     }

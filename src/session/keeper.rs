@@ -39,6 +39,8 @@ pub struct Keeper<'a, E> {
     pub(super) agent: String,
     /// Where it was found.
     place: Mutex<Option<&'static str>>,
+    /// Whether it is put there where it is missing.
+    puts: bool,
 }
 
 /// What is wanted of it.
@@ -66,7 +68,13 @@ enum Ran<T> {
 impl<'a, E: Engine> Keeper<'a, E> {
     /// Of the agent that runs in this container. Nothing is asked yet.
     pub fn new(engine: &'a E, container: ContainerId, agent: &str) -> Self {
-        Self { engine, container, agent: agent.to_owned(), place: Mutex::new(None) }
+        Self { engine, container, agent: agent.to_owned(), place: Mutex::new(None), puts: true }
+    }
+
+    /// The same for who only looks: where its program is not there, it is not put there, and [`SessionError::NoPlace`] says so.
+    #[must_use]
+    pub fn only_if_there(self) -> Self {
+        Self { puts: false, ..self }
     }
 
     /// Runs a verb of it, with this input, and yields all that it answers.
@@ -127,6 +135,10 @@ impl<'a, E: Engine> Keeper<'a, E> {
         for place in PLACES {
             if let Ran::Got(got) = self.run_at(place, wanted).await? {
                 return Ok(self.found(place, got));
+            }
+            if !self.puts {
+                tried.push(format!("{place}: it is not there"));
+                continue;
             }
             let missing = match self.put(place).await {
                 Ok(()) => match self.run_at(place, wanted).await? {

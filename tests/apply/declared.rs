@@ -445,3 +445,18 @@ fn an_agent_that_is_stopped_suspended_or_gone_takes_its_sessions_along() {
         assert!(left.is_empty(), "{left:?}");
     }
 }
+
+#[test]
+fn looking_leaves_nothing_in_an_agent() {
+    let world = World::new();
+    declare(&world, "", "");
+    world.applied();
+    declare(&world, "", &format!("sessions: {{{}}}", sleeps("a", &nap(79))));
+    let plan = world.run("plan -o json").expect(0).json();
+    assert_eq!(steps(&plan), ["startSession coder/a"]);
+    assert_eq!(session(&world, "a")["status"], "absent");
+    world.run("exec coder -- ls /run/steadfast").expect(1);
+    world.applied();
+    assert_eq!(session(&world, "a")["status"], "running");
+    world.run("exec coder -- ls /run/steadfast").expect(0);
+}

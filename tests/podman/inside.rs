@@ -47,7 +47,7 @@ fn spec(line: &str) -> SessionSpec {
 fn start<E>(bench: &Bench<E>, name: &str, spec: SessionSpec) -> SessionStart {
     let declared = CanonicalSession::new(&spec, &bench.key).to_text();
     assert!(!declared.contains("canary"));
-    SessionStart { name: session(name), spec, declared, replaces: None }
+    SessionStart { name: session(name), spec, declared, replaces: None, life: None }
 }
 
 async fn sessions<E: Inside>(engine: &E, at: &InAgent) -> BTreeMap<SessionName, SessionState> {

@@ -94,8 +94,8 @@ impl Attempt {
             // Made anew where it cannot start, it has another id each time.
             Action::StartContainer { how, remake: Some(create), .. } => format!("{how:?} {}", create.spec_label()),
             Action::StartContainer { id, how, .. } => format!("{how:?} {id}"),
-            // In another container it is another one.
-            Action::StartSession { at, start } => format!("{} {}", at.container, start.declared),
+            // In another container, or another life of it, it is another one.
+            Action::StartSession { at, start } => format!("{} {:?} {}", at.container, start.life, start.declared),
             Action::PrepareWorkspace { at, spec, .. } => format!("{} {spec:?}", at.container),
             Action::StopSession { at, id, .. } => format!("{} {id}", at.container),
             Action::CreateVm { make } | Action::StartVm { make, .. } | Action::RecreateVm { make } => {
