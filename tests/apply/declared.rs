@@ -251,8 +251,9 @@ fn one_by_hand_of_a_declared_name_is_not_fought() {
     declare(&world, "", "sessions: {pi: {command: [sleep, \"1000\"]}, other: {command: [sleep, \"1000\"]}}");
     let outcome = world.run("apply -o json").expect(1);
     assert_eq!(steps(&outcome.json()), ["startSession coder/other"]);
-    let way_out = "session `coder/pi` was started by hand and runs: `steadfast session rm --force coder/pi` ends it";
-    assert!(problems(&outcome).iter().any(|told| told.contains(way_out)), "{}", outcome.shown());
+    assert!(outcome.stderr.contains("`steadfast session rm --force coder/pi`"), "{}", outcome.shown());
+    let told = "session `coder/pi` was started by hand and runs";
+    assert!(problems(&outcome).iter().any(|problem| problem == told), "{}", outcome.shown());
     let plan = world.run("plan -o json").json();
     let wait = &plan["waiting"][0];
     assert_eq!((&wait["on"], &wait["blocked"]), (&json!("session"), &json!(true)), "{plan}");
