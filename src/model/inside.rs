@@ -129,7 +129,7 @@ impl fmt::Display for SessionPhase {
             SessionPhase::Exited { by: EndedBy::Idleness, .. } => f.write_str("was stopped since it was idle"),
             SessionPhase::Exited { by: EndedBy::Request, .. } => f.write_str("was stopped by request"),
             SessionPhase::Exited { exit, by: EndedBy::Itself } => exit.fmt(f),
-            SessionPhase::Lost => f.write_str("was lost with its keeper or its container's last life"),
+            SessionPhase::Lost => f.write_str("was lost: its keeper was killed, or its container was started anew"),
             SessionPhase::Unknown { why } => write!(f, "cannot be observed: {why}"),
         }
     }

@@ -144,7 +144,7 @@ fn a_session_that_ended_is_started_by_its_policy_unless_its_keeper_does() {
     for (restart, phase, starts) in [
         (No, ended(1, EndedBy::Itself), None),
         (No, ended(0, EndedBy::Request), None),
-        (No, SessionPhase::Lost, Some("it was lost with its keeper or its container's last life")),
+        (No, SessionPhase::Lost, Some("it was lost: its keeper was killed, or its container was started anew")),
         (OnFailure, ended(0, EndedBy::Itself), None),
         (OnFailure, ended(1, EndedBy::Itself), Some("it exited with code 1")),
         (OnFailure, ended(0, EndedBy::Request), Some("it was stopped by request")),
@@ -153,7 +153,7 @@ fn a_session_that_ended_is_started_by_its_policy_unless_its_keeper_does() {
         (Always, ended(0, EndedBy::Itself), Some("it exited with code 0")),
         (Always, ended(0, EndedBy::Idleness), None),
         (Always, backing_off, None),
-        (Always, SessionPhase::Lost, Some("it was lost with its keeper or its container's last life")),
+        (Always, SessionPhase::Lost, Some("it was lost: its keeper was killed, or its container was started anew")),
     ] {
         let spec = SessionSpec { restart, ..pi() };
         let wanted = spec.clone();
@@ -255,7 +255,7 @@ fn what_runs_is_kept_alive_while_its_replacement_waits_or_backs_off() {
     let lost = || wanting().prepared().session("pi", Some(&pi()), SessionPhase::Lost);
     let workspace = "later prepareWorkspace `a/repo`: it is not in the container, once agent `a` is ready";
     let session = "later startSession `a/pi`: it does not run, once agent `a` is ready";
-    let again = "restart session `a/pi`: it was lost with its keeper or its container's last life";
+    let again = "restart session `a/pi`: it was lost: its keeper was killed, or its container was started anew";
     let edited = |scene: Scene| {
         let scene = scene.edited("a", "MODE", "two").allowing(|policy| policy.backing_off = [agent_name("a")].into());
         let lines = lines(&scene.plan()).into_iter().filter(|line| !line.starts_with("note"));
