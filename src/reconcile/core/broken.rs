@@ -31,8 +31,6 @@ pub enum Broken {
     CrashLoopStarted,
     /// A difference that comes back is fought over.
     DriftFought,
-    /// What is due when something else happens is put off to the next moment.
-    MomentMissed,
     /// Sources of workspaces are not looked at.
     SourcesForgotten,
     /// A session is taken for another than the one that runs.
@@ -42,7 +40,7 @@ pub enum Broken {
 impl Broken {
     /// All there are.
     #[cfg(feature = "fake")]
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::RetryDropped,
         Self::LaneForgotten,
         Self::DifferenceByWords,
@@ -56,7 +54,6 @@ impl Broken {
         Self::StaleIsFresh,
         Self::CrashLoopStarted,
         Self::DriftFought,
-        Self::MomentMissed,
         Self::SourcesForgotten,
         Self::SessionMistaken,
     ];

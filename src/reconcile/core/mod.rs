@@ -181,7 +181,7 @@ impl Core {
             Input::Timer => self.on_timer(now),
             Input::Stop => self.stop(ending::Why::Stopped, now),
         }
-        if is_due && !Broken::MomentMissed.is_in() {
+        if is_due {
             self.on_timer(now);
         }
         self.proceed(now);
