@@ -121,7 +121,7 @@ fn a_container_that_is_killed_takes_its_sessions_along() {
     prints(&mut attached, "3\n");
     world.kill("coder");
     let down = "error: agent coder is not running\nhint: `steadfast why coder` tells what stopped it; `steadfast apply` starts it, \
-                without its sessions\n";
+                and the sessions that it declares\n";
     let seen = attached.end().expect(1);
     assert!(seen.stdout.starts_with("0\n1\n2\n3\n") && seen.stderr.ends_with(down), "{seen:?}");
     let waited = waits.end().expect(125).stderr;
