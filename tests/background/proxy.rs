@@ -69,9 +69,24 @@ impl Service {
         }
     }
 
-    /// It hangs from now on.
+    /// It hangs from now on. Amid a request it may hold the lock of Podman's storage, which everybody else would wait for.
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        loop {
+            self.signal(Signal::STOP);
+            if !self.holds_a_lock() {
+                return;
+            }
+            self.signal(Signal::CONT);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn holds_a_lock(&self) -> bool {
+        let pid = self.child.as_ref().map(|child| child.id().to_string());
+        // A stop takes effect a moment later.
+        std::thread::sleep(Duration::from_millis(20));
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        locks.lines().any(|line| line.split_whitespace().nth(4) == pid.as_deref())
     }
 
     /// It goes on.
