@@ -101,7 +101,7 @@ fn linked_worktrees_submodules_and_heads_without_a_branch() {
     bench.sh("mkdir -p src/in; git clone -q --bare src bare.git");
     run("src/in").expect(1).says("lies in the checkout").says("prepare that");
     run("bare.git").expect(1).says("without a checkout");
-    run("nowhere").expect(1).says("cannot read `nowhere`");
+    run("nowhere").expect(1).says("work/nowhere`: No such file");
     bench.sh("git -C tree checkout -q --detach");
     bench.world.run("workspace prepare a tree /work/detached -o json").expect(0);
     assert_eq!(bench.guest("cat /work/detached/.git/HEAD").trim(), bench.sh("git -C tree rev-parse HEAD").trim());
