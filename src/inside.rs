@@ -17,14 +17,12 @@ use crate::model::{
     SessionName, SessionOrigin, SessionPhase, SessionRestart, SessionSpec, SessionState, SessionStdin, Text,
     WorkspaceName, WorkspaceSpec, WorkspaceState,
 };
-use crate::session::message::{IdleStop, Problem, ProblemKind, Restart, Size, Spec, State, Status, Stdin, Word};
-use crate::session::{Keeper, SessionError, Watch};
+use crate::session::message::{IdleStop, Problem, ProblemKind, Restart, Spec, State, Status, Stdin, Word};
+use crate::session::{FIRST_SIZE, Keeper, SessionError, Watch};
 use crate::workspace::{Place, Records, Summary, Workspace, WorkspaceError, fingerprint, prepare};
 
 /// How long a container has to say how its sessions are: by `limactl shell` a question takes seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A terminal's size until somebody attaches with another.
-const TERMINAL: Size = Size { cols: 80, rows: 24 };
 /// TERM.
 const TERM: i32 = 15;
 /// How long another steadfast that is at work on a workspace is waited for.
@@ -181,7 +179,7 @@ fn keeper_spec(at: &InAgent, start: &SessionStart) -> Spec {
             SessionStdin::Pipe => Stdin::Pipe,
             SessionStdin::Closed => Stdin::Closed,
         },
-        tty: tty.then_some(TERMINAL),
+        tty: tty.then_some(FIRST_SIZE),
         requires: requires.iter().map(|program| Word::from(program.as_str())).collect(),
         restart: match restart {
             SessionRestart::No => Restart::No,

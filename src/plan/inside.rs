@@ -52,7 +52,10 @@ pub(super) fn plan(
                     wanted.compare(&at(seen), inside, held, plan);
                 }
             }
-            _ => wanted.wait_for_agent(&down(name, agent, container, coming != Coming::Nothing), plan),
+            _ => {
+                let on = down(name, agent, container, coming != Coming::Nothing);
+                wanted.wait_for_agent(&on, &BTreeSet::new(), plan);
+            }
         }
     }
 }
@@ -141,14 +144,14 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// All of it waits for the agent.
-    fn wait_for_agent(&self, on: &WaitingOn, plan: &mut Plan) {
+    /// All of it waits for the agent, but these sessions.
+    fn wait_for_agent(&self, on: &WaitingOn, but: &BTreeSet<&SessionName>, plan: &mut Plan) {
         let whole = |name: &str| format!("{}/{name}", self.name);
         let mut wait = |kind, name: &str, reason| self.wait(kind, whole(name), reason, on.clone(), plan);
         for name in self.agent.workspaces.keys() {
             wait(ActionKind::PrepareWorkspace, name.as_str(), Reason::WorkspaceMissing);
         }
-        for name in self.agent.sessions.keys() {
+        for name in self.agent.sessions.keys().filter(|name| !but.contains(name)) {
             wait(ActionKind::StartSession, name.as_str(), Reason::SessionMissing);
         }
     }
@@ -173,17 +176,7 @@ impl Wanted<'_> {
                 ended.insert(name);
             }
         }
-        let (on, waiting) = (WaitingOn::AgentReady { agent: self.name.clone() }, plan.waiting.len());
-        self.wait_for_agent(&on, plan);
-        let is_begun = |waiting: &super::Waiting| {
-            ended.iter().any(|name| waiting.kind == ActionKind::StartSession && waiting.target == self.whole(name))
-        };
-        let kept = plan.waiting.split_off(waiting).into_iter().filter(|waiting| !is_begun(waiting));
-        plan.waiting.extend(kept);
-    }
-
-    fn whole(&self, name: &SessionName) -> String {
-        format!("{}/{name}", self.name)
+        self.wait_for_agent(&WaitingOn::AgentReady { agent: self.name.clone() }, &ended, plan);
     }
 
     fn start(&self, at: &InAgent, name: &SessionName, spec: &SessionSpec, replaces: Option<&SessionState>) -> Action {

@@ -19,5 +19,5 @@ pub use keeper::Keeper;
 pub use link::{Link, LinkReader, LinkWriter};
 pub use pool::Pool;
 pub use steadfast_keeper::{frame, message, tree};
-pub use talk::{SEND_LIMIT, SendOptions, is_session_name};
+pub use talk::{FIRST_SIZE, SEND_LIMIT, SendOptions, is_session_name};
 pub use watch::Watch;

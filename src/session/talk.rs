@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use steadfast_keeper::frame::{self, Frame, Kind};
-use steadfast_keeper::message::{MAX_SEND, MAX_SPEC, Problem, ProblemKind, Send, Sent, Spec, State, Stop};
+use steadfast_keeper::message::{MAX_SEND, MAX_SPEC, Problem, ProblemKind, Send, Sent, Size, Spec, State, Stop};
 use steadfast_keeper::start::{LONGEST_NAME, dir_of};
 
 use super::error::words_of;
@@ -13,6 +13,8 @@ use crate::backend::Engine;
 
 /// The largest input that is sent at once, in bytes.
 pub const SEND_LIMIT: u64 = MAX_SEND;
+/// A terminal's size until somebody attaches with another.
+pub const FIRST_SIZE: Size = Size { cols: 80, rows: 24 };
 /// Between two attempts over a connection that broke.
 const AGAIN: Duration = Duration::from_millis(300);
 /// How long a broken connection is tried again for.

@@ -1,7 +1,8 @@
 //! What the reconciler asks of a workspace at each observation, beside its record, which has a line for each file.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +79,8 @@ impl Records {
     /// The summaries of an agent's workspaces.
     pub fn summaries(&self, agent: &str) -> Vec<Summary> {
         let entries = std::fs::read_dir(self.dir()).into_iter().flatten().flatten().map(|entry| entry.path());
-        let files = entries.filter(|path| path.extension().is_some_and(|ending| ending == ENDING));
+        let begins = |path: &Path| path.file_name().is_some_and(|name| name.as_bytes().starts_with(agent.as_bytes()));
+        let files = entries.filter(|path| begins(path) && path.extension().is_some_and(|ending| ending == ENDING));
         let read = files.filter_map(|path| serde_json::from_slice::<Summary>(&files::read(&path).ok()?).ok());
         read.filter(|summary| summary.version == VERSION && summary.agent == agent).collect()
     }

@@ -5,12 +5,9 @@ use super::{failed, keeper, list};
 use crate::cli::agent::{Agents, variables};
 use crate::cli::render::said::{Level, say};
 use crate::cli::{CliError, ExitStatus, Settings, render};
-use crate::session::message::{Size, Spec, Word};
-
-/// How large the log of an ad-hoc session may be, in bytes.
-const LOG: u64 = 8 << 20;
-/// A terminal's size until somebody attaches with another.
-const TERMINAL: Size = Size { cols: 80, rows: 24 };
+use crate::model::SessionSpec;
+use crate::session::FIRST_SIZE;
+use crate::session::message::{Spec, Word};
 
 pub(super) async fn start(settings: &Settings, args: StartArgs) -> Result<ExitStatus, CliError> {
     let agents = Agents::open(settings).await?;
@@ -25,10 +22,10 @@ pub(super) async fn start(settings: &Settings, args: StartArgs) -> Result<ExitSt
         cwd: args.cwd.map(Word::from),
         env: pairs.map(|(name, value)| (Word::from(name), Word::from(value))).collect(),
         stdin: args.stdin.into(),
-        tty: args.tty.then_some(TERMINAL),
+        tty: args.tty.then_some(FIRST_SIZE),
         requires: args.require.into_iter().map(Word::from).collect(),
         restart: args.restart.into(),
-        log_max: LOG,
+        log_max: SessionSpec::LOG,
         idle_stop: None,
         declared: None,
         replace_ended: false,
