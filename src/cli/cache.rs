@@ -113,7 +113,7 @@ fn wanted(settings: &Settings, arches: Option<Vec<Arch>>, desired: Option<&Desir
     let agents = agents
         .filter(|(_, agent)| agent.source == ImageSource::Manifest && agent.state != AgentState::Absent)
         .map(|(name, agent)| SyncAgent {
-            agent: name.clone(),
+            agent: agent.artifact_name(name).clone(),
             version: agent.version.clone(),
             arches: arches.clone().unwrap_or_else(|| agent.arches.clone()),
             pins: agent.pins.clone(),

@@ -87,6 +87,7 @@ impl<'a> Agents<'a> {
         {
             cx.wrong(at.node, path.key("image"), "image and version together are no image reference");
         }
+        let artifact = doc.artifact.as_ref().and_then(|at| self.artifact(cx, at, source, path.key("artifact")));
         let pins = doc.sha256.map(|pins| self.pins(cx, pins, source, path.key("sha256"))).unwrap_or_default();
         let arches = match &doc.arches {
             Some(list) if !is_null(cx.tree, list.node) => arches(cx, list, self.host_arch, path.key("arches")),
@@ -118,7 +119,20 @@ impl<'a> Agents<'a> {
         let suspend = doc.suspend.is_some_and(|flag| flag.value.0);
         self.agents.insert(
             agent_name,
-            Agent { place, version, image, source, arches, pins, state, suspend, container, workspaces, sessions },
+            Agent {
+                place,
+                version,
+                image,
+                source,
+                artifact,
+                arches,
+                pins,
+                state,
+                suspend,
+                container,
+                workspaces,
+                sessions,
+            },
         );
     }
 
@@ -145,6 +159,14 @@ impl<'a> Agents<'a> {
                 None
             }
         }
+    }
+
+    fn artifact(&self, cx: &mut Cx<'_>, at: &At<Word>, source: ImageSource, path: Path<'_>) -> Option<AgentName> {
+        if source != ImageSource::Manifest {
+            let help = "leave it out: `image` and `version` say which image it is";
+            cx.wrong_help(at.node, path, "only `source: manifest` takes a tarball of the manifest", help);
+        }
+        checked(cx, at, path, |name| AgentName::new(name))
     }
 
     fn pins(

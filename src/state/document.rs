@@ -220,6 +220,10 @@ record! {
         /// must be there already.
         #[schemars(extend("default" = "manifest", "examples" = ["manifest"]))]
         optional source "source": Choice<ImageSource>,
+        /// What the manifest calls it, where that is not the agent's own name: several agents may run one published image, which
+        /// is fetched and loaded once.
+        #[schemars(extend("pattern" = NAME, "examples" = ["openclaw"]))]
+        optional artifact "artifact": Word,
         /// The architectures to fetch, instead of those of `cache.arches`.
         #[schemars(extend("examples" = [["host"]], "minItems" = 1))]
         optional arches "arches": List<Choice<ArchWord>>,

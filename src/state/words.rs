@@ -9,8 +9,8 @@ use super::decode::near;
 const CONTAINER: [&str; 9] =
     ["command", "env", "envFile", "mounts", "ports", "restart", "addHosts", "healthcheck", "name"];
 /// Fields of an agent that `container` does not have.
-const AGENT: [&str; 9] =
-    ["version", "image", "source", "arches", "sha256", "state", "suspend", "workspaces", "sessions"];
+const AGENT: [&str; 10] =
+    ["version", "image", "source", "artifact", "arches", "sha256", "state", "suspend", "workspaces", "sessions"];
 
 /// The way out for the unknown field `text` where `known` are the fields; `None` when there is nothing better than to list
 /// them.
