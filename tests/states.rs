@@ -86,13 +86,14 @@ fn the_starter_is_valid() {
 }
 
 /// Files whose fault a schema cannot see: it is in other files, in the environment, or between two agents.
-const BEYOND_SCHEMAS: [&str; 8] = [
+const BEYOND_SCHEMAS: [&str; 9] = [
     "env-file-directory",
     "env-file-malformed",
     "env-file-missing",
     "manifest-refresh",
     "public-keys-alone",
     "shared",
+    "shared-below",
     "substitution",
     "substitution-secret",
 ];

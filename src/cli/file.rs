@@ -77,8 +77,7 @@ pub(super) fn warn(settings: &Settings, loaded: &Loaded, which: impl Fn(&Problem
         return;
     }
     for warning in loaded.warnings.iter().filter(|warning| which(warning)) {
-        let file = settings.file.display().to_string();
-        render::errors::print_warning(warning, &file, settings.color_stderr);
+        render::errors::print_warning(warning, settings.color_stderr);
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn find(settings: &Settings, desired: Option<&Desired>) -> Option<Kep
     }
     let told = || {
         let input = settings.can_read_again().then(|| state::read(&settings.file).ok()).flatten()?;
-        state::identity(&input, settings.root.as_deref(), &settings.vars)
+        state::identity(&[input], settings.root.as_deref(), &settings.vars)
     };
     let own = match desired {
         Some(desired) => Some((desired.root.clone(), state_dir(desired))),

@@ -128,7 +128,7 @@ fn is_gone(settings: &Settings, file: &str, name: &Name) -> bool {
         Err(err) => matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
         Ok(there) if !there.is_file() => false,
         Ok(_) => {
-            let told = state::read(path).ok().and_then(|input| state::identity(&input, None, &settings.vars));
+            let told = state::read(path).ok().and_then(|input| state::identity(&[input], None, &settings.vars));
             told.is_some_and(|(other, _)| other != *name)
         }
     }

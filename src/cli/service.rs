@@ -148,7 +148,7 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
     let file = std::path::absolute(&settings.file).map_err(|err| cannot("cannot tell where the state file is", err))?;
     let set = |name: &str| settings.vars.get(name).filter(|value| !value.is_empty());
 
-    let named = state::variables(&settings.input()?);
+    let named = state::variables(&[settings.input()?]);
     let is_given = |name: &str| GIVEN.contains(&name) && (name != "XDG_RUNTIME_DIR" || scope == Scope::User);
     let lacking = named.iter().filter(|(name, has_default)| !is_given(name) && (!**has_default || set(name).is_some()));
     let mut needs: Vec<String> = lacking.map(|(name, _)| name.clone()).collect();
@@ -250,7 +250,7 @@ fn name_of(settings: &Settings, args: &ServiceArgs) -> Result<Name, CliError> {
             };
             // A broken one still tells its name.
             let input = settings.can_read_again().then(|| settings.input().ok()).flatten();
-            match input.and_then(|input| state::identity(&input, settings.root.as_deref(), &settings.vars)) {
+            match input.and_then(|input| state::identity(&[input], settings.root.as_deref(), &settings.vars)) {
                 Some((name, _)) => Ok(name),
                 None => {
                     Err(cannot

@@ -27,7 +27,6 @@ pub(super) type Ports = Vec<(usize, At<Published>)>;
 /// others is reported too. Its ports come with the nodes they were written in.
 pub(super) fn resolve(
     cx: &mut Cx<'_>,
-    dir: &std::path::Path,
     in_vm: bool,
     env_files: &mut EnvFiles,
     usual_name: Option<ContainerName>,
@@ -40,8 +39,8 @@ pub(super) fn resolve(
         Some(name) => checked(cx, name, path.key("name"), check_name),
         None => usual_name,
     };
-    let env = variables::of_container(cx, dir, env_files, env, env_file.as_ref(), path);
-    let mounts = self::mounts(cx, dir, in_vm, mounts, path);
+    let env = variables::of_container(cx, env_files, env, env_file.as_ref(), path);
+    let mounts = self::mounts(cx, in_vm, mounts, path);
     let ports = ports.map(|ports| self::ports(cx, ports.value.0, path.key("ports"))).unwrap_or_default();
     let add_hosts = add_hosts.map(|list| list.value.0).unwrap_or_default();
     let hosts_path = path.key("addHosts");
@@ -103,13 +102,7 @@ fn guest_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn mounts(
-    cx: &mut Cx<'_>,
-    dir: &std::path::Path,
-    in_vm: bool,
-    list: Option<At<List<MountEntry>>>,
-    path: Path<'_>,
-) -> Vec<Mount> {
+fn mounts(cx: &mut Cx<'_>, in_vm: bool, list: Option<At<List<MountEntry>>>, path: Path<'_>) -> Vec<Mount> {
     let Some(list) = list else { return Vec::new() };
     let mut targets = BTreeSet::new();
     let list_path = path.key("mounts");
@@ -119,7 +112,7 @@ fn mounts(
         let source = source.as_ref().and_then(|source| {
             let resolved = match in_vm {
                 true => checked(cx, source, path.key("source"), guest_path)?,
-                false => file_path(cx, dir, source, path.key("source"))?,
+                false => file_path(cx, source, path.key("source"))?,
             };
             Some(text(Str { value: resolved.to_string_lossy().into_owned(), from_env: source.value.0.from_env }, false))
         });

@@ -7,21 +7,46 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::marker::PhantomData;
+use std::path::Path as FilePath;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::problem::{Draft, Problems};
+use super::source::Sources;
+use super::substitute::Whose;
 use super::tree::{NodeId, Tree, View};
 use crate::visible::acts;
 
 /// What decoding needs beside the node.
 pub(super) struct Cx<'a> {
     pub(super) tree: &'a Tree<'a>,
+    pub(super) sources: &'a Sources<'a>,
     pub(super) vars: &'a BTreeMap<String, String>,
     pub(super) problems: Problems,
+    /// Whose values are being read.
+    pub(super) whose: Whose,
+    /// Whether a mapping may lack what it must have in the end: what takes it up may add that.
+    pub(super) partial: bool,
+    /// Whether an explicit `null` is no value: it takes away what lies below, where anything does.
+    pub(super) blanks: bool,
 }
 
-impl Cx<'_> {
+impl<'a> Cx<'a> {
+    pub(super) fn new(
+        tree: &'a Tree<'a>,
+        sources: &'a Sources<'a>,
+        vars: &'a BTreeMap<String, String>,
+        problems: Problems,
+    ) -> Self {
+        let blanks = sources.files().len() > 1;
+        Self { tree, sources, vars, problems, whose: Whose::Nobody, partial: false, blanks }
+    }
+
+    /// What a relative path that is written in a node is relative to.
+    pub(super) fn dir(&self, node: NodeId) -> &'a FilePath {
+        self.sources.dir(self.tree.span(node).start)
+    }
+
     /// Reports a problem with a node.
     pub(super) fn wrong(&mut self, node: NodeId, path: Path<'_>, message: impl Into<String>) {
         self.problems.add(Draft::at(self.tree.span(node), path.to_string(), message));
@@ -186,6 +211,12 @@ pub(super) fn is_null(tree: &Tree<'_>, node: NodeId) -> bool {
     matches!(tree.view(node), View::Scalar { text, plain: true } if Plain::of(text) == Plain::Null)
 }
 
+/// The value that a mapping has for a key.
+pub(super) fn field(tree: &Tree<'_>, node: NodeId, key: &str) -> Option<NodeId> {
+    let View::Map(pairs) = tree.view(node) else { return None };
+    pairs.chunks_exact(2).find(|pair| tree.text(pair[0]) == key).map(|pair| pair[1])
+}
+
 /// Whether a mapping has this key.
 pub(super) fn has_key(tree: &Tree<'_>, node: NodeId, key: &str) -> bool {
     matches!(tree.view(node), View::Map(pairs) if pairs.chunks_exact(2).any(|pair| tree.text(pair[0]) == key))
@@ -228,11 +259,15 @@ impl<T: Decode> Decode for List<T> {
             }
             return None;
         };
+        // A list is replaced as a whole, so nothing is added to what is in it.
+        let (partial, blanks) = (std::mem::take(&mut cx.partial), std::mem::take(&mut cx.blanks));
         let decoded = items
             .iter()
             .enumerate()
             .filter_map(|(index, item)| Some((index, At::decode(cx, *item, path.index(index))?)));
-        Some(List(decoded.collect()))
+        let list = List(decoded.collect());
+        (cx.partial, cx.blanks) = (partial, blanks);
+        Some(list)
     }
 }
 
@@ -275,6 +310,9 @@ impl<T: Decode> Decode for Table<T> {
         };
         let mut entries = Vec::with_capacity(pairs.len() / 2);
         for pair in pairs.chunks_exact(2) {
+            if cx.blanks && is_null(tree, pair[1]) {
+                continue;
+            }
             if let View::Scalar { text: name, .. } = tree.view(pair[0])
                 && let Some(at) = At::decode(cx, pair[1], path.key(name))
             {

@@ -14,6 +14,7 @@ mod document;
 mod env_file;
 mod exposure;
 mod identity;
+mod layers;
 mod ports;
 mod problem;
 mod read;
@@ -23,6 +24,7 @@ mod scalar;
 mod schema;
 mod sessions;
 mod snippet;
+mod source;
 mod starter;
 mod substitute;
 mod syntax;
@@ -83,31 +85,43 @@ pub struct Loaded {
 /// # Errors
 /// [`StateError::Invalid`] with every problem of the file.
 pub fn load(input: &Input, context: &Context<'_>) -> Result<Loaded, StateError> {
-    let text = input.text.strip_prefix('\u{feff}').unwrap_or(&input.text);
+    load_all(std::slice::from_ref(input), context)
+}
+
+/// As [`load`], of several files, each merged upon those before it: mappings merge, lists and all else replace. Paths in each
+/// are relative to it, and each problem points into the file that it is in.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_all(inputs: &[Input], context: &Context<'_>) -> Result<Loaded, StateError> {
+    let sources = source::Sources::of(inputs)?;
     let mut problems = problem::Problems::default();
-    if text.len() > MAX_BYTES {
-        return Err(ReadError::TooLarge { file: input.name.clone() }.into());
-    }
-    let Some(tree) = tree::Tree::parse(text, &mut problems) else {
-        return Err(problems.into_error(&input.name, text, false).into());
-    };
-    let mut cx = decode::Cx { tree: &tree, vars: &context.vars, problems };
-    let loaded = resolve::resolve(&mut cx, input, text, context);
+    let parsed = tree::Tree::parse_all(&sources, &mut problems);
+    let whole = parsed.and_then(|(tree, roots)| {
+        let tree = layers::merge_files(tree, &roots, &sources, &mut problems)?;
+        Some(layers::inherit(tree, &roots, &context.vars, &mut problems))
+    });
+    let Some((tree, inherited)) = whole else { return Err(problems.into_error(&sources, false).into()) };
+    problems.set_inherited(inherited);
+    let mut cx = decode::Cx::new(&tree, &sources, &context.vars, problems);
+    let loaded = resolve::resolve(&mut cx, context);
     match loaded {
         Some(loaded) if cx.problems.is_empty() => {
-            Ok(Loaded { warnings: cx.problems.into_warnings(&input.name, text), ..loaded })
+            Ok(Loaded { warnings: cx.problems.into_warnings(&sources), ..loaded })
         }
-        _ => Err(cx.problems.into_error(&input.name, text, true).into()),
+        _ => Err(cx.problems.into_error(&sources, true).into()),
     }
 }
 
-/// The environment variables that a state file refers to, and whether it can do without each: whether every reference has
-/// a default. Empty when the file is broken.
-pub fn variables(input: &Input) -> BTreeMap<String, bool> {
+/// The environment variables that state files refer to, and whether they can do without each: whether every reference has
+/// a default. A file that is broken refers to none.
+pub fn variables(inputs: &[Input]) -> BTreeMap<String, bool> {
     let mut variables = BTreeMap::new();
-    let Some(tree) = tree::Tree::parse(&input.text, &mut problem::Problems::default()) else { return variables };
-    for (name, has_default) in tree.scalars().flat_map(substitute::references) {
-        *variables.entry(name.to_owned()).or_insert(true) &= has_default;
+    for input in inputs {
+        let Some(tree) = tree::Tree::parse(&input.text, &mut problem::Problems::default()) else { continue };
+        for (name, has_default) in tree.scalars().flat_map(substitute::references) {
+            *variables.entry(name.to_owned()).or_insert(true) &= has_default;
+        }
     }
     variables
 }

@@ -2,6 +2,7 @@
 
 use super::decode::{Cx, Path, cut, found};
 use super::problem::Draft;
+use super::substitute::Whose;
 use super::tree::NodeId;
 use super::words;
 
@@ -50,6 +51,9 @@ macro_rules! record {
                 for pair in pairs.chunks_exact(2) {
                     let super::tree::View::Scalar { text, .. } = tree.view(pair[0]) else { continue };
                     let index = KEYS.iter().position(|key| *key == text);
+                    if cx.blanks && index.is_some() && super::decode::is_null(tree, pair[1]) {
+                        continue;
+                    }
                     seen |= index.map_or(0, |index| 1 << index);
                     match text {
                         $( $key => record.$field = super::decode::At::decode(cx, pair[1], path.key($key)), )*
@@ -57,7 +61,7 @@ macro_rules! record {
                     }
                 }
                 for (index, required) in <Self as super::record::Record>::REQUIRED.iter().enumerate() {
-                    if !required.is_empty() && seen & (1 << index) == 0 {
+                    if !required.is_empty() && seen & (1 << index) == 0 && !cx.partial {
                         super::record::missing_key(cx, node, path, required);
                     }
                 }
@@ -97,7 +101,14 @@ pub(super) fn missing_key(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, require
     // The first line of the mapping is where the key can be added; underlining all of it would say nothing.
     let span = span.start..span.start + 1;
     let at = if path.parent.is_none() { 0..0 } else { span };
-    let draft = Draft::at(at, path.to_string(), format!("the field `{required}` is missing"));
+    let message = match &cx.whose {
+        // In a list nothing is added.
+        Whose::Agent { name, .. } if cx.blanks && cx.problems.is_inherited(at.start) => {
+            format!("the field `{required}` is missing, and agent `{}` does not add it", cut(name))
+        }
+        _ => format!("the field `{required}` is missing"),
+    };
+    let draft = Draft::at(at, path.to_string(), message);
     let inner = ["version", "source", "target", "command", "after", "do"].contains(&required);
     cx.problems.add(match example(required).filter(|_| path.parent.is_none() || inner) {
         Some(example) => draft.help(format!("write {example}")),

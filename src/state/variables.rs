@@ -24,6 +24,8 @@ pub(super) struct EnvFiles {
     /// With where it was named first. `None`: it is broken, and that was reported.
     read: BTreeMap<PathBuf, (NodeId, Option<Variables>)>,
     bytes: usize,
+    /// What is looked at is no agent's: its files are not looked for.
+    pub(super) unread: bool,
 }
 
 impl EnvFiles {
@@ -46,6 +48,9 @@ impl EnvFiles {
         path: Path<'_>,
         file: PathBuf,
     ) -> Option<Variables> {
+        if self.unread {
+            return None;
+        }
         if let Some((_, read)) = self.read.get(&file) {
             return read.clone();
         }
@@ -91,7 +96,6 @@ pub(super) fn text(string: Str, secret: bool) -> Text {
 /// The variables of a container: those of its env file, and its own, which win.
 pub(super) fn of_container(
     cx: &mut Cx<'_>,
-    dir: &FilePath,
     env_files: &mut EnvFiles,
     entries: Option<At<Table<Loose>>>,
     env_file: Option<&At<Word>>,
@@ -100,7 +104,7 @@ pub(super) fn of_container(
     let mut env = Vec::new();
     if let Some(file) = env_file
         && let path = path.key("envFile")
-        && let Some(file_path) = file_path(cx, dir, file, path)
+        && let Some(file_path) = file_path(cx, file, path)
         && let Some(variables) = env_files.get(cx, file.node, file.value.0.from_env, path, file_path)
     {
         env_files.bytes += variables.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();

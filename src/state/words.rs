@@ -9,8 +9,20 @@ use super::decode::near;
 const CONTAINER: [&str; 9] =
     ["command", "env", "envFile", "mounts", "ports", "restart", "addHosts", "healthcheck", "name"];
 /// Fields of an agent that `container` does not have.
-const AGENT: [&str; 10] =
-    ["version", "image", "source", "artifact", "arches", "sha256", "state", "suspend", "workspaces", "sessions"];
+const AGENT: [&str; 12] = [
+    "from",
+    "count",
+    "version",
+    "image",
+    "source",
+    "artifact",
+    "arches",
+    "sha256",
+    "state",
+    "suspend",
+    "workspaces",
+    "sessions",
+];
 
 /// The way out for the unknown field `text` where `known` are the fields; `None` when there is nothing better than to list
 /// them.
@@ -31,7 +43,7 @@ pub(super) fn help(text: &str, known: &[&str]) -> Option<String> {
         return Some(format!("did you mean `{word}`?"));
     }
     // The right field in the wrong mapping.
-    let word = translated.unwrap_or(text);
+    let word = if AGENT.contains(&text) { text } else { translated.unwrap_or(text) };
     if of_agent && word != "name" && CONTAINER.contains(&word) {
         return Some(format!("`{word}` stands under `container`, a level below"));
     }
@@ -88,6 +100,8 @@ fn elsewhere(word: &str) -> Option<&'static str> {
         "workdir" | "working_dir" | "workingDir" | "dir" | "directory" => "cwd",
         "require" | "needs" => "requires",
         "action" | "then" => "do",
+        "extends" => "from",
+        "replicas" | "scale" => "count",
         _ => return None,
     })
 }
@@ -120,7 +134,6 @@ const LACKING: &[&str] = &[
     "domainname",
     "envFrom",
     "expose",
-    "extends",
     "external_links",
     "gpus",
     "group_add",
@@ -156,10 +169,8 @@ const LACKING: &[&str] = &[
     "provider",
     "pull_policy",
     "read_only",
-    "replicas",
     "resources",
     "runtimeClassName",
-    "scale",
     "secrets",
     "securityContext",
     "security_opt",

@@ -236,10 +236,10 @@ pub(crate) fn print(err: &CliError, color: bool) {
 }
 
 /// Writes a warning about the state file to standard error.
-pub(crate) fn print_warning(warning: &state::Problem, file: &str, color: bool) {
+pub(crate) fn print_warning(warning: &state::Problem, color: bool) {
     match said::is_json() {
         true => said::say(Level::Warn, &warning.to_string(), &[], color),
-        false => said::write(&warning.render_warning(file, color)),
+        false => said::write(&warning.render_warning(color)),
     }
 }
 
