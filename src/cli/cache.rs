@@ -33,7 +33,7 @@ pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitSt
 /// The state file, when the user named one or there is one where it is looked for.
 fn desired(settings: &Settings, manifest_url: Option<String>) -> Result<Option<Desired>, CliError> {
     // One that may not be looked at is there for all we know: reading it says why it cannot be used.
-    if !settings.file_named && matches!(settings.file.try_exists(), Ok(false)) {
+    if !settings.file_named && matches!(settings.files.first().try_exists(), Ok(false)) {
         return Ok(None);
     }
     Ok(Some(settings.load(manifest_url)?.desired))

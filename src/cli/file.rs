@@ -7,11 +7,15 @@ use serde_json::{Value, json};
 
 use super::render::{self, said::Level};
 use super::{CliError, ExitStatus, Format, Settings};
+use crate::control::StateFiles;
 use crate::state::{self, Loaded, Problem, StateError};
 
 /// Writes a starter state file. Never over another file.
 pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
-    let path = &settings.file;
+    if !settings.files.layers().is_empty() {
+        return Err(CliError::new(ExitStatus::Usage, "`init` writes one file").hint("name it with one `-f FILE`"));
+    }
+    let path = settings.files.first();
     let to_stdout = path.as_os_str() == "-";
     // Absolute, but no link resolved: the directory is called what the user calls it.
     let file = std::path::absolute(if to_stdout { Path::new("steadfast.yaml") } else { path }).unwrap_or_default();
@@ -44,7 +48,7 @@ pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
     let loaded = match settings.resolve(None) {
         Ok(loaded) => loaded,
         Err(CliError { status, state: Some(err), .. }) if settings.output.is_data() => {
-            let problems = problems(&settings.file, &err);
+            let problems = problems(&settings.files, &err);
             render::print_data(settings.output, &json!({"valid": false, "problems": problems}))?;
             return Ok(status);
         }
@@ -65,7 +69,7 @@ pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
         Format::Text | Format::Markdown => {
             warn(settings, &loaded, |_| true);
             let agents = render::units::count(desired.agents.len(), "agent");
-            render::print(&format!("`{}` is valid: `{}`, {agents}.\n", settings.file.display(), desired.name))?;
+            render::print(&format!("`{}` is valid: `{}`, {agents}.\n", settings.files, desired.name))?;
         }
     }
     Ok(ExitStatus::Done)
@@ -82,9 +86,9 @@ pub(super) fn warn(settings: &Settings, loaded: &Loaded, which: impl Fn(&Problem
 }
 
 /// File, line, column, path, message and help of each problem. One of the whole file has line and column 0.
-fn problems(file: &Path, err: &StateError) -> Vec<Value> {
+fn problems(files: &StateFiles, err: &StateError) -> Vec<Value> {
     if err.problems().is_empty() {
-        let file = file.display().to_string();
+        let file = files.to_string();
         return vec![
             json!({"file": file, "line": 0, "column": 0, "path": "", "message": err.to_string(), "help": null}),
         ];
