@@ -111,6 +111,8 @@ pub(super) enum Verb {
     Init(FileArg),
     /// Check the state file and touch nothing else
     Validate(FileArg),
+    /// Print what the state files come to: merged, with templates, defaults and copies under each agent
+    Config(FileArg),
     /// Show what `apply` would do
     Plan(PlanArgs),
     /// Make the machine match the state file
@@ -172,7 +174,7 @@ impl Verb {
     /// The state files that the verb was given.
     pub(super) fn files(&self) -> &[PathBuf] {
         let file = match self {
-            Verb::Init(file) | Verb::Validate(file) | Verb::Doctor(file) => file,
+            Verb::Init(file) | Verb::Validate(file) | Verb::Config(file) | Verb::Doctor(file) => file,
             Verb::Plan(args) => &args.file,
             Verb::Apply(args) => &args.file,
             Verb::Run(args) => &args.file,

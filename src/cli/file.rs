@@ -47,12 +47,7 @@ pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
 pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
     let loaded = match settings.resolve(None) {
         Ok(loaded) => loaded,
-        Err(CliError { status, state: Some(err), .. }) if settings.output.is_data() => {
-            let problems = problems(&settings.files, &err);
-            render::print_data(settings.output, &json!({"valid": false, "problems": problems}))?;
-            return Ok(status);
-        }
-        Err(err) => return Err(err),
+        Err(err) => return refused(settings, err),
     };
     let desired = &loaded.desired;
     match settings.output {
@@ -71,6 +66,32 @@ pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
             let agents = render::units::count(desired.agents.len(), "agent");
             render::print(&format!("`{}` is valid: `{}`, {agents}.\n", settings.files, desired.name))?;
         }
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// What is wrong with the state file, for who reads data.
+fn refused(settings: &Settings, err: CliError) -> Result<ExitStatus, CliError> {
+    match err {
+        CliError { status, state: Some(err), .. } if settings.output.is_data() => {
+            let problems = problems(&settings.files, &err);
+            render::print_data(settings.output, &json!({"valid": false, "problems": problems}))?;
+            Ok(status)
+        }
+        err => Err(err),
+    }
+}
+
+/// Prints what the state files come to, as a state file.
+pub(super) fn config(settings: &Settings) -> Result<ExitStatus, CliError> {
+    let (loaded, config) = match settings.expand() {
+        Ok(expanded) => expanded,
+        Err(err) => return refused(settings, err),
+    };
+    warn(settings, &loaded, |_| true);
+    match settings.output {
+        Format::Json => render::print_data(settings.output, &config.json())?,
+        Format::Text | Format::Yaml | Format::Markdown => drop(render::print_raw(&config.yaml())?),
     }
     Ok(ExitStatus::Done)
 }

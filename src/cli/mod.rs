@@ -146,6 +146,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
     match verb {
         Verb::Init(_) => file::init(settings),
         Verb::Validate(_) => file::validate(settings),
+        Verb::Config(_) => file::config(settings),
         Verb::Schema { manifest, bundle } => file::schema(manifest, bundle),
         Verb::Completions { shell } => file::completions(shell),
         Verb::Plan(args) => reconcile::plan(settings, args).await,

@@ -16,7 +16,7 @@ use crate::backend::{EngineError, Routing, Vm, World};
 use crate::control::StateFiles;
 use crate::files::{self, Replacement};
 use crate::model::{Arch, Desired, HostKey, Name, Runtime, VmPhase, VmSpec};
-use crate::state::{self, Context, Input, Loaded};
+use crate::state::{self, Config, Context, Input, Loaded};
 
 /// What the state file speaks of on this machine.
 pub(super) type HostWorld = World<Option<Lima>, PodmanAt, Cache>;
@@ -148,6 +148,15 @@ impl Settings {
         let mut loaded = state::load_all(&inputs, &Context { vars, root, manifest_url, host_arch, key })?;
         loaded.desired.claim = read_claim(&loaded.desired.root, &loaded.desired.name);
         Ok(loaded)
+    }
+
+    /// Reads, checks and resolves the state files, and tells what they come to.
+    pub fn expand(&self) -> Result<(Loaded, Config), CliError> {
+        let key = |root: &Path| super::settings::read_key(root).unwrap_or_else(fresh_key);
+        let (vars, root, host_arch) = (self.vars.clone(), self.root.clone(), self.host_arch()?);
+        let context = Context { vars, root, manifest_url: None, host_arch, key: &key };
+        let expanded = self.read().map_err(state::StateError::from).and_then(|inputs| state::expand(&inputs, &context));
+        expanded.map_err(|err| CliError::state(&err, self.color_stderr))
     }
 
     /// Whether reading the state files again yields what they say then: a pipe has said all it had to say.

@@ -66,13 +66,18 @@ impl Made {
         self.key
     }
 
-    /// From now on its values are read.
-    pub(super) fn begin(&self, cx: &mut Cx<'_>, path: Path<'_>) {
-        let name = self.name(cx.tree).into_owned();
+    /// From now on, what is reported is said of it.
+    pub(super) fn report(&self, cx: &mut Cx<'_>, name: &str, path: Path<'_>) {
         if self.index.is_some() || cx.problems.has_inherited() {
             let entry = path.key(cx.tree.text(self.key)).to_string();
-            cx.problems.read(Some((path.key(&name).to_string(), entry)));
+            cx.problems.read(Some((path.key(name).to_string(), entry)));
         }
+    }
+
+    /// From now on its values are read.
+    fn begin(&self, cx: &mut Cx<'_>, path: Path<'_>) {
+        let name = self.name(cx.tree).into_owned();
+        self.report(cx, &name, path);
         cx.whose = Whose::Agent { name, index: self.index };
     }
 }

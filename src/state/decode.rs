@@ -4,7 +4,7 @@
 //! side, so that the two cannot drift apart. What values mean together belongs in `resolve.rs`.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::marker::PhantomData;
 use std::path::Path as FilePath;
@@ -29,6 +29,17 @@ pub(super) struct Cx<'a> {
     pub(super) partial: bool,
     /// Whether an explicit `null` is no value: it takes away what lies below, where anything does.
     pub(super) blanks: bool,
+    /// What is to be known of values that are written again.
+    pub(super) written: Option<Written>,
+}
+
+/// What is to be known of values that are written again.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Those that are paths, relative to the file that they stand in.
+    pub(super) paths: HashSet<NodeId>,
+    /// Those that must be a number or a boolean.
+    pub(super) typed: HashSet<NodeId>,
 }
 
 impl<'a> Cx<'a> {
@@ -39,7 +50,21 @@ impl<'a> Cx<'a> {
         problems: Problems,
     ) -> Self {
         let blanks = sources.files().len() > 1;
-        Self { tree, sources, vars, problems, whose: Whose::Nobody, partial: false, blanks }
+        Self { tree, sources, vars, problems, whose: Whose::Nobody, partial: false, blanks, written: None }
+    }
+
+    /// A value is a path that may be relative.
+    pub(super) fn note_path(&mut self, node: NodeId) {
+        if let Some(written) = &mut self.written {
+            written.paths.insert(node);
+        }
+    }
+
+    /// A value must be a number or a boolean.
+    pub(super) fn note_typed(&mut self, node: NodeId) {
+        if let Some(written) = &mut self.written {
+            written.typed.insert(node);
+        }
     }
 
     /// What a relative path that is written in a node is relative to.

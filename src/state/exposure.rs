@@ -52,7 +52,7 @@ pub(super) fn warn(
     for made in made {
         let name = made.name(cx.tree);
         let Some(agent) = agents.get(&*name).filter(|agent| agent.state != AgentState::Absent) else { continue };
-        made.begin(cx, path);
+        made.report(cx, &name, path);
         let path = path.key(&name);
         if writable(agent) {
             mounts(cx, &mut guarded, agent, made.node, path.key("container"));

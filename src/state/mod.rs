@@ -8,6 +8,7 @@
 //! `watch` tells when any of it changes. What to do about it belongs elsewhere.
 
 mod agents;
+mod config;
 mod container;
 mod decode;
 mod document;
@@ -44,6 +45,7 @@ use std::path::{Path, PathBuf};
 use crate::model::{Arch, Desired, HostKey};
 
 pub(crate) use agents::{check_repository, check_version};
+pub use config::Config;
 pub use identity::identity;
 pub use problem::{Invalid, Problem, ReadError, StateError};
 pub use read::{Input, is_handed_over, read};
@@ -94,6 +96,19 @@ pub fn load(input: &Input, context: &Context<'_>) -> Result<Loaded, StateError> 
 /// # Errors
 /// As [`load`].
 pub fn load_all(inputs: &[Input], context: &Context<'_>) -> Result<Loaded, StateError> {
+    read_all(inputs, context, false).map(|(loaded, _)| loaded)
+}
+
+/// As [`load_all`], and what the files come to: merged, with all that agents take up under each of them.
+///
+/// # Errors
+/// As [`load`].
+pub fn expand(inputs: &[Input], context: &Context<'_>) -> Result<(Loaded, Config), StateError> {
+    let (loaded, config) = read_all(inputs, context, true)?;
+    Ok((loaded, config.unwrap_or_default()))
+}
+
+fn read_all(inputs: &[Input], context: &Context<'_>, is_written: bool) -> Result<(Loaded, Option<Config>), StateError> {
     let sources = source::Sources::of(inputs)?;
     let mut problems = problem::Problems::default();
     let parsed = tree::Tree::parse_all(&sources, &mut problems);
@@ -104,10 +119,12 @@ pub fn load_all(inputs: &[Input], context: &Context<'_>) -> Result<Loaded, State
     let Some((tree, inherited)) = whole else { return Err(problems.into_error(&sources, false).into()) };
     problems.set_inherited(inherited);
     let mut cx = decode::Cx::new(&tree, &sources, &context.vars, problems);
+    cx.written = is_written.then(decode::Written::default);
     let loaded = resolve::resolve(&mut cx, context);
     match loaded {
         Some(loaded) if cx.problems.is_empty() => {
-            Ok(Loaded { warnings: cx.problems.into_warnings(&sources), ..loaded })
+            let config = cx.written.take().map(|written| Config::of(&cx, &written));
+            Ok((Loaded { warnings: cx.problems.into_warnings(&sources), ..loaded }, config))
         }
         _ => Err(cx.problems.into_error(&sources, true).into()),
     }

@@ -136,6 +136,7 @@ pub(super) fn refuse<T: HasStr>(cx: &mut Cx<'_>, at: &At<T>, path: Path<'_>, mes
 /// The absolute path a string of a file means: `~` is the home directory, relative paths are relative to that file.
 pub(super) fn file_path<T: HasStr>(cx: &mut Cx<'_>, at: &At<T>, path: Path<'_>) -> Option<PathBuf> {
     let (vars, dir) = (cx.vars, cx.dir(at.node));
+    cx.note_path(at.node);
     checked(cx, at, path, |text| expand(text, dir, vars))
 }
 
@@ -181,12 +182,14 @@ fn root(cx: &mut Cx<'_>, doc: &StateDoc, context: &Context<'_>, path: Path<'_>) 
     }
 }
 
+/// A scheme is what stands before `:`; a path has a `/` first, or no `:` at all.
+fn has_scheme(text: &str) -> bool {
+    text.split_once(':')
+        .is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)))
+}
+
 fn location(text: &str, dir: &FilePath, vars: &BTreeMap<String, String>) -> Result<Location, String> {
-    // A scheme is what stands before `:`; a path has a `/` first, or no `:` at all.
-    let scheme = text
-        .split_once(':')
-        .is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)));
-    if scheme { Location::parse(text) } else { expand(text, dir, vars).map(Location::File) }
+    if has_scheme(text) { Location::parse(text) } else { expand(text, dir, vars).map(Location::File) }
 }
 
 fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, context: &Context<'_>, path: Path<'_>) -> Option<Location> {
@@ -196,6 +199,9 @@ fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, context: &Context<'_>, path: Path<'
     let field = doc.manifest.as_ref().and_then(|manifest| manifest.value.url.as_ref());
     let field = field.map(|url| {
         let dir = cx.dir(url.node);
+        if !has_scheme(&url.value.0.value) {
+            cx.note_path(url.node);
+        }
         checked(cx, url, path, |text| location(text, dir, vars))
     });
     let outside = match (&context.manifest_url, field) {
@@ -255,7 +261,7 @@ fn warn_of_no_manifest(cx: &mut Cx<'_>, made: &[Made], agents: &BTreeMap<AgentNa
         let name = made.name(cx.tree);
         let Some(agent) = agents.get(&*name) else { continue };
         if agent.source == ImageSource::Manifest && agent.state != AgentState::Absent {
-            made.begin(cx, path);
+            made.report(cx, &name, path);
             let draft = Draft::at(cx.tree.span(made.key()), path.key(&name).to_string(), NO_MANIFEST.to_owned());
             cx.problems.warn(draft.help(agent.no_manifest()).planned());
             agents::end(cx);

@@ -153,6 +153,7 @@ impl<const LEAST: u32, const MOST: u32> Decode for Whole<LEAST, MOST> {
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         let tree = cx.tree;
         let expected = format!("a whole number from {LEAST} to {MOST}");
+        cx.note_typed(node);
         let View::Scalar { text, plain } = tree.view(node) else {
             cx.mistyped(node, path, &expected);
             return None;
@@ -203,6 +204,7 @@ impl Decode for Flag {
             cx.mistyped(node, path, "`true` or `false`");
             return None;
         };
+        cx.note_typed(node);
         if !plain && !text.contains("${") {
             cx.wrong_help(node, path, "expected `true` or `false`, found a string", "leave the quotes out");
             return None;

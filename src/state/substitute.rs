@@ -160,6 +160,26 @@ fn of_agent(inside: &str, whose: &Whose) -> Result<Option<String>, (String, Stri
     }
 }
 
+/// The text with what stands for the agent in it, and all else as it is written.
+pub(super) fn of_agent_alone(text: &str, whose: &Whose) -> String {
+    let mut value = String::new();
+    let mut done = 0;
+    while let Some(brace) = brace(text, done) {
+        let (Brace::Plain(at) | Brace::Escaped(at)) = brace;
+        let part = match brace {
+            Brace::Plain(_) => text[at..].strip_prefix(AGENT).and_then(|inside| inside.split_once('}')),
+            Brace::Escaped(_) => None,
+        };
+        let part = part.and_then(|(inside, _)| Some((of_agent(inside, whose).ok()??, inside.len() + 1)));
+        let (put, length) = part.map_or((OPEN.to_owned(), OPEN.len()), |(put, length)| (put, AGENT.len() + length));
+        value.push_str(&text[done..at]);
+        value.push_str(&put);
+        done = at + length;
+    }
+    value.push_str(&text[done..]);
+    value
+}
+
 /// What to say of a `${…}` that is not ours, from what stands in its braces. A default in it may be a secret and is not
 /// repeated.
 fn foreign(inside: &str) -> (String, String) {
@@ -322,6 +342,7 @@ mod tests {
         let agent = |index| Whose::Agent { name: "w-2".into(), index };
         let text = "${agent:name}:80${agent:index} $${agent:name} ${env:X:-d}";
         assert_eq!(of(&agent(Some(2)), text).unwrap().value, "w-2:802 ${agent:name} d");
+        assert_eq!(of_agent_alone(text, &agent(Some(2))), "w-2:802 $${agent:name} ${env:X:-d}");
         assert!(of(&Whose::Several, text).unwrap().is_open);
         let wrong = |whose: &Whose, text: &str| of(whose, text).unwrap_err();
         assert_eq!(wrong(&agent(None), text).message, "agent `w-2` has no `count`, and so no `${agent:index}`");

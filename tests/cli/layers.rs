@@ -82,3 +82,34 @@ fn a_message_names_them_all() {
     let sandbox = sandbox();
     sandbox.run(format!("{BOTH} vm status")).expect(1).says("`steadfast.yaml, prod/prod.yaml` runs its agents");
 }
+
+#[test]
+fn config_prints_what_the_files_come_to() {
+    let mut sandbox = sandbox();
+    sandbox.set("SECRET", "canary");
+    sandbox.write(
+        "prod/prod.yaml",
+        "templates:\n  t:\n    version: \"1\"\n    image: r.example/t\n    source: local\n    container:\n      command: [sh, -c, \"echo a\\necho b\\n\"]\n      \
+         env: {TOKEN: \"${env:SECRET}\", WHO: \"${agent:name}\", RATIO: 1.10}\n      ports: [{hostPort: \"808${agent:index}\", containerPort: 80}]\n      \
+         mounts: [{source: ./data, target: /data}]\n\
+         agents:\n  a: {container: {envFile: ./b.env}}\n  w: {from: t, count: 2}\n",
+    );
+    sandbox.write("prod/b.env", "B=canary\n");
+    let printed = sandbox.run(format!("config {BOTH}")).expect(0).stdout;
+    let shown = printed.replace(&sandbox.work().display().to_string(), "<work>");
+    insta::assert_snapshot!("config", shown);
+    assert_eq!(sandbox.run(format!("config {BOTH} -o yaml")).expect(0).stdout, printed);
+    sandbox.write("elsewhere/all.yaml", &printed);
+    sandbox.write("elsewhere/all.json", sandbox.run(format!("config {BOTH} -o json")).expect(0).stdout);
+    assert_eq!(sandbox.run("config -f elsewhere/all.yaml").expect(0).stdout, printed);
+    let json = |file: &str| sandbox.run(format!("config -f {file} -o json")).expect(0).json();
+    assert_eq!(json("elsewhere/all.yaml"), json("elsewhere/all.json"));
+    for file in ["elsewhere/all.yaml", "elsewhere/all.json"] {
+        let agents = sandbox.run(format!("validate -f {file} -o json")).expect(0).json()["agents"].clone();
+        assert_eq!(agents, json!(["a", "w-1", "w-2"]));
+    }
+    // As `validate` says what is wrong.
+    sandbox.write("steadfast.yaml", "name: [\n");
+    sandbox.run("config").expect(65).says("steadfast.yaml:1:7");
+    assert_eq!(sandbox.run("config -o json").expect(65).json(), sandbox.run("validate -o json").expect(65).json());
+}

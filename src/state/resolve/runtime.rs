@@ -104,6 +104,9 @@ pub(super) fn fits_a_socket(home: &FilePath, instance: &InstanceName) -> Result<
 pub(super) fn podman(cx: &mut Cx<'_>, doc: PodmanDoc, path: Path<'_>) -> Option<Runtime> {
     let Some(socket) = doc.socket else { return Some(Runtime::Podman { socket: None }) };
     let (vars, dir) = (cx.vars, cx.dir(socket.node));
+    if !socket.value.0.value.contains("://") {
+        cx.note_path(socket.node);
+    }
     let socket = checked(cx, &socket, path.key("socket"), |text| match text.split_once("://") {
         Some(("unix", socket)) if socket.starts_with('/') => Ok(PathBuf::from(socket)),
         Some(("unix", _)) => Err(format!("`{text}` needs an absolute path, like unix:///run/podman/podman.sock")),
