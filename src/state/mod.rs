@@ -22,6 +22,7 @@ mod resolve;
 mod scalar;
 mod schema;
 mod sessions;
+mod shared;
 mod snippet;
 mod starter;
 mod substitute;
