@@ -13,6 +13,7 @@ use super::ids::{AgentName, Arch, Name, SessionName, Sha256Digest, WorkspaceName
 use super::labels::{Ownership, RootClaim};
 use super::manifest::Artifact;
 use super::session::{SessionSpec, WorkspaceSpec};
+use super::shared::{NetworkSpec, VolumeSpec};
 use super::spec::ContainerSpec;
 use super::vm::{Forward, VmMake, VmSpec};
 
@@ -31,6 +32,10 @@ pub struct Desired {
     pub cache: CachePolicy,
     /// Where containers run.
     pub runtime: Runtime,
+    /// Volumes that agents mount, by their names in the engine.
+    pub volumes: BTreeMap<String, VolumeSpec>,
+    /// Networks that agents are on, by their names in the engine.
+    pub networks: BTreeMap<String, NetworkSpec>,
     /// The agents by name.
     pub agents: BTreeMap<AgentName, Agent>,
     /// This machine's architecture.

@@ -61,8 +61,8 @@ pub struct Holder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// Those of the files that are merged upon it, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub layers: Vec<String>,
+    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
+    pub layers: Box<[String]>,
 }
 
 impl Holder {
@@ -175,7 +175,7 @@ pub async fn take<'a>(
         command: claim.command.to_owned(),
         since: crate::time::rfc3339(SystemTime::now()),
         file: claim.files.map(StateFiles::first_text),
-        layers: claim.files.map(StateFiles::layer_texts).unwrap_or_default(),
+        layers: claim.files.map(StateFiles::layer_texts).unwrap_or_default().into(),
     };
     write_holder(&mut file, &holder);
     Ok(Lock { file, path: path.to_owned(), holder: Some(holder) })

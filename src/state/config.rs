@@ -3,12 +3,13 @@
 //! `${env:…}` stays as it is written, and env files are named, so no secret is in it but one that the files themselves spell out.
 //! Relative paths become absolute, since they were relative to the file that they were written in.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::{Component, Path as FilePath};
 
 use serde_json::{Map, Number, Value};
 
-use super::decode::{Cx, Plain, Written, is_null};
+use super::decode::{Cx, Plain, is_null};
 use super::document::MAX_COPIES;
 use super::substitute::{Whose, of_agent_alone, substitute};
 use super::tree::{NodeId, View};
@@ -18,6 +19,17 @@ use crate::visible::acts;
 const LAYERS: [&str; 2] = ["defaults", "templates"];
 /// The same, of an agent.
 const OF_AGENT: [&str; 2] = ["from", "count"];
+
+/// What is to be known of values that are written again.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Those that are paths, relative to the file that they stand in.
+    pub(super) paths: HashSet<NodeId>,
+    /// Those that must be a number or a boolean.
+    pub(super) typed: HashSet<NodeId>,
+    /// Those that are nothing, and no value.
+    pub(super) blanks: HashSet<NodeId>,
+}
 
 /// A state file with nothing left in it to be merged or taken up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,17 +58,16 @@ impl Config {
     pub(super) fn of(cx: &Cx<'_>, written: &Written) -> Self {
         let reader = Reader { cx, written };
         let root = cx.tree.root();
-        let View::Map(pairs) = cx.tree.view(root) else { return Self(reader.node(root, &Whose::Nobody, false)) };
-        let several = cx.sources.files().len() > 1;
+        let View::Map(pairs) = cx.tree.view(root) else { return Self(reader.node(root, &Whose::Nobody)) };
         let mut fields = Vec::new();
         for pair in pairs.chunks_exact(2) {
             let key = cx.tree.text(pair[0]);
-            if LAYERS.contains(&key) || several && is_null(cx.tree, pair[1]) {
+            if LAYERS.contains(&key) {
                 continue;
             }
             let value = match (key, cx.tree.view(pair[1])) {
                 ("agents", View::Map(agents)) => reader.agents(agents),
-                _ => reader.node(pair[1], &Whose::Nobody, several),
+                _ => reader.node(pair[1], &Whose::Nobody),
             };
             fields.push((key.to_owned(), value));
         }
@@ -84,17 +95,13 @@ struct Reader<'c> {
 impl Reader<'_> {
     fn agents(&self, pairs: &[NodeId]) -> Node {
         let tree = self.cx.tree;
-        let blanks = self.cx.problems.has_inherited() || self.cx.sources.files().len() > 1;
         let mut agents = Vec::new();
         for pair in pairs.chunks_exact(2) {
             let name = tree.text(pair[0]);
-            if self.cx.sources.files().len() > 1 && is_null(tree, pair[1]) {
-                continue;
-            }
             let count = super::decode::field(tree, pair[1], "count").filter(|at| !is_null(tree, *at));
             let Some(count) = count else {
                 let whose = Whose::Agent { name: name.to_owned(), index: None };
-                agents.push((name.to_owned(), self.node(pair[1], &whose, blanks).without(&OF_AGENT)));
+                agents.push((name.to_owned(), self.node(pair[1], &whose).without(&OF_AGENT)));
                 continue;
             };
             let count = substitute(tree.text(count), self.cx.vars, &Whose::Nobody, false).ok();
@@ -102,14 +109,13 @@ impl Reader<'_> {
             for index in 1..=MAX_COPIES.min(count) {
                 let name = format!("{name}-{index}");
                 let whose = Whose::Agent { name: name.clone(), index: Some(index) };
-                agents.push((name, self.node(pair[1], &whose, blanks).without(&OF_AGENT)));
+                agents.push((name, self.node(pair[1], &whose).without(&OF_AGENT)));
             }
         }
         Node::Map(agents)
     }
 
-    /// `blanks`: a `null` is no value.
-    fn node(&self, node: NodeId, whose: &Whose, blanks: bool) -> Node {
+    fn node(&self, node: NodeId, whose: &Whose) -> Node {
         let tree = self.cx.tree;
         match tree.view(node) {
             View::Scalar { text, plain } => {
@@ -126,10 +132,10 @@ impl Reader<'_> {
                 let bare = typed && !said.contains("${");
                 Node::Scalar { plain: bare || plain && said == text, text: said, typed }
             }
-            View::List(items) => Node::List(items.iter().map(|item| self.node(*item, whose, false)).collect()),
+            View::List(items) => Node::List(items.iter().map(|item| self.node(*item, whose)).collect()),
             View::Map(pairs) => {
-                let pairs = pairs.chunks_exact(2).filter(|pair| !(blanks && is_null(tree, pair[1])));
-                let said = |pair: &[NodeId]| (tree.text(pair[0]).to_owned(), self.node(pair[1], whose, blanks));
+                let pairs = pairs.chunks_exact(2).filter(|pair| !self.written.blanks.contains(&pair[1]));
+                let said = |pair: &[NodeId]| (tree.text(pair[0]).to_owned(), self.node(pair[1], whose));
                 Node::Map(pairs.map(said).collect())
             }
             View::Broken => Node::Map(Vec::new()),

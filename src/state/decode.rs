@@ -4,13 +4,14 @@
 //! side, so that the two cannot drift apart. What values mean together belongs in `resolve.rs`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::marker::PhantomData;
 use std::path::Path as FilePath;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::config::Written;
 use super::problem::{Draft, Problems};
 use super::source::Sources;
 use super::substitute::Whose;
@@ -27,19 +28,10 @@ pub(super) struct Cx<'a> {
     pub(super) whose: Whose,
     /// Whether a mapping may lack what it must have in the end: what takes it up may add that.
     pub(super) partial: bool,
-    /// Whether an explicit `null` is no value: it takes away what lies below, where anything does.
+    /// Whether an explicit `null` is no value, where it cannot be an empty one: it took away what lies below, where anything did.
     pub(super) blanks: bool,
     /// What is to be known of values that are written again.
     pub(super) written: Option<Written>,
-}
-
-/// What is to be known of values that are written again.
-#[derive(Debug, Default)]
-pub(super) struct Written {
-    /// Those that are paths, relative to the file that they stand in.
-    pub(super) paths: HashSet<NodeId>,
-    /// Those that must be a number or a boolean.
-    pub(super) typed: HashSet<NodeId>,
 }
 
 impl<'a> Cx<'a> {
@@ -49,8 +41,16 @@ impl<'a> Cx<'a> {
         vars: &'a BTreeMap<String, String>,
         problems: Problems,
     ) -> Self {
-        let blanks = sources.files().len() > 1;
-        Self { tree, sources, vars, problems, whose: Whose::Nobody, partial: false, blanks, written: None }
+        Self { tree, sources, vars, problems, whose: Whose::Nobody, partial: false, blanks: false, written: None }
+    }
+
+    /// Whether a value of a type that cannot be nothing is nothing, which is no value here.
+    pub(super) fn is_blank(&mut self, node: NodeId) -> bool {
+        let is_blank = self.blanks && is_null(self.tree, node);
+        if let Some(written) = self.written.as_mut().filter(|_| is_blank) {
+            written.blanks.insert(node);
+        }
+        is_blank
     }
 
     /// A value is a path that may be relative.
@@ -249,6 +249,9 @@ pub(super) fn has_key(tree: &Tree<'_>, node: NodeId, key: &str) -> bool {
 
 /// How a type is read from the tree.
 pub(super) trait Decode: Sized {
+    /// Whether nothing at all (`key:`) is a value of it: an empty one.
+    const BLANK: bool = false;
+
     /// `None` when it does not fit; a problem was reported then.
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self>;
 }
@@ -272,6 +275,8 @@ impl<T: Decode> At<T> {
 pub(super) struct List<T>(pub(super) Vec<(usize, At<T>)>);
 
 impl<T: Decode> Decode for List<T> {
+    const BLANK: bool = true;
+
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         let tree = cx.tree;
         let View::List(items) = tree.view(node) else {
@@ -321,6 +326,8 @@ pub(super) struct Entry<T> {
 }
 
 impl<T: Decode> Decode for Table<T> {
+    const BLANK: bool = true;
+
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         let tree = cx.tree;
         let View::Map(pairs) = tree.view(node) else {
@@ -335,7 +342,7 @@ impl<T: Decode> Decode for Table<T> {
         };
         let mut entries = Vec::with_capacity(pairs.len() / 2);
         for pair in pairs.chunks_exact(2) {
-            if cx.blanks && is_null(tree, pair[1]) {
+            if !T::BLANK && cx.is_blank(pair[1]) {
                 continue;
             }
             if let View::Scalar { text: name, .. } = tree.view(pair[0])
@@ -365,6 +372,8 @@ impl<T: JsonSchema> JsonSchema for Table<T> {
 pub(super) struct Later<T>(PhantomData<T>);
 
 impl<T> Decode for Later<T> {
+    const BLANK: bool = true;
+
     fn decode(_: &mut Cx<'_>, _: NodeId, _: Path<'_>) -> Option<Self> {
         Some(Later(PhantomData))
     }

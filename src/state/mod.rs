@@ -24,6 +24,7 @@ mod resolve;
 mod scalar;
 mod schema;
 mod sessions;
+mod shared;
 mod snippet;
 mod source;
 mod starter;
@@ -119,7 +120,7 @@ fn read_all(inputs: &[Input], context: &Context<'_>, is_written: bool) -> Result
     let Some((tree, inherited)) = whole else { return Err(problems.into_error(&sources, false).into()) };
     problems.set_inherited(inherited);
     let mut cx = decode::Cx::new(&tree, &sources, &context.vars, problems);
-    cx.written = is_written.then(decode::Written::default);
+    cx.written = is_written.then(config::Written::default);
     let loaded = resolve::resolve(&mut cx, context);
     match loaded {
         Some(loaded) if cx.problems.is_empty() => {

@@ -15,7 +15,7 @@ use super::problem::Draft;
 use super::scalar::{Choice, Loose, Str, Word};
 use super::source::Places;
 use super::tree::View;
-use super::{Context, Loaded, exposure};
+use super::{Context, Loaded, exposure, shared};
 use crate::model::text::url_with_password;
 use crate::model::{
     Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Name,
@@ -48,8 +48,13 @@ pub(super) fn resolve<'a>(cx: &mut Cx<'a>, context: &Context<'_>) -> Option<Load
     let in_vm = doc.runtime.as_ref().is_some_and(|runtime| runtime.value.lima.is_some());
     let runtime = doc.runtime.and_then(|runtime| self::runtime(cx, runtime, path.key("runtime")));
 
+    let volumes = shared::volumes(cx, name.as_ref(), doc.volumes, path.key("volumes"));
+    let networks = shared::networks(cx, name.as_ref(), doc.networks, path.key("networks"));
+
     let places = Places::new(cx.sources);
-    let mut all = Agents::new(places, name.as_ref(), &cache.arches, context.host_arch).in_vm(in_vm);
+    let mut all = Agents::new(places, name.as_ref(), &cache.arches, context.host_arch)
+        .in_vm(in_vm)
+        .sharing(&volumes.names, &networks.names);
     if let Some(At { node, .. }) = doc.defaults {
         all.check_defaults(cx, node, path.key("defaults"));
     }
@@ -79,8 +84,21 @@ pub(super) fn resolve<'a>(cx: &mut Cx<'a>, context: &Context<'_>) -> Option<Load
     let key = (context.key)(&root);
     let host_arch = context.host_arch;
     let (claim, meaning) = (RootClaim::default(), super::identity::meaning(cx.tree));
-    let desired =
-        Desired { name, root, manifest, manifest_refresh, cache, runtime, agents, host_arch, key, claim, meaning };
+    let desired = Desired {
+        name,
+        root,
+        manifest,
+        manifest_refresh,
+        cache,
+        runtime,
+        volumes: volumes.specs,
+        networks: networks.specs,
+        agents,
+        host_arch,
+        key,
+        claim,
+        meaning,
+    };
     Some(Loaded { desired, env_files, warnings: Vec::new() })
 }
 

@@ -16,6 +16,7 @@ mod pairs;
 mod properties;
 mod removal;
 mod scene;
+mod shared;
 mod vm;
 #[path = "../support/wishes.rs"]
 mod wishes;

@@ -815,7 +815,7 @@ impl Play {
             (AgentState::Running, Phase::Running) => true,
             (AgentState::Running, Phase::Exited { code }) => match agent.container.restart {
                 RestartPolicy::No => true,
-                RestartPolicy::OnFailure => *code == 0,
+                RestartPolicy::OnFailure | RestartPolicy::OnFailureAtMost(_) => *code == 0,
                 RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
             },
             (_, phase) => matches!(phase, Phase::Created | Phase::Exited { .. }),

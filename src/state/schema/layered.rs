@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 /// The definitions of what stands under an agent, as far as mappings reach: what stands in a list is replaced as a whole.
 const AGENT: [&str; 2] = ["Agent", "Defaults"];
 
+/// What in a record says that something must be there: no record has forms beside its fields otherwise.
+const ASKING: [&str; 4] = ["required", "if", "then", "anyOf"];
+
 /// Lets each field of an agent be missing or `null` where another layer has it. What an agent must have is asked for where the
 /// file has no defaults and the agent no template.
 pub(super) fn relax(schema: &mut Value) {
@@ -56,7 +59,7 @@ fn reach(definitions: &Map<String, Value>, name: &str, reached: &mut BTreeSet<St
 fn required(definitions: &Map<String, Value>, schema: &Value) -> Value {
     let record = referred(schema).and_then(|name| definitions.get(name)).unwrap_or(schema);
     let mut asked = Map::new();
-    for word in ["required", "if", "then"] {
+    for word in ASKING {
         asked.extend(record.get(word).map(|said| (word.to_owned(), said.clone())));
     }
     let mut fields = Map::new();
@@ -80,14 +83,18 @@ fn required(definitions: &Map<String, Value>, schema: &Value) -> Value {
 }
 
 fn loosen(record: &mut Map<String, Value>) {
-    for word in ["required", "if", "then"] {
+    for word in ASKING {
         record.remove(word);
     }
     let fields = record.get_mut("properties").and_then(Value::as_object_mut);
     for (_, field) in fields.into_iter().flatten() {
-        if let Some(entries) = field.get_mut("additionalProperties").filter(|entries| entries.is_object()) {
-            allow_null(entries);
-        }
+        let entries = |form: &mut Value| {
+            if let Some(entries) = form.get_mut("additionalProperties").filter(|entries| entries.is_object()) {
+                allow_null(entries);
+            }
+        };
+        entries(field);
+        field.get_mut("anyOf").and_then(Value::as_array_mut).into_iter().flatten().for_each(entries);
         allow_null(field);
     }
 }
