@@ -19,6 +19,8 @@ mod declared;
 mod disks;
 #[path = "apply/failures.rs"]
 mod failures;
+#[path = "apply/generated.rs"]
+mod generated;
 #[path = "apply/hidden.rs"]
 mod hidden;
 #[path = "apply/images.rs"]
@@ -32,6 +34,8 @@ mod keeper;
 mod kept;
 #[path = "apply/killed.rs"]
 mod killed;
+#[path = "apply/layers.rs"]
+mod layers;
 #[path = "apply/locks.rs"]
 mod locks;
 #[path = "apply/lossy.rs"]
@@ -56,6 +60,8 @@ mod secrets;
 mod server;
 #[path = "apply/sessions.rs"]
 mod sessions;
+#[path = "apply/settings.rs"]
+mod settings;
 mod support;
 #[path = "apply/terminal.rs"]
 mod terminal;

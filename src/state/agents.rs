@@ -17,7 +17,7 @@ use super::source::Places;
 use super::substitute::Whose;
 use super::tree::{NodeId, Tree, View};
 use super::variables::EnvFiles;
-use super::{sessions, workspaces};
+use super::{layers, sessions, workspaces};
 use crate::model::{
     Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Port, Protocol, SessionName,
     SessionSpec, Sha256Digest, Version, WorkspaceName, WorkspaceSpec,
@@ -44,8 +44,9 @@ pub(super) struct Agents<'a> {
     networks: &'a BTreeMap<String, String>,
     /// The names so far, and the keys they come from.
     seen: HashMap<String, NodeId>,
-    /// How many agents were made by `count`.
+    /// How many agents were made by `count`, and what they have in all: values and bytes.
     copies: u32,
+    copied: (u64, u64),
     /// The container's name in the defaults, where it was refused.
     refused_name: Option<NodeId>,
     made: Vec<Made>,
@@ -139,6 +140,7 @@ impl<'a> Agents<'a> {
             networks: &NONE,
             seen: HashMap::new(),
             copies: 0,
+            copied: (0, 0),
             refused_name: None,
             made: Vec::new(),
             agents: BTreeMap::new(),
@@ -219,8 +221,14 @@ impl<'a> Agents<'a> {
             let message = format!("`count` makes more than {MAX_COPIES} agents in all");
             cx.wrong_help(at, of_entry.key("count"), message, "split the file into several with names of their own");
         }
+        let is_small = count.is_none_or(|count| !fits || layers::fits(cx.tree, node, count, &mut self.copied));
+        if !is_small {
+            let message = "all that `count` makes comes to too much";
+            let help = "written for each of them, agents may have as much as fits into one file";
+            cx.wrong_help(at, of_entry.key("count"), message, help);
+        }
         match count {
-            Some(count) if count > 0 && is_name && fits => {
+            Some(count) if count > 0 && is_name && fits && is_small => {
                 for index in 1..=count {
                     self.add_one(cx, Made { index: Some(index), ..first }, path);
                 }

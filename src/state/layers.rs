@@ -232,6 +232,15 @@ fn weigh(tree: &Tree<'_>, node: NodeId, taken: &mut (u64, u64)) -> Result<(), To
     }
 }
 
+/// Whether an entry of which there are so many fits beside those that were `taken` so far.
+pub(super) fn fits(tree: &Tree<'_>, node: NodeId, times: u32, taken: &mut (u64, u64)) -> bool {
+    let mut one = (0, 0);
+    let is_small = weigh(tree, node, &mut one).is_ok();
+    taken.0 = taken.0.saturating_add(one.0.saturating_mul(times.into()));
+    taken.1 = taken.1.saturating_add(one.1.saturating_mul(times.into()));
+    is_small && taken.0 <= MAX_TAKEN.0 && taken.1 <= MAX_TAKEN.1
+}
+
 /// Where templates and defaults stand in the files.
 fn regions(tree: &Tree<'_>, roots: &[NodeId]) -> Vec<(Range<usize>, String)> {
     let mut regions = Vec::new();

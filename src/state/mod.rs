@@ -1,10 +1,10 @@
 //! The state file: YAML in, [`Desired`] out, or every problem of the file at once.
 //!
 //! ```text
-//! bytes ──read──▶ Input ──tree──▶ positions ──decode──▶ document ──resolve──▶ Desired
+//! bytes ──read──▶ Input ──tree──▶ positions ──layers──▶ positions ──decode──▶ document ──resolve──▶ Desired
 //! ```
 //!
-//! `tree` alone knows YAML, `decode` and `document` what the fields look like, `resolve` what they mean together.
+//! `tree` alone knows YAML, `layers` what lies on what, `decode` and `document` what the fields look like, `resolve` what they mean together.
 //! `watch` tells when any of it changes. What to do about it belongs elsewhere.
 
 mod agents;

@@ -107,6 +107,9 @@ fn what_is_taken_up_is_bounded() {
     assert!(told(bombs).contains("the aliases of this file expand to too much"));
     let copies = format!("{HEAD}agents: {{a: {{version: \"1\", count: 10000, container: {{env: {{A: b}}}}}}}}\n");
     assert_eq!(told(copies), "10000 agents");
+    let large = large(2_000);
+    let copies = format!("{HEAD}agents: {{a: {{version: \"1\", count: 10000, container: {{env: {{{large}}}}}}}}}\n");
+    assert!(told(copies).contains("all that `count` makes comes to too much"));
 }
 
 // ------------------------------------------------------------------------------------------------------ several files
