@@ -10,6 +10,7 @@ fn agent(restart: RestartPolicy, state: AgentState) -> Agent {
         place: Place { file: "steadfast.yaml".into(), line: 1, column: 1 },
         version: Version::Exact("1".into()),
         image: None,
+        artifact: None,
         source: ImageSource::Local,
         arches: Vec::new(),
         pins: Default::default(),

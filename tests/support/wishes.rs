@@ -61,6 +61,7 @@ pub fn agent(name: &str) -> Agent {
         place: Place { file: "steadfast.yaml".into(), line: 1, column: 1 },
         version: Version::Exact("1".into()),
         image: Some(format!("r.example/{name}")),
+        artifact: None,
         source: ImageSource::Manifest,
         arches: vec![Arch::X64],
         pins: BTreeMap::new(),
