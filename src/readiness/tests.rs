@@ -9,12 +9,14 @@ fn agent(restart: RestartPolicy, state: AgentState) -> Agent {
     Agent {
         place: Place { file: "steadfast.yaml".into(), line: 1, column: 1 },
         version: Version::Exact("1".into()),
+        rolled_back: None,
         image: None,
         source: ImageSource::Local,
         arches: Vec::new(),
         pins: Default::default(),
         state,
         suspend: false,
+        rollout: Default::default(),
         container: ContainerSpec {
             name: "demo-a".parse().unwrap(),
             command: None,

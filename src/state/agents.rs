@@ -14,7 +14,7 @@ use super::scalar::Word;
 use super::snippet::Lines;
 use super::tree::NodeId;
 use super::variables::EnvFiles;
-use super::{Input, sessions, workspaces};
+use super::{Input, rollout, sessions, workspaces};
 use crate::model::{
     Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Place, Port, Protocol,
     Sha256Digest, Version,
@@ -103,6 +103,7 @@ impl<'a> Agents<'a> {
         let mounts = resolved.as_ref().map_or(&[][..], |(container, _)| &container.mounts);
         let workspaces = workspaces::resolve(cx, self.dir, mounts, doc.workspaces, path.key("workspaces"));
         let sessions = sessions::resolve(cx, doc.sessions, path.key("sessions"));
+        let rollout = rollout::resolve(cx, doc.rollout, resolved.as_ref().map(|(container, _)| container), path);
         let Some((container, ports)) = resolved else { return };
         if !self.seen.insert(name.to_owned()) {
             // The same key again, which was reported: its name and ports are not reported again.
@@ -118,7 +119,21 @@ impl<'a> Agents<'a> {
         let suspend = doc.suspend.is_some_and(|flag| flag.value.0);
         self.agents.insert(
             agent_name,
-            Agent { place, version, image, source, arches, pins, state, suspend, container, workspaces, sessions },
+            Agent {
+                place,
+                version,
+                rolled_back: None,
+                image,
+                source,
+                arches,
+                pins,
+                state,
+                suspend,
+                rollout,
+                container,
+                workspaces,
+                sessions,
+            },
         );
     }
 

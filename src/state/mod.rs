@@ -19,6 +19,7 @@ mod problem;
 mod read;
 mod record;
 mod resolve;
+mod rollout;
 mod scalar;
 mod schema;
 mod sessions;

@@ -60,12 +60,14 @@ pub fn agent(name: &str) -> Agent {
     Agent {
         place: Place { file: "steadfast.yaml".into(), line: 1, column: 1 },
         version: Version::Exact("1".into()),
+        rolled_back: None,
         image: Some(format!("r.example/{name}")),
         source: ImageSource::Manifest,
         arches: vec![Arch::X64],
         pins: BTreeMap::new(),
         state: AgentState::Running,
         suspend: false,
+        rollout: Rollout::default(),
         container: ContainerSpec {
             name: container_name(&format!("demo-{name}")),
             command: None,
