@@ -25,11 +25,11 @@ podman_env_install() {
   have podman && podman_env_tools_present && return 0
   case $(package_manager) in
     apt-get)
-      set -- podman crun netavark iptables iproute2
-      is_root || set -- "$@" uidmap slirp4netns passt fuse-overlayfs catatonit
+      set -- podman crun netavark aardvark-dns catatonit iptables iproute2
+      is_root || set -- "$@" uidmap slirp4netns passt fuse-overlayfs
       ;;
     dnf)
-      set -- podman crun netavark iproute
+      set -- podman crun netavark aardvark-dns catatonit iproute
       is_root || set -- "$@" shadow-utils slirp4netns passt fuse-overlayfs
       ;;
     brew) set -- podman ;;
@@ -39,15 +39,21 @@ podman_env_install() {
   have podman || die "podman is not installed" "install it with your package manager (Debian: sudo apt-get install podman), then run this again"
 }
 
-# Whether what Podman needs beside itself is there. netavark is no command in PATH.
+# Whether what Podman needs beside itself is there.
 podman_env_tools_present() {
-  local directory found=""
   is_macos && return 0
-  for directory in /usr/lib/podman /usr/libexec/podman /usr/local/lib/podman /usr/local/libexec/podman; do
-    if [ -x "$directory/netavark" ]; then found=yes; fi
-  done
   PATH=$PATH:/usr/sbin:/sbin
-  [ -n "$found" ] && have ip && { have crun || have runc; } && { is_root || { have newuidmap && { have slirp4netns || have pasta; }; }; }
+  pe_has_helper netavark && pe_has_helper aardvark-dns && pe_has_helper catatonit && have ip && { have crun || have runc; } && { is_root || { have newuidmap && { have slirp4netns || have pasta; }; }; }
+}
+
+# Podman's helpers are commands not in PATH on every distribution.
+pe_has_helper() {
+  local directory
+  have "$1" && return 0
+  for directory in /usr/lib/podman /usr/libexec/podman /usr/local/lib/podman /usr/local/libexec/podman; do
+    [ ! -x "$directory/$1" ] || return 0
+  done
+  return 1
 }
 
 podman_env_start() {

@@ -12,7 +12,7 @@ use crate::error::Chain;
 use crate::model::wanted::{misnamed, wanted_artifacts};
 use crate::model::{
     AgentName, AgentState, ArtifactKey, CachedArtifact, Desired, Forward, Guest, ImageSource, Manifest, Observed,
-    Phase, Protocol, Seen, VmPhase, VmState,
+    Phase, Protocol, Seen, SharedState, VmPhase, VmState,
 };
 use crate::trust::TrustError;
 use crate::trust::kept::KeptError;
@@ -124,25 +124,34 @@ pub async fn observe<V: Vm, E: Engine + Inside, S: Store>(
     desired: &Desired,
     published: &Published,
 ) -> Observed {
-    observe_with(world, desired, published, true).await
+    observe_with(world, desired, published, Depth { sources: true, shared: false }).await
 }
 
-/// As [`observe`]. Whether the sources of workspaces are compared with what was put is said by `sources`: that reads the names of
-/// all that is in them.
+/// What an observation looks at that costs more, or that is not always needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Whether the sources of workspaces are compared with what was put: that reads the names of all that is in them.
+    pub sources: bool,
+    /// Volumes and networks, also where the state file declares none.
+    pub shared: bool,
+}
+
+/// As [`observe`], to this depth.
 pub async fn observe_with<V: Vm, E: Engine + Inside, S: Store>(
     world: &World<V, E, S>,
     desired: &Desired,
     published: &Published,
-    sources: bool,
+    depth: Depth,
 ) -> Observed {
-    let ((local, artifacts), (vm, guest)) =
-        tokio::join!(look_at_cache(&world.store, desired), look_at_engine(world, desired));
+    let ((local, artifacts), (vm, guest, shared)) =
+        tokio::join!(look_at_cache(&world.store, desired), look_at_engine(world, desired, depth));
     let reach = world.engine.reach();
     // What cannot be told is not taken for ours to remove.
     let loaded = world.store.loaded_images().await.unwrap_or_default();
     let published = published.manifest.clone();
-    let mut observed = Observed { published, local, artifacts, vm, reach, guest, loaded, ..Observed::nothing() };
-    look_inside(world, desired, sources, &mut observed).await;
+    let mut observed =
+        Observed { published, local, artifacts, vm, reach, guest, shared, loaded, ..Observed::nothing() };
+    look_inside(world, desired, depth.sources, &mut observed).await;
     prove_wanted(world, desired, &mut observed).await;
     look_at_transfers(world, desired, &mut observed).await;
     look_at_others(world, desired, &mut observed).await;
@@ -179,8 +188,40 @@ async fn look_at_cache<S: Store>(
 async fn look_at_engine<V: Vm, E: Engine, S>(
     world: &World<V, E, S>,
     desired: &Desired,
+    depth: Depth,
+) -> (Seen<VmState>, Seen<Guest>, Seen<SharedState>) {
+    let both = async {
+        let (guest, shared) = tokio::join!(look_at_guest(world, desired), look_at_shared(world, desired, depth));
+        (guest, shared)
+    };
+    if desired.vm().is_none() {
+        let (guest, shared) = both.await;
+        return (Seen::Absent, guest, shared);
+    }
+    let (vm, guest) = look_at_machine(world, desired).await;
+    let shared = match guest {
+        Seen::Present(_) => look_at_shared(world, desired, depth).await,
+        Seen::Absent | Seen::Unknown { .. } => Seen::Absent,
+    };
+    (vm, guest, shared)
+}
+
+/// The volumes and networks, where the state file declares any.
+async fn look_at_shared<V, E: Engine, S>(world: &World<V, E, S>, desired: &Desired, depth: Depth) -> Seen<SharedState> {
+    if desired.volumes.is_empty() && desired.networks.is_empty() && !depth.shared {
+        return Seen::Absent;
+    }
+    match world.engine.shared().await {
+        Ok(shared) => Seen::Present(shared),
+        Err(err) => Seen::Unknown { why: Chain(&err).to_string() },
+    }
+}
+
+async fn look_at_machine<V: Vm, E: Engine, S>(
+    world: &World<V, E, S>,
+    desired: &Desired,
 ) -> (Seen<VmState>, Seen<Guest>) {
-    let Some(spec) = desired.vm() else { return (Seen::Absent, look_at_guest(world, desired).await) };
+    let Some(spec) = desired.vm() else { return (Seen::Absent, Seen::Absent) };
     let (early, looked) = {
         let (look, dir) = (what_to_look_for(desired), spec.home.join(spec.instance.as_str()));
         // In this order: a request is under way while a process is still being made.

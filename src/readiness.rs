@@ -164,7 +164,7 @@ pub fn health_of(
         Phase::Running if agent.state == AgentState::Running => running(container, looked_at, steady),
         Phase::Running => AgentHealth::Running,
         Phase::Exited { .. } | Phase::Created if agent.state == AgentState::Stopped => AgentHealth::Stopped,
-        Phase::Exited { code } if stays_ended(agent.container.restart, *code) => match code {
+        Phase::Exited { code } if stays_ended(agent.container.restart, container.restarts, *code) => match code {
             0 => AgentHealth::Completed,
             code => AgentHealth::Failed { code: *code },
         },

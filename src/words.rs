@@ -150,7 +150,7 @@ mod tests {
         are(
             ActionKind::ALL,
             "syncManifest fetchArtifact createVm startVm recreateVm adoptVm stopVm deleteVm forwardPorts loadImage pullImage \
-             observeContainer createContainer startContainer stopContainer replaceContainer renameContainer removeContainer \
+             createNetwork createVolume removeNetwork removeVolume observeContainer createContainer startContainer stopContainer replaceContainer renameContainer removeContainer \
              prepareWorkspace startSession stopSession pruneArtifact pruneImage",
             JSON,
         );

@@ -118,8 +118,9 @@ fn platform(os: &str, arch: &str) -> String {
 /// Checks that every bind source exists. What we may not look at, Podman may: it judges then.
 fn mount_sources(create: &Create) -> Result<(), ActError> {
     for mount in &create.spec.mounts {
-        if is_missing(&std::fs::metadata(mount.source.expose()).map(drop)) {
-            let path = mount.source.shown().to_owned();
+        let Some(source) = mount.bind_source() else { continue };
+        if is_missing(&std::fs::metadata(source.expose()).map(drop)) {
+            let path = source.shown().to_owned();
             return Err(ActError::MountSource { path, container: create.spec.name.to_string() });
         }
     }
@@ -135,7 +136,7 @@ fn is_missing(looked: &io::Result<()>) -> bool {
 /// Podman to judge.
 pub(super) fn ports_are_free(create: &Create, own_ports: &[PortRange]) -> Result<(), ActError> {
     let holds = |port: &Port| own_ports.iter().any(|own| own.holds(port.host_port, port.protocol));
-    for port in create.spec.ports.iter().filter(|port| !holds(port)) {
+    for port in create.spec.ports.iter().filter(|port| port.host_port != 0 && !holds(port)) {
         if is_taken(port) {
             return Err(ActError::PortTaken {
                 port: create.spec.shown_port(port),

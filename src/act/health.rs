@@ -71,7 +71,10 @@ pub async fn wait_until_healthy<E: Engine>(
             }
         }
         tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
-        pause = (pause * 2).min(LONGEST_PAUSE).min(check.interval.max(FIRST_PAUSE));
+        pause = match check.start_interval {
+            Some(interval) => interval.max(FIRST_PAUSE),
+            None => (pause * 2).min(LONGEST_PAUSE).min(check.interval.max(FIRST_PAUSE)),
+        };
     }
 }
 

@@ -105,7 +105,7 @@ pub(crate) fn ended(seen: Option<&ContainerState>, restart: RestartPolicy) -> Op
     match &seen.phase {
         _ if seen.restarts.is_some_and(|restarts| restarts > 0) => Some(Ending::Restarts),
         Phase::Running | Phase::Paused => None,
-        Phase::Exited { code: 0 } if stays_ended(restart, 0) => None,
+        Phase::Exited { code: 0 } if stays_ended(restart, None, 0) => None,
         Phase::Exited { code } => Some(Ending::Exited(*code)),
         Phase::Created | Phase::Stopping | Phase::Removing | Phase::Other(_) => Some(Ending::Gone),
     }
@@ -230,6 +230,22 @@ pub async fn act<V: Vm, E: Engine + Inside, S: Store>(
         }
         Action::RenameContainer { id, from, name } => {
             sure::rename(&world.engine, id, name, &patience.slot).await.map_err(|err| err.naming(id, from))?;
+            Ok(Done::default())
+        }
+        Action::CreateNetwork { make } => {
+            world.engine.create_network(make).await?;
+            Ok(Done::default())
+        }
+        Action::CreateVolume { make } => {
+            world.engine.create_volume(make).await?;
+            Ok(Done::default())
+        }
+        Action::RemoveNetwork { name } => {
+            world.engine.remove_network(name).await?;
+            Ok(Done::default())
+        }
+        Action::RemoveVolume { name } => {
+            world.engine.remove_volume(name).await?;
             Ok(Done::default())
         }
         Action::PrepareWorkspace { at, name, spec } => {

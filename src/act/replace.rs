@@ -265,7 +265,9 @@ impl<'a> Predecessor<'a> {
         self.last_start = seen.started_at;
         let policies =
             [RestartPolicy::No, RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::UnlessStopped];
-        let same = |policy: &RestartPolicy| Some(policy.as_str()) == seen.restart.as_deref();
+        // How often at most makes no difference here.
+        let word = seen.restart.as_deref().and_then(|policy| policy.split(':').next());
+        let same = |policy: &RestartPolicy| Some(policy.as_str()) == word;
         self.restart = policies.into_iter().find(same).unwrap_or_default();
     }
 }

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_successor_gets_what_its_image_declares_and_the_file_does_not_mount() {
-        let mounts = [Mount { source: Text::plain("/srv"), target: Text::plain("/bound/"), read_only: false }];
+        let mounts = [Mount::bind(Text::plain("/srv"), Text::plain("/bound/"), false)];
         let named = Volume { name: "somebodys".into(), target: "/named".into(), read_only: false };
         let old = [volume("a", "/data"), volume("b", "/bound"), volume("c", "/gone"), named];
         let declared = ["/data/", "/bound", "/named", "/new"].map(str::to_owned).into();

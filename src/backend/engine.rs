@@ -18,7 +18,7 @@ use tokio::io::AsyncWrite;
 use super::{ByteStream, Progress};
 use crate::model::{
     ContainerId, ContainerName, ContainerState, Create, FailureKind, Guest, HostKey, ImageId, ImageRef, Images,
-    Ownership, Reach, VmState,
+    MakeNetwork, MakeVolume, Ownership, Reach, SharedState, VmState,
 };
 
 /// What an observation of the engine is to find.
@@ -288,6 +288,21 @@ pub trait Engine: Routing {
 
     /// Removes it, stopping it first within `grace`. Fine when it is gone already.
     fn remove(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// The volumes and networks that there are, whoever made them.
+    fn shared(&self) -> impl Future<Output = Result<SharedState, EngineError>> + Send;
+
+    /// Creates a network. Fine when there is one of that name.
+    fn create_network(&self, make: &MakeNetwork) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Creates a volume. Fine when there is one of that name.
+    fn create_volume(&self, make: &MakeVolume) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Removes a network, unless a container is on it. Fine when it is gone already.
+    fn remove_network(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Removes a volume with what is in it, unless a container mounts it. Fine when it is gone already.
+    fn remove_volume(&self, name: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Runs its health check once, now. The verdict is in the next observation.
     fn run_healthcheck(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;

@@ -60,6 +60,8 @@ pub struct Fake {
 /// What is in the world. Tests read and change it at will.
 #[derive(Debug, Clone, Default)]
 pub struct State {
+    /// Volumes and networks.
+    pub shared: crate::model::SharedState,
     /// The virtual machine that Podman runs in.
     pub vm: Option<FakeVm>,
     /// There is one, or is to be: without it Podman is not there.

@@ -90,7 +90,7 @@ impl Agents {
         let policy = wanted.container.restart;
         match phase {
             _ if wanted.state == AgentState::Stopped => "the state file says `state: stopped`".to_owned(),
-            Phase::Exited { code } if stays_ended(policy, *code) => format!(
+            Phase::Exited { code } if stays_ended(policy, None, *code) => format!(
                 "with `restart: {policy}` it stays so; to run it again: `podman rm {name}`, then `steadfast apply`"
             ),
             Phase::Stopping | Phase::Removing => "Podman is at work on it: try again in a moment".to_owned(),

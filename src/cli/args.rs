@@ -307,6 +307,9 @@ pub(super) struct DownArgs {
     /// Delete the virtual machine too, and with it all that is in it
     #[arg(long)]
     pub(super) vm: bool,
+    /// Remove the volumes and networks of the state file too, and with them all that is in the volumes
+    #[arg(long)]
+    pub(super) volumes: bool,
     /// Take the name over from the other state file it belongs to
     #[arg(long)]
     pub(super) take_over: bool,

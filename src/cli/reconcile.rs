@@ -24,7 +24,7 @@ use crate::files;
 use crate::handles::Scratch;
 use crate::model::Desired;
 use crate::overrides;
-use crate::plan::{Plan, Policy};
+use crate::plan::{Plan, Policy, Takedown};
 use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
 use crate::reconcile::{Options, Reconciler, Report};
@@ -215,7 +215,8 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
             "--vm goes with `runtime.lima`: this state file has no virtual machine",
         ));
     }
-    let status = converge(settings, &desired, &world, &options, Goal::Gone { vm: args.vm }).await?;
+    let what = Takedown { vm: args.vm, volumes: args.volumes };
+    let status = converge(settings, &desired, &world, &options, Goal::Gone(what)).await?;
     if status == ExitStatus::Done {
         ownership::release(&desired);
     }
@@ -227,8 +228,8 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
 enum Goal {
     /// The machine is as the state file says.
     Wanted,
-    /// Nothing of the state file is left; with `vm`, no virtual machine either.
-    Gone { vm: bool },
+    /// Nothing of the state file is left.
+    Gone(Takedown),
 }
 
 async fn converge(
@@ -256,7 +257,7 @@ async fn converge(
     let gone = goal != Goal::Wanted;
     let report = match goal {
         Goal::Wanted => reconciler.converge().await,
-        Goal::Gone { vm } => reconciler.down(vm).await,
+        Goal::Gone(what) => reconciler.down(what).await,
     };
     let report = report.map_err(|err| CliError::from_refusal(&err))?;
     match settings.output {

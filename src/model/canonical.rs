@@ -5,6 +5,7 @@
 //! to be compared instead (Podman 4.3); it is consulted only where a label cannot be read any more.
 
 mod session;
+mod settings;
 
 pub use session::CanonicalSession;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,11 +20,11 @@ use super::hashing::hex;
 use super::ids::{ImageRef, Sha256Digest};
 use super::observed::Live;
 use super::redact::HIDDEN;
-use super::spec::{ContainerSpec, HealthCheck, Mount, NO_CHECK, Port};
+use super::spec::{ContainerSpec, HealthCheck, NO_CHECK, Port};
 use super::text::Text;
 
 /// The version of [`CanonicalSpec`] that this build writes into `steadfast.spec-version`.
-pub const SPEC_VERSION: u32 = 1;
+pub const SPEC_VERSION: u32 = 2;
 
 /// The host's own key for hashing sensitive values, from `<root>/state/key`.
 #[derive(Clone, PartialEq, Eq)]
@@ -130,6 +131,11 @@ impl CanonicalSpec {
     /// Whether it was made with this key, whatever is hashed in it.
     pub fn is_hashed_with(&self, key: &HostKey) -> bool {
         self.key == key.id()
+    }
+
+    /// Whether it was to be restarted so many times at most.
+    pub fn limits_restarts(&self) -> bool {
+        matches!(self.fields.get("container.restart"), Some(Leaf::Plain(policy)) if policy.contains(':'))
     }
 
     /// The image reference it was created with.
@@ -269,13 +275,19 @@ impl Value {
     }
 }
 
+/// Whether this build records such a field.
 fn known_field(field: &str) -> bool {
-    const EXACT: [&str; 5] =
-        ["image", "container.command", "container.ports", "container.restart", "container.addHosts"];
-    EXACT.contains(&field)
-        || ["container.env.", "container.mounts[", "container.healthcheck."]
-            .iter()
-            .any(|start| field.starts_with(start))
+    const EXACT: [&str; 6] = [
+        "image",
+        "container.entrypoint",
+        "container.command",
+        "container.ports",
+        "container.restart",
+        "container.addHosts",
+    ];
+    const BEGINNINGS: [&str; 4] =
+        ["container.env.", "container.labels.", "container.mounts[", "container.healthcheck."];
+    EXACT.contains(&field) || BEGINNINGS.iter().any(|start| field.starts_with(start)) || settings::is_one(field)
 }
 
 /// What a mount's field begins with, before its target.
@@ -315,8 +327,10 @@ fn wanted_fields(spec: &ContainerSpec, image: &ImageRef, key: &HostKey) -> BTree
     let ContainerSpec {
         // A replacement changes it, and so does a step of its own.
         name: _,
+        entrypoint,
         command,
         env,
+        labels,
         mounts,
         ports,
         hidden_ports,
@@ -324,11 +338,25 @@ fn wanted_fields(spec: &ContainerSpec, image: &ImageRef, key: &HostKey) -> BTree
         add_hosts,
         healthcheck,
         no_healthcheck,
+        process,
+        network,
+        resources,
+        security,
+        logging,
     } = spec;
     let mut fields = BTreeMap::new();
     let mut put = |field: String, value| fields.insert(field, Wanted { value, other_name: None });
     put("image".to_owned(), Value::plain(image.as_str()));
-    put("container.restart".to_owned(), Value::plain(restart.as_str()));
+    put("container.restart".to_owned(), Value::plain(restart.to_string()));
+    if let Some(entrypoint) = entrypoint {
+        put("container.entrypoint".to_owned(), Value::Many(entrypoint.clone()));
+    }
+    for (label, value) in labels {
+        put(format!("container.labels.{label}"), Value::One(value.clone()));
+    }
+    for (field, value) in settings::fields(process, network, resources, security, logging) {
+        put(field, value);
+    }
     if let Some(command) = command {
         put("container.command".to_owned(), Value::Many(command.clone()));
     }
@@ -352,7 +380,10 @@ fn wanted_fields(spec: &ContainerSpec, image: &ImageRef, key: &HostKey) -> BTree
     if *no_healthcheck {
         put("container.healthcheck.test".to_owned(), Value::Many(vec![Text::plain(NO_CHECK)]));
     }
-    if let Some(HealthCheck { test, interval, timeout, retries, start_period }) = healthcheck {
+    if let Some(HealthCheck { test, interval, timeout, retries, start_period, start_interval: _, on_failure: _ }) =
+        healthcheck
+    {
+        // When steadfast runs it, and what it then does, are no properties of the container.
         let time = |time: &Duration| Value::plain(humantime::format_duration(*time).to_string());
         put("container.healthcheck.test".to_owned(), Value::Many(test.words()));
         put("container.healthcheck.interval".to_owned(), time(interval));
@@ -360,10 +391,8 @@ fn wanted_fields(spec: &ContainerSpec, image: &ImageRef, key: &HostKey) -> BTree
         put("container.healthcheck.retries".to_owned(), Value::plain(retries.to_string()));
         put("container.healthcheck.startPeriod".to_owned(), time(start_period));
     }
-    for Mount { source, target, read_only } in mounts {
-        let access = if *read_only { ":ro" } else { "" };
-        let kept = format!("{}{access}", source.expose());
-        let value = Value::One(if source.is_sensitive() { Text::sensitive(kept) } else { Text::plain(kept) });
+    for mount in mounts {
+        let (target, value) = (&mount.target, Value::One(mount.kept()));
         let (plain, hashed) = (format!("{MOUNT}{}]", target.expose()), hidden_mount(target.expose(), key));
         let (field, other) = if target.is_sensitive() { (hashed, plain) } else { (plain, hashed) };
         fields.insert(field, Wanted { value, other_name: Some(other) });

@@ -14,6 +14,7 @@ use super::labels::{Ownership, RootClaim};
 use super::manifest::Artifact;
 use super::rollout::Rollout;
 use super::session::{SessionSpec, WorkspaceSpec};
+use super::shared::{NetworkSpec, VolumeSpec};
 use super::spec::ContainerSpec;
 use super::vm::{Forward, VmMake, VmSpec};
 
@@ -32,6 +33,10 @@ pub struct Desired {
     pub cache: CachePolicy,
     /// Where containers run.
     pub runtime: Runtime,
+    /// Volumes that agents mount, by their names in the engine.
+    pub volumes: BTreeMap<String, VolumeSpec>,
+    /// Networks that agents are on, by their names in the engine.
+    pub networks: BTreeMap<String, NetworkSpec>,
     /// The agents by name.
     pub agents: BTreeMap<AgentName, Agent>,
     /// This machine's architecture.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::canonical::{CanonicalSpec, HostKey};
+use super::desired::Desired;
 use super::hashing::hex;
 use super::ids::{AgentName, Name};
 use super::observed::{Owner, Whose};
@@ -58,6 +59,20 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
 
 /// Labels by name.
 pub type Labels = BTreeMap<String, String>;
+
+/// The label that says which entry of the state file a volume or network was made for.
+pub const SHARED: &str = "steadfast.key";
+
+/// The labels of a volume or network of ours, those of the user among them.
+pub fn of_shared(desired: &Desired, key: &str, own: &BTreeMap<String, String>) -> Labels {
+    let mut all = own.clone();
+    all.extend([(NAME.to_owned(), desired.name.to_string()), (SHARED.to_owned(), key.to_owned())]);
+    if let Some(root) = desired.claim.mark() {
+        all.insert(ROOT.to_owned(), root);
+        all.insert(ROOT_PATH.to_owned(), desired.root.to_string_lossy().into_owned());
+    }
+    all
+}
 
 /// Tells the roots apart that keep a state file of one name: random, from `<root>/state/id`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

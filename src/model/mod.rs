@@ -16,7 +16,8 @@ pub(crate) mod ports;
 pub(crate) mod redact;
 pub(crate) mod rollout;
 pub(crate) mod session;
-pub(crate) mod spec;
+pub(crate) mod shared;
+pub mod spec;
 pub(crate) mod text;
 pub(crate) mod vm;
 pub(crate) mod wanted;
@@ -37,12 +38,13 @@ pub use layers::{LayerIndex, Layers, LayersError, Member};
 pub use manifest::{Artifact, Manifest, ManifestAgent, ManifestError};
 pub use observed::{
     CachedArtifact, CachedFile, CheckResult, ContainerState, Guest, Health, ImageState, Images, Live, LoadedImage,
-    Observed, Owner, Phase, RecentExits, Seen, Whose,
+    NetworkState, Observed, Owner, Phase, RecentExits, Seen, SharedState, VolumeState, Whose,
 };
 pub use ports::PortRange;
 pub use redact::Secrets;
 pub use rollout::{Good, Quarantined, Remembered, Rollout, RolloutStrategy, Rollouts};
 pub use session::{Dirty, IdleAction, SessionIdle, SessionRestart, SessionSpec, SessionStdin, WorkspaceSpec};
+pub use shared::{MakeNetwork, MakeVolume, NetworkSpec, VolumeSpec};
 pub use spec::{
     ContainerSpec, Create, HealthCheck, HealthTest, Mount, NO_CHECK, Port, Protocol, RestartPolicy, Volume,
 };

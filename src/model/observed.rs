@@ -1,8 +1,10 @@
 //! What is really there, as one observation found it.
 
 mod owner;
+pub(crate) mod shared;
 
 pub use owner::{Owner, Whose};
+pub use shared::{NetworkState, SharedState, VolumeState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -11,7 +13,7 @@ use super::ids::{AgentName, ArtifactKey, ContainerId, ContainerName, ImageId, Im
 use super::inside::Inside;
 use super::manifest::Manifest;
 use super::ports::PortRange;
-use super::spec::{HealthCheck, Volume};
+use super::spec::{HealthCheck, Resources, Volume};
 use super::vm::{Reach, VmState};
 
 /// The outcome of one observation. "Not there" and "could not observe" are different: the second never deletes or creates.
@@ -61,6 +63,8 @@ pub struct Observed {
     pub reach: Reach,
     /// Podman: our containers, those with a wanted name, and the images.
     pub guest: Seen<Guest>,
+    /// Podman's volumes and networks. `Absent` where nobody looked: the state file declares none.
+    pub shared: Seen<SharedState>,
     /// Images that were loaded from the cache, and were in no engine before that.
     pub loaded: BTreeMap<ImageId, LoadedImage>,
     /// Images with a name that is wanted here, of which agents of other state files are made.
@@ -81,6 +85,7 @@ impl Observed {
             vm: Seen::Absent,
             reach: Reach::default(),
             guest: Seen::Absent,
+            shared: Seen::Absent,
             loaded: BTreeMap::new(),
             others: BTreeSet::new(),
             inside: BTreeMap::new(),
@@ -187,6 +192,8 @@ pub struct ContainerState {
     pub restart: Option<String>,
     /// The verdict of its health check, when it has one and the observation tells.
     pub health: Option<Health>,
+    /// What it may take of its machine; told by an inspection alone.
+    pub resources: Option<Resources>,
     /// When its health was last checked; told by an inspection alone.
     pub checked_at: Option<SystemTime>,
     /// What its last health check came to; told by an inspection alone.
@@ -323,6 +330,7 @@ impl ContainerState {
             restarts: None,
             ports: Vec::new(),
             restart: None,
+            resources: None,
             health: None,
             checked_at: None,
             last_check: None,

@@ -37,6 +37,13 @@ impl PortRange {
         self.first.protocol == protocol && self.host_ports().contains(&port)
     }
 
+    /// The host's port that leads to this port of the container, at the same address.
+    pub fn host_port_of(&self, port: &Port) -> Option<u16> {
+        let Port { host_ip, host_port, container_port, protocol } = &self.first;
+        let offset = port.container_port.checked_sub(*container_port).filter(|offset| *offset <= self.more)?;
+        (*host_ip == port.host_ip && *protocol == port.protocol).then(|| host_port.saturating_add(offset))
+    }
+
     /// The same ports in as few ranges as can be, in order.
     pub fn merged(ranges: impl IntoIterator<Item = Self>) -> Vec<Self> {
         let mut ranges: Vec<_> = ranges.into_iter().collect();

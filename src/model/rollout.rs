@@ -170,6 +170,8 @@ mod tests {
             timeout: seconds(1),
             retries: 3,
             start_period,
+            start_interval: None,
+            on_failure: Default::default(),
         };
         let rollout = Rollout::default();
         assert_eq!(rollout.time_for(&check(seconds(0))), seconds(60));

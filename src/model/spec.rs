@@ -1,5 +1,18 @@
 //! The container spec: what a container is to be.
 
+mod log;
+mod mount;
+mod network;
+mod process;
+mod resources;
+mod security;
+
+pub use log::{LogDriver, Logging};
+pub use mount::{Mount, MountSource, Propagation, Relabel};
+pub use network::{Attachment, NetworkMode, Networking};
+pub use process::{Process, Signal, Ulimit};
+pub use resources::{Cpus, Memory, Resources};
+pub use security::Security;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,11 +33,15 @@ use super::text::{Text, url_with_password};
 pub struct ContainerSpec {
     /// Its name in Podman.
     pub name: ContainerName,
-    /// Arguments after the image's entrypoint; `None` keeps the image's own command.
+    /// What runs in place of the image's entrypoint; empty is none at all. With it the image's own command does not count.
+    pub entrypoint: Option<Vec<Text>>,
+    /// Arguments after the entrypoint; `None` keeps the image's own command.
     pub command: Option<Vec<Text>>,
     /// Environment, env file and `env` merged (`env` wins).
     pub env: BTreeMap<String, Text>,
-    /// Bind mounts, in the order of the file.
+    /// Labels of the user, none of them ours.
+    pub labels: BTreeMap<String, Text>,
+    /// Mounts, in the order of the file.
     pub mounts: Vec<Mount>,
     /// Published ports, in the order of the file.
     pub ports: Vec<Port>,
@@ -38,9 +55,47 @@ pub struct ContainerSpec {
     pub healthcheck: Option<HealthCheck>,
     /// There is to be no health check, not even the image's own: `test: NONE`. Never beside a `healthcheck`.
     pub no_healthcheck: bool,
+    /// How its process is begun and ended.
+    pub process: Process,
+    /// How it is on the network.
+    pub network: Networking,
+    /// What it may take of the machine.
+    pub resources: Resources,
+    /// What it is allowed.
+    pub security: Security,
+    /// Where its output is kept.
+    pub logging: Logging,
 }
 
 impl ContainerSpec {
+    /// A container of this name, all else as it is where the state file says nothing.
+    pub fn new(name: ContainerName) -> Self {
+        Self {
+            name,
+            entrypoint: None,
+            command: None,
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            mounts: Vec::new(),
+            ports: Vec::new(),
+            hidden_ports: BTreeSet::new(),
+            restart: RestartPolicy::default(),
+            add_hosts: Vec::new(),
+            healthcheck: None,
+            no_healthcheck: false,
+            process: Process::default(),
+            network: Networking::default(),
+            resources: Resources::default(),
+            security: Security::default(),
+            logging: Logging::default(),
+        }
+    }
+
+    /// Whether steadfast restarts it once its health check has failed as often as its retries allow.
+    pub fn is_restarted_when_unhealthy(&self) -> bool {
+        self.healthcheck.as_ref().is_none_or(|check| check.on_failure == OnUnhealthy::Restart)
+    }
+
     /// A published port as it may be shown.
     pub fn shown_port(&self, port: &Port) -> String {
         if self.hidden_ports.contains(port) { HIDDEN.to_owned() } else { port.to_string() }
@@ -51,8 +106,10 @@ impl ContainerSpec {
     pub fn secrets(&self) -> Secrets {
         let Self {
             name: _,
+            entrypoint,
             command,
             env,
+            labels,
             mounts,
             ports: _,
             hidden_ports,
@@ -60,20 +117,27 @@ impl ContainerSpec {
             add_hosts,
             healthcheck,
             no_healthcheck: _,
+            // None of these holds a secret.
+            process: _,
+            network: _,
+            resources: _,
+            security: _,
+            logging: _,
         } = self;
         let check = healthcheck.as_ref().map(|check| match &check.test {
             HealthTest::Command(words) => words.as_slice(),
             HealthTest::Shell(line) => std::slice::from_ref(line),
         });
         let mut values: Vec<Cow<'_, str>> = Vec::new();
-        let texts = env.values().chain(command.iter().flatten()).chain(add_hosts).chain(check.into_iter().flatten());
+        let words = entrypoint.iter().chain(command).flatten().chain(check.into_iter().flatten());
+        let texts = env.values().chain(labels.values()).chain(words).chain(add_hosts);
         for text in texts.filter(|text| text.is_sensitive()).map(Text::expose) {
             values.push(text.into());
             values.extend(url_with_password(text).map(|(_, password)| Cow::Borrowed(password)));
         }
         let lines = add_hosts.iter().filter(|line| line.is_sensitive()).filter_map(|line| split_host(line.expose()));
         values.extend(lines.map(|(_, address)| address).filter(|address| *address != HOST_GATEWAY).map(Cow::Borrowed));
-        let paths = mounts.iter().flat_map(|Mount { source, target, read_only: _ }| [source, target]);
+        let paths = mounts.iter().flat_map(|mount| mount.bind_source().into_iter().chain([&mount.target]));
         for path in paths.filter(|path| path.is_sensitive()).map(Text::expose) {
             values.push(path.into());
             values.extend(secret_parts(path).map(Cow::Borrowed));
@@ -107,17 +171,6 @@ const ROOTS: [&str; 17] = [
     "usr", "var",
 ];
 
-/// A bind mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    /// Absolute path on the machine Podman runs on. It must exist: Podman would silently create it, owned by root.
-    pub source: Text,
-    /// Absolute path in the container.
-    pub target: Text,
-    /// Whether the container may only read it.
-    pub read_only: bool,
-}
-
 /// A volume of the engine, mounted into a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Volume {
@@ -141,7 +194,7 @@ impl Volume {
 pub struct Port {
     /// Host address; `0.0.0.0` when the file names none.
     pub host_ip: String,
-    /// Host port, 1 to 65535.
+    /// Host port, 1 to 65535; 0 is one that Podman chooses.
     pub host_port: u16,
     /// Port in the container, 1 to 65535.
     pub container_port: u16,
@@ -150,9 +203,10 @@ pub struct Port {
 }
 
 impl Port {
-    /// Where it listens: `127.0.0.1:8080`, `[::1]:8080`.
+    /// Where it listens: `127.0.0.1:8080`, `[::1]:8080`; `127.0.0.1:` where Podman chooses the port.
     pub fn address(&self) -> String {
         let Self { host_ip, host_port, .. } = self;
+        let host_port = if *host_port == 0 { String::new() } else { host_port.to_string() };
         if host_ip.contains(':') { format!("[{host_ip}]:{host_port}") } else { format!("{host_ip}:{host_port}") }
     }
 }
@@ -187,13 +241,14 @@ impl fmt::Display for Protocol {
 }
 
 /// When Podman restarts a container by itself; steadfast completes it and never fights it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RestartPolicy {
     /// Never: a one-shot. Once it has ended it stays so.
     No,
     /// After a failure; exit code 0 is completion.
     OnFailure,
+    /// After a failure, so many times at most; exit code 0 is completion.
+    OnFailureAtMost(u32),
     /// Always.
     Always,
     /// Always, the default.
@@ -202,11 +257,11 @@ pub enum RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// The word Podman and the state file use.
+    /// The word of Podman's API, without how often.
     pub fn as_str(self) -> &'static str {
         match self {
             RestartPolicy::No => "no",
-            RestartPolicy::OnFailure => "on-failure",
+            RestartPolicy::OnFailure | RestartPolicy::OnFailureAtMost(_) => "on-failure",
             RestartPolicy::Always => "always",
             RestartPolicy::UnlessStopped => "unless-stopped",
         }
@@ -215,7 +270,10 @@ impl RestartPolicy {
 
 impl fmt::Display for RestartPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            RestartPolicy::OnFailureAtMost(tries) => write!(f, "{}:{tries}", self.as_str()),
+            _ => f.write_str(self.as_str()),
+        }
     }
 }
 
@@ -232,6 +290,21 @@ pub struct HealthCheck {
     pub retries: u32,
     /// Time after the start in which failures do not count. Default 0 s.
     pub start_period: Duration,
+    /// Time between two runs until the first that passes, where it is another than `interval`: steadfast runs them while it
+    /// waits for the container.
+    pub start_interval: Option<Duration>,
+    /// What steadfast does once it is unhealthy.
+    pub on_failure: OnUnhealthy,
+}
+
+/// What is done with a container that is unhealthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnUnhealthy {
+    /// It is restarted, the default.
+    #[default]
+    Restart,
+    /// It is reported.
+    Report,
 }
 
 /// The word in a health check's list that switches it off, in Podman and in Docker's image format.
@@ -251,6 +324,21 @@ impl HealthCheck {
     pub const INTERVAL: Duration = Duration::from_secs(30);
     /// Time one run may take where nobody says otherwise.
     pub const TIMEOUT: Duration = Duration::from_secs(30);
+    /// How many failures in a row make a container unhealthy where nobody says otherwise.
+    pub const RETRIES: u32 = 3;
+
+    /// This command, all else as it is where nobody says otherwise.
+    pub fn new(test: HealthTest) -> Self {
+        Self {
+            test,
+            interval: Self::INTERVAL,
+            timeout: Self::TIMEOUT,
+            retries: Self::RETRIES,
+            start_period: Duration::ZERO,
+            start_interval: None,
+            on_failure: OnUnhealthy::default(),
+        }
+    }
 }
 
 impl HealthTest {

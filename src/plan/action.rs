@@ -13,8 +13,8 @@ use super::ActionKind;
 use crate::backend::{InAgent, SessionStart};
 use crate::model::{
     AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, Forward, ImageId,
-    ImageRef, InstanceName, Location, Manifest, ManifestSource, Ownership, PortRange, Rollout, SessionName, VmMake,
-    WorkspaceName, WorkspaceSpec,
+    ImageRef, InstanceName, Location, MakeNetwork, MakeVolume, Manifest, ManifestSource, Ownership, PortRange, Rollout,
+    SessionName, VmMake, WorkspaceName, WorkspaceSpec,
 };
 
 /// One idempotent step. It carries all it needs; execution makes no choices.
@@ -96,6 +96,26 @@ pub enum Action {
     PullImage {
         /// Which.
         reference: ImageRef,
+    },
+    /// Make a network that agents are on.
+    CreateNetwork {
+        /// What to make.
+        make: Box<MakeNetwork>,
+    },
+    /// Make a volume that agents mount.
+    CreateVolume {
+        /// What to make.
+        make: Box<MakeVolume>,
+    },
+    /// Remove a network. Never planned: only a person asks for it.
+    RemoveNetwork {
+        /// Its name in the engine.
+        name: String,
+    },
+    /// Remove a volume with what is in it. Never planned: only a person asks for it.
+    RemoveVolume {
+        /// Its name in the engine.
+        name: String,
     },
     /// Create a container where there is none.
     CreateContainer {
@@ -243,6 +263,10 @@ impl Action {
             Action::ForwardPorts { .. } => ActionKind::ForwardPorts,
             Action::LoadImage { .. } => ActionKind::LoadImage,
             Action::PullImage { .. } => ActionKind::PullImage,
+            Action::CreateNetwork { .. } => ActionKind::CreateNetwork,
+            Action::CreateVolume { .. } => ActionKind::CreateVolume,
+            Action::RemoveNetwork { .. } => ActionKind::RemoveNetwork,
+            Action::RemoveVolume { .. } => ActionKind::RemoveVolume,
             Action::CreateContainer { .. } => ActionKind::CreateContainer,
             Action::StartContainer { .. } => ActionKind::StartContainer,
             Action::StopContainer { .. } => ActionKind::StopContainer,
@@ -274,6 +298,9 @@ impl Action {
             | Action::PullImage { reference }
             | Action::PruneImage { reference, tagged: true, .. } => reference.to_string(),
             Action::PruneImage { image, .. } => image.short().to_owned(),
+            Action::CreateNetwork { make } => make.name.clone(),
+            Action::CreateVolume { make } => make.name.clone(),
+            Action::RemoveNetwork { name } | Action::RemoveVolume { name } => name.clone(),
             Action::CreateContainer { create, .. } | Action::ReplaceContainer { create, .. } => create.name.to_string(),
             Action::StartContainer { name, .. }
             | Action::StopContainer { name, .. }

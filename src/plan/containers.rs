@@ -52,6 +52,7 @@ pub(super) fn plan(
     observed: &Observed,
     active: &[(&AgentName, &Agent)],
     images: &BTreeMap<AgentName, ImageFor>,
+    before: &BTreeMap<AgentName, WaitingOn>,
     policy: &Policy,
     hidden: Option<&WaitingOn>,
     plan: &mut Plan,
@@ -80,7 +81,11 @@ pub(super) fn plan(
             AgentState::Running | AgentState::Stopped => {
                 let Some(image) = images.get(name) else { continue };
                 let holder = names::holder(desired, guest, active, (name, agent), policy);
+                let begin = plan.ready.len();
                 keep(&Wanted::new(desired, (name, agent), image, policy, guest), &sorted, holder, plan);
+                if let Some(on) = before.get(name) {
+                    hold_back(begin, on, plan);
+                }
             }
         }
     }
@@ -91,6 +96,19 @@ pub(super) fn plan(
     let ordered = super::ports::order_by_ports(desired, guest, steps, plan);
     plan.ready.extend(ordered);
     names::break_rings(desired, guest, plan);
+}
+
+/// What begins a container waits for what it needs: the steps from `begin` on.
+fn hold_back(begin: usize, on: &WaitingOn, plan: &mut Plan) {
+    let begins = |step: &super::Step| {
+        let kinds = [ActionKind::CreateContainer, ActionKind::ReplaceContainer, ActionKind::StartContainer];
+        kinds.contains(&step.action.kind())
+    };
+    let (held, ready): (Vec<_>, Vec<_>) = plan.ready.split_off(begin).into_iter().partition(begins);
+    plan.ready.extend(ready);
+    for step in held {
+        plan.wait(step.agent, &step.action, step.reason, on.clone());
+    }
 }
 
 /// While Podman cannot be seen, its containers are unknown; nothing is guessed.
@@ -203,7 +221,8 @@ fn settle(wanted: &Wanted<'_>, (owned_name, container): Found<'_>, mine: &OwnCon
         (AgentState::Running, Phase::Running)
             if container.health == Some(Health::Unhealthy)
                 && mine.prev.is_none()
-                && agent.container.restart != RestartPolicy::No =>
+                && agent.container.restart != RestartPolicy::No
+                && agent.container.is_restarted_when_unhealthy() =>
         {
             plan.step(name.clone(), start(StartMode::Restart), Reason::Unhealthy);
         }
@@ -213,7 +232,7 @@ fn settle(wanted: &Wanted<'_>, (owned_name, container): Found<'_>, mine: &OwnCon
         (AgentState::Running, Phase::Created) => plan.step(name.clone(), start(StartMode::Start), not_running),
         (AgentState::Running, Phase::Paused) => plan.step(name.clone(), start(StartMode::Unpause), not_running),
         (AgentState::Running, Phase::Exited { code }) => {
-            if stays_ended(agent.container.restart, *code) {
+            if stays_ended(agent.container.restart, container.restarts, *code) {
                 right = true;
             } else {
                 plan.step(name.clone(), start(StartMode::Start), not_running);
@@ -239,9 +258,11 @@ pub(crate) fn is_in_a_crash_loop(container: &ContainerState) -> bool {
     container.exits.as_ref().is_some_and(|exits| exits.count > 1)
 }
 
-/// Whether a container that ended by itself is to stay so.
-pub(crate) fn stays_ended(policy: RestartPolicy, code: i32) -> bool {
+/// Whether a container that ended by itself, and was restarted so often by Podman before, is to stay so.
+pub(crate) fn stays_ended(policy: RestartPolicy, restarts: Option<u32>, code: i32) -> bool {
     match policy {
+        // One that somebody stopped has tries left. Where nothing tells, Podman has given up.
+        RestartPolicy::OnFailureAtMost(tries) => code == 0 || restarts.is_none_or(|restarts| restarts >= tries),
         RestartPolicy::No => true,
         RestartPolicy::OnFailure => code == 0,
         RestartPolicy::Always | RestartPolicy::UnlessStopped => false,

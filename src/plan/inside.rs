@@ -121,8 +121,10 @@ fn not_ready(name: &AgentName, container: &ContainerState, has_step: bool) -> Op
 
 /// What whatever is to be in a container waits for that does not run, or is about to be another one.
 fn down(name: &AgentName, agent: &Agent, container: Option<&ContainerState>, has_step: bool) -> WaitingOn {
-    match container.map(|seen| &seen.phase) {
-        Some(Phase::Exited { code }) if !has_step && stays_ended(agent.container.restart, *code) => {
+    match container.map(|seen| (seen, &seen.phase)) {
+        Some((seen, Phase::Exited { code }))
+            if !has_step && stays_ended(agent.container.restart, seen.restarts, *code) =>
+        {
             let why = format!(
                 "agent {name} is not running: its container exited with code {code}, and with `restart: {}` it stays so",
                 agent.container.restart

@@ -30,6 +30,14 @@ words! {
         LoadImage = "loadImage",
         /// Pull an image from its registry.
         PullImage = "pullImage",
+        /// Make a network.
+        CreateNetwork = "createNetwork",
+        /// Make a volume.
+        CreateVolume = "createVolume",
+        /// Remove a network.
+        RemoveNetwork = "removeNetwork",
+        /// Remove a volume.
+        RemoveVolume = "removeVolume",
         /// What nobody knows, since Podman cannot be observed. There is no such action; it only ever waits.
         ObserveContainer = "observeContainer",
         /// Create a container.
@@ -72,6 +80,10 @@ impl ActionKind {
             Self::ForwardPorts => "forward",
             Self::LoadImage => "load image",
             Self::PullImage => "pull image",
+            Self::CreateNetwork => "create network",
+            Self::CreateVolume => "create volume",
+            Self::RemoveNetwork => "remove network",
+            Self::RemoveVolume => "remove volume",
             Self::ObserveContainer => "observe container",
             Self::CreateContainer => "create container",
             Self::StartContainer => "start container",
@@ -101,6 +113,10 @@ impl ActionKind {
             | Self::FetchArtifact
             | Self::LoadImage
             | Self::PullImage
+            | Self::CreateNetwork
+            | Self::CreateVolume
+            | Self::RemoveNetwork
+            | Self::RemoveVolume
             | Self::PrepareWorkspace
             | Self::StartSession
             | Self::StopSession

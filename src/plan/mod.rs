@@ -12,6 +12,7 @@ mod interrupts;
 mod key;
 mod ports;
 mod prune;
+mod shared;
 mod under_way;
 mod vm;
 
@@ -401,20 +402,32 @@ fn layers(
 ) {
     let fetched = artifacts::plan(desired, observed, active, plan);
     let images = images::plan(observed, active, &fetched, policy, hidden, plan);
-    containers::plan(desired, observed, active, &images, policy, hidden, plan);
+    let before = shared::plan(desired, observed, active, hidden, plan);
+    containers::plan(desired, observed, active, &images, &before, policy, hidden, plan);
     inside::plan(desired, observed, active, policy, plan);
 }
 
-/// Plans the removal of everything the state file owns; `vm` says that the virtual machine goes too, and with it all that is
-/// in it.
-pub fn plan_down(desired: &Desired, observed: &Observed, vm: bool) -> Plan {
+/// What goes with the containers when a state file is taken down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Takedown {
+    /// The virtual machine too, and with it all that is in it.
+    pub vm: bool,
+    /// Volumes with what is in them, and networks.
+    pub volumes: bool,
+}
+
+/// Plans the removal of everything the state file owns.
+pub fn plan_down(desired: &Desired, observed: &Observed, what: Takedown) -> Plan {
     let mut plan = Plan::default();
-    if vm {
+    if what.vm {
         vm::plan_down(desired, observed, &mut plan);
     } else {
         let vm = desired.vm().zip(observed.vm.present());
         let hidden = vm.and_then(|(spec, vm)| vm::foreign(desired, spec, vm).or_else(|| vm::down(spec, vm)));
         containers::plan_down(observed, hidden, &mut plan);
+        if what.volumes {
+            shared::plan_down(desired, observed, &mut plan);
+        }
     }
     plan
 }

@@ -97,7 +97,8 @@ fn takes_over(action: &Action) -> Option<Option<&ContainerName>> {
 fn wanted_ports(desired: &Desired, step: &Step) -> Vec<HostPort> {
     let agent = step.agent.as_ref().and_then(|agent| desired.agents.get(agent));
     agent.map_or_else(Vec::new, |agent| {
-        agent.container.ports.iter().map(|port| (port.protocol, port.host_port)).collect()
+        let ports = agent.container.ports.iter().filter(|port| port.host_port != 0);
+        ports.map(|port| (port.protocol, port.host_port)).collect()
     })
 }
 

@@ -29,7 +29,7 @@ use crate::backend::{Engine, Inside, Store, Vm, World};
 use crate::handles::Scratch;
 use crate::model::{Desired, Observed};
 use crate::observe::{ManifestFault, look_at_published, observe};
-use crate::plan::{Plan, plan};
+use crate::plan::{Plan, Takedown, plan};
 use driver::{Context, Driver, complete};
 use journal::Journal;
 use run::Revision;
@@ -79,8 +79,8 @@ impl<V: Vm, E: Engine + Inside, S: Store> Reconciler<'_, V, E, S> {
     ///
     /// # Errors
     /// None today.
-    pub async fn down(&self, vm: bool) -> Result<Report, Refusal> {
-        self.drive(Goal::Gone { vm }).await
+    pub async fn down(&self, what: Takedown) -> Result<Report, Refusal> {
+        self.drive(Goal::Gone(what)).await
     }
 
     async fn drive(&self, goal: Goal) -> Result<Report, Refusal> {

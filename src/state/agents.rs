@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path as FilePath;
 
-use super::container::{self, Ports, Published};
+use super::container::{self, Ports, Published, Surroundings};
 use super::decode::{At, Cx, Decode, Path, cut, has_key, is_null};
 use super::document::{AgentDoc, PinsDoc};
 use super::ports::{Holder, Taken};
@@ -20,6 +20,8 @@ use crate::model::{
     Sha256Digest, Version,
 };
 
+static NONE: BTreeMap<String, String> = BTreeMap::new();
+
 /// The agents resolved so far, and what they took.
 pub(super) struct Agents<'a> {
     lines: Lines<'a>,
@@ -33,6 +35,9 @@ pub(super) struct Agents<'a> {
     ports: Taken,
     /// Containers run in a virtual machine.
     in_vm: bool,
+    /// The top-level volumes and networks, by their keys: their names in the engine.
+    volumes: &'a BTreeMap<String, String>,
+    networks: &'a BTreeMap<String, String>,
     seen: HashSet<String>,
     agents: BTreeMap<AgentName, Agent>,
 }
@@ -56,6 +61,8 @@ impl<'a> Agents<'a> {
             names: HashMap::new(),
             ports: Taken::default(),
             in_vm: false,
+            volumes: &NONE,
+            networks: &NONE,
             seen: HashSet::new(),
             agents: BTreeMap::new(),
         }
@@ -64,6 +71,11 @@ impl<'a> Agents<'a> {
     /// Their containers run in a virtual machine.
     pub(super) fn in_vm(self, in_vm: bool) -> Self {
         Self { in_vm, ..self }
+    }
+
+    /// What containers may refer to: the top-level volumes and networks by their keys.
+    pub(super) fn sharing(self, volumes: &'a BTreeMap<String, String>, networks: &'a BTreeMap<String, String>) -> Self {
+        Self { volumes, networks, ..self }
     }
 
     /// The agents, and the env files that were looked at.
@@ -98,8 +110,9 @@ impl<'a> Agents<'a> {
         // A name that is no DNS label was reported; its container is still worth checking.
         let agent = agent_name.as_ref().map_or("agent", AgentName::as_str);
         let usual_name = self.owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok());
-        let resolved =
-            container::resolve(cx, self.dir, self.in_vm, &mut self.env_files, usual_name, container, container_path);
+        let (dir, in_vm, volumes, networks) = (self.dir, self.in_vm, self.volumes, self.networks);
+        let around = Surroundings { dir, in_vm, agent, usual_name, volumes, networks };
+        let resolved = container::resolve(cx, &around, &mut self.env_files, container, container_path);
         let mounts = resolved.as_ref().map_or(&[][..], |(container, _)| &container.mounts);
         let workspaces = workspaces::resolve(cx, self.dir, mounts, doc.workspaces, path.key("workspaces"));
         let sessions = sessions::resolve(cx, doc.sessions, path.key("sessions"));
@@ -298,6 +311,9 @@ pub(crate) fn check_repository(text: &str) -> Result<String, String> {
 fn into_a_vm(port: &Port) -> Result<(), String> {
     let here = port.host_ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
     match port.protocol {
+        _ if port.host_port == 0 => Err(
+            "Podman in the machine would choose a port that nothing leads into: with `runtime.lima`, write the host's port".to_owned()
+        ),
         Protocol::Sctp => Err("sctp is not forwarded into a Lima virtual machine: only tcp and udp are".to_owned()),
         _ if !here => Err(format!(
             "the machine has no address `{}` to publish a port on: with `runtime.lima`, write 127.0.0.1 or 0.0.0.0",

@@ -4,25 +4,24 @@
 //!
 //! Long because it is one table: each field of the state file with its description.
 
-use std::borrow::Cow;
+mod container;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+pub(super) use container::*;
 
-use super::decode::{Cx, Decode, Later, List, Path, Table, cut, is_null};
+use super::decode::{Later, List, Table};
 use super::record::record;
-use super::scalar::{Choice, Flag, Loose, REFERENCE, Size, Time, VersionWord, Whole, Word, Words};
-use super::tree::{NodeId, View};
+use super::scalar::{Choice, Flag, Loose, Size, Time, VersionWord, Whole, Word, Words};
 use crate::model::{
-    AgentState, Dirty, IdleAction, ImageSource, Protocol, RestartPolicy, RolloutStrategy, SessionRestart, SessionStdin,
-    TemplateChange, Transport,
+    AgentState, Dirty, IdleAction, ImageSource, RolloutStrategy, SessionRestart, SessionStdin, TemplateChange,
+    Transport,
 };
 
 record! {
     /// The agents you want on this machine. steadfast makes the machine match this file and keeps it so.
     /// `${env:NAME}` and `${env:NAME:-default}` are replaced in any string value. Any other `${` is an error; `$${` is a
-    /// literal `${`. What comes from `${env:…}` is never shown where it stands in `command`, `cwd`, `env`, `mounts`, `ports`,
-    /// `addHosts` or a health check's `test`; names, `root`, `manifest`, `cache`, `runtime`, `image`, `version`, `sha256`,
-    /// `state`, `restart`, `user`, `requires`, workspaces, sizes and times are no secrets and are shown, but for a URL's
+    /// literal `${`. What comes from `${env:…}` is never shown where it stands in `entrypoint`, `command`, `cwd`, `env`,
+    /// `labels`, `mounts`, `ports`, `addHosts` or a health check's `test`; names, `root`, `manifest`, `cache`, `runtime`, `image`, `version`, `sha256`,
+    /// `state`, `restart`, `user`, `requires`, workspaces, volumes, networks, other settings of containers, sizes and times are no secrets and are shown, but for a URL's
     /// password and query.
     #[schemars(rename = "StateFile")]
     StateDoc {
@@ -45,6 +44,14 @@ record! {
         /// Where containers run: in a Lima virtual machine, or in Podman on this host. Exactly one of the two.
         #[schemars(extend("examples" = [{"podman": {}}]))]
         required runtime "runtime": RuntimeDoc,
+        /// Volumes that agents mount, by name. Each is made when it is needed, as `<name>-<volume>` in Podman, and removed by
+        /// `down --volumes` alone.
+        #[schemars(extend("examples" = [{"data": {}}]))]
+        optional volumes "volumes": Table<VolumeDoc>,
+        /// Networks that agents are on, by name. Each is made when it is needed, as `<name>-<network>` in Podman. Agents that
+        /// name none are on `default`, where it is among them.
+        #[schemars(extend("examples" = [{"default": {}}]))]
+        optional networks "networks": Table<NetworkDoc>,
         /// The agents by name. A name is a DNS label.
         #[schemars(extend(
             "propertyNames" = {"pattern": DNS_LABEL},
@@ -74,6 +81,56 @@ const PUBLIC_KEY: &str = r"^RW[Q-T][A-Za-z0-9+/]{53}$|\$\{env:";
 
 /// An image's repository without tag, for schemas.
 const REPOSITORY: &str = r"^([A-Za-z0-9.:\[\]-]+/)?[a-z0-9][a-z0-9._/-]*$|\$\{env:";
+
+record! {
+    /// A volume.
+    #[schemars(rename = "Volume")]
+    VolumeDoc {
+        /// Whether it is somebody else's: then it must be there, and is never made or removed.
+        #[schemars(extend("default" = false, "examples" = [true]))]
+        optional external "external": Flag,
+        /// Its name in Podman, instead of `<name>-<volume>`, or of an external one its own.
+        #[schemars(extend("examples" = ["shared-models"]))]
+        optional name "name": Word,
+        /// Labels beside ours, as a mapping or as a list of `NAME=value`.
+        #[schemars(extend("examples" = [{"team": "research"}]))]
+        optional labels "labels": Pairs,
+        /// Its driver. Podman's own choice, when the file names none.
+        #[schemars(extend("default" = "local", "examples" = ["local"]))]
+        optional driver "driver": Word,
+        /// Options of its driver, as a mapping or as a list of `NAME=value`.
+        #[schemars(extend("examples" = [{"type": "tmpfs", "device": "tmpfs", "o": "size=64m"}]))]
+        optional options "options": Pairs,
+    }
+}
+
+record! {
+    /// A network.
+    #[schemars(rename = "Network")]
+    NetworkDoc {
+        /// Whether it is somebody else's: then it must be there, and is never made or removed.
+        #[schemars(extend("default" = false, "examples" = [true]))]
+        optional external "external": Flag,
+        /// Its name in Podman, instead of `<name>-<network>`, or of an external one its own.
+        #[schemars(extend("examples" = ["proxy"]))]
+        optional name "name": Word,
+        /// Labels beside ours, as a mapping or as a list of `NAME=value`.
+        #[schemars(extend("examples" = [{"team": "research"}]))]
+        optional labels "labels": Pairs,
+        /// Whether nothing outside of it can be reached from it.
+        #[schemars(extend("default" = false, "examples" = [true]))]
+        optional internal "internal": Flag,
+        /// Its addresses. Podman chooses, when the file names none.
+        #[schemars(extend("examples" = ["10.90.0.0/24"]))]
+        optional subnet "subnet": Word,
+        /// Whether it has IPv6 addresses beside its IPv4 ones.
+        #[schemars(extend("default" = false, "examples" = [true]))]
+        optional ipv6 "ipv6": Flag,
+        /// Whether its agents find each other by their names. It needs `aardvark-dns` on Podman's machine.
+        #[schemars(extend("default" = true, "examples" = [false]))]
+        optional dns "dns": Flag,
+    }
+}
 
 record! {
     /// Where the manifest is published.
@@ -269,7 +326,7 @@ record! {
     #[schemars(rename = "Rollout")]
     RolloutDoc {
         /// `replace`: the old container stops before the new one starts. `overlap`: the new one is healthy before the old one
-        /// stops; neither may then publish a host port, or mount a directory that it writes to.
+        /// stops; they may then have no host port, address or mount that only one of them can have.
         #[schemars(extend("default" = "replace", "examples" = ["overlap"]))]
         optional strategy "strategy": Choice<RolloutStrategy>,
         /// How long a new container may take until its health check passes. 60 s, or as long as its check takes to say no,
@@ -300,253 +357,6 @@ record! {
         /// The sha256 of the x64 tarball: 64 hex digits.
         #[schemars(extend("pattern" = SHA256, "examples" = ["000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"]))]
         optional x64 "x64": Word,
-    }
-}
-
-record! {
-    /// The container of an agent.
-    #[schemars(rename = "Container")]
-    ContainerDoc {
-        /// Its name in Podman. `<name>-<agent>` when the file gives none. Endings `.next` and `.prev` are kept for
-        /// containers that are being replaced.
-        #[schemars(extend("not" = {"pattern": r"\.(next|prev)$"}, "examples" = ["demo-openclaw"]))]
-        optional name "name": Word,
-        /// Arguments after the image's entrypoint, instead of the image's own command. An empty list is no arguments at all,
-        /// which needs an image with an entrypoint.
-        #[schemars(extend("examples" = [["node", "dist/index.js", "gateway"]]))]
-        optional command "command": List<Loose>,
-        /// Environment variables. They win over those of `envFile`. Values from `${env:…}`, of variables named like secrets
-        /// (token, key, secret, password, pass, pwd, pw, credential, auth, private, jwt, bearer, cookie), and URLs with a
-        /// password in them, are never shown.
-        #[schemars(extend("examples" = [{"HOME": "/home/node", "TOKEN": "${env:OPENCLAW_TOKEN}"}]))]
-        optional env "env": Table<Loose>,
-        /// A file with `NAME=value` lines. Its values are never shown. Nothing in it is replaced: outside single quotes, `${`
-        /// is an error, and `$${` is a literal `${`.
-        #[schemars(extend("examples" = ["./openclaw.env"]))]
-        optional env_file "envFile": Word,
-        /// Directories and files of the host to mount.
-        #[schemars(extend("examples" = [[{"source": "/srv/openclaw", "target": "/home/node"}]]))]
-        optional mounts "mounts": List<MountEntry>,
-        /// Published ports. One from `${env:…}` is never shown by plans and errors; in a virtual machine, its settings have it.
-        #[schemars(extend("examples" = [["127.0.0.1:18789:18789"]]))]
-        optional ports "ports": List<PortEntry>,
-        /// When Podman restarts it by itself. `no` is a one-shot, `on-failure` takes an exit with 0 for completion.
-        #[schemars(extend("default" = "unless-stopped", "examples" = ["unless-stopped"]))]
-        optional restart "restart": Choice<RestartPolicy>,
-        /// Extra lines of `/etc/hosts`, as `host:address`; the address may be `host-gateway`.
-        #[schemars(extend("examples" = [["host.containers.internal:host-gateway"]]))]
-        optional add_hosts "addHosts": List<Word>,
-        /// The check that tells whether it is healthy, instead of the image's own. Without any, running is good enough.
-        #[schemars(extend("examples" = [{"test": ["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"]}]))]
-        optional healthcheck "healthcheck": HealthDoc,
-    }
-}
-
-impl Words for RestartPolicy {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("no", Self::No),
-        ("on-failure", Self::OnFailure),
-        ("always", Self::Always),
-        ("unless-stopped", Self::UnlessStopped),
-    ];
-    const FALSE: Option<Self> = Some(Self::No);
-}
-
-/// A bind mount. Compose's short form is refused with the mapping that says the same.
-#[derive(Debug)]
-pub(super) struct MountEntry(pub(super) MountDoc);
-
-impl Decode for MountEntry {
-    fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
-        if let View::Scalar { text, .. } = cx.tree.view(node)
-            && text.contains(':')
-        {
-            let (message, help) = short_mount(text);
-            cx.wrong_help(node, path, message, help);
-            return None;
-        }
-        MountDoc::decode(cx, node, path).map(MountEntry)
-    }
-}
-
-/// What to say of `source:target[:options]`.
-fn short_mount(text: &str) -> (String, String) {
-    let mut parts = text.splitn(3, ':');
-    let (source, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let read_only = parts.next().is_some_and(|options| options.split(',').any(|option| option == "ro"));
-    let access = if read_only { ", readOnly: true" } else { "" };
-    // Without a slash in it, Compose takes it for the name of a volume.
-    let volume = !source.starts_with(['/', '.', '~']);
-    let path = if volume { format!("./{source}") } else { source.to_owned() };
-    let message = match volume {
-        true => format!(
-            "expected a mapping, found `{}`, which names a volume in Compose: there are no named volumes",
-            cut(text)
-        ),
-        false => format!("expected a mapping, found `{}`", cut(text)),
-    };
-    // A brace ends a mapping in braces.
-    let word =
-        |text: &str| if text.contains(['{', ',']) { format!("\"{}\"", cut(text)) } else { cut(text).into_owned() };
-    (message, format!("write `{{source: {}, target: {}{access}}}`", word(&path), word(target)))
-}
-
-impl JsonSchema for MountEntry {
-    fn inline_schema() -> bool {
-        MountDoc::inline_schema()
-    }
-    fn schema_name() -> Cow<'static, str> {
-        MountDoc::schema_name()
-    }
-    fn schema_id() -> Cow<'static, str> {
-        MountDoc::schema_id()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        MountDoc::json_schema(generator)
-    }
-}
-
-record! {
-    /// A bind mount.
-    #[schemars(rename = "Mount")]
-    MountDoc {
-        /// A path on the machine Podman runs on. It must exist.
-        #[schemars(extend("examples" = ["/srv/openclaw", "./data"]))]
-        required source "source": Word,
-        /// An absolute path in the container. From `${env:…}`, neither it nor the source is ever shown.
-        #[schemars(extend("examples" = ["/home/node"]))]
-        required target "target": Word,
-        /// Whether the container may only read it.
-        #[schemars(extend("default" = false, "examples" = [true]))]
-        optional read_only "readOnly": Flag,
-    }
-}
-
-/// A published port, in one of its two forms.
-#[derive(Debug)]
-pub(super) enum PortEntry {
-    Short(Loose),
-    Long(PortDoc),
-}
-
-record! {
-    /// A published port.
-    #[schemars(rename = "Port")]
-    PortDoc {
-        /// The host's address to listen on; all of them when the file names none.
-        #[schemars(extend("default" = "0.0.0.0", "examples" = ["127.0.0.1"]))]
-        optional host_ip "hostIp": Word,
-        /// The port on the host.
-        #[schemars(extend("examples" = [18789]))]
-        required host_port "hostPort": Whole<1, 65535>,
-        /// The port in the container.
-        #[schemars(extend("examples" = [18789]))]
-        required container_port "containerPort": Whole<1, 65535>,
-        /// The transport protocol.
-        #[schemars(extend("default" = "tcp", "examples" = ["tcp"]))]
-        optional protocol "protocol": Choice<Protocol>,
-    }
-}
-
-impl Words for Protocol {
-    const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp), ("udp", Self::Udp), ("sctp", Self::Sctp)];
-}
-
-impl Decode for PortEntry {
-    fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
-        match cx.tree.view(node) {
-            View::Map(_) => PortDoc::decode(cx, node, path).map(PortEntry::Long),
-            _ if is_null(cx.tree, node) || matches!(cx.tree.view(node), View::List(_)) => {
-                cx.mistyped(node, path, "a port like \"127.0.0.1:8080:80\"");
-                None
-            }
-            _ => Loose::decode(cx, node, path).map(PortEntry::Short),
-        }
-    }
-}
-
-impl JsonSchema for PortEntry {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "PortEntry".into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({"anyOf": [
-            {
-                "type": "string",
-                "description": "[HOST_IP:]HOST_PORT:CONTAINER_PORT[/PROTOCOL]",
-                "pattern": format!(r"^((\[[0-9a-fA-F:.]+\]|[0-9.]+):)?[0-9]{{1,5}}:[0-9]{{1,5}}(/(tcp|udp|sctp))?$|{REFERENCE}"),
-                "examples": ["127.0.0.1:18789:18789", "8080:80/tcp", "[::1]:5353:53/udp"],
-            },
-            generator.subschema_for::<PortDoc>(),
-        ]})
-    }
-}
-
-record! {
-    /// A health check.
-    #[schemars(rename = "HealthCheck")]
-    HealthDoc {
-        /// What is run: `[CMD, program, argument…]` as it is, `[CMD-SHELL, line]` or a plain string by the container's
-        /// shell. `NONE` (or `[NONE]`, in any case) is no health check at all, not even the image's own.
-        #[schemars(extend(
-            "examples" = [["CMD", "curl", "-sf", "http://127.0.0.1:18789/healthz"], "test -e /ready", "NONE"]
-        ))]
-        required test "test": TestEntry,
-        /// The time between two runs.
-        #[schemars(extend("default" = "30s", "examples" = ["30s"]))]
-        optional interval "interval": Time,
-        /// The time one run may take.
-        #[schemars(extend("default" = "30s", "examples" = ["10s"]))]
-        optional timeout "timeout": Time,
-        /// How many failures in a row make it unhealthy.
-        #[schemars(extend("default" = 3, "examples" = [3]))]
-        optional retries "retries": Whole<1, 1000>,
-        /// The time after the start in which failures do not count.
-        #[schemars(extend("default" = "0s", "examples" = ["5s"]))]
-        optional start_period "startPeriod": Time,
-    }
-}
-
-/// The command of a health check, in one of its two forms.
-#[derive(Debug)]
-pub(super) enum TestEntry {
-    Line(Loose),
-    Words(List<Loose>),
-}
-
-impl Decode for TestEntry {
-    fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
-        match cx.tree.view(node) {
-            View::List(_) => List::decode(cx, node, path).map(TestEntry::Words),
-            View::Map(_) => {
-                cx.mistyped(node, path, "a command like [CMD, curl, -sf, \"http://127.0.0.1:8080\"], or a shell line");
-                None
-            }
-            _ => Loose::decode(cx, node, path).map(TestEntry::Line),
-        }
-    }
-}
-
-impl JsonSchema for TestEntry {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "HealthTest".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"anyOf": [
-            {"type": "string", "minLength": 1, "description": "A line for the container's shell."},
-            {"type": "array", "minItems": 2, "items": {"type": ["string", "number", "boolean"]},
-             "prefixItems": [{"const": "CMD"}]},
-            {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": ["string", "number", "boolean"]},
-             "prefixItems": [{"const": "CMD-SHELL"}]},
-            {"type": "array", "minItems": 1, "maxItems": 1, "items": {"type": "string", "pattern": "^[nN][oO][nN][eE]$"},
-             "description": "No health check, not even the image's own."},
-        ]})
     }
 }
 

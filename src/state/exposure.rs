@@ -61,12 +61,17 @@ fn mounts(cx: &mut Cx<'_>, guarded: &mut Guarded, agent: &Agent, node: NodeId, p
     let Some(View::List(items)) = list.map(|node| tree.view(node)) else { return };
     let path = path.key("mounts");
     for (index, (mount, item)) in agent.container.mounts.iter().zip(items).enumerate() {
-        let held = guarded.held_by(FilePath::new(mount.source.expose())).filter(|_| !mount.read_only);
-        let (Some(held), Some(source)) = (held, field(tree, *item, "source")) else { continue };
+        let bound = mount.bind_source().filter(|_| !mount.read_only);
+        let Some(held) = bound.and_then(|bound| guarded.held_by(FilePath::new(bound.expose()))) else { continue };
         let message = format!("{} in this mount, to which the agent can write", held.lies());
         let help = format!("keep {} elsewhere, mount another directory, or write `readOnly: true`", held.it());
         let path = path.index(index);
-        cx.problems.warn(Draft::at(tree.span(source), path.key("source").to_string(), message).help(help));
+        // In its short form, a mount is one line.
+        let (node, path) = match field(tree, *item, "source") {
+            Some(source) => (source, path.key("source").to_string()),
+            None => (*item, path.to_string()),
+        };
+        cx.problems.warn(Draft::at(tree.span(node), path, message).help(help));
     }
 }
 

@@ -23,6 +23,7 @@ mod rollout;
 mod scalar;
 mod schema;
 mod sessions;
+mod shared;
 mod snippet;
 mod starter;
 mod substitute;

@@ -17,48 +17,48 @@ macro_rules! record {
     ($(#[$meta:meta])* $name:ident { $( $(#[$field_meta:meta])* $need:ident $field:ident $key:literal: $type:ty, )* }) => {
         #[derive(Debug, Default, schemars::JsonSchema)]
         $(#[$meta])*
-        #[schemars(deny_unknown_fields, transform = super::schema::tidy_record::<$name>)]
-        pub(super) struct $name {
-            $( $(#[$field_meta])* #[schemars(rename = $key)] pub(super) $field: Option<super::decode::At<$type>>, )*
+        #[schemars(deny_unknown_fields, transform = crate::state::schema::tidy_record::<$name>)]
+        pub(in crate::state) struct $name {
+            $( $(#[$field_meta])* #[schemars(rename = $key)] pub(in crate::state) $field: Option<crate::state::decode::At<$type>>, )*
         }
 
-        impl super::record::Record for $name {
+        impl crate::state::record::Record for $name {
             const REQUIRED: &'static [&'static str] = {
                 // Optional keys leave an empty word, which no schema asks for.
-                &[$( super::record::record!(@$need $key) ),*]
+                &[$( crate::state::record::record!(@$need $key) ),*]
             };
         }
 
-        impl super::decode::Decode for $name {
+        impl crate::state::decode::Decode for $name {
             fn decode(
-                cx: &mut super::decode::Cx<'_>,
-                node: super::tree::NodeId,
-                path: super::decode::Path<'_>,
+                cx: &mut crate::state::decode::Cx<'_>,
+                node: crate::state::tree::NodeId,
+                path: crate::state::decode::Path<'_>,
             ) -> Option<Self> {
                 const KEYS: &[&str] = &[$($key),*];
                 let tree = cx.tree;
                 let pairs = match tree.view(node) {
-                    super::tree::View::Map(pairs) => pairs,
-                    _ if super::decode::is_null(tree, node) => &[],
+                    crate::state::tree::View::Map(pairs) => pairs,
+                    _ if crate::state::decode::is_null(tree, node) => &[],
                     _ => {
-                        super::record::not_a_record(cx, node, path, <Self as super::record::Record>::REQUIRED);
+                        crate::state::record::not_a_record(cx, node, path, <Self as crate::state::record::Record>::REQUIRED);
                         return None;
                     }
                 };
                 let mut record = Self::default();
-                let mut seen = 0_u32;
+                let mut seen = 0_u64;
                 for pair in pairs.chunks_exact(2) {
-                    let super::tree::View::Scalar { text, .. } = tree.view(pair[0]) else { continue };
+                    let crate::state::tree::View::Scalar { text, .. } = tree.view(pair[0]) else { continue };
                     let index = KEYS.iter().position(|key| *key == text);
                     seen |= index.map_or(0, |index| 1 << index);
                     match text {
-                        $( $key => record.$field = super::decode::At::decode(cx, pair[1], path.key($key)), )*
-                        _ => super::record::unknown_key(cx, pair[0], path, text, KEYS),
+                        $( $key => record.$field = crate::state::decode::At::decode(cx, pair[1], path.key($key)), )*
+                        _ => crate::state::record::unknown_key(cx, pair[0], path, text, KEYS),
                     }
                 }
-                for (index, required) in <Self as super::record::Record>::REQUIRED.iter().enumerate() {
+                for (index, required) in <Self as crate::state::record::Record>::REQUIRED.iter().enumerate() {
                     if !required.is_empty() && seen & (1 << index) == 0 {
-                        super::record::missing_key(cx, node, path, required);
+                        crate::state::record::missing_key(cx, node, path, required);
                     }
                 }
                 Some(record)

@@ -14,7 +14,7 @@ use super::document::{ArchWord, CacheDoc, StateDoc};
 use super::problem::Draft;
 use super::scalar::{Choice, Loose, Str, Word};
 use super::tree::View;
-use super::{Context, Input, Loaded, exposure};
+use super::{Context, Input, Loaded, exposure, shared};
 use crate::model::text::url_with_password;
 use crate::model::{
     Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Name,
@@ -47,7 +47,12 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let in_vm = doc.runtime.as_ref().is_some_and(|runtime| runtime.value.lima.is_some());
     let runtime = doc.runtime.and_then(|runtime| self::runtime(cx, runtime, input, path.key("runtime")));
 
-    let mut all = Agents::new(input, text, name.as_ref(), &cache.arches, context.host_arch).in_vm(in_vm);
+    let volumes = shared::volumes(cx, name.as_ref(), doc.volumes, path.key("volumes"));
+    let networks = shared::networks(cx, name.as_ref(), doc.networks, path.key("networks"));
+
+    let mut all = Agents::new(input, text, name.as_ref(), &cache.arches, context.host_arch)
+        .in_vm(in_vm)
+        .sharing(&volumes.names, &networks.names);
     if let Some(At { value: Table(entries), .. }) = doc.agents {
         let path = path.key("agents");
         for entry in entries {
@@ -70,8 +75,21 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
     let key = (context.key)(&root);
     let host_arch = context.host_arch;
     let (claim, meaning) = (RootClaim::default(), super::identity::meaning(cx.tree));
-    let desired =
-        Desired { name, root, manifest, manifest_refresh, cache, runtime, agents, host_arch, key, claim, meaning };
+    let desired = Desired {
+        name,
+        root,
+        manifest,
+        manifest_refresh,
+        cache,
+        runtime,
+        volumes: volumes.specs,
+        networks: networks.specs,
+        agents,
+        host_arch,
+        key,
+        claim,
+        meaning,
+    };
     Some(Loaded { desired, env_files, warnings: Vec::new() })
 }
 

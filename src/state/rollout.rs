@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::decode::{At, Cx, Path};
 use super::document::RolloutDoc;
-use crate::model::{ContainerSpec, Rollout, RolloutStrategy};
+use crate::model::spec::{MountSource, NetworkMode};
+use crate::model::{ContainerSpec, Mount, Rollout, RolloutStrategy};
 
 /// Resolves how the container of an agent is replaced. `agent` is the agent's own path.
 pub(super) fn resolve(
@@ -44,10 +45,23 @@ pub(super) fn resolve(
 
 /// What two containers of an agent cannot have at the same time.
 fn cannot_overlap(container: &ContainerSpec) -> Option<String> {
-    if let Some(port) = container.ports.first() {
+    // One that Podman chooses is another each time.
+    if let Some(port) = container.ports.iter().find(|port| port.host_port != 0) {
         return Some(format!("host port {} can only be published by one of them", container.shown_port(port)));
     }
-    let mount = container.mounts.iter().find(|mount| !mount.read_only)?;
+    match &container.network.mode {
+        NetworkMode::Host => {
+            return Some("on the network of Podman's machine both would listen on the same ports".to_owned());
+        }
+        NetworkMode::Networks(networks) => {
+            if let Some((name, _)) = networks.iter().find(|(_, attachment)| attachment.ip.is_some()) {
+                return Some(format!("only one of them can have the address on network `{name}`"));
+            }
+        }
+        NetworkMode::Usual | NetworkMode::None => {}
+    }
+    let is_shared = |mount: &&Mount| !mount.read_only && !matches!(mount.source, MountSource::Tmpfs { .. });
+    let mount = container.mounts.iter().find(is_shared)?;
     Some(match mount.target.is_sensitive() {
         true => "both would write to one of its mounts, which is not `readOnly`".to_owned(),
         false => format!("both would write to what is mounted at `{}`, which is not `readOnly`", mount.target.expose()),

@@ -138,8 +138,12 @@ fn what_comes_from_outside_is_sensitive() {
 #[test]
 fn paths_are_resolved_and_not_guessed_at() {
     let agent = good("container:\n  mounts: [{source: ./d/../e, target: /t/}, {source: ~/x, target: /u}]");
-    let mounts: Vec<_> =
-        agent.container.mounts.iter().map(|mount| (mount.source.expose(), mount.target.expose())).collect();
+    let mounts: Vec<_> = agent
+        .container
+        .mounts
+        .iter()
+        .map(|mount| (mount.bind_source().unwrap().expose(), mount.target.expose()))
+        .collect();
     assert_eq!(mounts, [("/srv/demo/d/../e", "/t"), ("/home/u/x", "/u")]);
     assert!(
         bad(super::tests::agent("container:\n  mounts: [{source: ~bob/x, target: /t}]"))

@@ -5,6 +5,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use super::decode::{At, Cx, Entry, Path, Table};
+use super::document::{OneOrMany, Pairs};
 use super::env_file;
 use super::problem::Draft;
 use super::resolve::file_path;
@@ -88,21 +89,22 @@ pub(super) fn text(string: Str, secret: bool) -> Text {
     }
 }
 
-/// The variables of a container: those of its env file, and its own, which win.
+/// The variables of a container: those of its env files, of which later ones win, and its own, which win over all.
 pub(super) fn of_container(
     cx: &mut Cx<'_>,
     dir: &FilePath,
     env_files: &mut EnvFiles,
-    entries: Option<At<Table<Loose>>>,
-    env_file: Option<&At<Word>>,
+    entries: Option<At<Pairs>>,
+    files: Option<At<OneOrMany<Word>>>,
     path: Path<'_>,
 ) -> BTreeMap<String, Text> {
     let mut env = Vec::new();
-    if let Some(file) = env_file
-        && let path = path.key("envFile")
-        && let Some(file_path) = file_path(cx, dir, file, path)
-        && let Some(variables) = env_files.get(cx, file.node, file.value.0.from_env, path, file_path)
-    {
+    let files_path = path.key("envFile");
+    for (index, file) in files.iter().flat_map(|files| &files.value.0.0) {
+        let is_list = files.as_ref().is_some_and(|files| files.node != file.node);
+        let path = if is_list { files_path.index(*index) } else { files_path };
+        let Some(file_path) = file_path(cx, dir, file, path) else { continue };
+        let Some(variables) = env_files.get(cx, file.node, file.value.0.from_env, path, file_path) else { continue };
         env_files.bytes += variables.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if env_files.bytes > MAX_ENV_BYTES {
             let most = crate::sizes::limit(MAX_ENV_BYTES);
@@ -111,6 +113,7 @@ pub(super) fn of_container(
             env.extend(variables.iter().map(|(name, value)| (name.clone(), Text::sensitive(value))));
         }
     }
+    let entries = entries.map(|At { node, value: Pairs(table) }| At { node, value: table });
     env.extend(read(cx, entries, path.key("env")));
     // The last of a name wins. Built in one go the map takes half the memory of one that grew.
     env.into_iter().collect()

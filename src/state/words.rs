@@ -6,8 +6,42 @@
 use super::decode::near;
 
 /// Fields of an agent's `container`.
-const CONTAINER: [&str; 9] =
-    ["command", "env", "envFile", "mounts", "ports", "restart", "addHosts", "healthcheck", "name"];
+const CONTAINER: [&str; 34] = [
+    "name",
+    "entrypoint",
+    "command",
+    "user",
+    "groupAdd",
+    "workingDir",
+    "hostname",
+    "domainname",
+    "userns",
+    "env",
+    "envFile",
+    "labels",
+    "init",
+    "stopSignal",
+    "stopTimeout",
+    "mounts",
+    "ports",
+    "networks",
+    "dns",
+    "addHosts",
+    "resources",
+    "ulimits",
+    "sysctls",
+    "devices",
+    "gpus",
+    "capAdd",
+    "capDrop",
+    "securityOpt",
+    "noNewPrivileges",
+    "privileged",
+    "readOnlyRoot",
+    "logging",
+    "restart",
+    "healthcheck",
+];
 /// Fields of an agent that `container` does not have.
 const AGENT: [&str; 9] =
     ["version", "image", "source", "arches", "sha256", "state", "suspend", "workspaces", "sessions"];
@@ -23,10 +57,7 @@ pub(super) fn help(text: &str, known: &[&str]) -> Option<String> {
     {
         return Some(help.to_owned());
     }
-    if here("test") && text == "disable" {
-        return Some("write `test: NONE` for no health check at all".to_owned());
-    }
-    let translated = elsewhere(text);
+    let translated = if of_container { in_container(text) } else { None }.or_else(|| elsewhere(text));
     if let Some(word) = translated.filter(|word| here(word)) {
         return Some(format!("did you mean `{word}`?"));
     }
@@ -52,16 +83,31 @@ fn list(known: &[&str]) -> String {
 /// What takes more than a word to say.
 fn special(word: &str) -> Option<&'static str> {
     Some(match word {
-        "entrypoint" | "entryPoint" => {
-            "the entrypoint is always the image's and cannot be set; `command` is what follows it"
-        }
         "volumes" | "volume" | "binds" => {
-            "directories and files of the host stand under `mounts`, like \
-             `mounts: [{source: ./data, target: /data, readOnly: true}]`; there are no named volumes"
+            "write `mounts`, like `mounts: [{source: ./data, target: /data, readOnly: true}, {volume: data, target: /cache}]`; \
+             the volumes themselves stand under `volumes` at the top of the file"
         }
+        "tmpfs" => "write it under `mounts`, like `mounts: [{tmpfs: true, target: /tmp, size: 64MiB}]`",
+        "cpus" | "cpuset" | "memory" | "mem_limit" | "memswap_limit" | "pids_limit" | "shm_size" | "deploy" => {
+            "write it under `resources`, like `resources: {cpus: 1.5, memory: 2GiB, pids: 512, shm: 1GiB, cpuset: \"0-1\"}`"
+        }
+        "network_mode" | "network" => "write `networks: none`, `networks: host`, or `networks: [NAME]`",
         "volumeMounts" => {
             "directories and files of the host stand under `mounts`, like `mounts: [{source: /srv/data, target: /data}]`"
         }
+        _ => return None,
+    })
+}
+
+/// Our word for what Compose files, Kubernetes and `podman run` call differently, where it is another in a container than in what
+/// stands in it.
+fn in_container(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "workdir" | "cwd" | "dir" => "workingDir",
+        "read_only" | "readOnly" | "readonly" | "readOnlyRootFilesystem" => "readOnlyRoot",
+        "stop_grace_period" | "terminationGracePeriodSeconds" => "stopTimeout",
+        "userns_mode" => "userns",
+        "log" | "log_driver" => "logging",
         _ => return None,
     })
 }
@@ -97,96 +143,56 @@ const LACKING: &[&str] = &[
     "annotations",
     "blkio_config",
     "build",
-    "cap_add",
-    "cap_drop",
     "cgroup",
     "cgroup_parent",
     "configs",
     "cpu_count",
     "cpu_percent",
     "cpu_shares",
-    "cpus",
-    "cpuset",
     "credential_spec",
     "depends_on",
     "dependsOn",
-    "deploy",
     "develop",
     "device_cgroup_rules",
-    "devices",
-    "dns",
     "dns_opt",
     "dns_search",
-    "domainname",
     "envFrom",
     "expose",
     "extends",
     "external_links",
-    "gpus",
-    "group_add",
-    "hostname",
     "imagePullPolicy",
     "imagePullSecrets",
-    "init",
     "initContainers",
     "ipc",
     "isolation",
-    "labels",
     "lifecycle",
     "links",
-    "logging",
     "mac_address",
-    "mem_limit",
     "mem_reservation",
     "mem_swappiness",
-    "memory",
-    "memswap_limit",
     "namespace",
-    "network",
-    "network_mode",
-    "networks",
     "nodeSelector",
     "oom_kill_disable",
     "oom_score_adj",
     "pid",
-    "pids_limit",
     "platform",
-    "privileged",
     "profiles",
     "provider",
     "pull_policy",
-    "read_only",
     "replicas",
-    "resources",
     "runtimeClassName",
     "scale",
     "secrets",
     "securityContext",
-    "security_opt",
     "serviceAccountName",
-    "shm_size",
     "startupProbe",
     "stdin",
     "stdin_open",
-    "stop_grace_period",
-    "stop_signal",
-    "stopSignal",
-    "stopTimeout",
     "storage_opt",
-    "sysctls",
-    "terminationGracePeriodSeconds",
-    "tmpfs",
     "tolerations",
     "tty",
-    "ulimits",
-    "user",
-    "userns",
-    "userns_mode",
     "uts",
     "volumes_from",
-    "workdir",
-    "working_dir",
-    "workingDir",
 ];
 
 #[cfg(test)]
@@ -217,6 +223,12 @@ mod tests {
             ("add-hosts", "addHosts"),
             ("healthCheck", "healthcheck"),
             ("container_name", "name"),
+            ("cap_add", "capAdd"),
+            ("working_dir", "workingDir"),
+            ("workdir", "workingDir"),
+            ("read_only", "readOnlyRoot"),
+            ("stop_grace_period", "stopTimeout"),
+            ("group_add", "groupAdd"),
         ] {
             assert_eq!(meant(word, &container()), format!("did you mean `{ours}`?"), "{word}");
         }
@@ -239,11 +251,9 @@ mod tests {
                 let help = help(word, &known).unwrap_or_default();
                 assert!(help.starts_with(&format!("`{word}` cannot be set; known here: ")), "{word}: {help}");
             }
-            let entrypoint = help("entrypoint", &known).unwrap();
-            assert!(entrypoint.contains("cannot be set") && !entrypoint.contains("did you mean"), "{entrypoint}");
             assert!(help("volumes", &known).unwrap().contains("`mounts: [{source: ./data, target: /data"));
+            assert!(help("mem_limit", &known).unwrap().contains("under `resources`"));
         }
-        assert_eq!(help("disable", &["test", "interval"]).unwrap(), "write `test: NONE` for no health check at all");
         for odd in ["arm", "nameserver", "imageDigest", "sourceRepo"] {
             assert_eq!(help(odd, &agent()), None, "{odd}");
         }

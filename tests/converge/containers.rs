@@ -340,8 +340,7 @@ async fn what_an_image_declares_as_a_volume_goes_from_successor_to_successor() {
     assert_eq!((story.id("demo-a"), volumes(&story, "demo-a")), (id, before.clone()));
     // A mount of the file's takes the place of one.
     story.agent("a").container.env.clear();
-    story.agent("a").container.mounts =
-        vec![Mount { source: Text::plain("/srv"), target: Text::plain("/data"), read_only: false }];
+    story.agent("a").container.mounts = vec![Mount::bind(Text::plain("/srv"), Text::plain("/data"), false)];
     takes(&story, &["replace container `demo-a`"]).await;
     assert_eq!(volumes(&story, "demo-a"), before[..1], "{before:?}");
 }

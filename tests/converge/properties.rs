@@ -513,7 +513,7 @@ proptest! {
                     let (spec, first) = (&mut agent.container, 9001 + 2 * u16::try_from(at).unwrap());
                     spec.ports = vec![port(first), port(first + 1)];
                     spec.add_hosts = vec![Text::plain("x:1.1.1.1"), Text::plain("y:1.1.1.1")];
-                    let mount = |at: &str| Mount { source: Text::plain(at), target: at.into(), read_only: true };
+                    let mount = |at: &str| Mount::bind(Text::plain(at), at, true);
                     spec.mounts = vec![mount("/x"), mount("/y")];
                     if turn {
                         spec.ports.reverse();

@@ -6,7 +6,7 @@ use steadfast::act::Patience;
 use steadfast::backend::fake::{Fake, FakeContainer, State};
 use steadfast::handles::Scratch;
 use steadfast::model::*;
-use steadfast::plan::Plan;
+use steadfast::plan::{Plan, Takedown};
 use steadfast::reconcile::journal::Journal;
 use steadfast::reconcile::{Options, Reconciler, Refusal, Report, Silent};
 use tokio_util::sync::CancellationToken;
@@ -122,7 +122,7 @@ impl Story {
 
     pub async fn down(&self) -> Report {
         let world = self.fake.world();
-        self.reconcile(&world, async |reconciler| reconciler.down(false).await).await.unwrap()
+        self.reconcile(&world, async |reconciler| reconciler.down(Takedown::default()).await).await.unwrap()
     }
 
     /// The whole plan, a line for each step.

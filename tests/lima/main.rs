@@ -28,6 +28,10 @@ mod refusals;
 mod registry;
 #[path = "../podman/sessions.rs"]
 mod sessions;
+#[path = "../podman/settings.rs"]
+mod settings;
+#[path = "../podman/shared.rs"]
+mod shared;
 mod story;
 #[path = "../support/mod.rs"]
 mod support;

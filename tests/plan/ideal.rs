@@ -68,6 +68,13 @@ impl Ideal {
         }
     }
 
+    fn shared(&mut self) -> &mut SharedState {
+        match &mut self.seen.shared {
+            Seen::Present(shared) => shared,
+            seen => panic!("a step on volumes and networks that are {seen:?}"),
+        }
+    }
+
     fn open(&mut self) {
         self.seen.guest = Seen::Present(self.inside.take().unwrap_or_default());
         self.seen.reach = Reach { route: Some(Route::Forward), ..Reach::default() };
@@ -167,6 +174,20 @@ impl Ideal {
                     self.open();
                 }
             }
+            Action::CreateNetwork { make } => {
+                let NetworkSpec { internal, subnet, ipv6, dns, .. } = make.spec.clone();
+                let subnets = subnet.into_iter().collect();
+                let made = NetworkState { labels: make.labels.clone(), internal, ipv6, dns, subnets };
+                assert!(self.shared().networks.insert(make.name.clone(), made).is_none(), "it is there");
+            }
+            Action::CreateVolume { make } => {
+                let VolumeSpec { driver, options, .. } = make.spec.clone();
+                let driver = driver.unwrap_or_else(|| "local".to_owned());
+                let made = VolumeState { labels: make.labels.clone(), driver, options };
+                assert!(self.shared().volumes.insert(make.name.clone(), made).is_none(), "it is there");
+            }
+            Action::RemoveNetwork { name } => drop(self.shared().networks.remove(name).expect("it is there")),
+            Action::RemoveVolume { name } => drop(self.shared().volumes.remove(name).expect("it is there")),
             Action::PrepareWorkspace { at, name, spec } => {
                 let WorkspaceSpec { source, target, read_only, dirty, include } = (**spec).clone();
                 let (container, name) = (at.container.clone(), name.to_string());

@@ -109,7 +109,7 @@ fn a_session_waits_for_its_workspace_and_both_for_their_agent() {
         session,
         "note: what agent `a` changed in /root/repo goes with its container, which is replaced: `steadfast workspace status a` shows what, and `steadfast workspace pull a /root/repo` brings its commits back before",
     ]);
-    let mount = Mount { source: "/data".into(), target: "/root".into(), read_only: false };
+    let mount = Mount::bind("/data", "/root", false);
     let mounted = wanting().prepared().wants("a", |agent| agent.container.mounts.push(mount));
     mounted.plans(&["replace container `demo-a`: container.mounts[/root] changed", workspace, session]);
     wanting().phase("demo-a", Phase::Paused).plans(&["unpause container `demo-a`: it is paused", workspace, session]);

@@ -17,6 +17,7 @@ mod properties;
 mod quarantine;
 mod removal;
 mod scene;
+mod shared;
 mod vm;
 #[path = "../support/wishes.rs"]
 mod wishes;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use steadfast::model::*;
-use steadfast::plan::{Action, Plan, Policy, Reason, Step, WaitingOn, plan_down};
+use steadfast::plan::{Action, Plan, Policy, Reason, Step, Takedown, WaitingOn, plan_down};
 
 use crate::ideal::Ideal;
 use crate::pairs::{any_pair, as_observed, scene};
@@ -157,7 +157,7 @@ proptest! {
         respects_the_unknown(&scene, &plan)?;
         is_independent(&plan)?;
         for vm in [false, true] {
-            let down = plan_down(&scene.desired, &scene.observed, vm);
+            let down = plan_down(&scene.desired, &scene.observed, Takedown { vm, volumes: true });
             let scene = Scene { policy: Policy::default(), ..scene.clone() };
             leaves_others_alone(&scene, &down)?;
             is_independent(&down)?;
@@ -193,7 +193,7 @@ proptest! {
                 let (spec, first) = (&mut agent.container, 9001 + 2 * u16::try_from(at).unwrap());
                 spec.ports.extend([port(first), port(first + 1)]);
                 spec.add_hosts = vec![Text::plain("x:1.1.1.1"), Text::plain("y:1.1.1.1")];
-                let mount = |at: &str| Mount { source: Text::plain(at), target: at.into(), read_only: true };
+                let mount = |at: &str| Mount::bind(Text::plain(at), at, true);
                 spec.mounts = vec![mount("/x"), mount("/y")];
                 if turn {
                     spec.ports.reverse();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use steadfast::model::*;
-use steadfast::plan::{Plan, Policy, plan, plan_down};
+use steadfast::plan::{Plan, Policy, Takedown, plan, plan_down};
 
 pub use crate::wishes::*;
 
@@ -79,6 +79,7 @@ pub fn container(id: &str, owner: Owner, image: ImageId, phase: Phase) -> Contai
         restarts: Some(0),
         ports: Vec::new(),
         restart: None,
+        resources: None,
         health: None,
         checked_at: None,
         last_check: None,
@@ -257,7 +258,7 @@ impl Scene {
     /// Whatever is planned, this is the whole plan to take everything down.
     #[track_caller]
     pub fn takes_down(&self, vm: bool, wanted: &[&str]) {
-        assert_eq!(lines(&plan_down(&self.desired, &self.observed, vm)), wanted);
+        assert_eq!(lines(&plan_down(&self.desired, &self.observed, Takedown { vm, volumes: false })), wanted);
     }
 }
 

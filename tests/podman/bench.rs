@@ -97,16 +97,9 @@ impl<E: Engine> Bench<E> {
 
     pub fn command(&self, suffix: &str, words: &[&str]) -> Create {
         let spec = ContainerSpec {
-            name: self.name(suffix),
             command: Some(words.iter().map(|word| Text::plain(*word)).collect()),
-            env: BTreeMap::new(),
-            mounts: Vec::new(),
-            ports: Vec::new(),
             restart: RestartPolicy::No,
-            add_hosts: Vec::new(),
-            healthcheck: None,
-            no_healthcheck: false,
-            hidden_ports: Default::default(),
+            ..ContainerSpec::new(self.name(suffix))
         };
         let mut create = Create {
             name: spec.name.clone(),

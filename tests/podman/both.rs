@@ -13,6 +13,7 @@ use steadfast::model::{
 
 use crate::bench::{self, Bench, NOW, within};
 use crate::limactl::StandIn;
+use crate::settings::settings;
 use crate::support::archive::{Compression, docker_archive};
 use crate::through_api;
 
@@ -35,7 +36,7 @@ fn full<E: Engine>(bench: &Bench<E>, suffix: &str, source: &str) -> Create {
         .map(|(name, value)| (name.to_owned(), Text::sensitive(value))),
     );
     create.spec.mounts = [("/data", true), ("/both", false)]
-        .map(|(target, read_only)| Mount { source: Text::plain(source), target: target.into(), read_only })
+        .map(|(target, read_only)| Mount::bind(Text::plain(source), target, read_only))
         .into();
     let port = |host_ip: &str, host_port, protocol| Port {
         host_ip: host_ip.into(),
@@ -59,6 +60,7 @@ fn full<E: Engine>(bench: &Bench<E>, suffix: &str, source: &str) -> Create {
         timeout: Duration::from_secs(5),
         retries: 2,
         start_period: Duration::from_secs(1),
+        ..HealthCheck::new(HealthTest::Shell("".into()))
     });
     bench.label(&mut create);
     create
@@ -122,6 +124,33 @@ async fn both_transports_make_the_same_container() {
         }
         let more = through_shell.iter().filter(|(field, _)| !through_api.contains_key(*field)).collect::<Vec<_>>();
         assert!(more.is_empty(), "{more:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_transports_make_the_same_settings() {
+    let stand_in = StandIn::new();
+    let shell = stand_in.shell();
+    bench::run(through_api(), async |bench| {
+        let (one, two) = (settings(bench, "api"), settings(bench, "shell"));
+        let through_api = inspected(bench, bench.made(&one).await.as_str()).await;
+        let through_shell = shell.create(&two).await.unwrap_or_else(|err| panic!("{err} {err:?}"));
+        let through_shell = inspected(bench, through_shell.as_str()).await;
+        let log = |made: &Value| {
+            let config = &made["HostConfig"]["LogConfig"];
+            (config["Type"].clone(), config["Size"].clone())
+        };
+        assert_eq!(log(&through_api), log(&through_shell));
+        assert_eq!(log(&through_api), ("k8s-file".into(), "1.049MB".into()));
+        assert_eq!(through_api["Config"]["Hostname"], through_shell["Config"]["Hostname"]);
+        let (one, two) = (made_of(&through_api, one.name.as_str()), made_of(&through_shell, two.name.as_str()));
+        let differing: Vec<_> = one.iter().filter(|(field, value)| two.get(*field) != Some(value)).collect();
+        assert!(
+            differing.is_empty(),
+            "{differing:?} {:?}",
+            differing.iter().map(|(field, _)| two.get(*field)).collect::<Vec<_>>()
+        );
     })
     .await;
 }

@@ -23,7 +23,7 @@ fn check(line: &str, retries: u32) -> HealthCheck {
         interval: Duration::from_secs(3600),
         timeout: Duration::from_secs(5),
         retries,
-        start_period: Duration::ZERO,
+        ..HealthCheck::new(HealthTest::Shell("".into()))
     }
 }
 
@@ -41,8 +41,8 @@ pub async fn every_field_reaches_the_container<E: Engine>(bench: &Bench<E>) {
         ("EMPTY".to_owned(), Text::plain("")),
     ]);
     create.spec.mounts = vec![
-        Mount { source: Text::plain(source.clone()), target: "/data".into(), read_only: true },
-        Mount { source: Text::plain(source.clone()), target: "/both".into(), read_only: false },
+        Mount::bind(Text::plain(source.clone()), "/data", true),
+        Mount::bind(Text::plain(source.clone()), "/both", false),
     ];
     create.spec.ports = vec![port.clone(), udp.clone()];
     create.spec.restart = RestartPolicy::OnFailure;

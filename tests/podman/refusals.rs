@@ -68,8 +68,7 @@ pub async fn a_missing_mount_source_is_not_made<E: Engine>(bench: &Bench<E>) {
     let directory = tempfile::tempdir().unwrap();
     let source = directory.path().join("not-there");
     let mut create = bench.shell("mount", "true");
-    create.spec.mounts =
-        vec![Mount { source: Text::plain(source.display().to_string()), target: "/data".into(), read_only: false }];
+    create.spec.mounts = vec![Mount::bind(Text::plain(source.display().to_string()), "/data", false)];
     let err = bench.engine.create(&create).await.unwrap_err();
     assert_eq!(err.kind, EngineErrorKind::NotFound, "{err}");
     assert!(err.message.contains("not-there"), "{err}");
@@ -109,8 +108,7 @@ pub async fn secrets_stay_out_of_errors<E: Engine>(bench: &Bench<E>) {
     create.spec.env.insert("TOKEN".into(), Text::sensitive(canary.clone()));
     // Podman repeats a line it cannot make sense of.
     create.spec.add_hosts = vec![Text::sensitive(format!("host:{canary}"))];
-    create.spec.mounts =
-        vec![Mount { source: Text::sensitive(format!("/none/{canary}")), target: "/data".into(), read_only: true }];
+    create.spec.mounts = vec![Mount::bind(Text::sensitive(format!("/none/{canary}")), "/data", true)];
     let unmounted = bench.engine.create(&create).await.unwrap_err();
     create.spec.mounts.clear();
     let unmade = match bench.engine.create(&create).await {
@@ -119,11 +117,7 @@ pub async fn secrets_stay_out_of_errors<E: Engine>(bench: &Bench<E>) {
     };
     // The runtime tells a part of a target that it cannot make, by itself.
     create.spec.add_hosts.clear();
-    create.spec.mounts = vec![Mount {
-        source: Text::plain("/var/tmp"),
-        target: Text::sensitive(format!("/proc/{canary}/x")),
-        read_only: true,
-    }];
+    create.spec.mounts = vec![Mount::bind(Text::plain("/var/tmp"), Text::sensitive(format!("/proc/{canary}/x")), true)];
     create.name = bench.name("target");
     let untargeted = match bench.engine.create(&create).await {
         Err(err) => Some(err),

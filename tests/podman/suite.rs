@@ -1,7 +1,7 @@
 //! Every test of the suite, to be run over any number of benches: `conformance! { NAME: PLACE, … }` makes a module for each.
 //!
 //! The binary that includes this has the modules `bench`, `commands`, `containers`, `images`, `inside`, `refusals`,
-//! `registry` and `sessions` beside it.
+//! `registry`, `sessions`, `settings` and `shared` beside it.
 
 macro_rules! conformance {
     ($($name:ident: $place:path),* $(,)?) => {$(
@@ -31,6 +31,17 @@ macro_rules! conformance {
                     a_copy_is_distinguished_from_what_it_was_made_of,
                     another_roots_are_foreign,
                     ports_lead_to_the_agent;
+                settings:
+                    every_setting_holds_inside,
+                    no_entrypoint_at_all,
+                    a_short_time_to_stop_is_kept,
+                    a_port_that_podman_chooses_is_seen;
+                shared:
+                    networks_are_made_seen_and_removed,
+                    agents_of_one_network_find_each_other,
+                    an_address_on_a_network_is_kept,
+                    no_network_and_the_hosts,
+                    volumes_are_made_seen_and_outlive_containers;
                 commands:
                     a_commands_streams_and_code_are_kept_apart,
                     standard_input_is_half_closed,

@@ -660,8 +660,10 @@ impl Play {
         let before = self.desired.agents.get(&agent_name(AGENTS[who])).cloned();
         self.edit_file(who, edit);
         self.note_who_serves(who, edit, before.as_ref());
+        // What an edit a moment ago led to may still be tried.
+        let is_under_way = self.edited.get(&who).is_some_and(|at| at.elapsed() < 2 * GIVEN_UP);
         self.edited.insert(who, Instant::now());
-        self.tries.insert(who, (0, 0));
+        self.tries.insert(who, (0, usize::from(is_under_way)));
         self.publish_revision();
     }
 
@@ -937,7 +939,7 @@ impl Play {
             (AgentState::Running, Phase::Running) => true,
             (AgentState::Running, Phase::Exited { code }) => match agent.container.restart {
                 RestartPolicy::No => true,
-                RestartPolicy::OnFailure => *code == 0,
+                RestartPolicy::OnFailure | RestartPolicy::OnFailureAtMost(_) => *code == 0,
                 RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
             },
             (_, phase) => matches!(phase, Phase::Created | Phase::Exited { .. }),

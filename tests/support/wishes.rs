@@ -52,7 +52,7 @@ pub fn health_check() -> HealthCheck {
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(2),
         retries: 3,
-        start_period: Duration::ZERO,
+        ..HealthCheck::new(HealthTest::Shell("".into()))
     }
 }
 
@@ -68,18 +68,7 @@ pub fn agent(name: &str) -> Agent {
         state: AgentState::Running,
         suspend: false,
         rollout: Rollout::default(),
-        container: ContainerSpec {
-            name: container_name(&format!("demo-{name}")),
-            command: None,
-            env: BTreeMap::new(),
-            mounts: vec![],
-            ports: vec![],
-            restart: RestartPolicy::UnlessStopped,
-            add_hosts: vec![],
-            healthcheck: None,
-            no_healthcheck: false,
-            hidden_ports: Default::default(),
-        },
+        container: ContainerSpec { ..ContainerSpec::new(container_name(&format!("demo-{name}"))) },
         workspaces: BTreeMap::new(),
         sessions: BTreeMap::new(),
     }
@@ -93,6 +82,8 @@ pub fn desired(agents: &[&str]) -> Desired {
         manifest_refresh: Duration::from_secs(3600),
         cache: CachePolicy { arches: vec![Arch::X64], keep: 1 },
         runtime: Runtime::Podman { socket: None },
+        volumes: BTreeMap::new(),
+        networks: BTreeMap::new(),
         agents: agents.iter().map(|name| (agent_name(name), agent(name))).collect(),
         host_arch: Arch::X64,
         key: HostKey::from_bytes([1; 32]),

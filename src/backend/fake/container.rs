@@ -31,6 +31,7 @@ impl FakeContainer {
         let again = match self.spec.restart {
             Restart::No => false,
             Restart::OnFailure => code != 0,
+            Restart::OnFailureAtMost(tries) => code != 0 && self.restarts < tries,
             Restart::Always | Restart::UnlessStopped => true,
         };
         self.ends.push((Instant::now(), code));

@@ -16,7 +16,8 @@ use crate::backend::{
 };
 use crate::model::{
     CanonicalSpec, ContainerId, ContainerName, ContainerState, Create, Guest, Health, ImageId, ImageRef, Images, Live,
-    Owner, Ownership, Phase, PortRange, Reach, Route, Sha256Digest, Whose, labels,
+    MakeNetwork, MakeVolume, NetworkSpec, NetworkState, Owner, Ownership, Phase, PortRange, Reach, Route, Sha256Digest,
+    SharedState, VolumeSpec, VolumeState, Whose, labels,
 };
 
 fn not_found(what: &str) -> EngineError {
@@ -70,6 +71,7 @@ fn seen(state: &State, id: &ContainerId, one: &FakeContainer, look: Option<&Look
         pid: (one.phase == Phase::Running).then_some(7),
         restarts: (closely || one.last_end().is_some()).then(|| one.restarts_by_now()),
         ports: one.spec.ports.iter().cloned().map(PortRange::from).collect(),
+        resources: closely.then(|| one.spec.resources.clone()),
         restart: (closely || stale).then(|| one.spec.restart.to_string()),
         health: one.spec.healthcheck.as_ref().filter(|_| health).map(|check| match one.checks {
             (_, true) => Health::Healthy,
@@ -87,9 +89,9 @@ fn seen(state: &State, id: &ContainerId, one: &FakeContainer, look: Option<&Look
 fn live(one: &FakeContainer) -> Live {
     let env = one.spec.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
     let command = one.spec.command.as_ref();
-    let mounts = one.spec.mounts.iter().map(|mount| {
+    let mounts = one.spec.mounts.iter().filter_map(|mount| {
         let access = if mount.read_only { ":ro" } else { "" };
-        (mount.target.expose().to_owned(), format!("{}{access}", mount.source.expose()))
+        Some((mount.target.expose().to_owned(), format!("{}{access}", mount.bind_source()?.expose())))
     });
     Live {
         env: env.collect(),
@@ -407,6 +409,48 @@ impl Engine for Fake {
                 state.inside.sessions.retain(|(container, _), _| container != id);
                 state.changed("remove", name, owner(&one));
             }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn shared(&self) -> Result<SharedState, EngineError> {
+        self.ask("shared", "", |state| Ok(state.shared.clone())).await
+    }
+
+    async fn create_network(&self, make: &MakeNetwork) -> Result<(), EngineError> {
+        self.ask("create_network", make.name.as_str(), |state| {
+            let NetworkSpec { internal, subnet, ipv6, dns, .. } = make.spec.clone();
+            let subnets = subnet.into_iter().collect();
+            let made = NetworkState { labels: make.labels.clone(), internal, ipv6, dns, subnets };
+            state.shared.networks.entry(make.name.clone()).or_insert(made);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn create_volume(&self, make: &MakeVolume) -> Result<(), EngineError> {
+        self.ask("create_volume", make.name.as_str(), |state| {
+            let VolumeSpec { driver, options, .. } = make.spec.clone();
+            let driver = driver.unwrap_or_else(|| "local".to_owned());
+            let made = VolumeState { labels: make.labels.clone(), driver, options };
+            state.shared.volumes.entry(make.name.clone()).or_insert(made);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
+        self.ask("remove_network", name, |state| {
+            state.shared.networks.remove(name);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.ask("remove_volume", name, |state| {
+            state.shared.volumes.remove(name);
             Ok(())
         })
         .await

@@ -133,14 +133,15 @@ impl State {
 
     pub(super) fn port_is_taken(&self, but: &ContainerId, port: &Port) -> bool {
         self.busy_ports.contains(&port.host_port)
-            || self.containers.iter().any(|(id, one)| {
-                id != but
-                    && matches!(one.phase, Phase::Running | Phase::Paused | Phase::Stopping)
-                    && one
-                        .spec
-                        .ports
-                        .iter()
-                        .any(|other| (other.host_port, other.protocol) == (port.host_port, port.protocol))
-            })
+            || port.host_port != 0
+                && self.containers.iter().any(|(id, one)| {
+                    id != but
+                        && matches!(one.phase, Phase::Running | Phase::Paused | Phase::Stopping)
+                        && one
+                            .spec
+                            .ports
+                            .iter()
+                            .any(|other| (other.host_port, other.protocol) == (port.host_port, port.protocol))
+                })
     }
 }

@@ -168,7 +168,7 @@ impl Api {
         };
         let entrypoint = match spec::lacks_arguments(create) {
             true => Some(spec::entrypoint(create, self.inspect_image(create.image.as_str()).await?.as_ref())?),
-            false => None,
+            false => spec::own_entrypoint(create),
         };
         let what = format!("create container `{}`", create.name);
         let secrets = create.spec.secrets();
@@ -191,11 +191,12 @@ impl Api {
             return Ok(());
         }
         for mount in &create.spec.mounts {
-            let source = Path::new(mount.source.expose());
+            let Some(bound) = mount.bind_source() else { continue };
+            let source = Path::new(bound.expose());
             if let Err(err) = source.symlink_metadata()
                 && err.kind() == std::io::ErrorKind::NotFound
             {
-                let (shown, target) = (mount.source.shown(), mount.target.shown());
+                let (shown, target) = (bound.shown(), mount.target.shown());
                 return Err(EngineError::new(
                     EngineErrorKind::NotFound,
                     format!(

@@ -292,6 +292,10 @@ pub(super) enum About {
     Image,
     /// A command in a container.
     Exec,
+    /// A network.
+    Network,
+    /// A volume.
+    Volume,
     /// Nothing that can be gone.
     Other,
 }
@@ -299,12 +303,16 @@ pub(super) enum About {
 impl About {
     fn of_path(command: &str) -> Self {
         let path = command.split([' ', '?']).nth(1).unwrap_or_default();
-        let mut parts = path.split('/').skip_while(|part| !matches!(*part, "containers" | "images" | "exec"));
+        let mut parts = path
+            .split('/')
+            .skip_while(|part| !matches!(*part, "containers" | "images" | "exec" | "networks" | "volumes"));
         match (parts.next(), parts.next()) {
             (Some("containers"), Some("create")) => Self::Creation,
             (Some("containers"), Some(_)) => Self::Container,
             (Some("images"), _) => Self::Image,
             (Some("exec"), _) => Self::Exec,
+            (Some("networks"), Some(name)) if name != "create" => Self::Network,
+            (Some("volumes"), Some(name)) if name != "create" => Self::Volume,
             _ => Self::Other,
         }
     }
@@ -319,6 +327,8 @@ impl About {
             Self::Container | Self::Healthcheck => &["no such container", "does not exist in database"],
             Self::Image => &["image not known", "no such image"],
             Self::Exec => &["no such exec session"],
+            Self::Network => &["network not found", "unable to find network"],
+            Self::Volume => &["no such volume", "no volume with name"],
             Self::Other => &[],
         }
     }

@@ -72,6 +72,26 @@ macro_rules! hand_on {
             $to!(self, remove(id, grace))
         }
 
+        async fn shared(&self) -> Result<SharedState, EngineError> {
+            $to!(self, shared())
+        }
+
+        async fn create_network(&self, make: &MakeNetwork) -> Result<(), EngineError> {
+            $to!(self, create_network(make))
+        }
+
+        async fn create_volume(&self, make: &MakeVolume) -> Result<(), EngineError> {
+            $to!(self, create_volume(make))
+        }
+
+        async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
+            $to!(self, remove_network(name))
+        }
+
+        async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+            $to!(self, remove_volume(name))
+        }
+
         async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
             $to!(self, run_healthcheck(id))
         }

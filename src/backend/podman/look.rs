@@ -241,6 +241,7 @@ pub(super) fn to_inspect(
             lacks_health(look, name, state)
                 || lacks_check(look, name, state)
                 || lacks_exits(state)
+                || lacks_restarts(state)
                 || lacks_key(look, state)
         })
         .map(|(name, state)| (name.clone(), state.id.clone()))
@@ -260,6 +261,12 @@ fn lacks_check(look: &Look, name: &ContainerName, state: &ContainerState) -> boo
             Some(Health::Starting) => !look.health.contains(name),
             _ => false,
         }
+}
+
+/// Whether one that may be restarted so many times has any left.
+fn lacks_restarts(state: &ContainerState) -> bool {
+    let has_failed = matches!(state.phase, Phase::Exited { code } if code != 0) && state.restarts.is_none();
+    has_failed && matches!(&state.owner, Owner::Ours { spec: Some(spec), .. } if spec.limits_restarts())
 }
 
 fn lacks_key(look: &Look, state: &ContainerState) -> bool {

@@ -24,6 +24,7 @@ mod look;
 mod place;
 mod publish;
 mod recent;
+mod shared;
 mod shell;
 mod spec;
 mod ssh;
@@ -45,7 +46,10 @@ use super::{
     ByteStream, Chunks, ContainerExits, Engine, EngineError, EngineMachine, Events, Exec, ExecRequest, ImageFacts,
     LogLines, LogRequest, Look, Progress, Routing, TermSize,
 };
-use crate::model::{ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership};
+use crate::model::{
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, MakeNetwork, MakeVolume,
+    Ownership, SharedState,
+};
 
 pub use address::Machine;
 pub use api::Api;

@@ -11,7 +11,8 @@ use crate::backend::{
     LogLines, LogRequest, Look, Progress, Routing, TermSize,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, MakeNetwork, MakeVolume,
+    Ownership, Reach, SharedState, VmState,
 };
 
 /// Podman on this host or in a virtual machine.

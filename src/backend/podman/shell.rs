@@ -17,6 +17,7 @@ mod images;
 mod look;
 mod run;
 mod script;
+mod shared;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -102,7 +103,7 @@ impl Shell {
         };
         let entrypoint = match spec::lacks_arguments(create) {
             true => Some(spec::entrypoint(create, self.inspect_image(create.image.as_str()).await?.as_ref())?),
-            false => None,
+            false => spec::own_entrypoint(create),
         };
         let what = format!("create container `{}`", create.name);
         let shown = format!("podman create --name {}", create.name);
@@ -126,12 +127,13 @@ impl Shell {
         }
         let told = err.stderr.as_deref().unwrap_or_default();
         // A sensitive source was hidden from these words.
-        let missing = create.spec.mounts.iter().find(|mount| match mount.source.is_sensitive() {
+        let bound = create.spec.mounts.iter().filter_map(|mount| Some((mount.bind_source()?, &mount.target)));
+        let missing = bound.into_iter().find(|(source, _)| match source.is_sensitive() {
             true => told.contains(HIDDEN),
-            false => told.contains(&format!("statfs {}: ", mount.source.expose())),
+            false => told.contains(&format!("statfs {}: ", source.expose())),
         });
-        if let Some(mount) = missing {
-            let (shown, target) = (mount.source.shown(), mount.target.shown());
+        if let Some((source, target)) = missing {
+            let (shown, target) = (source.shown(), target.shown());
             err.message = format!(
                 "failed to create container `{}`: `{shown}`, to be mounted at `{target}`, does not exist in instance `{}`; create \
                  it, or correct the mount's source",
@@ -225,8 +227,9 @@ impl Shell {
     }
 
     /// A call of `podman` with these arguments, none of which may be a secret.
-    fn podman<const N: usize>(&self, what: impl Into<String>, about: About, args: [&str; N]) -> Call {
-        let words = ["podman"].into_iter().chain(args).map(str::to_owned).collect::<Vec<_>>();
+    fn podman<W: AsRef<str>>(&self, what: impl Into<String>, about: About, args: impl IntoIterator<Item = W>) -> Call {
+        let words = args.into_iter().map(|word| word.as_ref().to_owned());
+        let words = std::iter::once("podman".to_owned()).chain(words).collect::<Vec<_>>();
         let shown = words.join(" ");
         self.call(what.into(), about, shown, words)
     }

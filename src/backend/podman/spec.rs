@@ -3,14 +3,16 @@
 //! Libpod's own body rather than Docker's: it refuses a bind source that does not exist where Docker's makes an empty
 //! directory of root's (Podman 4.3), and rootless it sets up the network as `podman run` does.
 
+mod settings;
+
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::backend::{EngineError, EngineErrorKind};
 use crate::model::spec::{HOST_GATEWAY, split_host};
-use crate::model::{ContainerSpec, Create, HealthCheck, Mount, NO_CHECK, Port, Text, Volume};
-
-/// Seconds between the stop signal and KILL when somebody else stops the container.
-pub(super) const STOP_TIMEOUT: u64 = 10;
+use crate::model::spec::{Logging, MountSource, Propagation, Relabel};
+use crate::model::{ContainerSpec, Create, HealthCheck, Mount, NO_CHECK, Port, RestartPolicy, Text, Volume};
 
 /// The name Podman gives that machine by itself, in every container (4.1 and later).
 const BUILT_IN_HOST: &str = "host.containers.internal";
@@ -31,8 +33,11 @@ pub(super) fn body(create: &Create, gateway: Option<&str>, entrypoint: Option<&[
     let ContainerSpec {
         // Not during a replacement: then it is another.
         name: _,
+        // With that of the image, where it has to be given: `entrypoint`.
+        entrypoint: _,
         command,
         env,
+        labels: own_labels,
         mounts,
         ports,
         hidden_ports: _,
@@ -40,19 +45,27 @@ pub(super) fn body(create: &Create, gateway: Option<&str>, entrypoint: Option<&[
         add_hosts,
         healthcheck,
         no_healthcheck,
+        process,
+        network,
+        resources,
+        security,
+        logging,
     } = spec;
+    let own_labels = own_labels.iter().map(|(name, value)| (name.as_str(), value.expose()));
+    let labels: BTreeMap<_, _> =
+        own_labels.chain(labels.iter().map(|(name, value)| (name.as_str(), value.as_str()))).collect();
     let env: Map<String, Value> = env.iter().map(|(name, value)| (name.clone(), json!(value.expose()))).collect();
     let mut body = json!({
         "name": name.as_str(),
         "image": create.image_word(),
         "labels": labels,
         "env": env,
-        "mounts": mounts.iter().map(mount).collect::<Vec<_>>(),
-        "volumes": volumes.iter().map(volume).collect::<Vec<_>>(),
+        "mounts": mounts.iter().filter_map(mount).collect::<Vec<_>>(),
+        "volumes": volumes.iter().map(volume).chain(mounts.iter().filter_map(named_volume)).collect::<Vec<_>>(),
         "portmappings": ports.iter().map(port).collect::<Vec<_>>(),
         "restart_policy": restart.as_str(),
         "hostadd": add_hosts.iter().filter_map(|line| host_line(line.expose(), gateway)).collect::<Vec<_>>(),
-        "stop_timeout": STOP_TIMEOUT,
+        "log_configuration": log_configuration(*logging),
     });
     if let Some(command) = command {
         body["command"] = command.iter().map(|word| json!(word.expose())).collect();
@@ -60,6 +73,13 @@ pub(super) fn body(create: &Create, gateway: Option<&str>, entrypoint: Option<&[
     if let Some(entrypoint) = entrypoint {
         body["entrypoint"] = json!(entrypoint);
     }
+    if let RestartPolicy::OnFailureAtMost(tries) = restart {
+        body["restart_tries"] = json!(tries);
+    }
+    settings::of_process(process, &mut body);
+    settings::of_network(network, &mut body);
+    settings::of_resources(resources, &mut body);
+    settings::of_security(security, &mut body);
     if *no_healthcheck {
         body["healthconfig"] = json!({"Test": [NO_CHECK]});
     }
@@ -69,12 +89,18 @@ pub(super) fn body(create: &Create, gateway: Option<&str>, entrypoint: Option<&[
     body
 }
 
+/// The entrypoint of the state file, as Podman is given it.
+pub(super) fn own_entrypoint(create: &Create) -> Option<Vec<String>> {
+    let words = create.spec.entrypoint.as_ref()?;
+    Some(words.iter().map(|word| word.expose().to_owned()).collect())
+}
+
 /// Whether the container is to run the image's entrypoint without any argument: `command: []`.
 ///
 /// An empty command means the image's own to Podman (4.3 to 5), unless the entrypoint is given as well. So that of the image
 /// is asked for and given.
 pub(super) fn lacks_arguments(create: &Create) -> bool {
-    create.spec.command.as_ref().is_some_and(Vec::is_empty)
+    create.spec.entrypoint.is_none() && create.spec.command.as_ref().is_some_and(Vec::is_empty)
 }
 
 /// The entrypoint of an inspected image. An image without one would run nothing at all.
@@ -99,14 +125,45 @@ pub(super) fn entrypoint(create: &Create, image: Option<&Value>) -> Result<Vec<S
     Ok(words)
 }
 
-fn mount(Mount { source, target, read_only }: &Mount) -> Value {
+/// A mount of what is no volume.
+fn mount(mount: &Mount) -> Option<Value> {
+    let (kind, source, first) = match &mount.source {
+        MountSource::Bind(source) => ("bind", source.expose(), vec!["rbind".to_owned()]),
+        MountSource::Tmpfs { size, mode } => {
+            let size = size.map(|size| format!("size={size}"));
+            ("tmpfs", "tmpfs", size.into_iter().chain(mode.map(|mode| format!("mode={mode:o}"))).collect())
+        }
+        MountSource::Volume(_) => return None,
+    };
+    let options: Vec<_> = first.into_iter().chain(mount_options(mount)).collect();
+    Some(json!({ "type": kind, "source": source, "destination": mount.target.expose(), "options": options }))
+}
+
+fn named_volume(mount: &Mount) -> Option<Value> {
+    let MountSource::Volume(name) = &mount.source else { return None };
+    let options: Vec<_> = mount_options(mount).collect();
+    Some(json!({ "Name": name, "Dest": mount.target.expose(), "Options": options }))
+}
+
+/// The options that a mount may have whatever it mounts.
+fn mount_options(mount: &Mount) -> impl Iterator<Item = String> {
+    let Mount { source: _, target: _, read_only, selinux, propagation, idmap } = mount;
     let access = if *read_only { "ro" } else { "rw" };
-    json!({
-        "type": "bind",
-        "source": source.expose(),
-        "destination": target.expose(),
-        "options": ["rbind", access],
-    })
+    [Some(access), selinux.map(Relabel::as_str), propagation.map(Propagation::as_str), idmap.then_some("idmap")]
+        .into_iter()
+        .flatten()
+        .map(str::to_owned)
+}
+
+fn log_configuration(logging: Logging) -> Value {
+    let mut config = Map::new();
+    if let Some(driver) = logging.driver {
+        config.insert("driver".to_owned(), json!(driver.as_str()));
+    }
+    if let Some(size) = logging.bound() {
+        config.insert("size".to_owned(), json!(size));
+    }
+    Value::Object(config)
 }
 
 /// By its name: so it is the container's as any other volume is, and goes with none that is removed.
@@ -126,7 +183,9 @@ fn port(Port { host_ip, host_port, container_port, protocol }: &Port) -> Value {
 }
 
 /// Durations in nanoseconds, under the names of Docker's image format.
-fn health_config(HealthCheck { test, interval, timeout, retries, start_period }: &HealthCheck) -> Value {
+fn health_config(check: &HealthCheck) -> Value {
+    // What is done at its start and once it failed is ours.
+    let HealthCheck { test, interval, timeout, retries, start_period, start_interval: _, on_failure: _ } = check;
     let nanos = |duration: &std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     json!({
         "Test": test.words().iter().map(Text::expose).collect::<Vec<_>>(),
@@ -149,21 +208,11 @@ pub(super) fn host_line(line: &str, gateway: Option<&str>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContainerName, ImageRef, RestartPolicy};
+    use crate::model::{ContainerName, ImageRef};
 
     fn create(command: Option<Vec<Text>>) -> Create {
-        let spec = ContainerSpec {
-            name: ContainerName::new("demo-a").unwrap(),
-            command,
-            env: Default::default(),
-            mounts: Vec::new(),
-            ports: Vec::new(),
-            restart: RestartPolicy::No,
-            add_hosts: Vec::new(),
-            healthcheck: None,
-            no_healthcheck: false,
-            hidden_ports: Default::default(),
-        };
+        let name = ContainerName::new("demo-a").unwrap();
+        let spec = ContainerSpec { command, restart: RestartPolicy::No, ..ContainerSpec::new(name) };
         let image = ImageRef::new("localhost/talk:1").unwrap();
         Create { name: spec.name.clone(), image, image_id: None, spec, labels: Default::default(), volumes: Vec::new() }
     }

@@ -49,7 +49,7 @@ pub(super) struct Stoppable {
     /// The signal that asks it to end, as Podman tells it: a number or a name.
     pub signal: String,
     /// How long Podman itself would wait for that.
-    pub timeout: Duration,
+    pub timeout: Option<Duration>,
 }
 
 /// What those who wait for ends share: one list for all of them, and how much is asked of Podman at once.
@@ -141,7 +141,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// See [`crate::backend::Engine::stop`]. A container that is to have more time by its own `StopTimeout` gets it.
+/// See [`crate::backend::Engine::stop`]. How long a container may take its own `StopTimeout` says; `grace` holds where it has none,
+/// and none at all always does.
 pub(super) async fn stop(podman: &impl Lifecycle, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
     let mut came_back = false;
     for tried in 0..TRIES {
@@ -149,7 +150,7 @@ pub(super) async fn stop(podman: &impl Lifecycle, id: &ContainerId, grace: Durat
             let why = format!("failed to stop container `{id}`: no such container");
             return Err(EngineError::new(EngineErrorKind::NotFound, why));
         };
-        let grace = if grace.is_zero() { grace } else { grace.max(seen.timeout) };
+        let grace = if grace.is_zero() { grace } else { seen.timeout.unwrap_or(grace) };
         match &seen.state.phase {
             // 4.3.1 kills a frozen container's process but cannot clean up after it: it has to be unfrozen.
             Phase::Paused => {

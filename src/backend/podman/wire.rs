@@ -16,9 +16,42 @@ use crate::backend::{EngineEvent, EventKind, ImageFacts, Look};
 use crate::model::ids::clean;
 use crate::model::labels::{self, Labels};
 use crate::model::{
-    AgentName, CanonicalSpec, ContainerId, ContainerName, ContainerState, ImageId, ImageRef, ImageState, Images, Owner,
-    Ownership, Whose,
+    AgentName, CanonicalSpec, ContainerId, ContainerName, ContainerState, ImageId, ImageRef, ImageState, Images,
+    NetworkState, Owner, Ownership, SharedState, VolumeState, Whose,
 };
+
+/// The networks of `GET /libpod/networks/json` (or `podman network ls --format json`), and the volumes of
+/// `GET /libpod/volumes/json` (or `podman volume ls --format json`).
+pub(super) fn shared(networks: &Value, volumes: &Value) -> SharedState {
+    let entries = |list: &Value| list.as_array().cloned().unwrap_or_default();
+    let flag = |of: &Value, field: &str| of.get(field).and_then(Value::as_bool).unwrap_or_default();
+    let networks = entries(networks).into_iter().filter_map(|entry| {
+        let subnets = entry.get("subnets").and_then(Value::as_array).into_iter().flatten();
+        let state = NetworkState {
+            labels: texts(entry.get("labels")),
+            internal: flag(&entry, "internal"),
+            ipv6: flag(&entry, "ipv6_enabled"),
+            dns: flag(&entry, "dns_enabled"),
+            subnets: subnets.filter_map(|subnet| text(subnet, "subnet").map(str::to_owned)).collect(),
+        };
+        Some((text(&entry, "name")?.to_owned(), state))
+    });
+    let volumes = entries(volumes).into_iter().filter_map(|entry| {
+        let state = VolumeState {
+            labels: texts(entry.get("Labels")),
+            driver: text(&entry, "Driver").unwrap_or_default().to_owned(),
+            options: texts(entry.get("Options")),
+        };
+        Some((text(&entry, "Name")?.to_owned(), state))
+    });
+    SharedState { networks: networks.collect(), volumes: volumes.collect() }
+}
+
+/// A mapping of texts; what else is in it counts as not told.
+fn texts(of: Option<&Value>) -> BTreeMap<String, String> {
+    let entries = of.and_then(Value::as_object).into_iter().flatten();
+    entries.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+}
 
 /// What a list of images tells of their labels.
 #[derive(Debug, Default)]
@@ -102,6 +135,7 @@ pub(super) fn listed(entry: &Value, look: &Look, images: &ImageLabels) -> Option
             .or_else(|| (ended.is_none() && entry.get("ExitedAt").is_some_and(|told| !told.is_null())).then_some(0)),
         ports: listed_ports(entry.get("Ports")),
         restart: None,
+        resources: None,
         health: listed_health(entry, &phase),
         checked_at: None,
         last_check: None,
@@ -138,6 +172,7 @@ pub(super) fn inspected(answer: &Value) -> Option<(ContainerName, ContainerState
             .and_then(|policy| text(policy, "Name"))
             .filter(|name| !name.is_empty())
             .map(str::to_owned),
+        resources: Some(resources(host)),
         // Podman 4.3 tells a check that does not exist as one with an empty status; Podman 3 wrote `Healthcheck`.
         health: ["Health", "Healthcheck"].iter().find_map(|field| health(text(state.get(*field)?, "Status")?)),
         checked_at: last_run.and_then(|run| time(run.get("Start"))),
@@ -172,8 +207,8 @@ pub(super) fn stoppable(answer: &Value) -> Option<Stoppable> {
     let number = || int(config, "StopSignal").map(|number| number.to_string());
     let signal = text(config, "StopSignal").map(str::to_owned).or_else(number).unwrap_or_default();
     let signal = if matches!(signal.as_str(), "" | "0") { "TERM".to_owned() } else { signal };
-    let seconds = int(config, "StopTimeout").and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
-    Some(Stoppable { state, signal, timeout: Duration::from_secs(seconds).min(LONGEST_STOP) })
+    let seconds = int(config, "StopTimeout").and_then(|seconds| u64::try_from(seconds).ok());
+    Some(Stoppable { state, signal, timeout: seconds.map(|seconds| Duration::from_secs(seconds).min(LONGEST_STOP)) })
 }
 
 /// What an entry of a list tells of a container that is to end.

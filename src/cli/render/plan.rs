@@ -10,6 +10,7 @@ use anstyle::Style;
 
 use super::markdown::{code, prose, value};
 use super::{ADD, ASIDE, CHANGE, REMOVE, STRONG, styled, terminal, units};
+use crate::model::spec::{NetworkMode, Networking, Security};
 use crate::model::{AgentName, Boot, ContainerSpec, Desired, Guest, ImageRef, Mount};
 use crate::plan::{Action, ActionKind, Moved, Plan, Reason, Summary, Waiting, WaitingOn};
 use crate::snapshot::Snapshot;
@@ -26,6 +27,8 @@ fn mark(kind: ActionKind) -> (&'static str, Style) {
         | ActionKind::AdoptVm
         | ActionKind::PrepareWorkspace => ("  ~", CHANGE),
         ActionKind::RemoveContainer
+        | ActionKind::RemoveNetwork
+        | ActionKind::RemoveVolume
         | ActionKind::PruneArtifact
         | ActionKind::PruneImage
         | ActionKind::DeleteVm
@@ -37,6 +40,8 @@ fn mark(kind: ActionKind) -> (&'static str, Style) {
         | ActionKind::ForwardPorts
         | ActionKind::LoadImage
         | ActionKind::PullImage
+        | ActionKind::CreateNetwork
+        | ActionKind::CreateVolume
         | ActionKind::CreateContainer
         | ActionKind::StartSession => ("  +", ADD),
     }
@@ -145,8 +150,10 @@ fn made(desired: &Desired, kind: ActionKind, agent: Option<&AgentName>) -> Vec<(
     // What it runs and how it is kept running is no surprise to who wrote it, and may be long.
     let ContainerSpec {
         name: _,
+        entrypoint: _,
         command: _,
         env,
+        labels: _,
         mounts,
         ports,
         hidden_ports: _,
@@ -154,22 +161,54 @@ fn made(desired: &Desired, kind: ActionKind, agent: Option<&AgentName>) -> Vec<(
         add_hosts: _,
         healthcheck: _,
         no_healthcheck: _,
+        process,
+        network,
+        resources: _,
+        security,
+        logging: _,
     } = spec;
     let image = agent.image.as_ref().map(|image| match ImageRef::join(image, &agent.version.to_string()) {
         Ok(reference) => reference.to_string(),
         Err(_) => image.clone(),
     });
-    let mount = |Mount { source, target, read_only }: &Mount| {
-        let access = if *read_only { " (read-only)" } else { "" };
-        format!("{} → {}{access}", source.shown(), target.shown())
+    let mount = |mount: &Mount| {
+        let access = if mount.read_only { " (read-only)" } else { "" };
+        format!("{} → {}{access}", mount.shown_source(), mount.target.shown())
     };
     let fields = [
         ("image", image.into_iter().collect::<Vec<_>>()),
         ("ports", ports.iter().map(|port| spec.shown_port(port)).collect()),
         ("mounts", mounts.iter().map(mount).collect()),
+        ("networks", on(network)),
+        ("user", process.user.iter().cloned().collect()),
+        ("rights", rights(security)),
+        ("devices", security.devices.clone()),
         ("env", env.keys().cloned().collect()),
     ];
     fields.into_iter().filter(|(_, values)| !values.is_empty()).collect()
+}
+
+fn on(network: &Networking) -> Vec<String> {
+    match &network.mode {
+        NetworkMode::Usual => Vec::new(),
+        NetworkMode::None => vec!["none".to_owned()],
+        NetworkMode::Host => vec!["host".to_owned()],
+        NetworkMode::Networks(networks) => networks.keys().cloned().collect(),
+    }
+}
+
+/// What whoever approves a container is to see: all that gives it more, or takes from it.
+fn rights(security: &Security) -> Vec<String> {
+    let Security { userns, cap_add, cap_drop, options, no_new_privileges, privileged, read_only_root, devices: _ } =
+        security;
+    let mut rights: Vec<_> = privileged.then(|| "privileged".to_owned()).into_iter().collect();
+    rights.extend(cap_add.iter().map(|name| format!("+{name}")));
+    rights.extend(cap_drop.iter().map(|name| format!("-{name}")));
+    rights.extend(userns.iter().map(|userns| format!("userns {userns}")));
+    rights.extend(options.iter().cloned());
+    rights.extend(no_new_privileges.then(|| "no new privileges".to_owned()));
+    rights.extend(read_only_root.then(|| "read-only root".to_owned()));
+    rights
 }
 
 /// Steps that nobody knows more of than why they are unknown.

@@ -1,21 +1,17 @@
 use super::*;
-use crate::model::{ContainerName, HealthTest, Protocol, RestartPolicy};
+use crate::model::spec::{Attachment, Cpus, LogDriver, MountSource, NetworkMode, Relabel, Signal, Ulimit};
+use crate::model::{ContainerName, HealthTest, Mount, Protocol, RestartPolicy};
 
 fn spec() -> ContainerSpec {
     ContainerSpec {
-        name: ContainerName::new("demo-a").unwrap(),
         command: Some(vec![Text::plain("serve")]),
         env: BTreeMap::from([
             ("HOME".to_owned(), Text::plain("/home/node")),
             ("TOKEN".to_owned(), Text::sensitive("canary")),
         ]),
-        mounts: vec![Mount { source: Text::plain("/srv"), target: "/data".into(), read_only: true }],
+        mounts: vec![Mount::bind(Text::plain("/srv"), "/data", true)],
         ports: vec![Port { host_ip: "127.0.0.1".into(), host_port: 8080, container_port: 80, protocol: Protocol::Tcp }],
-        hidden_ports: BTreeSet::new(),
-        restart: RestartPolicy::UnlessStopped,
-        add_hosts: vec![],
-        healthcheck: None,
-        no_healthcheck: false,
+        ..ContainerSpec::new(ContainerName::new("demo-a").unwrap())
     }
 }
 
@@ -26,7 +22,7 @@ fn every_field_that_is_recorded_is_known_when_it_goes() {
         interval: HealthCheck::INTERVAL,
         timeout: HealthCheck::TIMEOUT,
         retries: 3,
-        start_period: Duration::ZERO,
+        ..HealthCheck::new(HealthTest::Shell("true".into()))
     };
     let full = ContainerSpec { add_hosts: vec!["a:::1".into()], healthcheck: Some(check), ..spec() };
     for spec in [full, hidden(), ContainerSpec { no_healthcheck: true, ..spec() }] {
@@ -139,7 +135,7 @@ fn a_hidden_target_and_port_are_in_no_label_and_no_change() {
     let read = CanonicalSpec::from_label(&text).unwrap();
     assert_eq!(changed(&read, &hidden(), None), Vec::<String>::new());
     let mut edited = hidden();
-    edited.mounts[0].source = Text::plain("/other");
+    edited.mounts[0].source = MountSource::Bind(Text::plain("/other"));
     edited.mounts[0].target = Text::sensitive("/elsewhere");
     edited.ports[0].host_port = 9090;
     edited.hidden_ports = edited.ports.iter().cloned().collect();
@@ -186,4 +182,84 @@ fn the_order_of_ports_and_hosts_does_not_matter() {
     let label = CanonicalSpec::new(&two, &image(), None, &key(1));
     two.ports.reverse();
     assert_eq!(changed(&label, &two, None), Vec::<String>::new());
+}
+
+/// Each setting with what sets it, and the field that is recorded of it.
+type Setting = (&'static str, fn(&mut ContainerSpec));
+
+const SETTINGS: [Setting; 36] = [
+    ("container.addHosts", |spec| spec.add_hosts = vec!["a:1.2.3.4".into()]),
+    ("container.capAdd", |spec| {
+        let _ = spec.security.cap_add.insert("NET_ADMIN".into());
+    }),
+    ("container.capDrop", |spec| {
+        let _ = spec.security.cap_drop.insert("ALL".into());
+    }),
+    ("container.command", |spec| spec.command = Some(vec!["other".into()])),
+    ("container.devices", |spec| spec.security.devices.push("/dev/fuse".into())),
+    ("container.dns", |spec| spec.network.dns.push("1.1.1.1".parse().unwrap())),
+    ("container.entrypoint", |spec| spec.entrypoint = Some(Vec::new())),
+    ("container.env.MORE", |spec| drop(spec.env.insert("MORE".into(), "1".into()))),
+    ("container.groupAdd", |spec| spec.process.groups.push("video".into())),
+    ("container.healthcheck.test", |spec| spec.no_healthcheck = true),
+    ("container.hostname", |spec| spec.network.hostname = Some("coder".into())),
+    ("container.init", |spec| spec.process.init = true),
+    ("container.labels.team", |spec| drop(spec.labels.insert("team".into(), "a".into()))),
+    ("container.logging.driver", |spec| spec.logging.driver = Some(LogDriver::None)),
+    ("container.logging.maxSize", |spec| spec.logging.max_size = Some(1 << 20)),
+    ("container.mounts[/data]", |spec| spec.mounts[0].selinux = Some(Relabel::Private)),
+    ("container.mounts[/tmp]", |spec| {
+        spec.mounts.push(Mount::new(MountSource::Tmpfs { size: Some(1 << 20), mode: None }, "/tmp", false));
+    }),
+    ("container.networks", |spec| spec.network.mode = NetworkMode::Host),
+    ("container.networks.demo-net", |spec| {
+        spec.network.mode = NetworkMode::Networks([("demo-net".to_owned(), Attachment::default())].into());
+    }),
+    ("container.noNewPrivileges", |spec| spec.security.no_new_privileges = true),
+    ("container.ports", |spec| spec.ports[0].host_port = 0),
+    ("container.privileged", |spec| spec.security.privileged = true),
+    ("container.readOnlyRoot", |spec| spec.security.read_only_root = true),
+    ("container.resources.cpus", |spec| spec.resources.cpus = Some(Cpus(1500))),
+    ("container.resources.cpuset", |spec| spec.resources.cpuset = Some("0".into())),
+    ("container.resources.memory", |spec| spec.resources.memory.limit = Some(1 << 30)),
+    ("container.resources.pids", |spec| spec.resources.pids = Some(i64::MAX)),
+    ("container.resources.shm", |spec| spec.resources.shm = Some(1 << 20)),
+    ("container.restart", |spec| spec.restart = RestartPolicy::OnFailureAtMost(3)),
+    ("container.securityOpt", |spec| spec.security.options.push("label=disable".into())),
+    ("container.stopSignal", |spec| spec.process.stop_signal = Signal::parse("INT")),
+    ("container.stopTimeout", |spec| spec.process.stop_timeout = Some(Duration::from_secs(3))),
+    ("container.sysctls.net.core.somaxconn", |spec| {
+        drop(spec.process.sysctls.insert("net.core.somaxconn".into(), "9".into()));
+    }),
+    ("container.ulimits.nofile", |spec| {
+        let _ = spec.process.ulimits.insert("nofile".into(), Ulimit { soft: 1, hard: 2 });
+    }),
+    ("container.user", |spec| spec.process.user = Some("1000".into())),
+    ("container.workingDir", |spec| spec.process.working_dir = Some("/srv".into())),
+];
+
+#[test]
+fn each_setting_is_a_field_of_its_own() {
+    let before = CanonicalSpec::new(&spec(), &image(), None, &key(1));
+    for (field, set) in SETTINGS {
+        let mut edited = spec();
+        set(&mut edited);
+        assert_ne!(edited, spec(), "{field}");
+        assert_eq!(changed(&before, &edited, None), [field], "set");
+        let after = CanonicalSpec::new(&edited, &image(), None, &key(1));
+        let read = CanonicalSpec::from_label(&after.to_label()).unwrap();
+        assert_eq!(changed(&read, &edited, None), Vec::<String>::new(), "{field} as it was");
+        assert_eq!(changed(&read, &spec(), None), [field], "gone again");
+    }
+}
+
+/// What the first version of the record kept of a container, byte by byte, is what this one keeps of the same.
+#[test]
+fn a_container_of_an_older_build_is_not_recreated() {
+    const FIRST: &str = r#"{"fields":{"container.command":["serve"],"container.env.HOME":"/home/node","container.mounts[/data]":"/srv:ro","container.ports":["127.0.0.1:8080:80/tcp"],"container.restart":"unless-stopped","image":"ghcr.io/a/a:1"},"key":"00000000"}"#;
+    let mut older = spec();
+    older.env.remove("TOKEN");
+    let read = CanonicalSpec::from_label(FIRST).unwrap();
+    let changes = read.changes(1, &older, &image(), &key(1), None);
+    assert_eq!(changes, []);
 }

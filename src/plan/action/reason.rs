@@ -31,6 +31,10 @@ pub enum Reason {
     ImageUntagged,
     /// It is not known which image the tarball holds.
     ImageUnknown,
+    /// There is no such network or volume.
+    SharedMissing,
+    /// The network or volume is somebody else's.
+    SharedForeign,
     /// There is no such container.
     ContainerMissing,
     /// It could not be looked at.
@@ -123,7 +127,8 @@ impl fmt::Display for Reason {
             Reason::ImageMissing => "the image is not there",
             Reason::ImageUntagged => "the image has lost its tag",
             Reason::ImageUnknown => "it is not known yet which image the tarball holds",
-            Reason::ContainerMissing => "it does not exist",
+            Reason::SharedMissing | Reason::ContainerMissing => "it does not exist",
+            Reason::SharedForeign => "it is somebody else's",
             Reason::NotSeen => "it cannot be observed",
             Reason::NotRunning(phase) => return write!(f, "it {phase}"),
             Reason::Unhealthy => "it is unhealthy",

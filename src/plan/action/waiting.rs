@@ -149,6 +149,16 @@ pub enum WaitingOn {
         /// Which.
         agent: AgentName,
     },
+    /// A network that another step makes.
+    Network {
+        /// Its name in the engine.
+        name: String,
+    },
+    /// A volume that another step makes.
+    Volume {
+        /// Its name in the engine.
+        name: String,
+    },
     /// The workspace that it is to work in.
     Workspace {
         /// Of which agent.
@@ -183,6 +193,8 @@ impl WaitingOn {
                 "vm"
             }
             WaitingOn::AgentReady { .. } => "agent",
+            WaitingOn::Network { .. } => "network",
+            WaitingOn::Volume { .. } => "volume",
             WaitingOn::Workspace { .. } => "workspace",
             WaitingOn::AdHocSession { .. } => "session",
             WaitingOn::Precondition { .. } => "precondition",
@@ -210,6 +222,8 @@ impl WaitingOn {
             WaitingOn::AgentReady { .. } => FailureKind::NotReady,
             WaitingOn::Workspace { .. } => FailureKind::Workspace,
             WaitingOn::Artifact { .. }
+            | WaitingOn::Network { .. }
+            | WaitingOn::Volume { .. }
             | WaitingOn::Transition { .. }
             | WaitingOn::Down { .. }
             | WaitingOn::Sight { .. } => FailureKind::Unknown,
@@ -238,6 +252,8 @@ impl WaitingOn {
             | WaitingOn::Made { .. }
             | WaitingOn::Answer { .. }
             | WaitingOn::AgentReady { .. }
+            | WaitingOn::Network { .. }
+            | WaitingOn::Volume { .. }
             | WaitingOn::Workspace { .. }
             | WaitingOn::Transition { .. } => false,
         }
@@ -284,6 +300,8 @@ impl fmt::Display for WaitingOn {
             WaitingOn::Answer { instance, why } => write!(f, "once Podman in VM `{instance}` answers: {why}"),
             WaitingOn::ForeignVm { instance, whose } => write!(f, "VM `{instance}` exists and {whose}"),
             WaitingOn::UnderWay { by } => write!(f, "under way: {by} does it"),
+            WaitingOn::Network { name } => write!(f, "once network `{name}` is there"),
+            WaitingOn::Volume { name } => write!(f, "once volume `{name}` is there"),
             WaitingOn::AgentReady { agent } => write!(f, "once agent `{agent}` is ready"),
             WaitingOn::Workspace { agent, name } => write!(f, "once workspace `{agent}/{name}` is prepared"),
             WaitingOn::AdHocSession { session } => {

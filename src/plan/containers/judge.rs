@@ -2,7 +2,7 @@
 
 use crate::model::redact::HIDDEN;
 use crate::model::{
-    Agent, CanonicalSpec, ContainerState, Desired, FieldChange, ImageRef, Owner, PortRange, SPEC_VERSION,
+    Agent, CanonicalSpec, ContainerState, Desired, FieldChange, ImageRef, Owner, Port, PortRange, SPEC_VERSION,
 };
 use crate::plan::Reason;
 use crate::plan::images::ImageFor;
@@ -82,8 +82,15 @@ fn ports_change(agent: &Agent, container: &ContainerState, changes: &mut Vec<Fie
             .then(|| format!("[{}]", ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
     };
     let from = PortRange::merged(container.ports.iter().cloned());
-    let to = PortRange::merged(agent.container.ports.iter().cloned().map(PortRange::from));
+    let to =
+        PortRange::merged(agent.container.ports.iter().map(|port| PortRange::from(chosen(port, &container.ports))));
     if from != to {
         changes.push(FieldChange { field: "container.ports".to_owned(), from: shown(&from), to: shown(&to) });
     }
+}
+
+/// A wanted port with the host port that Podman chose for it, where it was to choose.
+fn chosen(wanted: &Port, there: &[PortRange]) -> Port {
+    let chosen = there.iter().filter(|_| wanted.host_port == 0).find_map(|range| range.host_port_of(wanted));
+    Port { host_port: chosen.unwrap_or(wanted.host_port), ..wanted.clone() }
 }

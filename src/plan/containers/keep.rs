@@ -405,7 +405,7 @@ fn replacement(
 /// Whether a container that should run does not.
 fn is_down(agent: &Agent, container: &ContainerState) -> bool {
     let ended = match container.phase {
-        Phase::Exited { code } => !stays_ended(agent.container.restart, code),
+        Phase::Exited { code } => !stays_ended(agent.container.restart, container.restarts, code),
         Phase::Paused => true,
         _ => false,
     };

@@ -235,7 +235,7 @@ fn was_disturbed(cause: &ActError, restart: Option<RestartPolicy>, first_end: Op
         // Podman restarts what ends by itself, and leaves down what somebody stopped or killed through it.
         Ending::Exited(code) | Ending::ExitedAfter(code, _) => {
             let is_stop = is_kill(*code) || *code == 0;
-            is_stop && restart.is_some_and(|policy| !stays_ended(policy, *code)) && failures < DISTURBED
+            is_stop && restart.is_some_and(|policy| !stays_ended(policy, None, *code)) && failures < DISTURBED
         }
         Ending::Restarts => first_end.is_some_and(is_kill) && failures < DISTURBED,
     }

@@ -9,7 +9,8 @@ use crate::act::ended;
 use crate::backend::{EngineEvent, EventKind};
 use crate::broken::Broken;
 use crate::model::{
-    AgentName, AgentState, ContainerName, Guest, Health, Observed, Phase, Reach, Route, Seen, Text, Transport,
+    AgentName, AgentState, ContainerName, Guest, Health, Observed, Phase, Reach, RestartPolicy, Route, Seen, Text,
+    Transport,
 };
 use crate::plan::{Action, Lane, Plan, Policy, Reason, Step, StepKey, WaitingOn, plan, plan_down};
 use crate::readiness::{AgentHealth, CheckedBy, checked_by, steady_after, unready};
@@ -55,8 +56,8 @@ impl CrashLoopStops {
 impl Core {
     /// What is planned for an observation: all of it, and what may be acted on while some of it is backing off.
     fn planned(&self, observed: &Observed, now: Now) -> (Plan, Option<Plan>) {
-        if let Goal::Gone { vm } = self.goal() {
-            return (plan_down(&self.desired, observed, vm), None);
+        if let Goal::Gone(what) = self.goal() {
+            return (plan_down(&self.desired, observed, what), None);
         }
         if Broken::UnknownIsAbsent.is_in() && observed.guest.unknown().is_some() {
             let blind = Observed { guest: Seen::Present(Guest::default()), ..observed.clone() };
@@ -117,7 +118,7 @@ impl Core {
         self.notice_route(&observed);
         self.unready = match self.goal() {
             Goal::Wanted => unready(&self.desired, &observed, &plan, &self.policy, self.steady()),
-            Goal::Gone { .. } => Vec::new(),
+            Goal::Gone(_) => Vec::new(),
         };
         self.observed_from = worth.began;
         self.judge_what_was_started(&observed);
@@ -273,10 +274,12 @@ impl Core {
             return;
         }
         let mut agents = self.desired.agents.iter();
-        let Some((agent, _)) = agents.find(|(_, agent)| agent.container.name == name) else { return };
+        let Some((agent, wanted)) = agents.find(|(_, agent)| agent.container.name == name) else { return };
         // Our own doing, or a successor's end.
         if self.in_flight.get(&Lane::Agent(agent.clone())).is_some() {
             self.crash_loop_stops.first_ends.entry(agent.clone()).or_insert(code);
+        } else if matches!(wanted.container.restart, RestartPolicy::OnFailureAtMost(_)) {
+            // Podman ends its loop by itself, and it is to stay so then.
         } else if self.crash_loops.ended(agent, code, now.at) {
             self.crash_loop_stops.to_stop.insert(agent.clone(), code);
         }

@@ -7,8 +7,8 @@ use super::{Cause, Draft, View};
 use crate::act::{ActError, Done, LastWords};
 use crate::backend::{EngineEvent, InAgent};
 use crate::model::{AgentName, ContainerId, Desired, Health, HealthCheck, Observed, Rollouts};
-use crate::observe::Published;
-use crate::plan::{Action, Lane, Policy, Step};
+use crate::observe::{Depth, Published};
+use crate::plan::{Action, Lane, Policy, Step, Takedown};
 use crate::reconcile::run::{Event, Revision};
 use crate::reconcile::{Awaited, Refusal};
 
@@ -35,8 +35,8 @@ pub(in crate::reconcile) struct RequestId(pub u64);
 pub(in crate::reconcile) enum Goal {
     /// What is desired.
     Wanted,
-    /// Nothing of the state file is left; with `vm`, no virtual machine either.
-    Gone { vm: bool },
+    /// Nothing of the state file is left.
+    Gone(Takedown),
 }
 
 /// How long it goes on.
@@ -150,9 +150,9 @@ pub(in crate::reconcile) struct Checked {
 /// What is to be done.
 #[derive(Debug)]
 pub(in crate::reconcile) enum Effect {
-    /// Observe the world, and whether the `sources` of workspaces changed. Of the steps to recheck it is to be seen whether what they
+    /// Observe the world. Of the steps to recheck it is to be seen whether what they
     /// failed of is over.
-    Observe { desired: Arc<Desired>, published: Arc<Published>, recheck: Vec<(Cause, Action)>, sources: bool },
+    Observe { desired: Arc<Desired>, published: Arc<Published>, recheck: Vec<(Cause, Action)>, depth: Depth },
     /// An observation was planned for, and this asked for it.
     Planned { asked_by: String, ready: usize, waiting: usize, took: Duration },
     /// Take a step.

@@ -40,7 +40,7 @@ use super::run::{Event, Revision, Trigger};
 use crate::backend::EventKind;
 use crate::broken::Broken;
 use crate::model::{AgentName, ContainerId, Desired, Reach, Rollouts};
-use crate::observe::Published;
+use crate::observe::{Depth, Published};
 use crate::plan::{Action, Lane, Plan, Policy};
 use crate::readiness::Unready;
 use crate::rollouts::quarantined;
@@ -113,7 +113,7 @@ impl Core {
     pub(super) fn new(terms: Terms, revision: Revision, now: Now) -> Self {
         let Revision { desired, error } = revision;
         let (manifest, resync) = match terms.mode {
-            Mode::Once { goal: Goal::Gone { .. }, .. } => (None, None),
+            Mode::Once { goal: Goal::Gone(_), .. } => (None, None),
             Mode::Once { timeout, .. } => (Some(now.at + timeout), None),
             Mode::Forever { resync } => (Some(now.at + FIRST_MANIFEST), Some(resync)),
         };
@@ -230,9 +230,10 @@ impl Core {
     /// Begins what is due, and says when to be woken.
     fn proceed(&mut self, now: Now) {
         if self.may_observe(now) && self.observing.begin(now.at) {
-            let sources = self.looks_at_sources(now);
+            let shared = matches!(self.goal(), Goal::Gone(what) if what.volumes);
+            let depth = Depth { sources: self.looks_at_sources(now), shared };
             self.effects.push(Effect::Observe {
-                sources,
+                depth,
                 desired: self.desired.clone(),
                 published: self.manifest.published().clone(),
                 recheck: self.backoff.to_recheck(),

@@ -237,7 +237,7 @@ impl Core {
     fn manifest_fault(&self) -> Option<ManifestFault> {
         match self.goal() {
             Goal::Wanted => self.manifest.published().fault.clone(),
-            Goal::Gone { .. } => None,
+            Goal::Gone(_) => None,
         }
     }
 }

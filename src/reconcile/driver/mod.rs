@@ -240,11 +240,11 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
     fn perform(&mut self, effect: Effect) {
         let Context { world, reporter, journal, scratch, is_alone, .. } = self.outside;
         match effect {
-            Effect::Observe { desired, published, recheck, sources } => {
+            Effect::Observe { desired, published, recheck, depth } => {
                 let is_local = self.outside.options.patience.local;
                 self.observing = Some(Box::pin(async move {
                     let is_alone = is_alone(&desired);
-                    let observed = observe_with(world, &desired, &published, sources).await;
+                    let observed = observe_with(world, &desired, &published, depth).await;
                     scratch.record(&observed).await;
                     let is_over = |action: &_| is_local && obstacle(action).is_none();
                     let cleared = recheck.into_iter().filter(|(_, action)| is_over(action)).map(|(cause, _)| cause);

@@ -12,8 +12,8 @@ use crate::backend::{
     ImageFacts, LogLines, LogRequest, Look, Progress, Routing, TermSize, lima,
 };
 use crate::model::{
-    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, Ownership, Reach, Route,
-    VmMount, VmPhase, VmState,
+    ContainerId, ContainerName, ContainerState, Create, Guest, ImageId, ImageRef, Images, MakeNetwork, MakeVolume,
+    Ownership, Reach, Route, SharedState, VmMount, VmPhase, VmState,
 };
 
 /// How long a command that is about to end waits for the repair of Lima's connection.

@@ -97,13 +97,8 @@ fn what_podman_repeats_of_a_secret_is_hidden() {
 #[test]
 fn a_container_in_podmans_words() {
     let spec = crate::model::ContainerSpec {
-        name: ContainerName::new("a").unwrap(),
         command: Some(["-x", "it's"].map(Text::plain).into()),
-        env: Default::default(),
-        mounts: vec![
-            Mount { source: Text::plain("/s"), target: "/t".into(), read_only: true },
-            Mount { source: Text::plain("/a,\"b"), target: "/u".into(), read_only: false },
-        ],
+        mounts: vec![Mount::bind(Text::plain("/s"), "/t", true), Mount::bind(Text::plain("/a,\"b"), "/u", false)],
         ports: [("0.0.0.0", 1, Protocol::Tcp), ("127.0.0.1", 2, Protocol::Udp), ("::1", 3, Protocol::Tcp)]
             .map(|(host_ip, host_port, protocol)| Port {
                 host_ip: host_ip.into(),
@@ -114,9 +109,7 @@ fn a_container_in_podmans_words() {
             .into(),
         restart: crate::model::RestartPolicy::Always,
         add_hosts: ["host.containers.internal:host-gateway", "d:host-gateway"].map(Text::plain).into(),
-        healthcheck: None,
-        no_healthcheck: false,
-        hidden_ports: Default::default(),
+        ..crate::model::ContainerSpec::new(ContainerName::new("a").unwrap())
     };
     let image = crate::model::ImageRef::new("localhost/a:1").unwrap();
     let mut create = Create {
@@ -166,7 +159,13 @@ fn a_container_in_podmans_words() {
         (words(&["/a b"]), r#"["CMD-SHELL","'/a b'"]"#),
     ] {
         let second = Duration::from_secs(1);
-        let check = HealthCheck { test, interval: second, timeout: second, retries: 3, start_period: Duration::ZERO };
+        let check = HealthCheck {
+            test,
+            interval: second,
+            timeout: second,
+            retries: 3,
+            ..HealthCheck::new(HealthTest::Shell("".into()))
+        };
         create.spec.healthcheck = Some(check);
         let words = create::words(&create, None, None);
         let at = words.iter().position(|word| word == "--health-cmd").unwrap();

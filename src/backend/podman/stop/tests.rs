@@ -67,7 +67,7 @@ impl Lifecycle for Restless {
     }
 
     async fn stoppable(&self, _: &ContainerId) -> Result<Option<Stoppable>, EngineError> {
-        Ok(Some(Stoppable { state: self.seen(), signal: "15".into(), timeout: Duration::ZERO }))
+        Ok(Some(Stoppable { state: self.seen(), signal: "15".into(), timeout: None }))
     }
 
     async fn stop_once(&self, _: &ContainerId, _: Duration) -> Result<(), EngineError> {

@@ -105,18 +105,7 @@ async fn removing_a_container_leaves_its_volumes() {
 }
 
 fn secretive(secret: &str) -> Create {
-    let mut spec = ContainerSpec {
-        name: ContainerName::new("a").unwrap(),
-        command: None,
-        env: BTreeMap::new(),
-        mounts: vec![],
-        ports: vec![],
-        restart: RestartPolicy::No,
-        add_hosts: vec![],
-        healthcheck: None,
-        no_healthcheck: false,
-        hidden_ports: Default::default(),
-    };
+    let mut spec = ContainerSpec { restart: RestartPolicy::No, ..ContainerSpec::new(ContainerName::new("a").unwrap()) };
     spec.env.insert("TOKEN".into(), Text::sensitive(secret));
     let image = ImageRef::new("localhost/a:1").unwrap();
     Create { name: spec.name.clone(), image, image_id: None, spec, labels: BTreeMap::new(), volumes: Vec::new() }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::model::ids::clean;
 use crate::model::labels::{self};
+use crate::model::spec::{Cpus, Memory, OnUnhealthy, Resources};
 use crate::model::{
     CheckResult, Health, HealthCheck, HealthTest, Live, Phase, Port, PortRange, Protocol, Text, Volume,
 };
@@ -87,6 +88,8 @@ pub(super) fn health_check(config: &Value) -> Option<HealthCheck> {
         timeout: nanoseconds("Timeout").unwrap_or(HealthCheck::TIMEOUT),
         retries: int(config, "Retries").and_then(|told| u32::try_from(told).ok()).filter(|told| *told > 0).unwrap_or(3),
         start_period: nanoseconds("StartPeriod").unwrap_or_default(),
+        start_interval: None,
+        on_failure: OnUnhealthy::default(),
     })
 }
 
@@ -152,6 +155,26 @@ pub(super) fn inspected_ports(bindings: Option<&Value>) -> Vec<PortRange> {
         }
     }
     PortRange::merged(found)
+}
+
+/// Of a `HostConfig`, the limits. What is 0 or missing is not limited; `PidsLimit` is Podman's own choice where nobody gave one.
+pub(super) fn resources(host: &Value) -> Resources {
+    let positive = |field: &str| int(host, field).filter(|value| *value > 0);
+    let bytes = |field: &str| positive(field).and_then(|bytes| u64::try_from(bytes).ok());
+    let nanos = positive("NanoCpus").map(|nanos| nanos / 1_000_000);
+    let quota = || Some(positive("CpuQuota")?.checked_mul(1000)? / positive("CpuPeriod")?);
+    let thousandths = nanos.or_else(quota).and_then(|cpus| u32::try_from(cpus).ok());
+    let unlimited = |field: &str| int(host, field) == Some(-1);
+    Resources {
+        cpus: thousandths.map(Cpus),
+        cpuset: text(host, "CpusetCpus").filter(|set| !set.is_empty()).map(str::to_owned),
+        memory: Memory {
+            limit: bytes("Memory"),
+            swap: if unlimited("MemorySwap") { Some(u64::MAX) } else { bytes("MemorySwap") },
+        },
+        pids: if unlimited("PidsLimit") { Some(i64::MAX) } else { positive("PidsLimit") },
+        shm: bytes("ShmSize"),
+    }
 }
 
 pub(super) fn live(answer: &Value, config: &Value, host: &Value) -> Live {
