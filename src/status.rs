@@ -209,6 +209,9 @@ pub struct ContainerStatus {
     pub started_at: Option<String>,
     /// How often Podman has restarted it since it was last started by hand; null where that was not looked at.
     pub restarts: Option<u32>,
+    /// The ports it publishes, as `127.0.0.1:8080:80/tcp`; what came from the environment is hidden.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
 }
 
 /// An image.

@@ -19,6 +19,8 @@ mod declared;
 mod disks;
 #[path = "apply/failures.rs"]
 mod failures;
+#[path = "apply/generated.rs"]
+mod generated;
 #[path = "apply/hidden.rs"]
 mod hidden;
 #[path = "apply/images.rs"]
@@ -58,6 +60,8 @@ mod secrets;
 mod server;
 #[path = "apply/sessions.rs"]
 mod sessions;
+#[path = "apply/settings.rs"]
+mod settings;
 mod support;
 #[path = "apply/terminal.rs"]
 mod terminal;

@@ -46,11 +46,14 @@ record! {
         required runtime "runtime": RuntimeDoc,
         /// Volumes that agents mount, by name. Each is made when it is needed, as `<name>-<volume>` in Podman, and removed by
         /// `down --volumes` alone.
-        #[schemars(extend("examples" = [{"data": {}}]))]
+        #[schemars(extend("propertyNames" = {"pattern": ENGINE_NAME}, "examples" = [{"data": {}}]))]
         optional volumes "volumes": Table<VolumeDoc>,
         /// Networks that agents are on, by name. Each is made when it is needed, as `<name>-<network>` in Podman. Agents that
         /// name none are on `default`, where it is among them.
-        #[schemars(extend("examples" = [{"default": {}}]))]
+        #[schemars(extend(
+            "propertyNames" = {"pattern": ENGINE_NAME, "not": {"enum": ["none", "host"]}},
+            "examples" = [{"default": {}}]
+        ))]
         optional networks "networks": Table<NetworkDoc>,
         /// The agents by name. A name is a DNS label.
         #[schemars(extend(
@@ -70,6 +73,9 @@ const SHA256: &str = r"^[0-9a-fA-F]{64}$|\$\{env:";
 /// A DNS label, for schemas.
 pub(super) const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
+/// A name in Podman, for schemas.
+const ENGINE_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*$";
+
 /// The name of a session, for schemas.
 const SESSION_NAME: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
 
@@ -84,7 +90,7 @@ const REPOSITORY: &str = r"^([A-Za-z0-9.:\[\]-]+/)?[a-z0-9][a-z0-9._/-]*$|\$\{en
 
 record! {
     /// A volume.
-    #[schemars(rename = "Volume")]
+    #[schemars(rename = "Volume", extend("type" = ["object", "null"]))]
     VolumeDoc {
         /// Whether it is somebody else's: then it must be there, and is never made or removed.
         #[schemars(extend("default" = false, "examples" = [true]))]
@@ -106,7 +112,7 @@ record! {
 
 record! {
     /// A network.
-    #[schemars(rename = "Network")]
+    #[schemars(rename = "Network", extend("type" = ["object", "null"]))]
     NetworkDoc {
         /// Whether it is somebody else's: then it must be there, and is never made or removed.
         #[schemars(extend("default" = false, "examples" = [true]))]

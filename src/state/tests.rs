@@ -233,7 +233,9 @@ fn a_secret_beside_a_problem_is_masked() {
     for text in [
         agent("container: {env: {TOKEN: canary, A: }}"),
         agent("container:\n  env: {A: , TOKEN: \"canary\", B: ok}"),
-        agent("container:\n  env:\n    - API_KEY=canary"),
+        agent("container:\n  env: [API_KEY=canary, NOTHING]"),
+        agent("container:\n  env:\n    - API_KEY=canary\n    - 2A=x"),
+        agent("container:\n  env:\n    - API_KEY=canary\n   - A=1"),
         agent("container:\n  env:\n    DB_PASSWORD: canary\n   bad: 1"),
         agent("container:\n  env:\n    PRIVATE_KEY: |\n      canary one\n\tcanary two: x\n"),
         agent("container:\n  env:\n    TOKEN: &t canary\n    TOKEN: *t"),

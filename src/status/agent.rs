@@ -9,10 +9,11 @@ use super::{
 };
 use crate::act::failed_check_in_words;
 use crate::handles::word;
+use crate::model::redact::HIDDEN;
 use crate::model::wanted::resolve_artifact;
 use crate::model::{
     Agent, AgentName, AgentState, ContainerName, ContainerState, Desired, FailureKind, Guest, ImageSource, Observed,
-    Owner, Phase, Seen,
+    Owner, Phase, PortRange, Seen,
 };
 use crate::plan::{ActionKind, Note, Plan, Reason, Step, Waiting, WaitingOn};
 use crate::readiness::{AgentHealth, agent_health, checked_by};
@@ -115,6 +116,7 @@ pub(super) fn agent_status(
             },
             started_at: container.started_at.map(rfc3339),
             restarts: container.restarts,
+            ports: ports(agent, container),
         }),
         image: found
             .map(|(_, container)| ImageStatus { id: container.image.to_string(), reference: made_from(container) }),
@@ -125,6 +127,15 @@ pub(super) fn agent_status(
         last_log: None,
         last_failure: None,
     }
+}
+
+fn ports(agent: &Agent, container: &ContainerState) -> Vec<String> {
+    let hidden = |range: &PortRange| {
+        let mut hidden = agent.container.hidden_ports.iter();
+        hidden.any(|port| range.holds(port.host_port, port.protocol) || range.host_port_of(port).is_some())
+    };
+    let shown = |range: &PortRange| if hidden(range) { HIDDEN.to_owned() } else { range.to_string() };
+    container.ports.iter().map(shown).collect()
 }
 
 /// The container that serves an agent: its own, or amid a replacement that of its predecessor.

@@ -203,6 +203,13 @@ impl Drop for World {
                 remove(&name);
             }
         }
+        for (kind, name) in [("networks", "name"), ("volumes", "Name")] {
+            let (_, all) = api("GET", &format!("/v4.0.0/libpod/{kind}/json"), b"");
+            let names = all.as_array().into_iter().flatten().map(|one| text(&one[name]));
+            for name in names.filter(|name| name.starts_with(&container)) {
+                let _ = api("DELETE", &format!("/v4.0.0/libpod/{kind}/{name}"), b"");
+            }
+        }
         let (_, all) = api("GET", "/v4.0.0/libpod/images/json", b"");
         for one in all.as_array().into_iter().flatten() {
             let names = one["Names"].as_array().cloned().unwrap_or_default();

@@ -84,7 +84,7 @@ fn excerpts_of_a_broken_file_mask_its_secrets() {
         ),
         ("  other: {version: \"1\", container: {env: {\"BAD TOKEN\": canary-env}}}\n", "a bad variable name"),
         ("  other: {version: \"1\", container: {env: {TOKEN: \"canary-env${env:\"}}}\n", "an unfinished reference"),
-        ("  other: {version: \"1\", container: {env: [TOKEN=canary-env]}}\n", "a list of variables"),
+        ("  other: {version: \"1\", container: {env: [TOKEN=canary-env, NOTHING]}}\n", "a list of variables"),
         ("  other: {version: \"${env:A_VAR}/x\"}\n", "a variable in a version"),
         ("  other: {version: \"1\", image: \"${env:A_VAR} X\"}\n", "a variable in an image"),
         ("  other: {version: \"1\", container: {name: \"${env:A_VAR} X\"}}\n", "a variable in a name"),

@@ -270,19 +270,18 @@ fn what_other_tools_have_is_not_taken_for_what_looks_like_it() {
     let digest = format!("sha256:{}", "0".repeat(64));
     let text = with_agent(&format!(
         "version: \"1\"\nimage: \"ghcr.io/acme/app:1.4@{digest}\"\nsource: registry\nports: [\"80:80\"]\ncontainer:\n  \
-         entrypoint: [node]\n  volumes: [\"./data:/data:ro\"]\n  hostname: x\n  \
+         volumes: [\"./data:/data:ro\"]\n  mem_limit: 1g\n  cgroup_parent: x\n  \
          mounts: [\"./data:/data:ro\", \"gateway-data:/var/lib\"]\n"
     ));
     let said = said(&sandbox, &text);
     for words in [
         &format!("write `image: ghcr.io/acme/app` and `version: \"{digest}\"`"),
-        "the entrypoint is always the image's and cannot be set",
-        "directories and files of the host stand under `mounts`, like `mounts: [{source: ./data, target: /data",
-        "`hostname` cannot be set",
+        "write `mounts`, like `mounts: [{source: ./data, target: /data",
+        "write it under `resources`, like `resources: {cpus: 1.5",
+        "`cgroup_parent` cannot be set",
         "`ports` stands under `container`",
-        "write `{source: ./data, target: /data, readOnly: true}`",
-        "names a volume in Compose: there are no named volumes",
-        "write `{source: ./gateway-data, target: /var/lib}`",
+        "there is no volume `gateway-data` among the top-level `volumes`",
+        "write `volumes: {gateway-data: {}}` at the top of the file, or `./gateway-data:/var/lib` for the directory beside it",
     ] {
         assert!(said.contains(words), "`{words}` is missing: {said}");
     }
@@ -367,8 +366,10 @@ fn all_ports_there_are_end_in_an_error_or_a_plan() {
     }
     sandbox.write("shared.yaml", shared);
     for verb in ["validate", "plan"] {
-        let ranges =
-            sandbox.run(format!("-f s.yaml {verb}")).expect(65).says("`1-65535` is a range: list each port by itself");
+        let ranges = sandbox
+            .run(format!("-f s.yaml {verb}"))
+            .expect(65)
+            .says("`1-65535` is a range of 65535 ports: at most 1000 can be published at once");
         let lists = sandbox.run(format!("-f shared.yaml {verb}")).expect(65);
         for outcome in [ranges, lists] {
             // A debug build on a busy machine: far from what it takes, and far below what going through all would.

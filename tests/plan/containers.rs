@@ -148,7 +148,7 @@ fn a_label_of_a_newer_build_is_waited_on_and_an_unreadable_one_replaced() {
     };
     unreadable(SPEC_VERSION).plans(&["replace container `demo-a`: its spec label cannot be read"]);
     unreadable(9).plans(&[
-        "later replaceContainer `demo-a`: its spec label cannot be read, unknown until it can be observed: a newer steadfast made it (spec version 9, this build knows 1)",
+        "later replaceContainer `demo-a`: its spec label cannot be read, unknown until it can be observed: a newer steadfast made it (spec version 9, this build knows 2)",
     ]);
 }
 

@@ -201,7 +201,7 @@ impl Words for Propagation {
 
 record! {
     /// How an agent is on one network.
-    #[schemars(rename = "Attachment")]
+    #[schemars(rename = "Attachment", extend("type" = ["object", "null"]))]
     AttachmentDoc {
         /// Further names under which others of the network find it, beside the agent's own.
         #[schemars(extend("examples" = [["api"]]))]

@@ -144,6 +144,8 @@ fn a_container_in_podmans_words() {
         "d:10.0.0.1",
         "--stop-timeout",
         "10",
+        "--log-opt",
+        "max-size=10485760b",
         "--",
         "localhost/a:1",
         "-x",
