@@ -27,6 +27,11 @@ pub mod act;
 pub mod backend;
 mod backoff;
 mod brief;
+#[cfg(feature = "fake")]
+pub mod broken;
+#[cfg(not(feature = "fake"))]
+#[allow(unreachable_pub, reason = "only tests put faults in")]
+mod broken;
 pub mod cli;
 pub mod control;
 pub mod error;
@@ -38,10 +43,12 @@ mod inside;
 pub mod model;
 mod mutex;
 pub mod observe;
+mod overrides;
 pub mod plan;
 pub mod publish;
 pub mod readiness;
 pub mod reconcile;
+pub mod rollouts;
 mod service;
 pub mod session;
 mod sizes;

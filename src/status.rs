@@ -172,11 +172,24 @@ impl AgentStatus {
 pub struct DesiredStatus {
     /// `running`, `stopped` or `absent`.
     pub state: String,
-    /// The version as the file says it.
+    /// The version: the state file's, or the one that somebody went back to.
     pub version: String,
+    /// That somebody went back to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackStatus>,
     /// It is only observed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
+}
+
+/// That somebody went back to an earlier version than the state file says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackStatus {
+    /// The version that the state file says.
+    pub state_file_version: String,
+    /// Since when (RFC 3339).
+    pub since: String,
 }
 
 /// A container.

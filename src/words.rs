@@ -159,8 +159,8 @@ mod tests {
             "manifestFetch manifestInvalid manifest untrusted trustRecord download digestMismatch sizeMismatch noSpace damaged \
              otherImage escapes io limactlMissing limactlRoot limactlTooOld noInstance vmNotReady vmBusy vm notFound conflict \
              timeout permissionDenied transportUnavailable apiError commandFailed unknown mountSource network volume imageMissing \
-             architecture endedAtOnce unhealthy rolledBack rollBackFailed session workspace interrupted nonConvergent crashLoop \
-             failed notReady",
+             architecture endedAtOnce unhealthy rolledBack rollBackFailed quarantined session workspace interrupted \
+             nonConvergent crashLoop failed notReady",
             JSON,
         );
         are(
@@ -180,7 +180,7 @@ mod tests {
         are(
             ConditionReason::ALL,
             "Converged CrashLoop Failed Downloading LoadingImage VmStarting SocketUnreachable BackingOff NonConvergent \
-             RolledBack Pending Blocked Restarted Starting Unhealthy Session Replacing Suspended Unknown",
+             RolledBack QuarantinedDigest Pending Blocked Restarted Starting Unhealthy Session Replacing Suspended Unknown",
             JSON,
         );
         are(SessionWord::ALL, "running backingOff exited lost absent unknown", JSON);

@@ -53,6 +53,8 @@ mod published;
 mod registry;
 #[path = "apply/requests.rs"]
 mod requests;
+#[path = "apply/rollouts.rs"]
+mod rollouts;
 #[path = "apply/secrets.rs"]
 mod secrets;
 #[path = "cache/server.rs"]

@@ -97,6 +97,16 @@ pub enum ActError {
         /// Its last log lines.
         log: String,
     },
+    /// The time was up before a container had proved itself. That says nothing against it.
+    #[error("container `{container}` is not healthy: {why}{}", tail(log))]
+    OutOfTime {
+        /// Which.
+        container: String,
+        /// What it had not shown by then.
+        why: String,
+        /// Its last log lines.
+        log: String,
+    },
     /// A successor failed, and its predecessor is back.
     #[error("container `{container}` was rolled back: its successor failed")]
     RolledBack {
@@ -129,6 +139,8 @@ pub enum ActError {
 pub enum Ending {
     /// With this exit code, and stayed so.
     Exited(i32),
+    /// With this exit code, after so many seconds.
+    ExitedAfter(i32, u64),
     /// Again and again: Podman restarts it each time.
     Restarts,
     /// It cannot be told.
@@ -138,7 +150,8 @@ pub enum Ending {
 impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Ending::Exited(code) => write!(f, "ended at once with exit code {code}"),
+            Ending::Exited(code) | Ending::ExitedAfter(code, 0) => write!(f, "ended at once with exit code {code}"),
+            Ending::ExitedAfter(code, seconds) => write!(f, "ended with exit code {code} after {seconds} s"),
             Ending::Restarts => f.write_str("is in a crash loop: Podman restarts it each time it exits"),
             Ending::Gone => f.write_str("disappeared as soon as it was started"),
         }
@@ -186,6 +199,7 @@ impl ActError {
             | ActError::Architecture { .. }
             | ActError::EndedAtOnce { .. }
             | ActError::Unhealthy { .. }
+            | ActError::OutOfTime { .. }
             | ActError::Interrupted => false,
             // A successor that only Podman's hiccup kept from its place deserves another try.
             ActError::RolledBack { cause, .. } | ActError::RollBackFailed { cause, .. } => {
@@ -193,6 +207,16 @@ impl ActError {
             }
         };
         if retry { Disposition::Retry } else { Disposition::NeedsUser }
+    }
+
+    /// Whether it speaks against the container that failed, rather than against what it found or who disturbed it.
+    pub fn speaks_against_it(&self) -> bool {
+        match self {
+            ActError::EndedAtOnce { .. } | ActError::Unhealthy { .. } => true,
+            // Podman refuses to start it.
+            ActError::Engine(err) => matches!(err.kind, EngineErrorKind::ApiError | EngineErrorKind::CommandFailed),
+            _ => false,
+        }
     }
 
     /// What a registry is to blame for, where that is why.
@@ -216,7 +240,7 @@ impl ActError {
             ActError::NoRoom { .. } => FailureKind::NoSpace,
             ActError::Architecture { .. } => FailureKind::Architecture,
             ActError::EndedAtOnce { .. } => FailureKind::EndedAtOnce,
-            ActError::Unhealthy { .. } => FailureKind::Unhealthy,
+            ActError::Unhealthy { .. } | ActError::OutOfTime { .. } => FailureKind::Unhealthy,
             ActError::RolledBack { .. } => FailureKind::RolledBack,
             ActError::RollBackFailed { .. } => FailureKind::RollBackFailed,
             ActError::Interrupted => FailureKind::Interrupted,

@@ -99,7 +99,8 @@ fn verdict(seen: Option<ContainerState>) -> Option<Verdict> {
 }
 
 /// Waits like [`wait_until_healthy`] where there is a check, and takes anything but health for an error, with what the
-/// check printed and the last lines of the container's log. `check` is the state file's, or the one its image brings.
+/// check printed and the last lines of the container's log, where it is known by `spec` what must not be shown of them. `check`
+/// is the state file's, or the one its image brings.
 ///
 /// # Errors
 /// When it ended, went away, or did not become healthy.
@@ -107,26 +108,38 @@ pub async fn become_healthy<E: Engine>(
     engine: &E,
     id: &ContainerId,
     name: &str,
-    spec: &ContainerSpec,
+    spec: Option<&ContainerSpec>,
     check: Option<&HealthCheck>,
     patience: Duration,
 ) -> Result<(), ActError> {
     let Some(check) = check else { return Ok(()) };
+    let last_lines = async || match spec {
+        Some(spec) => last_lines(engine, id, spec).await,
+        None => String::new(),
+    };
     let container = name.to_owned();
     let why = match wait_until_healthy(engine, id, check, patience).await? {
         Verdict::Healthy => return Ok(()),
         Verdict::Ended { code } => {
-            let log = last_lines(engine, id, spec).await;
+            let log = last_lines().await;
             return Err(ActError::EndedAtOnce { container, how: Ending::Exited(code), log });
         }
         Verdict::Unhealthy => said_by_check(engine, id, spec).await,
-        Verdict::TimedOut => "it did not become healthy in time".to_owned(),
-        Verdict::Gone => "it was stopped or removed meanwhile".to_owned(),
+        Verdict::TimedOut => {
+            let why = "it did not become healthy in time".to_owned();
+            return Err(ActError::OutOfTime { container, why, log: last_lines().await });
+        }
+        // Somebody stopped or removed it meanwhile.
+        Verdict::Gone => return Err(ActError::EndedAtOnce { container, how: Ending::Gone, log: String::new() }),
     };
-    Err(ActError::Unhealthy { container, why, log: last_lines(engine, id, spec).await })
+    Err(ActError::Unhealthy { container, why, log: last_lines().await })
 }
 
-async fn said_by_check<E: Engine>(engine: &E, id: &ContainerId, spec: &ContainerSpec) -> String {
+/// What a verdict of Podman's says at the least.
+pub(super) const CHECK_FAILED: &str = "its health check failed as often as its retries allow";
+
+async fn said_by_check<E: Engine>(engine: &E, id: &ContainerId, spec: Option<&ContainerSpec>) -> String {
+    let Some(spec) = spec else { return CHECK_FAILED.to_owned() };
     let seen = engine.inspect(id).await.ok().flatten();
     let failed = seen.and_then(|seen| seen.last_check).filter(|check| check.code != 0);
     in_words(spec, failed.as_ref())
@@ -134,7 +147,7 @@ async fn said_by_check<E: Engine>(engine: &E, id: &ContainerId, spec: &Container
 
 /// That a health check failed as often as its retries allow, with what it printed the last time.
 pub fn in_words(spec: &ContainerSpec, check: Option<&CheckResult>) -> String {
-    let failed = "its health check failed as often as its retries allow";
+    let failed = CHECK_FAILED;
     let Some(check) = check else { return failed.to_owned() };
     // Podman 4.3 keeps 1 for every exit code but 0, so that may not be its own.
     let code = if check.code > 1 { format!(" with exit code {}", check.code) } else { String::new() };

@@ -3,9 +3,11 @@
 
 mod checks;
 mod error;
+mod gate;
 mod health;
 mod inside;
 mod load;
+mod overlap;
 mod replace;
 mod slots;
 mod sure;
@@ -35,11 +37,9 @@ use crate::plan::{Action, StartMode, stays_ended};
 pub struct Patience {
     /// Time a container gets between its stop signal and KILL. Default 10 s.
     pub grace: Duration,
-    /// How long a successor must stay up before its predecessor is dropped. Default 500 ms.
+    /// What is started is looked at once more after so long. Default 500 ms.
     pub settle: Duration,
-    /// How long a successor may take to become healthy. Default 10 min.
-    pub healthy: Duration,
-    /// When it must be healthy at the latest, whenever it was started.
+    /// When a successor must have proved itself at the latest, whenever it was started.
     pub deadline: Option<Instant>,
     /// Cancelled when the user asked to stop: waits for health end there.
     pub cancel: CancellationToken,
@@ -60,7 +60,6 @@ impl Default for Patience {
         Self {
             grace: Duration::from_secs(10),
             settle: Duration::from_millis(500),
-            healthy: Duration::from_secs(600),
             deadline: None,
             cancel: CancellationToken::new(),
             undo: false,
@@ -190,19 +189,40 @@ pub async fn act<V: Vm, E: Engine + Inside, S: Store>(
         Action::StartContainer { id, name, how: StartMode::Restart, spec, .. } => {
             restart(&world.engine, id, name, spec, patience).await
         }
-        Action::StartContainer { id, name, how: StartMode::Start, previous, spec, last_start, remake } => {
+        Action::StartContainer {
+            id,
+            name,
+            how: StartMode::Start,
+            previous,
+            spec,
+            last_start,
+            remake,
+            rollout,
+            tried: _,
+        } => {
             let remake = remake.as_deref().cloned();
-            let this = replace::Startable { id: id.clone(), last_start: *last_start, remake };
-            replace::start(world, this, name, spec, previous.as_ref(), patience).await
+            let this = replace::Startable { id: id.clone(), last_start: *last_start, remake, inherits: false };
+            replace::start(world, this, name, spec, previous.as_ref(), rollout, patience).await
         }
         Action::StopContainer { id, name } => {
             stop(&world.engine, id, patience).await.map_err(|err| err.naming(id, name))?;
             Ok(Done::default())
         }
-        Action::ReplaceContainer { create, start, old, old_name, old_runs, old_ports, successor, next, aside } => {
+        Action::ReplaceContainer {
+            create,
+            start,
+            old,
+            old_name,
+            old_runs,
+            old_ports,
+            successor,
+            next,
+            aside,
+            rollout,
+        } => {
             let old = replace::Old { id: old, name: old_name, runs: *old_runs, ports: old_ports, aside };
             let successor = replace::Successor { made: successor.as_ref(), name: next };
-            replace::replace(world, create, *start, old, successor, patience).await
+            replace::replace(world, create, *start, old, successor, rollout, patience).await
         }
         Action::RemoveContainer { id, name } => {
             remove(&world.engine, id, patience).await.map_err(|err| err.naming(id, name))?;

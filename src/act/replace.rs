@@ -1,22 +1,25 @@
 //! The safe order of a replacement.
 //!
-//! Create the successor (not started) as `….next` → rename the predecessor to `….prev` and stop it → give the successor
-//! the name → start it → see that it stays up, and becomes healthy where it has a check → drop the predecessor. Killed
-//! on any line, the next pass finds the labels and finishes or starts over; failed on any line, the predecessor is put
-//! back.
+//! Create the successor (not started) as `….next` → stop the predecessor, and rename it to `….prev` → give the successor the
+//! name → start it → see that it becomes healthy where it has a check, and stays up ([`gate`]) → drop the predecessor. Where
+//! the two may overlap, the successor starts and proves itself as `….next`, and only then its predecessor is stopped. Killed
+//! on any line, the next pass finds the labels and finishes or starts over; failed on any line, the predecessor is put back,
+//! and has to prove itself too.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{
-    ActError, Done, Patience, Slot, become_healthy, checks, create_one, ended, inspect_settled, last_lines, remove,
-    stop, sure, volumes,
-};
+use super::gate::{self, Candidate};
+use super::{ActError, Done, Patience, Slot, checks, create_one, overlap, remove, stop, sure, volumes};
 use crate::backend::{Engine, EngineError, EngineErrorKind, World};
+use crate::broken::Broken;
 use crate::error::Chain;
 use crate::model::labels::PREV_SUFFIX;
-use crate::model::{ContainerId, ContainerName, ContainerSpec, Create, Phase, PortRange, Volume};
+use crate::model::{
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Create, Phase, PortRange, RestartPolicy, Rollout,
+    RolloutStrategy, Volume,
+};
 
 /// What is replaced.
 pub(super) struct Old<'a> {
@@ -46,38 +49,43 @@ pub(super) async fn replace<V, E: Engine, S>(
     start: bool,
     old: Old<'_>,
     successor: Successor<'_>,
+    rollout: &Rollout,
     patience: &Patience,
 ) -> Result<Done, ActError> {
     let engine = &world.engine;
     let aside = old.name.as_str().ends_with(PREV_SUFFIX);
     let home = if aside { &create.name } else { old.name };
-    let mut predecessor = Predecessor { id: old.id, home: home.clone(), runs: old.runs, last_start: None };
+    let mut predecessor = Predecessor::new(old.id, home.clone(), old.runs);
     let made = make(engine, create, start, &old, &successor, &mut predecessor, patience).await;
     let mut new = match made {
         Ok(new) => new,
         // Nothing has been touched yet; but one that stands aside does not run, and nobody else does.
-        Err(err) if aside => return Err(put_back(engine, &predecessor, None, err, patience).await),
+        Err(err) if aside => return Err(put_back(engine, &predecessor, None, err, rollout, patience).await),
         Err(err) => return Err(err),
     };
     let aside = (!aside).then_some(old.aside);
     let (old, old_name) = (old.id, old.name);
+    // What one wrote into a volume of its own goes on to the other, and two must not write to it.
+    if rollout.strategy == RolloutStrategy::Overlap && start && predecessor.is_up && !new.inherits {
+        return overlap::overlap(engine, new, create, &predecessor, aside, successor.name, rollout, patience).await;
+    }
 
-    match step_aside(engine, &predecessor, aside, &new.id, &create.name, patience).await {
+    match step_aside(engine, &predecessor, aside, &new.id, create, patience).await {
         Ok(Aside::Done) => {}
         Ok(Aside::Outdated) => return Err(ActError::Interrupted),
         Err(err) => {
             let err = err.naming(&new.id, &create.name).naming(old, old_name);
-            return Err(untried(put_back(engine, &predecessor, Some(&new.id), err.into(), patience).await));
+            return Err(untried(put_back(engine, &predecessor, Some(&new.id), err.into(), rollout, patience).await));
         }
     }
     if start {
         // Only now that the predecessor has released its ports can they be tried.
         let ports = if patience.local { checks::ports_are_free(create, &[]) } else { Ok(()) };
         let outcome = match ports {
-            Ok(()) => start_and_watch(engine, &mut new, &create.name, &create.spec, patience).await,
+            Ok(()) => start_and_watch(engine, &mut new, &create.name, &create.spec, rollout, patience).await,
             Err(err) => Err(err),
         };
-        prove(engine, outcome, &predecessor, &new.id, patience).await?;
+        prove(engine, outcome, &predecessor, &new.id, rollout, patience).await?;
     }
     sure::remove(engine, old, patience.grace, &patience.slot).await.map_err(|err| err.naming(old, old_name))?;
     Ok(Done { started: start.then_some(new.id), settled: true, ..Done::default() })
@@ -90,6 +98,8 @@ pub(super) struct Startable {
     pub last_start: Option<SystemTime>,
     /// What it is made from anew should it turn out that it can never start.
     pub remake: Option<Create>,
+    /// It has volumes of its predecessor.
+    pub inherits: bool,
 }
 
 /// Makes the successor, not started.
@@ -107,20 +117,21 @@ async fn make<E: Engine>(
         Err(err) if !old.runs && is_hopeless(&err) => None,
         seen => seen.map_err(|err| err.naming(old.id, old.name))?,
     };
-    predecessor.last_start = seen.as_ref().and_then(|seen| seen.started_at);
+    predecessor.knows(seen.as_ref());
     let facts = checks::before_replace(engine, create, start, (old.ports, seen.as_ref()), patience).await?;
     let had = seen.and_then(|seen| seen.live).map(|live| live.volumes).unwrap_or_default();
     let create = volumes::inherit(create, &had, &facts.volumes);
+    let inherits = !create.volumes.is_empty();
     if let Some(successor) = successor.made {
         if has_all(&volumes::of(engine, successor).await?, &create.volumes) {
-            return Ok(Startable { id: successor.clone(), last_start: None, remake: Some(create) });
+            return Ok(Startable { id: successor.clone(), last_start: None, remake: Some(create), inherits });
         }
         // Made before its predecessor had these volumes.
         remove(engine, successor, patience).await?;
     }
     let next = Create { name: successor.name.clone(), ..create };
     let id = create_one(engine, &next, &patience.slot).await?;
-    Ok(Startable { id, last_start: None, remake: None })
+    Ok(Startable { id, last_start: None, remake: None, inherits })
 }
 
 fn has_all(has: &[Volume], wanted: &[Volume]) -> bool {
@@ -136,6 +147,7 @@ pub(super) async fn start<V, E: Engine, S>(
     name: &ContainerName,
     spec: &ContainerSpec,
     previous: Option<&ContainerId>,
+    rollout: &Rollout,
     patience: &Patience,
 ) -> Result<Done, ActError> {
     let engine = &world.engine;
@@ -143,13 +155,15 @@ pub(super) async fn start<V, E: Engine, S>(
         start_or_remake(engine, &mut this, name, spec, patience).await?;
         return Ok(Done { started: Some(this.id), ..Done::default() });
     };
-    let predecessor = Predecessor { id: previous, home: name.clone(), runs: true, last_start: None };
+    let mut predecessor = Predecessor::new(previous, name.clone(), true);
+    // Should it come to that, this tells what it comes back as.
+    predecessor.knows(engine.inspect(previous).await.ok().flatten().as_ref());
     if let Some(create) = &mut this.remake {
         let facts = engine.image_facts(create.image_word()).await?.unwrap_or_default();
         *create = volumes::inherit(create, &volumes::of(engine, previous).await?, &facts.volumes);
     }
-    let outcome = start_and_watch(engine, &mut this, name, spec, patience).await;
-    prove(engine, outcome, &predecessor, &this.id, patience).await?;
+    let outcome = start_and_watch(engine, &mut this, name, spec, rollout, patience).await;
+    prove(engine, outcome, &predecessor, &this.id, rollout, patience).await?;
     sure::remove(engine, previous, patience.grace, &patience.slot).await.map_err(|err| err.naming(previous, name))?;
     Ok(Done { started: Some(this.id), settled: true, ..Done::default() })
 }
@@ -204,12 +218,20 @@ async fn prove<E: Engine>(
     outcome: Result<(), ActError>,
     predecessor: &Predecessor<'_>,
     successor: &ContainerId,
+    rollout: &Rollout,
     patience: &Patience,
 ) -> Result<(), ActError> {
     match outcome {
         Ok(()) => Ok(()),
         Err(ActError::Interrupted) if !patience.undo => Err(ActError::Interrupted),
-        Err(err) => match put_back(engine, predecessor, Some(successor), err, patience).await {
+        // It stays, for somebody to see what is wrong with it.
+        Err(err) if !rollout.rollback && err.speaks_against_it() => {
+            let home = &predecessor.home;
+            let removed = remove(engine, predecessor.id, patience).await;
+            removed.map_err(|err| err.naming(predecessor.id, home))?;
+            Err(err)
+        }
+        Err(err) => match put_back(engine, predecessor, Some(successor), err, rollout, patience).await {
             // It did not fail: nobody waits for it any more.
             ActError::RolledBack { cause, .. } if matches!(*cause, ActError::Interrupted) => Err(ActError::Interrupted),
             err => Err(err),
@@ -217,13 +239,37 @@ async fn prove<E: Engine>(
     }
 }
 
-struct Predecessor<'a> {
-    id: &'a ContainerId,
+/// What is replaced, and comes back should its successor fail.
+pub(super) struct Predecessor<'a> {
+    pub id: &'a ContainerId,
     /// The name it had while it ran, and gets back.
-    home: ContainerName,
+    pub home: ContainerName,
     runs: bool,
+    /// It runs now.
+    is_up: bool,
     /// When it was last started.
     last_start: Option<SystemTime>,
+    /// When Podman restarts it by itself.
+    restart: RestartPolicy,
+}
+
+impl<'a> Predecessor<'a> {
+    fn new(id: &'a ContainerId, home: ContainerName, runs: bool) -> Self {
+        Self { id, home, runs, is_up: false, last_start: None, restart: RestartPolicy::default() }
+    }
+
+    /// What is seen of it, if anything is.
+    fn knows(&mut self, seen: Option<&ContainerState>) {
+        let Some(seen) = seen else { return };
+        self.is_up = seen.phase == Phase::Running;
+        self.last_start = seen.started_at;
+        let policies =
+            [RestartPolicy::No, RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::UnlessStopped];
+        // How often at most makes no difference here.
+        let word = seen.restart.as_deref().and_then(|policy| policy.split(':').next());
+        let same = |policy: &RestartPolicy| Some(policy.as_str()) == word;
+        self.restart = policies.into_iter().find(same).unwrap_or_default();
+    }
 }
 
 /// How far a predecessor was brought.
@@ -235,29 +281,33 @@ enum Aside {
     Outdated,
 }
 
-/// Renames first: should the name be taken, nothing has been stopped yet. Goes no further than to the next line once
-/// something else is wanted.
+/// It stops under its own name, which so answers for as long as anything can: by its state alone it is known then that it is to
+/// run. Of a one-shot nothing but its name tells who ended it, so that one is renamed first. Goes no further than to the next
+/// line once something else is wanted.
 async fn step_aside<E: Engine>(
     engine: &E,
     old: &Predecessor<'_>,
     aside: Option<&ContainerName>,
     new: &ContainerId,
-    name: &ContainerName,
+    create: &Create,
     patience: &Patience,
 ) -> Result<Aside, EngineError> {
+    let stops_first = matches!(create.spec.restart, RestartPolicy::Always | RestartPolicy::UnlessStopped)
+        && !Broken::NameLost.is_in();
+    for stops in [stops_first, !stops_first] {
+        if patience.outdated.is_cancelled() {
+            return Ok(Aside::Outdated);
+        }
+        match aside {
+            _ if stops && old.runs => stop_unless_outdated(engine, old.id, patience).await?,
+            Some(aside) if !stops => sure::rename(engine, old.id, aside, &patience.slot).await?,
+            _ => {}
+        }
+    }
     if patience.outdated.is_cancelled() {
         return Ok(Aside::Outdated);
     }
-    if let Some(aside) = aside {
-        sure::rename(engine, old.id, aside, &patience.slot).await?;
-    }
-    if old.runs && !patience.outdated.is_cancelled() {
-        stop_unless_outdated(engine, old.id, patience).await?;
-    }
-    if patience.outdated.is_cancelled() {
-        return Ok(Aside::Outdated);
-    }
-    sure::rename(engine, new, name, &patience.slot).await?;
+    sure::rename(engine, new, &create.name, &patience.slot).await?;
     Ok(Aside::Done)
 }
 
@@ -285,44 +335,27 @@ async fn stop_unless_outdated<E: Engine>(engine: &E, id: &ContainerId, patience:
 /// Between two observations at one that may end.
 const ENDS_POLL: Duration = Duration::from_millis(100);
 
-/// Starts a container, sees that it stays up, and becomes healthy where it has a check.
-async fn start_and_watch<E: Engine>(
+/// Starts a container, and sees that it proves itself.
+pub(super) async fn start_and_watch<E: Engine>(
     engine: &E,
     this: &mut Startable,
     name: &ContainerName,
     spec: &ContainerSpec,
+    rollout: &Rollout,
     patience: &Patience,
 ) -> Result<(), ActError> {
     start_or_remake(engine, this, name, spec, patience).await?;
-    let id = &this.id;
-    patience.slot.without(tokio::time::sleep(patience.settle)).await;
-    let seen = inspect_settled(engine, id).await?;
-    if let Some(how) = ended(seen.as_ref(), spec.restart) {
-        let log = last_lines(engine, id, spec).await;
-        return Err(ActError::EndedAtOnce { container: name.to_string(), how, log });
-    }
-    if seen.as_ref().is_some_and(|seen| seen.phase != Phase::Running) {
-        return Ok(()); // a one-shot that is done
-    }
-    let check = spec.healthcheck.as_ref().or(seen.as_ref().and_then(|seen| seen.check.as_ref()));
-    let left = patience.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    let time = left.map_or(patience.healthy, |left| patience.healthy.min(left));
-    let waiting = async {
-        tokio::select! {
-            biased;
-            outcome = become_healthy(engine, id, name.as_str(), spec, check, time) => outcome,
-            () = patience.cancel.cancelled() => Err(ActError::Interrupted),
-        }
-    };
-    patience.slot.without(waiting).await
+    let candidate = Candidate { id: &this.id, name, restart: spec.restart, spec: Some(spec) };
+    gate::pass(engine, candidate, rollout, patience).await
 }
 
-/// Drops the successor and brings the predecessor back under its name.
+/// Drops the successor and brings the predecessor back under its name. That one has to prove itself as well.
 async fn put_back<E: Engine>(
     engine: &E,
     old: &Predecessor<'_>,
     new: Option<&ContainerId>,
     cause: ActError,
+    rollout: &Rollout,
     patience: &Patience,
 ) -> ActError {
     let container = old.home.to_string();
@@ -341,6 +374,18 @@ async fn put_back<E: Engine>(
                 .map_err(|err| err.naming(old.id, &old.home))?;
         }
         Ok::<(), EngineError>(())
+    };
+    let back = async {
+        back.await.map_err(ActError::from)?;
+        if !old.runs || patience.cancel.is_cancelled() {
+            return Ok(());
+        }
+        let candidate = Candidate { id: old.id, name: &old.home, restart: old.restart, spec: None };
+        match gate::pass(engine, candidate, rollout, patience).await {
+            // Nothing that was seen speaks against it.
+            Err(err) if !err.speaks_against_it() => Ok(()),
+            proved => proved,
+        }
     };
     let cause = Box::new(cause);
     match back.await {

@@ -29,7 +29,7 @@ use super::{EngineMachine, ImageFacts, World};
 use crate::model::labels::Labels;
 use crate::model::{
     ArtifactKey, ContainerId, ContainerName, ContainerSpec, ImageId, ImageRef, LoadedImage, Manifest, Phase,
-    Sha256Digest, Volume,
+    RestartPolicy, Sha256Digest, Volume,
 };
 use crate::mutex::guard;
 
@@ -191,6 +191,8 @@ pub struct Effect {
     pub agents: BTreeSet<(String, String)>,
     /// Owner and agent of each container that runs (or is frozen) after it, sorted.
     pub running: Vec<(String, String)>,
+    /// The container's restart policy, where it is still there.
+    pub restart: Option<RestartPolicy>,
 }
 
 impl Fake {

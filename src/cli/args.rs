@@ -125,6 +125,9 @@ pub(super) enum Verb {
     History(HistoryArgs),
     /// Show why an agent is as it is: what is desired, what was observed, what it waits for, and what stopped it
     Why(WhyArgs),
+    /// Go back to an earlier version of an agent, until the state file says something else of it
+    #[command(after_help = "EXAMPLES:\n  steadfast rollback web\n  steadfast rollback web --to 1.4.2")]
+    Rollback(RollbackArgs),
     /// Remove everything this state file owns
     Down(DownArgs),
     /// Print an agent's log, standard output and standard error kept apart
@@ -181,6 +184,7 @@ impl Verb {
             Verb::Status(args) => &args.file,
             Verb::History(args) => &args.file,
             Verb::Why(args) => &args.file,
+            Verb::Rollback(args) => &args.file,
             Verb::Service(ServiceVerb::Install(args)) => &args.file,
             Verb::Service(ServiceVerb::Uninstall(args) | ServiceVerb::Status(args)) => &args.file,
             Verb::Down(args) => &args.file,
@@ -249,6 +253,9 @@ pub(super) struct ApplyArgs {
     /// Wait for the outcome: the default, also where `steadfast run` reconciles this state file and does it
     #[arg(long, conflicts_with = "no_wait")]
     pub(super) wait: bool,
+    /// Try again what failed before and is quarantined, although nothing else is wanted
+    #[arg(long)]
+    pub(super) retry_quarantined: bool,
     /// Container steps at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(super) parallel: u16,
@@ -272,7 +279,7 @@ pub(super) struct RunArgs {
     /// How long to wait for another steadfast that holds the lock
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(super) lock_timeout: Duration,
-    /// How long a successor must stay up before its predecessor is dropped
+    /// What ended counts as ready once it has stayed up for so long, and for 10 s at the least
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
     pub(super) settle: Duration,
     /// Keep containers whose agent is gone from the state file, and old artifacts
@@ -351,6 +358,23 @@ pub(super) struct WhyArgs {
     pub(super) file: FileArg,
     /// Which agent
     pub(super) agent: AgentName,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    #[command(flatten)]
+    pub(super) file: FileArg,
+    /// Which agent
+    pub(super) agent: AgentName,
+    /// To this version, rather than to the last one before that was known to be good
+    #[arg(long, value_name = "VERSION")]
+    pub(super) to: Option<String>,
+    /// Maximum time it may take
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub(super) timeout: Duration,
+    /// How long to wait for another steadfast that holds the lock
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(super) lock_timeout: Duration,
 }
 
 #[derive(Debug, Args)]

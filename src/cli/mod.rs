@@ -14,6 +14,7 @@ mod ownership;
 mod publish;
 mod reconcile;
 pub(crate) mod render;
+mod rollback;
 mod run;
 mod runtime;
 mod service;
@@ -156,6 +157,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
         Verb::Status(args) => status::status(settings, args).await,
         Verb::History(args) => history::history(settings, args).await,
         Verb::Why(args) => why::why(settings, args).await,
+        Verb::Rollback(args) => rollback::rollback(settings, args).await,
         Verb::Logs(args) => logs::logs(settings, args).await,
         Verb::Exec(args) => exec::exec(settings, args).await,
         Verb::Session(verb) => session::session(settings, verb).await,

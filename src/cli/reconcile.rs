@@ -4,6 +4,7 @@ mod leave;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::file;
@@ -22,10 +23,12 @@ use crate::backend::cache::{self, CacheOptions};
 use crate::files;
 use crate::handles::Scratch;
 use crate::model::Desired;
+use crate::overrides;
 use crate::plan::{Plan, Policy, Takedown};
 use crate::reconcile::journal::Journal;
 use crate::reconcile::lock::{self, Lock, LockError};
 use crate::reconcile::{Options, Reconciler, Report};
+use crate::rollouts::{self, RolloutRecord, quarantined};
 use crate::snapshot::Snapshot;
 use crate::trust::kept::is_only_trust;
 
@@ -46,7 +49,8 @@ fn policy(args: &PolicyArgs, desired: &Desired) -> Result<Policy, CliError> {
 
 /// The policy of a verb without flags.
 pub(super) fn plain_policy(desired: &Desired) -> Policy {
-    Policy { prune_cache: is_alone(desired), ..Policy::default() }
+    let quarantined = quarantined(&rollouts::read(&state_dir(desired).join(rollouts::FILE)));
+    Policy { prune_cache: is_alone(desired), quarantined, ..Policy::default() }
 }
 
 /// Whether no other state file keeps its state below the same root, and so shares the cache. What cannot be read is taken
@@ -61,6 +65,11 @@ pub(super) fn is_alone(desired: &Desired) -> bool {
         }),
         Err(err) => err.kind() == std::io::ErrorKind::NotFound,
     }
+}
+
+/// What is remembered of its agents.
+pub(super) fn record_of(desired: &Desired) -> Arc<RolloutRecord> {
+    Arc::new(RolloutRecord::at(&state_dir(desired).join(rollouts::FILE)))
 }
 
 pub(super) fn scratch(desired: &Desired, world: &HostWorld) -> Scratch {
@@ -146,11 +155,12 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         wait: !args.no_wait,
         patience: Patience {
             settle: if args.no_wait { Duration::ZERO } else { args.settle },
-            healthy: args.timeout,
             local: first.vm().is_none(),
             ..Patience::default()
         },
         policy: Policy { allow_empty: args.allow_empty, ..policy(&args.policy, &first)? },
+        retry_quarantined: args.retry_quarantined,
+        ..Options::default()
     };
     let cache = CacheOptions { parallel: options.downloads, ..CacheOptions::default() };
     let mut world = settings.world(&first, cache)?;
@@ -174,6 +184,8 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
     let claim = ownership::keep(settings, &desired).map_err(|err| unkept("which state file owns the name", err))?;
     let key = keep_key(&desired.root).map_err(|err| unkept("the host key", err))?;
     (desired.claim, desired.key) = (claim, key);
+    options.rollouts = record_of(&desired);
+    overrides::sweep(&desired);
     converge(settings, &desired, &world, &options, Goal::Wanted).await
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ownership;
-use super::reconcile::{is_alone, scratch, take_lock};
+use super::reconcile::{is_alone, record_of, scratch, take_lock};
 use super::render::progress::Printer;
 use super::render::said::{Level, say};
 use super::settings::{fresh_key, keep_key, read_key, state_dir};
@@ -25,6 +25,7 @@ use crate::backend::cache::CacheOptions;
 use crate::control::server::Bound;
 use crate::error::Chain;
 use crate::model::{Desired, HostKey, RootClaim};
+use crate::overrides;
 use crate::plan::Policy;
 use crate::reconcile::Options;
 use crate::reconcile::journal::Journal;
@@ -160,6 +161,7 @@ impl Background<'_> {
             let scratch = scratch(&desired, &world);
             let mut options = self.options.clone();
             options.patience.local = desired.vm().is_none();
+            options.rollouts = record_of(&desired);
             let cancel = self.signals.token.child_token();
             let runner = Runner {
                 world: &world,
@@ -251,7 +253,7 @@ async fn follow_hangups(served: &Served, manager: &ServiceManager) {
     while hangups.recv().await.is_some() {
         manager.reloading();
         // Read again is reloaded: what it leads to may take long, and another SIGHUP must not wait for it.
-        let _ = served.ask(REQUEST_TIME).await;
+        let _ = served.ask(REQUEST_TIME, false).await;
         manager.ready();
     }
 }
@@ -312,6 +314,7 @@ impl Translator {
                 None => {
                     let desired = Desired { claim: before.desired.claim.clone(), ..loaded.desired.clone() };
                     keep_name(&self.settings, &desired);
+                    overrides::sweep(&desired);
                     Revision { desired: Arc::new(desired), error: None }
                 }
                 Some(error) => Revision { desired: before.desired.clone(), error: Some(error) },

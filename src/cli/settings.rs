@@ -16,6 +16,7 @@ use crate::backend::{EngineError, Routing, Vm, World};
 use crate::control::StateFiles;
 use crate::files::{self, Replacement};
 use crate::model::{Arch, Desired, HostKey, Name, Runtime, VmPhase, VmSpec};
+use crate::overrides;
 use crate::state::{self, Config, Context, Input, Loaded};
 
 /// What the state file speaks of on this machine.
@@ -147,6 +148,9 @@ impl Settings {
         let (vars, root) = (self.vars.clone(), self.root.clone());
         let mut loaded = state::load_all(&inputs, &Context { vars, root, manifest_url, host_arch, key })?;
         loaded.desired.claim = read_claim(&loaded.desired.root, &loaded.desired.name);
+        overrides::apply(&mut loaded.desired);
+        // Who watches the files hears of a rollback as of an edit.
+        loaded.env_files.push(overrides::path(&loaded.desired));
         Ok(loaded)
     }
 

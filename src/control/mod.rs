@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `{"op":"status"}` | one status line, of an observation that is a few seconds old at the most |
 //! | `{"op":"watch"}` | a status line now, and again at each change |
-//! | `{"op":"reconcile","timeoutMs":N}` | event lines while it works, then `{"outcome": …}` |
+//! | `{"op":"reconcile","timeoutMs":N,"retryQuarantined":false}` | event lines while it works, then `{"outcome": …}` |
 //! | `{"op":"events"}` | event lines as they happen, until the client leaves |
 //! | `{"op":"send","agent":A,"session":S,"id":I,"data":BASE64,"eof":false,"timeoutMs":N}` | `{"bytesWritten":N}`, or `{"problems":[…]}` |
 //!
@@ -62,7 +62,7 @@ pub trait Controlled: Send + Sync + 'static {
     /// What happens, as in the journal: objects with an `event`.
     fn events(&self) -> broadcast::Receiver<Arc<Value>>;
     /// Reconciles now. Yields the [`Outcome`] as JSON; `None` when it is stopping. Dropped when the client leaves.
-    fn reconcile(&self, timeout: Duration) -> impl Future<Output = Option<Value>> + Send;
+    fn reconcile(&self, timeout: Duration, retry_quarantined: bool) -> impl Future<Output = Option<Value>> + Send;
     /// Sends to a session, over a connection that is kept open. Yields `{"bytesWritten":N}`, or `{"problems":[…]}` as the
     /// session's keeper says them. A refusal says that it is to be sent another way, with the same id.
     fn send(&self, _input: SessionInput) -> impl Future<Output = Result<Value, Refused>> + Send {
@@ -102,6 +102,9 @@ pub enum Request {
         /// Maximum time it may take, in milliseconds. Default 600000 (10 min), at most a year.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
+        /// What failed before is tried again, although nothing else is wanted.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        retry_quarantined: bool,
     },
     /// What happens, as it happens.
     Events,
@@ -114,8 +117,8 @@ impl Request {
     const OPS: [&'static str; 5] = ["status", "watch", "reconcile", "events", "send"];
 
     /// Asks to reconcile within `timeout`.
-    pub fn reconcile(timeout: Duration) -> Self {
-        Self::Reconcile { timeout_ms: Some(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)) }
+    pub fn reconcile(timeout: Duration, retry_quarantined: bool) -> Self {
+        Self::Reconcile { timeout_ms: Some(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)), retry_quarantined }
     }
 
     /// Reads a request line.
@@ -345,12 +348,12 @@ mod tests {
         assert_eq!(kind("{\"op\":\"reboot\"}"), RefusedKind::UnknownOp);
         let read = |line: &str| Request::parse(line.as_bytes()).unwrap();
         assert_eq!(read("{\"op\":\"status\",\"more\":1}\n"), Request::Status);
-        assert_eq!(read("{\"op\":\"reconcile\"}"), Request::Reconcile { timeout_ms: None });
-        for request in [Request::Watch, Request::Events, Request::reconcile(Duration::from_secs(3))] {
+        assert_eq!(read("{\"op\":\"reconcile\"}"), Request::Reconcile { timeout_ms: None, retry_quarantined: false });
+        for request in [Request::Watch, Request::Events, Request::reconcile(Duration::from_secs(3), false)] {
             assert_eq!(read(&serde_json::to_string(&request).unwrap()), request);
         }
         assert_eq!(
-            serde_json::to_string(&Request::reconcile(Duration::from_secs(3))).unwrap(),
+            serde_json::to_string(&Request::reconcile(Duration::from_secs(3), false)).unwrap(),
             r#"{"op":"reconcile","timeoutMs":3000}"#
         );
     }

@@ -12,6 +12,7 @@ use super::canonical::HostKey;
 use super::ids::{AgentName, Arch, Name, SessionName, Sha256Digest, WorkspaceName};
 use super::labels::{Ownership, RootClaim};
 use super::manifest::Artifact;
+use super::rollout::Rollout;
 use super::session::{SessionSpec, WorkspaceSpec};
 use super::shared::{NetworkSpec, VolumeSpec};
 use super::spec::ContainerSpec;
@@ -155,6 +156,8 @@ pub struct Agent {
     pub place: Place,
     /// Which version.
     pub version: Version,
+    /// That somebody went back to that version, and what the state file says instead.
+    pub rolled_back: Option<RolledBackTo>,
     /// Image repository without tag; `None` takes the manifest's. Always set unless `source` is the manifest.
     pub image: Option<String>,
     /// Where the image comes from.
@@ -169,6 +172,8 @@ pub struct Agent {
     pub state: AgentState,
     /// Observe and report, change nothing.
     pub suspend: bool,
+    /// How its container is replaced.
+    pub rollout: Rollout,
     /// The container.
     pub container: ContainerSpec,
     /// Source trees that are to be in it.
@@ -183,6 +188,8 @@ impl Agent {
         let Self {
             place: _,
             version,
+            // The version tells.
+            rolled_back: _,
             image,
             source,
             artifact,
@@ -190,6 +197,8 @@ impl Agent {
             pins,
             state,
             suspend,
+            // What is replaced already goes on as it began.
+            rollout: _,
             container,
             workspaces: _,
             sessions: _,
@@ -225,6 +234,15 @@ impl Agent {
     pub fn run_arch(&self, host: Arch) -> Arch {
         if self.arches.contains(&host) { host } else { self.arches.first().copied().unwrap_or(host) }
     }
+}
+
+/// That somebody went back to an earlier version: the state file says another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolledBackTo {
+    /// What the state file says.
+    pub says: Version,
+    /// Since when (RFC 3339).
+    pub since: String,
 }
 
 /// Which version of an agent.

@@ -77,6 +77,8 @@ words! {
         RolledBack = "rolledBack",
         /// A replacement failed, and its predecessor did not come back.
         RollBackFailed = "rollBackFailed",
+        /// What is wanted failed before, and is not tried again until it is another.
+        Quarantined = "quarantined",
         /// A session could not be started, or did not stay up.
         Session = "session",
         /// A workspace could not be prepared.

@@ -210,6 +210,14 @@ impl ImageRef {
         Self::new(format!("{repository}{mark}{version}"))
     }
 
+    /// Its tag, or its digest.
+    pub fn version(&self) -> Option<&str> {
+        match self.0.split_once('@') {
+            Some((_, digest)) => Some(digest),
+            None => self.0.rsplit_once(':').map(|(_, tag)| tag).filter(|tag| !tag.contains('/')),
+        }
+    }
+
     /// Whether it names an image by its digest. That is no name that could be given to one.
     pub fn is_digest(&self) -> bool {
         self.0.contains('@')

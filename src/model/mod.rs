@@ -14,6 +14,7 @@ pub(crate) mod manifest;
 pub(crate) mod observed;
 pub(crate) mod ports;
 pub(crate) mod redact;
+pub(crate) mod rollout;
 pub(crate) mod session;
 pub(crate) mod shared;
 pub mod spec;
@@ -23,8 +24,8 @@ pub(crate) mod wanted;
 
 pub use canonical::{CanonicalSession, CanonicalSpec, FieldChange, HostKey, SPEC_VERSION};
 pub use desired::{
-    Agent, AgentState, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Place, Runtime,
-    TemplateChange, Transport, Version, Wanted,
+    Agent, AgentState, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Place, RolledBackTo,
+    Runtime, TemplateChange, Transport, Version, Wanted,
 };
 pub use failure::FailureKind;
 pub use ids::{
@@ -41,6 +42,7 @@ pub use observed::{
 };
 pub use ports::PortRange;
 pub use redact::Secrets;
+pub use rollout::{Good, Quarantined, Remembered, Rollout, RolloutStrategy, Rollouts};
 pub use session::{Dirty, IdleAction, SessionIdle, SessionRestart, SessionSpec, SessionStdin, WorkspaceSpec};
 pub use shared::{MakeNetwork, MakeVolume, NetworkSpec, VolumeSpec};
 pub use spec::{

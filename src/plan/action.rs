@@ -13,7 +13,7 @@ use super::ActionKind;
 use crate::backend::{InAgent, SessionStart};
 use crate::model::{
     AgentName, Artifact, ArtifactKey, Boot, ContainerId, ContainerName, ContainerSpec, Create, Forward, ImageId,
-    ImageRef, InstanceName, Location, MakeNetwork, MakeVolume, Manifest, ManifestSource, Ownership, PortRange,
+    ImageRef, InstanceName, Location, MakeNetwork, MakeVolume, Manifest, ManifestSource, Ownership, PortRange, Rollout,
     SessionName, VmMake, WorkspaceName, WorkspaceSpec,
 };
 
@@ -141,6 +141,10 @@ pub enum Action {
         last_start: Option<SystemTime>,
         /// For one that was never started: what it is made from anew should it turn out that it never can be.
         remake: Option<Box<Create>>,
+        /// What it has to show before its predecessor goes.
+        rollout: Rollout,
+        /// For one with a predecessor: what it is made from, and what is remembered should it fail.
+        tried: Option<Box<Create>>,
     },
     /// Stop a container and keep it.
     StopContainer {
@@ -169,6 +173,8 @@ pub enum Action {
         next: ContainerName,
         /// What the predecessor is called until it is dropped.
         aside: ContainerName,
+        /// In which order, and what the successor has to show.
+        rollout: Rollout,
     },
     /// Give a container its name. It goes on running.
     RenameContainer {

@@ -159,6 +159,15 @@ fn sort_out<'a>(wanted: &ContainerName, found: &OwnContainers<'a>) -> OwnContain
             Some(_) => sorted.spare.push((name, container)),
         }
     }
+    // One that runs beside its predecessor was started to overlap with it.
+    let serves = sorted.main.or(sorted.prev).is_some_and(|(_, one)| one.phase == Phase::Running);
+    let is_next = |(name, one): &Found<'a>| name.as_str().ends_with(NEXT_SUFFIX) && one.phase != Phase::Created;
+    if serves
+        && sorted.next.is_none()
+        && let Some(at) = sorted.others.iter().position(is_next)
+    {
+        sorted.next = Some(sorted.others.remove(at));
+    }
     // A successor with nobody to succeed is all that the agent has.
     if sorted.main.is_none() && sorted.prev.is_none() && sorted.others.is_empty() {
         sorted.others.extend(sorted.next.take());

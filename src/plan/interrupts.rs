@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Action, ActionKind, Plan, StartMode};
-use crate::model::{AgentName, Boot, ContainerId, Guest, Phase};
+use crate::model::{AgentName, Boot, ContainerId, Guest, Phase, RolloutStrategy};
 
 impl Plan {
     /// The agents that run and are stopped, restarted, replaced or removed by it. `guest` is the observation it was made from; of
@@ -14,6 +14,8 @@ impl Plan {
             found.is_none_or(|seen| seen.phase == Phase::Running)
         };
         let ready = self.steps().filter(|step| match &step.action {
+            // One of the two serves at every moment.
+            Action::ReplaceContainer { rollout, .. } if rollout.strategy == RolloutStrategy::Overlap => false,
             Action::ReplaceContainer { old, .. } => runs(old),
             Action::StopContainer { id, .. }
             | Action::RemoveContainer { id, .. }

@@ -16,7 +16,7 @@ mod shared;
 mod under_way;
 mod vm;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use action::{Action, Moved, Reason, StartMode, Step, Waiting, WaitingOn};
 pub use containers::labels;
@@ -24,7 +24,9 @@ pub(crate) use containers::{is_in_a_crash_loop, stays_ended};
 pub use key::{ActionKind, Lane, StepKey};
 pub use under_way::look_replaced;
 
-use crate::model::{Agent, AgentName, Desired, FieldChange, InstanceName, Observed, Owner, Seen};
+use crate::model::{
+    Agent, AgentName, Desired, FieldChange, InstanceName, Observed, Owner, Quarantined, RolledBackTo, Seen,
+};
 
 /// What the user allows a plan to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct Policy {
     pub adopt: bool,
     /// Only these agents; empty for all.
     pub only: BTreeSet<AgentName>,
+    /// What these were to become and failed: should they still be to, they stay as they are.
+    pub quarantined: BTreeMap<AgentName, Quarantined>,
     /// The replacement of these is left alone for now, since it failed: what they have is kept alive meanwhile.
     pub backing_off: BTreeSet<AgentName>,
 }
@@ -51,6 +55,7 @@ impl Default for Policy {
             prune_cache: true,
             adopt: false,
             only: BTreeSet::new(),
+            quarantined: BTreeMap::new(),
             backing_off: BTreeSet::new(),
         }
     }
@@ -99,6 +104,17 @@ pub enum Note {
         agent: AgentName,
         /// What would be done otherwise, a phrase each.
         pending: Vec<String>,
+    },
+    /// Somebody went back to an earlier version of the agent than the state file says.
+    RolledBack {
+        /// Which.
+        agent: AgentName,
+        /// The version it runs at.
+        version: String,
+        /// The version that the state file says.
+        says: String,
+        /// Since when (RFC 3339).
+        since: String,
     },
     /// The state file has no agents, and nothing of what it had is removed unless that is allowed.
     Empty {
@@ -157,6 +173,11 @@ impl std::fmt::Display for Note {
             Note::Suspended { agent, pending } => {
                 write!(f, "agent `{agent}` is suspended; otherwise: {}", pending.join(", "))
             }
+            Note::RolledBack { agent, version, says, since } => write!(
+                f,
+                "agent `{agent}` is kept at version {version} since {since} (`steadfast rollback`), until the state file says of it \
+                 something else than version {says}; `steadfast rollback {agent} --to {says}` ends it now"
+            ),
             Note::Empty { count } => {
                 let count = if *count == 1 { "1 container".to_owned() } else { format!("{count} containers") };
                 write!(
@@ -323,6 +344,12 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
         hidden.as_ref().map(|on| Observed { guest: Seen::Unknown { why: on.to_string() }, ..observed.clone() });
     let observed = blinded.as_ref().unwrap_or(observed);
     let agents: Vec<_> = desired.agents.iter().filter(|(name, _)| policy.includes(name)).collect();
+    for (name, agent) in &agents {
+        if let Some(RolledBackTo { says, since }) = &agent.rolled_back {
+            let (version, says, since) = (agent.version.to_string(), says.to_string(), since.clone());
+            plan.notes.push(Note::RolledBack { agent: (*name).clone(), version, says, since });
+        }
+    }
     let (suspended, active): (Vec<_>, Vec<_>) = agents.into_iter().partition(|(_, agent)| agent.suspend);
     layers(desired, observed, &active, policy, hidden.as_ref(), &mut plan);
     // What would be done about the suspended ones is found out the same way, and only told.

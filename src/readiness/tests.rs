@@ -9,6 +9,7 @@ fn agent(restart: RestartPolicy, state: AgentState) -> Agent {
     Agent {
         place: Place { file: "steadfast.yaml".into(), line: 1, column: 1 },
         version: Version::Exact("1".into()),
+        rolled_back: None,
         image: None,
         artifact: None,
         source: ImageSource::Local,
@@ -16,6 +17,7 @@ fn agent(restart: RestartPolicy, state: AgentState) -> Agent {
         pins: Default::default(),
         state,
         suspend: false,
+        rollout: Default::default(),
         container: ContainerSpec { restart, ..ContainerSpec::new("demo-a".parse().unwrap()) },
         workspaces: Default::default(),
         sessions: Default::default(),

@@ -71,6 +71,15 @@ pub enum Event {
         /// For how long, at the least.
         after: Duration,
     },
+    /// A successor failed by what it is made of, and is not tried again until something else is wanted.
+    Quarantined {
+        /// Of which agent.
+        agent: AgentName,
+        /// The image it was made from.
+        image: String,
+        /// Why it failed.
+        why: String,
+    },
     /// The machine slept, or its clock was set.
     Slept,
 }
@@ -90,6 +99,7 @@ impl Event {
             Event::ManifestRefused { .. } => "manifestRefused",
             Event::ManifestTrusted => "manifestTrusted",
             Event::SessionIdle { .. } => "sessionIdle",
+            Event::Quarantined { .. } => "quarantined",
             Event::Slept => "slept",
         }
     }
@@ -101,6 +111,7 @@ impl Event {
             Event::Problem { agent, why, cause } if cause == why => json!({ "agent": agent, "message": why }),
             Event::Problem { agent, why, cause } => json!({ "agent": agent, "message": why, "cause": cause }),
             Event::Recovered { agent } => json!({ "agent": agent }),
+            Event::Quarantined { agent, image, why } => json!({ "agent": agent, "image": image, "message": why }),
             Event::SessionIdle { agent, session, after } => {
                 json!({ "agent": agent, "session": session, "afterMs": u64::try_from(after.as_millis()).unwrap_or(u64::MAX) })
             }
@@ -129,6 +140,7 @@ impl Event {
             Event::Problem { .. }
             | Event::PodmanLost { .. }
             | Event::FileRejected { .. }
+            | Event::Quarantined { .. }
             | Event::ManifestRefused { .. } => true,
             Event::Converged { .. }
             | Event::Recovered { .. }
@@ -175,6 +187,9 @@ impl fmt::Display for Event {
             Event::SessionIdle { session, after, .. } => {
                 let after = humantime::format_duration(*after);
                 write!(f, "session `{session}` is idle: nothing was printed or sent for {after}")
+            }
+            Event::Quarantined { agent, image, .. } => {
+                write!(f, "agent `{agent}`: `{image}` is quarantined: not tried again until something else is desired")
             }
             Event::Slept => f.write_str("the machine slept, or its clock was set: observing everything again"),
         }

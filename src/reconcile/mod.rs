@@ -21,8 +21,6 @@ use std::time::SystemTime;
 
 use tokio_util::sync::CancellationToken;
 
-#[cfg(feature = "fake")]
-pub use self::core::broken;
 pub use options::{Awaited, Options, Refusal, Reporter, Silent};
 pub use report::{Problem, Report, TakenStep};
 

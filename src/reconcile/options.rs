@@ -8,6 +8,7 @@ use crate::act::{ActError, Done, Patience};
 use crate::backend::Progress;
 use crate::model::{AgentName, Name};
 use crate::plan::{Policy, Step};
+use crate::rollouts::RolloutRecord;
 
 /// How a convergence is to go about it.
 #[derive(Debug, Clone)]
@@ -24,6 +25,10 @@ pub struct Options {
     pub patience: Patience,
     /// What is allowed.
     pub policy: Policy,
+    /// Where it is remembered what failed, and what has proved itself.
+    pub rollouts: Arc<RolloutRecord>,
+    /// What failed before is tried again, although nothing else is wanted.
+    pub retry_quarantined: bool,
 }
 
 impl Default for Options {
@@ -35,6 +40,8 @@ impl Default for Options {
             wait: true,
             patience: Patience::default(),
             policy: Policy::default(),
+            rollouts: Arc::default(),
+            retry_quarantined: false,
         }
     }
 }

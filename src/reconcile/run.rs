@@ -35,6 +35,8 @@ pub enum Request {
     Reconcile {
         /// How long whoever asks waits.
         timeout: Duration,
+        /// What failed before is tried again, although nothing else is wanted.
+        retry_quarantined: bool,
         /// What came of it.
         reply: oneshot::Sender<Report>,
     },

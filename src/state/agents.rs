@@ -17,9 +17,9 @@ use super::source::Places;
 use super::substitute::Whose;
 use super::tree::{NodeId, Tree, View};
 use super::variables::EnvFiles;
-use super::{layers, sessions, workspaces};
+use super::{layers, rollout, sessions, workspaces};
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Port, Protocol, SessionName,
+    Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Port, Protocol, Rollout, SessionName,
     SessionSpec, Sha256Digest, Version, WorkspaceName, WorkspaceSpec,
 };
 
@@ -118,6 +118,7 @@ struct Said {
     pins: BTreeMap<Arch, Sha256Digest>,
     state: AgentState,
     suspend: bool,
+    rollout: Rollout,
     /// With its ports, and where its name stands when it says one.
     container: Option<(crate::model::ContainerSpec, Ports)>,
     named_at: Option<NodeId>,
@@ -274,12 +275,13 @@ impl<'a> Agents<'a> {
         }
         let (Some(agent_name), Some(version), Some(arches)) = (agent_name, said.version, said.arches) else { return };
         let place = self.places.of(cx.tree.span(key).start);
-        let Said { image, source, artifact, pins, state, suspend, workspaces, sessions, .. } = said;
+        let Said { image, source, artifact, pins, state, suspend, rollout, workspaces, sessions, .. } = said;
         self.agents.insert(
             agent_name,
             Agent {
                 place,
                 version,
+                rolled_back: None,
                 image,
                 source,
                 artifact,
@@ -287,6 +289,7 @@ impl<'a> Agents<'a> {
                 pins,
                 state,
                 suspend,
+                rollout,
                 container,
                 workspaces,
                 sessions,
@@ -335,6 +338,7 @@ impl<'a> Agents<'a> {
         let mounts = container.as_ref().map_or(&[][..], |(container, _)| &container.mounts);
         let workspaces = workspaces::resolve(cx, mounts, doc.workspaces, path.key("workspaces"));
         let sessions = sessions::resolve(cx, doc.sessions, path.key("sessions"));
+        let rollout = rollout::resolve(cx, doc.rollout, container.as_ref().map(|(container, _)| container), path);
         let suspend = doc.suspend.is_some_and(|flag| flag.value.0);
         Some(Said {
             version,
@@ -345,6 +349,7 @@ impl<'a> Agents<'a> {
             pins,
             state,
             suspend,
+            rollout,
             container,
             named_at,
             workspaces,

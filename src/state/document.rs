@@ -16,7 +16,8 @@ use super::decode::{Later, List, Table};
 use super::record::record;
 use super::scalar::{Choice, Flag, Loose, Size, Time, VersionWord, Whole, Word, Words};
 use crate::model::{
-    AgentState, Dirty, IdleAction, ImageSource, SessionRestart, SessionStdin, TemplateChange, Transport,
+    AgentState, Dirty, IdleAction, ImageSource, RolloutStrategy, SessionRestart, SessionStdin, TemplateChange,
+    Transport,
 };
 
 record! {
@@ -317,6 +318,9 @@ record! {
         /// Observe and report, change nothing.
         #[schemars(extend("default" = false, "examples" = [false]))]
         optional suspend "suspend": Flag,
+        /// How its container is replaced, and what the new one has to show before the old one goes.
+        #[schemars(extend("examples" = [{"strategy": "replace", "healthTimeout": "60s", "settle": "10s", "rollback": true}]))]
+        optional rollout "rollout": RolloutDoc,
         /// The container it runs in.
         #[schemars(extend("examples" = [{"command": ["serve"], "ports": ["127.0.0.1:8080:80"]}]))]
         optional container "container": ContainerDoc,
@@ -374,6 +378,32 @@ impl Words for ImageSource {
 impl Words for AgentState {
     const WORDS: &'static [(&'static str, Self)] =
         &[("running", Self::Running), ("stopped", Self::Stopped), ("absent", Self::Absent)];
+}
+
+record! {
+    /// How a container is replaced.
+    #[schemars(rename = "Rollout")]
+    RolloutDoc {
+        /// `replace`: the old container stops before the new one starts. `overlap`: the new one is healthy before the old one
+        /// stops; they may then have no host port, address or mount that only one of them can have.
+        #[schemars(extend("default" = "replace", "examples" = ["overlap"]))]
+        optional strategy "strategy": Choice<RolloutStrategy>,
+        /// How long a new container may take until its health check passes. 60 s, or as long as its check takes to say no,
+        /// when the file names none.
+        #[schemars(extend("examples" = ["2m"]))]
+        optional health_timeout "healthTimeout": Time,
+        /// How long a new container must run without a restart, and healthy where it has a check, before the old one is
+        /// removed.
+        #[schemars(extend("default" = "10s", "examples" = ["30s"]))]
+        optional settle "settle": Time,
+        /// Whether the old container comes back when the new one fails.
+        #[schemars(extend("default" = true, "examples" = [false]))]
+        optional rollback "rollback": Flag,
+    }
+}
+
+impl Words for RolloutStrategy {
+    const WORDS: &'static [(&'static str, Self)] = &[("replace", Self::Replace), ("overlap", Self::Overlap)];
 }
 
 record! {

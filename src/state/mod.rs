@@ -21,6 +21,7 @@ mod problem;
 mod read;
 mod record;
 mod resolve;
+mod rollout;
 mod scalar;
 mod schema;
 mod sessions;

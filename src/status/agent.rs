@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     AgentStatus, ArtifactStatus, Condition, ConditionKind, ConditionReason, ConditionStatus, ContainerStatus,
-    DesiredStatus, HealthStatus, ImageStatus, SyncStatus, inside,
+    DesiredStatus, HealthStatus, ImageStatus, RollbackStatus, SyncStatus, condition::quarantined, inside,
 };
 use crate::act::failed_check_in_words;
 use crate::handles::word;
@@ -96,6 +96,10 @@ pub(super) fn agent_status(
         desired: DesiredStatus {
             state: agent.state.to_string(),
             version: agent.version.to_string(),
+            rollback: agent
+                .rolled_back
+                .as_ref()
+                .map(|back| RollbackStatus { state_file_version: back.says.to_string(), since: back.since.clone() }),
             suspend: agent.suspend,
         },
         sync,
@@ -187,6 +191,7 @@ fn conditions(
 ) -> Vec<Condition> {
     let Planned { steps, waits, vm_is_blocked, .. } = planned;
     let blocked = waits.iter().find(|waiting| waiting.on.is_blocked());
+    let failed = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::Quarantine { .. }));
     let (reason, message) = if ready {
         (ConditionReason::Converged, "as the state file says".to_owned())
     } else if let Some(waiting) = waits.iter().find(|waiting| matches!(waiting.on, WaitingOn::Vm { .. })) {
@@ -200,6 +205,9 @@ fn conditions(
         let why = &waiting.reason;
         let what = if matches!(why, Reason::BeingReplaced) { String::new() } else { format!(" ({why})") };
         (ConditionReason::Replacing, format!("its container is being replaced{what}: {}", waiting.on))
+    } else if let Some(waiting) = failed {
+        let WaitingOn::Quarantine { why, .. } = &waiting.on else { unreachable!("it is the one that was looked for") };
+        (ConditionReason::RolledBack, format!("its successor failed, and it goes on with its predecessor: {why}"))
     } else if let Some(waiting) = blocked {
         (ConditionReason::Blocked, waiting.on.to_string())
     } else if let (Some(health), Some(step)) = (health, steps.iter().find(|step| step.reason == Reason::Unhealthy)) {
@@ -232,14 +240,18 @@ fn conditions(
         to_do: to_do.clone(),
     };
     let seen = observed.guest.unknown().is_none();
-    vec![
+    let mut conditions = vec![
         condition(ConditionKind::Ready, if seen { ready.into() } else { ConditionStatus::Unknown }),
         condition(
             ConditionKind::Reconciling,
             (!ready && blocked.is_none() && !(steps.is_empty() && waits.is_empty())).into(),
         ),
         condition(ConditionKind::Stalled, (!ready && blocked.is_some()).into()),
-    ]
+    ];
+    if let (ConditionReason::RolledBack, Some(failed)) = (reason, failed) {
+        quarantined(&mut conditions, &failed.on.to_string());
+    }
+    conditions
 }
 
 /// Why a container that is as wanted is not ready: a fixed word and a sentence. It tells no age, so that it stays the same

@@ -89,6 +89,8 @@ words! {
         NonConvergent = "NonConvergent",
         /// A replacement failed, and its predecessor runs again.
         RolledBack = "RolledBack",
+        /// What is wanted failed before, and is not tried again until it is another.
+        QuarantinedDigest = "QuarantinedDigest",
         /// A step is to be taken.
         Pending = "Pending",
         /// A person must help.
@@ -128,6 +130,14 @@ pub struct Condition {
     /// The step that is to be done, where that is what it says.
     #[serde(skip)]
     pub to_do: Option<StepKey>,
+}
+
+/// Says of an agent that was rolled back why it stays so.
+pub(crate) fn quarantined(conditions: &mut [Condition], message: &str) {
+    for condition in conditions.iter_mut().filter(|condition| condition.kind == ConditionKind::Stalled) {
+        condition.reason = ConditionReason::QuarantinedDigest;
+        message.clone_into(&mut condition.message);
+    }
 }
 
 /// Makes of conditions those of an agent that is not ready: it is stalled, or being made so.

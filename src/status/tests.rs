@@ -10,7 +10,7 @@ fn with(status: ConditionStatus, reason: ConditionReason, time: &str) -> Status 
         to_do: None,
     };
     let agent = AgentStatus {
-        desired: DesiredStatus { state: "running".into(), version: "1".into(), suspend: false },
+        desired: DesiredStatus { state: "running".into(), version: "1".into(), rollback: None, suspend: false },
         sync: SyncStatus::OutOfSync,
         health: HealthStatus::Degraded,
         health_check: CheckedBy::None,

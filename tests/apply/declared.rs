@@ -8,14 +8,14 @@ use crate::killed::kill_keeper;
 use crate::requests::Proxy;
 use crate::sessions::{listed, start};
 use crate::support::command::Outcome;
-use crate::world::{World, kinds, nap, processes_with, until};
+use crate::world::{SOON, World, kinds, nap, processes_with, until};
 
 /// Writes the state file with the agent `coder`: fields of its container, and others of its own.
 pub fn declare(world: &World, container: &str, more: &str) {
     let owner = &world.owner;
     let more = if more.is_empty() { String::new() } else { format!(", {more}") };
     world.state(&[&format!(
-        "coder: {{version: \"1\", image: localhost/{owner}, source: local, container: {{{container}}}{more}}}"
+        "coder: {{version: \"1\", image: localhost/{owner}, source: local, {SOON}, container: {{{container}}}{more}}}"
     )]);
 }
 

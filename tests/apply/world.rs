@@ -18,6 +18,9 @@ use crate::support::command::{Outcome, Running, Sandbox, Words};
 /// Nothing here takes so long.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// What is replaced by the hundred has little to show. What a rollout waits for has tests of its own.
+pub const SOON: &str = "rollout: {settle: 300ms}";
+
 pub struct World {
     pub sandbox: Sandbox,
     /// The state file's name, and what every container and image of the test begins with.
@@ -54,12 +57,14 @@ impl World {
     /// An agent from that image with these fields of `container`, in flow style.
     pub fn agent(&self, name: &str, container: &str) -> String {
         let owner = &self.owner;
-        format!("{name}: {{version: \"1\", image: localhost/{owner}, source: local, container: {{{container}}}}}")
+        format!(
+            "{name}: {{version: \"1\", image: localhost/{owner}, source: local, {SOON}, container: {{{container}}}}}"
+        )
     }
 
     /// An agent from what is published.
     pub fn published(&self, name: &str, version: &str) -> String {
-        format!("{name}: {{version: \"{version}\"}}")
+        format!("{name}: {{version: \"{version}\", {SOON}}}")
     }
 
     /// Writes the state file with these agents.

@@ -54,7 +54,7 @@ impl Controlled for Small {
         self.events.subscribe()
     }
 
-    fn reconcile(&self, _: Duration) -> impl Future<Output = Option<Value>> + Send {
+    fn reconcile(&self, _: Duration, _: bool) -> impl Future<Output = Option<Value>> + Send {
         struct Working<'a>(&'a AtomicUsize);
         impl Drop for Working<'_> {
             fn drop(&mut self) {
@@ -349,7 +349,7 @@ fn a_reconciliation_tells_its_steps_and_then_its_outcome() {
     let small = Small { outcome: Some(json!({"converged": true})), steps: steps.clone(), ..Small::new(json!(0)) };
     let served = Served::start(dir.path(), small);
     let asked = served.runtime.block_on(async {
-        let mut asked = Asked::new(&served.dir, &Request::reconcile(Duration::from_secs(9))).await.unwrap();
+        let mut asked = Asked::new(&served.dir, &Request::reconcile(Duration::from_secs(9), false)).await.unwrap();
         [asked.next().await.unwrap(), asked.next().await.unwrap(), asked.next().await.unwrap()]
     });
     assert_eq!(asked, [steps[0].clone(), steps[1].clone(), json!({"outcome": {"converged": true}})]);

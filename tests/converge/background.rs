@@ -42,8 +42,12 @@ impl Background {
     }
 
     pub async fn ask(&self, timeout: Duration) -> Report {
+        self.ask_to(timeout, false).await
+    }
+
+    pub async fn ask_to(&self, timeout: Duration, retry_quarantined: bool) -> Report {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Reconcile { timeout, reply }).await.unwrap();
+        self.requests.send(Request::Reconcile { timeout, retry_quarantined, reply }).await.unwrap();
         answer.await.unwrap()
     }
 
@@ -185,7 +189,7 @@ async fn a_crash_loop_backs_off_and_costs_the_others_nothing() {
         desired.agents.get_mut("a").unwrap().container.env.remove("CRASH");
     });
     let took = run.mended().await;
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Rollout::SETTLE + Duration::from_secs(2), "{took:?}");
     run.until(|view| view.status.converged).await;
     assert!(run.view.borrow().as_ref().unwrap().backing_off.is_empty());
     assert!(run.told().iter().any(|told| told == "agent `a`: recovered"), "{:?}", run.told());
@@ -342,6 +346,12 @@ async fn a_rolled_back_edit_is_not_tried_again_and_again() {
     );
     let report = run.ask(LONG).await;
     assert!(!report.converged);
+    assert_eq!(run.count("create"), 1, "it is known to fail, whoever asks");
+    let view = run.look().await;
+    let reason = |at: usize| view.status.agents["a"].conditions[at].reason;
+    assert_eq!((reason(0), reason(2)), (ConditionReason::RolledBack, ConditionReason::QuarantinedDigest));
+    let report = run.ask_to(LONG, true).await;
+    assert!(!report.converged);
     assert_eq!(run.count("create"), 2, "somebody asked for it");
 }
 
@@ -360,7 +370,7 @@ async fn an_edit_is_not_kept_waiting_by_an_earlier_one() {
 /// Promised by issue 13: nothing is recreated that exists as wanted.
 #[tokio::test(start_paused = true)]
 async fn an_edit_that_is_taken_back_before_the_stop_interrupts_nobody() {
-    for (slow, seconds) in [("create", 3), ("rename", 3), ("stop", 10)] {
+    for (slow, seconds) in [("create", 3), ("stop", 10)] {
         let mut run = Background::start(Story::new(&["a"]));
         run.converged().await;
         let one = |run: &Background| run.fake.state().named("demo-a").map(|(id, one)| (id.clone(), one.started));
@@ -402,7 +412,7 @@ async fn one_that_got_its_stop_signal_before_the_edit_was_taken_back_is_started_
     });
     quiet(2).await;
     assert!(!run.view.borrow().as_ref().unwrap().status.converged, "it may be about to end");
-    run.fake.state().named_mut("demo-a.prev").unwrap().phase = Phase::Exited { code: 143 };
+    run.fake.state().named_mut("demo-a").unwrap().phase = Phase::Exited { code: 143 };
     run.converged().await;
     assert_eq!((run.phase("demo-a"), run.fake.state().named("demo-a").unwrap().0.clone()), (Some(Phase::Running), id));
     assert_eq!((run.count("create"), run.count("start")), (1, 1));

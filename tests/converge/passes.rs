@@ -288,7 +288,8 @@ async fn a_stop_drops_transfers_and_finishes_containers() {
         cancel.cancel();
     });
     assert!(report.interrupted && !report.converged);
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // Its stop, and that it stays up.
+    assert!(began.elapsed() < Duration::from_secs(5 + 10 + 1), "{:?}", began.elapsed());
     assert_eq!(story.names(), ["demo-a"]);
     assert_eq!(story.phase("demo-a"), Phase::Running);
     assert!(!story.fake.state().files.contains_key(&key_of("slow", "1")));

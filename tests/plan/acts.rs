@@ -1,7 +1,6 @@
 //! The safe order of a replacement, one step at a time on a fake world: what is done after which failure.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use steadfast::act::{ActError, Patience, act};
 use steadfast::backend::Progress;
@@ -74,7 +73,7 @@ async fn take(fake: &Fake, action: &Action, patience: &Patience) -> String {
 }
 
 fn patience() -> Patience {
-    Patience { local: false, healthy: Duration::from_secs(60), ..Patience::default() }
+    Patience { local: false, ..Patience::default() }
 }
 
 /// A failure that strikes once and does not go away by itself.
@@ -85,7 +84,7 @@ fn once(word: &'static str, target: &str) -> Fault {
 #[tokio::test(start_paused = true)]
 async fn whichever_line_fails_somebody_serves() {
     let back = "old demo-a is running";
-    let all = "create demo-a.next, rename demo-a.prev, stop demo-a.prev, rename demo-a, start demo-a";
+    let all = "create demo-a.next, stop demo-a, rename demo-a.prev, rename demo-a, start demo-a";
     let undone = "remove demo-a, rename demo-a, start demo-a";
     let rows = [
         ("nothing", None, ("MODE", "two"), format!("settled: {all}, remove demo-a.prev -> new demo-a is running")),
@@ -95,22 +94,22 @@ async fn whichever_line_fails_somebody_serves() {
             "the step aside",
             Some(once("rename", "demo-a")),
             ("MODE", "two"),
-            format!("rolled back, untried, after apiError: create demo-a.next, remove demo-a.next -> {back}"),
+            format!(
+                "rolled back, untried, after apiError: create demo-a.next, stop demo-a, remove demo-a.next, start demo-a -> {back}"
+            ),
         ),
         (
             "its stop",
-            Some(once("stop", "demo-a.prev")),
+            Some(once("stop", "demo-a")),
             ("MODE", "two"),
-            format!(
-                "rolled back, untried, after apiError: create demo-a.next, rename demo-a.prev, remove demo-a.next, rename demo-a -> {back}"
-            ),
+            format!("rolled back, untried, after apiError: create demo-a.next, remove demo-a.next -> {back}"),
         ),
         (
             "the successor's name",
             Some(once("rename", "demo-a.next")),
             ("MODE", "two"),
             format!(
-                "rolled back, untried, after apiError: create demo-a.next, rename demo-a.prev, stop demo-a.prev, remove demo-a.next, rename demo-a, start demo-a -> {back}"
+                "rolled back, untried, after apiError: create demo-a.next, stop demo-a, rename demo-a.prev, remove demo-a.next, rename demo-a, start demo-a -> {back}"
             ),
         ),
         (
@@ -118,7 +117,7 @@ async fn whichever_line_fails_somebody_serves() {
             Some(once("start", "demo-a")),
             ("MODE", "two"),
             format!(
-                "rolled back after apiError: create demo-a.next, rename demo-a.prev, stop demo-a.prev, rename demo-a, {undone} -> {back}"
+                "rolled back after apiError: create demo-a.next, stop demo-a, rename demo-a.prev, rename demo-a, {undone} -> {back}"
             ),
         ),
         ("its life", None, ("CRASH", "7"), format!("rolled back after endedAtOnce: {all}, stop demo-a, {undone} -> {back}")),
@@ -133,7 +132,7 @@ async fn whichever_line_fails_somebody_serves() {
             "every start",
             Some(Fault::lasting("start")),
             ("MODE", "two"),
-            "rollBackFailed: create demo-a.next, rename demo-a.prev, stop demo-a.prev, rename demo-a, remove demo-a, rename demo-a -> old demo-a exited with code 143".to_owned(),
+            "rollBackFailed: create demo-a.next, stop demo-a, rename demo-a.prev, rename demo-a, remove demo-a, rename demo-a -> old demo-a exited with code 143".to_owned(),
         ),
     ];
     for (what, fault, (variable, value), wanted) in rows {
@@ -173,7 +172,7 @@ async fn what_is_not_wanted_any_more_goes_no_further() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_for_health_that_is_broken_off_leaves_or_undoes_it() {
-    let served = "create demo-a.next, rename demo-a.prev, stop demo-a.prev, rename demo-a, start demo-a";
+    let served = "create demo-a.next, stop demo-a, rename demo-a.prev, rename demo-a, start demo-a";
     for (undo, wanted) in [
         (false, format!("interrupted: {served} -> new demo-a is running, old demo-a.prev exited with code 143")),
         (

@@ -14,6 +14,7 @@ mod names;
 mod observes;
 mod pairs;
 mod properties;
+mod quarantine;
 mod removal;
 mod scene;
 mod shared;

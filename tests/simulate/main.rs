@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use schedule::Schedule;
-use steadfast::reconcile::broken::{self, Broken};
+use steadfast::broken::{self, Broken};
 
 /// A seed that does not hold, and why.
 type Found = Option<(u64, String)>;

@@ -5,14 +5,17 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steadfast::backend::fake::{Call, Effect, Fake, FakeContainer, FakeSession, Fault, FaultPoint, State};
+use steadfast::broken::{self, Broken};
 use steadfast::model::*;
-use steadfast::reconcile::broken::{self, Broken};
 use steadfast::reconcile::run::{Request, Revision};
 use steadfast::reconcile::{Options, Report};
+use steadfast::rollouts::RolloutRecord;
+use steadfast::status::ConditionReason;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -116,12 +119,27 @@ struct Play {
     watched: (Instant, usize),
     /// Edits that are to be begun soon, and when they were made.
     prompt: Vec<(usize, Instant)>,
+    /// What failed, and what has proved itself: on the disk, which outlives each process.
+    rollouts: Arc<RolloutRecord>,
+    /// People edit and ask, and `run` comes and goes; nothing else has happened.
+    is_undisturbed: bool,
+    /// `run` was killed.
+    was_killed: bool,
+    /// How often a successor of each agent was made since it was edited last, and how often `run` was killed since.
+    tries: BTreeMap<usize, (usize, usize)>,
+    /// Agents that served well when somebody made them what can never be.
+    well: BTreeSet<usize>,
+    /// Agents whose containers may overlap, or might once.
+    overlapped: BTreeSet<usize>,
+    /// Some agent was given another restart policy.
+    has_other_policy: bool,
 }
 
-fn options(parallel: usize) -> Options {
+fn options(parallel: usize, rollouts: Arc<RolloutRecord>) -> Options {
     let mut options = Story::new(&[]).options;
     options.policy.allow_empty = true;
     options.parallel = parallel;
+    options.rollouts = rollouts;
     options
 }
 
@@ -196,7 +214,9 @@ impl Play {
         for one in fake.state().containers.values_mut() {
             one.started = one.started.map(|_| Instant::now());
         }
-        let mut run = Background::with(desired.clone(), fake.clone(), options(parallel), CancellationToken::new());
+        let rollouts = Arc::<RolloutRecord>::default();
+        let options = options(parallel, rollouts.clone());
+        let mut run = Background::with(desired.clone(), fake.clone(), options, CancellationToken::new());
         run.converged().await;
         {
             let mut state = fake.state();
@@ -226,6 +246,13 @@ impl Play {
             starts: Allowance::new(8.0 * AGENTS.len() as f64, 0.1 * AGENTS.len() as f64),
             watched: (Instant::now(), 0),
             prompt: Vec::new(),
+            rollouts,
+            is_undisturbed: true,
+            was_killed: false,
+            tries: BTreeMap::new(),
+            well: BTreeSet::new(),
+            overlapped: BTreeSet::new(),
+            has_other_policy: false,
         }
     }
 
@@ -253,7 +280,7 @@ impl Play {
             let run = Background::with(
                 self.desired.clone(),
                 self.fake.clone(),
-                options(self.parallel),
+                options(self.parallel, self.rollouts.clone()),
                 CancellationToken::new(),
             );
             run.ahead.store(self.ahead, Ordering::Relaxed);
@@ -268,6 +295,8 @@ impl Play {
                 assert!(run.stop().await < Duration::from_secs(10));
             }
             How::Killed(after) => {
+                self.was_killed = true;
+                self.tries.values_mut().for_each(|(_, kills)| *kills += 1);
                 self.fake.kill_after(after);
                 let _ = tokio::time::timeout(Duration::from_secs(20), self.fake.killed()).await;
                 run.task.abort();
@@ -287,6 +316,16 @@ impl Play {
                 | Event::Slow(..)
                 | Event::Slept(_)
         );
+        self.is_undisturbed &= matches!(
+            event,
+            Event::Edit(..)
+                | Event::Ask
+                | Event::Slow(..)
+                | Event::Slept(_)
+                | Event::SourceChanged(_)
+                | Event::Down(..)
+                | Event::BadEdit
+        );
         match event {
             Event::Edit(who, edit) => self.edit(*who, edit),
             Event::SwapPorts(one, other) => {
@@ -294,6 +333,7 @@ impl Play {
                 for (who, from) in [(*one, *other), (*other, *one)] {
                     if let Some(agent) = self.desired.agents.get_mut(&agent_name(AGENTS[who])) {
                         agent.container.ports = ports[from].clone().into_iter().collect();
+                        agent.rollout.strategy = RolloutStrategy::Replace;
                     }
                 }
                 // Where one of them is not there, its port is nobody's.
@@ -444,7 +484,7 @@ impl Play {
                 self.down(*how).await;
                 self.back_in = *back_in;
             }
-            Event::Ask => self.ask(),
+            Event::Ask => self.ask(false),
         }
         Ok(())
     }
@@ -476,6 +516,18 @@ impl Play {
         let took = |call: &Call| self.renamed.get(&call.target).is_some_and(|at| call.at < *at + unseen);
         let blindly_made = state.blindly_made.iter().find(|call| !took(call));
         ensure!(blindly_made.is_none(), "made although it was there: {blindly_made:?}");
+        for (who, name) in AGENTS.into_iter().enumerate() {
+            let next = format!("{}.next", self.container(who));
+            let made = calls.iter().filter(|call| call.word == "create" && call.target == next).count();
+            let (tries, kills) = self.tries.entry(who).or_default();
+            *tries += made;
+            let agent = self.desired.agents.get(&agent_name(name));
+            let is_bad = agent.is_some_and(|agent| {
+                agent.container.env.contains_key("CRASH") && agent.state == AgentState::Running && !agent.suspend
+            });
+            let again = is_bad && self.is_undisturbed && *tries > 1 + *kills;
+            ensure!(!again, "what failed was tried {tries} times although nothing else was wanted: {next}");
+        }
         ensure!(state.inside.too_early.is_empty(), "before its workspace: {:?}", state.inside.too_early);
         self.watch_ends(&state)?;
         for agent in AGENTS {
@@ -550,19 +602,73 @@ impl Play {
         Ok(())
     }
 
-    fn ask(&mut self) {
+    fn ask(&mut self, retry_quarantined: bool) {
         let Some(run) = &self.run else { return };
         let requests = run.requests.clone();
         self.answers.push(tokio::spawn(async move {
             let (reply, answer) = oneshot::channel();
-            requests.send(Request::Reconcile { timeout: Duration::from_secs(60), reply }).await.ok()?;
+            requests
+                .send(Request::Reconcile { timeout: Duration::from_secs(60), retry_quarantined, reply })
+                .await
+                .ok()?;
             answer.await.ok()
         }));
     }
 
+    /// Whether an agent that is to run fails each time that it is started, or never becomes healthy.
+    fn fails(agent: &Agent) -> bool {
+        let sick = agent.container.env.get("SICK").is_some_and(|seconds| seconds.expose().len() > 1);
+        let is_kept = matches!(agent.container.restart, RestartPolicy::Always | RestartPolicy::UnlessStopped);
+        let fails = agent.container.env.contains_key("CRASH") || sick && agent.container.healthcheck.is_some();
+        fails && is_kept && agent.state == AgentState::Running && !agent.suspend
+    }
+
+    /// What fails serves nobody: what served before does, for as long as nobody wants anything else of it.
+    fn note_who_serves(&mut self, who: usize, edit: &Edit, before: Option<&Agent>) {
+        let name = agent_name(AGENTS[who]);
+        let view = self.run.as_ref().and_then(|run| run.view.borrow().clone());
+        let status = view.as_ref().and_then(|view| view.status.agents.get(&name));
+        let was_well = status.is_some_and(|agent| agent.ready)
+            && self.edited.get(&who).is_none_or(|at| at.elapsed() > 2 * GIVEN_UP)
+            && before.is_some_and(|agent| agent.state == AgentState::Running && !Self::fails(agent));
+        let fails = self.desired.agents.get(&name).is_some_and(Self::fails);
+        let is_quick = matches!(edit, Edit::Crash(_) | Edit::Sick(_) | Edit::Mode(_) | Edit::Token(_));
+        let serves = was_well || self.well.contains(&who);
+        if fails && is_quick && serves {
+            self.well.insert(who)
+        } else {
+            self.well.remove(&who)
+        };
+    }
+
+    /// Whoever served well before it was made what fails still serves.
+    fn check_who_serves(&self) -> Result<(), String> {
+        let state = self.fake.state();
+        let is_good = |one: &&FakeContainer| {
+            let sick = one.spec.env.get("SICK").is_some_and(|seconds| seconds.expose().len() > 1);
+            let fails = one.spec.env.contains_key("CRASH") || sick && one.spec.healthcheck.is_some();
+            one.phase == Phase::Running && !fails
+        };
+        for who in self.well.iter().filter(|_| self.is_undisturbed) {
+            let theirs = state.containers.values().filter(|one| is_of(one, AGENTS[*who]));
+            ensure!(theirs.filter(is_good).count() == 1, "{} served, and its successor is bad", AGENTS[*who]);
+        }
+        Ok(())
+    }
+
     fn edit(&mut self, who: usize, edit: &Edit) {
-        self.touched.insert(who);
+        let before = self.desired.agents.get(&agent_name(AGENTS[who])).cloned();
+        self.edit_file(who, edit);
+        self.note_who_serves(who, edit, before.as_ref());
+        // What an edit a moment ago led to may still be tried.
+        let is_under_way = self.edited.get(&who).is_some_and(|at| at.elapsed() < 2 * GIVEN_UP);
         self.edited.insert(who, Instant::now());
+        self.tries.insert(who, (0, usize::from(is_under_way)));
+        self.publish_revision();
+    }
+
+    fn edit_file(&mut self, who: usize, edit: &Edit) {
+        self.touched.insert(who);
         let name = agent_name(AGENTS[who]);
         if matches!(edit, Edit::Removed | Edit::State(AgentState::Absent)) {
             self.may_vanish.insert(who);
@@ -611,12 +717,25 @@ impl Play {
                 Edit::Version("latest") => agent.version = Version::Latest,
                 Edit::Version(version) => agent.version = Version::Exact((*version).to_owned()),
                 Edit::Source(source) => agent.source = *source,
-                Edit::Restart(restart) => agent.container.restart = *restart,
+                Edit::Restart(restart) => {
+                    agent.container.restart = *restart;
+                    self.has_other_policy = true;
+                }
                 Edit::State(state) => agent.state = *state,
                 Edit::Suspend(suspend) => agent.suspend = *suspend,
                 Edit::Checked(checked) => agent.container.healthcheck = checked.then(health_check),
                 Edit::Port(false) => agent.container.ports.clear(),
-                Edit::Port(true) if agent.container.ports.is_empty() => {
+                Edit::Overlap(overlap) => {
+                    agent.rollout.strategy = if *overlap { RolloutStrategy::Overlap } else { RolloutStrategy::Replace };
+                    if *overlap {
+                        agent.container.ports.clear();
+                        self.overlapped.insert(who);
+                    }
+                }
+                Edit::Settle(seconds) => agent.rollout.settle = Duration::from_secs(*seconds),
+                Edit::Port(true)
+                    if agent.container.ports.is_empty() && agent.rollout.strategy == RolloutStrategy::Replace =>
+                {
                     agent.container.ports = free.map(port).into_iter().collect();
                 }
                 Edit::Work(work) => {
@@ -648,7 +767,6 @@ impl Play {
                 agent.version = Version::Exact("1".to_owned());
             }
         }
-        self.publish_revision();
     }
 
     fn outside(&mut self, who: usize, what: &Outside, told: Delivered) {
@@ -762,10 +880,16 @@ impl Play {
             let Some(view) = view else { continue };
             let is_doomed = |agent: &AgentName| self.desired.agents.get(agent).is_some_and(Self::is_doomed);
             let waits = view.backing_off.iter().filter(|off| off.retry_at.is_none());
-            if waits.filter(|off| !off.agent.as_ref().is_some_and(is_doomed)).count() == 0 {
+            let is_quarantined = |(name, agent): (&AgentName, &steadfast::status::AgentStatus)| {
+                let mut reasons = agent.conditions.iter().map(|condition| condition.reason);
+                !is_doomed(name) && reasons.any(|reason| reason == ConditionReason::QuarantinedDigest)
+            };
+            let is_stuck = waits.filter(|off| !off.agent.as_ref().is_some_and(is_doomed)).count() > 0
+                || view.status.agents.iter().any(is_quarantined);
+            if !is_stuck {
                 return Ok(());
             }
-            self.ask();
+            self.ask(true);
         }
         self.wait(SETTLED).await
     }
@@ -784,7 +908,7 @@ impl Play {
     /// Somebody applies while nobody keeps it up. What that claims is so.
     async fn apply(&mut self) -> Result<(), String> {
         self.down(How::Stopped).await;
-        let options = Options { timeout: APPLY_TIMEOUT, ..options(self.parallel) };
+        let options = Options { timeout: APPLY_TIMEOUT, ..options(self.parallel, self.rollouts.clone()) };
         let (desired, fake) = (self.desired.clone(), self.fake.clone());
         let story = Story { desired, fake, options, cancel: CancellationToken::new() };
         let began = Instant::now();
@@ -986,13 +1110,21 @@ pub async fn play(schedule: &Schedule, fault: Option<Broken>) -> Result<(), Stri
         }
     }
     play.settle().await?;
+    play.check_who_serves()?;
 
     {
         let state = play.fake.state();
         for effect in &state.effects {
             ensure!(effect.owner.as_ref().is_none_or(|owner| owner.as_deref() == Some("demo")), "{:?}", effect);
-            let twice = effect.running.windows(2).find(|two| two[0] == two[1] && two[0].0 == "demo");
+            let overlaps = |agent: &str| play.overlapped.iter().any(|who| AGENTS[*who] == agent);
+            let is_twice = |two: &&[(String, String)]| two[0] == two[1] && two[0].0 == "demo" && !overlaps(&two[0].1);
+            let twice = effect.running.windows(2).find(is_twice);
             ensure!(twice.is_none(), "two containers of one agent run after {:?}", effect);
+            let stays = matches!(effect.restart, Some(RestartPolicy::Always | RestartPolicy::UnlessStopped));
+            let is_unnamed = effect.call.word == "stop" && effect.call.target.ends_with(".prev") && stays;
+            let is_usual = play.is_undisturbed && !play.was_killed && !play.has_other_policy;
+            let is_usual = is_usual && play.overlapped.is_empty();
+            ensure!(!is_usual || !is_unnamed, "it has lost its name before it has stopped: {:?}", effect.call);
         }
         for two in state.effects.windows(2) {
             for (owner, agent) in two[0].agents.difference(&two[1].agents) {

@@ -69,6 +69,10 @@ pub enum Edit {
     Suspend(bool),
     Checked(bool),
     Port(bool),
+    /// Its containers overlap, and publish no port; or not any more.
+    Overlap(bool),
+    /// How many seconds a successor is to stay up.
+    Settle(u64),
     /// It ends at once with this code, or not any more.
     Crash(Option<u8>),
     /// It is unhealthy so many seconds after each start.
@@ -211,6 +215,8 @@ fn any_edit(rng: &mut Rng) -> Edit {
             (1, |rng| Edit::Suspend(rng.bool())),
             (2, |rng| Edit::Checked(rng.bool())),
             (2, |rng| Edit::Port(rng.bool())),
+            (2, |rng| Edit::Overlap(rng.bool())),
+            (1, |rng| Edit::Settle(of(rng, &[0, 1, 30]))),
             (2, |rng| Edit::Crash(of(rng, &[None, None, Some(0), Some(3)]))),
             (2, |rng| Edit::Sick(of(rng, &[None, Some(3), Some(100_000)]))),
             (3, |rng| Edit::Work(any_work(rng))),
@@ -344,12 +350,32 @@ fn any_edit_event(rng: &mut Rng) -> Event {
     )
 }
 
+/// What happens where versions are tried of which some are bad, and `run` comes and goes meanwhile.
+fn any_rollout(rng: &mut Rng) -> Event {
+    one_of(
+        rng,
+        &[
+            (6, |rng| Event::Edit(who(rng), Edit::Mode(rng.u8(..10)))),
+            (6, |rng| Event::Edit(who(rng), Edit::Crash(of(rng, &[None, Some(0), Some(3)])))),
+            (2, |rng| Event::Edit(who(rng), Edit::Sick(of(rng, &[None, Some(3), Some(100_000)])))),
+            (2, |rng| Event::Edit(who(rng), Edit::Checked(rng.bool()))),
+            (1, |rng| Event::Edit(who(rng), Edit::Overlap(rng.bool()))),
+            (1, |rng| Event::Edit(who(rng), Edit::Settle(of(rng, &[0, 1, 30])))),
+            (3, |_| Event::Ask),
+            (1, |rng| Event::Down(How::Killed(rng.usize(..8)), 0)),
+            (1, |_| Event::Down(How::Stopped, 0)),
+        ],
+    )
+}
+
 /// What happens where somebody cannot make up their mind about one agent.
 fn any_edit_of_one(rng: &mut Rng) -> Event {
     one_of(
         rng,
         &[
             (12, |rng| Event::Edit(0, Edit::Mode(rng.u8(..10)))),
+            // So that one is done when the next edit comes.
+            (4, |_| Event::Edit(0, Edit::Settle(0))),
             (1, |rng| Event::Edit(0, Edit::Checked(rng.bool()))),
             (3, |rng| Event::Slow(of(rng, &["stop", "create", "remove", "look"]), of(rng, &[0, 3_000, 10_000]))),
         ],
@@ -383,7 +409,8 @@ impl Schedule {
         let (count, theme) = (rng.usize(1..=most), rng.u8(..10));
         let mut one = || match theme {
             0..2 => (any_short_pause(rng), any_edit_of_one(rng)),
-            2..5 => (any_short_pause(rng), any_edit_event(rng)),
+            2 => (any_pause(rng), any_rollout(rng)),
+            3..5 => (any_short_pause(rng), any_edit_event(rng)),
             _ => (any_pause(rng), any_event(rng)),
         };
         let events = (0..count).map(|_| one()).collect();

@@ -60,6 +60,7 @@ pub fn agent(name: &str) -> Agent {
     Agent {
         place: Place { file: "steadfast.yaml".into(), line: 1, column: 1 },
         version: Version::Exact("1".into()),
+        rolled_back: None,
         image: Some(format!("r.example/{name}")),
         artifact: None,
         source: ImageSource::Manifest,
@@ -67,6 +68,7 @@ pub fn agent(name: &str) -> Agent {
         pins: BTreeMap::new(),
         state: AgentState::Running,
         suspend: false,
+        rollout: Rollout::default(),
         container: ContainerSpec { ..ContainerSpec::new(container_name(&format!("demo-{name}"))) },
         workspaces: BTreeMap::new(),
         sessions: BTreeMap::new(),

@@ -282,7 +282,7 @@ fn write_state(world: &World, agents: &[Agent], taken: u16) {
         .map(|agent| {
             let (container, version) = described(agent, taken);
             let (name, owner) = (&agent.name, &world.owner);
-            format!("{name}: {{version: \"{version}\", image: localhost/{owner}, source: local, container: {{{container}}}}}")
+            format!("{name}: {{version: \"{version}\", image: localhost/{owner}, source: local, rollout: {{settle: 300ms}}, container: {{{container}}}}}")
         })
         .collect();
     world.state(&lines.iter().map(String::as_str).collect::<Vec<_>>());

@@ -34,7 +34,8 @@ impl State {
         let mut running: Vec<_> = up.map(|one| (label(one, labels::NAME), label(one, labels::AGENT))).collect();
         running.sort();
         let call = Call { word, target: target.to_owned(), at: Instant::now() };
-        self.effects.push(Effect { call, owner, agents, running });
+        let restart = self.named(target).map(|(_, one)| one.spec.restart);
+        self.effects.push(Effect { call, owner, agents, running, restart });
         self.tell(word, target, None);
         if let Some(left) = &mut self.kill_after {
             *left = left.saturating_sub(1);

@@ -128,7 +128,9 @@ pub(super) fn fix(name: &AgentName, agent: &AgentStatus, condition: &Condition) 
     let container = agent.container.as_ref().map(|container| container.name.as_str());
     let apply = || "`steadfast apply` does it; `steadfast plan` shows it first".to_owned();
     match (condition.reason, &agent.last_failure) {
-        (ConditionReason::Blocked, _) => format!("`steadfast why {name}` says what would help"),
+        (ConditionReason::Blocked | ConditionReason::RolledBack, _) => {
+            format!("`steadfast why {name}` says what would help")
+        }
         (ConditionReason::CrashLoop, _) => format!("`steadfast logs {name}` shows all it said"),
         (ConditionReason::Failed, _) => kind_hint(FailureKind::Failed, name, container).unwrap_or_else(apply),
         (ConditionReason::Unhealthy, _) if agent.sync == SyncStatus::OutOfSync => {

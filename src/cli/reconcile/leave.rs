@@ -49,7 +49,7 @@ pub(super) async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> R
     let timeout = if args.no_wait { Duration::ZERO } else { args.timeout };
     let patience = timeout + GRACE;
     let mut outcome = tokio::select! {
-        outcome = asked(settings, timeout, kept) => outcome.map_err(|err| CliError::from_asking(&kept.holder, &err))?,
+        outcome = asked(settings, timeout, args.retry_quarantined, kept) => outcome.map_err(|err| CliError::from_asking(&kept.holder, &err))?,
         () = signals.token.cancelled() => return Ok(signals.status().unwrap_or(ExitStatus::Interrupted)),
         () = tokio::time::sleep(patience) => {
             let message = format!("{} did not report the outcome within {}", kept.holder, units::short(patience));
@@ -88,9 +88,14 @@ pub(super) async fn ask(settings: &Settings, args: &ApplyArgs, kept: &Kept) -> R
     Ok(ExitStatus::from_code(outcome.exit_code).unwrap_or(ExitStatus::Error))
 }
 
-async fn asked(settings: &Settings, timeout: Duration, kept: &Kept) -> Result<Outcome, AskError> {
+async fn asked(
+    settings: &Settings,
+    timeout: Duration,
+    retry_quarantined: bool,
+    kept: &Kept,
+) -> Result<Outcome, AskError> {
     let printer = Printer::new(settings.quiet, settings.color_stderr, false);
-    let mut answers = Asked::new(&kept.dir, &Request::reconcile(timeout)).await?;
+    let mut answers = Asked::new(&kept.dir, &Request::reconcile(timeout, retry_quarantined)).await?;
     loop {
         let mut answer = answers.next().await?;
         match answer.get_mut("outcome") {

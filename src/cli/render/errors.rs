@@ -251,7 +251,9 @@ pub(crate) fn problem_status(problem: &Problem, manifest_fault: Option<&Manifest
             ActError::Store(err) => CliError::from_store(err).status,
             // This code says that the predecessor runs; where it does not come back, something is broken.
             ActError::RolledBack { .. } => ExitStatus::RolledBack,
-            ActError::Unhealthy { .. } | ActError::EndedAtOnce { .. } => ExitStatus::NotConverged,
+            ActError::Unhealthy { .. } | ActError::OutOfTime { .. } | ActError::EndedAtOnce { .. } => {
+                ExitStatus::NotConverged
+            }
             _ => ExitStatus::Error,
         },
         Problem::NonConvergent { .. } | Problem::Unready { .. } => ExitStatus::NotConverged,
@@ -264,6 +266,8 @@ pub(crate) fn problem_status(problem: &Problem, manifest_fault: Option<&Manifest
         Problem::Blocked { waiting } => match &waiting.on {
             WaitingOn::Manifest { .. } if manifest_fault == Some(&ManifestFault::Invalid) => ExitStatus::Invalid,
             WaitingOn::Manifest { cause: ManifestCause::Pinned { .. } } => ExitStatus::Unverified,
+            // What it was to replace runs.
+            WaitingOn::Quarantine { .. } => ExitStatus::RolledBack,
             _ => ExitStatus::Error,
         },
     }

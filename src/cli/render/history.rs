@@ -46,9 +46,8 @@ impl Page {
             "pass" => ("stuck", CHANGE),
             "converged" => ("converged", ADD),
             "recovered" | "podmanBack" | "manifestTrusted" => ("-", ADD),
-            "stateFileRejected" | "podmanLost" | "backingOff" | "notRecorded" | "trouble" | "manifestRefused" => {
-                ("-", CHANGE)
-            }
+            "stateFileRejected" | "podmanLost" | "backingOff" | "notRecorded" | "trouble" | "manifestRefused"
+            | "quarantined" => ("-", CHANGE),
             _ => ("-", ASIDE),
         };
         let took = entry.took().map_or_else(|| "-".to_owned(), units::short);
@@ -130,6 +129,8 @@ fn note(entry: &Entry) -> String {
         "converged" => "everything is as desired",
         "trouble" => "has a problem",
         "recovered" => "recovered",
+        "quarantined" => "its successor failed, and is not tried again",
+        "rollback" => "somebody went back to another version",
         "slept" => "the machine was asleep",
         "podmanLost" => "Podman cannot be reached",
         "podmanBack" => "Podman answers again",

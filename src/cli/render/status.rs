@@ -149,7 +149,25 @@ struct Desired {
     state: String,
     version: String,
     #[serde(default)]
+    rollback: Option<Rollback>,
+    #[serde(default)]
     suspend: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rollback {
+    state_file_version: String,
+}
+
+impl Desired {
+    /// The version, and that somebody went back to it.
+    fn shown_version(&self) -> String {
+        match &self.rollback {
+            Some(back) => format!("{} (rolled back; the file: {})", self.version, back.state_file_version),
+            None => self.version.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -317,7 +335,7 @@ fn table(out: &mut String, status: &Page, color: bool) {
                 (Some(health), Some(check)) => health_in_words(health, check),
                 _ => agent.health.as_str(),
             };
-            [name.to_string(), state, wanted.version.clone(), agent.sync.clone(), health.to_owned(), container]
+            [name.to_string(), state, wanted.shown_version(), agent.sync.clone(), health.to_owned(), container]
         })
         .collect();
     let mut widths = HEAD.map(str::len);

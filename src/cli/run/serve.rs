@@ -61,18 +61,18 @@ impl Served {
     }
 
     /// Has the files read again and everything looked at; yields what came of it, `None` when it is stopping.
-    pub(super) async fn request(&self, timeout: Duration) -> Option<Report> {
-        self.ask(timeout).await?.await.ok()
+    pub(super) async fn request(&self, timeout: Duration, retry_quarantined: bool) -> Option<Report> {
+        self.ask(timeout, retry_quarantined).await?.await.ok()
     }
 
     /// Has the files read again, and asks for everything to be looked at; what comes of it may be waited for.
-    pub(super) async fn ask(&self, timeout: Duration) -> Option<oneshot::Receiver<Report>> {
+    pub(super) async fn ask(&self, timeout: Duration, retry_quarantined: bool) -> Option<oneshot::Receiver<Report>> {
         self.watching.reload_and_wait().await;
         let (done, flushed) = oneshot::channel();
         self.flush.send(done).await.ok()?;
         flushed.await.ok()?;
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Reconcile { timeout, reply }).await.ok()?;
+        self.requests.send(Request::Reconcile { timeout, retry_quarantined, reply }).await.ok()?;
         Some(answer)
     }
 
@@ -178,8 +178,8 @@ impl Controlled for Served {
         self.sessions.send(input).await
     }
 
-    async fn reconcile(&self, timeout: Duration) -> Option<Value> {
-        let report = self.request(timeout).await?;
+    async fn reconcile(&self, timeout: Duration, retry_quarantined: bool) -> Option<Value> {
+        let report = self.request(timeout, retry_quarantined).await?;
         let error = self.view.borrow().as_ref().and_then(|view| view.file_error.clone());
         serde_json::to_value(report::outcome(&report, &self.files, error)).ok()
     }

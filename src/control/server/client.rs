@@ -38,9 +38,9 @@ impl Client {
             Request::Status => self.status(controlled, false).await,
             Request::Watch => self.status(controlled, true).await,
             Request::Events => self.events(controlled).await,
-            Request::Reconcile { timeout_ms } => {
+            Request::Reconcile { timeout_ms, retry_quarantined } => {
                 let timeout = timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT);
-                self.reconcile(controlled, timeout).await
+                self.reconcile(controlled, timeout, retry_quarantined).await
             }
             Request::Send(input) => {
                 let sent = tokio::select! {
@@ -120,11 +120,16 @@ impl Client {
         }
     }
 
-    async fn reconcile(&mut self, controlled: &impl Controlled, timeout: Duration) -> Result<(), Over> {
+    async fn reconcile(
+        &mut self,
+        controlled: &impl Controlled,
+        timeout: Duration,
+        retry_quarantined: bool,
+    ) -> Result<(), Over> {
         self.seat.work();
         // Before it is asked for, so that nothing of it is missed.
         let mut events = controlled.events();
-        let working = controlled.reconcile(timeout);
+        let working = controlled.reconcile(timeout, retry_quarantined);
         tokio::pin!(working);
         let mut silent = false;
         let outcome = loop {

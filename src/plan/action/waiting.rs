@@ -128,6 +128,15 @@ pub enum WaitingOn {
         /// That error.
         why: String,
     },
+    /// Something else to be wanted: what is wanted failed before.
+    Quarantine {
+        /// The image that failed.
+        image: String,
+        /// When (RFC 3339).
+        since: String,
+        /// Of what.
+        why: String,
+    },
     /// The virtual machine, which does not run, and which nobody starts for the sake of this.
     Down {
         /// Which.
@@ -189,6 +198,7 @@ impl WaitingOn {
             WaitingOn::Workspace { .. } => "workspace",
             WaitingOn::AdHocSession { .. } => "session",
             WaitingOn::Precondition { .. } => "precondition",
+            WaitingOn::Quarantine { .. } => "quarantine",
             WaitingOn::Transition { .. } | WaitingOn::Down { .. } | WaitingOn::Sight { .. } => "sight",
         }
     }
@@ -208,6 +218,7 @@ impl WaitingOn {
                 FailureKind::Vm
             }
             WaitingOn::Precondition { kind, .. } => *kind,
+            WaitingOn::Quarantine { .. } => FailureKind::Quarantined,
             WaitingOn::AgentReady { .. } => FailureKind::NotReady,
             WaitingOn::Workspace { .. } => FailureKind::Workspace,
             WaitingOn::Artifact { .. }
@@ -229,6 +240,7 @@ impl WaitingOn {
             | WaitingOn::OtherAgent { .. }
             | WaitingOn::ForeignVm { .. }
             | WaitingOn::Precondition { .. }
+            | WaitingOn::Quarantine { .. }
             | WaitingOn::AdHocSession { .. }
             | WaitingOn::Down { .. }
             | WaitingOn::Sight { .. } => true,
@@ -296,6 +308,9 @@ impl fmt::Display for WaitingOn {
                 write!(f, "session `{session}` was started by hand and runs")
             }
             WaitingOn::Precondition { why, .. } => f.write_str(why),
+            WaitingOn::Quarantine { image, since, why } => {
+                write!(f, "`{image}` is quarantined, since it failed at {since}: {why}")
+            }
             WaitingOn::Down { instance, phase } => {
                 write!(f, "unknown until it can be observed: VM `{instance}` {phase}")
             }

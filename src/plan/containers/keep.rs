@@ -10,7 +10,7 @@ use super::{Found, OwnContainers, labels, remove, settle, stays_ended};
 use crate::model::labels::{NEXT_SUFFIX, PREV_SUFFIX};
 use crate::model::{
     Agent, AgentName, AgentState, CanonicalSpec, ContainerName, ContainerState, Create, Desired, FieldChange, Guest,
-    Health, Owner, Phase,
+    Health, Owner, Phase, Quarantined, RolloutStrategy,
 };
 use crate::plan::images::ImageFor;
 use crate::plan::{Action, ActionKind, Plan, Policy, Reason, StartMode, Waiting, WaitingOn};
@@ -74,6 +74,15 @@ impl<'a> Wanted<'a> {
         std::iter::once(plain.clone()).chain(others).find(is_free).unwrap_or(plain)
     }
 
+    /// What failed before, where that is what is wanted now.
+    fn quarantined(&self) -> Option<&'a Quarantined> {
+        let failed = self.policy.quarantined.get(self.name).filter(|_| self.start())?;
+        let reference = self.image.reference.as_ref().ok()?;
+        let is_same = failed.is_said(self.agent, reference, &self.desired.key)
+            && failed.is_of(self.image.image.as_ref().ok(), self.image.artifact);
+        is_same.then_some(failed)
+    }
+
     fn is_right(&self, container: &ContainerState) -> bool {
         container.phase != Phase::Removing && matches!(self.judge(container), Judgement::Same)
     }
@@ -81,6 +90,14 @@ impl<'a> Wanted<'a> {
 
 /// Decides about one agent. `holder` is who has its container's name, if that is somebody else.
 pub(super) fn keep(wanted: &Wanted<'_>, mine: &OwnContainers<'_>, holder: Option<Holder<'_>>, plan: &mut Plan) {
+    let aside = mine.prev.filter(|(_, prev)| prev.phase != Phase::Removing);
+    if let (None, Some(failed), Some(prev)) = (&holder, wanted.quarantined(), aside)
+        && mine.main.is_none_or(|(_, main)| fallback(mine, main).is_some())
+    {
+        // What failed serves nobody: what it was to replace does.
+        restore(wanted, mine, prev, mine.main.or(beside(mine, prev)), plan);
+        return quarantine(wanted, failed, Reason::Unproved, plan);
+    }
     match (holder, mine.main) {
         (Some(Holder { seen, on: Some(on) }), _) => wait_for_name(wanted, mine, seen.0, on, plan),
         (Some(Holder { seen: (owned_name, container), on: None }), _) => {
@@ -150,7 +167,9 @@ fn restorable<'a>(wanted: &Wanted<'_>, mine: &OwnContainers<'a>) -> Option<Found
         return mine.prev;
     }
     let right = right_elsewhere(wanted, mine)?;
-    let serves = mine.prev.is_none_or(|(_, prev)| right.1.phase == Phase::Running && !runs(prev));
+    // Between its two renames both run where they overlap, and the successor has proved itself.
+    let overlaps = wanted.agent.rollout.strategy == RolloutStrategy::Overlap;
+    let serves = mine.prev.is_none_or(|(_, prev)| right.1.phase == Phase::Running && (overlaps || !runs(prev)));
     (serves && beside(mine, right).is_none()).then_some(right)
 }
 
@@ -224,7 +243,9 @@ fn replace(
     reason: Reason,
     plan: &mut Plan,
 ) {
-    let successor = successor(wanted, mine).filter(|(name, _)| wanted.image.image.is_ok() && *name != owned_name);
+    let failed = wanted.quarantined();
+    let is_usable = wanted.image.image.is_ok() && failed.is_none();
+    let successor = successor(wanted, mine).filter(|(name, _)| is_usable && *name != owned_name);
     let next = mine.next.filter(|(next, _)| successor.is_none_or(|(successor, _)| successor != *next));
     if next.is_some() {
         clear_next(wanted, mine, plan);
@@ -235,12 +256,23 @@ fn replace(
         remove(Some(wanted.name), prev, container, Reason::Leftover, plan);
     }
     let left = next.or(mine.prev.filter(|_| !aside));
-    if wanted.image.image.is_err() || wanted.policy.backing_off.contains(wanted.name) {
+    if !is_usable || wanted.policy.backing_off.contains(wanted.name) {
         keep_alive(wanted, owned_name, container, plan);
+    }
+    if let Some(failed) = failed {
+        return quarantine(wanted, failed, reason, plan);
     }
     let Some(create) = wanted.create() else { return waits(wanted, reason, plan) };
     let action = replacement(wanted, mine, create, (owned_name, container), successor);
     put(wanted, action, reason, left, plan);
+}
+
+/// What is wanted failed before, and is not tried again.
+fn quarantine(wanted: &Wanted<'_>, failed: &Quarantined, reason: Reason, plan: &mut Plan) {
+    let image = failed.image_name().map_or_else(|| wanted.name.to_string(), str::to_owned);
+    let on = WaitingOn::Quarantine { image, since: failed.since.clone(), why: failed.message.clone() };
+    let (kind, target) = (ActionKind::ReplaceContainer, wanted.agent.container.name.to_string());
+    plan.waiting.push(Waiting { agent: Some(wanted.name.clone()), kind, target, reason, on });
 }
 
 /// Takes a step once the image is there and what is left of an earlier replacement has gone.
@@ -340,6 +372,8 @@ pub(super) fn start_action(
         spec: Box::new(wanted.agent.container.clone()),
         last_start: container.started_at,
         remake: wanted.create().filter(|_| is_new).map(|create| Box::new(create.clone())),
+        rollout: wanted.agent.rollout,
+        tried: wanted.create().filter(|_| previous.is_some()).map(|create| Box::new(create.clone())),
     }
 }
 
@@ -364,6 +398,7 @@ fn replacement(
         // What is left of an earlier replacement goes before this one begins.
         next: wanted.free_name(NEXT_SUFFIX, mine.next),
         aside: wanted.free_name(PREV_SUFFIX, mine.prev),
+        rollout: wanted.agent.rollout,
     }
 }
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Now;
-use super::broken::Broken;
 use super::crash_loop::is_kill;
 use crate::act::{ActError, Disposition, Ending};
 use crate::backend::EngineErrorKind;
 use crate::backoff::Backoff;
+use crate::broken::Broken;
 use crate::model::{AgentName, FailureKind, RestartPolicy};
 use crate::plan::{Action, ActionKind, Step, StepKey, stays_ended};
 
@@ -211,6 +211,16 @@ pub(super) fn schedule(
     }
 }
 
+/// Whether a successor failed by what it is made of: it would fail again.
+pub(super) fn is_bad(error: &ActError, restart: Option<RestartPolicy>, first_end: Option<i32>, failures: u32) -> bool {
+    match error {
+        ActError::RolledBack { untried: false, cause, .. } | ActError::RollBackFailed { cause, .. } => {
+            cause.speaks_against_it() && !was_disturbed(cause, restart, first_end, failures)
+        }
+        _ => false,
+    }
+}
+
 /// Whether somebody else made a successor fail, and not what it is made of.
 fn was_disturbed(cause: &ActError, restart: Option<RestartPolicy>, first_end: Option<i32>, failures: u32) -> bool {
     let how = match cause {
@@ -223,7 +233,7 @@ fn was_disturbed(cause: &ActError, restart: Option<RestartPolicy>, first_end: Op
         // By somebody, beyond doubt.
         Ending::Gone => true,
         // Podman restarts what ends by itself, and leaves down what somebody stopped or killed through it.
-        Ending::Exited(code) => {
+        Ending::Exited(code) | Ending::ExitedAfter(code, _) => {
             let is_stop = is_kill(*code) || *code == 0;
             is_stop && restart.is_some_and(|policy| !stays_ended(policy, None, *code)) && failures < DISTURBED
         }

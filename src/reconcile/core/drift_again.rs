@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::backoff::Attempt;
-use super::broken::Broken;
+use crate::broken::Broken;
 use crate::plan::{Action, Lane, Plan, Reason, StartMode, Step, StepKey};
 
 /// A step that succeeded so often in a row, and is still wanted for the same difference, does not help.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::broken::Broken;
+use crate::broken::Broken;
 use crate::plan::{Action, Lane, Step};
 
 /// A step in flight.

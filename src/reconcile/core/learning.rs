@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::backoff::{Attempt, Cause, Failure, Schedule, What};
-use super::broken::Broken;
 use super::{Checked, Core, Effect, Finding, Goal, Now, Observation};
 use crate::act::ended;
 use crate::backend::{EngineEvent, EventKind};
+use crate::broken::Broken;
 use crate::model::{
     AgentName, AgentState, ContainerName, Guest, Health, Observed, Phase, Reach, RestartPolicy, Route, Seen, Text,
     Transport,
@@ -181,6 +181,9 @@ impl Core {
             return;
         }
         self.find_what_was_started(observed, now);
+        if self.goal() == Goal::Wanted {
+            self.review_rollouts(observed, full);
+        }
         let ready = full.ready.iter().chain(&plan.ready).map(Step::key);
         let wanted: BTreeSet<StepKey> = ready.chain(full.waiting.iter().map(|waiting| waiting.key())).collect();
         let desired = self.desired.clone();
@@ -242,6 +245,10 @@ impl Core {
             return;
         };
         for (agent, id) in &self.started {
+            // What is about to be replaced is stopped by us.
+            if self.in_flight.get(&Lane::Agent(agent.clone())).is_some() {
+                continue;
+            }
             let Some(wanted) = self.desired.agents.get(agent).filter(|_| !self.given_up.contains_key(agent)) else {
                 continue;
             };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Cause, Draft, View};
 use crate::act::{ActError, Done, LastWords};
 use crate::backend::{EngineEvent, InAgent};
-use crate::model::{AgentName, ContainerId, Desired, Health, HealthCheck, Observed};
+use crate::model::{AgentName, ContainerId, Desired, Health, HealthCheck, Observed, Rollouts};
 use crate::observe::{Depth, Published};
 use crate::plan::{Action, Lane, Policy, Step, Takedown};
 use crate::reconcile::run::{Event, Revision};
@@ -66,6 +66,9 @@ pub(in crate::reconcile) struct Terms {
     pub grace: Duration,
     /// What is allowed. `prune_cache` is asked anew for each observation.
     pub policy: Policy,
+    /// What is remembered of agents, and whether what failed is tried again all the same.
+    pub remembered: Rollouts,
+    pub retry_quarantined: bool,
 }
 
 /// An observation that ended.
@@ -105,8 +108,8 @@ pub(in crate::reconcile) enum Input {
     ManifestArrived(Box<Published>),
     /// The last lines of a container's log were read.
     LogRead { agent: AgentName, id: ContainerId, lines: String },
-    /// Somebody asks for an outcome: everything is tried at once.
-    Asked { id: RequestId, timeout: Duration },
+    /// Somebody asks for an outcome: everything is tried at once, but what is known to fail only where that is asked for.
+    Asked { id: RequestId, timeout: Duration, retry_quarantined: bool },
     /// Somebody asks how things are.
     AskedForView { id: RequestId },
     /// Somebody who asked does not wait any more.
@@ -166,6 +169,8 @@ pub(in crate::reconcile) enum Effect {
     WatchSessions(Vec<InAgent>),
     /// Read the last lines of a container's log, or of a session's in it.
     ReadLog { agent: AgentName, words: Box<LastWords> },
+    /// Keep what is remembered of agents.
+    Remember(Rollouts),
     /// Tell of something.
     Report(Event),
     /// Tell of the steps in flight.

@@ -8,8 +8,6 @@
 
 mod backing_off;
 mod backoff;
-#[cfg_attr(not(feature = "fake"), allow(unreachable_pub, reason = "only tests put faults in"))]
-pub mod broken;
 mod crash_loop;
 mod drift_again;
 mod ending;
@@ -19,6 +17,7 @@ mod manifest;
 mod messages;
 mod observing;
 mod outcome;
+mod rollouts;
 mod sessions;
 mod starting;
 mod view;
@@ -39,12 +38,13 @@ pub use view::View;
 use super::TakenStep;
 use super::run::{Event, Revision, Trigger};
 use crate::backend::EventKind;
-use crate::model::{AgentName, ContainerId, Desired, Reach};
+use crate::broken::Broken;
+use crate::model::{AgentName, ContainerId, Desired, Reach, Rollouts};
 use crate::observe::{Depth, Published};
 use crate::plan::{Action, Lane, Plan, Policy};
 use crate::readiness::Unready;
+use crate::rollouts::quarantined;
 use backoff::FailureBackoff;
-use broken::Broken;
 use crash_loop::CrashLoops;
 use drift_again::DriftAgain;
 use ending::Ending;
@@ -65,6 +65,8 @@ pub(super) struct Core {
     /// What is wrong with the state file as it is.
     file_error: Option<String>,
     policy: Policy,
+    /// What is remembered of agents.
+    remembered: Rollouts,
     manifest: ManifestState,
     observing: Observing,
     in_flight: InFlight,
@@ -117,7 +119,8 @@ impl Core {
         };
         let is_once = resync.is_none();
         Self {
-            policy: terms.policy.clone(),
+            policy: Policy { quarantined: quarantined(&terms.remembered), ..terms.policy.clone() },
+            remembered: terms.remembered.clone(),
             manifest: ManifestState::new(manifest),
             observing: Observing::new(resync, now.at),
             in_flight: InFlight::new(terms.parallel, terms.downloads),
@@ -175,7 +178,12 @@ impl Core {
             Input::SessionChanged => self.observing.ask_soon(Trigger::Session, now.at),
             Input::ManifestArrived(published) => self.manifest_arrived(*published, now),
             Input::LogRead { agent, id, lines } => self.log_read(&agent, &id, lines),
-            Input::Asked { id, timeout } => self.asked(id, timeout, now),
+            Input::Asked { id, timeout, retry_quarantined } => {
+                if retry_quarantined {
+                    self.retry_quarantined();
+                }
+                self.asked(id, timeout, now);
+            }
             Input::AskedForView { id } => self.asked_for_view(id, now),
             Input::Gone { id } => self.waiters.gone(id),
             Input::Timer => self.on_timer(now),
@@ -213,6 +221,9 @@ impl Core {
         }
         if self.goal() == Goal::Wanted {
             self.fetch_manifest();
+            if self.terms.retry_quarantined {
+                self.retry_quarantined();
+            }
         }
     }
 

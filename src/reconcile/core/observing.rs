@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::broken::Broken;
 use super::jittered;
 use crate::backoff::Backoff;
+use crate::broken::Broken;
 use crate::plan::Lane;
 use crate::reconcile::run::Trigger;
 

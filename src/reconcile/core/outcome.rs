@@ -8,7 +8,7 @@ use super::ending::Ending;
 use super::waiters::Waiter;
 use super::{Core, Effect, Goal, Mode, Now, RequestId, Verdict};
 use crate::act::Ending as HowEnded;
-use crate::model::{AgentName, ContainerId, Desired, Observed};
+use crate::model::{AgentName, ContainerId, Desired, FailureKind, Observed};
 use crate::observe::ManifestFault;
 use crate::plan::{Plan, WaitingOn};
 use crate::readiness::{AgentHealth, Unready};
@@ -201,6 +201,11 @@ impl Core {
         let mut findings: Vec<Finding> = ended.chain(failed.chain(crash_loops).map(Finding::Reported)).collect();
         // A failure may be what its step waits for by now.
         for blocked in report::blocked(&self.plan) {
+            // The try that failed says more than that it is not tried again.
+            let is_told = |finding: &Finding| finding.agent() == blocked.agent();
+            if blocked.kind() == FailureKind::Quarantined && findings.iter().any(is_told) {
+                continue;
+            }
             if !findings.iter().any(|finding| matches!(finding, Finding::Reported(told) if *told == blocked)) {
                 findings.push(Finding::Reported(blocked));
             }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::broken::Broken;
 use super::{Core, Effect, Mode, Now};
 use crate::backend::InAgent;
+use crate::broken::Broken;
 use crate::model::{AgentName, IdleAction, Observed, SessionName, SessionPhase};
 use crate::plan::ActionKind;
 use crate::reconcile::run::{Event, Trigger};

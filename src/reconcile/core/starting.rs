@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backoff::{Attempt, Cause, Failure, Schedule, schedule};
-use super::broken::Broken;
+use super::backoff::{Attempt, Cause, Failure, Schedule, is_bad, schedule};
 use super::crash_loop;
 use super::{Core, Effect, Finding, Now};
 use crate::act::{ActError, Disposition, Ending};
+use crate::broken::Broken;
 use crate::model::{AgentName, Observed, Phase, RestartPolicy};
 use crate::plan::{Action, Lane, Plan, Reason, StartMode, Step};
 use crate::readiness::{AgentHealth, Unready};
@@ -167,7 +167,11 @@ impl Core {
             _ => None,
         };
         let first_end = step.agent.as_ref().and_then(|agent| self.crash_loop_stops.first_end(agent));
-        let schedule = match schedule(error, restart, first_end, self.backoff.failures(&cause, &attempt)) {
+        let failures = self.backoff.failures(&cause, &attempt);
+        if is_bad(error, restart, first_end, failures) {
+            self.quarantine(step, error, now);
+        }
+        let schedule = match schedule(error, restart, first_end, failures) {
             // A single convergence does not wait for what only somebody else ends.
             Schedule::Lasting if self.is_once() => Schedule::UntilChanged,
             schedule => schedule,

@@ -112,7 +112,9 @@ impl Core {
         self.doubt_those_on_probation(&mut status, now);
         // Whatever it looks like: what is under way has not proved itself.
         status.converged &= self.in_flight.is_empty();
-        for agent in backing_off.iter().filter(|off| !self.is_tried_now(off)) {
+        // What is quarantined says so by itself.
+        let is_known = |off: &BackingOff| off.agent.as_ref().is_some_and(|agent| self.is_quarantined(agent, plan));
+        for agent in backing_off.iter().filter(|off| !self.is_tried_now(off) && !is_known(off)) {
             annotate(&mut status, agent);
         }
         self.tell_what_is_under_way(&mut status);
@@ -317,7 +319,9 @@ impl Core {
             problems.entry(key).or_insert(ProblemText { cause: why.clone(), why });
         }
         for problem in report::blocked(plan) {
-            let hidden = self.reported.podman_lost && problem.is_unseen();
+            let told = (problem.agent().cloned(), Subject::Off(FailureKind::RolledBack));
+            let is_told = problem.kind() == FailureKind::Quarantined && problems.contains_key(&told);
+            let hidden = is_told || self.reported.podman_lost && problem.is_unseen();
             if !hidden {
                 let (why, cause) = (problem.to_string(), problem.cause());
                 problems.insert((problem.agent().cloned(), Subject::Blocked), ProblemText { why, cause });

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::RequestId;
-use super::broken::Broken;
+use crate::broken::Broken;
 use crate::reconcile::TakenStep;
 
 /// Somebody who waits for an outcome.

@@ -39,9 +39,9 @@ pub(super) async fn from_kept(
             let id = RequestId(*next_request);
             *next_request += 1;
             Some(match request {
-                Request::Reconcile { timeout, reply } => {
+                Request::Reconcile { timeout, retry_quarantined, reply } => {
                     replies.insert(id, Reply::Outcome(reply));
-                    Input::Asked { id, timeout }
+                    Input::Asked { id, timeout, retry_quarantined }
                 }
                 Request::Look { reply } => {
                     replies.insert(id, Reply::View(reply));

@@ -125,6 +125,8 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
             settle: options.patience.settle,
             grace: options.patience.grace,
             policy: options.policy.clone(),
+            remembered: options.rollouts.known(),
+            retry_quarantined: options.retry_quarantined,
         };
         let now = Instant::now();
         Self {
@@ -277,6 +279,7 @@ impl<'a, V: Vm, E: Engine + Inside, S: Store> Driver<'a, V, E, S> {
                 let lines = words.read(&world.engine).await;
                 (agent, words.container().clone(), lines)
             })),
+            Effect::Remember(rollouts) => self.outside.options.rollouts.keep(&rollouts),
             Effect::Report(event) => {
                 // That it is unreachable is reported as what it means for Podman.
                 if !self.is_once && !event.is_for_the_journal_alone() {

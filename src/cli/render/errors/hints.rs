@@ -68,6 +68,7 @@ pub(super) fn general_hint(problem: &Problem) -> Option<String> {
             WaitingOn::LocalImage { .. } => {
                 Some("build or load it (`podman load`, `podman build`), or choose `source: registry`".into())
             }
+            WaitingOn::Quarantine { .. } => Some(QUARANTINED.into()),
             // It says by itself what to write.
             WaitingOn::Manifest { cause: ManifestCause::NotConfigured { .. } } => None,
             WaitingOn::Manifest { .. } => Some(
@@ -90,6 +91,10 @@ pub(super) fn name_taken_hint(reference: &ImageRef, held_by: &ImageId) -> String
          that image stays"
     )
 }
+
+/// What ends a quarantine.
+pub(crate) const QUARANTINED: &str = "not tried again until the state file, the artifact or the spec changes; `steadfast history \
+                                      AGENT` keeps its last log lines, `steadfast apply --retry-quarantined` tries it now";
 
 /// What follows once the cause of a failure is repaired.
 pub(crate) const AGAIN: &str = "`steadfast apply` tries again, and fails again otherwise";
@@ -127,6 +132,7 @@ pub(crate) fn kind_hint(kind: FailureKind, agent: &AgentName, container: Option<
         }
         FailureKind::Network => "`podman network ls` shows those there are, and whose they are by their labels".into(),
         FailureKind::Volume => "`podman volume ls` shows those there are, and whose they are by their labels".into(),
+        FailureKind::Quarantined => QUARANTINED.replace("AGENT", agent.as_str()),
         FailureKind::MountSource => {
             "create it first: Podman would make an empty directory owned by root in its place".into()
         }
@@ -175,12 +181,15 @@ pub(super) fn act_hint(err: &ActError) -> Option<String> {
                 .into(),
         ),
         ActError::EndedAtOnce { .. } => Some("`steadfast logs AGENT` shows all it said".into()),
-        ActError::Unhealthy { .. } => {
+        ActError::Unhealthy { .. } | ActError::OutOfTime { .. } => {
             Some("`steadfast logs AGENT` and `steadfast exec AGENT -- CMD` help to find out why".into())
         }
         // Its log went with it, and `logs` would show the predecessor's.
         ActError::RolledBack { cause, .. }
-            if matches!(**cause, ActError::EndedAtOnce { .. } | ActError::Unhealthy { .. }) =>
+            if matches!(
+                **cause,
+                ActError::EndedAtOnce { .. } | ActError::Unhealthy { .. } | ActError::OutOfTime { .. }
+            ) =>
         {
             Some("the predecessor runs again; `steadfast history AGENT` keeps the successor's last lines".into())
         }

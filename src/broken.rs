@@ -1,4 +1,4 @@
-//! Faults that are put into the core on purpose, to see that the simulation (`tests/simulate`) finds them. Without the feature
+//! Faults that are put into the core, and into what acts for it, on purpose, to see that the simulation (`tests/simulate`) finds them. Without the feature
 //! `fake` there are none.
 
 /// A fault.
@@ -35,12 +35,18 @@ pub enum Broken {
     SourcesForgotten,
     /// A session is taken for another than the one that runs.
     SessionMistaken,
+    /// What failed is not remembered.
+    QuarantineForgotten,
+    /// A successor has nothing to show before its predecessor goes.
+    GateOpen,
+    /// A predecessor loses its name before it has stopped.
+    NameLost,
 }
 
 impl Broken {
     /// All there are.
     #[cfg(feature = "fake")]
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::RetryDropped,
         Self::LaneForgotten,
         Self::DifferenceByWords,
@@ -56,17 +62,20 @@ impl Broken {
         Self::DriftFought,
         Self::SourcesForgotten,
         Self::SessionMistaken,
+        Self::QuarantineForgotten,
+        Self::GateOpen,
+        Self::NameLost,
     ];
 
     /// Whether it is put in.
     #[cfg(feature = "fake")]
-    pub(super) fn is_in(self) -> bool {
+    pub(crate) fn is_in(self) -> bool {
         BROKEN.get() == Some(self)
     }
 
     /// Whether it is put in: never.
     #[cfg(not(feature = "fake"))]
-    pub(super) const fn is_in(self) -> bool {
+    pub(crate) const fn is_in(self) -> bool {
         false
     }
 }
