@@ -10,6 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::control::StateFiles;
 use crate::model::Name;
 
 /// Who runs services here.
@@ -45,8 +46,8 @@ pub(crate) struct Service {
     pub scope: Scope,
     /// Absolute path of the steadfast command.
     pub program: PathBuf,
-    /// Absolute path of the state file.
-    pub file: PathBuf,
+    /// Absolute paths of the state files.
+    pub files: StateFiles,
     /// Further flags of `run`.
     pub flags: Vec<String>,
     /// Absolute path of the root: the only place it writes to.
@@ -124,7 +125,10 @@ impl Service {
 
     /// The command line.
     fn command(&self) -> Result<Vec<String>, Unfit> {
-        let mut words = vec![fit(&self.program)?, "run".to_owned(), "-f".to_owned(), fit(&self.file)?];
+        let mut words = vec![fit(&self.program)?, "run".to_owned()];
+        for file in self.files.iter() {
+            words.extend(["-f".to_owned(), fit(file)?]);
+        }
         for flag in &self.flags {
             words.push(fit(Path::new(flag))?);
         }

@@ -158,7 +158,7 @@ mod tests {
             FailureKind::ALL,
             "manifestFetch manifestInvalid manifest untrusted trustRecord download digestMismatch sizeMismatch noSpace damaged \
              otherImage escapes io limactlMissing limactlRoot limactlTooOld noInstance vmNotReady vmBusy vm notFound conflict \
-             timeout permissionDenied transportUnavailable apiError commandFailed unknown mountSource imageMissing \
+             timeout permissionDenied transportUnavailable apiError commandFailed unknown mountSource network volume imageMissing \
              architecture endedAtOnce unhealthy rolledBack rollBackFailed quarantined session workspace interrupted \
              nonConvergent crashLoop failed notReady",
             JSON,

@@ -34,6 +34,8 @@ mod keeper;
 mod kept;
 #[path = "apply/killed.rs"]
 mod killed;
+#[path = "apply/layers.rs"]
+mod layers;
 #[path = "apply/locks.rs"]
 mod locks;
 #[path = "apply/lossy.rs"]

@@ -14,6 +14,8 @@ mod gitops;
 mod history;
 #[path = "cli/kept.rs"]
 mod kept;
+#[path = "cli/layers.rs"]
+mod layers;
 #[path = "cli/lima.rs"]
 mod lima;
 #[path = "cli/manifests.rs"]

@@ -75,6 +75,70 @@ fn valid_files_pass_loader_and_schema() {
     }
 }
 
+/// What is wanted, but for where it stands.
+fn meant(loaded: &Loaded) -> String {
+    let desired = &loaded.desired;
+    let agents: String = desired
+        .agents
+        .iter()
+        .map(|(name, agent)| {
+            let exposed: Vec<_> = agent.container.env.values().map(|value| value.expose()).collect();
+            let place = format!("{:?}", agent.place);
+            format!("{name}: {} {exposed:?}\n", format!("{agent:?}").replace(&place, ""))
+        })
+        .collect();
+    format!(
+        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?}\n{agents}",
+        desired.name,
+        desired.root,
+        desired.manifest,
+        desired.manifest_refresh,
+        desired.cache,
+        desired.runtime,
+        loaded.env_files,
+        loaded.warnings.len()
+    )
+}
+
+/// As [`load`], and what it comes to.
+fn expand(inputs: &[Input]) -> (Loaded, state::Config) {
+    let vars =
+        [("HOME", "/home/u"), ("OPENCLAW_TOKEN", "canary-from-env"), ("PORT", "8080"), ("MODEL_KEY", "model-key")];
+    let vars: BTreeMap<_, _> = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let key = |_: &Path| HostKey::from_bytes([7; 32]);
+    let context = Context { vars, root: None, manifest_url: None, host_arch: Arch::X64, key: &key };
+    state::expand(inputs, &context).unwrap_or_else(|err| panic!("{}", err.render(false)))
+}
+
+#[test]
+fn what_files_come_to_means_what_they_mean() {
+    let mut files = yaml_files(&here().join("tests/states/valid"));
+    files.extend([
+        here().join("examples/full.yaml"),
+        here().join("examples/minimal.yaml"),
+        here().join("src/state/starter.yaml"),
+    ]);
+    for path in files {
+        let input = read(&path).unwrap();
+        let said = schema_errors(&input.text);
+        let (loaded, config) = expand(&[input]);
+        for text in [config.yaml(), config.json().to_string()] {
+            let name = path.display();
+            assert!(
+                !text.contains("canary") && !text.contains("${agent:") | text.contains("$${agent:"),
+                "{name}:\n{text}"
+            );
+            assert!(!text.contains("templates") && !text.contains("\"from\""), "{name}:\n{text}");
+            // From anywhere.
+            let input = Input { name: "config.yaml".into(), text: text.clone(), dir: "/elsewhere".into() };
+            let (again, same) = expand(&[input]);
+            assert_eq!(meant(&again), meant(&loaded), "{name}:\n{text}");
+            assert_eq!(same.json(), config.json(), "{name}: it is what it comes to itself");
+            assert_eq!(schema_errors(&text), said, "{name}:\n{text}");
+        }
+    }
+}
+
 #[test]
 fn the_starter_is_valid() {
     let starter = state::starter(&state::name_after(Path::new("/srv")));
@@ -86,13 +150,14 @@ fn the_starter_is_valid() {
 }
 
 /// Files whose fault a schema cannot see: it is in other files, in the environment, or between two agents.
-const BEYOND_SCHEMAS: [&str; 8] = [
+const BEYOND_SCHEMAS: [&str; 9] = [
     "env-file-directory",
     "env-file-malformed",
     "env-file-missing",
     "manifest-refresh",
     "public-keys-alone",
     "shared",
+    "shared-below",
     "substitution",
     "substitution-secret",
 ];

@@ -10,7 +10,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use steadfast::plan::Policy;
 use steadfast::snapshot::Snapshot;
 use steadfast::state::{Input, StateError, identity, variables};
-use steadfast_fuzz::{SECRET, bounded, check_message, check_page, expand, load_state, nothing};
+use steadfast_fuzz::{SECRET, bounded, check_message, check_page, expand, load_layers, load_state, nothing};
 
 /// Where its env file and its template lie.
 fn dir() -> &'static Path {
@@ -27,14 +27,20 @@ fn dir() -> &'static Path {
 fn check(text: &str) {
     let input = Input { name: "s.yaml".into(), text: text.into(), dir: dir().into() };
     let vars = [("HOME".to_owned(), "/h".to_owned())].into();
-    let _ = (variables(&input), identity(&input, None, &vars));
+    let inputs = [input];
+    let _ = (variables(&inputs), identity(&inputs, None, &vars));
+    let layers: Vec<_> = text.split("\n# -f\n").collect();
+    if layers.len() > 1 {
+        // Files that are merged.
+        return load_layers(&layers, dir()).map(drop).unwrap_or_else(|err| check_error(&err));
+    }
     let loaded = match load_state(text, dir()) {
         Ok(loaded) => loaded,
         Err(err) => return check_error(&err),
     };
     for warning in &loaded.warnings {
         check_message(&warning.to_string());
-        check_page(&warning.render_warning("s.yaml", false));
+        check_page(&warning.render_warning(false));
     }
     let again = |text: &str| load_state(text, dir()).map(|loaded| loaded.desired.meaning).ok();
     let meaning = Some(loaded.desired.meaning);

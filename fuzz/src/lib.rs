@@ -10,7 +10,7 @@ mod tape;
 use std::path::Path;
 
 use steadfast::model::{Arch, Desired, HostKey, Observed, Seen};
-use steadfast::state::{Context, Input, Loaded, StateError, load};
+use steadfast::state::{Context, Input, Loaded, StateError, load_all};
 
 pub use json::mutate_json;
 pub use memory::bounded;
@@ -88,11 +88,20 @@ pub const SECRET: &str = "hunter2-7c1b3f0e";
 /// # Errors
 /// When it is not valid.
 pub fn load_state(text: &str, dir: &Path) -> Result<Loaded, StateError> {
-    let input = Input { name: "s.yaml".into(), text: text.into(), dir: dir.into() };
+    load_layers(&[text], dir)
+}
+
+/// Loads state files that are merged, as [`load_state`].
+///
+/// # Errors
+/// When they are not valid.
+pub fn load_layers(texts: &[&str], dir: &Path) -> Result<Loaded, StateError> {
+    let input = |text: &&str| Input { name: "s.yaml".into(), text: (*text).into(), dir: dir.into() };
+    let inputs: Vec<_> = texts.iter().map(input).collect();
     let key = |_: &Path| HostKey::from_bytes([7; 32]);
     let vars = [("HOME", "/h"), ("USER", "u"), ("API_TOKEN", SECRET)];
     let vars = vars.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    load(&input, &Context { vars, root: None, manifest_url: None, host_arch: Arch::X64, key: &key })
+    load_all(&inputs, &Context { vars, root: None, manifest_url: None, host_arch: Arch::X64, key: &key })
 }
 
 /// What the two agents of this file are to be: `a` with a port and a health check, `b` from the manifest.

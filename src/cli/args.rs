@@ -37,9 +37,9 @@ Exit codes:
 /// Not a global flag, since `-f` means something else to `logs`.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct FileArg {
-    /// The state file; `-` reads standard input [default: $STEADFAST_FILE, else ./steadfast.yaml]
+    /// The state file; `-` reads standard input. Several are merged in this order [default: $STEADFAST_FILE, else ./steadfast.yaml]
     #[arg(short, long, value_name = "FILE")]
-    pub(super) file: Option<PathBuf>,
+    pub(super) file: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +111,8 @@ pub(super) enum Verb {
     Init(FileArg),
     /// Check the state file and touch nothing else
     Validate(FileArg),
+    /// Print what the state files come to: merged, with templates, defaults and copies under each agent
+    Config(FileArg),
     /// Show what `apply` would do
     Plan(PlanArgs),
     /// Make the machine match the state file
@@ -172,10 +174,10 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    /// The state file, where the verb was given one.
-    pub(super) fn file(&self) -> Option<&std::path::Path> {
+    /// The state files that the verb was given.
+    pub(super) fn files(&self) -> &[PathBuf] {
         let file = match self {
-            Verb::Init(file) | Verb::Validate(file) | Verb::Doctor(file) => file,
+            Verb::Init(file) | Verb::Validate(file) | Verb::Config(file) | Verb::Doctor(file) => file,
             Verb::Plan(args) => &args.file,
             Verb::Apply(args) => &args.file,
             Verb::Run(args) => &args.file,
@@ -193,11 +195,11 @@ impl Verb {
             Verb::Cache(CacheVerb::Import(args)) => &args.file,
             Verb::Cache(CacheVerb::List(file) | CacheVerb::Verify { file, .. } | CacheVerb::Gc { file, .. }) => file,
             Verb::Trust(TrustVerb::Show(file) | TrustVerb::Reset { file, .. }) => file,
-            Verb::Logs(args) => return args.file.as_deref(),
-            Verb::Session(verb) => return verb.file(),
-            Verb::Publish(_) | Verb::Schema { .. } | Verb::Completions { .. } => return None,
+            Verb::Logs(args) => return &args.file,
+            Verb::Session(verb) => return verb.files(),
+            Verb::Publish(_) | Verb::Schema { .. } | Verb::Completions { .. } => return &[],
         };
-        file.file.as_deref()
+        &file.file
     }
 }
 
@@ -377,9 +379,9 @@ pub(super) struct RollbackArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    /// The state file (here without its short form)
+    /// The state file (here without its short form); several are merged in this order
     #[arg(long, value_name = "FILE")]
-    pub(super) file: Option<PathBuf>,
+    pub(super) file: Vec<PathBuf>,
     /// Whose log
     pub(super) agent: AgentName,
     /// Follow: print new lines as they come

@@ -33,7 +33,7 @@ pub(super) async fn cache(settings: &Settings, verb: CacheVerb) -> Result<ExitSt
 /// The state file, when the user named one or there is one where it is looked for.
 fn desired(settings: &Settings, manifest_url: Option<String>) -> Result<Option<Desired>, CliError> {
     // One that may not be looked at is there for all we know: reading it says why it cannot be used.
-    if !settings.file_named && matches!(settings.file.try_exists(), Ok(false)) {
+    if !settings.file_named && matches!(settings.files.first().try_exists(), Ok(false)) {
         return Ok(None);
     }
     Ok(Some(settings.load(manifest_url)?.desired))
@@ -113,7 +113,7 @@ fn wanted(settings: &Settings, arches: Option<Vec<Arch>>, desired: Option<&Desir
     let agents = agents
         .filter(|(_, agent)| agent.source == ImageSource::Manifest && agent.state != AgentState::Absent)
         .map(|(name, agent)| SyncAgent {
-            agent: name.clone(),
+            agent: agent.artifact_name(name).clone(),
             version: agent.version.clone(),
             arches: arches.clone().unwrap_or_else(|| agent.arches.clone()),
             pins: agent.pins.clone(),

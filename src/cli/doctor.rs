@@ -52,10 +52,7 @@ pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> 
     match settings.resolve(None) {
         Ok(loaded) => {
             let count = units::count(loaded.desired.agents.len(), "agent");
-            checks.ok(
-                "state file",
-                format!("`{}` is valid: `{}`, {count}", settings.file.display(), loaded.desired.name),
-            );
+            checks.ok("state file", format!("`{}` is valid: `{}`, {count}", settings.files, loaded.desired.name));
             layers(settings, &loaded.desired, &mut checks).await;
         }
         Err(err) => {
@@ -67,7 +64,8 @@ pub(super) async fn doctor(settings: &Settings) -> Result<ExitStatus, CliError> 
 
 /// What helps against a state file that cannot be used.
 fn file_fix(settings: &Settings, err: &CliError) -> String {
-    let is_gone = settings.file != Path::new("-") && matches!(settings.file.try_exists(), Ok(false));
+    let is_gone =
+        !settings.files.has_stdin() && settings.files.iter().any(|file| matches!(file.try_exists(), Ok(false)));
     let kept = kept::find(settings, None).map(|kept| format!("{} keeps its last good state meanwhile", kept.holder));
     let fix = match (is_gone, &kept) {
         (true, Some(_)) => "put it back".to_owned(),

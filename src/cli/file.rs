@@ -7,11 +7,15 @@ use serde_json::{Value, json};
 
 use super::render::{self, said::Level};
 use super::{CliError, ExitStatus, Format, Settings};
+use crate::control::StateFiles;
 use crate::state::{self, Loaded, Problem, StateError};
 
 /// Writes a starter state file. Never over another file.
 pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
-    let path = &settings.file;
+    if !settings.files.layers().is_empty() {
+        return Err(CliError::new(ExitStatus::Usage, "`init` writes one file").hint("name it with one `-f FILE`"));
+    }
+    let path = settings.files.first();
     let to_stdout = path.as_os_str() == "-";
     // Absolute, but no link resolved: the directory is called what the user calls it.
     let file = std::path::absolute(if to_stdout { Path::new("steadfast.yaml") } else { path }).unwrap_or_default();
@@ -43,12 +47,7 @@ pub(super) fn init(settings: &Settings) -> Result<ExitStatus, CliError> {
 pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
     let loaded = match settings.resolve(None) {
         Ok(loaded) => loaded,
-        Err(CliError { status, state: Some(err), .. }) if settings.output.is_data() => {
-            let problems = problems(&settings.file, &err);
-            render::print_data(settings.output, &json!({"valid": false, "problems": problems}))?;
-            return Ok(status);
-        }
-        Err(err) => return Err(err),
+        Err(err) => return refused(settings, err),
     };
     let desired = &loaded.desired;
     match settings.output {
@@ -65,8 +64,34 @@ pub(super) fn validate(settings: &Settings) -> Result<ExitStatus, CliError> {
         Format::Text | Format::Markdown => {
             warn(settings, &loaded, |_| true);
             let agents = render::units::count(desired.agents.len(), "agent");
-            render::print(&format!("`{}` is valid: `{}`, {agents}.\n", settings.file.display(), desired.name))?;
+            render::print(&format!("`{}` is valid: `{}`, {agents}.\n", settings.files, desired.name))?;
         }
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// What is wrong with the state file, for who reads data.
+fn refused(settings: &Settings, err: CliError) -> Result<ExitStatus, CliError> {
+    match err {
+        CliError { status, state: Some(err), .. } if settings.output.is_data() => {
+            let problems = problems(&settings.files, &err);
+            render::print_data(settings.output, &json!({"valid": false, "problems": problems}))?;
+            Ok(status)
+        }
+        err => Err(err),
+    }
+}
+
+/// Prints what the state files come to, as a state file.
+pub(super) fn config(settings: &Settings) -> Result<ExitStatus, CliError> {
+    let (loaded, config) = match settings.expand() {
+        Ok(expanded) => expanded,
+        Err(err) => return refused(settings, err),
+    };
+    warn(settings, &loaded, |_| true);
+    match settings.output {
+        Format::Json => render::print_data(settings.output, &config.json())?,
+        Format::Text | Format::Yaml | Format::Markdown => drop(render::print_raw(&config.yaml())?),
     }
     Ok(ExitStatus::Done)
 }
@@ -77,15 +102,14 @@ pub(super) fn warn(settings: &Settings, loaded: &Loaded, which: impl Fn(&Problem
         return;
     }
     for warning in loaded.warnings.iter().filter(|warning| which(warning)) {
-        let file = settings.file.display().to_string();
-        render::errors::print_warning(warning, &file, settings.color_stderr);
+        render::errors::print_warning(warning, settings.color_stderr);
     }
 }
 
 /// File, line, column, path, message and help of each problem. One of the whole file has line and column 0.
-fn problems(file: &Path, err: &StateError) -> Vec<Value> {
+fn problems(files: &StateFiles, err: &StateError) -> Vec<Value> {
     if err.problems().is_empty() {
-        let file = file.display().to_string();
+        let file = files.to_string();
         return vec![
             json!({"file": file, "line": 0, "column": 0, "path": "", "message": err.to_string(), "help": null}),
         ];

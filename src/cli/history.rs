@@ -117,8 +117,8 @@ impl About {
             }
             Err(err) => err,
         };
-        let input = settings.can_read_again().then(|| settings.input().ok()).flatten();
-        match input.and_then(|input| state::identity(&input, settings.root.as_deref(), &settings.vars)) {
+        let inputs = settings.can_read_again().then(|| settings.inputs().ok()).flatten();
+        match inputs.and_then(|inputs| state::identity(&inputs, settings.root.as_deref(), &settings.vars)) {
             Some((name, root)) => {
                 check_root(&root, Some(&name))?;
                 let journal = root.join("state").join(name.as_str()).join("journal.jsonl");

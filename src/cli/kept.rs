@@ -1,10 +1,10 @@
 //! The `run` that keeps a state file: who it is, and where it can be asked.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Settings;
 use super::settings::state_dir;
-use crate::control::is_same_file;
+use crate::control::StateFiles;
 use crate::files;
 use crate::model::Desired;
 use crate::reconcile::lock::{self, Claim, Holder};
@@ -30,9 +30,9 @@ impl Kept {
         Some(Self { dir, holder })
     }
 
-    /// Whether it keeps this state file.
-    pub(super) fn is_for(&self, file: &Path) -> bool {
-        self.holder.file.as_deref().is_some_and(|told| is_same_file(told, file))
+    /// Whether it keeps these state files.
+    pub(super) fn is_for(&self, files: &StateFiles) -> bool {
+        self.holder.works_for(files).unwrap_or(false)
     }
 }
 
@@ -42,12 +42,12 @@ const MOST_OWNERS: usize = 1000;
 /// The `run` that keeps the state file, even when that is invalid or gone by now (`desired` is `None` then), or has
 /// another name or root than when `run` read it.
 pub(super) fn find(settings: &Settings, desired: Option<&Desired>) -> Option<Kept> {
-    if settings.file == Path::new("-") {
+    if settings.files.has_stdin() {
         return None;
     }
     let told = || {
-        let input = settings.can_read_again().then(|| state::read(&settings.file).ok()).flatten()?;
-        state::identity(&input, settings.root.as_deref(), &settings.vars)
+        let inputs = settings.can_read_again().then(|| settings.inputs().ok()).flatten()?;
+        state::identity(&inputs, settings.root.as_deref(), &settings.vars)
     };
     let own = match desired {
         Some(desired) => Some((desired.root.clone(), state_dir(desired))),
@@ -56,7 +56,7 @@ pub(super) fn find(settings: &Settings, desired: Option<&Desired>) -> Option<Kep
             (root, dir)
         }),
     };
-    let ours = |dir: PathBuf| Kept::at(dir).filter(|kept| kept.is_for(&settings.file));
+    let ours = |dir: PathBuf| Kept::at(dir).filter(|kept| kept.is_for(&settings.files));
     let (root, dir) = own.unzip();
     if let Some(kept) = dir.and_then(ours) {
         return Some(kept);
@@ -71,5 +71,5 @@ pub(super) fn find(settings: &Settings, desired: Option<&Desired>) -> Option<Kep
 
 /// Who we are to the lock file.
 pub(super) fn claim<'a>(settings: &'a Settings, verb: &'a str) -> Claim<'a> {
-    Claim { command: verb, file: (settings.file != Path::new("-")).then_some(settings.file.as_path()) }
+    Claim { command: verb, files: Some(&settings.files).filter(|files| !files.has_stdin()) }
 }

@@ -101,7 +101,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Color::Never => anstream::ColorChoice::Never.write_global(),
         Color::Auto => {}
     }
-    let settings = Settings::new(&cli.global, cli.verb.file().or(cli.file.file.as_deref()));
+    let named = [&cli.file.file[..], cli.verb.files()].into_iter().rfind(|files| !files.is_empty()).unwrap_or_default();
+    let settings = Settings::new(&cli.global, named);
     if settings.log_format == LogFormat::Json {
         render::said::write_json_globally();
     }
@@ -146,6 +147,7 @@ async fn dispatch(settings: &Settings, verb: Verb) -> Result<ExitStatus, CliErro
     match verb {
         Verb::Init(_) => file::init(settings),
         Verb::Validate(_) => file::validate(settings),
+        Verb::Config(_) => file::config(settings),
         Verb::Schema { manifest, bundle } => file::schema(manifest, bundle),
         Verb::Completions { shell } => file::completions(shell),
         Verb::Plan(args) => reconcile::plan(settings, args).await,

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use super::render::errors::root_hint;
 use super::settings::{keep_word, state_dir};
 use super::{CliError, ExitStatus, Settings};
-use crate::control::path_text;
+use crate::control::StateFiles;
+use crate::control::files::told_text;
 use crate::files;
 use crate::model::{AgentState, Desired, Name, RootClaim, RootId};
 use crate::reconcile::holder::{self, NameOwner, NameRecord, Recorded};
@@ -63,12 +64,14 @@ fn place(root: &Path) -> Option<RootId> {
 
 fn ours(settings: &Settings, desired: &Desired) -> NameOwner {
     // A pipe under whatever name is no file that anybody could find again.
-    let file = settings.can_read_again().then(|| {
-        let path = std::path::absolute(&settings.file).unwrap_or_else(|_| settings.file.clone());
-        path_text(&path)
-    });
+    let files = settings.can_read_again().then_some(&settings.files);
     let wanted = desired.agents.iter().filter(|(_, agent)| agent.state != AgentState::Absent);
-    NameOwner { file, meaning: desired.meaning, agents: wanted.map(|(name, _)| name.clone()).collect() }
+    NameOwner {
+        file: files.map(StateFiles::first_text),
+        layers: files.map(StateFiles::layer_texts).unwrap_or_default(),
+        meaning: desired.meaning,
+        agents: wanted.map(|(name, _)| name.clone()).collect(),
+    }
 }
 
 /// Refuses to go on when the name belongs to another state file.
@@ -95,7 +98,7 @@ pub(super) fn check(settings: &Settings, desired: &Desired) -> Result<(), CliErr
 
 fn refusal(desired: &Desired, ours: &NameOwner, other: &NameOwner) -> CliError {
     let file = |owner: &NameOwner| match &owner.file {
-        Some(file) => format!("`{file}`"),
+        Some(file) => format!("`{}`", told_text(file, &owner.layers)),
         None => "what comes through standard input".to_owned(),
     };
     let agents = match other.agents.as_slice() {
@@ -113,8 +116,13 @@ fn refusal(desired: &Desired, ours: &NameOwner, other: &NameOwner) -> CliError {
         file(other),
         file(ours)
     );
-    CliError::new(ExitStatus::Error, message)
-        .hint("give one of the two another `name` or another `root`, and both can be applied")
+    let err = CliError::new(ExitStatus::Error, message);
+    let err = match ours.file.is_some() && ours.file == other.file {
+        true => err
+            .hint("name the same files with `-f`, in the same order: what one of them adds would be removed otherwise"),
+        false => err,
+    };
+    err.hint("give one of the two another `name` or another `root`, and both can be applied")
         .hint(
             "if this one takes the other's place, give --take-over (to `plan`, `apply`, `run` or `down`): agents that only the \
              other has are removed then",
@@ -128,7 +136,7 @@ fn is_gone(settings: &Settings, file: &str, name: &Name) -> bool {
         Err(err) => matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
         Ok(there) if !there.is_file() => false,
         Ok(_) => {
-            let told = state::read(path).ok().and_then(|input| state::identity(&input, None, &settings.vars));
+            let told = state::read(path).ok().and_then(|input| state::identity(&[input], None, &settings.vars));
             told.is_some_and(|(other, _)| other != *name)
         }
     }
@@ -150,7 +158,7 @@ pub(super) fn keep(settings: &Settings, desired: &Desired) -> std::io::Result<Ro
         && owner.meaning == ours.meaning
         && !is_gone(settings, file, &desired.name)
     {
-        ours.file = Some(file.clone());
+        (ours.file, ours.layers) = (Some(file.clone()), owner.layers.clone());
     }
     holder::keep(&dir, &NameRecord { owned_by: Some(ours), unlabelled })?;
     let id = Some(keep_id(&desired.root)?);

@@ -168,7 +168,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
         Err(LockError::Held { holder: Some(holder), .. }) if holder.is_run() => {
             return leave::leave_to_run(settings, &args, Kept { dir, holder }).await;
         }
-        taken => taken.map_err(|err| CliError::from_lock(&err, &settings.file))?,
+        taken => taken.map_err(|err| CliError::from_lock(&err, &settings.files))?,
     };
     let mut desired = load_again(settings, first, &mut world)?;
     options.policy = Policy { allow_empty: args.allow_empty, ..policy(&args.policy, &desired)? };
@@ -193,7 +193,7 @@ pub(super) async fn apply(settings: &Settings, args: ApplyArgs) -> Result<ExitSt
 pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStatus, CliError> {
     let first = settings.load(None)?.desired;
     if let Some(kept) = Kept::at(state_dir(&first)) {
-        return Err(CliError::kept(&kept.holder, &settings.file));
+        return Err(CliError::kept(&kept.holder, &settings.files));
     }
     if !args.take_over {
         ownership::check(settings, &first)?;
@@ -201,8 +201,8 @@ pub(super) async fn down(settings: &Settings, args: DownArgs) -> Result<ExitStat
     let mut world = settings.world(&first, CacheOptions::default())?;
     let taken = take_lock(settings, &first, "down", args.lock_timeout).await;
     let _lock = taken.map_err(|err| match &err {
-        LockError::Held { holder: Some(holder), .. } if holder.is_run() => CliError::kept(holder, &settings.file),
-        err => CliError::from_lock(err, &settings.file),
+        LockError::Held { holder: Some(holder), .. } if holder.is_run() => CliError::kept(holder, &settings.files),
+        err => CliError::from_lock(err, &settings.files),
     })?;
     let desired = load_again(settings, first, &mut world)?;
     if !args.take_over {
@@ -283,7 +283,7 @@ fn load_again(settings: &Settings, first: Desired, world: &mut HostWorld) -> Res
         return Ok(first);
     }
     let desired = settings.load(None)?.desired;
-    let file = settings.file.display();
+    let file = &settings.files;
     let changed = |what, from: &dyn Display, to: &dyn Display| {
         CliError::new(
             ExitStatus::Error,

@@ -6,6 +6,7 @@ mod serve;
 mod service_manager;
 mod sessions;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -199,15 +200,15 @@ fn options(args: &RunArgs) -> Options {
 async fn lock(settings: &Settings, desired: &Desired, patience: Duration) -> Result<Option<Lock>, CliError> {
     let err = match take_lock(settings, desired, lock::RUN, patience).await {
         Ok(lock) => return Ok(Some(lock)),
-        Err(err @ LockError::Held { .. }) => return Err(CliError::from_lock(&err, &settings.file)),
+        Err(err @ LockError::Held { .. }) => return Err(CliError::from_lock(&err, &settings.files)),
         // A place that cannot be written to is no reason to do nothing; one that somebody has tampered with is.
         Err(LockError::Io { path, err }) if crate::files::unfit(&err).is_some() => {
-            return Err(CliError::from_lock(&LockError::Io { path, err }, &settings.file));
+            return Err(CliError::from_lock(&LockError::Io { path, err }, &settings.files));
         }
         Err(err @ LockError::Io { .. }) => err,
     };
     let taken = lock::take_read_only(&state_dir(desired).join("lock"))
-        .map_err(|err| CliError::from_lock(&err, &settings.file))?;
+        .map_err(|err| CliError::from_lock(&err, &settings.files))?;
     let meaning = match taken {
         Some(_) => "nobody can read who holds the lock",
         None => "nothing keeps another steadfast from doing the same",
@@ -242,7 +243,8 @@ async fn watch_file(settings: &Settings, args: &RunArgs, key: HostKey) -> Result
     let options = files::WatchOptions { debounce: args.debounce, ..files::WatchOptions::default() };
     let (loader, host_arch) = (settings.clone(), settings.host_arch()?);
     let load = move || loader.load_with(None, host_arch, &|_| key.clone());
-    Ok(files::watch(&settings.file, options, load).await)
+    let named: Vec<_> = settings.files.iter().map(Path::to_owned).collect();
+    Ok(files::watch(&named, options, load).await)
 }
 
 /// A SIGHUP reads the files again and observes everything.

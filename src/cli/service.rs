@@ -5,7 +5,7 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use self::place::{Place, home};
 use super::render;
 use super::render::said::{Level, say};
 use super::{CliError, ExitStatus, InstallArgs, ServiceArgs, ServiceVerb, Settings};
+use crate::control::StateFiles;
 use crate::model::{Desired, Name, Runtime};
 use crate::service::{Manager, Scope, Service};
 use crate::state::{self, Context};
@@ -145,10 +146,10 @@ const PODMAN: [&str; 2] = ["CONTAINER_HOST", "DOCKER_HOST"];
 fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: Scope) -> Result<Service, CliError> {
     let cannot = |what: &str, err: std::io::Error| CliError::new(ExitStatus::Error, format!("{what}: {err}"));
     let program = std::env::current_exe().map_err(|err| cannot("cannot tell where this command is", err))?;
-    let file = std::path::absolute(&settings.file).map_err(|err| cannot("cannot tell where the state file is", err))?;
+    let files = settings.files.absolute();
     let set = |name: &str| settings.vars.get(name).filter(|value| !value.is_empty());
 
-    let named = state::variables(&settings.input()?);
+    let named = state::variables(&settings.inputs()?);
     let is_given = |name: &str| GIVEN.contains(&name) && (name != "XDG_RUNTIME_DIR" || scope == Scope::User);
     let lacking = named.iter().filter(|(name, has_default)| !is_given(name) && (!**has_default || set(name).is_some()));
     let mut needs: Vec<String> = lacking.map(|(name, _)| name.clone()).collect();
@@ -163,7 +164,7 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
         host_arch: settings.host_arch()?,
         key: &|_| desired.key.clone(),
     };
-    let there = state::load(&settings.input()?, &context).ok().map(|loaded| loaded.desired);
+    let there = state::load_all(&settings.inputs()?, &context).ok().map(|loaded| loaded.desired);
     let mut flags = Vec::new();
     if there.as_ref().is_none_or(|there| there.root != desired.root) {
         flags.extend(["--root".to_owned(), desired.root.to_string_lossy().into_owned()]);
@@ -173,7 +174,7 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
         needs.push("STEADFAST_MANIFEST_URL".to_owned());
     }
     flags.extend(args.flags.iter().cloned());
-    check_flags(&file, &flags)?;
+    check_flags(&files, &flags)?;
 
     let mut environment = BTreeMap::new();
     let socket = match &desired.runtime {
@@ -213,7 +214,7 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
         name: desired.name.clone(),
         scope,
         program,
-        file,
+        files,
         flags,
         root: desired.root.clone(),
         home: home(settings)?,
@@ -225,9 +226,10 @@ fn describe(settings: &Settings, args: &InstallArgs, desired: &Desired, scope: S
 }
 
 /// Checks the flags as `run` itself would.
-fn check_flags(file: &Path, flags: &[String]) -> Result<(), CliError> {
-    let words = ["steadfast".into(), "run".into(), "-f".into(), file.as_os_str().to_owned()];
-    let all = words.into_iter().chain(flags.iter().map(std::ffi::OsString::from));
+fn check_flags(files: &StateFiles, flags: &[String]) -> Result<(), CliError> {
+    let named = files.iter().flat_map(|file| ["-f".into(), file.as_os_str().to_owned()]);
+    let all =
+        ["steadfast".into(), "run".into()].into_iter().chain(named).chain(flags.iter().map(std::ffi::OsString::from));
     match super::command().try_get_matches_from(all) {
         Ok(_) => Ok(()),
         Err(err) => {
@@ -249,8 +251,8 @@ fn name_of(settings: &Settings, args: &ServiceArgs) -> Result<Name, CliError> {
                 Err(err) => err,
             };
             // A broken one still tells its name.
-            let input = settings.can_read_again().then(|| settings.input().ok()).flatten();
-            match input.and_then(|input| state::identity(&input, settings.root.as_deref(), &settings.vars)) {
+            let inputs = settings.can_read_again().then(|| settings.inputs().ok()).flatten();
+            match inputs.and_then(|inputs| state::identity(&inputs, settings.root.as_deref(), &settings.vars)) {
                 Some((name, _)) => Ok(name),
                 None => {
                     Err(cannot

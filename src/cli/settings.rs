@@ -13,10 +13,11 @@ use crate::backend::lima::Lima;
 use crate::backend::limactl::Limactl;
 use crate::backend::podman::{Ladder, Logins, Podman, PodmanAt};
 use crate::backend::{EngineError, Routing, Vm, World};
+use crate::control::StateFiles;
 use crate::files::{self, Replacement};
 use crate::model::{Arch, Desired, HostKey, Name, Runtime, VmPhase, VmSpec};
 use crate::overrides;
-use crate::state::{self, Context, Input, Loaded};
+use crate::state::{self, Config, Context, Input, Loaded};
 
 /// What the state file speaks of on this machine.
 pub(super) type HostWorld = World<Option<Lima>, PodmanAt, Cache>;
@@ -24,9 +25,9 @@ pub(super) type HostWorld = World<Option<Lima>, PodmanAt, Cache>;
 /// What was typed, and what the environment adds to it.
 #[derive(Clone)]
 pub struct Settings {
-    /// The state file.
-    pub file: PathBuf,
-    /// Whether the user named it, by flag or environment.
+    /// The state files, merged in their order.
+    pub files: StateFiles,
+    /// Whether the user named them, by flag or environment.
     pub file_named: bool,
     /// `--root`.
     pub root: Option<PathBuf>,
@@ -52,7 +53,7 @@ impl std::fmt::Debug for Settings {
     /// Without the values of the environment: secrets are among them.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Settings")
-            .field("file", &self.file)
+            .field("files", &self.files)
             .field("root", &self.root)
             .field("output", &self.output)
             .field("log_format", &self.log_format)
@@ -63,24 +64,25 @@ impl std::fmt::Debug for Settings {
 }
 
 impl Settings {
-    pub(super) fn new(global: &Global, file: Option<&Path>) -> Self {
+    pub(super) fn new(global: &Global, files: &[PathBuf]) -> Self {
         let vars: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         let set = |name: &str| vars.get(name).filter(|value| !value.is_empty());
-        let named = file.map(Path::to_path_buf).or_else(|| set("STEADFAST_FILE").map(PathBuf::from));
+        let files = StateFiles::new(files);
+        if let Some(files) = &files {
+            super::render::said::name_files_globally(files);
+        }
+        let named = files.or_else(|| set("STEADFAST_FILE").map(|file| Path::new(file).into()));
         let colours = |terminal: bool| match global.color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => terminal && set("NO_COLOR").is_none() && vars.get("TERM").is_none_or(|term| term != "dumb"),
         };
-        if let Some(file) = file {
-            super::render::said::name_file_globally(file);
-        }
         let stderr_is_terminal = std::io::stderr().is_terminal();
         Self {
             file_named: named.is_some(),
-            file: named.unwrap_or_else(|| PathBuf::from("steadfast.yaml")),
+            files: named.unwrap_or_else(|| Path::new("steadfast.yaml").into()),
             root: global.root.clone(),
             output: global.output,
             log_format: global.log_format,
@@ -108,9 +110,17 @@ impl Settings {
         Arch::from_machine(word).map_err(|err| CliError::new(ExitStatus::Error, err.to_string()))
     }
 
-    /// Reads the state file.
-    pub fn input(&self) -> Result<Input, CliError> {
-        state::read(&self.file).map_err(|err| CliError::state(&err.into(), self.color_stderr))
+    /// Reads the state files.
+    pub fn inputs(&self) -> Result<Vec<Input>, CliError> {
+        self.read().map_err(|err| CliError::state(&err.into(), self.color_stderr))
+    }
+
+    fn read(&self) -> Result<Vec<Input>, state::ReadError> {
+        if self.files.iter().filter(|file| *file == Path::new("-")).count() > 1 {
+            let why = "standard input can be read once, and is named twice".to_owned();
+            return Err(state::ReadError::Io { file: "-".to_owned(), why });
+        }
+        self.files.iter().map(state::read).collect()
     }
 
     /// Reads, checks and resolves the state file, for a verb that works below its root, and refuses one that others could change.
@@ -134,9 +144,9 @@ impl Settings {
         host_arch: Arch,
         key: &dyn Fn(&Path) -> HostKey,
     ) -> Result<Loaded, state::StateError> {
-        let input = state::read(&self.file)?;
+        let inputs = self.read()?;
         let (vars, root) = (self.vars.clone(), self.root.clone());
-        let mut loaded = state::load(&input, &Context { vars, root, manifest_url, host_arch, key })?;
+        let mut loaded = state::load_all(&inputs, &Context { vars, root, manifest_url, host_arch, key })?;
         loaded.desired.claim = read_claim(&loaded.desired.root, &loaded.desired.name);
         overrides::apply(&mut loaded.desired);
         // Who watches the files hears of a rollback as of an edit.
@@ -144,10 +154,19 @@ impl Settings {
         Ok(loaded)
     }
 
-    /// Whether reading the state file again yields what it says then: a pipe has said all it had to say.
+    /// Reads, checks and resolves the state files, and tells what they come to.
+    pub fn expand(&self) -> Result<(Loaded, Config), CliError> {
+        let key = |root: &Path| super::settings::read_key(root).unwrap_or_else(fresh_key);
+        let (vars, root, host_arch) = (self.vars.clone(), self.root.clone(), self.host_arch()?);
+        let context = Context { vars, root, manifest_url: None, host_arch, key: &key };
+        let expanded = self.read().map_err(state::StateError::from).and_then(|inputs| state::expand(&inputs, &context));
+        expanded.map_err(|err| CliError::state(&err, self.color_stderr))
+    }
+
+    /// Whether reading the state files again yields what they say then: a pipe has said all it had to say.
     pub fn can_read_again(&self) -> bool {
-        let is_file = || std::fs::metadata(&self.file).map_or(true, |file| file.is_file());
-        self.file != Path::new("-") && (!state::is_handed_over(&self.file) || is_file())
+        let is_file = |path: &Path| std::fs::metadata(path).map_or(true, |file| file.is_file());
+        self.files.iter().all(|file| file != Path::new("-") && (!state::is_handed_over(file) || is_file(file)))
     }
 
     /// `--root`, else `$STEADFAST_ROOT`, else `~/.steadfast`; for when there is no state file.

@@ -18,7 +18,7 @@ use super::{CliError, ExitStatus, Format, Settings, StatusArgs, ownership};
 use crate::backend::Engine;
 use crate::backend::cache::CacheOptions;
 use crate::control::client::{self, AskError, Asked};
-use crate::control::{Request, Run, is_same_file};
+use crate::control::{Request, Run};
 use crate::model::{AgentName, Desired};
 use crate::reconcile::lock::{self, LockError};
 use crate::snapshot::Snapshot;
@@ -115,7 +115,7 @@ pub(super) fn not_ready_in(view: &Value, agent: &AgentName) -> Option<NotReady> 
 /// What it says of itself, where the view is one of this state file that we can show.
 fn readable(settings: &Settings, view: &Value) -> Option<Run> {
     let run = Run::deserialize(view.get("run")?).ok()?;
-    (is_same_file(&run.file, &settings.file) && render_status::text(view, false).is_ok()).then_some(run)
+    (settings.files.are(&run.file, &run.layers) && render_status::text(view, false).is_ok()).then_some(run)
 }
 
 /// What `status` ends with when it has shown the view of `run`. A state file that cannot be used is said beside it.

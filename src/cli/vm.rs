@@ -40,10 +40,7 @@ fn wanted(settings: &Settings) -> Result<(Desired, VmMake), CliError> {
         Some(make) => Ok((desired, make)),
         None => Err(CliError::new(
             ExitStatus::Error,
-            format!(
-                "`{}` runs its agents on a Podman of this host: it has no virtual machine",
-                settings.file.display()
-            ),
+            format!("`{}` runs its agents on a Podman of this host: it has no virtual machine", settings.files),
         )
         .hint("`vm` goes with `runtime.lima`")),
     }
@@ -178,7 +175,7 @@ async fn lock_vm(settings: &Settings, verb: &str, args: &VmActArgs) -> Result<Lo
     }
     let lock = take_lock(settings, &desired, verb, args.lock_timeout)
         .await
-        .map_err(|err| CliError::from_lock(&err, &settings.file))?;
+        .map_err(|err| CliError::from_lock(&err, &settings.files))?;
     super::ownership::check(settings, &desired)?;
     let world = settings.world(&desired, CacheOptions::default())?;
     let seen = match &world.vm {

@@ -16,11 +16,11 @@
 //! to do about a request belongs in the run loop, what to print in [`crate::cli`].
 
 pub mod client;
+pub mod files;
 mod paths;
 pub mod server;
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::model::ids::clean;
 use crate::model::{AgentName, FailureKind};
 use crate::status::Status;
 use crate::words::Word;
+pub use files::{StateFiles, path_text};
 
 pub use paths::{MAX_PATH, SOCKET};
 
@@ -213,6 +214,9 @@ pub struct Run {
     pub version: String,
     /// Absolute path of the state file it keeps, as [`path_text`] tells it.
     pub file: String,
+    /// Those of the files that are merged upon it, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
     /// What woke it for the last pass.
     #[serde(default)]
     pub woken_by: String,
@@ -293,6 +297,9 @@ pub struct Outcome {
     pub ended: Ended,
     /// Absolute path of the state file that was reconciled, as [`path_text`] tells it.
     pub file: String,
+    /// Those of the files that are merged upon it, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
     /// Why the state file as it stands there was not used, when the last good state was.
     #[serde(default)]
     pub state_file_error: Option<String>,
@@ -328,18 +335,6 @@ pub enum Ended {
     Interrupted,
 }
 
-/// A path as the lock file and the socket tell it. Bytes that are no text are replaced, for JSON has none.
-pub fn path_text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
-/// Whether both are the same state file: the same path as it stands there, or behind symbolic links.
-pub fn is_same_file(told: &str, path: &Path) -> bool {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    told == path_text(&absolute)
-        || std::fs::canonicalize(told).is_ok_and(|told| std::fs::canonicalize(&absolute).is_ok_and(|path| told == path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,17 +366,5 @@ mod tests {
             assert!(message.len() < 2000, "{} bytes", message.len());
             assert!(!message.contains(crate::visible::acts), "{message}");
         }
-    }
-
-    #[test]
-    fn one_file_by_two_paths_is_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let (file, link) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
-        std::fs::write(&file, "").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(is_same_file(&path_text(&file), &link));
-        assert!(!is_same_file(&path_text(&file), &dir.path().join("c.yaml")));
-        std::fs::remove_file(&file).unwrap();
-        assert!(is_same_file(&path_text(&file), &file), "gone, and yet the same");
     }
 }

@@ -162,6 +162,8 @@ pub struct Agent {
     pub image: Option<String>,
     /// Where the image comes from.
     pub source: ImageSource,
+    /// What the manifest calls it, where that is not the agent's own name: see [`Agent::artifact_name`].
+    pub artifact: Option<AgentName>,
     /// The architectures to fetch. Never empty.
     pub arches: Vec<Arch>,
     /// What the tarballs must hash to, by architecture, whatever the manifest says.
@@ -190,6 +192,7 @@ impl Agent {
             rolled_back: _,
             image,
             source,
+            artifact,
             arches,
             pins,
             state,
@@ -201,7 +204,8 @@ impl Agent {
             sessions: _,
         } = self;
         (version, image, source, arches) == (&other.version, &other.image, &other.source, &other.arches)
-            && (pins, state, suspend, container) == (&other.pins, &other.state, &other.suspend, &other.container)
+            && (artifact, pins, state, suspend, container)
+                == (&other.artifact, &other.pins, &other.state, &other.suspend, &other.container)
     }
 
     /// What to write where its `source` is the manifest and none is configured: [`NO_MANIFEST`].
@@ -219,6 +223,11 @@ impl Agent {
                      already; `manifest.url` or $STEADFAST_MANIFEST_URL names a manifest of tarballs"
                 .to_owned(),
         }
+    }
+
+    /// What the manifest calls it; `name` is its own. Several agents may run from one artifact.
+    pub fn artifact_name<'a>(&'a self, name: &'a AgentName) -> &'a AgentName {
+        self.artifact.as_ref().unwrap_or(name)
     }
 
     /// The architecture its container runs at: the host's where it is listed, else the first listed.

@@ -61,6 +61,10 @@ words! {
         Unknown = "unknown",
         /// A bind source is not there.
         MountSource = "mountSource",
+        /// A network is somebody else's, another than is wanted, or not there.
+        Network = "network",
+        /// A volume is somebody else's, another than is wanted, or not there.
+        Volume = "volume",
         /// An image that nobody brings is not there.
         ImageMissing = "imageMissing",
         /// An image is for another kind of machine.

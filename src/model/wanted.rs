@@ -31,7 +31,7 @@ pub enum ManifestCause {
     },
     /// What it offers is not what the state file pins.
     Pinned {
-        /// Whose tarball.
+        /// Whose tarball, as the manifest calls it.
         agent: AgentName,
         /// For which architecture.
         arch: Arch,
@@ -111,9 +111,10 @@ pub(crate) fn resolve_artifact(
 ) -> Result<Artifact, ManifestCause> {
     let found = offered(name, agent, arch, observed)
         .or_else(|refusal| remembered(name, agent, arch, observed).ok_or(refusal))?;
-    found.pinned_by(&agent.pins, name, arch).map_err(|err| match err {
+    let artifact = agent.artifact_name(name);
+    found.pinned_by(&agent.pins, artifact, arch).map_err(|err| match err {
         ManifestError::Pinned { offered, pinned, .. } => {
-            ManifestCause::Pinned { agent: name.clone(), arch, offered, pinned }
+            ManifestCause::Pinned { agent: artifact.clone(), arch, offered, pinned }
         }
         err => not_offered(&err),
     })
@@ -122,7 +123,7 @@ pub(crate) fn resolve_artifact(
 fn offered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Result<Artifact, ManifestCause> {
     let mut refusal = None;
     for manifest in [observed.published.present(), observed.local.present()].into_iter().flatten() {
-        match manifest.select(name, &agent.version, arch) {
+        match manifest.select(agent.artifact_name(name), &agent.version, arch) {
             Ok(artifact) => return Ok(artifact),
             Err(err) => refusal = refusal.or(Some(not_offered(&err))),
         }
@@ -141,9 +142,16 @@ fn not_offered(err: &ManifestError) -> ManifestCause {
 fn remembered(name: &AgentName, agent: &Agent, arch: Arch, observed: &Observed) -> Option<Artifact> {
     let Version::Exact(version) = &agent.version else { return None };
     let files = observed.artifacts.present()?;
-    let known = agent.pins.get(&arch).copied().or_else(|| labelled(name, version, observed));
+    let own: Vec<_> = files_of(agent.artifact_name(name).as_str(), version, arch, files).collect();
+    // A container may still run from what the agent was made from under another name.
+    let is_other = |digest: &Sha256Digest| {
+        let holds = |file: &CachedArtifact| file.digest == Some(*digest);
+        files.values().any(holds) && !own.iter().any(|(_, file)| holds(file))
+    };
+    let labelled = || labelled(name, version, observed).filter(|digest| agent.artifact.is_none() || !is_other(digest));
+    let known = agent.pins.get(&arch).copied().or_else(labelled);
     // A file that is proved to hold what is meant, else the first of that name, which is then fetched again or refused.
-    let files: Vec<_> = files_of(name.as_str(), version, arch, files).collect();
+    let files = own;
     let proved = files.iter().find(|(_, file)| known.is_some() && file.digest == known);
     let (key, file) = proved.or(files.first())?;
     // The label before the file's own bytes: these prove only that they are what they are.
@@ -177,7 +185,7 @@ fn repository(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<St
         return Ok(image.clone());
     }
     let manifest = effective_manifest(observed).ok_or_else(|| ManifestCause::none(agent, observed))?;
-    match manifest.agent(name.as_str()) {
+    match manifest.agent(agent.artifact_name(name).as_str()) {
         Ok(offer) => Ok(offer.image.clone()),
         Err(err) => Err(not_offered(&err)),
     }
@@ -190,7 +198,7 @@ fn version(name: &AgentName, agent: &Agent, observed: &Observed) -> Result<Strin
         (Version::Latest, ImageSource::Registry | ImageSource::Local) => Ok("latest".to_owned()),
         (Version::Latest, ImageSource::Manifest) => {
             let manifest = effective_manifest(observed).ok_or_else(|| ManifestCause::none(agent, observed))?;
-            match manifest.agent(name.as_str()) {
+            match manifest.agent(agent.artifact_name(name).as_str()) {
                 Ok(offer) => Ok(offer.version.clone()),
                 Err(err) => Err(not_offered(&err)),
             }

@@ -117,7 +117,7 @@ fn plan_manifest(desired: &Desired, observed: &Observed, active: &[(&AgentName, 
         if agent.source != ImageSource::Manifest || agent.state == AgentState::Absent {
             continue;
         }
-        let Ok(offer) = published.agent(name.as_str()) else { continue };
+        let Ok(offer) = published.agent(agent.artifact_name(name).as_str()) else { continue };
         if matches!(&agent.version, Version::Exact(version) if *version != offer.version) {
             continue;
         }

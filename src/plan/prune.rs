@@ -1,7 +1,7 @@
 //! What nothing needs any more: older versions of this file's agents in the cache, and images that were loaded for it.
 //!
 //! Roots are recomputed from what was seen each time: what is desired, what runs, and what the last good manifest lists.
-//! Beside those, as many older versions are kept per agent as the state file says; and one while a newer one is to be fetched,
+//! Beside those, as many older versions are kept per artifact as the state file says; and one while a newer one is to be fetched,
 //! which may lie in it in large part. An image stays as long as its tarball does, and goes only when it was loaded by us, was
 //! not there before, has no name but the one it was loaded for, and no container, whoever's, was made from it.
 
@@ -27,31 +27,37 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     }
     let in_use = guest.artifacts_in_use();
 
-    let mut names: BTreeSet<&str> = desired.agents.keys().map(AgentName::as_str).collect();
+    // By what the manifest calls them: the first agent of an artifact stands for all that run from it.
+    let mut wanting: BTreeMap<&str, &AgentName> = BTreeMap::new();
+    for (name, agent) in &desired.agents {
+        wanting.entry(agent.artifact_name(name).as_str()).or_insert(name);
+    }
+    let mut names: BTreeSet<&str> = wanting.keys().copied().collect();
     for manifest in manifests() {
         names.extend(manifest.agents.keys().map(String::as_str));
     }
     let fetches = plan.ready.iter().filter(|step| matches!(step.action, Action::FetchArtifact { .. }));
-    let awaited: BTreeSet<AgentName> = fetches.filter_map(|step| step.agent.clone()).collect();
-    let mut idle: BTreeMap<(&AgentName, Arch), Vec<(&ArtifactKey, &CachedArtifact)>> = BTreeMap::new();
+    let fetching = fetches.filter_map(|step| desired.agents.get_key_value(step.agent.as_ref()?));
+    let awaited: BTreeSet<AgentName> = fetching.map(|(name, agent)| agent.artifact_name(name).clone()).collect();
+    let mut idle: BTreeMap<(&str, Arch), Vec<(&ArtifactKey, &CachedArtifact)>> = BTreeMap::new();
     for (key, cached) in artifacts {
         // What is not proved may be what a container was made from.
         if roots.contains(key) || cached.digest.is_none_or(|digest| in_use.contains(&digest)) {
             continue;
         }
-        let Some((agent, arch)) = owner_of(key, &names) else { continue };
-        if let Some((agent, _)) = desired.agents.get_key_value(agent) {
-            idle.entry((agent, arch)).or_default().push((key, cached));
+        let Some((artifact, arch)) = owner_of(key, &names) else { continue };
+        if wanting.contains_key(artifact) {
+            idle.entry((artifact, arch)).or_default().push((key, cached));
         }
     }
     let mut leaving = BTreeSet::new();
-    for ((agent, _), mut versions) in idle {
+    for ((artifact, _), mut versions) in idle {
         versions.sort_by(|(key_a, a), (key_b, b)| b.modified.cmp(&a.modified).then(key_b.cmp(key_a)));
-        let keep = (desired.cache.keep as usize).max(usize::from(awaited.contains(agent)));
+        let keep = (desired.cache.keep as usize).max(usize::from(awaited.contains(artifact)));
         for (key, cached) in versions.into_iter().skip(keep) {
             leaving.insert(key);
             let action = Action::PruneArtifact { key: key.clone(), bytes: cached.size };
-            plan.step(agent.clone(), action, Reason::Superseded);
+            plan.step(wanting.get(artifact).map(|agent| (*agent).clone()), action, Reason::Superseded);
         }
     }
     let staying: Vec<_> =

@@ -152,11 +152,15 @@ fn look_at(desired: &Desired, shared: &SharedState, thing: &Thing) -> Look {
     }
 }
 
+fn kind_of(what: &str) -> FailureKind {
+    if what == "volume" { FailureKind::Volume } else { FailureKind::Network }
+}
+
 fn missing(what: &str, name: &str, command: &str) -> Look {
     let why = format!(
         "{what} `{name}` is `external` and not there: make it (`{command} {name}`), or leave `external` out to have it made"
     );
-    let on = WaitingOn::Precondition { kind: FailureKind::NotFound, why };
+    let on = WaitingOn::Precondition { kind: kind_of(what), why };
     Look::Blocked { reason: Reason::SharedMissing, on }
 }
 
@@ -164,7 +168,7 @@ fn foreign(what: &str, name: &str) -> Look {
     let why = format!(
         "{what} `{name}` is there and somebody else's: write `external: true` to use it as it is, or give yours another `name`"
     );
-    let on = WaitingOn::Precondition { kind: FailureKind::Conflict, why };
+    let on = WaitingOn::Precondition { kind: kind_of(what), why };
     Look::Blocked { reason: Reason::SharedForeign, on }
 }
 
@@ -177,6 +181,6 @@ fn same(what: &str, name: &str, changes: Vec<FieldChange>) -> Look {
          `podman {what} rm {name}` removes it once no container uses it{loss}, or give the new one another `name`",
         first.field
     );
-    let on = WaitingOn::Precondition { kind: FailureKind::Conflict, why };
+    let on = WaitingOn::Precondition { kind: kind_of(what), why };
     Look::Blocked { reason: Reason::Changed(changes), on }
 }

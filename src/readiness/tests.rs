@@ -11,6 +11,7 @@ fn agent(restart: RestartPolicy, state: AgentState) -> Agent {
         version: Version::Exact("1".into()),
         rolled_back: None,
         image: None,
+        artifact: None,
         source: ImageSource::Local,
         arches: Vec::new(),
         pins: Default::default(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::is_same_file;
+use crate::control::files::is_same_file;
 use crate::files;
 use crate::model::{AgentName, Sha256Digest};
 
@@ -28,6 +28,9 @@ pub(crate) struct NameRecord {
 pub(crate) struct NameOwner {
     /// Its absolute path, as [`crate::control::path_text`] tells it. `None` when it came through a pipe.
     pub file: Option<String>,
+    /// Those of the files that are merged upon it, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
     /// [`crate::model::Desired::meaning`].
     pub meaning: Sha256Digest,
     /// Its agents.
@@ -88,7 +91,16 @@ impl Recorded {
     pub(crate) fn other<'a>(&'a self, ours: &NameOwner, gone: impl Fn(&str) -> bool) -> Option<&'a NameOwner> {
         let Self::Present(NameRecord { owned_by: Some(owner), .. }) = self else { return None };
         let same = match (&owner.file, &ours.file) {
-            (Some(theirs), Some(ours)) => is_same_file(theirs, Path::new(ours)),
+            (Some(theirs), Some(first)) if is_same_file(theirs, Path::new(first)) => {
+                // What is left out would be taken down: it is another file as long as that makes a difference.
+                let same_layers = owner.layers.len() == ours.layers.len()
+                    && owner
+                        .layers
+                        .iter()
+                        .zip(&ours.layers)
+                        .all(|(theirs, ours)| is_same_file(theirs, Path::new(ours)));
+                same_layers || owner.meaning == ours.meaning
+            }
             (None, None) => true,
             _ => false,
         };
@@ -124,6 +136,7 @@ mod tests {
     fn owner(file: Option<&str>, meaning: u8) -> NameOwner {
         NameOwner {
             file: file.map(str::to_owned),
+            layers: Vec::new(),
             meaning: Sha256Digest::from_bytes([meaning; 32]),
             agents: vec![AgentName::new("a").unwrap()],
         }
@@ -143,6 +156,20 @@ mod tests {
         assert!(refused(first(), &owner(Some("/b/s.yaml"), 2), true), "moved and edited, or another");
         assert!(!refused(None, &owner(Some("/b/s.yaml"), 2), false), "everything was taken down");
         assert_eq!(Recorded::Absent.other(&owner(Some("/b/s.yaml"), 2), |_| false), None);
+    }
+
+    #[test]
+    fn with_other_layers_it_is_another_file_unless_it_means_the_same() {
+        let layered = |layers: &[&str], meaning| {
+            let layers = layers.iter().map(|layer| (*layer).to_owned()).collect();
+            NameOwner { layers, ..owner(Some("/a/s.yaml"), meaning) }
+        };
+        let first = || Some(layered(&["/a/prod.yaml"], 1));
+        assert!(!refused(first(), &layered(&["/a/prod.yaml"], 2), false), "an edit");
+        assert!(refused(first(), &layered(&[], 2), false), "one was forgotten");
+        assert!(refused(first(), &layered(&["/a/test.yaml"], 2), false));
+        assert!(refused(first(), &layered(&["/a/prod.yaml", "/a/more.yaml"], 2), false));
+        assert!(!refused(first(), &layered(&[], 1), false), "written into one");
     }
 
     #[test]

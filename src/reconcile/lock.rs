@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::control::StateFiles;
 use crate::files;
 
 /// A lock that is held. It is released when this is dropped.
@@ -59,9 +60,17 @@ pub struct Holder {
     /// of older versions, and for a file that came through a pipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// Those of the files that are merged upon it, in order.
+    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
+    pub layers: Box<[String]>,
 }
 
 impl Holder {
+    /// Whether it works for these state files, where that is told.
+    pub fn works_for(&self, files: &StateFiles) -> Option<bool> {
+        self.file.as_deref().map(|file| files.are(file, &self.layers))
+    }
+
     /// Whether it keeps the lock for good, so that waiting for it is in vain.
     pub fn is_run(&self) -> bool {
         self.command == RUN
@@ -76,14 +85,14 @@ pub const RUN: &str = "run";
 pub struct Claim<'a> {
     /// What it does, e.g. `apply`.
     pub command: &'a str,
-    /// The state file; `None` when it came through a pipe.
-    pub file: Option<&'a Path>,
+    /// The state files; `None` when one came through a pipe.
+    pub files: Option<&'a StateFiles>,
 }
 
 impl<'a> From<&'a str> for Claim<'a> {
     /// A claim that names no file.
     fn from(command: &'a str) -> Self {
-        Self { command, file: None }
+        Self { command, files: None }
     }
 }
 
@@ -165,9 +174,8 @@ pub async fn take<'a>(
         pid: std::process::id(),
         command: claim.command.to_owned(),
         since: crate::time::rfc3339(SystemTime::now()),
-        file: claim
-            .file
-            .map(|file| crate::control::path_text(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()))),
+        file: claim.files.map(StateFiles::first_text),
+        layers: claim.files.map(StateFiles::layer_texts).unwrap_or_default().into(),
     };
     write_holder(&mut file, &holder);
     Ok(Lock { file, path: path.to_owned(), holder: Some(holder) })
@@ -272,7 +280,7 @@ mod tests {
     async fn nobody_waits_for_run() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let claim = Claim { command: RUN, file: Some(Path::new("/etc/a.yaml")) };
+        let claim = Claim { command: RUN, files: Some(&Path::new("/etc/a.yaml").into()) };
         let run = take(&path, claim, Duration::ZERO, |_| {}).await.unwrap();
         let hour = Duration::from_secs(3600);
         let Err(LockError::Held { holder: Some(holder), .. }) = take(&path, "apply", hour, |_| {}).await else {
@@ -299,7 +307,7 @@ mod tests {
     async fn a_lock_whose_file_was_removed_is_put_back_unless_another_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/demo/lock");
-        let claim = Claim { command: "apply", file: Some(Path::new("/etc/a.yaml")) };
+        let claim = Claim { command: "apply", files: Some(&Path::new("/etc/a.yaml").into()) };
         let mut held = take(&path, claim, Duration::ZERO, |_| {}).await.unwrap();
         assert!(!held.put_back().unwrap(), "it is in place");
         let waiting = tokio::spawn({

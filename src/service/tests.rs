@@ -7,7 +7,7 @@ fn service(scope: Scope) -> Service {
         name: "demo".parse().unwrap(),
         scope,
         program: "/usr/local/bin/steadfast".into(),
-        file: "/etc/steadfast/demo.yaml".into(),
+        files: Path::new("/etc/steadfast/demo.yaml").into(),
         flags: Vec::new(),
         root: "/var/lib/steadfast".into(),
         home: "/home/me".into(),
@@ -21,7 +21,7 @@ fn service(scope: Scope) -> Service {
 fn odd() -> Service {
     Service {
         program: "/opt/my $tools/50% off;/steadfast".into(),
-        file: "/srv/a b/50%/$HOME/<x> & 'y'\\z.yaml".into(),
+        files: Path::new("/srv/a b/50%/$HOME/<x> & 'y'\\z.yaml").into(),
         flags: vec!["--resync".into(), "1m; rm".into(), String::new()],
         root: "/home/me/my root/100%".into(),
         environment: BTreeMap::from([("CONTAINER_HOST".into(), "unix:///run/my podman/$p%.sock".into())]),
@@ -108,8 +108,8 @@ fn property_lists() {
 fn a_path_that_no_unit_can_hold_is_refused() {
     use std::os::unix::ffi::OsStrExt;
     let broken = |file: &[u8]| {
-        let file = PathBuf::from(std::ffi::OsStr::from_bytes(file));
-        Service { file, ..service(Scope::User) }.render(Manager::Systemd).unwrap_err().to_string()
+        let files = Path::new(std::ffi::OsStr::from_bytes(file)).into();
+        Service { files, ..service(Scope::User) }.render(Manager::Systemd).unwrap_err().to_string()
     };
     assert_eq!(
         broken(b"/a\nExecStart=/b"),
@@ -148,13 +148,13 @@ fn the_examples_are_what_is_written_today() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     assert!(std::fs::read_to_string(examples.join("minimal.yaml")).unwrap().contains("\nname: demo\n"));
     let unit = Service {
-        file: "/etc/steadfast/minimal.yaml".into(),
+        files: Path::new("/etc/steadfast/minimal.yaml").into(),
         flags: vec!["--root".into(), "/var/lib/steadfast".into()],
         home: "/root".into(),
         ..service(Scope::System)
     };
     let list = Service {
-        file: "/Users/me/agents/minimal.yaml".into(),
+        files: Path::new("/Users/me/agents/minimal.yaml").into(),
         root: "/Users/me/.steadfast".into(),
         home: "/Users/me".into(),
         ..service(Scope::User)

@@ -1,32 +1,36 @@
 //! From the `agents:` mapping to the agents, and what they must not share.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod image;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::path::Path as FilePath;
 
 use super::container::{self, Ports, Published, Surroundings};
-use super::decode::{At, Cx, Decode, Path, cut, has_key, is_null};
-use super::document::{AgentDoc, PinsDoc};
+use super::decode::{At, Cx, Decode, Path, cut, field, has_key, is_null};
+use super::document::{AgentDoc, DefaultsDoc, MAX_COPIES, PinsDoc};
 use super::ports::{Holder, Taken};
 use super::problem::Draft;
 use super::resolve::{arches, checked};
-use super::scalar::Word;
-use super::snippet::Lines;
-use super::tree::NodeId;
+use super::scalar::{Whole, Word};
+use super::source::Places;
+use super::substitute::Whose;
+use super::tree::{NodeId, Tree, View};
 use super::variables::EnvFiles;
-use super::{Input, rollout, sessions, workspaces};
+use super::{layers, rollout, sessions, workspaces};
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Place, Port, Protocol,
-    Sha256Digest, Version,
+    Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Port, Protocol, Rollout, SessionName,
+    SessionSpec, Sha256Digest, Version, WorkspaceName, WorkspaceSpec,
 };
+
+use image::check_image;
+pub(crate) use image::{check_repository, check_version};
 
 static NONE: BTreeMap<String, String> = BTreeMap::new();
 
 /// The agents resolved so far, and what they took.
 pub(super) struct Agents<'a> {
-    lines: Lines<'a>,
-    file: &'a str,
-    dir: &'a FilePath,
+    places: Places<'a>,
     owner: Option<&'a Name>,
     cache_arches: &'a [Arch],
     host_arch: Arch,
@@ -38,22 +42,94 @@ pub(super) struct Agents<'a> {
     /// The top-level volumes and networks, by their keys: their names in the engine.
     volumes: &'a BTreeMap<String, String>,
     networks: &'a BTreeMap<String, String>,
-    seen: HashSet<String>,
+    /// The names so far, and the keys they come from.
+    seen: HashMap<String, NodeId>,
+    /// How many agents were made by `count`, and what they have in all: values and bytes.
+    copies: u32,
+    copied: (u64, u64),
+    /// The container's name in the defaults, where it was refused.
+    refused_name: Option<NodeId>,
+    made: Vec<Made>,
     agents: BTreeMap<AgentName, Agent>,
 }
 
+/// Where an agent stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Made {
+    key: NodeId,
+    /// Its mapping, with all that it takes up.
+    pub(super) node: NodeId,
+    /// Which of those it is that `count` makes.
+    index: Option<u32>,
+}
+
+impl Made {
+    /// Its name.
+    pub(super) fn name<'t>(&self, tree: &'t Tree<'_>) -> Cow<'t, str> {
+        match self.index {
+            None => tree.text(self.key).into(),
+            Some(index) => format!("{}-{index}", tree.text(self.key)).into(),
+        }
+    }
+
+    /// Where its name stands.
+    pub(super) fn key(&self) -> NodeId {
+        self.key
+    }
+
+    /// From now on, what is reported is said of it.
+    pub(super) fn report(&self, cx: &mut Cx<'_>, name: &str, path: Path<'_>) {
+        if self.index.is_some() || cx.problems.has_inherited() {
+            let entry = path.key(cx.tree.text(self.key)).to_string();
+            cx.problems.read(Some((path.key(name).to_string(), entry)));
+        }
+    }
+
+    /// From now on its values are read.
+    fn begin(&self, cx: &mut Cx<'_>, path: Path<'_>) {
+        let name = self.name(cx.tree).into_owned();
+        self.report(cx, &name, path);
+        cx.whose = Whose::Agent { name, index: self.index };
+    }
+}
+
+/// From now on no agent's values are read.
+pub(super) fn end(cx: &mut Cx<'_>) {
+    cx.problems.read(None);
+    cx.whose = Whose::Nobody;
+}
+
+/// All agents of a file.
+pub(super) struct Resolved {
+    pub(super) agents: BTreeMap<AgentName, Agent>,
+    /// Where each stands.
+    pub(super) made: Vec<Made>,
+    /// The env files that were looked at.
+    pub(super) env_files: EnvFiles,
+}
+
+/// What an agent says, each part of it missing where it was reported.
+struct Said {
+    version: Option<Version>,
+    image: Option<String>,
+    source: ImageSource,
+    artifact: Option<AgentName>,
+    arches: Option<Vec<Arch>>,
+    pins: BTreeMap<Arch, Sha256Digest>,
+    state: AgentState,
+    suspend: bool,
+    rollout: Rollout,
+    /// With its ports, and where its name stands when it says one.
+    container: Option<(crate::model::ContainerSpec, Ports)>,
+    named_at: Option<NodeId>,
+    workspaces: BTreeMap<WorkspaceName, WorkspaceSpec>,
+    sessions: BTreeMap<SessionName, SessionSpec>,
+}
+
 impl<'a> Agents<'a> {
-    pub(super) fn new(
-        input: &'a Input,
-        text: &'a str,
-        owner: Option<&'a Name>,
-        cache_arches: &'a [Arch],
-        host_arch: Arch,
-    ) -> Self {
+    pub(super) fn new(places: Places<'a>, owner: Option<&'a Name>, cache_arches: &'a [Arch], host_arch: Arch) -> Self {
         Self {
-            lines: Lines::new(text),
-            file: &input.name,
-            dir: &input.dir,
+            places,
             owner,
             cache_arches,
             host_arch,
@@ -63,7 +139,11 @@ impl<'a> Agents<'a> {
             in_vm: false,
             volumes: &NONE,
             networks: &NONE,
-            seen: HashSet::new(),
+            seen: HashMap::new(),
+            copies: 0,
+            copied: (0, 0),
+            refused_name: None,
+            made: Vec::new(),
             agents: BTreeMap::new(),
         }
     }
@@ -78,15 +158,158 @@ impl<'a> Agents<'a> {
         Self { volumes, networks, ..self }
     }
 
-    /// The agents, and the env files that were looked at.
-    pub(super) fn into_parts(self) -> (BTreeMap<AgentName, Agent>, EnvFiles) {
-        (self.agents, self.env_files)
+    /// All of them.
+    pub(super) fn finish(self) -> Resolved {
+        Resolved { agents: self.agents, made: self.made, env_files: self.env_files }
     }
 
-    /// Resolves one agent. What is wrong with it does not hide what is wrong with the others.
+    /// Looks at what agents may take up, whether one does or not.
+    pub(super) fn check(&mut self, cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) {
+        (cx.whose, cx.partial, self.env_files.unread) = (Whose::Several, true, true);
+        let blanks = std::mem::replace(&mut cx.blanks, true);
+        self.read(cx, "agent", node, path);
+        (cx.whose, cx.partial, self.env_files.unread, cx.blanks) = (Whose::Nobody, false, false, blanks);
+    }
+
+    /// Looks at what lies below every agent.
+    pub(super) fn check_defaults(&mut self, cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) {
+        let View::Map(pairs) = cx.tree.view(node) else { return self.check(cx, node, path) };
+        for key in pairs.iter().step_by(2) {
+            let text = cx.tree.text(*key);
+            if let Some((_, help)) = DefaultsDoc::OWN.iter().find(|(own, _)| *own == text) {
+                cx.wrong_help(*key, path.key(text), format!("`{text}` cannot be the same for all agents"), *help);
+            }
+        }
+        let container = path.key("container");
+        if let Some(name) = field(cx.tree, node, "container").and_then(|container| field(cx.tree, container, "name"))
+            && !is_null(cx.tree, name)
+            && !cx.tree.text(name).contains("${agent:name}")
+        {
+            let help = "leave it out for `<name>-<agent>`, or write `${agent:name}` in it";
+            cx.wrong_help(name, container.key("name"), "all containers would have this name", help);
+            self.refused_name = Some(name);
+        }
+        self.check(cx, node, path);
+    }
+
+    /// Resolves an entry of the file: one agent, or as many as its `count` says. What is wrong with it does not hide what is
+    /// wrong with the others.
     pub(super) fn add(&mut self, cx: &mut Cx<'_>, key: NodeId, name: &str, node: NodeId, path: Path<'_>) {
+        let Some(at) = field(cx.tree, node, "count").filter(|at| !is_null(cx.tree, *at)) else {
+            return self.add_one(cx, Made { key, node, index: None }, path);
+        };
+        let of_entry = path.key(name);
+        let first = Made { key, node, index: Some(1) };
+        first.begin(cx, path);
+        let count = Whole::<0, MAX_COPIES>::decode(cx, at, of_entry.key("count")).map(|count| count.0);
+        end(cx);
+        let longest = format!("{name}-{}", count.unwrap_or(1));
+        let is_name = match (AgentName::new(name), AgentName::new(longest)) {
+            (Err(err), _) => {
+                cx.wrong(key, of_entry, err.to_string());
+                false
+            }
+            (Ok(_), Err(err)) => {
+                cx.wrong_help(key, of_entry, err.to_string(), "shorten the name");
+                false
+            }
+            (Ok(_), Ok(_)) => true,
+        };
+        let before = self.copies;
+        self.copies = before.saturating_add(count.unwrap_or_default());
+        let fits = self.copies <= MAX_COPIES;
+        if !fits && before <= MAX_COPIES {
+            let message = format!("`count` makes more than {MAX_COPIES} agents in all");
+            cx.wrong_help(at, of_entry.key("count"), message, "split the file into several with names of their own");
+        }
+        let is_small = count.is_none_or(|count| !fits || layers::fits(cx.tree, node, count, &mut self.copied));
+        if !is_small {
+            let message = "all that `count` makes comes to too much";
+            let help = "written for each of them, agents may have as much as fits into one file";
+            cx.wrong_help(at, of_entry.key("count"), message, help);
+        }
+        match count {
+            Some(count) if count > 0 && is_name && fits && is_small => {
+                for index in 1..=count {
+                    self.add_one(cx, Made { index: Some(index), ..first }, path);
+                }
+            }
+            // There is none; what is wrong with it is told all the same.
+            _ => {
+                first.begin(cx, path);
+                (cx.whose, self.env_files.unread) = (Whose::Several, true);
+                self.read(cx, name, node, path.key(&first.name(cx.tree)));
+                self.env_files.unread = false;
+                end(cx);
+            }
+        }
+    }
+
+    fn add_one(&mut self, cx: &mut Cx<'_>, made: Made, path: Path<'_>) {
+        made.begin(cx, path);
+        let name = made.name(cx.tree);
+        self.resolve(cx, made, &name, path.key(&name));
+        end(cx);
+    }
+
+    fn resolve(&mut self, cx: &mut Cx<'_>, made: Made, name: &str, path: Path<'_>) {
+        let Made { key, node, .. } = made;
         let agent_name = AgentName::new(name).map_err(|err| cx.wrong(key, path, err.to_string())).ok();
-        let Some(doc) = AgentDoc::decode(cx, node, path) else { return };
+        // A name that is no DNS label was reported; its container is still worth checking.
+        let agent = agent_name.as_ref().map_or("agent", AgentName::as_str);
+        let Some(said) = self.read(cx, agent, node, path) else { return };
+        let Some((container, ports)) = said.container else { return };
+        if let Some(other) = self.seen.insert(name.to_owned(), key) {
+            // The same key again was reported: its name and ports are not reported again.
+            if cx.tree.text(other) != cx.tree.text(key) {
+                let message = format!("agent `{}` is here twice: `count` makes one of this name", cut(name));
+                let draft = Draft::at(cx.tree.span(key), path.to_string(), message).also(cx.tree.span(other), "first");
+                cx.problems.add(draft.help("rename one of the two"));
+            }
+            return;
+        }
+        let container_path = path.key("container");
+        self.claim_name(cx, &container.name, name, said.named_at.unwrap_or(key), container_path);
+        if said.state != AgentState::Absent {
+            self.claim_ports(cx, name, &ports, container_path);
+        }
+        let (Some(agent_name), Some(version), Some(arches)) = (agent_name, said.version, said.arches) else { return };
+        let place = self.places.of(cx.tree.span(key).start);
+        let Said { image, source, artifact, pins, state, suspend, rollout, workspaces, sessions, .. } = said;
+        self.agents.insert(
+            agent_name,
+            Agent {
+                place,
+                version,
+                rolled_back: None,
+                image,
+                source,
+                artifact,
+                arches,
+                pins,
+                state,
+                suspend,
+                rollout,
+                container,
+                workspaces,
+                sessions,
+            },
+        );
+        self.made.push(made);
+    }
+
+    /// Reads what stands under an agent, a template or the defaults.
+    fn read(&mut self, cx: &mut Cx<'_>, agent: &str, node: NodeId, path: Path<'_>) -> Option<Said> {
+        let (partial, blanks) = (cx.partial, cx.blanks);
+        cx.partial |= cx.problems.is_unsettled(node);
+        cx.blanks |= cx.problems.has_inherited() || cx.sources.files().len() > 1;
+        let said = self.read_all(cx, agent, node, path);
+        (cx.partial, cx.blanks) = (partial, blanks);
+        said
+    }
+
+    fn read_all(&mut self, cx: &mut Cx<'_>, agent: &str, node: NodeId, path: Path<'_>) -> Option<Said> {
+        let doc = AgentDoc::decode(cx, node, path)?;
         let state = doc.state.as_ref().map(|state| state.value.0).unwrap_or_default();
         let source = doc.source.as_ref().map(|source| source.value.0).unwrap_or_default();
         let version = doc.version.as_ref().and_then(|version| {
@@ -99,6 +322,7 @@ impl<'a> Agents<'a> {
         {
             cx.wrong(at.node, path.key("image"), "image and version together are no image reference");
         }
+        let artifact = doc.artifact.as_ref().and_then(|at| self.artifact(cx, at, source, path.key("artifact")));
         let pins = doc.sha256.map(|pins| self.pins(cx, pins, source, path.key("sha256"))).unwrap_or_default();
         let arches = match &doc.arches {
             Some(list) if !is_null(cx.tree, list.node) => arches(cx, list, self.host_arch, path.key("arches")),
@@ -106,48 +330,31 @@ impl<'a> Agents<'a> {
         };
         let container_path = path.key("container");
         let container = doc.container.map(|container| container.value).unwrap_or_default();
-        let named_at = container.name.as_ref().map_or(key, |name| name.node);
-        // A name that is no DNS label was reported; its container is still worth checking.
-        let agent = agent_name.as_ref().map_or("agent", AgentName::as_str);
+        let named_at = container.name.as_ref().map(|name| name.node);
         let usual_name = self.owner.and_then(|owner| ContainerName::new(format!("{owner}-{agent}")).ok());
-        let (dir, in_vm, volumes, networks) = (self.dir, self.in_vm, self.volumes, self.networks);
-        let around = Surroundings { dir, in_vm, agent, usual_name, volumes, networks };
-        let resolved = container::resolve(cx, &around, &mut self.env_files, container, container_path);
-        let mounts = resolved.as_ref().map_or(&[][..], |(container, _)| &container.mounts);
-        let workspaces = workspaces::resolve(cx, self.dir, mounts, doc.workspaces, path.key("workspaces"));
+        let (in_vm, volumes, networks) = (self.in_vm, self.volumes, self.networks);
+        let around = Surroundings { in_vm, agent, usual_name, volumes, networks };
+        let container = container::resolve(cx, &around, &mut self.env_files, container, container_path);
+        let mounts = container.as_ref().map_or(&[][..], |(container, _)| &container.mounts);
+        let workspaces = workspaces::resolve(cx, mounts, doc.workspaces, path.key("workspaces"));
         let sessions = sessions::resolve(cx, doc.sessions, path.key("sessions"));
-        let rollout = rollout::resolve(cx, doc.rollout, resolved.as_ref().map(|(container, _)| container), path);
-        let Some((container, ports)) = resolved else { return };
-        if !self.seen.insert(name.to_owned()) {
-            // The same key again, which was reported: its name and ports are not reported again.
-            return;
-        }
-        self.claim_name(cx, &container.name, name, named_at, container_path);
-        if state != AgentState::Absent {
-            self.claim_ports(cx, name, &ports, container_path);
-        }
-        let (Some(agent_name), Some(version), Some(arches)) = (agent_name, version, arches) else { return };
-        let (line, column) = self.lines.position(cx.tree.span(key).start);
-        let place = Place { file: self.file.to_owned(), line, column };
+        let rollout = rollout::resolve(cx, doc.rollout, container.as_ref().map(|(container, _)| container), path);
         let suspend = doc.suspend.is_some_and(|flag| flag.value.0);
-        self.agents.insert(
-            agent_name,
-            Agent {
-                place,
-                version,
-                rolled_back: None,
-                image,
-                source,
-                arches,
-                pins,
-                state,
-                suspend,
-                rollout,
-                container,
-                workspaces,
-                sessions,
-            },
-        );
+        Some(Said {
+            version,
+            image,
+            source,
+            artifact,
+            arches,
+            pins,
+            state,
+            suspend,
+            rollout,
+            container,
+            named_at,
+            workspaces,
+            sessions,
+        })
     }
 
     fn image(
@@ -163,7 +370,7 @@ impl<'a> Agents<'a> {
                 let pinned = doc.version.as_ref().is_some_and(|version| version.value.0.value.starts_with("sha256:"));
                 checked(cx, image, path.key("image"), |text| check_image(text, pinned))
             }
-            None if source == ImageSource::Manifest => None,
+            None if source == ImageSource::Manifest || cx.partial => None,
             // One that is there and wrong was reported.
             None if has_key(cx.tree, node, "image") => None,
             None => {
@@ -173,6 +380,14 @@ impl<'a> Agents<'a> {
                 None
             }
         }
+    }
+
+    fn artifact(&self, cx: &mut Cx<'_>, at: &At<Word>, source: ImageSource, path: Path<'_>) -> Option<AgentName> {
+        if source != ImageSource::Manifest {
+            let help = "leave it out: `image` and `version` say which image it is";
+            cx.wrong_help(at.node, path, "only `source: manifest` takes a tarball of the manifest", help);
+        }
+        checked(cx, at, path, |name| AgentName::new(name))
     }
 
     fn pins(
@@ -197,10 +412,16 @@ impl<'a> Agents<'a> {
     }
 
     fn claim_name(&mut self, cx: &mut Cx<'_>, container: &ContainerName, agent: &str, node: NodeId, path: Path<'_>) {
+        if self.refused_name == Some(node) {
+            return;
+        }
         if let Some((other, first)) = self.names.get(container) {
             let message = format!("the container name `{container}` is taken by agent `{}`", cut(other));
             let draft = Draft::at(cx.tree.span(node), path.key("name").to_string(), message);
-            cx.problems.add(draft.also(cx.tree.span(*first), "taken"));
+            cx.problems.add(match *first == node {
+                true => draft.help("write `${agent:name}` in it, so that each has one of its own"),
+                false => draft.also(cx.tree.span(*first), "taken"),
+            });
             return;
         }
         self.names.insert(container.clone(), (agent.to_owned(), node));
@@ -225,86 +446,15 @@ impl<'a> Agents<'a> {
                 false => format!("the host port {}/{} is taken by {whose}", port.host_port, port.protocol),
             };
             let draft = Draft::at(cx.tree.span(*node), ports_path.index(*index).to_string(), message);
-            cx.problems.add(draft.also(cx.tree.span(other.node), "taken"));
+            cx.problems.add(match (other.node == *node, &cx.whose) {
+                (true, Whose::Agent { index: Some(_), .. }) => draft.help(
+                    "write `${agent:index}` in it, like \"1808${agent:index}:80\", so that each has one of its own",
+                ),
+                (true, _) => draft.help("write the port under each agent: what they take up is the same for all"),
+                (false, _) => draft.also(cx.tree.span(other.node), "taken"),
+            });
         }
     }
-}
-
-/// A version is an image's tag (the OCI distribution spec's grammar), a digest, or `latest`.
-pub(crate) fn check_version(text: &str) -> Result<Version, String> {
-    if text == "latest" {
-        return Ok(Version::Latest);
-    }
-    if let Some(hex) = text.strip_prefix("sha256:") {
-        return match Sha256Digest::parse(hex) {
-            Ok(digest) => Ok(Version::Exact(format!("sha256:{digest}"))),
-            Err(_) => Err(format!("`{text}` is not a digest: expected `sha256:` and 64 hex digits")),
-        };
-    }
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let ok = text.bytes().next().is_some_and(word)
-        && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
-        && text.len() <= 128;
-    if ok {
-        return Ok(Version::Exact(text.to_owned()));
-    }
-    Err(format!("`{text}` is not a version: it is the image's tag, so letters, digits, `_`, `.` and `-`, at most 128"))
-}
-
-/// Checks an image's repository. `pinned`: the version is a digest already, and stays so.
-fn check_image(text: &str, pinned: bool) -> Result<String, String> {
-    let last = text.rsplit('/').next().unwrap_or_default();
-    match text.rsplit_once(':') {
-        Some((repository, _)) if pinned && last.contains(':') && !text.contains('@') && !text.contains("://") => {
-            let repository = check_repository(repository)?;
-            Err(format!("`{text}` has a tag, and the version is a digest, which says all: write `image: {repository}`"))
-        }
-        _ => check_repository(text),
-    }
-}
-
-pub(crate) fn check_repository(text: &str) -> Result<String, String> {
-    if let Some((scheme, rest)) = text.split_once("://") {
-        return Err(format!("`{text}` is not an image repository: leave `{scheme}://` out, like `image: {rest}`"));
-    }
-    // A digest stands behind the tag, and says alone which image it is.
-    let (named, digest) = match text.split_once('@') {
-        Some((named, digest)) => (named, Some(digest)),
-        None => (text, None),
-    };
-    let last = named.rsplit('/').next().unwrap_or_default();
-    let (repository, tag) = match named.rsplit_once(':') {
-        Some((repository, tag)) if last.contains(':') => (repository, Some(tag)),
-        _ => (named, None),
-    };
-    if let Some(version) = digest.or(tag) {
-        // What is advised must be right itself.
-        let repository = check_repository(repository)?;
-        check_version(version)?;
-        let what = match (digest, tag) {
-            (Some(_), Some(_)) => "a tag and a digest",
-            (Some(_), None) => "a digest",
-            _ => "a tag",
-        };
-        return Err(format!("`{text}` has {what}: write `image: {repository}` and `version: \"{version}\"`"));
-    }
-    let (host, path) = match text.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
-        _ => ("", text),
-    };
-    if path.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Err(format!("`{text}` is not an image repository: it must be lower case"));
-    }
-    let part_ok = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.ends_with(|c: char| c.is_ascii_alphanumeric())
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-    };
-    let host_ok = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'));
-    if host_ok && text.len() <= 255 && path.split('/').all(part_ok) {
-        return Ok(text.to_owned());
-    }
-    Err(format!("`{text}` is not an image repository, like ghcr.io/openclaw/openclaw"))
 }
 
 /// Whether Lima can lead a port of this host into the machine, where Podman must be able to publish it too.
@@ -320,60 +470,5 @@ fn into_a_vm(port: &Port) -> Result<(), String> {
             port.host_ip
         )),
         Protocol::Tcp | Protocol::Udp => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{check_repository, check_version};
-
-    /// The `image` and `version` that a message advises.
-    fn advised(message: &str) -> (String, String) {
-        let between = |from: &str, to: &str| {
-            let start = message.find(from).unwrap_or_else(|| panic!("{message}")) + from.len();
-            message[start..start + message[start..].find(to).unwrap()].to_owned()
-        };
-        (between("`image: ", "`"), between("`version: \"", "\""))
-    }
-
-    #[test]
-    fn what_is_advised_for_a_tag_or_digest_is_right_itself() {
-        let digest = format!("sha256:{}", "0".repeat(64));
-        for (image, repository, version) in [
-            ("ghcr.io/acme/app:1.4".to_owned(), "ghcr.io/acme/app", "1.4"),
-            (format!("ghcr.io/acme/app@{digest}"), "ghcr.io/acme/app", digest.as_str()),
-            (format!("ghcr.io/acme/app:1.4@{digest}"), "ghcr.io/acme/app", digest.as_str()),
-            (format!("127.0.0.1:5000/app:1.4@{digest}"), "127.0.0.1:5000/app", digest.as_str()),
-            ("localhost:5000/app:latest".to_owned(), "localhost:5000/app", "latest"),
-            ("app:1".to_owned(), "app", "1"),
-        ] {
-            let message = check_repository(&image).unwrap_err();
-            let (said, tagged) = advised(&message);
-            assert_eq!((said.as_str(), tagged.as_str()), (repository, version), "{message}");
-            assert!(check_repository(&said).is_ok() && check_version(&tagged).is_ok(), "{message}");
-        }
-        assert!(check_repository("127.0.0.1:5000/app").is_ok(), "a registry's port is no tag");
-    }
-
-    #[test]
-    fn a_tag_beside_a_digest_is_one_too_many() {
-        let message = super::check_image("ghcr.io/acme/app:1.4", true).unwrap_err();
-        assert!(message.ends_with("write `image: ghcr.io/acme/app`") && !message.contains("version:"), "{message}");
-        assert!(super::check_image("127.0.0.1:5000/app", true).is_ok());
-        assert!(super::check_image("ghcr.io/acme/app:1.4", false).unwrap_err().contains("`version: \"1.4\"`"));
-    }
-
-    #[test]
-    fn no_advice_is_given_that_would_be_refused() {
-        for (image, words) in [
-            ("ghcr.io/acme/app@sha256:00", "`sha256:00` is not a digest"),
-            ("ghcr.io/Acme/app:1", "must be lower case"),
-            ("docker://ghcr.io/acme/app:1", "leave `docker://` out"),
-            ("app:", "is not a version"),
-            ("app@", "is not a version"),
-        ] {
-            let message = check_repository(image).unwrap_err();
-            assert!(message.contains(words) && !message.contains("has a"), "{message}");
-        }
     }
 }

@@ -27,8 +27,6 @@ pub(super) type Ports = Vec<(usize, At<Published>)>;
 
 /// What a container may refer to.
 pub(super) struct Surroundings<'a> {
-    /// The directory of the state file.
-    pub(super) dir: &'a std::path::Path,
     /// Containers run in a virtual machine.
     pub(super) in_vm: bool,
     /// The agent it belongs to.
@@ -93,7 +91,7 @@ pub(super) fn resolve(
     };
     let words = |words: Vec<Str>| words.into_iter().map(|word| text(word, false)).collect();
     let (entrypoint, command) = (entrypoint.map(|line| words(line.value.0)), command.map(|line| words(line.value.0)));
-    let env = variables::of_container(cx, around.dir, env_files, env, env_file, path);
+    let env = variables::of_container(cx, env_files, env, env_file, path);
     let labels = self::labels(cx, labels, path.key("labels"));
     let mounts = mounts::resolve(cx, around, mounts, path);
     let ports = ports.map(|ports| ports::resolve(cx, ports.value.0, path.key("ports"))).unwrap_or_default();

@@ -7,21 +7,71 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::marker::PhantomData;
+use std::path::Path as FilePath;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::config::Written;
 use super::problem::{Draft, Problems};
+use super::source::Sources;
+use super::substitute::Whose;
 use super::tree::{NodeId, Tree, View};
 use crate::visible::acts;
 
 /// What decoding needs beside the node.
 pub(super) struct Cx<'a> {
     pub(super) tree: &'a Tree<'a>,
+    pub(super) sources: &'a Sources<'a>,
     pub(super) vars: &'a BTreeMap<String, String>,
     pub(super) problems: Problems,
+    /// Whose values are being read.
+    pub(super) whose: Whose,
+    /// Whether a mapping may lack what it must have in the end: what takes it up may add that.
+    pub(super) partial: bool,
+    /// Whether an explicit `null` is no value, where it cannot be an empty one: it took away what lies below, where anything did.
+    pub(super) blanks: bool,
+    /// What is to be known of values that are written again.
+    pub(super) written: Option<Written>,
 }
 
-impl Cx<'_> {
+impl<'a> Cx<'a> {
+    pub(super) fn new(
+        tree: &'a Tree<'a>,
+        sources: &'a Sources<'a>,
+        vars: &'a BTreeMap<String, String>,
+        problems: Problems,
+    ) -> Self {
+        Self { tree, sources, vars, problems, whose: Whose::Nobody, partial: false, blanks: false, written: None }
+    }
+
+    /// Whether a value of a type that cannot be nothing is nothing, which is no value here.
+    pub(super) fn is_blank(&mut self, node: NodeId) -> bool {
+        let is_blank = self.blanks && is_null(self.tree, node);
+        if let Some(written) = self.written.as_mut().filter(|_| is_blank) {
+            written.blanks.insert(node);
+        }
+        is_blank
+    }
+
+    /// A value is a path that may be relative.
+    pub(super) fn note_path(&mut self, node: NodeId) {
+        if let Some(written) = &mut self.written {
+            written.paths.insert(node);
+        }
+    }
+
+    /// A value must be a number or a boolean.
+    pub(super) fn note_typed(&mut self, node: NodeId) {
+        if let Some(written) = &mut self.written {
+            written.typed.insert(node);
+        }
+    }
+
+    /// What a relative path that is written in a node is relative to.
+    pub(super) fn dir(&self, node: NodeId) -> &'a FilePath {
+        self.sources.dir(self.tree.span(node).start)
+    }
+
     /// Reports a problem with a node.
     pub(super) fn wrong(&mut self, node: NodeId, path: Path<'_>, message: impl Into<String>) {
         self.problems.add(Draft::at(self.tree.span(node), path.to_string(), message));
@@ -186,6 +236,12 @@ pub(super) fn is_null(tree: &Tree<'_>, node: NodeId) -> bool {
     matches!(tree.view(node), View::Scalar { text, plain: true } if Plain::of(text) == Plain::Null)
 }
 
+/// The value that a mapping has for a key.
+pub(super) fn field(tree: &Tree<'_>, node: NodeId, key: &str) -> Option<NodeId> {
+    let View::Map(pairs) = tree.view(node) else { return None };
+    pairs.chunks_exact(2).find(|pair| tree.text(pair[0]) == key).map(|pair| pair[1])
+}
+
 /// Whether a mapping has this key.
 pub(super) fn has_key(tree: &Tree<'_>, node: NodeId, key: &str) -> bool {
     matches!(tree.view(node), View::Map(pairs) if pairs.chunks_exact(2).any(|pair| tree.text(pair[0]) == key))
@@ -193,6 +249,9 @@ pub(super) fn has_key(tree: &Tree<'_>, node: NodeId, key: &str) -> bool {
 
 /// How a type is read from the tree.
 pub(super) trait Decode: Sized {
+    /// Whether nothing at all (`key:`) is a value of it: an empty one.
+    const BLANK: bool = false;
+
     /// `None` when it does not fit; a problem was reported then.
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self>;
 }
@@ -216,6 +275,8 @@ impl<T: Decode> At<T> {
 pub(super) struct List<T>(pub(super) Vec<(usize, At<T>)>);
 
 impl<T: Decode> Decode for List<T> {
+    const BLANK: bool = true;
+
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         let tree = cx.tree;
         let View::List(items) = tree.view(node) else {
@@ -228,11 +289,15 @@ impl<T: Decode> Decode for List<T> {
             }
             return None;
         };
+        // A list is replaced as a whole, so nothing is added to what is in it.
+        let (partial, blanks) = (std::mem::take(&mut cx.partial), std::mem::take(&mut cx.blanks));
         let decoded = items
             .iter()
             .enumerate()
             .filter_map(|(index, item)| Some((index, At::decode(cx, *item, path.index(index))?)));
-        Some(List(decoded.collect()))
+        let list = List(decoded.collect());
+        (cx.partial, cx.blanks) = (partial, blanks);
+        Some(list)
     }
 }
 
@@ -261,6 +326,8 @@ pub(super) struct Entry<T> {
 }
 
 impl<T: Decode> Decode for Table<T> {
+    const BLANK: bool = true;
+
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         let tree = cx.tree;
         let View::Map(pairs) = tree.view(node) else {
@@ -275,6 +342,9 @@ impl<T: Decode> Decode for Table<T> {
         };
         let mut entries = Vec::with_capacity(pairs.len() / 2);
         for pair in pairs.chunks_exact(2) {
+            if !T::BLANK && cx.is_blank(pair[1]) {
+                continue;
+            }
             if let View::Scalar { text: name, .. } = tree.view(pair[0])
                 && let Some(at) = At::decode(cx, pair[1], path.key(name))
             {
@@ -302,6 +372,8 @@ impl<T: JsonSchema> JsonSchema for Table<T> {
 pub(super) struct Later<T>(PhantomData<T>);
 
 impl<T> Decode for Later<T> {
+    const BLANK: bool = true;
+
     fn decode(_: &mut Cx<'_>, _: NodeId, _: Path<'_>) -> Option<Self> {
         Some(Later(PhantomData))
     }

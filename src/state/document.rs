@@ -8,6 +8,10 @@ mod container;
 
 pub(super) use container::*;
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
 use super::decode::{Later, List, Table};
 use super::record::record;
 use super::scalar::{Choice, Flag, Loose, Size, Time, VersionWord, Whole, Word, Words};
@@ -18,8 +22,8 @@ use crate::model::{
 
 record! {
     /// The agents you want on this machine. steadfast makes the machine match this file and keeps it so.
-    /// `${env:NAME}` and `${env:NAME:-default}` are replaced in any string value. Any other `${` is an error; `$${` is a
-    /// literal `${`. What comes from `${env:…}` is never shown where it stands in `entrypoint`, `command`, `cwd`, `env`,
+    /// `${env:NAME}` and `${env:NAME:-default}` are replaced in any string value, `${agent:name}` and `${agent:index}` in those of
+    /// agents. Any other `${` is an error; `$${` is a literal `${`. What comes from `${env:…}` is never shown where it stands in `entrypoint`, `command`, `cwd`, `env`,
     /// `labels`, `mounts`, `ports`, `addHosts` or a health check's `test`; names, `root`, `manifest`, `cache`, `runtime`, `image`, `version`, `sha256`,
     /// `state`, `restart`, `user`, `requires`, workspaces, volumes, networks, other settings of containers, sizes and times are no secrets and are shown, but for a URL's
     /// password and query.
@@ -55,6 +59,14 @@ record! {
             "examples" = [{"default": {}}]
         ))]
         optional networks "networks": Table<NetworkDoc>,
+        /// What lies below every agent: any field of one but `from`, `count` and `sha256`. Mappings merge, lists and all else
+        /// replace, and an explicit `null` takes away what lies below.
+        #[schemars(extend("examples" = [{"container": {"restart": "always"}}]))]
+        optional defaults "defaults": Later<DefaultsDoc>,
+        /// What agents take up by `from`, by name: any field of an agent, above the defaults and below the agent's own. A template
+        /// may take up another one.
+        #[schemars(extend("examples" = [{"worker": {"version": "1.2.3", "container": {"restart": "always"}}}]))]
+        optional templates "templates": Table<Later<AgentDoc>>,
         /// The agents by name. A name is a DNS label.
         #[schemars(extend(
             "propertyNames" = {"pattern": DNS_LABEL},
@@ -65,10 +77,10 @@ record! {
 }
 
 /// A DNS label, or a string with a substitution, for schemas.
-const NAME: &str = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$|\$\{env:";
+const NAME: &str = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$|\$\{(env|agent):";
 
 /// A sha256, for schemas.
-const SHA256: &str = r"^[0-9a-fA-F]{64}$|\$\{env:";
+const SHA256: &str = r"^[0-9a-fA-F]{64}$|\$\{(env|agent):";
 
 /// A DNS label, for schemas.
 pub(super) const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
@@ -80,13 +92,13 @@ const ENGINE_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*$";
 const SESSION_NAME: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
 
 /// An absolute path in a container, or a string with a substitution, for schemas.
-const GUEST_PATH: &str = r"^/|\$\{env:";
+const GUEST_PATH: &str = r"^/|\$\{(env|agent):";
 
 /// A minisign public key, for schemas.
-const PUBLIC_KEY: &str = r"^RW[Q-T][A-Za-z0-9+/]{53}$|\$\{env:";
+const PUBLIC_KEY: &str = r"^RW[Q-T][A-Za-z0-9+/]{53}$|\$\{(env|agent):";
 
 /// An image's repository without tag, for schemas.
-const REPOSITORY: &str = r"^([A-Za-z0-9.:\[\]-]+/)?[a-z0-9][a-z0-9._/-]*$|\$\{env:";
+const REPOSITORY: &str = r"^([A-Za-z0-9.:\[\]-]+/)?[a-z0-9][a-z0-9._/-]*$|\$\{(env|agent):";
 
 record! {
     /// A volume.
@@ -258,7 +270,7 @@ record! {
     PodmanDoc {
         /// Its API socket: `unix://` and an absolute path, or a path.
         #[schemars(extend(
-            "pattern" = r"^unix:///.+|^[^:]*$|\$\{env:",
+            "pattern" = r"^unix:///.+|^[^:]*$|\$\{(env|agent):",
             "examples" = ["unix:///run/podman/podman.sock"]
         ))]
         optional socket "socket": Word,
@@ -272,6 +284,13 @@ record! {
         "then" = {"required": ["image"]}
     ))]
     AgentDoc {
+        /// The template that lies below it: what the agent does not say itself is as it stands there.
+        #[schemars(extend("examples" = ["worker"]))]
+        optional from "from": Word,
+        /// How many agents are made of it, called `NAME-1`, `NAME-2` and so on: at most 10,000 of a file. `${agent:name}` and
+        /// `${agent:index}` are replaced in any string value of theirs.
+        #[schemars(extend("examples" = [3]))]
+        optional count "count": Whole<0, MAX_COPIES>,
         /// The version, which is the image's tag (or `sha256:…` digest), or `latest`: whatever the manifest offers.
         /// Quote it, since YAML reads `1.10` as the number 1.1.
         #[schemars(extend("examples" = ["2026.4.12", "latest"]))]
@@ -283,6 +302,10 @@ record! {
         /// must be there already.
         #[schemars(extend("default" = "manifest", "examples" = ["manifest"]))]
         optional source "source": Choice<ImageSource>,
+        /// What the manifest calls it, where that is not the agent's own name: several agents may run one published image, which
+        /// is fetched and loaded once.
+        #[schemars(extend("pattern" = NAME, "examples" = ["openclaw"]))]
+        optional artifact "artifact": Word,
         /// The architectures to fetch, instead of those of `cache.arches`.
         #[schemars(extend("examples" = [["host"]], "minItems" = 1))]
         optional arches "arches": List<Choice<ArchWord>>,
@@ -314,6 +337,36 @@ record! {
             "examples" = [{"pi": {"command": ["pi", "--mode", "rpc"], "cwd": "/root/repo"}}]
         ))]
         optional sessions "sessions": Table<Later<SessionDoc>>,
+    }
+}
+
+/// The most agents that `count` makes, in all.
+pub(super) const MAX_COPIES: u32 = 10_000;
+
+/// What lies below every agent. It is read as an agent is.
+#[derive(Debug)]
+pub(super) struct DefaultsDoc;
+
+impl DefaultsDoc {
+    /// The fields of an agent that cannot be the same for all, and what to do instead.
+    pub(super) const OWN: [(&str, &str); 3] = [
+        ("from", "write it under the agents, or take the template's fields up here"),
+        ("count", "write it under the agent of which there are to be several"),
+        ("sha256", "write it under the agent whose tarballs it pins"),
+    ];
+}
+
+impl JsonSchema for DefaultsDoc {
+    fn schema_name() -> Cow<'static, str> {
+        "Defaults".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = AgentDoc::json_schema(generator);
+        schema.insert("description".into(), "What lies below every agent.".into());
+        if let Some(fields) = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut) {
+            fields.retain(|field, _| Self::OWN.iter().all(|(own, _)| field != own));
+        }
+        schema
     }
 }
 
@@ -421,7 +474,7 @@ record! {
         /// Programs that must be on its PATH before it is started.
         #[schemars(extend(
             "default" = [],
-            "items" = {"type": "string", "pattern": r"^\S+$|\$\{env:"},
+            "items" = {"type": "string", "pattern": r"^\S+$|\$\{(env|agent):"},
             "examples" = [["git", "pi"]]
         ))]
         optional requires "requires": List<Word>,

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path as FilePath, PathBuf};
 
-use super::Input;
-use super::decode::{Cx, Path, cut};
+use super::agents::{self, Made};
+use super::decode::{Cx, Path, cut, field};
 use super::problem::Draft;
 use super::read::is_handed_over;
-use super::tree::{NodeId, Tree, View};
+use super::tree::{NodeId, View};
 use super::variables::EnvFiles;
 use super::watch::chain::Chain;
 use crate::model::{Agent, AgentName, AgentState};
@@ -19,9 +19,9 @@ const MOST_NAMED: usize = 3;
 /// Warns where one of them lies in a writable mount of an agent, or in a tree that an agent gets a writable copy of.
 pub(super) fn warn(
     cx: &mut Cx<'_>,
-    input: &Input,
     root: &FilePath,
     env_files: &EnvFiles,
+    made: &[Made],
     agents: &BTreeMap<AgentName, Agent>,
     in_vm: bool,
 ) {
@@ -31,9 +31,16 @@ pub(super) fn warn(
         return;
     }
     let mut guarded = Guarded::default();
-    let file = FilePath::new(&input.name);
-    if let Some(name) = file.file_name().filter(|_| !is_handed_over(file)) {
-        guarded.add("the state file", &input.dir.join(name));
+    let files = cx.sources.files();
+    for source in files {
+        let file = FilePath::new(source.name);
+        if let Some(name) = file.file_name().filter(|_| !is_handed_over(file)) {
+            let what = match files {
+                [_] => "the state file".to_owned(),
+                _ => format!("the state file `{}`", cut(source.name)),
+            };
+            guarded.add(&what, &source.dir.join(name));
+        }
     }
     guarded.add("the root", root);
     for (file, node) in env_files.named() {
@@ -41,17 +48,17 @@ pub(super) fn warn(
     }
 
     // Where a mount stands, its node says; it is looked for again, since a valid file keeps no positions.
-    let tree = cx.tree;
-    let Some(View::Map(entries)) = field(tree, tree.root(), "agents").map(|node| tree.view(node)) else { return };
     let path = Path::ROOT.key("agents");
-    for pair in entries.chunks_exact(2) {
-        let name = tree.text(pair[0]);
-        let Some(agent) = agents.get(name).filter(|agent| agent.state != AgentState::Absent) else { continue };
-        let path = path.key(name);
+    for made in made {
+        let name = made.name(cx.tree);
+        let Some(agent) = agents.get(&*name).filter(|agent| agent.state != AgentState::Absent) else { continue };
+        made.report(cx, &name, path);
+        let path = path.key(&name);
         if writable(agent) {
-            mounts(cx, &mut guarded, agent, pair[1], path.key("container"));
+            mounts(cx, &mut guarded, agent, made.node, path.key("container"));
         }
-        workspaces(cx, &mut guarded, agent, pair[1], path.key("workspaces"));
+        workspaces(cx, &mut guarded, agent, made.node, path.key("workspaces"));
+        agents::end(cx);
     }
 }
 
@@ -93,11 +100,6 @@ fn workspaces(cx: &mut Cx<'_>, guarded: &mut Guarded, agent: &Agent, node: NodeI
         let path = path.key(name);
         cx.problems.warn(Draft::at(tree.span(source), path.key("source").to_string(), message).help(help));
     }
-}
-
-fn field(tree: &Tree<'_>, node: NodeId, key: &str) -> Option<NodeId> {
-    let View::Map(pairs) = tree.view(node) else { return None };
-    pairs.chunks_exact(2).find(|pair| tree.text(pair[0]) == key).map(|pair| pair[1])
 }
 
 /// A file or directory: by what it is where it is there, whatever links lead to it, else by its path.

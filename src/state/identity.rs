@@ -5,29 +5,32 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::Input;
+use super::decode::field;
 use super::problem::Problems;
 use super::resolve::{expand, root_without_file};
-use super::substitute::substitute;
+use super::source::Sources;
+use super::substitute::{Whose, substitute};
 use super::tree::{NodeId, Tree, View};
-use super::{Input, MAX_BYTES};
 use crate::model::{Name, Sha256Digest};
 
-/// The name and the root of a state file, by the same rules as [`super::load`], whatever else is wrong with it. `root` is
-/// that of `--root`. `None` when the file is no YAML mapping, or its name or root cannot be told.
-pub fn identity(input: &Input, root: Option<&Path>, vars: &BTreeMap<String, String>) -> Option<(Name, PathBuf)> {
-    let text = input.text.strip_prefix('\u{feff}').unwrap_or(&input.text);
-    if text.len() > MAX_BYTES {
+/// The name and the root of state files that are merged, by the same rules as [`super::load_all`], whatever else is wrong with
+/// them. `root` is that of `--root`. `None` when one is no YAML mapping, or name or root cannot be told.
+pub fn identity(inputs: &[Input], root: Option<&Path>, vars: &BTreeMap<String, String>) -> Option<(Name, PathBuf)> {
+    let sources = Sources::of(inputs).ok()?;
+    let (tree, roots) = Tree::parse_all(&sources, &mut Problems::default())?;
+    if roots.iter().any(|root| !matches!(tree.view(*root), View::Map(_))) {
         return None;
     }
-    let tree = Tree::parse(text, &mut Problems::default())?;
-    let View::Map(pairs) = tree.view(tree.root()) else { return None };
+    // The last that has it counts.
     let word = |key: &str| {
-        let pair = pairs.chunks_exact(2).find(|pair| tree.text(pair[0]) == key)?;
-        substitute(tree.text(pair[1]), vars, false).ok().map(|done| done.value)
+        let node = roots.iter().rev().find_map(|root| field(&tree, *root, key))?;
+        let word = substitute(tree.text(node), vars, &Whose::Nobody, false).ok()?.value;
+        Some((word, sources.dir(tree.span(node).start)))
     };
-    let name = Name::new(word("name")?).ok()?;
+    let name = Name::new(word("name")?.0).ok()?;
     let root = match (root, word("root")) {
-        (None, Some(root)) => expand(&root, &input.dir, vars).ok()?,
+        (None, Some((root, dir))) => expand(&root, dir, vars).ok()?,
         (flag, _) => root_without_file(flag, vars)?,
     };
     Some((name, root))
@@ -72,7 +75,7 @@ mod tests {
     fn told(text: &str, root: Option<&str>) -> Option<(String, String)> {
         let input = Input { name: "s.yaml".into(), text: text.into(), dir: "/etc".into() };
         let vars = [("HOME", "/home/me"), ("WHO", "env")].map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let (name, root) = identity(&input, root.map(Path::new), &vars.into())?;
+        let (name, root) = identity(&[input], root.map(Path::new), &vars.into())?;
         Some((name.to_string(), root.display().to_string()))
     }
 

@@ -1,19 +1,21 @@
 //! The state file: YAML in, [`Desired`] out, or every problem of the file at once.
 //!
 //! ```text
-//! bytes ──read──▶ Input ──tree──▶ positions ──decode──▶ document ──resolve──▶ Desired
+//! bytes ──read──▶ Input ──tree──▶ positions ──layers──▶ positions ──decode──▶ document ──resolve──▶ Desired
 //! ```
 //!
-//! `tree` alone knows YAML, `decode` and `document` what the fields look like, `resolve` what they mean together.
+//! `tree` alone knows YAML, `layers` what lies on what, `decode` and `document` what the fields look like, `resolve` what they mean together.
 //! `watch` tells when any of it changes. What to do about it belongs elsewhere.
 
 mod agents;
+mod config;
 mod container;
 mod decode;
 mod document;
 mod env_file;
 mod exposure;
 mod identity;
+mod layers;
 mod ports;
 mod problem;
 mod read;
@@ -25,6 +27,7 @@ mod schema;
 mod sessions;
 mod shared;
 mod snippet;
+mod source;
 mod starter;
 mod substitute;
 mod syntax;
@@ -44,6 +47,7 @@ use std::path::{Path, PathBuf};
 use crate::model::{Arch, Desired, HostKey};
 
 pub(crate) use agents::{check_repository, check_version};
+pub use config::Config;
 pub use identity::identity;
 pub use problem::{Invalid, Problem, ReadError, StateError};
 pub use read::{Input, is_handed_over, read};
@@ -85,31 +89,58 @@ pub struct Loaded {
 /// # Errors
 /// [`StateError::Invalid`] with every problem of the file.
 pub fn load(input: &Input, context: &Context<'_>) -> Result<Loaded, StateError> {
-    let text = input.text.strip_prefix('\u{feff}').unwrap_or(&input.text);
+    load_all(std::slice::from_ref(input), context)
+}
+
+/// As [`load`], of several files, each merged upon those before it: mappings merge, lists and all else replace. Paths in each
+/// are relative to it, and each problem points into the file that it is in.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_all(inputs: &[Input], context: &Context<'_>) -> Result<Loaded, StateError> {
+    read_all(inputs, context, false).map(|(loaded, _)| loaded)
+}
+
+/// As [`load_all`], and what the files come to: merged, with all that agents take up under each of them.
+///
+/// # Errors
+/// As [`load`].
+pub fn expand(inputs: &[Input], context: &Context<'_>) -> Result<(Loaded, Config), StateError> {
+    let (loaded, config) = read_all(inputs, context, true)?;
+    Ok((loaded, config.unwrap_or_default()))
+}
+
+fn read_all(inputs: &[Input], context: &Context<'_>, is_written: bool) -> Result<(Loaded, Option<Config>), StateError> {
+    let sources = source::Sources::of(inputs)?;
     let mut problems = problem::Problems::default();
-    if text.len() > MAX_BYTES {
-        return Err(ReadError::TooLarge { file: input.name.clone() }.into());
-    }
-    let Some(tree) = tree::Tree::parse(text, &mut problems) else {
-        return Err(problems.into_error(&input.name, text, false).into());
-    };
-    let mut cx = decode::Cx { tree: &tree, vars: &context.vars, problems };
-    let loaded = resolve::resolve(&mut cx, input, text, context);
+    let parsed = tree::Tree::parse_all(&sources, &mut problems);
+    let whole = parsed.and_then(|(tree, roots)| {
+        let tree = layers::merge_files(tree, &roots, &sources, &mut problems)?;
+        Some(layers::inherit(tree, &roots, &context.vars, &mut problems))
+    });
+    let Some((tree, inherited)) = whole else { return Err(problems.into_error(&sources, false).into()) };
+    problems.set_inherited(inherited);
+    let mut cx = decode::Cx::new(&tree, &sources, &context.vars, problems);
+    cx.written = is_written.then(config::Written::default);
+    let loaded = resolve::resolve(&mut cx, context);
     match loaded {
         Some(loaded) if cx.problems.is_empty() => {
-            Ok(Loaded { warnings: cx.problems.into_warnings(&input.name, text), ..loaded })
+            let config = cx.written.take().map(|written| Config::of(&cx, &written));
+            Ok((Loaded { warnings: cx.problems.into_warnings(&sources), ..loaded }, config))
         }
-        _ => Err(cx.problems.into_error(&input.name, text, true).into()),
+        _ => Err(cx.problems.into_error(&sources, true).into()),
     }
 }
 
-/// The environment variables that a state file refers to, and whether it can do without each: whether every reference has
-/// a default. Empty when the file is broken.
-pub fn variables(input: &Input) -> BTreeMap<String, bool> {
+/// The environment variables that state files refer to, and whether they can do without each: whether every reference has
+/// a default. A file that is broken refers to none.
+pub fn variables(inputs: &[Input]) -> BTreeMap<String, bool> {
     let mut variables = BTreeMap::new();
-    let Some(tree) = tree::Tree::parse(&input.text, &mut problem::Problems::default()) else { return variables };
-    for (name, has_default) in tree.scalars().flat_map(substitute::references) {
-        *variables.entry(name.to_owned()).or_insert(true) &= has_default;
+    for input in inputs {
+        let Some(tree) = tree::Tree::parse(&input.text, &mut problem::Problems::default()) else { continue };
+        for (name, has_default) in tree.scalars().flat_map(substitute::references) {
+            *variables.entry(name.to_owned()).or_insert(true) &= has_default;
+        }
     }
     variables
 }

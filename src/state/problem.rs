@@ -4,11 +4,16 @@
 //! end, when it is known which parts of the file hold secrets.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::snippet::{self, Excerpt, Lines};
+use super::layers::Inherited;
+use super::snippet::{self, Excerpt, Hidden, Shown};
+use super::source::{Places, Sources};
+use super::tree::NodeId;
 use crate::brief::brief;
 use crate::model::Place;
 use crate::visible::visible;
@@ -87,9 +92,9 @@ pub enum ReadError {
 /// The problems of a state file.
 #[derive(Debug, Clone)]
 pub struct Invalid {
-    /// The file as the user named it.
+    /// The file as the user named it; several with commas between them.
     pub file: String,
-    /// The problems in the order of the file, at most a hundred.
+    /// The problems in the order of the files, at most a hundred.
     pub problems: Vec<Problem>,
     /// How many more there are.
     pub more: usize,
@@ -128,7 +133,7 @@ impl std::error::Error for Invalid {}
 /// One thing that is wrong.
 #[derive(Debug, Clone)]
 pub struct Problem {
-    /// Where: in the state file, or in an env file it names.
+    /// Where: in a state file, or in an env file it names.
     pub place: Place,
     /// Path of the field, e.g. `agents.openclaw.container.ports[0]`; empty when the problem is about the whole file.
     pub path: String,
@@ -142,10 +147,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// As a warning for a person: with the lines it is about, the place underlined. Secrets are masked. `file` is the
-    /// state file as the user named it.
-    pub fn render_warning(&self, file: &str, color: bool) -> String {
-        snippet::render_warning(self, file, color)
+    /// As a warning for a person: with the lines it is about, the place underlined. Secrets are masked.
+    pub fn render_warning(&self, color: bool) -> String {
+        snippet::render_warning(self, color)
     }
 }
 
@@ -156,8 +160,13 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.message)?;
-        if let Some(also) = self.excerpt.as_ref().and_then(|excerpt| excerpt.also.as_ref()) {
-            write!(f, " ({} at line {})", also.label, also.line)?;
+        if let Some(excerpt) = &self.excerpt
+            && let Some(also) = &excerpt.also
+        {
+            match also.file == excerpt.file {
+                true => write!(f, " ({} at line {})", also.label, also.line)?,
+                false => write!(f, " ({} at {}:{})", also.label, also.file, also.line)?,
+            }
         }
         match &self.help {
             Some(help) => write!(f, "; {help}"),
@@ -206,6 +215,13 @@ impl Draft {
         Self { help: Some(short(help.into())), ..self }
     }
 
+    /// In a text that begins so far behind.
+    pub(super) fn shifted(self, by: usize) -> Self {
+        let at = |span: Range<usize>| span.start + by..span.end + by;
+        let also = self.also.map(|also| Box::new((at(also.0), also.1)));
+        Self { span: at(self.span), also, ..self }
+    }
+
     /// A plan tells of it by itself.
     pub(super) fn planned(self) -> Self {
         Self { planned: true, ..self }
@@ -231,10 +247,27 @@ pub(super) struct Problems {
     warnings: Vec<Draft>,
     masks: Vec<Range<usize>>,
     env_files: EnvFiles,
+    /// What several agents take up, by where it is written.
+    inherited: Inherited,
+    /// The agent that is being read.
+    reading: Option<Reading>,
+    /// What was told of what several agents have: once is enough. Hashes of place and message.
+    told: HashSet<u64>,
+    hasher: RandomState,
+}
+
+/// The agent that is being read.
+#[derive(Debug)]
+struct Reading {
+    /// Its path.
+    path: String,
+    /// The path of the entry that it comes from: another one where that makes several agents.
+    entry: String,
 }
 
 impl Problems {
     pub(super) fn add(&mut self, draft: Draft) {
+        let Some(draft) = self.told_once(draft) else { return };
         if self.drafts.len() < MAX_PROBLEMS { self.drafts.push(draft) } else { self.more += 1 }
     }
 
@@ -245,9 +278,56 @@ impl Problems {
 
     /// Reports what is valid and probably not meant.
     pub(super) fn warn(&mut self, draft: Draft) {
+        let Some(draft) = self.told_once(draft) else { return };
         if self.warnings.len() < MAX_PROBLEMS {
             self.warnings.push(draft);
         }
+    }
+
+    /// What several agents take up, for what is reported from now on.
+    pub(super) fn set_inherited(&mut self, inherited: Inherited) {
+        self.inherited = inherited;
+    }
+
+    /// The agent at `path` is read from now on, of the entry at `entry`; `None` is none.
+    pub(super) fn read(&mut self, agent: Option<(String, String)>) {
+        self.reading = agent.map(|(path, entry)| Reading { path, entry });
+    }
+
+    /// Whether agents may have something in common.
+    pub(super) fn has_inherited(&self) -> bool {
+        !self.inherited.regions.is_empty()
+    }
+
+    /// Whether what stands there is what agents take up.
+    pub(super) fn is_inherited(&self, offset: usize) -> bool {
+        self.inherited.region(offset).is_some()
+    }
+
+    /// Whether what lies below an agent is unknown, so that it says nothing that something is missing. That was reported.
+    pub(super) fn is_unsettled(&self, agent: NodeId) -> bool {
+        self.inherited.unsettled.contains(&agent)
+    }
+
+    /// What is wrong with what several agents have is told once, with the path that it was written at.
+    fn told_once(&mut self, mut draft: Draft) -> Option<Draft> {
+        if self.reading.is_none() && !self.has_inherited() {
+            return Some(draft);
+        }
+        let region = self.inherited.region(draft.span.start);
+        let of_several = match &self.reading {
+            None => region.is_some(),
+            Some(Reading { path, entry }) => {
+                let written = region.unwrap_or(entry.as_str());
+                let rest = draft.path.strip_prefix(path.as_str());
+                if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with(['.', '['])) {
+                    draft.path = format!("{written}{rest}");
+                }
+                written != path
+            }
+        };
+        let said = self.hasher.hash_one((draft.span.start, draft.span.end, &draft.message));
+        (!of_several || self.told.insert(said)).then_some(draft)
     }
 
     /// This part of the file holds a secret and is never shown.
@@ -265,36 +345,43 @@ impl Problems {
     }
 
     /// The error, with places and excerpts. `parsed` tells whether the masks are complete.
-    pub(super) fn into_error(mut self, file: &str, source: &str, parsed: bool) -> Invalid {
+    pub(super) fn into_error(mut self, sources: &Sources<'_>, parsed: bool) -> Invalid {
         let drafts = std::mem::take(&mut self.drafts);
-        let problems = self.placed(drafts, file, source, parsed);
-        Invalid { file: file.to_owned(), problems, more: self.more, env_files: self.env_files }
+        let problems = self.placed(drafts, sources, parsed);
+        Invalid { file: sources.names(), problems, more: self.more, env_files: self.env_files }
     }
 
     /// The warnings of a valid file, with places and excerpts.
-    pub(super) fn into_warnings(mut self, file: &str, source: &str) -> Vec<Problem> {
+    pub(super) fn into_warnings(mut self, sources: &Sources<'_>) -> Vec<Problem> {
         let drafts = std::mem::take(&mut self.warnings);
-        self.placed(drafts, file, source, true)
+        self.placed(drafts, sources, true)
     }
 
-    fn placed(&self, mut drafts: Vec<Draft>, file: &str, source: &str, parsed: bool) -> Vec<Problem> {
+    fn placed(&self, mut drafts: Vec<Draft>, sources: &Sources<'_>, parsed: bool) -> Vec<Problem> {
         if drafts.is_empty() {
             return Vec::new();
         }
         drafts.sort_by_key(|draft| draft.span.start);
-        let lines = Lines::new(source);
-        let hidden = snippet::Hidden::new(source, &self.masks, parsed);
+        let places = Places::new(sources);
+        let files = sources.files().iter().zip(places.lines());
+        let shown: Vec<_> = files
+            .map(|(file, lines)| {
+                let (source, from) = (sources.text_of(file), file.range.start);
+                let inside = self.masks.iter().filter(|mask| mask.start >= from && mask.end <= file.range.end);
+                let masks: Vec<_> = inside.map(|mask| mask.start - from..mask.end - from).collect();
+                Shown { name: file.name.into(), from, source, lines, hidden: Hidden::new(source, &masks, parsed) }
+            })
+            .collect();
         let place = |draft: Draft| {
-            let (line, column) = lines.position(draft.span.start);
-            let excerpt = Excerpt::new(source, &lines, &hidden, &draft.span, draft.also.as_deref());
-            let here = || Place { file: file.to_owned(), line, column };
+            let of = |span: &Range<usize>| shown.get(sources.index(span.start));
+            let also = draft.also.as_deref().and_then(|(span, label)| Some((of(span)?, span, label.as_str())));
             Problem {
-                place: draft.elsewhere.map_or_else(here, |place| *place),
+                place: draft.elsewhere.map_or_else(|| places.of(draft.span.start), |place| *place),
                 path: draft.path,
                 message: draft.message,
                 help: draft.help,
                 planned: draft.planned,
-                excerpt: Some(excerpt),
+                excerpt: of(&draft.span).map(|file| Excerpt::new(file, &draft.span, also)),
             }
         };
         drafts.into_iter().map(place).collect()

@@ -2,6 +2,7 @@
 
 use super::decode::{Cx, Path, cut, found};
 use super::problem::Draft;
+use super::substitute::Whose;
 use super::tree::NodeId;
 use super::words;
 
@@ -30,6 +31,8 @@ macro_rules! record {
         }
 
         impl crate::state::decode::Decode for $name {
+            const BLANK: bool = true;
+
             fn decode(
                 cx: &mut crate::state::decode::Cx<'_>,
                 node: crate::state::tree::NodeId,
@@ -50,6 +53,13 @@ macro_rules! record {
                 for pair in pairs.chunks_exact(2) {
                     let crate::state::tree::View::Scalar { text, .. } = tree.view(pair[0]) else { continue };
                     let index = KEYS.iter().position(|key| *key == text);
+                    let takes_blanks = match text {
+                        $( $key => <$type as crate::state::decode::Decode>::BLANK, )*
+                        _ => true,
+                    };
+                    if !takes_blanks && cx.is_blank(pair[1]) {
+                        continue;
+                    }
                     seen |= index.map_or(0, |index| 1 << index);
                     match text {
                         $( $key => record.$field = crate::state::decode::At::decode(cx, pair[1], path.key($key)), )*
@@ -57,7 +67,7 @@ macro_rules! record {
                     }
                 }
                 for (index, required) in <Self as crate::state::record::Record>::REQUIRED.iter().enumerate() {
-                    if !required.is_empty() && seen & (1 << index) == 0 {
+                    if !required.is_empty() && seen & (1 << index) == 0 && !cx.partial {
                         crate::state::record::missing_key(cx, node, path, required);
                     }
                 }
@@ -97,7 +107,14 @@ pub(super) fn missing_key(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, require
     // The first line of the mapping is where the key can be added; underlining all of it would say nothing.
     let span = span.start..span.start + 1;
     let at = if path.parent.is_none() { 0..0 } else { span };
-    let draft = Draft::at(at, path.to_string(), format!("the field `{required}` is missing"));
+    let message = match &cx.whose {
+        // In a list nothing is added.
+        Whose::Agent { name, .. } if cx.blanks && cx.problems.is_inherited(at.start) => {
+            format!("the field `{required}` is missing, and agent `{}` does not add it", cut(name))
+        }
+        _ => format!("the field `{required}` is missing"),
+    };
+    let draft = Draft::at(at, path.to_string(), message);
     let inner = ["version", "source", "target", "command", "after", "do"].contains(&required);
     cx.problems.add(match example(required).filter(|_| path.parent.is_none() || inner) {
         Some(example) => draft.help(format!("write {example}")),

@@ -8,13 +8,14 @@ use std::fmt::Display;
 use std::path::{Component, Path as FilePath, PathBuf};
 use std::time::Duration;
 
-use super::agents::Agents;
+use super::agents::{self, Agents, Made, Resolved};
 use super::decode::{At, Cx, Decode, List, Path, Table, cut, is_null};
 use super::document::{ArchWord, CacheDoc, StateDoc};
 use super::problem::Draft;
 use super::scalar::{Choice, Loose, Str, Word};
+use super::source::Places;
 use super::tree::View;
-use super::{Context, Input, Loaded, exposure, shared};
+use super::{Context, Loaded, exposure, shared};
 use crate::model::text::url_with_password;
 use crate::model::{
     Agent, AgentName, AgentState, Arch, CachePolicy, Desired, ImageSource, Location, ManifestSource, NO_MANIFEST, Name,
@@ -28,7 +29,7 @@ const LEAST_RESTART_AFTER: Duration = Duration::from_secs(30);
 const DEFAULT_RESTART_AFTER: Duration = Duration::from_secs(300);
 
 /// Resolves the whole document. `None` when something is missing that cannot be done without; problems tell the rest.
-pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Context<'_>) -> Option<Loaded> {
+pub(super) fn resolve<'a>(cx: &mut Cx<'a>, context: &Context<'_>) -> Option<Loaded> {
     let root_node = cx.tree.root();
     let path = Path::ROOT;
     let doc = StateDoc::decode(cx, root_node, path)?;
@@ -39,36 +40,44 @@ pub(super) fn resolve(cx: &mut Cx<'_>, input: &Input, text: &str, context: &Cont
         });
     }
     let name = doc.name.as_ref().and_then(|name| checked(cx, name, path.key("name"), |name| Name::new(name)));
-    let root = root(cx, &doc, input, context, path);
-    let at = manifest(cx, &doc, input, context, path);
+    let root = root(cx, &doc, context, path);
+    let at = manifest(cx, &doc, context, path);
     let keys = public_keys(cx, &doc, at.is_some(), path);
     let manifest_refresh = manifest_refresh(cx, &doc, path);
     let cache = cache(cx, doc.cache.as_ref(), context.host_arch, path);
     let in_vm = doc.runtime.as_ref().is_some_and(|runtime| runtime.value.lima.is_some());
-    let runtime = doc.runtime.and_then(|runtime| self::runtime(cx, runtime, input, path.key("runtime")));
+    let runtime = doc.runtime.and_then(|runtime| self::runtime(cx, runtime, path.key("runtime")));
 
     let volumes = shared::volumes(cx, name.as_ref(), doc.volumes, path.key("volumes"));
     let networks = shared::networks(cx, name.as_ref(), doc.networks, path.key("networks"));
 
-    let mut all = Agents::new(input, text, name.as_ref(), &cache.arches, context.host_arch)
+    let places = Places::new(cx.sources);
+    let mut all = Agents::new(places, name.as_ref(), &cache.arches, context.host_arch)
         .in_vm(in_vm)
         .sharing(&volumes.names, &networks.names);
+    if let Some(At { node, .. }) = doc.defaults {
+        all.check_defaults(cx, node, path.key("defaults"));
+    }
+    if let Some(At { value: Table(entries), .. }) = doc.templates {
+        let path = path.key("templates");
+        entries.iter().for_each(|entry| all.check(cx, entry.at.node, path.key(&entry.name)));
+    }
     if let Some(At { value: Table(entries), .. }) = doc.agents {
         let path = path.key("agents");
         for entry in entries {
-            all.add(cx, entry.key, &entry.name, entry.at.node, path.key(&entry.name));
+            all.add(cx, entry.key, &entry.name, entry.at.node, path);
         }
     }
-    let (agents, env_files) = all.into_parts();
+    let Resolved { agents, made, env_files } = all.finish();
     if !cx.problems.is_empty() {
         cx.problems.concern(env_files.into_paths());
         return None;
     }
     if at.is_none() {
-        warn_of_no_manifest(cx, &agents);
+        warn_of_no_manifest(cx, &made, &agents);
     }
     let (name, root, runtime) = (name?, root?, runtime?);
-    exposure::warn(cx, input, &root, &env_files, &agents, in_vm);
+    exposure::warn(cx, &root, &env_files, &made, &agents, in_vm);
     let env_files = env_files.into_paths();
     let trust = keys.map(|keys| Trust { owner: name.clone(), keys });
     let manifest = at.map(|at| ManifestSource { at, trust });
@@ -142,9 +151,10 @@ pub(super) fn refuse<T: HasStr>(cx: &mut Cx<'_>, at: &At<T>, path: Path<'_>, mes
 
 // ------------------------------------------------------------------------------------------------------------- paths
 
-/// The absolute path a string of the file means: `~` is the home directory, relative paths are relative to `dir`.
-pub(super) fn file_path<T: HasStr>(cx: &mut Cx<'_>, dir: &FilePath, at: &At<T>, path: Path<'_>) -> Option<PathBuf> {
-    let vars = cx.vars;
+/// The absolute path a string of a file means: `~` is the home directory, relative paths are relative to that file.
+pub(super) fn file_path<T: HasStr>(cx: &mut Cx<'_>, at: &At<T>, path: Path<'_>) -> Option<PathBuf> {
+    let (vars, dir) = (cx.vars, cx.dir(at.node));
+    cx.note_path(at.node);
     checked(cx, at, path, |text| expand(text, dir, vars))
 }
 
@@ -173,9 +183,9 @@ pub(super) fn root_without_file(root: Option<&FilePath>, vars: &BTreeMap<String,
     }
 }
 
-fn root(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_>, path: Path<'_>) -> Option<PathBuf> {
+fn root(cx: &mut Cx<'_>, doc: &StateDoc, context: &Context<'_>, path: Path<'_>) -> Option<PathBuf> {
     // The field is checked even where a flag wins, so that a file is valid or not whatever the flags.
-    let field = doc.root.as_ref().map(|root| file_path(cx, &input.dir, root, path.key("root")));
+    let field = doc.root.as_ref().map(|root| file_path(cx, root, path.key("root")));
     match (&context.root, field) {
         (Some(flag), _) => std::path::absolute(flag).ok(),
         (None, Some(root)) => root,
@@ -190,20 +200,28 @@ fn root(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_>, p
     }
 }
 
-fn location(text: &str, dir: &FilePath, vars: &BTreeMap<String, String>) -> Result<Location, String> {
-    // A scheme is what stands before `:`; a path has a `/` first, or no `:` at all.
-    let scheme = text
-        .split_once(':')
-        .is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)));
-    if scheme { Location::parse(text) } else { expand(text, dir, vars).map(Location::File) }
+/// A scheme is what stands before `:`; a path has a `/` first, or no `:` at all.
+fn has_scheme(text: &str) -> bool {
+    text.split_once(':')
+        .is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)))
 }
 
-fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, input: &Input, context: &Context<'_>, path: Path<'_>) -> Option<Location> {
+fn location(text: &str, dir: &FilePath, vars: &BTreeMap<String, String>) -> Result<Location, String> {
+    if has_scheme(text) { Location::parse(text) } else { expand(text, dir, vars).map(Location::File) }
+}
+
+fn manifest(cx: &mut Cx<'_>, doc: &StateDoc, context: &Context<'_>, path: Path<'_>) -> Option<Location> {
     let path = path.key("manifest");
     let path = path.key("url");
     let vars = cx.vars;
     let field = doc.manifest.as_ref().and_then(|manifest| manifest.value.url.as_ref());
-    let field = field.map(|url| checked(cx, url, path, |text| location(text, &input.dir, vars)));
+    let field = field.map(|url| {
+        let dir = cx.dir(url.node);
+        if !has_scheme(&url.value.0.value) {
+            cx.note_path(url.node);
+        }
+        checked(cx, url, path, |text| location(text, dir, vars))
+    });
     let outside = match (&context.manifest_url, field) {
         (Some(flag), _) => ("--manifest-url", flag),
         (None, Some(field)) => return field,
@@ -255,20 +273,16 @@ fn public_keys(cx: &mut Cx<'_>, doc: &StateDoc, has_manifest: bool, path: Path<'
 }
 
 /// Agents whose image nothing could bring.
-fn warn_of_no_manifest(cx: &mut Cx<'_>, agents: &BTreeMap<AgentName, Agent>) {
-    // Where an agent stands, its key says; it is looked for again, since a valid file keeps no positions.
-    let View::Map(fields) = cx.tree.view(cx.tree.root()) else { return };
-    let Some(View::Map(entries)) =
-        fields.chunks_exact(2).find(|pair| cx.tree.text(pair[0]) == "agents").map(|pair| cx.tree.view(pair[1]))
-    else {
-        return;
-    };
-    for pair in entries.chunks_exact(2) {
-        let name = cx.tree.text(pair[0]);
-        let Some(agent) = AgentName::new(name).ok().and_then(|name| agents.get(&name)) else { continue };
+fn warn_of_no_manifest(cx: &mut Cx<'_>, made: &[Made], agents: &BTreeMap<AgentName, Agent>) {
+    let path = Path::ROOT.key("agents");
+    for made in made {
+        let name = made.name(cx.tree);
+        let Some(agent) = agents.get(&*name) else { continue };
         if agent.source == ImageSource::Manifest && agent.state != AgentState::Absent {
-            let (span, path) = (cx.tree.span(pair[0]), Path::ROOT.key("agents").key(name).to_string());
-            cx.problems.warn(Draft::at(span, path, NO_MANIFEST.to_owned()).help(agent.no_manifest()).planned());
+            made.report(cx, &name, path);
+            let draft = Draft::at(cx.tree.span(made.key()), path.key(&name).to_string(), NO_MANIFEST.to_owned());
+            cx.problems.warn(draft.help(agent.no_manifest()).planned());
+            agents::end(cx);
         }
     }
 }

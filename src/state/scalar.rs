@@ -11,7 +11,7 @@ use super::substitute::substitute;
 use super::tree::{NodeId, View};
 
 /// What a string with a substitution looks like, for schemas.
-pub(super) const REFERENCE: &str = r"\$\{env:";
+pub(super) const REFERENCE: &str = r"\$\{(env|agent):";
 
 /// A string, with its substitutions made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,7 +22,9 @@ pub(super) struct Str {
 }
 
 fn string(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>, text: &str) -> Option<Str> {
-    match substitute(text, cx.vars, cx.problems.tells_more()) {
+    match substitute(text, cx.vars, &cx.whose, cx.problems.tells_more()) {
+        // What it will be is known only of the agent that takes it up.
+        Ok(done) if done.is_open => None,
         Ok(done) if done.value.contains('\0') => {
             cx.wrong(node, path, "a NUL character cannot be passed on");
             None
@@ -151,6 +153,7 @@ impl<const LEAST: u32, const MOST: u32> Decode for Whole<LEAST, MOST> {
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         let tree = cx.tree;
         let expected = format!("a whole number from {LEAST} to {MOST}");
+        cx.note_typed(node);
         let View::Scalar { text, plain } = tree.view(node) else {
             cx.mistyped(node, path, &expected);
             return None;
@@ -201,6 +204,7 @@ impl Decode for Flag {
             cx.mistyped(node, path, "`true` or `false`");
             return None;
         };
+        cx.note_typed(node);
         if !plain && !text.contains("${") {
             cx.wrong_help(node, path, "expected `true` or `false`, found a string", "leave the quotes out");
             return None;
@@ -348,7 +352,7 @@ impl JsonSchema for Time {
         "Duration".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": r"^\s*([0-9]+\s*[a-zA-Z]+\s*)+$|^0$|\$\{env:"})
+        json_schema!({"type": "string", "pattern": r"^\s*([0-9]+\s*[a-zA-Z]+\s*)+$|^0$|\$\{(env|agent):"})
     }
 }
 
@@ -390,6 +394,6 @@ impl JsonSchema for Size {
         "Size".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": r"^\s*[0-9]+\s*[kKmMgGtT](i?[bB])?\s*$|\$\{env:"})
+        json_schema!({"type": "string", "pattern": r"^\s*[0-9]+\s*[kKmMgGtT](i?[bB])?\s*$|\$\{(env|agent):"})
     }
 }

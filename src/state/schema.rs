@@ -3,6 +3,8 @@
 //! The state file's is made from the types that decode it. The manifest's is made here, since its reader is lenient on
 //! purpose and a publisher should not be.
 
+mod layered;
+
 use std::collections::BTreeMap;
 
 use schemars::generate::SchemaSettings;
@@ -18,6 +20,7 @@ pub fn schema() -> Value {
     if let Some(fields) = schema.as_object_mut() {
         fields.insert("title".into(), "steadfast state file".into());
     }
+    layered::relax(&mut schema);
     schema
 }
 

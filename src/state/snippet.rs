@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
@@ -174,9 +175,21 @@ fn guess(source: &str) -> Vec<Range<usize>> {
     ranges
 }
 
+/// A file of which parts are shown.
+pub(super) struct Shown<'s> {
+    /// As the user named it.
+    pub(super) name: Arc<str>,
+    /// Where it stands among all the files.
+    pub(super) from: usize,
+    pub(super) source: &'s str,
+    pub(super) lines: &'s Lines<'s>,
+    pub(super) hidden: Hidden,
+}
+
 /// The lines a problem is about.
 #[derive(Debug, Clone)]
 pub(super) struct Excerpt {
+    pub(super) file: Arc<str>,
     line: usize,
     text: String,
     span: Range<usize>,
@@ -186,6 +199,7 @@ pub(super) struct Excerpt {
 /// Another line it has to do with.
 #[derive(Debug, Clone)]
 pub(super) struct Also {
+    pub(super) file: Arc<str>,
     pub(super) line: usize,
     pub(super) label: String,
     text: String,
@@ -193,24 +207,21 @@ pub(super) struct Also {
 }
 
 impl Excerpt {
-    pub(super) fn new(
-        source: &str,
-        lines: &Lines<'_>,
-        hidden: &Hidden,
-        span: &Range<usize>,
-        also: Option<&(Range<usize>, String)>,
-    ) -> Self {
-        let (line, text, span) = cut(source, lines, hidden, span);
-        let also = also.map(|(span, label)| {
-            let (line, text, span) = cut(source, lines, hidden, span);
-            Also { line, label: label.clone(), text, span }
+    pub(super) fn new(shown: &Shown<'_>, span: &Range<usize>, also: Option<(&Shown<'_>, &Range<usize>, &str)>) -> Self {
+        let (line, text, span) = cut(shown, span);
+        let also = also.map(|(shown, span, label)| {
+            let (line, text, span) = cut(shown, span);
+            Also { file: shown.name.clone(), line, label: label.to_owned(), text, span }
         });
-        Self { line, text, span, also }
+        Self { file: shown.name.clone(), line, text, span, also }
     }
 }
 
 /// The line where `span` starts, cut to [`MAX_LINE`], and the span in it.
-fn cut(source: &str, lines: &Lines<'_>, hidden: &Hidden, span: &Range<usize>) -> (usize, String, Range<usize>) {
+fn cut(shown: &Shown<'_>, span: &Range<usize>) -> (usize, String, Range<usize>) {
+    let Shown { name: _, from, source, lines, hidden } = shown;
+    let within = |at: usize| at.saturating_sub(*from).min(source.len());
+    let span = within(span.start)..within(span.end);
     let index = lines.index(span.start);
     let line = lines.range(index);
     let floor = |mut at: usize| {
@@ -241,8 +252,8 @@ fn renderer(color: bool) -> Renderer {
 }
 
 /// A warning with its excerpt.
-pub(super) fn render_warning(warning: &Problem, file: &str, color: bool) -> String {
-    renderer(color).render(&[group(file, warning, Level::WARNING)]) + "\n"
+pub(super) fn render_warning(warning: &Problem, color: bool) -> String {
+    renderer(color).render(&[group(warning, Level::WARNING)]) + "\n"
 }
 
 /// All problems with their excerpts.
@@ -250,7 +261,7 @@ pub(super) fn render(invalid: &Invalid, color: bool) -> String {
     let renderer = renderer(color);
     let mut out = String::new();
     for problem in &invalid.problems {
-        out.push_str(&renderer.render(&[group(&invalid.file, problem, Level::ERROR)]));
+        out.push_str(&renderer.render(&[group(problem, Level::ERROR)]));
         out.push_str("\n\n");
     }
     let count = invalid.problems.len() + invalid.more;
@@ -260,19 +271,21 @@ pub(super) fn render(invalid: &Invalid, color: bool) -> String {
     out
 }
 
-fn group<'a>(file: &'a str, problem: &'a Problem, level: Level<'a>) -> Group<'a> {
+fn group<'a>(problem: &'a Problem, level: Level<'a>) -> Group<'a> {
     let title = match problem.path.as_str() {
         "" => problem.message.clone(),
         path => format!("{path}: {}", problem.message),
     };
     let mut group = Group::with_title(level.primary_title(title));
-    if problem.place.file != file {
+    if problem.excerpt.as_ref().is_none_or(|excerpt| *excerpt.file != *problem.place.file) {
         let place = &problem.place;
         group = group
             .element(Origin::path(place.file.clone()).line(place.line as usize).char_column(place.column as usize));
     }
     if let Some(excerpt) = &problem.excerpt {
-        if let Some(also) = excerpt.also.as_ref().filter(|also| also.line != excerpt.line) {
+        let file = &*excerpt.file;
+        let apart = |also: &&Also| (also.line, &also.file) != (excerpt.line, &excerpt.file);
+        if let Some(also) = excerpt.also.as_ref().filter(apart) {
             // One snippet each: between the two lines there may be anything.
             group =
                 group
@@ -282,7 +295,7 @@ fn group<'a>(file: &'a str, problem: &'a Problem, level: Level<'a>) -> Group<'a>
                             .path(file)
                             .annotation(AnnotationKind::Primary.span(excerpt.span.clone())),
                     )
-                    .element(Snippet::source(also.text.clone()).line_start(also.line).path(file).annotation(
+                    .element(Snippet::source(also.text.clone()).line_start(also.line).path(&*also.file).annotation(
                         AnnotationKind::Context.span(also.span.clone()).label(format!("{} here", also.label)),
                     ));
         } else {

@@ -1,4 +1,5 @@
-//! `${env:NAME}` and `${env:NAME:-default}`, the only substitution of the state file.
+//! `${env:NAME}` and `${env:NAME:-default}`, and of an agent `${agent:name}` and `${agent:index}`: the only substitutions of the
+//! state file.
 //!
 //! With `:-`, the default also stands in for a variable that is set and empty, as in a shell. `$${` is a literal `${`.
 //! Any other `${` is refused: whoever writes `${TOKEN}` as in a Compose file does not want an agent whose token is that
@@ -11,6 +12,23 @@ use super::decode::{cut, near};
 
 const OPEN: &str = "${";
 const ENV: &str = "${env:";
+const AGENT: &str = "${agent:";
+
+/// Whose values are being read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// No agent's.
+    Nobody,
+    /// Those of whichever agents take them up.
+    Several,
+    /// This agent's.
+    Agent {
+        /// Its name.
+        name: String,
+        /// Which of the agents it is that one entry of the file makes.
+        index: Option<u32>,
+    },
+}
 
 /// A string with its substitutions made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +36,8 @@ pub(super) struct Substituted {
     pub(super) value: String,
     /// Whether anything came from the environment.
     pub(super) from_env: bool,
+    /// Whether part of it depends on which agent it is for.
+    pub(super) is_open: bool,
 }
 
 /// What is wrong with a string's substitutions, and the way out.
@@ -46,9 +66,14 @@ fn brace(text: &str, from: usize) -> Option<Brace> {
 }
 
 /// Makes the substitutions in `text`. Only where `is_told`, the name is looked for that was meant by one which is not set.
-pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>, is_told: bool) -> Result<Substituted, Wrong> {
+pub(super) fn substitute(
+    text: &str,
+    vars: &BTreeMap<String, String>,
+    whose: &Whose,
+    is_told: bool,
+) -> Result<Substituted, Wrong> {
     let mut value = String::new();
-    let mut from_env = false;
+    let (mut from_env, mut is_open) = (false, false);
     let mut done = 0;
     while let Some(brace) = brace(text, done) {
         let at = match brace {
@@ -65,6 +90,15 @@ pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>, is_told: b
         let end = reference.find('}');
         let span = at..at + end.map_or(OPEN.len(), |end| end + 1);
         let wrong = |message: String, help: String| Wrong { message, help: Some(help), at: None };
+        if let (Some(inside), Some(end)) = (reference.strip_prefix(AGENT), end) {
+            match of_agent(&inside[..end - AGENT.len()], whose) {
+                Ok(Some(part)) => value.push_str(&part),
+                Ok(None) => is_open = true,
+                Err((message, help)) => return Err(Wrong { at: Some(span), ..wrong(message, help) }),
+            }
+            done = span.end;
+            continue;
+        }
         let Some(inside) = reference.strip_prefix(ENV) else {
             let (message, help) = foreign(&reference[OPEN.len()..end.unwrap_or(OPEN.len())]);
             return Err(Wrong { at: Some(span), ..wrong(message, help) });
@@ -98,7 +132,52 @@ pub(super) fn substitute(text: &str, vars: &BTreeMap<String, String>, is_told: b
         done = span.end;
     }
     value.push_str(&text[done..]);
-    Ok(Substituted { value, from_env })
+    Ok(Substituted { value, from_env, is_open })
+}
+
+/// What stands for `${agent:…}`; `None` when that is not known yet.
+fn of_agent(inside: &str, whose: &Whose) -> Result<Option<String>, (String, String)> {
+    let known = match inside {
+        "name" | "index" => inside,
+        _ => {
+            let message = format!("there is no `${{agent:{}}}`", cut(inside));
+            let near = near(inside, ["name", "index"]).map(|near| format!("did you mean `${{agent:{near}}}`?"));
+            return Err((message, near.unwrap_or_else(|| "there are `${agent:name}` and `${agent:index}`".to_owned())));
+        }
+    };
+    match whose {
+        Whose::Several => Ok(None),
+        Whose::Agent { name, .. } if known == "name" => Ok(Some(name.clone())),
+        Whose::Agent { index: Some(index), .. } => Ok(Some(index.to_string())),
+        Whose::Agent { name, index: None } => Err((
+            format!("agent `{}` has no `count`, and so no `${{agent:index}}`", cut(name)),
+            "write `count:` beside its `version`, or `${agent:name}` here".to_owned(),
+        )),
+        Whose::Nobody => Err((
+            format!("`${{agent:{known}}}` is part of no agent here"),
+            "it is replaced below `agents`, `templates` and `defaults`; `$${` is a literal `${`".to_owned(),
+        )),
+    }
+}
+
+/// The text with what stands for the agent in it, and all else as it is written.
+pub(super) fn of_agent_alone(text: &str, whose: &Whose) -> String {
+    let mut value = String::new();
+    let mut done = 0;
+    while let Some(brace) = brace(text, done) {
+        let (Brace::Plain(at) | Brace::Escaped(at)) = brace;
+        let part = match brace {
+            Brace::Plain(_) => text[at..].strip_prefix(AGENT).and_then(|inside| inside.split_once('}')),
+            Brace::Escaped(_) => None,
+        };
+        let part = part.and_then(|(inside, _)| Some((of_agent(inside, whose).ok()??, inside.len() + 1)));
+        let (put, length) = part.map_or((OPEN.to_owned(), OPEN.len()), |(put, length)| (put, AGENT.len() + length));
+        value.push_str(&text[done..at]);
+        value.push_str(&put);
+        done = at + length;
+    }
+    value.push_str(&text[done..]);
+    value
 }
 
 /// What to say of a `${…}` that is not ours, from what stands in its braces. A default in it may be a secret and is not
@@ -190,7 +269,8 @@ mod tests {
 
     fn with(text: &str) -> Result<Substituted, Wrong> {
         let vars = [("TOKEN", "t0p"), ("EMPTY", ""), ("NESTED", "${env:TOKEN}")];
-        substitute(text, &vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into(), true)
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        substitute(text, &vars, &Whose::Nobody, true)
     }
 
     #[test]
@@ -210,7 +290,7 @@ mod tests {
     #[test]
     fn only_references_are_touched() {
         for text in ["$HOME $$ $(id)", "", "$", "é$", "{$}"] {
-            assert_eq!(with(text).unwrap(), Substituted { value: text.into(), from_env: false });
+            assert_eq!(with(text).unwrap(), Substituted { value: text.into(), from_env: false, is_open: false });
         }
         for (text, value) in [
             ("$${env:TOKEN} ${env:TOKEN}", "${env:TOKEN} t0p"),
@@ -254,6 +334,22 @@ mod tests {
             assert!(help.starts_with(meant) && help.ends_with("`$${` is a literal `${`"), "{text}: {help}");
             assert!(!message.contains("canary") && !help.contains("canary"), "{text}: {message} {help}");
         }
+    }
+
+    #[test]
+    fn an_agent_has_a_name_and_perhaps_an_index() {
+        let of = |whose: &Whose, text: &str| substitute(text, &BTreeMap::new(), whose, true);
+        let agent = |index| Whose::Agent { name: "w-2".into(), index };
+        let text = "${agent:name}:80${agent:index} $${agent:name} ${env:X:-d}";
+        assert_eq!(of(&agent(Some(2)), text).unwrap().value, "w-2:802 ${agent:name} d");
+        assert_eq!(of_agent_alone(text, &agent(Some(2))), "w-2:802 $${agent:name} ${env:X:-d}");
+        assert!(of(&Whose::Several, text).unwrap().is_open);
+        let wrong = |whose: &Whose, text: &str| of(whose, text).unwrap_err();
+        assert_eq!(wrong(&agent(None), text).message, "agent `w-2` has no `count`, and so no `${agent:index}`");
+        assert_eq!(wrong(&agent(None), "x ${agent:index}").at, Some(2..16));
+        assert!(wrong(&Whose::Nobody, text).help.unwrap().starts_with("it is replaced below `agents`"));
+        assert_eq!(wrong(&Whose::Several, "${agent:nam}").help.unwrap(), "did you mean `${agent:name}`?");
+        assert!(wrong(&Whose::Several, "${agent:name").message.starts_with("nothing replaces this"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Map, Number, Value};
 
 use super::decode::Plain;
 use super::problem::Problems;
+use super::source::Sources;
 use super::tree::{NodeId, Tree, View};
 use crate::files::regular::{self, NotOpened};
 use crate::model::{Sha256Digest, Template};
@@ -53,7 +54,7 @@ fn parse(text: &str, name: &str) -> Result<Value, String> {
             _ => Err(format!("the template `{name}` is not a mapping")),
         };
     }
-    let invalid = problems.into_error(name, text, false);
+    let invalid = problems.into_error(&Sources::one(name, text), false);
     let first = invalid.problems.first().map(|problem| format!("{}: {}", problem.place, problem.message));
     Err(format!("the template is not YAML that can be used: {}", first.unwrap_or_else(|| name.to_owned())))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::model::{AgentName, HealthTest, Location, RestartPolicy, Runtime, Version};
 
+mod layers;
 mod sessions;
 
 fn input(text: impl Into<String>) -> Input {

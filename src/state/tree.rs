@@ -13,6 +13,7 @@ use std::ops::Range;
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::problem::{Draft, Problems};
+use super::source::Sources;
 use super::syntax::explain;
 
 /// The most nodes (keys, values, items) of a file. 10,000 agents with every field take about 1.2 million.
@@ -80,8 +81,31 @@ impl<'s> Tree<'s> {
     /// Reads one document. `None` when the YAML is broken or too much; the reason is in `problems` then. Duplicate keys,
     /// unknown aliases and tags are reported too and do not stop it.
     pub(super) fn parse(source: &'s str, problems: &mut Problems) -> Option<Self> {
+        let mut tree = Self::over(source);
+        tree.root = tree.read(0..source.len(), problems)?;
+        Some(tree)
+    }
+
+    /// Reads a document of each file, which together may have no more in them than one: the tree, and the document's node of
+    /// each. As [`Tree::parse`]; where one is broken, what is wrong with the others is told too.
+    pub(super) fn parse_all(sources: &'s Sources<'_>, problems: &mut Problems) -> Option<(Self, Vec<NodeId>)> {
+        let mut tree = Self::over(sources.text());
+        let roots: Vec<_> = sources.files().iter().map(|file| tree.read(file.range.clone(), problems)).collect();
+        let roots: Vec<NodeId> = roots.into_iter().collect::<Option<_>>()?;
+        tree.root = roots.first().copied()?;
+        Some((tree, roots))
+    }
+
+    fn over(source: &'s str) -> Self {
+        Tree { source, nodes: Vec::new(), children: Vec::new(), owned: Vec::new(), root: 0 }
+    }
+
+    /// Reads the document in a part of the source.
+    fn read(&mut self, part: Range<usize>, problems: &mut Problems) -> Option<NodeId> {
+        let (base, source) = (part.start, self.source.get(part)?);
         let mut builder = Builder {
-            tree: Tree { source, nodes: Vec::new(), children: Vec::new(), owned: Vec::new(), root: 0 },
+            tree: self,
+            base,
             problems,
             pending: Vec::new(),
             frames: Vec::new(),
@@ -100,8 +124,7 @@ impl<'s> Tree<'s> {
             let (event, span) = match next {
                 Ok(next) => next,
                 Err(err) => {
-                    let draft = explain(&err, source);
-                    builder.problems.add(draft);
+                    builder.problems.add(explain(&err, source).shifted(base));
                     return None;
                 }
             };
@@ -115,12 +138,12 @@ impl<'s> Tree<'s> {
         match root.map(|root| tree.view(root)) {
             Some(View::Scalar { text: "", plain: true }) | None => {
                 problems.add(
-                    Draft::at(0..0, String::new(), "the file is empty")
+                    Draft::at(base..base, String::new(), "the file is empty")
                         .help("`steadfast init` writes a file to start from"),
                 );
                 None
             }
-            Some(_) => Some(Tree { root: root.unwrap_or(0), ..tree }),
+            Some(_) => root,
         }
     }
 
@@ -131,6 +154,25 @@ impl<'s> Tree<'s> {
             View::Scalar { text, .. } => Some(text),
             View::List(_) | View::Map(_) | View::Broken => None,
         })
+    }
+
+    /// Takes another node for the document's.
+    pub(super) fn with_root(self, root: NodeId) -> Self {
+        Self { root, ..self }
+    }
+
+    /// How many nodes there are, and how many times one of them is somebody's child.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.nodes.len(), self.children.len())
+    }
+
+    /// A mapping of nodes that are there already (key, value, key, value), which stands where another node does.
+    pub(super) fn map_of(&mut self, pairs: &[NodeId], at: NodeId) -> NodeId {
+        let (start, end) = self.nodes.get(at as usize).map_or((0, 0), |node| (node.start, node.end));
+        let (a, b) = (self.children.len() as u32, pairs.len() as u32);
+        self.children.extend_from_slice(pairs);
+        self.nodes.push(Node { start, end, a, b, kind: Kind::Map });
+        self.nodes.len() as NodeId - 1
     }
 
     /// The document's node.
@@ -194,7 +236,9 @@ struct Anchor {
 }
 
 struct Builder<'s, 'p> {
-    tree: Tree<'s>,
+    tree: &'p mut Tree<'s>,
+    /// Where the document's text begins in the source.
+    base: usize,
     problems: &'p mut Problems,
     /// Children of the open collections, innermost last.
     pending: Vec<NodeId>,
@@ -208,7 +252,7 @@ struct Builder<'s, 'p> {
 impl<'s> Builder<'s, '_> {
     /// Takes one event. An error ends the reading.
     fn event(&mut self, event: Event<'s>, span: &Span) -> Result<(), Draft> {
-        let range = range_of(span);
+        let range = self.range_of(span);
         match event {
             Event::DocumentStart(..) => {
                 self.documents += 1;
@@ -456,7 +500,7 @@ impl<'s> Builder<'s, '_> {
         let Some(tag) = tag else { return };
         let plain_bang = tag.parts() == ("", "!") || tag.parts() == ("!", "");
         if !plain_bang && !tag.core_suffix().is_some_and(|suffix| known.contains(&suffix)) {
-            let range = span.tag_span().map_or_else(|| range_of(span), |tag| range_of(&tag));
+            let range = span.tag_span().map_or_else(|| self.range_of(span), |tag| self.range_of(&tag));
             let draft = Draft::at(
                 range,
                 self.path(),
@@ -464,6 +508,12 @@ impl<'s> Builder<'s, '_> {
             );
             self.problems.add(draft);
         }
+    }
+
+    fn range_of(&self, span: &Span) -> Range<usize> {
+        let start = span.start.byte_offset().unwrap_or_default();
+        let end = span.end.byte_offset().unwrap_or(start).max(start);
+        self.base + start..self.base + end
     }
 
     /// The path of the node that comes next.
@@ -487,11 +537,6 @@ impl<'s> Builder<'s, '_> {
 
 fn join(parent: &str, key: &str) -> String {
     super::decode::Path::join_text(parent, key)
-}
-
-fn range_of(span: &Span) -> Range<usize> {
-    let start = span.start.byte_offset().unwrap_or_default();
-    start..span.end.byte_offset().unwrap_or(start).max(start)
 }
 
 /// Where `part` lies in `whole`, when it is a piece of it.

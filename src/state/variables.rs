@@ -25,6 +25,8 @@ pub(super) struct EnvFiles {
     /// With where it was named first. `None`: it is broken, and that was reported.
     read: BTreeMap<PathBuf, (NodeId, Option<Variables>)>,
     bytes: usize,
+    /// What is looked at is no agent's: its files are not looked for.
+    pub(super) unread: bool,
 }
 
 impl EnvFiles {
@@ -47,6 +49,9 @@ impl EnvFiles {
         path: Path<'_>,
         file: PathBuf,
     ) -> Option<Variables> {
+        if self.unread {
+            return None;
+        }
         if let Some((_, read)) = self.read.get(&file) {
             return read.clone();
         }
@@ -92,7 +97,6 @@ pub(super) fn text(string: Str, secret: bool) -> Text {
 /// The variables of a container: those of its env files, of which later ones win, and its own, which win over all.
 pub(super) fn of_container(
     cx: &mut Cx<'_>,
-    dir: &FilePath,
     env_files: &mut EnvFiles,
     entries: Option<At<Pairs>>,
     files: Option<At<OneOrMany<Word>>>,
@@ -103,7 +107,7 @@ pub(super) fn of_container(
     for (index, file) in files.iter().flat_map(|files| &files.value.0.0) {
         let is_list = files.as_ref().is_some_and(|files| files.node != file.node);
         let path = if is_list { files_path.index(*index) } else { files_path };
-        let Some(file_path) = file_path(cx, dir, file, path) else { continue };
+        let Some(file_path) = file_path(cx, file, path) else { continue };
         let Some(variables) = env_files.get(cx, file.node, file.value.0.from_env, path, file_path) else { continue };
         env_files.bytes += variables.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if env_files.bytes > MAX_ENV_BYTES {

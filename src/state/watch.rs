@@ -11,7 +11,7 @@ mod reading;
 mod tests;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,29 +85,29 @@ impl Watching {
     }
 }
 
-/// Reads a state file with `load`, and again whenever it, one of its env files or its Lima template changes, is replaced,
+/// Reads state files with `load`, and again whenever one, one of their env files or their Lima template changes, is replaced,
 /// comes or goes, also through symbolic links on the way there.
 ///
-/// `load` reads, checks and resolves the file; it may block, and is called on a thread for that. `file` must be a path,
+/// `load` reads, checks and resolves the files; it may block, and is called on a thread for that. `files` must be paths,
 /// not `-`; what is no regular file is an error of the revision.
 ///
 /// # Panics
 /// Outside a tokio runtime with time, and when `load` panics the first time.
 pub(crate) async fn watch(
-    file: &Path,
+    files: &[PathBuf],
     options: WatchOptions,
     load: impl FnMut() -> Result<Loaded, StateError> + Send + 'static,
 ) -> Watching {
-    watch_with(file, options, Box::new(load), ChangeSource::default()).await
+    watch_with(files, options, Box::new(load), ChangeSource::default()).await
 }
 
 type Load = Box<dyn FnMut() -> Result<Loaded, StateError> + Send>;
 
-async fn watch_with(file: &Path, options: WatchOptions, load: Load, senses: ChangeSource) -> Watching {
+async fn watch_with(files: &[PathBuf], options: WatchOptions, load: Load, senses: ChangeSource) -> Watching {
     let wake = Arc::new(Notify::new());
     let notifier = Notifier::new(senses, wake.clone());
-    let path = file.to_owned();
-    let opened = tokio::task::spawn_blocking(move || Reading::open(&path, load, notifier)).await;
+    let files = files.to_vec();
+    let opened = tokio::task::spawn_blocking(move || Reading::open(files, load, notifier)).await;
     let (reading, revision, mode) = match opened {
         Ok(opened) => opened,
         Err(err) => match err.try_into_panic() {

@@ -43,8 +43,20 @@ const CONTAINER: [&str; 34] = [
     "healthcheck",
 ];
 /// Fields of an agent that `container` does not have.
-const AGENT: [&str; 9] =
-    ["version", "image", "source", "arches", "sha256", "state", "suspend", "workspaces", "sessions"];
+const AGENT: [&str; 12] = [
+    "from",
+    "count",
+    "version",
+    "image",
+    "source",
+    "artifact",
+    "arches",
+    "sha256",
+    "state",
+    "suspend",
+    "workspaces",
+    "sessions",
+];
 
 /// The way out for the unknown field `text` where `known` are the fields; `None` when there is nothing better than to list
 /// them.
@@ -62,7 +74,7 @@ pub(super) fn help(text: &str, known: &[&str]) -> Option<String> {
         return Some(format!("did you mean `{word}`?"));
     }
     // The right field in the wrong mapping.
-    let word = translated.unwrap_or(text);
+    let word = if AGENT.contains(&text) { text } else { translated.unwrap_or(text) };
     if of_agent && word != "name" && CONTAINER.contains(&word) {
         return Some(format!("`{word}` stands under `container`, a level below"));
     }
@@ -134,6 +146,8 @@ fn elsewhere(word: &str) -> Option<&'static str> {
         "workdir" | "working_dir" | "workingDir" | "dir" | "directory" => "cwd",
         "require" | "needs" => "requires",
         "action" | "then" => "do",
+        "extends" => "from",
+        "replicas" | "scale" => "count",
         _ => return None,
     })
 }
@@ -158,7 +172,6 @@ const LACKING: &[&str] = &[
     "dns_search",
     "envFrom",
     "expose",
-    "extends",
     "external_links",
     "imagePullPolicy",
     "imagePullSecrets",
@@ -179,9 +192,7 @@ const LACKING: &[&str] = &[
     "profiles",
     "provider",
     "pull_policy",
-    "replicas",
     "runtimeClassName",
-    "scale",
     "secrets",
     "securityContext",
     "serviceAccountName",

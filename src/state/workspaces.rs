@@ -15,7 +15,6 @@ use crate::model::{Mount, WorkspaceName, WorkspaceSpec};
 /// Resolves the workspaces of an agent whose container has these mounts.
 pub(super) fn resolve(
     cx: &mut Cx<'_>,
-    dir: &FilePath,
     mounts: &[Mount],
     entries: Option<At<Table<Later<WorkspaceDoc>>>>,
     path: Path<'_>,
@@ -27,7 +26,7 @@ pub(super) fn resolve(
         let checked_name = WorkspaceName::new(&*name).map_err(|err| cx.wrong(key, path, err.to_string())).ok();
         let Some(doc) = WorkspaceDoc::decode(cx, at.node, path) else { continue };
         let WorkspaceDoc { source, target, read_only, dirty, include } = doc;
-        let source = source.and_then(|source| file_path(cx, dir, &source, path.key("source")));
+        let source = source.and_then(|source| file_path(cx, &source, path.key("source")));
         let clean = target.as_ref().and_then(|target| checked(cx, target, path.key("target"), check_target));
         let include_path = path.key("include");
         let include = include.map(|list| list.value.0).unwrap_or_default();

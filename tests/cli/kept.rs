@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use steadfast::control::StateFiles;
 use steadfast::reconcile::lock::{self, Claim, Lock, RUN};
 
 use crate::control::{Served, Small, until};
@@ -36,8 +37,14 @@ impl Kept {
     }
 
     fn hold(&mut self) {
-        let (path, file) = (self.dir().join("lock"), self.file());
-        let claim = Claim { command: RUN, file: Some(&file) };
+        self.hold_for(&[self.file()]);
+    }
+
+    /// As if `run` kept these files.
+    fn hold_for(&mut self, files: &[PathBuf]) {
+        self.lock = None;
+        let (path, files) = (self.dir().join("lock"), StateFiles::new(files).unwrap());
+        let claim = Claim { command: RUN, files: Some(&files) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         self.lock = Some(runtime.block_on(lock::take(&path, claim, Duration::ZERO, |_| {})).unwrap());
     }
@@ -402,4 +409,15 @@ fn a_watch_ends_with_its_reader() {
         until("it ends", || child.lock().unwrap().try_wait().unwrap().is_some());
         assert_eq!(child.into_inner().unwrap().wait().unwrap().code(), Some(0));
     }
+}
+
+#[test]
+fn a_run_of_more_files_keeps_another_state_file() {
+    let mut kept = Kept::start();
+    let prod = kept.sandbox.write("prod.yaml", "agents: {}\n");
+    kept.hold_for(&[kept.file(), prod.clone()]);
+    let both = format!("another state file of this name: `{}, {}`", kept.file().display(), prod.display());
+    kept.sandbox.run("down").expect(5).says(&both);
+    kept.sandbox.run("down -f steadfast.yaml -f prod.yaml").expect(5).says("reconciles this state file");
+    kept.sandbox.run("down -f prod.yaml -f steadfast.yaml").expect(5).says(&both);
 }

@@ -175,3 +175,15 @@ fn what_the_environment_adds_is_reported_by_name_alone() {
     sandbox.run("service install --user").expect(0);
     assert_eq!(told(&sandbox)[3], format!("start {UNIT}"));
 }
+
+#[test]
+fn a_service_reads_all_the_files_that_are_merged() {
+    let sandbox = sandbox();
+    sandbox.write("prod/prod.yaml", "agents: {hello: {version: \"${env:VERSION_OF_HELLO}\"}}\n");
+    let mut set = sandbox;
+    set.set("VERSION_OF_HELLO", "2");
+    let unit = set.run("service install --user --print -f steadfast.yaml -f prod/prod.yaml").expect(0).stdout;
+    let (first, second) = (set.path("steadfast.yaml"), set.path("prod/prod.yaml"));
+    assert!(unit.contains(&format!(" run -f {} -f {}\n", first.display(), second.display())), "{unit}");
+    assert!(unit.contains("VERSION_OF_HELLO"), "{unit}");
+}

@@ -139,6 +139,13 @@ fn a_state_file_narrows_it_to_its_agents() {
     // An agent that is to be absent needs nothing.
     sandbox.write("gone.yaml", state("ghost: {version: \"9\", state: absent}"));
     assert_eq!(sandbox.run("cache sync -f gone.yaml -o json").expect(0).json()["skipped"], json!(true));
+    sandbox.write(
+        "named.yaml",
+        state("one: {version: latest, artifact: hermes}, two: {version: \"1.0\", artifact: hermes}"),
+    );
+    assert_eq!(sandbox.run("cache sync -f named.yaml -o json").expect(0).json()["skipped"], json!(true));
+    sandbox.write("lacking.yaml", state("hermes: {version: latest, artifact: herms}"));
+    sandbox.run("cache sync -f lacking.yaml").expect(65).says("has no agent `herms`; it offers `hermes`, `openclaw`");
     sandbox.write("other.yaml", state("hermes: {version: \"2.0\"}"));
     insta::assert_snapshot!(
         "sync_of_a_version_not_offered",

@@ -150,3 +150,53 @@ fn the_manifest_waits_for_all_that_it_brings_and_for_nothing_else() {
     let only = scene.allowing(|policy| _ = policy.only.insert(agent_name("a")));
     assert!(!lines(&only.plan()).iter().any(|line| line.contains("manifest")));
 }
+
+/// `a`, and `b` that runs from the artifact of `a`.
+fn sharing(from: Scene) -> Scene {
+    from.file(|desired| {
+        let b = Agent { image: None, artifact: Some(agent_name("a")), ..agent("b") };
+        desired.agents.insert(agent_name("b"), b);
+    })
+}
+
+#[test]
+fn one_artifact_is_fetched_and_loaded_once_for_all_its_agents() {
+    sharing(nothing(&["a"])).plans(&[
+        FETCH_A,
+        "later syncManifest `vm/manifest.json`: the cache has no manifest, once `vm/images/a-1-x64.tar.gz` is fetched",
+        "later loadImage `r.example/a:1`: the image is not there, once `vm/images/a-1-x64.tar.gz` is fetched",
+        "later createContainer `demo-a`: it does not exist, once image `r.example/a:1` is there",
+        "later createContainer `demo-b`: it does not exist, once image `r.example/a:1` is there",
+    ]);
+    sharing(steady(&["a"])).plans(&["create container `demo-b`: it does not exist"]);
+    let newer = sharing(steady(&["a"])).published(&[("a", "2")]);
+    let newer = newer.wants("b", |agent| agent.version = Version::Latest);
+    let plan = lines(&newer.plan());
+    assert!(plan.contains(&"fetch `vm/images/a-2-x64.tar.gz`: not in the cache".to_owned()), "{plan:#?}");
+    assert!(plan.iter().any(|line| line.starts_with("later loadImage `r.example/a:2`")), "{plan:#?}");
+}
+
+#[test]
+fn what_a_manifest_lacks_is_named_as_it_would_be_there() {
+    let scene = sharing(steady(&["a"])).wants("b", |agent| agent.artifact = Some(agent_name("c")));
+    let why = "once a manifest offers it: the manifest has no agent `c`; it offers `a`";
+    let plan = lines(&scene.plan());
+    assert_eq!(plan[0], format!("later fetchArtifact `b`: not in the cache, {why}"), "{plan:#?}");
+    let pin = |agent: &mut Agent| _ = agent.pins.insert(Arch::X64, digest("else"));
+    let plan = lines(&sharing(steady(&["a"])).wants("b", pin).plan());
+    assert!(plan[0].contains("the manifest's x64 tarball of `a` has sha256"), "{plan:#?}");
+}
+
+#[test]
+fn the_container_of_another_artifact_tells_nothing_of_this_one() {
+    let unproved = |observed: &mut Observed| match &mut observed.artifacts {
+        Seen::Present(files) => files.get_mut(&key_of("c", "1")).unwrap().digest = None,
+        _ => unreachable!(),
+    };
+    // It runs from its own, at the same version; what it is to run from now is no longer offered.
+    let scene = steady(&["a", "b"]).cached("c", "1").seeing(unproved);
+    let scene = scene.wants("b", |agent| agent.artifact = Some(agent_name("c")));
+    let plan = lines(&scene.plan());
+    let why = "once a manifest offers it: the manifest has no agent `c`; it offers `a`, `b`";
+    assert_eq!(plan[0], format!("later fetchArtifact `b`: not in the cache, {why}"), "{plan:#?}");
+}

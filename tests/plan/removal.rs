@@ -133,6 +133,27 @@ fn what_somebody_needs_stays() {
 }
 
 #[test]
+fn versions_are_kept_by_what_the_manifest_calls_them() {
+    let shared = |scene: Scene| {
+        scene.file(|desired| {
+            for name in ["b", "c"] {
+                let mut one = desired.agents[&agent_name("a")].clone();
+                one.artifact = Some(agent_name("a"));
+                one.container.name = container_name(&format!("demo-{name}"));
+                desired.agents.insert(agent_name(name), one);
+            }
+        })
+    };
+    let artifacts = |scene: Scene| -> Vec<_> {
+        lines(&scene.plan()).into_iter().filter(|line| line.starts_with("prune artifact")).collect()
+    };
+    assert_eq!(artifacts(shared(superseded())), prunes(&FILES), "each once, however many agents run from it");
+    // None of them is called so.
+    assert_eq!(artifacts(shared(superseded()).without("a")), prunes(&FILES));
+    assert_eq!(artifacts(shared(superseded()).file(|desired| desired.cache.keep = 1)), prunes(&FILES[1..]));
+}
+
+#[test]
 fn nothing_is_superseded_that_cannot_be_reported() {
     for how in [
         |observed: &mut Observed| observed.published = unknown(),

@@ -62,6 +62,7 @@ pub fn agent(name: &str) -> Agent {
         version: Version::Exact("1".into()),
         rolled_back: None,
         image: Some(format!("r.example/{name}")),
+        artifact: None,
         source: ImageSource::Manifest,
         arches: vec![Arch::X64],
         pins: BTreeMap::new(),

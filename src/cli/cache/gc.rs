@@ -31,11 +31,12 @@ pub(super) async fn gc(settings: &Settings, dry_run: bool, keep: Option<u32>) ->
         request.agents.extend(manifest.agents.keys().cloned());
     }
     if let Some(desired) = &desired {
-        request.agents.extend(desired.agents.keys().map(ToString::to_string));
+        request.agents.extend(desired.agents.iter().map(|(name, agent)| agent.artifact_name(name).to_string()));
         let files = cache.list().await.map_err(|err| CliError::from_store(&err))?;
         for (name, agent) in &desired.agents {
             let crate::model::Version::Exact(version) = &agent.version else { continue };
-            let of_arch = |arch| crate::model::wanted::files_of(name.as_str(), version, arch, &files);
+            let of_arch =
+                |arch| crate::model::wanted::files_of(agent.artifact_name(name).as_str(), version, arch, &files);
             request.roots.extend(agent.arches.iter().flat_map(|arch| of_arch(*arch)).map(|(key, _)| key.clone()));
         }
     }

@@ -16,8 +16,8 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// `run` holds the lock: it does by itself what is to be done, or now when it is asked.
 pub(super) async fn leave_to_run(settings: &Settings, args: &ApplyArgs, kept: Kept) -> Result<ExitStatus, CliError> {
-    if kept.holder.file.is_some() && !kept.is_for(&settings.file) {
-        return Err(CliError::kept(&kept.holder, &settings.file));
+    if kept.holder.file.is_some() && !kept.is_for(&settings.files) {
+        return Err(CliError::kept(&kept.holder, &settings.files));
     }
     ask(settings, args, &kept).await
 }

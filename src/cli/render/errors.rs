@@ -5,14 +5,14 @@ mod trust;
 
 use hints::*;
 pub(crate) use hints::{AGAIN, failure_hint, kind_hint, problem_hint, root_hint};
-use std::path::Path;
 use std::process::ExitCode;
 
 use super::said::{self, Level};
 use crate::act::ActError;
 use crate::backend::{EngineError, StoreError, VmError};
 use crate::control::client::AskError;
-use crate::control::{RefusedKind, is_same_file};
+use crate::control::files::told_text;
+use crate::control::{RefusedKind, StateFiles};
 use crate::error::Chain;
 use crate::files;
 use crate::model::wanted::ManifestCause;
@@ -143,10 +143,10 @@ impl CliError {
     }
 
     /// A lock that was not had. `wanted` is the state file that was given.
-    pub fn from_lock(err: &LockError, wanted: &Path) -> Self {
+    pub fn from_lock(err: &LockError, wanted: &StateFiles) -> Self {
         match err {
             LockError::Held { holder: Some(holder), .. }
-                if holder.is_run() && holder.file.as_ref().is_some_and(|file| !is_same_file(file, wanted)) =>
+                if holder.is_run() && holder.works_for(wanted) == Some(false) =>
             {
                 Self::kept(holder, wanted)
             }
@@ -166,10 +166,11 @@ impl CliError {
     }
 
     /// A state file that `run` keeps, so that nothing is done to it beside. `wanted` is the state file that was given.
-    pub fn kept(holder: &Holder, wanted: &Path) -> Self {
+    pub fn kept(holder: &Holder, wanted: &StateFiles) -> Self {
         let (who, pid) = (holder.to_string(), holder.pid);
         match &holder.file {
-            Some(file) if !is_same_file(file, wanted) => {
+            Some(file) if holder.works_for(wanted) == Some(false) => {
+                let file = told_text(file, &holder.layers);
                 Self::new(ExitStatus::Locked, format!("{who} reconciles another state file of this name: `{file}`"))
                     .hint(
                         "give this one a `name` of its own; or stop that `run`, and take its place with `--take-over`",
@@ -236,10 +237,10 @@ pub(crate) fn print(err: &CliError, color: bool) {
 }
 
 /// Writes a warning about the state file to standard error.
-pub(crate) fn print_warning(warning: &state::Problem, file: &str, color: bool) {
+pub(crate) fn print_warning(warning: &state::Problem, color: bool) {
     match said::is_json() {
         true => said::say(Level::Warn, &warning.to_string(), &[], color),
-        false => said::write(&warning.render_warning(file, color)),
+        false => said::write(&warning.render_warning(color)),
     }
 }
 

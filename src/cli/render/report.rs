@@ -1,7 +1,6 @@
 //! What a convergence came to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use super::errors::{problem_hint, problem_status};
 use super::said::{Level, say};
 use super::units;
 use crate::act::ActError;
-use crate::control::{self, Ended, Outcome, path_text};
+use crate::control::{self, Ended, Outcome, StateFiles};
 use crate::error::Chain;
 use crate::model::{AgentName, FailureKind, FieldChange};
 use crate::plan::{ActionKind, WaitingOn};
@@ -61,11 +60,12 @@ struct ProblemJson<'a> {
     message: &'a str,
 }
 
-/// What a report comes to, in words: all that `apply` prints of it, for who reads it in another process. `file` is the
-/// state file it is about; `state_file_error` tells why its last good state was taken instead of what stands there now.
-pub(crate) fn outcome(report: &Report, file: &Path, state_file_error: Option<String>) -> Outcome {
+/// What a report comes to, in words: all that `apply` prints of it, for who reads it in another process. `files` are the
+/// state files it is about; `state_file_error` tells why its last good state was taken instead of what stands there now.
+pub(crate) fn outcome(report: &Report, files: &StateFiles, state_file_error: Option<String>) -> Outcome {
     let exit = if state_file_error.is_some() { ExitStatus::Invalid } else { status(report) };
-    Outcome { file: path_text(file), state_file_error, exit_code: exit as u8, ..in_words(report) }
+    let (file, layers) = (files.first_text(), files.layer_texts());
+    Outcome { file, layers, state_file_error, exit_code: exit as u8, ..in_words(report) }
 }
 
 fn in_words(report: &Report) -> Outcome {
@@ -102,6 +102,7 @@ fn in_words(report: &Report) -> Outcome {
             _ => Ended::Proved,
         },
         file: String::new(),
+        layers: Vec::new(),
         state_file_error: None,
         exit_code: status(report) as u8,
     }
@@ -336,7 +337,7 @@ mod tests {
         let stuck =
             || failed(ActError::RollBackFailed { container: "demo-b".into(), why: "gone".into(), cause: cause() });
         let report = Report { timed_out: true, ..report(vec![failed(*cause()), failed(*cause()), stuck()]) };
-        let here = outcome(&report, Path::new("/etc/a.yaml"), None);
+        let here = outcome(&report, &std::path::Path::new("/etc/a.yaml").into(), None);
         assert_eq!((here.ended, here.exit_code), (Ended::TimedOut, ExitStatus::Error as u8));
         assert_eq!(here.troubles.len(), 2, "each once, {:?}", here.troubles);
         assert!(here.troubles[0].contains("demo-b"), "what nothing runs of comes first: {:?}", here.troubles);
@@ -348,7 +349,7 @@ mod tests {
         assert_eq!(json_of(&there), json);
         let keys: Vec<_> = json.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["name", "converged", "actions", "durationMs", "problems"]);
-        let kept = outcome(&report, Path::new("/etc/a.yaml"), Some("broken".into()));
+        let kept = outcome(&report, &std::path::Path::new("/etc/a.yaml").into(), Some("broken".into()));
         assert_eq!(kept.exit_code, ExitStatus::Invalid as u8);
     }
 }

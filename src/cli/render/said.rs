@@ -2,7 +2,6 @@
 //! line, like the logs between them. Data for standard output belongs in [`super`].
 
 use std::io::Write;
-use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -11,21 +10,25 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::{styled, terminal};
+use crate::control::StateFiles;
 
 /// Of the process, as the choice of colours is.
 static AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// The state file that `-f` named. Of the process, as the choice of colours is.
+/// The state files that `-f` named, with it between them. Of the process, as the choice of colours is.
 static FILE: OnceLock<String> = OnceLock::new();
 
-/// From now on, commands in hints name this state file as well.
-pub(crate) fn name_file_globally(file: &Path) {
-    let file = file.display().to_string();
+/// From now on, commands in hints name these state files as well.
+pub(crate) fn name_files_globally(files: &StateFiles) {
     // What came through a pipe cannot be named again.
-    if file != "-" {
+    if !files.has_stdin() {
         let plain = |c: char| c.is_alphanumeric() || "/._-+@:,=".contains(c);
-        let word = if file.chars().all(plain) { file } else { format!("'{}'", file.replace('\'', r"'\''")) };
-        let _ = FILE.set(word);
+        let word = |file: String| match file.chars().all(plain) {
+            true => file,
+            false => format!("'{}'", file.replace('\'', r"'\''")),
+        };
+        let words: Vec<_> = files.iter().map(|file| word(file.display().to_string())).collect();
+        let _ = FILE.set(words.join(" -f "));
     }
 }
 

@@ -1,7 +1,7 @@
 //! That others find `run`: its lock and its control socket, also after somebody removed them, with the state directory or the
 //! whole root, while it runs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::serve::Served;
 use crate::cli::render::said::{Level, say};
 use crate::cli::{CliError, Settings, ownership};
+use crate::control::StateFiles;
 use crate::control::server::Serving;
 use crate::error::Chain;
 use crate::reconcile::journal::Journal;
@@ -63,7 +64,7 @@ impl Presence<'_> {
     fn put_back(&mut self) -> Result<bool, Lost> {
         let mut done = false;
         if let Some(lock) = &mut self.lock {
-            done |= lock.put_back().map_err(|err| lost_lock(&err, &self.settings.file))?;
+            done |= lock.put_back().map_err(|err| lost_lock(&err, &self.settings.files))?;
         }
         if let Some(serving) = &mut self.serving {
             // Where there is no lock to be put back, nothing has made the directory.
@@ -97,7 +98,7 @@ enum Lost {
     Otherwise(String),
 }
 
-fn lost_lock(err: &LockError, wanted: &Path) -> Lost {
+fn lost_lock(err: &LockError, wanted: &StateFiles) -> Lost {
     match err {
         LockError::Held { holder: Some(holder), .. } if holder.is_run() => {
             Lost::ToRun(CliError::from_lock(err, wanted))

@@ -1,6 +1,5 @@
 //! What the control socket of `run` answers, and what the service manager is told of it.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +10,7 @@ use super::service_manager::ServiceManager;
 use super::sessions::Sessions;
 use crate::cli::Settings;
 use crate::cli::render::report;
-use crate::control::{BackingOff, Controlled, Refused, Run, RunStatus, SessionInput, StateFileError, path_text};
+use crate::control::{BackingOff, Controlled, Refused, Run, RunStatus, SessionInput, StateFileError, StateFiles};
 use crate::mutex::guard;
 use crate::reconcile::Report;
 use crate::reconcile::journal::Journal;
@@ -24,7 +23,7 @@ const LOOK_TIME: Duration = Duration::from_secs(3);
 
 /// The loop, as others see it.
 pub(super) struct Served {
-    file: PathBuf,
+    files: StateFiles,
     since: SystemTime,
     journal: Arc<Journal>,
     watching: Watching,
@@ -48,7 +47,7 @@ impl Served {
         sessions: Sessions,
     ) -> Self {
         Self {
-            file: std::path::absolute(&settings.file).unwrap_or_else(|_| settings.file.clone()),
+            files: settings.files.absolute(),
             since: SystemTime::now(),
             journal: journal.clone(),
             watching: watching.clone(),
@@ -121,7 +120,8 @@ impl Served {
             pid: std::process::id(),
             since: rfc3339(self.since),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            file: path_text(&self.file),
+            file: self.files.first_text(),
+            layers: self.files.layer_texts(),
             woken_by: view.woken_by.join(","),
             last_pass_at: Some(rfc3339(view.looked_at)),
             passes: view.passes,
@@ -181,7 +181,7 @@ impl Controlled for Served {
     async fn reconcile(&self, timeout: Duration, retry_quarantined: bool) -> Option<Value> {
         let report = self.request(timeout, retry_quarantined).await?;
         let error = self.view.borrow().as_ref().and_then(|view| view.file_error.clone());
-        serde_json::to_value(report::outcome(&report, &self.file, error)).ok()
+        serde_json::to_value(report::outcome(&report, &self.files, error)).ok()
     }
 }
 

@@ -64,8 +64,8 @@ pub(in crate::cli) enum SessionVerb {
 }
 
 impl SessionVerb {
-    pub(in crate::cli) fn file(&self) -> Option<&std::path::Path> {
-        let file = match self {
+    pub(in crate::cli) fn files(&self) -> &[PathBuf] {
+        match self {
             Self::Start(args) => &args.file.file,
             Self::List(args) => &args.file.file,
             Self::Send(args) => &args.file.file,
@@ -74,8 +74,7 @@ impl SessionVerb {
             Self::Wait(args) => &args.file.file,
             Self::Stop(args) => &args.file.file,
             Self::Rm(args) => &args.file.file,
-        };
-        file.as_deref()
+        }
     }
 }
 
@@ -208,9 +207,9 @@ pub(in crate::cli) struct AttachArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LogsArgs {
-    /// The state file (here without its short form)
+    /// The state file (here without its short form); several are merged in this order
     #[arg(long, value_name = "FILE")]
-    pub(super) file: Option<PathBuf>,
+    pub(super) file: Vec<PathBuf>,
     /// Of which session
     #[arg(value_name = "AGENT/NAME")]
     pub(super) session: SessionRef,

@@ -36,7 +36,7 @@ pub(super) fn resolve(cx: &mut Cx<'_>, doc: At<HealthDoc>, path: Path<'_>) -> Op
         return Some(Check::Off);
     }
     let Some(test) = test else {
-        if !crate::state::decode::has_key(cx.tree, node, "test") {
+        if !cx.partial && !crate::state::decode::has_key(cx.tree, node, "test") {
             missing_key(cx, node, path, "test");
         }
         return None;

@@ -108,7 +108,7 @@ fn long(
 fn bind(cx: &mut Cx<'_>, around: &Surroundings<'_>, source: &At<Word>, path: Path<'_>) -> Option<Text> {
     let resolved = match around.in_vm {
         true => checked(cx, source, path, guest_path)?,
-        false => file_path(cx, around.dir, source, path)?,
+        false => file_path(cx, source, path)?,
     };
     Some(text(Str { value: resolved.to_string_lossy().into_owned(), from_env: source.value.0.from_env }, false))
 }
@@ -136,9 +136,13 @@ fn short(cx: &mut Cx<'_>, around: &Surroundings<'_>, at: &At<Word>, path: Path<'
     let part = |value: &str| text(Str { value: value.to_owned(), from_env }, false);
     let target = checked(cx, at, path, |_| check_target(split.target))?;
     let source = if split.source.starts_with(['/', '.', '~']) {
+        if split.source.starts_with('.') {
+            cx.note_path(at.node);
+        }
+        let dir = cx.dir(at.node);
         let found = checked(cx, at, path, |_| match around.in_vm {
             true => guest_path(split.source),
-            false => expand(split.source, around.dir, vars),
+            false => expand(split.source, dir, vars),
         })?;
         MountSource::Bind(part(&found.to_string_lossy()))
     } else {

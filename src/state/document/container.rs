@@ -13,7 +13,7 @@ use crate::model::Protocol;
 use crate::model::spec::{LogDriver, OnUnhealthy, Propagation, Relabel};
 
 /// An absolute path in a container, or a string with a substitution, for schemas.
-const GUEST_PATH: &str = r"^/|\$\{env:";
+const GUEST_PATH: &str = r"^/|\$\{(env|agent):";
 
 record! {
     /// The container of an agent.

@@ -7,17 +7,12 @@ use crate::model::{InstanceName, Runtime, VmSpec};
 use crate::state::decode::{At, Cx, Path, is_null};
 use crate::state::document::{LimaDoc, PodmanDoc, RuntimeDoc};
 use crate::state::problem::Draft;
-use crate::state::{Input, template};
+use crate::state::template;
 
-pub(super) fn runtime(
-    cx: &mut Cx<'_>,
-    At { node, value }: At<RuntimeDoc>,
-    input: &Input,
-    path: Path<'_>,
-) -> Option<Runtime> {
+pub(super) fn runtime(cx: &mut Cx<'_>, At { node, value }: At<RuntimeDoc>, path: Path<'_>) -> Option<Runtime> {
     match value {
-        RuntimeDoc { lima: Some(lima), podman: None } => self::lima(cx, lima.value, input, path.key("lima")),
-        RuntimeDoc { lima: None, podman: Some(podman) } => self::podman(cx, podman.value, input, path.key("podman")),
+        RuntimeDoc { lima: Some(lima), podman: None } => self::lima(cx, lima.value, path.key("lima")),
+        RuntimeDoc { lima: None, podman: Some(podman) } => self::podman(cx, podman.value, path.key("podman")),
         RuntimeDoc { lima: Some(_), podman: Some(podman) } => {
             cx.wrong_help(podman.node, path, "both `lima` and `podman` are here", "keep the one you want");
             None
@@ -34,11 +29,11 @@ pub(super) fn runtime(
     }
 }
 
-pub(super) fn lima(cx: &mut Cx<'_>, doc: LimaDoc, input: &Input, path: Path<'_>) -> Option<Runtime> {
+pub(super) fn lima(cx: &mut Cx<'_>, doc: LimaDoc, path: Path<'_>) -> Option<Runtime> {
     let instance =
         doc.instance.as_ref().and_then(|at| checked(cx, at, path.key("instance"), |name| InstanceName::new(name)));
     let template = doc.template.as_ref().and_then(|at| {
-        let file = file_path(cx, &input.dir, at, path.key("template"))?;
+        let file = file_path(cx, at, path.key("template"))?;
         match template::read(&file) {
             Ok(template) => Some(template),
             Err(why) => {
@@ -51,7 +46,7 @@ pub(super) fn lima(cx: &mut Cx<'_>, doc: LimaDoc, input: &Input, path: Path<'_>)
         cx.wrong(at.node, path.key("restartAfter"), "a machine needs time to boot: at least 30s");
     }
     let home = match &doc.home {
-        Some(at) => file_path(cx, &input.dir, at, path.key("home")),
+        Some(at) => file_path(cx, at, path.key("home")),
         None => default_lima_home(cx, path),
     };
     if let (Some(at), Some(instance), Some(home)) = (&doc.instance, &instance, &home)
@@ -106,14 +101,17 @@ pub(super) fn fits_a_socket(home: &FilePath, instance: &InstanceName) -> Result<
     ))
 }
 
-pub(super) fn podman(cx: &mut Cx<'_>, doc: PodmanDoc, input: &Input, path: Path<'_>) -> Option<Runtime> {
+pub(super) fn podman(cx: &mut Cx<'_>, doc: PodmanDoc, path: Path<'_>) -> Option<Runtime> {
     let Some(socket) = doc.socket else { return Some(Runtime::Podman { socket: None }) };
-    let vars = cx.vars;
+    let (vars, dir) = (cx.vars, cx.dir(socket.node));
+    if !socket.value.0.value.contains("://") {
+        cx.note_path(socket.node);
+    }
     let socket = checked(cx, &socket, path.key("socket"), |text| match text.split_once("://") {
         Some(("unix", socket)) if socket.starts_with('/') => Ok(PathBuf::from(socket)),
         Some(("unix", _)) => Err(format!("`{text}` needs an absolute path, like unix:///run/podman/podman.sock")),
         Some(_) => Err(format!("`{text}` is not a unix socket, the only way in: write unix:// and an absolute path")),
-        None => expand(text, &input.dir, vars),
+        None => expand(text, dir, vars),
     });
     socket.map(|socket| Runtime::Podman { socket: Some(socket) })
 }

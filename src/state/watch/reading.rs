@@ -31,9 +31,8 @@ enum Print {
 
 /// The files, and what they said last.
 pub(super) struct Reading {
-    /// As the user named it.
-    named: PathBuf,
-    file: PathBuf,
+    /// The state files: as the user named them, and absolute.
+    named: Vec<(PathBuf, PathBuf)>,
     load: Load,
     notifier: Notifier,
     files: Files,
@@ -62,13 +61,13 @@ struct Outcome {
 
 impl Reading {
     /// Reads for the first time.
-    pub(super) fn open(named: &Path, load: Load, mut notifier: Notifier) -> (Self, Revision, WatchMode) {
-        let file = std::path::absolute(named).unwrap_or_else(|_| named.to_owned());
-        let files = Files::from([(file.clone(), Watched::StateFile)]);
+    pub(super) fn open(named: Vec<PathBuf>, load: Load, mut notifier: Notifier) -> (Self, Revision, WatchMode) {
+        let absolute = |named: PathBuf| (std::path::absolute(&named).unwrap_or_else(|_| named.clone()), named);
+        let named: Vec<_> = named.into_iter().map(absolute).map(|(file, named)| (named, file)).collect();
+        let files: Files = named.iter().map(|(_, file)| (file.clone(), Watched::StateFile)).collect();
         let mode = notifier.aim(&files);
         let (good, good_prints, error) = (None, None, None);
-        let mut reading =
-            Self { named: named.to_owned(), file, load, notifier, files, prints: None, good, good_prints, error };
+        let mut reading = Self { named, load, notifier, files, prints: None, good, good_prints, error };
         let prints = prints(&reading.files);
         let outcome = reading.read(prints, mode);
         let mode = outcome.mode.clone();
@@ -116,8 +115,10 @@ impl Reading {
 
     fn load(&mut self, prints: &Prints) -> Result<Loaded, StateError> {
         // Whatever it is loaded with: reading a FIFO could wait for ever.
-        if let Some(Print::NotAFile(what)) = prints.get(&self.file) {
-            return Err(ReadError::NotAFile { file: self.named.display().to_string(), what }.into());
+        for (named, file) in &self.named {
+            if let Some(Print::NotAFile(what)) = prints.get(file) {
+                return Err(ReadError::NotAFile { file: named.display().to_string(), what }.into());
+            }
         }
         (self.load)()
     }
@@ -137,7 +138,7 @@ impl Reading {
             files.extend(good.env_files.iter().map(|file| (file.clone(), Watched::EnvFile)));
         }
         files.extend(named.iter().map(|file| (file.clone(), Watched::EnvFile)));
-        files.insert(self.file.clone(), Watched::StateFile);
+        files.extend(self.named.iter().map(|(_, file)| (file.clone(), Watched::StateFile)));
         files
     }
 

@@ -120,7 +120,7 @@ impl Seen {
             counted.fetch_add(1, Ordering::SeqCst);
             read(&path)
         };
-        let watching = watch_with(file, options, Box::new(load), senses).await;
+        let watching = watch_with(&[file.to_owned()], options, Box::new(load), senses).await;
         Self { watching, loads }
     }
 

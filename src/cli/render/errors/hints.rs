@@ -130,6 +130,8 @@ pub(crate) fn kind_hint(kind: FailureKind, agent: &AgentName, container: Option<
         FailureKind::RolledBack | FailureKind::RollBackFailed => {
             "the new one failed: fix what the error names, or go back to what ran before in the state file".into()
         }
+        FailureKind::Network => "`podman network ls` shows those there are, and whose they are by their labels".into(),
+        FailureKind::Volume => "`podman volume ls` shows those there are, and whose they are by their labels".into(),
         FailureKind::Quarantined => QUARANTINED.replace("AGENT", agent.as_str()),
         FailureKind::MountSource => {
             "create it first: Podman would make an empty directory owned by root in its place".into()

@@ -86,7 +86,7 @@ fn another_run_of_the_name_is_not_to_be_seen_from_this_file() {
     };
     let hints = |file: &str| {
         let held = LockError::Held { path: "/l".into(), holder: Some(holder(file)) };
-        CliError::from_lock(&held, Path::new("/srv/a.yaml")).hints.join("; ")
+        CliError::from_lock(&held, &std::path::Path::new("/srv/a.yaml").into()).hints.join("; ")
     };
     assert!(hints("/srv/a.yaml").contains("steadfast status"), "{}", hints("/srv/a.yaml"));
     assert!(!hints("/srv/b.yaml").contains("steadfast status"), "{}", hints("/srv/b.yaml"));

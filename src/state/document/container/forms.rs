@@ -56,6 +56,8 @@ impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
 pub(in crate::state) struct CommandLine(pub(in crate::state) Vec<Str>);
 
 impl Decode for CommandLine {
+    const BLANK: bool = true;
+
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         let View::Scalar { .. } = cx.tree.view(node) else {
             if matches!(cx.tree.view(node), View::Map(_)) {
@@ -92,6 +94,8 @@ impl JsonSchema for CommandLine {
 pub(in crate::state) struct Pairs(pub(in crate::state) Table<Loose>);
 
 impl Decode for Pairs {
+    const BLANK: bool = true;
+
     fn decode(cx: &mut Cx<'_>, node: NodeId, path: Path<'_>) -> Option<Self> {
         let View::List(items) = cx.tree.view(node) else { return Table::decode(cx, node, path).map(Pairs) };
         let mut entries = Vec::with_capacity(items.len());

@@ -242,3 +242,31 @@ async fn who_asks_does_not_wait_for_quiet() {
         assert_eq!(seen.now(), round.to_string());
     }
 }
+
+/// Files that are merged are one state file.
+#[tokio::test]
+async fn each_of_several_files_is_watched() {
+    let place = Place::new();
+    place.write("conf/s.yaml", version("1"));
+    place.write("over/over.yaml", "agents: {a: {container: {env: {A: \"1\"}}}}\n");
+    let files = [place.path("conf/s.yaml"), place.path("over/over.yaml")];
+    let named = files.clone();
+    let load = move || {
+        let inputs = named.iter().map(|file| state::read(file)).collect::<Result<Vec<_>, _>>()?;
+        let key = |_: &Path| HostKey::from_bytes([7; 32]);
+        let vars = [("HOME".to_owned(), "/home/u".to_owned())].into();
+        let context = Context { vars, root: None, manifest_url: None, host_arch: Arch::X64, key: &key };
+        state::load_all(&inputs, &context)
+    };
+    let watching = watch_with(&files, options(), Box::new(load), ChangeSource::default()).await;
+    let mut seen = Seen { watching, loads: Arc::default() };
+    assert_eq!((seen.now().as_str(), seen.mode().as_str()), ("1 A=1", "events"));
+    place.write("over/over.yaml", "agents: {a: {container: {env: {A: \"2\"}}}}\n");
+    seen.becomes("1 A=2").await;
+    place.write("conf/s.yaml", version("2"));
+    seen.becomes("2 A=2").await;
+    std::fs::remove_file(place.path("over/over.yaml")).unwrap();
+    seen.becomes("bad").await;
+    place.write("over/over.yaml", "agents: {a: {version: \"3\"}}\n");
+    seen.becomes("3").await;
+}

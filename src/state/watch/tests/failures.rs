@@ -155,7 +155,7 @@ async fn what_is_bad_for_unknown_reasons_is_tried_again() {
         true => read(&path),
         false => Err(crate::state::ReadError::NotFound { file: "unseen".into() }.into()),
     };
-    let watching = watch_with(&file, polling(), Box::new(load), ChangeSource::default()).await;
+    let watching = watch_with(std::slice::from_ref(&file), polling(), Box::new(load), ChangeSource::default()).await;
     let mut seen = Seen { watching, loads: Arc::default() };
     assert_eq!((seen.now().as_str(), seen.mode().as_str()), ("bad", "events"));
     place.write("unseen", "");
@@ -178,7 +178,7 @@ async fn an_edit_between_loading_and_watching_is_not_lost() {
         }
         loaded
     };
-    let watching = watch_with(&file, options(), Box::new(load), ChangeSource::default()).await;
+    let watching = watch_with(std::slice::from_ref(&file), options(), Box::new(load), ChangeSource::default()).await;
     assert_eq!(told(&watching.revisions.borrow()), "1 A=3");
 }
 
@@ -193,7 +193,7 @@ async fn it_ends_with_those_who_listen() {
         let _ = &alive.0;
         read(&path)
     };
-    let watching = watch_with(&place.path("conf/s.yaml"), options(), Box::new(load), ChangeSource::default()).await;
+    let watching = watch_with(&[place.path("conf/s.yaml")], options(), Box::new(load), ChangeSource::default()).await;
     let copy = watching.clone();
     drop(watching);
     place.write("conf/s.yaml", version("2"));
