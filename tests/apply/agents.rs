@@ -183,7 +183,8 @@ fn a_replacement_is_followed_and_its_predecessor_serves_meanwhile() {
     follow.until("the first word", |log| log.stdout().contains("I am first"));
     world.state(&[&world.agent("a", &speaker("second"))]);
     let mut apply = world.spawn("apply");
-    until("the predecessor stands aside", || world.ids().contains_key(&format!("{}.prev", world.name("a"))));
+    until("the successor is made", || world.ids().contains_key(&format!("{}.next", world.name("a"))));
+    std::thread::sleep(Duration::from_secs(1));
     assert_eq!(world.run(["exec", "a", "--", "sh", "-c", "echo $WORD"]).expect(0).stdout, "first\n");
     assert_eq!(world.run("logs a").expect(0).stdout, "I am first\n");
     assert!(!apply.has_ended(), "the replacement was still under way");

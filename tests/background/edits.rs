@@ -77,12 +77,12 @@ fn an_edit_that_is_taken_back_interrupts_nobody() {
         |id: &str| inspect(id).map(|seen| (seen["State"]["StartedAt"].clone(), seen["State"]["Running"].clone()));
     let before = state(&a);
     world.state(&[&deaf(3)]);
-    let aside = format!("{}.prev", world.name("a"));
-    until("it is to stop", || inspect(&aside).is_some());
+    let next = format!("{}.next", world.name("a"));
+    until("it is to stop", || inspect(&next).is_some());
     std::thread::sleep(std::time::Duration::from_secs(1));
     world.state(&[&deaf(1)]);
     keeper.converged();
-    until("it has its name back", || inspect(&world.name("a")).is_some_and(|seen| seen["Id"] == a.as_str()));
+    until("it has its name", || inspect(&world.name("a")).is_some_and(|seen| seen["Id"] == a.as_str()));
     keeper.converged();
     assert_eq!((state(&a), starts(&a)), (before, 1), "{}", keeper.run.stderr());
     assert_eq!(world.ids().len(), 1, "{:?}", world.ids());
