@@ -47,12 +47,19 @@ struct OwnContainers<'a> {
     others: Vec<Found<'a>>,
 }
 
+/// What the containers of agents need.
+pub(super) struct Needed<'a> {
+    /// Their images.
+    pub(super) images: &'a BTreeMap<AgentName, ImageFor>,
+    /// What is still to be awaited of volumes and networks.
+    pub(super) shared: &'a BTreeMap<AgentName, WaitingOn>,
+}
+
 pub(super) fn plan(
     desired: &Desired,
     observed: &Observed,
     active: &[(&AgentName, &Agent)],
-    images: &BTreeMap<AgentName, ImageFor>,
-    before: &BTreeMap<AgentName, WaitingOn>,
+    needed: Needed<'_>,
     policy: &Policy,
     hidden: Option<&WaitingOn>,
     plan: &mut Plan,
@@ -79,11 +86,11 @@ pub(super) fn plan(
         match agent.state {
             AgentState::Absent => remove_all(name, &sorted, Reason::WantedAbsent, plan),
             AgentState::Running | AgentState::Stopped => {
-                let Some(image) = images.get(name) else { continue };
+                let Some(image) = needed.images.get(name) else { continue };
                 let holder = names::holder(desired, guest, active, (name, agent), policy);
                 let begin = plan.ready.len();
                 keep(&Wanted::new(desired, (name, agent), image, policy, guest), &sorted, holder, plan);
-                if let Some(on) = before.get(name) {
+                if let Some(on) = needed.shared.get(name) {
                     hold_back(begin, on, plan);
                 }
             }

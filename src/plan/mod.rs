@@ -402,8 +402,9 @@ fn layers(
 ) {
     let fetched = artifacts::plan(desired, observed, active, plan);
     let images = images::plan(observed, active, &fetched, policy, hidden, plan);
-    let before = shared::plan(desired, observed, active, hidden, plan);
-    containers::plan(desired, observed, active, &images, &before, policy, hidden, plan);
+    let shared = shared::plan(desired, observed, active, hidden, plan);
+    let needed = containers::Needed { images: &images, shared: &shared };
+    containers::plan(desired, observed, active, needed, policy, hidden, plan);
     inside::plan(desired, observed, active, policy, plan);
 }
 

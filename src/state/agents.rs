@@ -19,8 +19,8 @@ use super::tree::{NodeId, Tree, View};
 use super::variables::EnvFiles;
 use super::{layers, rollout, sessions, workspaces};
 use crate::model::{
-    Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Port, Protocol, Rollout, SessionName,
-    SessionSpec, Sha256Digest, Version, WorkspaceName, WorkspaceSpec,
+    Agent, AgentName, AgentState, Arch, ContainerName, ImageRef, ImageSource, Name, Port, Protocol, Rollout,
+    SessionName, SessionSpec, Sha256Digest, Version, WorkspaceName, WorkspaceSpec,
 };
 
 use image::check_image;

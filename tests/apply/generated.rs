@@ -65,9 +65,9 @@ impl Numbers {
 
     fn spec(&mut self) -> Spec {
         let mut spec = Spec::new();
-        for field in 0..FIELDS.len() {
+        for (field, (_, values)) in FIELDS.iter().enumerate() {
             if self.below(4) == 0 {
-                spec.insert(field, self.below(FIELDS[field].1.len()));
+                spec.insert(field, self.below(values.len()));
             }
         }
         spec
