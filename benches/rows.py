@@ -28,7 +28,9 @@ def write_states(bench, count, image="bench-agent", value="", fresh=True):
     directory = bench.directory("states-%d" % count, fresh)
     ours, compose = os.path.join(directory, "steadfast.yaml"), os.path.join(directory, "docker-compose.yml")
     with open(ours, "w", encoding="utf-8") as file:
-        file.write("apiVersion: steadfast/v1\nname: bench\nroot: %s/root\nruntime: {podman: {socket: '${env:CONTAINER_HOST}'}}\nagents:\n" % directory)
+        file.write("apiVersion: steadfast/v1\nname: bench\nroot: %s/root\nruntime: {podman: {socket: '${env:CONTAINER_HOST}'}}\n" % directory)
+        # Compose does not wait for what it started to stay up.
+        file.write("defaults: {rollout: {settle: 0s}}\nagents:\n")
         for number in range(count):
             file.write('  a%03d: {version: "1", source: local, image: localhost/%s, container: {env: {NUMBER: "%d%s"}}}\n' % (number, image, number, value))
     with open(compose, "w", encoding="utf-8") as file:
