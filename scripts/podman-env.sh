@@ -302,8 +302,9 @@ log_driver = "k8s-file"
 runtime = "$runtime"
 cgroup_manager = "$manager"
 events_logger = "file"
-# Podman ends every stream of events when it rotates their log, which is no fault of the test that listens just then.
-events_logfile_max_size = "0"
+# Podman ends every stream of events when it rotates their log, which is no fault of the test that listens just then: larger than
+# the 1 MB that it is else, and still short enough to be read.
+events_logfile_max_size = "4m"
 # Else every Podman of the machine shares one lock table in /dev/shm.
 lock_type = "file"
 tmp_dir = "$pe_base/tmp"

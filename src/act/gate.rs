@@ -17,8 +17,11 @@ use crate::broken::Broken;
 /// Between two observations of one that is to stay up.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// What is healthy, and has to stay up for so long at the most, is waited for even when it is to stop.
+/// What is healthy, and has to stay up for so long at the most, is waited for even when it is to stop: where it would be undone,
+/// since that takes longer.
 const SEEN_THROUGH: Duration = Duration::from_secs(15);
+/// And where the next run would go on with it, since somebody waits for this one to end.
+const SEEN_THROUGH_BY_RUN: Duration = Duration::from_secs(3);
 /// A Podman that does not answer says nothing about the container, and is asked again for so long.
 const SILENT: Duration = Duration::from_secs(15);
 
@@ -179,8 +182,8 @@ async fn stay_up<E: Engine>(
         if now >= until {
             return Ok(());
         }
-        // To undo it would take longer than to see it through.
-        let is_nearly_done = patience.undo && until.saturating_duration_since(now) <= SEEN_THROUGH;
+        let seen_through = if patience.undo { SEEN_THROUGH } else { SEEN_THROUGH_BY_RUN };
+        let is_nearly_done = until.saturating_duration_since(now) <= seen_through;
         if patience.cancel.is_cancelled() && !is_nearly_done {
             return Err(ActError::Interrupted);
         }

@@ -468,6 +468,10 @@ fn list(root: &Path, dir: &Path, found: &mut Vec<String>) {
         if name.to_string().starts_with("kept-cache") {
             continue;
         }
+        // Written once a version has run for long enough: it says how long the round took.
+        if path.file_name().is_some_and(|name| name == "rollouts.json") {
+            continue;
+        }
         found.push(format!("{kind} {:04o} {} {name}", there.permissions().mode() & 0o7777, there.uid()));
         if there.is_dir() {
             list(root, &path, found);
