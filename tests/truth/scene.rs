@@ -242,14 +242,17 @@ struct Story<'w> {
 /// Within this `run` has seen what happened, on a busy machine too.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
+/// So long before it ends, at the most, `apply` has observed what it says.
+const OBSERVED_WITHIN: Duration = Duration::from_millis(500);
+
 impl Story<'_> {
     fn ask(&mut self, verb: &'static str, line: &str) -> Asked {
         let from = Instant::now();
         let outcome = self.world.run(line);
         let to = Instant::now();
-        // What `apply` says, it says of the end.
+        // What `apply` says, it says of its last observation.
         let from = match verb {
-            "apply" => to,
+            "apply" => to.checked_sub(OBSERVED_WITHIN).map_or(from, |last| last.max(from)),
             _ if self.kept => from.checked_sub(HEARD_WITHIN).unwrap_or(from),
             _ => from,
         };
