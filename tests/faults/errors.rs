@@ -132,7 +132,7 @@ pub fn judge(stage: &mut Stage, ended: &Ended, is_heard: bool, what: &str, tally
         wrong.push(format!("it ended with {}", ended.code));
     }
     // An answer of 32 MiB, twice while it grows, and the pages of a program that was not optimised.
-    if ended.peak > 72 * 1024 {
+    if ended.peak > 80 * 1024 {
         wrong.push(format!("it took {} KiB", ended.peak));
     }
     match ended.code {

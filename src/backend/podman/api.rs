@@ -261,7 +261,7 @@ impl Api {
     pub async fn run_healthcheck(&self, id: &ContainerId) -> Result<(), EngineError> {
         let path = self.container_path(id, "/healthcheck").await?;
         let call = Call::get(format!("run the health check of container `{id}`"), path).within(HEALTHCHECK);
-        self.http.send(&call).await.map(|_| ())
+        self.http.send(&call.of_one()).await.map(|_| ())
     }
 
     /// See [`crate::backend::Engine::events`].

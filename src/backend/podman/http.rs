@@ -18,6 +18,8 @@ use crate::model::Secrets;
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// The largest failing answer that is read.
 const REFUSAL_LIMIT: usize = 64 << 10;
+/// The longest answer about one thing: the kernel takes two megabytes of variables and arguments, which are told several times.
+const OF_ONE: usize = 16 << 20;
 /// Idle connections are dropped early: a socket-activated Podman leaves only when nobody is connected.
 const IDLE: Duration = Duration::from_secs(3);
 
@@ -34,6 +36,8 @@ pub(super) struct Call {
     secrets: Secrets,
     pub deadline: Duration,
     upgrade: bool,
+    /// The most bytes its answer may have.
+    most: usize,
 }
 
 impl Call {
@@ -46,6 +50,7 @@ impl Call {
             secrets: Secrets::default(),
             deadline: DEADLINE,
             upgrade: false,
+            most: ANSWER_LIMIT,
         }
     }
 
@@ -78,6 +83,12 @@ impl Call {
 
     pub(super) fn within(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// It is about one thing: a longer answer than that has is none, and need not be in memory.
+    pub(super) fn of_one(mut self) -> Self {
+        self.most = OF_ONE;
         self
     }
 
@@ -185,7 +196,7 @@ impl Http {
         let response = self.respond(call, None).await?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        let body = self.read(call, response, ANSWER_LIMIT).await?;
+        let body = self.read(call, response, call.most).await?;
         Ok(Answer { status, headers, body })
     }
 

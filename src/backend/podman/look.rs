@@ -180,7 +180,7 @@ impl Api {
 
     async fn inspect_as(&self, id: &str) -> Result<Option<ContainerState>, EngineError> {
         let path = self.libpod(&format!("/containers/{}/json", segment(id))).await?;
-        let call = Call::get(format!("inspect container `{id}`"), path);
+        let call = Call::get(format!("inspect container `{id}`"), path).of_one();
         let sent = past_an_end(|| self.http().send(&call)).await;
         let Some(answer) = unless_gone(sent)? else { return Ok(None) };
         match wire::inspected(&answer.json(&call)?) {
@@ -192,7 +192,7 @@ impl Api {
     /// What an inspection tells of how a container is stopped.
     pub(super) async fn stoppable(&self, id: &ContainerId) -> Result<Option<Stoppable>, EngineError> {
         let path = self.container_path(id, "/json").await?;
-        let call = Call::get(format!("inspect container `{id}`"), path);
+        let call = Call::get(format!("inspect container `{id}`"), path).of_one();
         let sent = past_an_end(|| self.http().send(&call)).await;
         let Some(answer) = unless_gone(sent)? else { return Ok(None) };
         wire::stoppable(&answer.json(&call)?).map(Some).ok_or_else(|| call.unreadable("it names no container"))
