@@ -67,7 +67,13 @@ pub fn outcome(outcome: &Outcome) -> Vec<String> {
 
 /// What is said where `run` was asked and does not answer.
 pub fn not_answered(err: &AskError) -> String {
-    let holder = Holder { pid: 7, command: "run".into(), since: "2026-04-24T00:00:00Z".into(), file: None };
+    let holder = Holder {
+        pid: 7,
+        command: "run".into(),
+        since: "2026-04-24T00:00:00Z".into(),
+        file: None,
+        layers: Box::default(),
+    };
     said(&CliError::from_asking(&holder, err))
 }
 
