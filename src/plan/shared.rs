@@ -94,6 +94,21 @@ impl Thing {
         }
     }
 
+    /// What it is, in Podman's word.
+    fn word(&self) -> &'static str {
+        match self {
+            Thing::Network(_) => "network",
+            Thing::Volume(_) => "volume",
+        }
+    }
+
+    fn failure(&self) -> FailureKind {
+        match self {
+            Thing::Network(_) => FailureKind::Network,
+            Thing::Volume(_) => FailureKind::Volume,
+        }
+    }
+
     fn awaited(&self) -> WaitingOn {
         match self {
             Thing::Network(name) => WaitingOn::Network { name: name.clone() },
@@ -124,63 +139,63 @@ fn look_at(desired: &Desired, shared: &SharedState, thing: &Thing) -> Look {
         Thing::Network(name) => {
             let Some(spec) = desired.networks.get(name) else { return Look::There };
             match shared.networks.get(name) {
-                None if spec.external => missing("network", name, "podman network create"),
+                None if spec.external => missing(thing),
                 None => {
                     let labels = labels::of_shared(desired, &spec.key, &spec.labels);
                     let make = MakeNetwork { name: name.clone(), spec: spec.clone(), labels };
                     Look::Missing(Box::new(Action::CreateNetwork { make: Box::new(make) }))
                 }
                 Some(_) if spec.external => Look::There,
-                Some(state) if !is_ours(&state.labels, &owner) => foreign("network", name),
-                Some(state) => same("network", name, state.changes(spec)),
+                Some(state) if !is_ours(&state.labels, &owner) => foreign(thing),
+                Some(state) => same(thing, state.changes(spec)),
             }
         }
         Thing::Volume(name) => {
             let Some(spec) = desired.volumes.get(name) else { return Look::There };
             match shared.volumes.get(name) {
-                None if spec.external => missing("volume", name, "podman volume create"),
+                None if spec.external => missing(thing),
                 None => {
                     let labels = labels::of_shared(desired, &spec.key, &spec.labels);
                     let make = MakeVolume { name: name.clone(), spec: spec.clone(), labels };
                     Look::Missing(Box::new(Action::CreateVolume { make: Box::new(make) }))
                 }
                 Some(_) if spec.external => Look::There,
-                Some(state) if !is_ours(&state.labels, &owner) => foreign("volume", name),
-                Some(state) => same("volume", name, state.changes(spec)),
+                Some(state) if !is_ours(&state.labels, &owner) => foreign(thing),
+                Some(state) => same(thing, state.changes(spec)),
             }
         }
     }
 }
 
-fn kind_of(what: &str) -> FailureKind {
-    if what == "volume" { FailureKind::Volume } else { FailureKind::Network }
+fn blocked(thing: &Thing, reason: Reason, why: String) -> Look {
+    Look::Blocked { reason, on: WaitingOn::Precondition { kind: thing.failure(), why } }
 }
 
-fn missing(what: &str, name: &str, command: &str) -> Look {
+fn missing(thing: &Thing) -> Look {
+    let (what, name) = (thing.word(), thing.name());
     let why = format!(
-        "{what} `{name}` is `external` and not there: make it (`{command} {name}`), or leave `external` out to have it made"
+        "{what} `{name}` is `external` and not there: make it (`podman {what} create {name}`), or leave `external` out to have it made"
     );
-    let on = WaitingOn::Precondition { kind: kind_of(what), why };
-    Look::Blocked { reason: Reason::SharedMissing, on }
+    blocked(thing, Reason::SharedMissing, why)
 }
 
-fn foreign(what: &str, name: &str) -> Look {
+fn foreign(thing: &Thing) -> Look {
+    let (what, name) = (thing.word(), thing.name());
     let why = format!(
         "{what} `{name}` is there and somebody else's: write `external: true` to use it as it is, or give yours another `name`"
     );
-    let on = WaitingOn::Precondition { kind: kind_of(what), why };
-    Look::Blocked { reason: Reason::SharedForeign, on }
+    blocked(thing, Reason::SharedForeign, why)
 }
 
-fn same(what: &str, name: &str, changes: Vec<FieldChange>) -> Look {
+fn same(thing: &Thing, changes: Vec<FieldChange>) -> Look {
+    let (what, name) = (thing.word(), thing.name());
     let Some(first) = changes.first() else { return Look::There };
     let (from, to) = (first.from.as_deref().unwrap_or_default(), first.to.as_deref().unwrap_or_default());
-    let loss = if what == "volume" { ", and what is in it with it" } else { "" };
+    let loss = if matches!(thing, Thing::Volume(_)) { ", and what is in it with it" } else { "" };
     let why = format!(
         "{what} `{name}` has `{}: {from}`, and the state file says {to}: that takes another {what}, and none is removed unasked; \
          `podman {what} rm {name}` removes it once no container uses it{loss}, or give the new one another `name`",
         first.field
     );
-    let on = WaitingOn::Precondition { kind: kind_of(what), why };
-    Look::Blocked { reason: Reason::Changed(changes), on }
+    blocked(thing, Reason::Changed(changes), why)
 }

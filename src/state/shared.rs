@@ -110,11 +110,10 @@ pub(super) fn volumes(
         let VolumeDoc { external, name, labels, driver, options } = std::mem::take(&mut entry.at.value);
         let whose = whose(cx, external.as_ref(), name.as_ref(), path);
         if whose.external {
-            let node = |there: Option<super::tree::NodeId>| there;
             let there = [
-                ("labels", node(labels.as_ref().map(|at| at.node))),
-                ("driver", node(driver.as_ref().map(|at| at.node))),
-                ("options", node(options.as_ref().map(|at| at.node))),
+                ("labels", labels.as_ref().map(|at| at.node)),
+                ("driver", driver.as_ref().map(|at| at.node)),
+                ("options", options.as_ref().map(|at| at.node)),
             ];
             no_more(cx, path, &there);
         }

@@ -11,6 +11,13 @@ pub struct Memory {
     pub swap: Option<u64>,
 }
 
+impl Memory {
+    /// Memory and swap together as Podman is told: `podman create --memory` takes twice the memory, its API nothing.
+    pub(crate) fn swap_or_twice(&self) -> Option<u64> {
+        self.swap.or(self.limit.map(|limit| limit.saturating_mul(2)))
+    }
+}
+
 /// What a container may take of its machine. What is `None` has no limit of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Resources {

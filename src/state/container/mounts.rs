@@ -9,7 +9,7 @@ use crate::model::{Mount, Text};
 use crate::state::decode::{At, Cx, List, Path, cut, near};
 use crate::state::document::{MountDoc, MountEntry};
 use crate::state::resolve::{checked, expand, file_path, refuse};
-use crate::state::scalar::{Choice, Str, Word};
+use crate::state::scalar::{Choice, Str, Word, Words};
 use crate::state::tree::NodeId;
 use crate::state::variables::text;
 
@@ -146,10 +146,9 @@ fn short(cx: &mut Cx<'_>, around: &Surroundings<'_>, at: &At<Word>, path: Path<'
         })?;
         MountSource::Bind(part(&found.to_string_lossy()))
     } else {
-        let word = Word(Str { value: split.source.to_owned(), from_env });
         let whole = cut(&value).into_owned();
-        if around.volumes.contains_key(split.source) {
-            MountSource::Volume(named(cx, around, &At { node: at.node, value: word }, path)?)
+        if let Some(known) = around.volumes.get(split.source) {
+            MountSource::Volume(known.clone())
         } else {
             let shown = cut(split.source);
             let help = format!(
@@ -166,19 +165,18 @@ fn short(cx: &mut Cx<'_>, around: &Surroundings<'_>, at: &At<Word>, path: Path<'
     };
     let mut mount = Mount::new(source, part(&target), false);
     for option in split.options {
-        use crate::model::spec::{Propagation, Relabel};
+        if let Some(propagation) = meant(option) {
+            mount.propagation = Some(propagation);
+            continue;
+        }
+        if let Some(relabel) = meant(option) {
+            mount.selinux = Some(relabel);
+            continue;
+        }
         match option {
             "ro" => mount.read_only = true,
             "rw" | "" => {}
-            "z" => mount.selinux = Some(Relabel::Shared),
-            "Z" => mount.selinux = Some(Relabel::Private),
             "idmap" => mount.idmap = true,
-            "private" => mount.propagation = Some(Propagation::Private),
-            "rprivate" => mount.propagation = Some(Propagation::Rprivate),
-            "shared" => mount.propagation = Some(Propagation::Shared),
-            "rshared" => mount.propagation = Some(Propagation::Rshared),
-            "slave" => mount.propagation = Some(Propagation::Slave),
-            "rslave" => mount.propagation = Some(Propagation::Rslave),
             other => {
                 let message = match from_env {
                     true => "unknown option of a mount".to_owned(),
@@ -195,6 +193,11 @@ fn short(cx: &mut Cx<'_>, around: &Surroundings<'_>, at: &At<Word>, path: Path<'
         return None;
     }
     Some((mount, Target { at: at.clone(), in_mapping: false }))
+}
+
+/// What one of a type's words means.
+fn meant<T: Words>(word: &str) -> Option<T> {
+    T::WORDS.iter().find(|(known, _)| *known == word).map(|(_, meant)| *meant)
 }
 
 /// The short form, taken apart.

@@ -75,8 +75,8 @@ pub(super) fn of_resources(resources: &Resources, body: &mut Value) {
 }
 
 /// What may also be changed while the container runs: the runtime specification's `LinuxResources`.
-pub(in crate::backend::podman) fn limits(resources: &Resources) -> Map<String, Value> {
-    let Resources { cpus, cpuset, memory: Memory { limit, swap }, pids, shm: _ } = resources;
+fn limits(resources: &Resources) -> Map<String, Value> {
+    let Resources { cpus, cpuset, memory: memory_limits @ Memory { limit, swap: _ }, pids, shm: _ } = resources;
     let mut limits = Map::new();
     let mut cpu = Map::new();
     if let Some(cpus) = cpus {
@@ -93,9 +93,7 @@ pub(in crate::backend::podman) fn limits(resources: &Resources) -> Map<String, V
     if let Some(limit) = limit {
         memory.insert("limit".to_owned(), json!(limit));
     }
-    // As `podman create --memory` does, which the API does not by itself.
-    let twice = limit.map(|limit| limit.saturating_mul(2));
-    match swap.or(twice) {
+    match memory_limits.swap_or_twice() {
         Some(u64::MAX) => drop(memory.insert("swap".to_owned(), json!(-1))),
         Some(swap) => drop(memory.insert("swap".to_owned(), json!(swap))),
         None => {}

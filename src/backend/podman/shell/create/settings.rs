@@ -60,8 +60,8 @@ pub(super) fn of_resources(resources: &Resources, words: &mut Words) {
 }
 
 /// What may also be changed while the container runs.
-pub(super) fn limits(resources: &Resources, words: &mut Words) {
-    let Resources { cpus, cpuset, memory: Memory { limit, swap }, pids, shm: _ } = resources;
+fn limits(resources: &Resources, words: &mut Words) {
+    let Resources { cpus, cpuset, memory: memory @ Memory { limit, swap: _ }, pids, shm: _ } = resources;
     if let Some(cpus) = cpus {
         words.pair("--cpu-period", Cpus::PERIOD_US.to_string());
         words.pair("--cpu-quota", cpus.quota_us().to_string());
@@ -72,7 +72,7 @@ pub(super) fn limits(resources: &Resources, words: &mut Words) {
     if let Some(limit) = limit {
         words.pair("--memory", format!("{limit}b"));
     }
-    match swap.or(limit.map(|limit| limit.saturating_mul(2))) {
+    match memory.swap_or_twice() {
         Some(u64::MAX) => words.pair("--memory-swap", "-1"),
         Some(swap) => words.pair("--memory-swap", format!("{swap}b")),
         None => {}
